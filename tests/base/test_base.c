@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <criterion/criterion.h>
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/list.h"
+
+typedef struct Item {
+        int value;
+        ListLink link;
+} Item;
+
+Test(clock, additions_saturate_at_never)
+{
+        cr_assert_eq(nsec_add(NSEC_NEVER, 1), NSEC_NEVER);
+        cr_assert_eq(nsec_add(NSEC_NEVER - 1, 5), NSEC_NEVER);
+        cr_assert_eq(nsec_add(3, 4), 7);
+        cr_assert_eq(nsec_mul(NSEC_NEVER / 2, 3), NSEC_NEVER);
+}
+
+Test(clock, a_poll_timeout_is_rounded_up_and_never_early)
+{
+        cr_assert_eq(nsec_poll_ms(NSEC_NEVER, 5), -1);
+        cr_assert_eq(nsec_poll_ms(5, 10), 0);
+        cr_assert_eq(nsec_poll_ms(1, 0), 1);
+        cr_assert_eq(nsec_poll_ms(1000001, 0), 2);
+}
+
+Test(error, an_unhandled_outcome_becomes_negative_when_folded)
+{
+        cr_assert_eq(error_fold(3), -ENOTRECOVERABLE);
+        cr_assert_eq(error_fold(-ENOENT), -ENOENT);
+        cr_assert_eq(error_origin(-EPERM), -EPERM);
+        cr_assert_str_eq(error_name(-ENOENT), "ENOENT");
+}
+
+Test(list, the_current_entry_may_be_unlinked_inside_the_loop)
+{
+        List list;
+        Item items[4], *it, *next;
+        int sum = 0, left = 0;
+
+        list_init(&list);
+        for (int i = 0; i < 4; i++) {
+                items[i].value = 1 << i;
+                list_append(&list, &items[i].link);
+        }
+        list_for_each(it, next, &list, link) {
+                sum += it->value;
+                if (it->value & 5)
+                        list_unlink(&it->link);
+        }
+        list_for_each(it, next, &list, link)
+                left += it->value;
+        cr_assert_eq(sum, 15);
+        cr_assert_eq(left, 10);
+        list_unlink(&items[0].link); /* unlinked already: harmless */
+        cr_assert(!list_empty(&list));
+}
+
+Test(cleanup, taking_a_descriptor_leaves_the_empty_value)
+{
+        int fd = dup(0), taken;
+
+        taken = TAKE_FD(fd);
+        cr_assert_eq(fd, -1);
+        cr_assert_geq(taken, 0);
+        cr_assert_eq(fd_close(taken), -1);
+        cr_assert_eq(fd_close(-1), -1);
+}
