@@ -101,7 +101,7 @@ static bool diagnostic_take_line(Diagnostic *d, Span span)
         d->text = calloc(1, room);
         if (!d->text)
                 return false;
-        while (d->column - 1 - skipped > TEXT_BEFORE && size > 0 && skip < size) {
+        while (size > TEXT_CHARS && d->column - 1 - skipped > TEXT_BEFORE && skip < size) {
                 if (utf8_next(line + skip, size - skip, &n) < 0)
                         n = 1;
                 skip += n;

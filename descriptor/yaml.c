@@ -41,7 +41,7 @@ const char *yaml_kind_name(YamlKind kind)
                 [YAML_NULL] = "empty",
                 [YAML_BOOL] = "a boolean",
                 [YAML_INT] = "an integer",
-                [YAML_FLOAT] = "a number",
+                [YAML_FLOAT] = "a decimal number",
                 [YAML_STRING] = "a string",
                 [YAML_LIST] = "a list",
                 [YAML_MAP] = "a map",
@@ -374,7 +374,7 @@ static int builder_alias(Builder *b, struct fy_event *event)
         for (size_t i = 0; i < b->n_frames; i++)
                 if (b->frames[i].anchor && strcmp(b->frames[i].anchor, name) == 0)
                         return builder_refuse(b, span, "the alias stands for something that contains the alias itself");
-        diagnostics_error(b->diags, span, "no anchor &%s before this alias", quote(name).text);
+        diagnostics_error(b->diags, span, "no anchor %s before this alias", QUOTE(name));
         return YAML_E_INVALID;
 }
 
