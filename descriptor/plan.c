@@ -263,7 +263,7 @@ static int plan_inputs(Planner *p, const Leaf *leaf, json_t **ret)
         if (!inputs)
                 return error_origin(-ENOMEM);
         for (size_t i = 0; i < leaf->n_links; i++) {
-                json_t *input;
+                json_t *input = NULL;
                 int r = plan_input(p, leaf, &leaf->links[i], &input);
 
                 if (r)
@@ -339,7 +339,7 @@ static void report_size(const Planner *p)
 static int plan_nodes(Planner *p, json_t *nodes)
 {
         for (size_t i = 0; i < p->ex->n_leaves; i++) {
-                json_t *node;
+                json_t *node = NULL;
                 int r;
 
                 if (p->bytes > PLAN_BYTES_MAX)

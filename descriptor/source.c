@@ -108,6 +108,20 @@ static int source_check_text(const Source *source, Diagnostics *diags)
         return 0;
 }
 
+static int source_check_lines(const Source *source, Diagnostics *diags)
+{
+        for (size_t i = 0; i < source->n_lines; i++) {
+                size_t end = i + 1 < source->n_lines ? source->lines[i + 1] : source->size;
+
+                if (end - source->lines[i] > SOURCE_LINE_MAX + 2) {
+                        diagnostics_error(diags, span_at(source, source->lines[i], 0), "the line is longer than %zu bytes",
+                                SOURCE_LINE_MAX);
+                        return SOURCE_E_REFUSED;
+                }
+        }
+        return 0;
+}
+
 static int source_finish(Source **ret, Source *source, Arena *arena, Diagnostics *diags)
 {
         int r;
@@ -125,6 +139,8 @@ static int source_finish(Source **ret, Source *source, Arena *arena, Diagnostics
                 return SOURCE_E_REFUSED;
         }
         r = source_check_text(source, diags);
+        if (!r)
+                r = source_check_lines(source, diags);
         if (r)
                 return r;
         *ret = source;
