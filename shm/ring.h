@@ -50,6 +50,8 @@ enum { /* descriptor flags; readers ignore bits they do not know */
         RING_FLAG_USER = 1u << 16,      /* this bit and those above are the node library's */
 };
 
+#define ROOM_LINK_ANY UINT32_MAX /* in the room word, with ROOM_CHUNK: whichever link lets a chunk go; no link's id */
+
 typedef enum RoomReason {
         ROOM_SLOT = 1, /* queue full: ring when tail >= target */
         ROOM_CHUNK,    /* no chunk: ring at that too, and at every release */
@@ -71,8 +73,8 @@ struct ring_descriptor {
 _Static_assert(sizeof(struct ring_descriptor) == 56, "shared between processes");
 
 struct ring_slot {
-        uint64_t seq;             /* 2i + 1 while message i is being written, 2i + 2 once it is whole */
-        uint64_t descriptor[7];   /* struct ring_descriptor */
+        uint64_t seq; /* 2i + 1 while message i is being written, 2i + 2 once it is whole */
+        uint64_t descriptor[7]; /* struct ring_descriptor */
         uint64_t bytes[RING_INLINE_MAX / 8];
 };
 _Static_assert(sizeof(struct ring_slot) == RING_SLOT_SIZE, "shared between processes");

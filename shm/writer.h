@@ -33,7 +33,8 @@ typedef struct RingWriter RingWriter;
 typedef struct RingBlock {
         uint32_t link;   /* RingLinkSpec.id */
         RoomReason reason;
-        uint64_t target; /* the tail that would help */
+        uint64_t target; /* the tail that would help; UINT64_MAX: only a release can */
+        bool any;        /* ROOM_CHUNK: other links could help as well; `link` is the first of them */
 } RingBlock;
 
 typedef struct RingLinkSpec {
@@ -117,7 +118,7 @@ int ring_writer_alloc(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk, 
 /* ring_writer_give_back() - return a chunk that will not be published; sets *chunk to POOL_CHUNK_INIT. */
 void ring_writer_give_back(RingWriter *w, PoolChunk *chunk);
 
-/* ring_writer_segment() / ring_writer_offset(): where a chunk lies, for tests and status. */
+/* ring_writer_chunk_segment() - the number of the segment a chunk lies in: tell readers of it before publishing. */
 uint32_t ring_writer_chunk_segment(const RingWriter *w, const PoolChunk *chunk);
 
 /**
@@ -159,6 +160,10 @@ void ring_writer_disarm(RingWriter *w); /* epoch even again; harmless when not a
 void ring_writer_close(RingWriter *w);
 
 uint64_t ring_writer_head(const RingWriter *w); /* next index; includes what is not flushed */
+
+/* ring_writer_take_violation() - a link whose cursor held values that no honest consumer stores. It has no say any
+ * more (gates nothing, no new claims honoured). Each is told once: report it, let the supervisor end it, detach. */
+bool ring_writer_take_violation(RingWriter *w, uint32_t *ret_link);
 
 /* How far a link is behind, clamped; for "stuck" diagnosis. RING_E_UNKNOWN, or 0 and the number of unread messages.
  * */
