@@ -123,6 +123,7 @@ static void walk_welcome(Codec *c, NodeMsg *m)
         walk_u32_in(c, &m->welcome.n_outputs, 0, NODE_MSG_MAX_PORTS);
         walk_size(c, &m->welcome.control_size);
         walk_size(c, &m->welcome.bell_size);
+        walk_u64(c, &m->welcome.start_deadline_ns);
 }
 
 static void walk_output(Codec *c, NodeMsg *m)

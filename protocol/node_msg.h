@@ -43,8 +43,8 @@
 #define NODE_MSG_TEXT_MAX   4096
 #define NODE_MSG_MAX_PORTS  256
 #define NODE_MSG_QUEUE_MAX  65535
-#define NODE_MSG_MAX_SLOTS  (1u << 20)
-#define NODE_MSG_REGION_MAX (UINT64_C(1) << 40) /* bytes of one shared region */
+#define NODE_MSG_MAX_SLOTS  65536u
+#define NODE_MSG_REGION_MAX (UINT64_C(1) << 30) /* bytes of one shared region */
 #define NODE_MSG_FD_ENV     "TIDEGATE_NODE_FD"
 
 typedef enum NodeMsgType {
@@ -111,6 +111,7 @@ typedef struct NodeMsg {
                         uint32_t restart_count;
                         uint32_t n_inputs, n_outputs;
                         uint64_t control_size, bell_size; /* bytes of the two regions */
+                        uint64_t start_deadline_ns; /* CLOCK_MONOTONIC: START or ABORT comes by then; 0: no bound is known */
                 } welcome;
                 struct { /* OUTPUT; fds: ring (write), pool (write) */
                         uint32_t index;
