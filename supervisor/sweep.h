@@ -6,7 +6,7 @@
  * is read again, and only who is still on it is signalled, through the pidfd. No pid is ever passed to kill(2).
  *
  * Nothing allocates or uses stdio: usable in a thread (stack of 64 KiB or more) and in a child forked from a threaded process.
- * Thread-safe. Needs about 110 free descriptors; with fewer it goes on in smaller steps, down to three.
+ * Thread-safe. Uses up to about 120 descriptors for a moment; short of them it goes on in smaller steps.
  *
  * Does not know: nodes, incarnations, who asked.
  */
