@@ -11,7 +11,7 @@ static void print_all(void)
              "usage: tidegate COMMAND [ARGUMENT...]\n");
         for (size_t i = 0; i < n_cli_commands; i++)
                 printf("  %-10s %s%s\n", cli_commands[i].name, cli_commands[i].summary,
-                        cli_commands[i].main ? "" : " (not in this build)");
+                        cli_commands[i].main ? "" : " (not built)");
         puts("\n`tidegate help COMMAND` says more. Exit status: 0 ok, 1 failed, 2 usage, 3 not running or timed out\n"
              "with a verdict, 4 no such thing, 5 supervisor unreachable.");
 }

@@ -39,7 +39,7 @@ const Command cli_commands[] = {
         {
                 .name = "validate",
                 .synopsis = "FILE [--json]",
-                .summary = "check a descriptor; errors come with line, column and a suggestion",
+                .summary = "check a descriptor, with line, column and a hint for each error",
                 .details = "Starts nothing. Exit status 0 when the descriptor is valid, 1 when it is not.\n"
                            "\n"
                            "  --json               the plan, or the errors, as JSON\n",
