@@ -195,7 +195,8 @@ static void node_begin_incarnation(Node *node)
 {
         node->generation++;
         node->spawned = node->connected = node->mapped = node->started = false;
-        node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = node->quarantined = false;
+        node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = false;
+        node->quarantined = node->resolved = false;
         node->pid = 0;
         node->end = NODE_END_NONE;
         node->rung = NODE_RUNG_NONE;
@@ -289,22 +290,27 @@ void node_on_violation(Node *node, const char *what)
         keeper_kill(node, nsec_add(node->dataflow->loop->now, node->dataflow->options.budget_ns));
 }
 
-static void node_on_exit(Node *node)
+/* The first process has ended; whoever is left of its tree gets a ladder of its own. */
+static void node_end_with_leader(Node *node, NodeEnd end)
 {
-        node->end = NODE_END_EXIT;
+        node->end = end;
         node_ladder_here(node, nsec_add(node->dataflow->loop->now, NODE_LEFTOVER_SPAN));
         node_arm_rung(node);
         node_resolve(node);
+}
+
+static void node_on_exit(Node *node)
+{
+        node_end_with_leader(node, NODE_END_EXIT);
 }
 
 static void node_on_early_exit(Node *node)
 {
         char how[64];
 
-        node_on_exit(node);
-        node->end = NODE_END_EARLY;
         node_set_error(node, "%s before it was ready%s", node_describe_end(node, how, sizeof(how)),
                 node->connected ? "" : ": it never connected (a node with inputs or outputs must call tg_node_open() or tidegate.Node())");
+        node_end_with_leader(node, NODE_END_EARLY);
 }
 
 static void node_end_now(Node *node, NodeEnd end)
@@ -390,8 +396,9 @@ static void node_resolve(Node *node)
         Dataflow *dataflow = node->dataflow;
         bool restart, failed;
 
-        if (!node->exited || !node->empty)
+        if (!node->exited || !node->empty || node->resolved)
                 return;
+        node->resolved = true;
         node->quarantined = false;
         restart = node_may_restart(node, dataflow->loop->now);
         failed = node->error != NULL || (node->killed && node->end != NODE_END_EXIT);
