@@ -219,7 +219,7 @@ static void node_spawn(Node *node)
                         node_set_error(node, "cannot make its shared memory and socket: %s", strerror(-r));
         }
         if (!r) {
-                r = keeper_spawn(node, sock, deadline);
+                r = keeper_order_spawn(node, sock, deadline);
                 if (r)
                         node_set_error(node, "cannot order its start: %s", strerror(-r));
         }
@@ -287,7 +287,7 @@ void node_on_inputs_closed(Node *node)
 void node_on_violation(Node *node, const char *what)
 {
         node_set_error(node, "broke the protocol of its socket: %s", what);
-        keeper_kill(node, nsec_add(node->dataflow->loop->now, node->dataflow->options.budget_ns));
+        keeper_order_kill(node, nsec_add(node->dataflow->loop->now, node->dataflow->options.budget_ns));
 }
 
 /* The first process has ended; whoever is left of its tree gets a ladder of its own. */
@@ -353,7 +353,7 @@ static void node_begin_ladder(Node *node)
                 if (node_is_connected(node))
                         wiring_stop(node, node->ladder.kill);
                 else if (!node->exited) /* nobody there who could hear a stop event */
-                        keeper_signal(node, SIGTERM);
+                        keeper_order_signal(node, SIGTERM);
         }
         node_arm_rung(node);
         node_resolve(node);
@@ -371,14 +371,14 @@ static void node_next_rung(Node *node)
 
         switch (node->rung) {
         case NODE_RUNG_TERM:
-                keeper_signal(node, SIGTERM);
+                keeper_order_signal(node, SIGTERM);
                 break;
         case NODE_RUNG_KILL:
                 node->killed = true;
-                keeper_kill(node, node->ladder.verdict);
+                keeper_order_kill(node, node->ladder.verdict);
                 break;
         case NODE_RUNG_VERDICT:
-                keeper_look(node);
+                keeper_order_look(node);
                 break;
         default:
                 node->quarantined = true;
@@ -419,7 +419,7 @@ static void node_resolve(Node *node)
                 failed = true;
         }
         wiring_node_ended(node, restart);
-        keeper_reap(node);
+        keeper_order_reap(node);
         node_post(node, restart ? NODE_EV_RESTART : failed ? NODE_EV_FAIL : NODE_EV_DONE);
 }
 
