@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Commands: one function per command of `tidegate`, each in the file of its name. argv[0] is the command's own name, so
- * that each can read its options with getopt_long(). The result is the exit status of the program.
+ * The commands of `tidegate`, one file each. argv[0] is the command's own name ("run"), so getopt_long() works as in
+ * main(); the arguments follow. Each returns the exit status of the program: 0 ok, 1 failed, 2 usage, 3 not running or
+ * timed out with a verdict, 4 no such thing, 5 supervisor unreachable. Results go to stdout, errors to stderr.
  */
 #ifndef TG_CLI_COMMANDS_H
 #define TG_CLI_COMMANDS_H
