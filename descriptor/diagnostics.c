@@ -10,6 +10,7 @@
 #include "base/error.h"
 
 #define QUOTE_CHARS   64
+#define PATH_CHARS    200
 #define MESSAGE_CHARS 600
 #define TEXT_CHARS    110 /* of a source line */
 #define TEXT_BEFORE   60  /* of them before the caret when the line is longer */
@@ -62,6 +63,22 @@ Quoted quote(const char *s)
         size_t used = append_harmless(q.text, sizeof(q.text) - 8, s, size, QUOTE_CHARS);
 
         strcat(q.text, used < size ? "…\"" : "\"");
+        return q;
+}
+
+Quoted quote_path(const char *s)
+{
+        Quoted q = {.text = "\""};
+        size_t size = strlen(s), skip = 0;
+
+        if (size > PATH_CHARS) {
+                skip = size - PATH_CHARS;
+                while (((unsigned char)s[skip] & 0xc0) == 0x80)
+                        skip++; /* not into the middle of a character */
+                strcat(q.text, "…");
+        }
+        (void)append_harmless(q.text, sizeof(q.text) - 2, s + skip, size - skip, PATH_CHARS);
+        strcat(q.text, "\"");
         return q;
 }
 

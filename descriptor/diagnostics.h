@@ -101,13 +101,16 @@ const char *severity_name(Severity severity);
 
 /*
  * quote() - a piece of the user's text for use inside a message: in double quotes, made harmless, cut at 64 characters.
+ * quote_path() - the same for a path: up to 200 characters, and of a longer one the end.
  * The result is a value: QUOTE(s) is valid until the end of the full expression it stands in.
  */
 typedef struct Quoted {
-        char text[288];
+        char text[816];
 } Quoted;
 
 Quoted quote(const char *s);
-#define QUOTE(s) (quote(s).text)
+Quoted quote_path(const char *s);
+#define QUOTE(s)      (quote(s).text)
+#define QUOTE_PATH(s) (quote_path(s).text)
 
 #endif

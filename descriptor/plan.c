@@ -109,21 +109,21 @@ static void report_program(Planner *p, const Leaf *leaf, const char *path, bool 
         if (!p->options->probe)
                 return;
         if (path[0] != '/') {
-                diagnostics_warning(diags, span, "program %s is neither beside the descriptor nor in $PATH", QUOTE(path));
+                diagnostics_warning(diags, span, "program %s is neither beside the descriptor nor in $PATH", QUOTE_PATH(path));
                 return;
         }
         switch (p->options->probe(path, is_script, p->options->userdata)) {
         case PROGRAM_MISSING:
-                diagnostics_warning(diags, span, "%s does not exist", QUOTE(path));
+                diagnostics_warning(diags, span, "%s does not exist", QUOTE_PATH(path));
                 break;
         case PROGRAM_DIRECTORY:
-                diagnostics_warning(diags, span, "%s is a directory, not a program", QUOTE(path));
+                diagnostics_warning(diags, span, "%s is a directory, not a program", QUOTE_PATH(path));
                 break;
         case PROGRAM_NOT_EXECUTABLE:
-                diagnostics_warning(diags, span, "%s is not executable", QUOTE(path));
+                diagnostics_warning(diags, span, "%s is not executable", QUOTE_PATH(path));
                 break;
         case PROGRAM_SILENT:
-                diagnostics_warning(diags, span, "the file system of %s does not answer", QUOTE(path));
+                diagnostics_warning(diags, span, "the file system of %s does not answer", QUOTE_PATH(path));
                 break;
         default:
                 break;

@@ -175,7 +175,7 @@ static int source_refuse(const char *name, Span blame, Diagnostics *diags, const
         if (!blame.source)
                 diagnostics_error_in(diags, name, "%s%s", what, why);
         else
-                diagnostics_error(diags, blame, "%s: %s%s", QUOTE(name), what, why);
+                diagnostics_error(diags, blame, "%s: %s%s", QUOTE_PATH(name), what, why);
         return SOURCE_E_REFUSED;
 }
 

@@ -104,6 +104,21 @@ Test(diagnostics, cut_long_text)
         fixture_close(&fx);
 }
 
+Test(diagnostics, of_a_long_path_show_the_end)
+{
+        char path[601];
+
+        cr_expect_str_eq(QUOTE_PATH("/a b/\n"), "\"/a b/?\"");
+        memset(path, 'x', sizeof(path));
+        memcpy(path, "/start", 6);
+        strcpy(path + 590, "/program");
+        cr_expect(strncmp(QUOTE_PATH(path), "\"…xxx", 7) == 0 && strstr(QUOTE_PATH(path), "x/program\"") != NULL);
+        for (size_t i = 0; i + 2 < sizeof(path); i += 2)
+                memcpy(path + i, "é", 3);
+        cr_expect(utf8_valid(QUOTE_PATH(path), strlen(QUOTE_PATH(path))));
+        cr_expect(utf8_valid(QUOTE_PATH(path + 2), strlen(QUOTE_PATH(path + 2))));
+}
+
 Test(diagnostics, say_the_same_thing_once)
 {
         Fixture fx;

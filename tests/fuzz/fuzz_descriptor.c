@@ -3,7 +3,7 @@
  * Any bytes as a descriptor: a plan or at least one error, never a crash, a leak or a long wait. What follows a line "%%%%" in
  * the input is the module file mod.yml beside it.
  *
- *   fuzz_descriptor -dict=tests/fuzz/descriptor.dict -timeout=10 -rss_limit_mb=1024 CORPUS tests/fuzz/corpus/descriptor
+ *   fuzz_descriptor -dict=tests/fuzz/descriptor.dict -timeout=10 -rss_limit_mb=1024 CORPUS tests/fuzz/corpus/fuzz_descriptor
  */
 #include <stdint.h>
 #include <stdio.h>
