@@ -16,7 +16,6 @@
 #pragma weak cmd_run
 #pragma weak cmd_validate
 #pragma weak cmd_graph
-#pragma weak cmd_doctor
 
 const Command cli_commands[] = {
         {
