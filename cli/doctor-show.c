@@ -100,8 +100,11 @@ static void labelled(FILE *f, const char *label, const char *text)
 
 void doctor_show_head(const Doctor *doctor, FILE *f)
 {
-        fprintf(f, "tidegate %s on %s, uid %u: each line was tried just now\n", TIDEGATE_VERSION, doctor->host.kernel,
-                doctor->host.uid);
+        char text[sizeof(doctor->host.kernel) + 100];
+
+        (void)snprintf(text, sizeof(text), "tidegate %s on %s, uid %u: each line was tried just now", TIDEGATE_VERSION,
+                doctor->host.kernel, doctor->host.uid);
+        wrap(f, 0, 4, text);
 }
 
 void doctor_show_result(const Doctor *doctor, size_t group, size_t index, FILE *f)
@@ -125,7 +128,7 @@ void doctor_show_result(const Doctor *doctor, size_t group, size_t index, FILE *
         (void)snprintf(evidence, sizeof(evidence), "%s%s%s%s", result->report.evidence, result->report.err ? " (" : "",
                 result->report.err ? error_name(result->report.err) : "", result->report.err ? ")" : "");
         wrap(f, INDENT + TITLE, INDENT + TITLE, evidence);
-        if (!yes) {
+        if (!yes && result->report.verdict != PROBE_VERDICT_SKIPPED) { /* what is to blame for a skip was told before */
                 labelled(f, "  needed for  ", probe->needed_for);
                 labelled(f, "  without it  ", probe->without);
         }
@@ -156,12 +159,20 @@ static void show_backends(const Doctor *doctor, FILE *f)
                 wrap(f, 2, 2, "  none of those this version has: `tidegate run` refuses to start here");
 }
 
-static void list_titles(const Probe *const *probes, char *ret, size_t size)
+/* Those that were tried; what could not be tried for want of them says nothing new, unless it is all there is. */
+static void list_titles(const Doctor *doctor, const Probe *const *probes, char *ret, size_t size)
 {
-        size_t used = strlen(ret);
+        size_t used = strlen(ret), begin = used;
 
-        for (size_t i = 0; probes[i] && used < size; i++)
-                used += (size_t)snprintf(ret + used, size - used, "%s%s", i ? "; " : "", probes[i]->title);
+        for (int skipped = 0; skipped < 2 && used == begin; skipped++) {
+                for (size_t i = 0; probes[i] && used < size; i++) {
+                        bool is_skipped = doctor_find(doctor, probes[i]->id)->report.verdict == PROBE_VERDICT_SKIPPED;
+
+                        if (is_skipped == (bool)skipped)
+                                used += (size_t)snprintf(ret + used, size - used, "%s%s%s", used > begin ? "; " : "",
+                                        probes[i]->title, skipped ? " (not tried)" : "");
+                }
+        }
 }
 
 static void show_promises(const Doctor *doctor, FILE *f)
@@ -175,10 +186,10 @@ static void show_promises(const Doctor *doctor, FILE *f)
 
                 if (!promise->kept) {
                         (void)snprintf(text, sizeof(text), "missing: ");
-                        list_titles(promise->missing, text, sizeof(text));
+                        list_titles(doctor, promise->missing, text, sizeof(text));
                 } else if (promise->fallbacks[0]) {
                         (void)snprintf(text, sizeof(text), "done without: ");
-                        list_titles(promise->fallbacks, text, sizeof(text));
+                        list_titles(doctor, promise->fallbacks, text, sizeof(text));
                 }
                 fputs("  ", f);
                 paint(f, promise->kept ? COLOUR_GREEN : COLOUR_RED, promise->kept ? "kept   " : "weaker ");

@@ -28,7 +28,7 @@ static const char *const promise_names[PROMISE_MAX + 1] = {
         [7] = "always explained",
 };
 
-static const DoctorResult *find(const Doctor *doctor, const char *id)
+const DoctorResult *doctor_find(const Doctor *doctor, const char *id)
 {
         for (size_t g = 0; g < n_probe_groups; g++)
                 for (size_t i = 0; i < probe_groups[g]->n_probes; i++)
@@ -39,7 +39,7 @@ static const DoctorResult *find(const Doctor *doctor, const char *id)
 
 static bool works(const Doctor *doctor, const char *id)
 {
-        return find(doctor, id)->report.verdict == PROBE_VERDICT_YES;
+        return doctor_find(doctor, id)->report.verdict == PROBE_VERDICT_YES;
 }
 
 const char *doctor_verdict(const DoctorResult *result)
@@ -61,7 +61,7 @@ static const char *first_missing(const Doctor *doctor, const char *const *ids, c
         for (; *ids; ids++) {
                 if (works(doctor, *ids))
                         continue;
-                (void)snprintf(ret, size, "%s: %.120s", *ids, find(doctor, *ids)->report.evidence);
+                (void)snprintf(ret, size, "%s: %.120s", *ids, doctor_find(doctor, *ids)->report.evidence);
                 return ret;
         }
         return NULL;

@@ -64,6 +64,9 @@ typedef struct Doctor {
 /* doctor_judge() - from results to backends, promises and the answer. */
 void doctor_judge(Doctor *doctor);
 
+/* doctor_find() - the result of the probe of that id, which must be one of the tables'. */
+const DoctorResult *doctor_find(const Doctor *doctor, const char *id);
+
 /* doctor_verdict() - "yes", "no", "timeout", "skipped": stable names. */
 const char *doctor_verdict(const DoctorResult *result);
 

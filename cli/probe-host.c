@@ -83,8 +83,11 @@ static void try_blame(const ProbeContext *context, ProbeReport *report)
         pid = raw_fork(CLONE_PIDFD, -1, &pidfd);
         if (pid < 0)
                 return probe_no(report, errno, "clone3: %m");
-        if (pid == 0)
+        if (pid == 0) {
+                (void)prctl(PR_SET_DUMPABLE, 1); /* probes are not, and then nobody but root may look */
                 child_wait(fds);
+        }
+        (void)wait_fd(pidfd, POLLIN, in_ms(1)); /* let it come to its read() */
         for (size_t i = 0; i < ELEMENTSOF(names); i++) {
                 _cleanup_fd_ int fd = -1;
                 ssize_t n = -1;
@@ -177,6 +180,13 @@ static void try_exit_probe(const ProbeContext *context, ProbeReport *report)
         size_t n = 0;
         pid_t pid;
 
+        if (!context->home[0]) { /* at least: is it allowed? 1 is the hierarchy's root */
+                r = exit_probe_new(&probe, &(ExitProbeSpec){.cgroup_id = 1}, &reason);
+                if (r == 0)
+                        return probe_yes(report, "loaded; not tried further, for want of a cgroup of our own");
+                return probe_no(report, r == PROBE_E_UNAVAILABLE ? reason.err : -r, "%s", reason.text);
+        }
+
         (void)snprintf(path, sizeof(path), "%s/exits", context->home);
         if (mkdir(path, 0755) < 0 || (dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 || fstat(dir_fd, &st) < 0)
                 return probe_no(report, errno, "mkdir: %m");
@@ -215,7 +225,6 @@ static const Probe witnesses[] = {
                 .needed_for = "exits, waits and queueing seen as they happen",
                 .without = "/proc is sampled instead: less is known, nothing is lost",
                 .weight = PROBE_LATER,
-                .in_cgroup = true,
                 .span = 5 * NSEC_PER_SEC,
                 .attempt = try_exit_probe,
         },

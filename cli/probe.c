@@ -13,7 +13,7 @@ const ProbeGroup *const probe_groups[] = {
 };
 const size_t n_probe_groups = ELEMENTSOF(probe_groups);
 
-static void report_fill(ProbeReport *report, ProbeVerdict verdict, int err, const char *format, va_list ap)
+__attribute__((format(printf, 4, 0))) static void report_fill(ProbeReport *report, ProbeVerdict verdict, int err, const char *format, va_list ap)
 {
         report->verdict = (int32_t)verdict;
         report->err = err;
