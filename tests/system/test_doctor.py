@@ -317,6 +317,9 @@ def test_what_a_killed_doctor_left_the_next_one_removes(doctor):
     finally:
         sleeper.kill()
         sleeper.wait()
+        for folder in (left / "below", left):
+            if folder.exists():
+                folder.rmdir()
 
 
 @needs_root
