@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-#include "cli/probe.h"
+#include "cli/probes.h"
 
 #define DOCTOR_GROUPS_MAX 8
 #define DOCTOR_PROBES_MAX 16

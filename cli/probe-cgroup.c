@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 
 #include "cli/probe-raw.h"
-#include "cli/probe.h"
+#include "cli/probes.h"
 
 static int read_file(int dir_fd, const char *name, char *ret, size_t size)
 {

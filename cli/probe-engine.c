@@ -13,7 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "cli/probe.h"
+#include "cli/probes.h"
 
 /* What a killed process may take to go away; longer than that is an unkillable one, which is then reported. */
 #define REAP_SPAN NSEC_PER_SEC

@@ -20,7 +20,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "cli/probe.h"
+#include "cli/probes.h"
 
 #define HOME_PREFIX "tidegate-doctor-"
 #define HOME_TRIES  8

@@ -12,7 +12,7 @@
 
 #include "bpf/probe.h"
 #include "cli/probe-raw.h"
-#include "cli/probe.h"
+#include "cli/probes.h"
 
 static void try_nofile(const ProbeContext *context, ProbeReport *report)
 {

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 #include "cli/probe-raw.h"
-#include "cli/probe.h"
+#include "cli/probes.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U

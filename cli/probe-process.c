@@ -6,7 +6,7 @@
 #include <sys/ioctl.h>
 
 #include "cli/probe-raw.h"
-#include "cli/probe.h"
+#include "cli/probes.h"
 
 /* linux/pidfd.h of 6.15; the ioctl is extensible, this is the part that 6.13 had. */
 struct raw_pidfd_info {

@@ -13,7 +13,7 @@
 #include <sys/un.h>
 
 #include "cli/probe-raw.h"
-#include "cli/probe.h"
+#include "cli/probes.h"
 
 #ifndef SO_PEERGROUPS
 #define SO_PEERGROUPS 59

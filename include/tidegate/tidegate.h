@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * tidegate.h - the C API of a Tidegate node
+ *
+ * A node is an ordinary process started by Tidegate. It connects once, then takes events and sends messages:
+ *
+ *         tg_node *node;
+ *         tg_event *ev;
+ *
+ *         if (tg_node_open(&node))
+ *                 return 1;
+ *         while (tg_next(node, &ev, TG_FOREVER) == 0) {
+ *                 if (tg_event_type(ev) == TG_EVENT_INPUT)
+ *                         tg_send(node, "result", tg_event_data(ev), tg_event_size(ev), NULL);
+ *                 tg_event_free(ev);
+ *         }
+ *         tg_node_close(node);
+ *
+ * Return values: 0 on success, a negative errno for a failure, a positive TG_E_* for an outcome that the function's
+ * comment lists.
+ *
+ * Threads: every function may be called from any thread. tg_next() on one node is served to one thread at a time,
+ * tg_send() and friends take turns per output. The library starts no thread and installs no signal handler.
+ *
+ * fork: a forked child may not use the node it inherited; every call returns -EOWNERDEAD there.
+ *
+ * Time: nanoseconds; absolute times are CLOCK_MONOTONIC.
+ */
+#ifndef TIDEGATE_H
+#define TIDEGATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TG_API __attribute__((visibility("default")))
+
+typedef struct tg_node tg_node;     /* one connection to the dataflow */
+typedef struct tg_event tg_event;   /* one received event; pins its payload until freed */
+typedef struct tg_sample tg_sample; /* one message being written in place */
+typedef struct tg_params tg_params; /* a small map of metadata parameters */
+
+/* Outcomes */
+enum {
+        TG_E_TIMEOUT = 1,  /* the timeout passed; nothing was taken or sent */
+        TG_E_END = 2,      /* the event stream has ended; no event will come any more */
+        TG_E_NO_OUTPUT = 3, /* the descriptor declares no output of that name */
+        TG_E_CLOSED = 4,   /* that output was closed by tg_close_outputs() */
+        TG_E_STOPPING = 5, /* the wait for room was ended by stop; the message was not sent to anyone */
+        TG_E_NO_PARAM = 6, /* no parameter of that name and type */
+        TG_E_DROPPED = 7,  /* no free chunk in the output's pool: dropped for every link, and counted there */
+};
+
+#define TG_FOREVER (-1)
+
+typedef enum tg_event_kind {
+        TG_EVENT_INPUT = 1,          /* id: the input; data, size, params: the message (a timer tick has size 0) */
+        TG_EVENT_INPUT_CLOSED = 2,   /* id: the input; every message sent before was delivered or counted as dropped */
+        TG_EVENT_INPUT_RECOVERED = 3, /* id: the input that had timed out (input_timeout) and has data again */
+        TG_EVENT_STOP = 4,           /* id: "MANUAL" or "ALL_INPUTS_CLOSED"; finish and exit before tg_stop_deadline() */
+        TG_EVENT_NODE_FAILED = 5,    /* id: the failed node; data: the reason as text */
+        TG_EVENT_NODE_RESTARTED = 6, /* id: the restarted node */
+        TG_EVENT_ERROR = 7,          /* data: what went wrong, as text; the stream ends after it */
+} tg_event_kind;
+
+/**
+ * tg_node_open() - connect this process to its dataflow
+ * @ret: set on success; owned by the caller, released with tg_node_close()
+ *
+ * Uses the socket named by the environment variable TIDEGATE_NODE_FD. Blocks until every node of the dataflow is ready
+ * (the startup barrier), bounded by the dataflow's startup_timeout. One call per process.
+ *
+ * Return: 0; -ENOTCONN when the process was not started by Tidegate; -ECANCELED when the start was given up (the reason is
+ * printed by the supervisor); -EPROTO for a violation of the protocol; another negative errno.
+ */
+TG_API int tg_node_open(tg_node **ret);
+
+/**
+ * tg_node_close() - leave the dataflow
+ * @node: may be NULL
+ *
+ * Closes every output. Events still held keep their payload until they are freed. Never blocks. Return: NULL.
+ */
+TG_API tg_node *tg_node_close(tg_node *node);
+
+/* Identity: static for the life of @node; never NULL. tg_restart_count() is 0 in the first incarnation. */
+TG_API const char *tg_node_id(const tg_node *node);
+TG_API const char *tg_dataflow_id(const tg_node *node); /* uuid as text */
+TG_API const char *tg_dataflow_name(const tg_node *node);
+TG_API uint32_t tg_restart_count(const tg_node *node);
+
+/* Ports, in the order of the descriptor; NULL past the last one. */
+TG_API const char *tg_input_name(const tg_node *node, unsigned index);
+TG_API const char *tg_output_name(const tg_node *node, unsigned index);
+
+/**
+ * tg_next() - take the next event
+ * @ret:        set on success; owned by the caller, released with tg_event_free()
+ * @timeout_ns: TG_FOREVER, 0 to look without waiting, or a span
+ *
+ * Events of the supervisor come first, then inputs in turn, each input in the order of sending. After TG_EVENT_STOP what was
+ * already queued is still delivered, then the stream ends. A node whose inputs are all closed gets TG_EVENT_STOP with id
+ * "ALL_INPUTS_CLOSED" (timers do not count as inputs that keep it alive once every other input has closed; a node
+ * with timers only runs until it is stopped).
+ *
+ * At most 8 messages of one input are pinned in shared memory at a time; past that the library copies.
+ *
+ * Return: 0, TG_E_TIMEOUT, TG_E_END, -EINTR when a signal handler ran, or another negative errno.
+ */
+TG_API int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns);
+
+/**
+ * tg_node_fd() - a descriptor that polls readable when tg_next(node, &ev, 0) may have an event
+ *
+ * For any event loop (poll, epoll, asyncio). Call tg_next() with timeout 0 until TG_E_TIMEOUT after every wake-up: the
+ * library then arms the descriptor. Borrowed; do not read, write or close it.
+ */
+TG_API int tg_node_fd(tg_node *node);
+
+/* What an event is. Pointers are borrowed and valid until tg_event_free(). Data is read-only shared memory, 64-byte aligned. */
+TG_API tg_event_kind tg_event_type(const tg_event *ev);
+TG_API const char *tg_event_id(const tg_event *ev);
+TG_API const void *tg_event_data(const tg_event *ev); /* NULL when the size is 0 */
+TG_API size_t tg_event_size(const tg_event *ev);      /* bytes */
+TG_API uint64_t tg_event_seq(const tg_event *ev);     /* number of the message in its output, from 0; gaps are drops */
+TG_API uint64_t tg_event_time_ns(const tg_event *ev); /* CLOCK_MONOTONIC when it was sent */
+TG_API const tg_params *tg_event_params(const tg_event *ev); /* borrowed; NULL when there are none */
+
+/* tg_event_free() - release an event and its payload. NULL is fine. Return: NULL. */
+TG_API tg_event *tg_event_free(tg_event *ev);
+
+/**
+ * tg_send() - send one message, copied from @data
+ * @output: name of a declared output
+ * @data:   @size bytes; may be NULL when @size is 0
+ * @params: metadata, borrowed; NULL for none
+ *
+ * Never blocks on links with drop_oldest. On links with backpressure it waits until every one of them has room, for at most
+ * the time set by tg_set_send_timeout(), and ends when a slow consumer dies or this node is told to stop. All or nothing: when
+ * it does not return 0 nobody gets the message.
+ *
+ * Return: 0, TG_E_NO_OUTPUT, TG_E_CLOSED, TG_E_TIMEOUT, TG_E_STOPPING, TG_E_DROPPED, -EMSGSIZE when the message can never
+ * fit the output's pool (shared_memory_pool_size), -EINTR, or another negative errno.
+ */
+TG_API int tg_send(tg_node *node, const char *output, const void *data, size_t size, const tg_params *params);
+
+/**
+ * tg_alloc() - reserve room for one message, to be written in place
+ * @size: bytes of payload, fixed now
+ * @ret:  set on success; owned by the caller, ended by tg_send_sample() or tg_sample_free()
+ *
+ * Waits and fails like tg_send(). The memory is 64-byte aligned shared memory; nobody sees it before it is sent.
+ */
+TG_API int tg_alloc(tg_node *node, const char *output, size_t size, tg_sample **ret);
+TG_API void *tg_sample_data(tg_sample *sample);
+TG_API size_t tg_sample_size(const tg_sample *sample);
+
+/**
+ * tg_send_sample() - send what was written in place, without a copy
+ * @sample: consumed, whatever is returned
+ *
+ * Waits and fails like tg_send().
+ */
+TG_API int tg_send_sample(tg_sample *sample, const tg_params *params);
+TG_API tg_sample *tg_sample_free(tg_sample *sample); /* gives it back unsent; NULL is fine. Return: NULL. */
+
+/* tg_set_send_timeout() - bound of the wait for room; TG_FOREVER (the default: stop and the consumer's death still end it). */
+TG_API void tg_set_send_timeout(tg_node *node, int64_t timeout_ns);
+
+/* tg_close_outputs() - say that nothing more will be sent on these outputs; their consumers get INPUT_CLOSED. Idempotent. */
+TG_API int tg_close_outputs(tg_node *node, const char *const *outputs, size_t n_outputs);
+
+/* The stop flag: one load from a shared page, no system call. tg_stop_deadline() is when this process will be killed,
+ * absolute CLOCK_MONOTONIC ns; UINT64_MAX while no stop was asked for. */
+TG_API bool tg_should_stop(const tg_node *node);
+TG_API uint64_t tg_stop_deadline(const tg_node *node);
+
+typedef enum tg_log_level {
+        TG_LOG_ERROR = 1,
+        TG_LOG_WARN = 2,
+        TG_LOG_INFO = 3,
+        TG_LOG_DEBUG = 4,
+        TG_LOG_TRACE = 5,
+} tg_log_level;
+
+/* tg_log() - one structured log line (a JSON object on stdout, as Dora's nodes do). Blocks as write(2) to stdout may. */
+TG_API int tg_log(tg_node *node, tg_log_level level, const char *message);
+
+/* Metadata parameters: at most 64 KiB encoded, keys of 1..256 bytes. Setters copy. */
+TG_API tg_params *tg_params_new(void); /* NULL: out of memory */
+TG_API tg_params *tg_params_free(tg_params *params);
+TG_API int tg_params_set_bool(tg_params *params, const char *key, bool value);
+TG_API int tg_params_set_int(tg_params *params, const char *key, int64_t value);
+TG_API int tg_params_set_float(tg_params *params, const char *key, double value);
+TG_API int tg_params_set_string(tg_params *params, const char *key, const char *value);
+TG_API int tg_params_set_ints(tg_params *params, const char *key, const int64_t *values, size_t n);
+TG_API int tg_params_set_floats(tg_params *params, const char *key, const double *values, size_t n);
+TG_API int tg_params_set_strings(tg_params *params, const char *key, const char *const *values, size_t n);
+
+typedef enum tg_param_type {
+        TG_PARAM_BOOL = 1,
+        TG_PARAM_INT = 2,
+        TG_PARAM_FLOAT = 3,
+        TG_PARAM_STRING = 4,
+        TG_PARAM_INTS = 5,
+        TG_PARAM_FLOATS = 6,
+        TG_PARAM_STRINGS = 7,
+} tg_param_type;
+
+/* Getters return 0, TG_E_NO_PARAM, or a negative errno. Strings and arrays are borrowed from @params. */
+TG_API size_t tg_params_count(const tg_params *params); /* NULL counts as empty, here and below */
+TG_API int tg_params_at(const tg_params *params, size_t index, const char **ret_key, tg_param_type *ret_type);
+TG_API int tg_params_get_bool(const tg_params *params, const char *key, bool *ret);
+TG_API int tg_params_get_int(const tg_params *params, const char *key, int64_t *ret);
+TG_API int tg_params_get_float(const tg_params *params, const char *key, double *ret);
+TG_API int tg_params_get_string(const tg_params *params, const char *key, const char **ret);
+TG_API int tg_params_get_ints(const tg_params *params, const char *key, const int64_t **ret, size_t *ret_n);
+TG_API int tg_params_get_floats(const tg_params *params, const char *key, const double **ret, size_t *ret_n);
+TG_API int tg_params_get_strings(const tg_params *params, const char *key, const char *const **ret, size_t *ret_n);
+
+/* Counters of one input, for tests and for the curious: taken so far. Return: 0 or -ENOENT. */
+struct tg_input_stats {
+        uint64_t delivered;
+        uint64_t dropped_queue;   /* fell out of the queue_size window */
+        uint64_t dropped_pool;    /* overtaken by the producer under pool pressure */
+        uint64_t dropped_source;  /* lost with an older incarnation of the source, or of this node */
+        uint64_t dropped_invalid; /* refused: the descriptor was torn or violated the protocol */
+};
+TG_API int tg_input_stats(tg_node *node, const char *input, struct tg_input_stats *ret);
+
+TG_API const char *tg_version(void);
+TG_API const char *tg_strerror(int r); /* text for any return value of this API; static storage */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

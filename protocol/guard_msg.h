@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The guard's records: fixed size, no strings to parse, over SOCK_SEQPACKET, never blocking on either side.
+ *
+ * Who writes what: the supervisor, the client of a private instance (`tidegate run`), each keeper, and each child before its
+ * execve; each kind of peer has a socket of its own (children share their keeper's). The epoch is the supervisor's number:
+ * records of an older epoch are ignored. Times are absolute CLOCK_MONOTONIC nanoseconds.
+ *
+ * A slot is the guard's number for one enforceable cgroup. GUARD_SLOT_INSTANCE is the instance's own directory, below which
+ * everything else lives; slots of dataflows are given out by the supervisor, from 1.
+ *
+ * An escrow is "cgroup X, time T": from T on the guard kills and sweeps X until populated 0 or until the kill budget's end. It
+ * cannot be taken back and only ever moves earlier; the guard drops it when it reads `populated 0` itself.
+ */
+#ifndef TG_PROTOCOL_GUARD_MSG_H
+#define TG_PROTOCOL_GUARD_MSG_H
+
+#include <stdint.h>
+
+#define GUARD_MAGIC         UINT32_C(0x54475244)
+#define GUARD_SLOT_INSTANCE 0u
+#define GUARD_MAX_SLOTS     256u
+
+typedef enum GuardMsgType {
+        /* supervisor to guard */
+        GUARD_MSG_HELLO = 1,       /* epoch: the supervisor is up and its loop turns */
+        GUARD_MSG_FORK_KEEPER = 2, /* slot */
+        GUARD_MSG_ESCROW = 3,      /* slot, at, until, term_ns; also from the client. Answered by ESCROW_OK */
+        GUARD_MSG_KILL_KEEPER = 4, /* slot: it is stuck */
+        GUARD_MSG_BYE = 5,         /* the supervisor is about to exit in good order; status: exit code for the client */
+        GUARD_MSG_REAP = 6,        /* an orphan's exit is journalled: slot, node, generation */
+        /* keeper to guard */
+        GUARD_MSG_CGROUP = 16, /* slot; fds: directory, cgroup.kill (write), cgroup.events (read) */
+        /* child to guard, before execve */
+        GUARD_MSG_CHILD = 17, /* slot, node, generation, pid; fds: its own pidfd */
+        /* guard to supervisor */
+        GUARD_MSG_KEEPER = 32,        /* slot, pid; fds: the supervisor's end of the keeper socket, pidfd */
+        GUARD_MSG_KEEPER_FAILED = 33, /* slot, error */
+        GUARD_MSG_KEEPER_GONE = 34,   /* slot, code, status */
+        GUARD_MSG_ESCROW_OK = 35,     /* slot, at; to whoever asked */
+        GUARD_MSG_CLIENT_GONE = 36,
+        GUARD_MSG_ORPHAN_EXITED = 37, /* slot, node, generation, code, status: a child whose keeper is dead */
+        GUARD_MSG_STOP = 38,          /* the guard was asked to end (SIGTERM, SIGINT): stop everything */
+        /* guard to client */
+        GUARD_MSG_READY = 48,    /* text: the instance's cgroup directory; fds: none */
+        GUARD_MSG_FAILED = 49,   /* error, text: the instance could not be set up */
+        GUARD_MSG_ENFORCED = 50, /* slot, count: the guard had to enforce; left: processes still there at the end */
+        GUARD_MSG_SUPERVISOR_GONE = 51, /* code, status: it died; the guard ends everything */
+} GuardMsgType;
+
+struct guard_record {
+        uint32_t magic;
+        uint16_t type;
+        uint16_t reserved;
+        uint64_t epoch;
+        uint32_t slot;
+        uint32_t node;
+        uint64_t generation;
+        uint64_t at_ns;    /* ESCROW: T */
+        uint64_t until_ns; /* ESCROW: the kill budget's end */
+        uint64_t term_ns;  /* ESCROW: span before T in which the guard sends SIGTERM first; 0 for none */
+        int32_t pid;
+        int32_t code;   /* CLD_* */
+        int32_t status;
+        int32_t error;
+        uint32_t count;
+        uint32_t left;
+        char text[512]; /* NUL-terminated */
+};
+_Static_assert(sizeof(struct guard_record) == 592, "shared by guard, supervisor, keeper, child and client");
+
+#endif

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The keeper socket: the supervisor's orders to the keeper of one dataflow, and its reports.
+ *
+ * Transport: SOCK_SEQPACKET unix socket pair made by the guard, which forks the keeper and hands the supervisor its end. One packet
+ * is one message of at most KEEPER_MSG_MAX bytes with at most KEEPER_MSG_MAX_FDS descriptors. Neither side ever blocks on
+ * it: a supervisor whose packet does not fit treats the keeper as stuck, a keeper stops reading orders until its reports
+ * went out. Orders are carried out in order of arrival; SPAWN runs in a thread of its own, so that a program on a path that
+ * hangs delays neither other nodes nor the ladder.
+ *
+ * An incarnation is (node, generation): node is the index in the plan, generation grows from 1.
+ *
+ *   order (supervisor)            answer (keeper)
+ *   BEGIN                         BEGUN | FAILED
+ *   SPAWN                         SPAWNED | SPAWN_FAILED; later EXITED (leader), EMPTY (cgroup empty and removed)
+ *   SIGNAL                        SIGNALLED
+ *   KILL                          KILLING, then EMPTY per incarnation that got empty
+ *   LOOK                          LEFT: who is still there
+ *   REAP                          (none) the exit is journalled: reap the leader now
+ *   END                           ENDED, and the keeper exits
+ *
+ * NOTE may come at any time: something a person should read, once (logs cannot be written, a line was cut).
+ *
+ * Decoding is strict as for the node socket (protocol/node_msg.h). No I/O here.
+ */
+#ifndef TG_PROTOCOL_KEEPER_MSG_H
+#define TG_PROTOCOL_KEEPER_MSG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define KEEPER_MSG_MAX      16384
+#define KEEPER_MSG_MAX_FDS  6
+#define KEEPER_MSG_TEXT_MAX 8192
+#define KEEPER_MSG_PATH_MAX 4095
+#define KEEPER_NODE_ALL     UINT32_MAX /* SIGNAL, KILL, LOOK: every incarnation of the dataflow */
+
+typedef enum KeeperMsgType {
+        KEEPER_MSG_BEGIN = 1,
+        KEEPER_MSG_SPAWN = 2,
+        KEEPER_MSG_SIGNAL = 3,
+        KEEPER_MSG_KILL = 4,
+        KEEPER_MSG_LOOK = 5,
+        KEEPER_MSG_REAP = 6,
+        KEEPER_MSG_END = 7,
+
+        KEEPER_MSG_BEGUN = 32,
+        KEEPER_MSG_FAILED = 33,
+        KEEPER_MSG_SPAWNED = 34,
+        KEEPER_MSG_SPAWN_FAILED = 35,
+        KEEPER_MSG_EXITED = 36,
+        KEEPER_MSG_EMPTY = 37,
+        KEEPER_MSG_SIGNALLED = 38,
+        KEEPER_MSG_KILLING = 39,
+        KEEPER_MSG_LEFT = 40,
+        KEEPER_MSG_NOTE = 41,
+        KEEPER_MSG_ENDED = 42,
+} KeeperMsgType;
+
+/* Where a spawn failed; the text of SPAWN_FAILED says it in words, with the path. */
+typedef enum KeeperStage {
+        KEEPER_STAGE_CGROUP = 1,     /* making the incarnation's cgroup */
+        KEEPER_STAGE_CLONE = 2,      /* clone3 */
+        KEEPER_STAGE_REGISTER = 3,   /* telling the guard */
+        KEEPER_STAGE_CREDENTIALS = 4,
+        KEEPER_STAGE_CWD = 5,
+        KEEPER_STAGE_FDS = 6,
+        KEEPER_STAGE_EXEC = 7,
+        KEEPER_STAGE_DEADLINE = 8,   /* exec did not come back in time: the child is killed, and quarantined if it will not die */
+} KeeperStage;
+
+typedef struct KeeperMsg {
+        KeeperMsgType type;
+        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, END, ENDED */
+        uint64_t generation; /* same; 0 together with KEEPER_NODE_ALL */
+        union {
+                struct { /* BEGIN; fds: the log stream to the client (protocol/log_msg.h), if has_log_stream */
+                        const char *uuid;     /* text form; also the name of the dataflow's cgroup */
+                        const char *name;
+                        const char *log_dir;  /* absolute; "" for no log files. Made by the logger with the caller's credentials */
+                        uint32_t slot;        /* the guard's number for this dataflow */
+                        uint32_t uid, gid;    /* credentials of the nodes and the logger */
+                        uint8_t has_log_stream;
+                } begin;
+                struct { /* SPAWN; fds: spec memfd (see KeeperSpec), stdout write, stderr write, stdout read, stderr read, and
+                          * the node socket if has_socket */
+                        const char *id;       /* node id; the cgroup is "<id>.<generation>" */
+                        uint64_t spec_size;   /* bytes of the spec */
+                        uint64_t deadline_ns; /* absolute: by then execve has succeeded or the spawn is given up */
+                        uint8_t has_socket;
+                } spawn;
+                struct { /* SIGNAL: to every process of the cgroup, by pidfd; SIGTERM is followed by SIGCONT */
+                        int32_t signo;
+                } signal;
+                struct { /* KILL: cgroup.kill, then SIGKILL by pidfd for whoever is left, again until populated 0 */
+                        uint64_t until_ns; /* absolute: sweep until then */
+                } kill;
+                struct { /* REAP: nothing more */
+                        uint8_t unused;
+                } reap;
+                struct { /* END: remove the dataflow's cgroup, flush and end the logger, exit */
+                        uint64_t deadline_ns;
+                } end;
+                struct { /* BEGUN */
+                        const char *cgroup; /* absolute path of the dataflow's cgroup, for people and for the last resort */
+                } begun;
+                struct { /* FAILED: BEGIN failed */
+                        int32_t error; /* errno */
+                        const char *text;
+                } failed;
+                struct { /* SPAWNED; fds: pidfd */
+                        int32_t pid; /* for display only */
+                } spawned;
+                struct { /* SPAWN_FAILED */
+                        KeeperStage stage;
+                        int32_t error;
+                        const char *text; /* "cannot execute /x/y: Permission denied (no execute bit)" */
+                } spawn_failed;
+                struct { /* EXITED: the leader; from waitid(WNOWAIT). Others of the tree may live on */
+                        int32_t code;   /* CLD_EXITED, CLD_KILLED, CLD_DUMPED */
+                        int32_t status; /* exit code or signal */
+                } exited;
+                struct { /* EMPTY: populated 0, cgroup removed (or not: removed 0, it stays and is listed by LEFT) */
+                        uint8_t removed;
+                        uint32_t n_killed; /* processes that got SIGKILL from our sweep or were there at cgroup.kill */
+                } empty;
+                struct { /* SIGNALLED, KILLING: how many processes were there */
+                        uint32_t n;
+                        int32_t error; /* first errno worth telling, or 0 */
+                } signalled;
+                struct { /* LEFT: n tasks; one line each in text: "pid 123 (comm) state D in openat, wchan fuse_…" */
+                        uint32_t n;
+                        const char *text;
+                } left;
+                struct { /* NOTE */
+                        const char *text;
+                } note;
+                struct { /* ENDED */
+                        uint8_t clean; /* the dataflow's cgroup is gone and every log line was written */
+                } ended;
+        };
+} KeeperMsg;
+
+/* What to execute, in a memfd written by the supervisor (wire encoding, see protocol/wire.h). */
+#define KEEPER_SPEC_MAX (4u << 20)
+typedef struct KeeperSpec {
+        char **argv; /* NULL-terminated; argv[0] is the program, looked up in PATH of env if it has no slash */
+        char **env;  /* NULL-terminated, "K=V", complete */
+        const char *cwd;
+        uint32_t *cpus; /* n_cpus numbers; none: inherit */
+        uint32_t n_cpus;
+        uint32_t umask;
+        uint64_t nofile_soft, nofile_hard; /* RLIMIT_NOFILE of the node (the caller's); ours are raised */
+} KeeperSpec;
+
+int keeper_msg_encode(const KeeperMsg *msg, void *buffer, size_t size); /* bytes, or -EMSGSIZE */
+int keeper_msg_decode(KeeperMsg *msg, void *packet, size_t size);       /* 0 or -EPROTO; strings point into packet */
+int keeper_msg_n_fds(const KeeperMsg *msg);                            /* -1: unknown type */
+int keeper_msg_is_order(KeeperMsgType type);
+const char *keeper_msg_name(KeeperMsgType type);
+
+/* keeper_spec_encode() - bytes written, or -EMSGSIZE. @buffer NULL: only count. */
+int64_t keeper_spec_encode(const KeeperSpec *spec, void *buffer, size_t size);
+/* keeper_spec_decode() - @ret's arrays are allocated (keeper_spec_done), its strings point into @buffer. 0, -EPROTO, -ENOMEM. */
+int keeper_spec_decode(KeeperSpec *ret, void *buffer, size_t size);
+void keeper_spec_done(KeeperSpec *spec);
+
+#endif

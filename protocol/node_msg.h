@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The node socket: what supervisor and node library say to each other.
+ *
+ * Transport: one SOCK_SEQPACKET unix socket pair per incarnation, made by the supervisor; the node inherits its end and finds
+ * the number in the environment variable TIDEGATE_NODE_FD. One packet is one message of at most NODE_MSG_MAX bytes. File
+ * descriptors travel from the supervisor to the node only (SCM_RIGHTS, at most NODE_MSG_MAX_FDS, in the order of the
+ * message's comment). The supervisor never gives its receive call room for descriptors.
+ *
+ * The start of an incarnation:
+ *
+ *   node                         supervisor
+ *   HELLO                  ──►
+ *                          ◄──   WELCOME (control page, own bell)
+ *                          ◄──   OUTPUT, one per output (ring, pool: mapped and touched for writing)
+ *                          ◄──   INPUT, one per input (cursor: mapped and touched for writing; none for a timer)
+ *                          ◄──   SETUP_END
+ *   MAPPED                 ──►   the supervisor seals FUTURE_WRITE | SEAL
+ *                          ◄──   PEER, once per pair of nodes that share a link (the peer's bell, our end of the doorbell)
+ *                          ◄──   LINK_OUT to the producer (the consumer's cursor)
+ *   LINK_OUT_ACK           ──►   producer has mapped the cursor and scans its claims
+ *                          ◄──   LINK_IN to the consumer (ring, pool), after both ends' PEER
+ *   LINK_IN_ACK            ──►   consumer is ACTIVE
+ *                          ◄──   START: every node got this far; tg_node_open() returns
+ *
+ * A link is known by (link, generation): the generation grows with every new attachment, and messages about an older one
+ * are ignored, not errors. The same holds for (peer, generation).
+ *
+ * Decoding is strict: unknown types, trailing bytes, strings over their limit and numbers outside their range are -EPROTO, and
+ * cost the sender its connection. No I/O here.
+ */
+#ifndef TG_PROTOCOL_NODE_MSG_H
+#define TG_PROTOCOL_NODE_MSG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define NODE_MSG_VERSION    1
+#define NODE_MSG_MAX        8192
+#define NODE_MSG_MAX_FDS    2
+#define NODE_MSG_ID_MAX     128 /* bytes of a node, input or output id */
+#define NODE_MSG_NAME_MAX   256
+#define NODE_MSG_TEXT_MAX   4096
+#define NODE_MSG_MAX_PORTS  256
+#define NODE_MSG_QUEUE_MAX  65535
+#define NODE_MSG_MAX_SLOTS  65536u
+#define NODE_MSG_REGION_MAX (UINT64_C(1) << 30) /* bytes of one shared region */
+#define NODE_MSG_FD_ENV     "TIDEGATE_NODE_FD"
+
+typedef enum NodeMsgType {
+        /* node to supervisor */
+        NODE_MSG_HELLO = 1,
+        NODE_MSG_MAPPED = 2,
+        NODE_MSG_LINK_OUT_ACK = 3,
+        NODE_MSG_LINK_IN_ACK = 4,
+        NODE_MSG_DETACH_ACK = 5,
+        NODE_MSG_CLOSE_OUTPUT = 6,
+        NODE_MSG_VIOLATION = 7,
+        /* supervisor to node */
+        NODE_MSG_WELCOME = 32,
+        NODE_MSG_OUTPUT = 33,
+        NODE_MSG_INPUT = 34,
+        NODE_MSG_SETUP_END = 35,
+        NODE_MSG_PEER = 36,
+        NODE_MSG_LINK_OUT = 37,
+        NODE_MSG_LINK_IN = 38,
+        NODE_MSG_START = 39,
+        NODE_MSG_STOP = 40,
+        NODE_MSG_DETACH = 41,
+        NODE_MSG_LINK_CLOSED = 42,
+        NODE_MSG_NODE_FAILED = 43,
+        NODE_MSG_NODE_RESTARTED = 44,
+        NODE_MSG_ABORT = 45,
+} NodeMsgType;
+
+typedef enum NodeQueuePolicy {
+        NODE_QUEUE_DROP_OLDEST = 1,
+        NODE_QUEUE_BACKPRESSURE = 2,
+} NodeQueuePolicy;
+
+typedef enum NodeStopCause {
+        NODE_STOP_MANUAL = 1,
+        NODE_STOP_ALL_INPUTS_CLOSED = 2, /* made by the node library itself, never sent */
+} NodeStopCause;
+
+#define NODE_START_AT_HEAD UINT64_MAX
+
+/* Strings are borrowed: from the caller when encoding, from the packet's buffer when decoding. */
+typedef struct NodeMsg {
+        NodeMsgType type;
+        union {
+                struct { /* HELLO */
+                        uint16_t version; /* NODE_MSG_VERSION */
+                        const char *library; /* "tidegate 0.1.0" */
+                } hello;
+                struct { /* LINK_OUT_ACK, LINK_IN_ACK, DETACH_ACK: the one it answers */
+                        uint32_t link, generation;
+                } ack;
+                struct { /* CLOSE_OUTPUT: nothing more will be published there; head is final */
+                        uint32_t output;
+                } close_output;
+                struct { /* VIOLATION: the library proved that the peer on this link broke the protocol, and dropped the link */
+                        uint32_t link, generation;
+                        const char *text;
+                } violation;
+                struct { /* WELCOME; fds: control page (read), bell (write) */
+                        uint8_t uuid[16];
+                        const char *dataflow; /* name */
+                        const char *node;     /* id */
+                        uint64_t generation;  /* of this incarnation, from 1 */
+                        uint32_t restart_count;
+                        uint32_t n_inputs, n_outputs;
+                        uint64_t control_size, bell_size; /* bytes of the two regions */
+                        uint64_t start_deadline_ns; /* CLOCK_MONOTONIC: START or ABORT comes by then; 0: no bound is known */
+                } welcome;
+                struct { /* OUTPUT; fds: ring (write), pool (write) */
+                        uint32_t index;
+                        const char *id;
+                        uint32_t n_slots;              /* power of two */
+                        uint64_t ring_size, pool_size; /* bytes of the two regions */
+                } output;
+                struct { /* INPUT; fds: cursor (write), none when timer_ns is not 0 */
+                        uint32_t index;
+                        const char *id;
+                        const char *source; /* "node/output", for messages to people */
+                        uint64_t timer_ns;  /* interval of a timer (then link and cursor_size are 0); 0 for a link */
+                        uint32_t queue_size;
+                        NodeQueuePolicy policy;
+                        uint64_t timeout_ns; /* input_timeout, 0 for none */
+                        uint32_t link;       /* the link this input belongs to; 0 for a timer */
+                        uint64_t cursor_size;
+                } input;
+                struct { /* PEER; fds: the peer's bell (read), our end of the doorbell (stream socket) */
+                        uint32_t peer, generation;
+                        const char *node;
+                        uint64_t bell_size;
+                } peer;
+                struct { /* LINK_OUT; fds: the consumer's cursor (read) */
+                        uint32_t link, generation;
+                        uint32_t output; /* index */
+                        uint32_t peer;   /* who consumes; 0 is this node itself (a node may feed itself) */
+                        uint32_t queue_size;
+                        NodeQueuePolicy policy;
+                        uint64_t cursor_size;
+                } link_out;
+                struct { /* LINK_IN; fds: ring (read), pool (read) */
+                        uint32_t link, generation;
+                        uint32_t input; /* index */
+                        uint32_t peer;  /* who produces */
+                        uint32_t n_slots;
+                        uint64_t ring_size, pool_size;
+                        uint64_t start_at; /* message to begin with, clamped by the reader; NODE_START_AT_HEAD */
+                } link_in;
+                struct { /* STOP; the control page says the same, and was written before */
+                        NodeStopCause cause;
+                        uint64_t deadline_ns;
+                } stop;
+                struct { /* DETACH, to the producer: forget this consumer, answer DETACH_ACK */
+                        uint32_t link, generation;
+                } detach;
+                struct { /* LINK_CLOSED, to the consumer: read to the final head, then the input is closed, unless `restarting`:
+                          * then a LINK_IN with a higher generation will follow and the input stays open */
+                        uint32_t link, generation;
+                        uint8_t restarting;
+                } link_closed;
+                struct { /* NODE_FAILED, NODE_RESTARTED */
+                        const char *node;
+                        const char *text; /* the reason; "" for NODE_RESTARTED */
+                } node_event;
+                struct { /* ABORT: the start was given up */
+                        const char *text;
+                } abort;
+        };
+} NodeMsg;
+
+/**
+ * node_msg_encode() - write one message into @buffer
+ *
+ * Return: the number of bytes; -EMSGSIZE when it does not fit or a string is over its limit; -EINVAL for what the
+ * other end would refuse: an unknown type, a number outside its range, an empty id.
+ */
+int node_msg_encode(const NodeMsg *msg, void *buffer, size_t size);
+
+/**
+ * node_msg_decode() - read one packet
+ * @msg:    set on success; strings point into @packet
+ *
+ * Return: 0, or -EPROTO.
+ */
+int node_msg_decode(NodeMsg *msg, void *packet, size_t size);
+
+/* node_msg_n_fds() - how many descriptors a message carries; -1 for an unknown type. INPUT: 0 for a timer, else 1. */
+int node_msg_n_fds(const NodeMsg *msg);
+
+/* node_msg_from_node() - true for what a node may send. */
+int node_msg_from_node(NodeMsgType type);
+
+const char *node_msg_name(NodeMsgType type); /* "HELLO"; "?" when unknown */
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The bell of a node: a sleep epoch in memory that only the node writes, odd while it sleeps. A peer that has
+ * published something looks at it and, once per odd value, must send one byte into the socketpair it shares with that
+ * node. No system call here: sending, polling and draining are the node library's.
+ *
+ * Sleep, in this order (each omission loses wake-ups; see tests/models/):
+ *
+ *   bell_sleep(b);                      a new odd epoch every time, also after a spurious wake-up
+ *   look at every ring, room, control   ring_reader_ready(), ring_writer_arm(), control_epoch(): all SC
+ *   nothing? poll()                     never drain between look and poll
+ *   drain, bell_wake(b), look again
+ *
+ * Wake: publish (SC store of head, tail or claim), then for each peer node: if (bell_peer_must_ring(p)) send 1 byte.
+ */
+#ifndef TG_SHM_BELL_H
+#define TG_SHM_BELL_H
+
+#include "shm/region.h"
+
+struct bell_shared {
+        struct region_header header;
+        uint64_t epoch; /* odd: asleep or about to be */
+        uint8_t reserved[120];
+};
+_Static_assert(sizeof(struct bell_shared) == 256, "shared between processes");
+
+static inline uint64_t bell_size(void)
+{
+        return sizeof(struct bell_shared);
+}
+
+int bell_create(int *ret_fd);
+
+/* Own side. One thread at a time (the node's leader). */
+typedef struct Bell {
+        struct bell_shared *shared;
+        uint64_t epoch; /* private truth: the shared word is only ever stored */
+} Bell;
+
+void bell_init(Bell *bell, const Region *map); /* map: writable, borrowed for the life of bell; epoch starts even */
+void bell_sleep(Bell *bell);                   /* SC store of the next odd epoch; call it again before every poll */
+void bell_wake(Bell *bell);                    /* store of the next even epoch; harmless when awake */
+
+/* A peer's bell. One per mapped region, shared by all outputs of this node; any thread. `rung` starts anew with it.
+ * */
+typedef struct BellPeer {
+        const struct bell_shared *shared;
+        uint64_t rung; /* atomic: the last odd epoch that we rang for */
+} BellPeer;
+
+void bell_peer_init(BellPeer *peer, const Region *map); /* map: read-only, borrowed */
+
+/**
+ * bell_peer_must_ring() - whether the caller, having published, owes this peer one byte
+ *
+ * Call it after the SC store that published. At most once true per sleep of the peer, over all threads. The epoch is
+ * a hostile value: a peer that toggles it costs one send per call and nothing else.
+ */
+bool bell_peer_must_ring(BellPeer *peer);
+
+#endif

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "shm/pool.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "shm/pool-internal.h"
+#include "shm/ring.h"
+
+#define PAGE UINT64_C(4096)
+
+PoolClass pool_class_for(uint64_t message_bytes, uint32_t n_chunks)
+{
+        uint64_t unit = message_bytes > PAGE - POOL_ALIGN ? PAGE : POOL_ALIGN;
+        uint64_t size = message_bytes ? (MIN(message_bytes, REGION_MAX_SIZE) + unit - 1) / unit * unit : unit;
+
+        return (PoolClass){.chunk_size = (uint32_t)size, .n_chunks = n_chunks};
+}
+
+static uint64_t chunk_align(uint32_t chunk_size)
+{
+        return chunk_size >= PAGE ? PAGE : POOL_ALIGN;
+}
+
+static bool class_valid(const PoolClass *c)
+{
+        return c->chunk_size > 0 && c->chunk_size <= REGION_MAX_SIZE && c->n_chunks > 0 &&
+               c->n_chunks <= POOL_MAX_CHUNKS && c->chunk_size % chunk_align(c->chunk_size) == 0;
+}
+
+/* Where the chunks of a class begin, given where the class before it ended. */
+static uint64_t class_start(uint64_t end, const PoolClass *c)
+{
+        uint64_t align = chunk_align(c->chunk_size);
+
+        return (end + align - 1) / align * align;
+}
+
+uint64_t pool_size(const PoolClass *classes, unsigned n_classes)
+{
+        uint64_t end = POOL_DATA_OFFSET, n = 0;
+
+        if (n_classes < 1 || n_classes > POOL_MAX_CLASSES)
+                return 0;
+        for (unsigned i = 0; i < n_classes; i++) {
+                if (!class_valid(&classes[i]) || (i && classes[i].chunk_size <= classes[i - 1].chunk_size))
+                        return 0;
+                end = class_start(end, &classes[i]) + (uint64_t)classes[i].chunk_size * classes[i].n_chunks;
+                n += classes[i].n_chunks;
+                if (end > REGION_MAX_SIZE || n > POOL_MAX_CHUNKS)
+                        return 0;
+        }
+        return (end + PAGE - 1) / PAGE * PAGE;
+}
+
+int pool_create(const PoolClass *classes, unsigned n_classes, int *ret_fd)
+{
+        uint64_t layout[REGION_N_LAYOUT] = {};
+        uint64_t size = pool_size(classes, n_classes);
+
+        if (!size)
+                return REGION_E_SIZE;
+        for (unsigned i = 0; i < n_classes; i++)
+                layout[i] = (uint64_t)classes[i].chunk_size << 32 | classes[i].n_chunks;
+        return region_create(REGION_POOL, size, layout, ret_fd);
+}
+
+/* The classes as the header's copy tells them; 0 unless they make exactly the sealed size. */
+static unsigned classes_of(const Region *segment, PoolClass classes[POOL_MAX_CLASSES])
+{
+        unsigned n = 0;
+
+        if (!segment->map || !segment->writable || segment->kind != REGION_POOL)
+                return 0;
+        while (n < POOL_MAX_CLASSES && segment->layout[n]) {
+                classes[n] = (PoolClass){.chunk_size = (uint32_t)(segment->layout[n] >> 32),
+                        .n_chunks = (uint32_t)segment->layout[n]};
+                n++;
+        }
+        return pool_size(classes, n) == segment->size ? n : 0;
+}
+
+/* The bucket of this size, made if need be; buckets stay sorted, so chunks of those above move up by one. */
+static uint32_t bucket_make(Pool *pool, uint32_t chunk_size)
+{
+        uint32_t b = 0;
+
+        while (b < pool->n_buckets && pool->bucket[b].chunk_size < chunk_size)
+                b++;
+        if (b < pool->n_buckets && pool->bucket[b].chunk_size == chunk_size)
+                return b;
+        memmove(&pool->bucket[b + 1], &pool->bucket[b], (pool->n_buckets - b) * sizeof(pool->bucket[0]));
+        pool->bucket[b] = (PoolBucket){.chunk_size = chunk_size, .first_free = CHUNK_NONE};
+        pool->n_buckets++;
+        for (uint32_t i = 0; i < pool->n_chunks; i++)
+                pool->chunk[i].bucket += pool->chunk[i].bucket >= b;
+        return b;
+}
+
+static int grow(Pool *pool, uint32_t n_more)
+{
+        uint32_t n = pool->n_chunks + n_more;
+        uint32_t *queue;
+        Chunk *chunk;
+
+        chunk = realloc(pool->chunk, (size_t)n * sizeof(*chunk));
+        if (!chunk)
+                return error_origin(-ENOMEM);
+        pool->chunk = chunk; /* larger than n_chunks says: harmless if the next step fails */
+
+        queue = malloc((size_t)n * sizeof(*queue));
+        if (!queue)
+                return error_origin(-ENOMEM);
+        for (uint32_t i = 0; i < pool->n_queue; i++) /* the circle is larger now: lay it out from the start */
+                queue[i] = pool->queue[(pool->queue_first + i) % pool->n_chunks];
+        free(pool->queue);
+        pool->queue = queue;
+        pool->queue_first = 0;
+        return 0;
+}
+
+static void add_class(Pool *pool, const PoolClass *c, uint64_t start)
+{
+        uint32_t b = bucket_make(pool, c->chunk_size);
+
+        for (uint32_t i = 0; i < c->n_chunks; i++) {
+                uint32_t id = pool->n_chunks++;
+
+                pool->chunk[id] = (Chunk){.offset = start + (uint64_t)i * c->chunk_size,
+                        .segment = (uint16_t)pool->n_segments, .bucket = (uint8_t)b, .next = CHUNK_NONE};
+        }
+        for (uint32_t i = 0; i < c->n_chunks; i++) /* lowest offset first out */
+                pool_push_free(pool, pool->n_chunks - 1 - i);
+}
+
+int pool_add_segment(Pool *pool, const Region *segment)
+{
+        PoolClass classes[POOL_MAX_CLASSES];
+        unsigned n_classes = classes_of(segment, classes);
+        uint64_t end = POOL_DATA_OFFSET, n_more = 0;
+        int r;
+
+        if (!n_classes)
+                return RING_E_INVALID;
+        if (pool->n_segments == POOL_MAX_SEGMENTS)
+                return RING_E_CAPACITY;
+        for (unsigned i = 0; i < n_classes; i++)
+                n_more += classes[i].n_chunks;
+        r = grow(pool, (uint32_t)n_more);
+        if (r)
+                return error_fold(r);
+
+        pool->segment[pool->n_segments] = segment->map;
+        for (unsigned i = 0; i < n_classes; i++) {
+                uint64_t start = class_start(end, &classes[i]);
+
+                add_class(pool, &classes[i], start);
+                end = start + (uint64_t)classes[i].chunk_size * classes[i].n_chunks;
+        }
+        pool->n_segments++;
+        return 0;
+}
+
+void pool_done(Pool *pool)
+{
+        free(pool->chunk);
+        free(pool->queue);
+        *pool = (Pool){};
+}
+
+uint32_t pool_bucket_for(const Pool *pool, uint64_t size_bytes)
+{
+        uint32_t b = 0;
+
+        while (b < pool->n_buckets && pool->bucket[b].chunk_size < size_bytes)
+                b++;
+        return b;
+}
+
+bool pool_has_free(const Pool *pool, uint32_t bucket, bool or_larger)
+{
+        for (uint32_t b = bucket; b < pool->n_buckets; b++) {
+                if (pool->bucket[b].first_free != CHUNK_NONE)
+                        return true;
+                if (!or_larger)
+                        break;
+        }
+        return false;
+}
+
+uint32_t pool_pop(Pool *pool, uint32_t bucket, bool or_larger)
+{
+        for (uint32_t b = bucket; b < pool->n_buckets; b++) {
+                uint32_t id = pool->bucket[b].first_free;
+
+                if (id != CHUNK_NONE) {
+                        pool->bucket[b].first_free = pool->chunk[id].next;
+                        pool->chunk[id].state = CHUNK_OWNED;
+                        return id;
+                }
+                if (!or_larger)
+                        break;
+        }
+        return CHUNK_NONE;
+}
+
+void pool_push_free(Pool *pool, uint32_t id)
+{
+        Chunk *c = &pool->chunk[id];
+        PoolBucket *b = &pool->bucket[c->bucket];
+
+        if (c->state == CHUNK_PUBLISHED || c->state == CHUNK_HELD)
+                b->n_busy--;
+        c->state = CHUNK_FREE;
+        c->next = b->first_free; /* last in, first out: the warmest cache lines are written next */
+        b->first_free = id;
+}
+
+void pool_enqueue(Pool *pool, uint32_t id, uint64_t message)
+{
+        Chunk *c = &pool->chunk[id];
+        uint32_t at = pool->queue_first + pool->n_queue;
+
+        assert(c->state == CHUNK_OWNED);
+        c->state = CHUNK_PUBLISHED;
+        c->message = message;
+        c->n_holds = 0;
+        pool->bucket[c->bucket].n_busy++;
+        pool->queue[at < pool->n_chunks ? at : at - pool->n_chunks] = id; /* at most n_chunks are published */
+        pool->n_queue++;
+}
+
+uint32_t pool_front(const Pool *pool)
+{
+        return pool->n_queue ? pool->queue[pool->queue_first] : CHUNK_NONE;
+}
+
+void pool_pop_front(Pool *pool)
+{
+        assert(pool->n_queue);
+        pool->queue_first = pool->queue_first + 1 < pool->n_chunks ? pool->queue_first + 1 : 0;
+        pool->n_queue--;
+}
+
+uint64_t pool_oldest(const Pool *pool, uint32_t bucket, uint64_t from)
+{
+        for (uint32_t i = 0; i < pool->n_queue; i++) {
+                const Chunk *c = &pool->chunk[pool->queue[(pool->queue_first + i) % pool->n_chunks]];
+
+                if (c->bucket >= bucket && c->message >= from)
+                        return c->message;
+        }
+        return UINT64_MAX;
+}

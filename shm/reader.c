@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "shm/reader.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "shm/ring-internal.h"
+#include "shm/shm-internal.h"
+
+#define TAKE_ROUNDS 32 /* messages dropped one by one, or copied in vain, in a single take */
+#define SPARE       (CURSOR_N_CLAIMS - 1)
+
+int ring_reader_init(RingReader *r, const Region *ring, const Region *cursor, uint32_t link, uint32_t queue_size,
+        RingPolicy policy)
+{
+        uint32_t n_slots = ring_slots(ring);
+
+        if (!n_slots || queue_size < 1 || queue_size > n_slots - 1 || (unsigned)policy >= _RING_POLICY_MAX)
+                return RING_E_INVALID;
+        if (!cursor->map || !cursor->writable || cursor->kind != REGION_CURSOR || cursor->size != cursor_size())
+                return RING_E_INVALID;
+        *r = (RingReader){
+                .ring = ring->map,
+                .cursor = cursor->map,
+                .n_slots = n_slots,
+                .mask = n_slots - 1,
+                .link = link,
+                .queue_size = queue_size,
+                .policy = policy,
+        };
+        return 0;
+}
+
+int ring_reader_add_segment(RingReader *r, uint32_t number, const Region *segment)
+{
+        if (number >= POOL_MAX_SEGMENTS || !segment->map || segment->kind != REGION_POOL || r->segment_size[number])
+                return RING_E_INVALID;
+        r->segment[number] = segment->map;
+        r->segment_size[number] = segment->size;
+        return 0;
+}
+
+/* The head to work with, believed only if it never went back and is a number of messages somebody could have sent. */
+static int head_look(RingReader *r)
+{
+        uint64_t h;
+
+        if (r->broken)
+                return RING_E_VIOLATION;
+        if (r->draining) {
+                r->head = r->final;
+                return 0;
+        }
+        h = load_sc(&r->ring->head); /* acquire for the slots below it; SC for start() and the look before a sleep */
+        if (h < r->head || h > RING_INDEX_LIMIT) {
+                r->broken = true;
+                return RING_E_VIOLATION;
+        }
+        r->head = h;
+        return 0;
+}
+
+/* Stores the tail. SC where the producer may be waiting for just that: it stored its room word, then looked at tail.
+ * */
+static void tail_store(RingReader *r, uint64_t tail)
+{
+        r->tail = tail;
+        if (r->policy == RING_BACKPRESSURE)
+                store_sc(&r->cursor->tail, tail);
+        else
+                store_release(&r->cursor->tail, tail); /* release: the slot was read before it is given up */
+}
+
+static void drop_count(RingReader *r, DropReason reason, uint64_t n)
+{
+        r->dropped[reason] += n;
+        store_relaxed(&r->cursor->dropped[reason], r->dropped[reason]); /* counters: for status only */
+}
+
+static void drop(RingReader *r, DropReason reason, uint64_t n)
+{
+        drop_count(r, reason, n);
+        tail_store(r, r->tail + n);
+}
+
+typedef enum Gave { /* what the SC store just done may have given the producer */
+        GAVE_TAIL,
+        GAVE_CHUNK,
+        GAVE_UP, /* this link altogether */
+} Gave;
+
+/* Whether the producer waits for this link and was not rung for this epoch yet. */
+static bool must_ring(RingReader *r, Gave gave)
+{
+        uint64_t e = load_sc(&r->ring->room_epoch); /* SC: after the store of tail or claim */
+        uint32_t link, reason;
+
+        if (!(e & 1) || e == r->room_rung)
+                return false;
+        /* These three are at least as new as e. If newer, then the producer looked after announcing them: see models.
+         * */
+        link = load_relaxed(&r->ring->room_link);
+        reason = load_relaxed(&r->ring->room_reason);
+        if (link != r->link && !(link == ROOM_LINK_ANY && reason == ROOM_CHUNK))
+                return false;
+        if (gave == GAVE_TAIL && r->tail < load_relaxed(&r->ring->room_target))
+                return false;
+        if (gave == GAVE_CHUNK && reason != ROOM_CHUNK)
+                return false;
+        r->room_rung = e;
+        return true;
+}
+
+static void activate(RingReader *r, uint64_t tail)
+{
+        r->tail = tail;
+        store_relaxed(&r->cursor->tail, tail); /* visible with ACTIVE */
+        store_sc(&r->cursor->state, CURSOR_ACTIVE); /* SC: before head is read again */
+        r->active = true;
+}
+
+int ring_reader_start(RingReader *r)
+{
+        if (head_look(r))
+                return RING_E_VIOLATION;
+        activate(r, r->head);
+        if (head_look(r)) /* what was published before the producer could know of us was for nobody */
+                return RING_E_VIOLATION;
+        r->start = r->safe_from = r->tail = r->head;
+        store_relaxed(&r->cursor->start, r->start);
+        store_sc(&r->cursor->tail, r->tail); /* SC: the producer may have blocked on the first value already */
+        return 0;
+}
+
+int ring_reader_start_at(RingReader *r, uint64_t position)
+{
+        uint64_t first;
+
+        if (head_look(r))
+                return RING_E_VIOLATION;
+        position = MIN(position, r->head); /* a dead consumer's word, hostile */
+        first = r->head > r->n_slots ? r->head - r->n_slots : 0;
+        r->start = position;
+        activate(r, MAX(position, first));
+        if (r->tail > position)
+                drop_count(r, DROP_DEAD, r->tail - position);
+        store_relaxed(&r->cursor->start, r->start);
+        if (head_look(r))
+                return RING_E_VIOLATION;
+        r->safe_from = r->head; /* older messages may go before the producer has seen us: lost, not a violation */
+        return 0;
+}
+
+static bool strict(const RingReader *r)
+{
+        return r->policy == RING_BACKPRESSURE && r->tail >= r->safe_from;
+}
+
+static int violation(RingReader *r)
+{
+        r->broken = true;
+        return RING_E_VIOLATION;
+}
+
+/* Brings head up to date and skips what is out of reach. 0: there is a message at tail. */
+static int advance(RingReader *r)
+{
+        uint64_t reach = r->policy == RING_BACKPRESSURE ? r->n_slots : r->queue_size;
+        int e;
+
+        /* Backpressure: what head said once stays true. drop_oldest wants to know what is out of date now. */
+        if (r->policy == RING_DROP_OLDEST || r->tail == r->head) {
+                e = head_look(r);
+                if (e)
+                        return e;
+        }
+        if (r->tail == r->head) {
+                if (r->draining)
+                        return RING_E_END;
+                if (!load_acquire(&r->ring->closed)) /* acquire: head below is the final one if this is set */
+                        return RING_E_EMPTY;
+                e = head_look(r);
+                if (e || r->tail == r->head)
+                        return e ? e : RING_E_END;
+        }
+        if (r->head - r->tail > reach) {
+                if (strict(r))
+                        return violation(r);
+                drop(r, r->policy == RING_BACKPRESSURE ? DROP_OVERRUN : DROP_WINDOW, r->head - r->tail - reach);
+        }
+        return 0;
+}
+
+/* A slot that would not be copied. 0: counted, go on. */
+static int lost_slot(RingReader *r, SlotState state)
+{
+        if (strict(r) || (r->policy == RING_BACKPRESSURE && state == SLOT_TORN))
+                return violation(r);
+        drop(r, state == SLOT_OVERRUN ? DROP_OVERRUN : DROP_TORN, 1);
+        return 0;
+}
+
+static int claim_free(const RingReader *r)
+{
+        for (int k = 0; k < CURSOR_N_CLAIMS; k++)
+                if (!r->claim[k])
+                        return k; /* the spare is the last */
+        return -1;
+}
+
+static void claim_clear(RingReader *r, int k)
+{
+        r->claim[k] = 0;
+        store_sc(&r->cursor->claim[k], 0); /* release: the payload was read before; SC: then the room word */
+}
+
+/* Claims the pooled message at tail. 0, RING_E_CLAIMS, RING_E_AGAIN (too late: counted), RING_E_VIOLATION. */
+static int claim_take(RingReader *r, RingMessage *msg, bool *ret_ring)
+{
+        int k = claim_free(r);
+
+        if (k < 0)
+                return RING_E_CLAIMS;
+        r->claim[k] = r->tail + 1;
+        store_sc(&r->cursor->claim[k], r->tail + 1); /* SC: before floor is read; the producer does the reverse */
+        if (load_sc(&r->ring->floor) > r->tail) {    /* acquire too: payload is read after it */
+                claim_clear(r, k);
+                if (strict(r))
+                        return violation(r);
+                drop(r, DROP_POOL, 1);
+                *ret_ring |= must_ring(r, GAVE_CHUNK); /* the producer may have seen the claim and wait for its end */
+                return RING_E_AGAIN;
+        }
+        r->n_refs[k] = 1;
+        msg->claim = k;
+        msg->must_copy = k == SPARE;
+        msg->payload = r->segment[msg->d.segment] + msg->d.offset;
+        return 0;
+}
+
+static void deliver(RingReader *r, RingMessage *msg, bool *ret_ring)
+{
+        msg->index = r->tail;
+        msg->meta = (const uint8_t *)msg->payload + (((uint64_t)msg->d.payload_len + 7) & ~UINT64_C(7));
+        r->delivered++;
+        r->delivered_bytes += msg->d.payload_len;
+        r->copied += msg->must_copy;
+        store_relaxed(&r->cursor->delivered, r->delivered); /* counters: for status only */
+        store_relaxed(&r->cursor->delivered_bytes, r->delivered_bytes);
+        if (msg->must_copy)
+                store_relaxed(&r->cursor->copied, r->copied);
+        tail_store(r, r->tail + 1); /* after the claim, which is SC */
+        if (r->policy == RING_BACKPRESSURE)
+                *ret_ring |= must_ring(r, GAVE_TAIL); /* under drop_oldest nobody ever waits for the tail */
+}
+
+/* One attempt at the message at tail. RING_E_AGAIN: it was dropped, or head has to be looked at again. */
+static int take_one(RingReader *r, RingMessage *msg, bool *ret_ring)
+{
+        SlotState state;
+        int e;
+
+        e = advance(r);
+        if (e)
+                return e;
+        state = slot_copy(&r->ring->slot[r->tail & r->mask], r->tail, &msg->d, msg->bytes);
+        if (state != SLOT_WHOLE) {
+                e = lost_slot(r, state);
+                return e ? e : RING_E_AGAIN;
+        }
+        e = descriptor_check(&msg->d, r->segment_size);
+        if (e == RING_E_INVALID)
+                drop(r, DROP_INVALID, 1);
+        if (e)
+                return e;
+        if (msg->d.flags & RING_FLAG_INLINE) {
+                msg->claim = -1;
+                msg->must_copy = false;
+                msg->payload = msg->bytes;
+        } else {
+                e = claim_take(r, msg, ret_ring);
+                if (e)
+                        return e;
+        }
+        deliver(r, msg, ret_ring);
+        return 0;
+}
+
+int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring)
+{
+        uint64_t tail = r->tail;
+        int e = RING_E_AGAIN;
+
+        *ret_ring = false;
+        if (!r->active)
+                return r->broken ? RING_E_VIOLATION : RING_E_EMPTY;
+        for (unsigned i = 0; i < TAKE_ROUNDS && e == RING_E_AGAIN; i++)
+                e = take_one(r, msg, ret_ring);
+        if (e && r->tail != tail && r->policy == RING_BACKPRESSURE)
+                *ret_ring |= must_ring(r, GAVE_TAIL); /* dropped without delivering: that is room, too */
+        return e;
+}
+
+bool ring_reader_ready(const RingReader *r)
+{
+        if (!r->active || r->broken)
+                return r->broken;
+        /* SC: a look after the sleep epoch was stored. Anything but what we have seen is worth a take. */
+        return r->draining || load_sc(&r->ring->head) != r->tail || load_sc(&r->ring->closed) != 0;
+}
+
+uint64_t ring_reader_backlog(const RingReader *r)
+{
+        uint64_t h = r->draining ? r->final : load_acquire(&r->ring->head); /* acquire: as in take */
+        uint64_t n = h > r->tail ? h - r->tail : 0;
+
+        return r->active ? MIN(n, (uint64_t)(r->policy == RING_DROP_OLDEST ? r->queue_size : r->n_slots)) : 0;
+}
+
+void ring_reader_ref(RingReader *r, int claim)
+{
+        if (claim < 0)
+                return;
+        assert(claim < CURSOR_N_CLAIMS && r->n_refs[claim]);
+        r->n_refs[claim]++;
+}
+
+bool ring_reader_release(RingReader *r, int claim)
+{
+        if (claim < 0)
+                return false;
+        assert(claim < CURSOR_N_CLAIMS && r->n_refs[claim]);
+        if (--r->n_refs[claim])
+                return false;
+        claim_clear(r, claim);
+        return must_ring(r, GAVE_CHUNK);
+}
+
+uint32_t ring_reader_n_held(const RingReader *r)
+{
+        uint32_t n = 0;
+
+        for (int k = 0; k < CURSOR_N_CLAIMS; k++)
+                n += r->claim[k] != 0;
+        return n;
+}
+
+void ring_reader_skip(RingReader *r, DropReason reason, bool *ret_ring)
+{
+        *ret_ring = false;
+        if (!r->active || head_look(r) || r->tail == r->head)
+                return;
+        drop(r, reason, 1);
+        *ret_ring = must_ring(r, GAVE_TAIL);
+}
+
+void ring_reader_drain(RingReader *r)
+{
+        if (r->draining)
+                return;
+        (void)head_look(r); /* a last lie breaks the link, and take says so; the last honest head is kept */
+        r->final = r->head;
+        r->draining = true;
+}
+
+uint64_t ring_reader_discard(RingReader *r, DropReason reason, bool *ret_ring)
+{
+        uint64_t n;
+
+        *ret_ring = false;
+        if (!r->active)
+                return 0;
+        (void)head_look(r); /* broken: up to the last head that was believed */
+        n = r->head - r->tail;
+        if (n)
+                drop(r, reason, n);
+        *ret_ring = must_ring(r, GAVE_TAIL);
+        return n;
+}
+
+void ring_reader_stop(RingReader *r, bool *ret_ring)
+{
+        store_sc(&r->cursor->state, CURSOR_INACTIVE); /* SC: then the room word, as for a tail */
+        r->active = false;
+        *ret_ring = must_ring(r, GAVE_UP);
+}

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The consumer's end of one link: takes messages, claims pooled ones, counts what it misses. Works on a read-only
+ * ring and pool and the link's own cursor; believes nothing it reads there (indices are checked for order and range,
+ * descriptors are copied once and held against sealed sizes). For any bytes in the ring it neither crashes nor reads
+ * out of bounds nor loops without bound. Does not wait, poll, send, lock, log or allocate. One thread at a time per
+ * reader, releases included (the library's lock per node).
+ *
+ * Payload bytes of a pooled message lie in the producer's memory: an honest producer leaves them alone until the
+ * claim is released, a hostile one may change them under the reader's eyes. Copy before validating anything inside.
+ */
+#ifndef TG_SHM_READER_H
+#define TG_SHM_READER_H
+
+#include "shm/ring.h"
+
+#define RING_N_HOLDS (CURSOR_N_CLAIMS - 1) /* messages a user may keep at once; one entry serves copying */
+
+typedef struct RingReader {
+        /* all private: use the functions */
+        const struct ring_shared *ring;
+        struct cursor_shared *cursor;
+        const uint8_t *segment[POOL_MAX_SEGMENTS];
+        uint64_t segment_size[POOL_MAX_SEGMENTS];
+        uint32_t n_slots, mask;
+        uint32_t link, queue_size;
+        RingPolicy policy;
+        bool active, broken, draining;
+        uint64_t tail;      /* private truth of cursor->tail */
+        uint64_t head;      /* last head seen: the next one may not be smaller */
+        uint64_t final;     /* with draining */
+        uint64_t safe_from; /* backpressure promises hold from this index */
+        uint64_t room_rung; /* room epoch that we rang for */
+        uint64_t start, delivered, delivered_bytes, copied, dropped[_DROP_REASON_MAX];
+        uint64_t claim[CURSOR_N_CLAIMS]; /* private copy of our claims */
+        uint32_t n_refs[CURSOR_N_CLAIMS];
+} RingReader;
+
+/* One taken message. Not movable while in use: an inline payload points into the struct itself. */
+typedef struct RingMessage {
+        struct ring_descriptor d; /* checked copy */
+        uint64_t index;
+        const void *payload; /* d.payload_len bytes, 64-byte aligned */
+        const void *meta;    /* d.meta_len bytes, 8-byte aligned */
+        int claim;           /* entry to release; -1: inline, nothing to release */
+        bool must_copy;      /* took the spare entry: copy and release before the next take */
+        uint64_t bytes[RING_INLINE_MAX / 8] __attribute__((aligned(64)));
+} RingMessage;
+
+/**
+ * ring_reader_init() - the consumer's end, not active yet
+ * @ring, @cursor: REGION_RING read-only and REGION_CURSOR writable; borrowed until the reader is dropped
+ * @link:          the supervisor's number for this link
+ * @queue_size:    1..n_slots - 1
+ *
+ * Return: 0, RING_E_INVALID.
+ */
+int ring_reader_init(RingReader *r, const Region *ring, const Region *cursor, uint32_t link, uint32_t queue_size,
+        RingPolicy policy);
+
+/* ring_reader_add_segment() - pool segment @number (0, 1, ...), read-only, borrowed. 0, RING_E_INVALID. */
+int ring_reader_add_segment(RingReader *r, uint32_t number, const Region *segment);
+
+/* ring_reader_start() - step 4 of attaching: gate from the present head on. Only after the producer acknowledged. */
+int ring_reader_start(RingReader *r); /* 0, RING_E_VIOLATION */
+
+/* ring_reader_start_at() - the same in place of a dead consumer that stood at @position: begins there, as far as the
+ * messages still exist; what does not is counted as DROP_DEAD, so tail - start still adds up from @position. For a
+ * backpressure link to lose nothing, attach the successor first and detach the dead one once it has started: until then
+ * the dead cursor goes on gating. */
+int ring_reader_start_at(RingReader *r, uint64_t position);
+
+/**
+ * ring_reader_take() - the next message
+ * @msg:      filled on success
+ * @ret_ring: set in every case: the producer waits for us and is owed one byte. Never NULL
+ *
+ * drop_oldest skips (and counts) what fell out of the window. On success a pooled message is claimed with one owner:
+ * ring_reader_release(msg->claim) when done. Bounded work per call.
+ *
+ * Return: 0; RING_E_EMPTY; RING_E_END; RING_E_AGAIN; RING_E_CLAIMS (release first); RING_E_SEGMENT (attach the
+ * segment d.segment and take again; unknown to the supervisor: ring_reader_skip()); RING_E_INVALID (dropped, counted,
+ * the next take goes on); RING_E_VIOLATION (positions that no honest producer stores: every later take says the same;
+ * ring_reader_discard() counts the rest, then detach and report).
+ */
+int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring);
+
+/* ring_reader_ready() - SC look before a sleep: whether take would say something else than EMPTY. */
+bool ring_reader_ready(const RingReader *r);
+
+/* ring_reader_backlog() - messages published and not taken, at most queue_size under drop_oldest. */
+uint64_t ring_reader_backlog(const RingReader *r);
+
+/* One more owner of a claimed message / one less. The last release frees the chunk for reuse. The returned flag says:
+ * the producer waits for a chunk and is owed one byte. A claim of -1 (inline) is ignored. */
+void ring_reader_ref(RingReader *r, int claim);
+bool ring_reader_release(RingReader *r, int claim);
+uint32_t ring_reader_n_held(const RingReader *r);
+
+/* ring_reader_skip() - pass the next message and count it. @ret_ring as in take. No effect when there is none. */
+void ring_reader_skip(RingReader *r, DropReason reason, bool *ret_ring);
+
+/* ring_reader_drain() - the producer is gone or replaced: its head is final. Takes go on to it, then say RING_E_END.
+ * */
+void ring_reader_drain(RingReader *r);
+
+/* ring_reader_discard() - count everything up to the present (or final) head as dropped. Claims stay. Returns how
+ * many. */
+uint64_t ring_reader_discard(RingReader *r, DropReason reason, bool *ret_ring);
+
+/* ring_reader_stop() - INACTIVE: gates the producer no more. Claims stay valid and are scanned until the producer
+ * detaches; release all, then tell the supervisor, then unmap. *ret_ring as in take. */
+void ring_reader_stop(RingReader *r, bool *ret_ring);
+
+#endif

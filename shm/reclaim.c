@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Allocation and reuse of chunks. The invariant (I1): a chunk of message i is written only if floor > i and no
+ * honoured claim of i exists.
+ *
+ * The producer stores floor (SC), then loads every claim (SC). A consumer stores its claim (SC), then loads floor
+ * (SC). In the one order of all SC operations either our load comes after its store, and we honour the claim, or its
+ * load comes after our store, and it sees that it was too late and lets go. Hence the two rules for a claim that was
+ * not in its entry at the last scan: between the old and the new floor it counts; below the old floor its owner is
+ * about to see, or has seen, that it lost.
+ */
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "shm/shm-internal.h"
+#include "shm/writer-internal.h"
+
+#define PRESSURE_STEPS 4 /* chunks asked for one by one before every window is given up */
+
+static void hold_drop(RingWriter *w, Link *link, unsigned k)
+{
+        uint32_t id = link->held_chunk[k];
+        Chunk *c = &w->pool.chunk[id];
+
+        link->held_value[k] = 0;
+        link->held_bytes -= pool_chunk_size(&w->pool, id);
+        if (--c->n_holds == 0)
+                pool_push_free(&w->pool, id);
+}
+
+void link_drop_holds(RingWriter *w, Link *link)
+{
+        for (unsigned k = 0; k < CURSOR_N_CLAIMS; k++)
+                if (link->held_value[k])
+                        hold_drop(w, link, k);
+}
+
+/* Reads each claim of one link once; keeps what stands unchanged, lets go what does not, collects what is new. */
+static uint32_t scan_link(RingWriter *w, uint32_t l, uint64_t old_floor, uint32_t n_fresh)
+{
+        Link *link = &w->link[l];
+
+        for (unsigned k = 0; k < CURSOR_N_CLAIMS; k++) {
+                uint64_t v = load_sc(&link->shared->claim[k]); /* SC: after the store of floor */
+
+                if (v && v == link->held_value[k])
+                        continue;
+                if (link->held_value[k])
+                        hold_drop(w, link, k);
+                if (v == 0 || v - 1 < old_floor || v - 1 >= w->floor || link->violated)
+                        continue;
+                w->fresh[n_fresh++] = (FreshClaim){.message = v - 1, .link = l, .entry = k};
+        }
+        return n_fresh;
+}
+
+/* Honours the fresh claims of this published chunk, as far as quotas allow. Returns whether anybody holds it. */
+static bool hold_fresh(RingWriter *w, uint32_t id, uint32_t n_fresh)
+{
+        Chunk *c = &w->pool.chunk[id];
+        uint32_t size = pool_chunk_size(&w->pool, id);
+
+        for (uint32_t i = 0; i < n_fresh; i++) {
+                const FreshClaim *f = &w->fresh[i];
+                Link *link = &w->link[f->link];
+
+                if (f->message != c->message)
+                        continue;
+                if (link->spec.quota_bytes && size > link->spec.quota_bytes - link->held_bytes) {
+                        w->over_quota++; /* the offender alone reads what we write there next */
+                        continue;
+                }
+                link->held_value[f->entry] = f->message + 1;
+                link->held_chunk[f->entry] = id;
+                link->held_bytes += size;
+                c->n_holds++;
+        }
+        return c->n_holds > 0;
+}
+
+/* Moves the floor to @to (never back) and frees what nobody holds below it. */
+static void reclaim_to(RingWriter *w, uint64_t to)
+{
+        uint64_t old_floor = w->floor, filter = 0;
+        uint32_t n_fresh = 0, id;
+
+        if (to > w->floor) {
+                w->floor = to;
+                store_sc(&w->shared->floor, to); /* SC: before the loads of claims */
+        }
+        for (uint32_t l = 0; l < w->n_links; l++)
+                n_fresh = scan_link(w, l, old_floor, n_fresh);
+        for (uint32_t i = 0; i < n_fresh; i++)
+                filter |= UINT64_C(1) << (w->fresh[i].message & 63);
+
+        while ((id = pool_front(&w->pool)) != CHUNK_NONE && w->pool.chunk[id].message < w->floor) {
+                Chunk *c = &w->pool.chunk[id];
+
+                pool_pop_front(&w->pool);
+                if ((filter >> (c->message & 63) & 1) && hold_fresh(w, id, n_fresh))
+                        c->state = CHUNK_HELD;
+                else
+                        pool_push_free(&w->pool, id);
+        }
+        fence_release(); /* floor is visible before new payload bytes are, also to an observer, who has no claim */
+}
+
+/* How far the floor may go: @ret_window keeps the windows of drop_oldest links, @ret_limit only backpressure tails.
+ * Links are looked at afresh. */
+static void floor_targets(RingWriter *w, uint64_t *ret_window, uint64_t *ret_limit)
+{
+        uint64_t window = w->published, limit = w->published; /* what is not flushed can never be reused */
+
+        for (uint32_t l = 0; l < w->n_links; l++) {
+                Link *link = &w->link[l];
+                uint64_t t, q = link->spec.queue_size;
+
+                link_look(w, link);
+                if (!link->active)
+                        continue;
+                t = link->tail;
+                if (link->spec.policy == RING_BACKPRESSURE)
+                        limit = MIN(limit, t);
+                else if (w->published > q)
+                        t = MAX(t, w->published - q);
+                window = MIN(window, t);
+        }
+        *ret_window = MIN(window, limit);
+        *ret_limit = limit;
+}
+
+/* Gives up windows of drop_oldest links, oldest message first, for one chunk of this bucket or larger. */
+static void press(RingWriter *w, uint32_t bucket, uint64_t limit)
+{
+        for (unsigned i = 0; i < PRESSURE_STEPS; i++) {
+                uint64_t m = pool_oldest(&w->pool, bucket, w->floor);
+
+                if (m >= limit)
+                        return;
+                if (i == 0)
+                        w->pressure++;
+                reclaim_to(w, i + 1 < PRESSURE_STEPS ? m + 1 : limit);
+                if (pool_has_free(&w->pool, bucket, true))
+                        return;
+        }
+}
+
+static void block_add(RingBlock *block, bool *found, uint32_t link, uint64_t target)
+{
+        if (!*found) {
+                *block = (RingBlock){.link = link, .reason = ROOM_CHUNK, .target = target};
+                *found = true;
+                return;
+        }
+        block->target = MIN(block->target, target);
+        block->any |= block->link != link;
+}
+
+/* Names who keeps the chunks of this bucket and above. False: nobody but the producer itself. */
+static bool find_block(RingWriter *w, uint32_t bucket, RingBlock *ret)
+{
+        uint64_t m = pool_oldest(&w->pool, bucket, w->floor);
+        bool found = false;
+
+        for (uint32_t l = 0; l < w->n_links; l++) {
+                Link *link = &w->link[l];
+
+                if (m != UINT64_MAX && link->active && link->spec.policy == RING_BACKPRESSURE && link->tail <= m)
+                        block_add(ret, &found, link->spec.id, m + 1);
+                for (unsigned k = 0; k < CURSOR_N_CLAIMS; k++)
+                        if (link->held_value[k] && w->pool.chunk[link->held_chunk[k]].bucket >= bucket)
+                                block_add(ret, &found, link->spec.id, UINT64_MAX);
+        }
+        return found;
+}
+
+int reclaim_look(RingWriter *w, uint64_t size_bytes, RingBlock *ret_block)
+{
+        uint32_t bucket = pool_bucket_for(&w->pool, size_bytes);
+        RingBlock block = {};
+        uint64_t window, limit;
+
+        if (bucket == w->pool.n_buckets)
+                return POOL_E_TOO_LARGE;
+        if (pool_has_free(&w->pool, bucket, false))
+                return 0;
+
+        w->reclaims++;
+        writer_publish_head(w); /* chunks of messages nobody can see yet would wait for themselves */
+        floor_targets(w, &window, &limit);
+        reclaim_to(w, window);
+        if (!pool_has_free(&w->pool, bucket, true))
+                press(w, bucket, limit);
+        store_relaxed(&w->shared->reclaims, w->reclaims); /* counters: for status only */
+        store_relaxed(&w->shared->pressure, w->pressure);
+        store_relaxed(&w->shared->over_quota, w->over_quota);
+        if (pool_has_free(&w->pool, bucket, true))
+                return 0;
+
+        if (!find_block(w, bucket, &block))
+                return POOL_E_FULL;
+        if (ret_block)
+                *ret_block = block;
+        return POOL_E_HELD;
+}
+
+int ring_writer_alloc(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk, RingBlock *ret_block)
+{
+        uint32_t id;
+        int r;
+
+        r = reclaim_look(w, size_bytes, ret_block);
+        if (r)
+                return r;
+        id = pool_pop(&w->pool, pool_bucket_for(&w->pool, size_bytes), true);
+        *ret_chunk = (PoolChunk){
+                .data = pool_data(&w->pool, id),
+                .capacity = pool_chunk_size(&w->pool, id),
+                .id = id,
+        };
+        return 0;
+}
+
+void ring_writer_give_back(RingWriter *w, PoolChunk *chunk)
+{
+        if (chunk->data && chunk->id < w->pool.n_chunks && w->pool.chunk[chunk->id].state == CHUNK_OWNED)
+                pool_push_free(&w->pool, chunk->id);
+        *chunk = POOL_CHUNK_INIT;
+}
+
+uint32_t ring_writer_chunk_segment(const RingWriter *w, const PoolChunk *chunk)
+{
+        return w->pool.chunk[chunk->id].segment;
+}

@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "shm/writer.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "shm/ring-internal.h"
+#include "shm/shm-internal.h"
+#include "shm/writer-internal.h"
+
+#define MAX_LINKS  4096u
+#define ARM_ROUNDS 64 /* a hostile cursor may change its story at every look; the caller's short timer takes over */
+
+int ring_writer_new(RingWriter **ret, const Region *ring, uint32_t max_links)
+{
+        _cleanup_(ring_writer_freep) RingWriter *w = NULL;
+        struct ring_shared *s = ring->map;
+        uint32_t n_slots = ring_slots(ring);
+
+        if (!n_slots || !ring->writable || max_links < 1 || max_links > MAX_LINKS)
+                return RING_E_INVALID;
+        if (load_relaxed(&s->head) || load_relaxed(&s->floor) || load_relaxed(&s->closed)) /* ours alone: no order */
+                return RING_E_INVALID;
+
+        w = calloc(1, sizeof(*w));
+        if (!w)
+                return error_origin(-ENOMEM);
+        w->link = calloc(max_links, sizeof(*w->link));
+        w->fresh = calloc((size_t)max_links * CURSOR_N_CLAIMS, sizeof(*w->fresh));
+        if (!w->link || !w->fresh)
+                return error_origin(-ENOMEM);
+        w->shared = s;
+        w->n_slots = n_slots;
+        w->mask = n_slots - 1;
+        w->max_links = max_links;
+        w->max_queue = 1;
+
+        *ret = TAKE_PTR(w);
+        return 0;
+}
+
+RingWriter *ring_writer_free(RingWriter *w)
+{
+        if (!w)
+                return NULL;
+        pool_done(&w->pool);
+        free(w->link);
+        free(w->fresh);
+        free(w);
+        return NULL;
+}
+
+void ring_writer_freep(RingWriter **w)
+{
+        *w = ring_writer_free(*w);
+}
+
+int ring_writer_add_segment(RingWriter *w, const Region *segment)
+{
+        return pool_add_segment(&w->pool, segment);
+}
+
+static Link *link_find(const RingWriter *w, uint32_t id)
+{
+        for (uint32_t l = 0; l < w->n_links; l++)
+                if (w->link[l].spec.id == id)
+                        return &w->link[l];
+        return NULL;
+}
+
+static void links_changed(RingWriter *w)
+{
+        w->gate = 0; /* the next publish looks at every cursor */
+        w->max_queue = 1;
+        for (uint32_t l = 0; l < w->n_links; l++)
+                w->max_queue = MAX(w->max_queue, w->link[l].spec.queue_size);
+}
+
+int ring_writer_attach(RingWriter *w, const RingLinkSpec *spec)
+{
+        const Region *cursor = spec->cursor;
+        Link *link;
+
+        if (spec->id == ROOM_LINK_ANY || spec->queue_size < 1 || (unsigned)spec->policy >= _RING_POLICY_MAX)
+                return RING_E_INVALID;
+        if (!cursor->map || cursor->kind != REGION_CURSOR || cursor->size != cursor_size())
+                return RING_E_INVALID;
+        link = link_find(w, spec->id);
+        if (link)
+                return link->shared == cursor->map ? 0 : RING_E_INVALID;
+        if (spec->queue_size > w->n_slots - 1)
+                return RING_E_CAPACITY;
+        if (w->n_links == w->max_links)
+                return RING_E_LINKS;
+
+        writer_publish_head(w); /* a batch begun under smaller queues may be too long for the new one */
+        w->link[w->n_links++] = (Link){.spec = *spec, .shared = cursor->map, .tail = w->floor};
+        links_changed(w);
+        return 0;
+}
+
+int ring_writer_detach(RingWriter *w, uint32_t id)
+{
+        Link *link = link_find(w, id);
+
+        if (!link)
+                return RING_E_UNKNOWN;
+        link_drop_holds(w, link);
+        *link = w->link[--w->n_links];
+        links_changed(w);
+        return 0;
+}
+
+void link_violate(RingWriter *w, Link *link)
+{
+        w->violations++;
+        link->violated = true;
+        link->active = false;
+        store_relaxed(&w->shared->violations, w->violations); /* counter: for status only */
+}
+
+void link_look(RingWriter *w, Link *link)
+{
+        uint64_t t;
+
+        if (link->violated)
+                return;
+        /* SC, both: looks after our room word or head was stored, before or after the consumer's own SC stores */
+        link->active = load_sc(&link->shared->state) == CURSOR_ACTIVE;
+        if (!link->active)
+                return;
+        t = load_sc(&link->shared->tail);
+        if (t < link->tail || t > w->published)
+                link_violate(w, link); /* backwards, or past what was ever visible */
+        else
+                link->tail = t;
+}
+
+void writer_publish_head(RingWriter *w)
+{
+        if (w->published == w->head)
+                return;
+        w->unreported += w->head - w->published;
+        w->published = w->head;
+        store_relaxed(&w->shared->published_bytes, w->bytes); /* counters: for status only */
+        store_relaxed(&w->shared->published_pooled, w->pooled);
+        store_sc(&w->shared->head, w->head); /* publishes the slots; SC: then sleep epochs and states are read */
+}
+
+uint64_t ring_writer_flush(RingWriter *w)
+{
+        uint64_t n;
+
+        writer_publish_head(w);
+        n = w->unreported;
+        w->unreported = 0;
+        return n;
+}
+
+/* Whether n more messages fit into the queue of every active backpressure link; moves the gate. */
+static int room_look(RingWriter *w, uint32_t n, RingBlock *ret_block)
+{
+        uint64_t gate = UINT64_MAX;
+        Link *first = NULL;
+
+        for (uint32_t l = 0; l < w->n_links; l++) {
+                Link *link = &w->link[l];
+                uint64_t end;
+
+                if (link->spec.policy != RING_BACKPRESSURE || link->violated)
+                        continue;
+                if (n > link->spec.queue_size)
+                        return RING_E_TOO_LARGE;
+                link_look(w, link);
+                /* Not active: gates nothing, but has to be looked at again before the next message. */
+                end = link->active ? link->tail + link->spec.queue_size : w->head + n;
+                if (link->violated || end >= gate)
+                        continue;
+                gate = end;
+                first = link;
+        }
+        w->gate = gate;
+        if (w->head + n <= gate)
+                return 0;
+        if (ret_block)
+                *ret_block = (RingBlock){.link = first->spec.id, .reason = ROOM_SLOT,
+                        .target = w->head + n - first->spec.queue_size};
+        return RING_E_FULL;
+}
+
+static inline int room_for(RingWriter *w, uint32_t n, RingBlock *ret_block)
+{
+        return __builtin_expect(w->head + n <= w->gate, 1) ? 0 : room_look(w, n, ret_block);
+}
+
+static void store_words(uint64_t *to, const void *from, uint32_t n_bytes)
+{
+        const uint8_t *p = from;
+        uint64_t word;
+
+        for (; n_bytes >= 8; n_bytes -= 8, p += 8) {
+                memcpy(&word, p, 8);
+                store_relaxed(to++, word); /* a reader that overlaps with us is caught by the sequence */
+        }
+        if (n_bytes) {
+                word = 0;
+                memcpy(&word, p, n_bytes);
+                store_relaxed(to, word);
+        }
+}
+
+static void slot_write(struct ring_slot *s, uint64_t index, const struct ring_descriptor *d, const RingPost *post)
+{
+        uint64_t words[ELEMENTSOF(s->descriptor)];
+
+        store_relaxed(&s->seq, 2 * index + 1);
+        fence_release(); /* "being written" is visible before any new word is */
+        memcpy(words, d, sizeof(words));
+        for (size_t i = 0; i < ELEMENTSOF(words); i++)
+                store_relaxed(&s->descriptor[i], words[i]);
+        if (d->flags & RING_FLAG_INLINE) {
+                if (d->payload_len)
+                        store_words(s->bytes, post->payload, d->payload_len);
+                if (d->meta_len)
+                        store_words(s->bytes + (d->payload_len + 7) / 8, post->meta, d->meta_len);
+        } else {
+                fence_payload();
+        }
+        store_release(&s->seq, 2 * index + 2); /* "whole" is not visible before the words are */
+}
+
+/* Fills in where a pooled payload lies and puts the metadata behind it. */
+static void place_pooled(RingWriter *w, const RingPost *post, const PoolChunk *chunk, struct ring_descriptor *d)
+{
+        const Chunk *c = &w->pool.chunk[chunk->id];
+
+        assert(chunk->id < w->pool.n_chunks && c->state == CHUNK_OWNED);
+        d->segment = c->segment;
+        d->offset = c->offset;
+        if (post->meta && post->meta_len)
+                memcpy((uint8_t *)chunk->data + ((post->payload_len + UINT64_C(7)) & ~UINT64_C(7)), post->meta,
+                        post->meta_len);
+}
+
+int ring_writer_publish(RingWriter *w, const RingPost *post, PoolChunk *chunk, RingBlock *ret_block)
+{
+        struct ring_descriptor d = {
+                .time_ns = post->time_ns,
+                .flags = (post->flags & ~(uint32_t)RING_FLAG_INLINE) | (chunk ? 0 : RING_FLAG_INLINE),
+                .encoding = post->encoding,
+                .payload_len = post->payload_len,
+                .meta_len = post->meta_len,
+                .type_hash = post->type_hash,
+                .correlation = post->correlation,
+                .sequence = post->sequence,
+        };
+        int r;
+
+        if (w->closed)
+                return RING_E_CLOSED;
+        if (descriptor_extent(&d) > (chunk ? chunk->capacity : RING_INLINE_MAX))
+                return RING_E_TOO_LARGE;
+        r = room_for(w, 1, ret_block);
+        if (r)
+                return r;
+
+        if (chunk) {
+                place_pooled(w, post, chunk, &d);
+                pool_enqueue(&w->pool, chunk->id, w->head);
+                *chunk = POOL_CHUNK_INIT;
+                w->pooled++;
+        }
+        slot_write(&w->shared->slot[w->head & w->mask], w->head, &d, post);
+        w->bytes += post->payload_len;
+        w->head++;
+        if (w->head - w->published >= w->n_slots - w->max_queue)
+                writer_publish_head(w); /* one more would overwrite a slot inside the window of the visible head */
+        return 0;
+}
+
+int ring_writer_look(RingWriter *w, uint32_t n, uint64_t chunk_bytes, RingBlock *ret_block)
+{
+        int r;
+
+        r = room_look(w, n, ret_block); /* not room_for(): a look before a sleep believes no cached gate */
+        if (r || !chunk_bytes)
+                return r;
+        return reclaim_look(w, chunk_bytes, ret_block);
+}
+
+static void announce(RingWriter *w, const RingBlock *block)
+{
+        struct ring_shared *s = w->shared;
+
+        w->room_epoch += 1 + (w->room_epoch & 1); /* always a new odd one: consumers ring once for each */
+        store_relaxed(&s->room_link, block->any ? ROOM_LINK_ANY : block->link);
+        store_relaxed(&s->room_target, block->target);
+        store_relaxed(&s->room_reason, (uint32_t)block->reason);
+        store_sc(&s->room_epoch, w->room_epoch); /* publishes the three; SC: before the look that follows */
+}
+
+static bool block_same(const RingBlock *a, const RingBlock *b)
+{
+        return a->link == b->link && a->reason == b->reason && a->target == b->target && a->any == b->any;
+}
+
+static void count_block(RingWriter *w, const RingBlock *block)
+{
+        if (block->reason == ROOM_CHUNK)
+                store_relaxed(&w->shared->blocked_chunk, ++w->blocked_chunk); /* counters: for status only */
+        else
+                store_relaxed(&w->shared->blocked_slot, ++w->blocked_slot);
+}
+
+int ring_writer_arm(RingWriter *w, uint32_t n, uint64_t chunk_bytes, RingBlock *ret_block)
+{
+        RingBlock block, announced;
+        int r;
+
+        writer_publish_head(w);
+        r = ring_writer_look(w, n, chunk_bytes, &block);
+        if (r == RING_E_FULL || r == POOL_E_HELD)
+                count_block(w, &block);
+
+        for (unsigned i = 0; i < ARM_ROUNDS && (r == RING_E_FULL || r == POOL_E_HELD); i++) {
+                announced = block;
+                announce(w, &announced);
+                r = ring_writer_look(w, n, chunk_bytes, &block);
+                if ((r == RING_E_FULL || r == POOL_E_HELD) && block_same(&block, &announced))
+                        break;
+        }
+        if (r != RING_E_FULL && r != POOL_E_HELD)
+                ring_writer_disarm(w);
+        else if (ret_block)
+                *ret_block = block;
+        return r;
+}
+
+void ring_writer_disarm(RingWriter *w)
+{
+        if (!(w->room_epoch & 1))
+                return;
+        w->room_epoch++;
+        store_release(&w->shared->room_epoch, w->room_epoch); /* seen late: one superfluous ring */
+}
+
+void ring_writer_close(RingWriter *w)
+{
+        writer_publish_head(w);
+        w->closed = true;
+        store_sc(&w->shared->closed, 1); /* after head; SC: before the loads of sleep epochs */
+}
+
+uint64_t ring_writer_head(const RingWriter *w)
+{
+        return w->head;
+}
+
+bool ring_writer_take_violation(RingWriter *w, uint32_t *ret_link)
+{
+        for (uint32_t l = 0; l < w->n_links; l++) {
+                Link *link = &w->link[l];
+
+                if (link->violated && !link->told) {
+                        link->told = true;
+                        *ret_link = link->spec.id;
+                        return true;
+                }
+        }
+        return false;
+}
+
+int ring_writer_backlog(const RingWriter *w, uint32_t id, bool *ret_active, uint64_t *ret_backlog)
+{
+        const Link *link = link_find(w, id);
+        uint64_t t;
+
+        if (!link)
+                return RING_E_UNKNOWN;
+        *ret_active = load_acquire(&link->shared->state) == CURSOR_ACTIVE; /* acquire: tail is valid once it is */
+        t = load_relaxed(&link->shared->tail); /* for diagnosis: any recent value will do */
+        *ret_backlog = *ret_active ? w->published - MIN(MAX(t, link->tail), w->published) : 0;
+        return 0;
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Forking ourselves in another role: the child keeps the descriptors it is meant to have and nothing else of the guard. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <linux/sched.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "supervisor/guard-internal.h"
+
+/* fork() that gives a pidfd: raw clone3 without shared memory. The child must only make system calls and exec. */
+static pid_t fork_pidfd(int *ret_pidfd)
+{
+        struct clone_args args = {.flags = CLONE_PIDFD, .exit_signal = SIGCHLD, .pidfd = (uint64_t)(uintptr_t)ret_pidfd};
+
+        return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+}
+
+static void keep_fd(int fd)
+{
+        if (fd >= 0)
+                (void)fcntl(fd, F_SETFD, 0); /* a bad number shows when the role uses it */
+}
+
+static int exec_role(char *const argv[])
+{
+        execve("/proc/self/exe", argv, environ);
+        return errno;
+}
+
+static int guard_fork_role(char *const argv[], const int *fds, size_t n_fds, GuardProcess *ret)
+{
+        int pidfd = -1;
+        pid_t pid = fork_pidfd(&pidfd);
+
+        if (pid < 0)
+                return error_origin(-errno);
+        if (pid == 0) {
+                for (size_t i = 0; i < n_fds; i++)
+                        keep_fd(fds[i]);
+                _exit(exec_role(argv) ? 127 : 0);
+        }
+        *ret = (GuardProcess){.pid = pid, .pidfd = pidfd};
+        return 0;
+}
+
+int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret)
+{
+        const GuardOptions *o = guard->options;
+        const int fds[] = {socket_fd, o->control_fds[0], o->control_fds[1], guard->instance.dir_fd};
+        char sock[32], control0[32], control1[32], lock[32], nofile[64], role[] = "--role=supervisor", name[] = "tidegated";
+        char *argv[] = {name, role, sock, control0, control1, lock, nofile, NULL};
+
+        (void)snprintf(sock, sizeof(sock), "--guard-fd=%d", socket_fd);
+        (void)snprintf(control0, sizeof(control0), "--control-fd=%d", o->control_fds[0]);
+        (void)snprintf(control1, sizeof(control1), "--control-fd=%d", o->control_fds[1]);
+        (void)snprintf(lock, sizeof(lock), "--lock-fd=%d", guard->instance.dir_fd);
+        (void)snprintf(nofile, sizeof(nofile), "--nofile=%llu:%llu", (unsigned long long)guard->nofile.rlim_cur,
+                (unsigned long long)guard->nofile.rlim_max);
+        return guard_fork_role(argv, fds, ELEMENTSOF(fds), ret);
+}
+
+int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, GuardProcess *ret)
+{
+        const int fds[] = {supervisor_fd, guard_fd, guard->instance.dir_fd};
+        char sup[40], sock[32], dir[32], role[] = "--role=keeper", name[] = "tidegated";
+        char *argv[] = {name, role, sup, sock, dir, NULL};
+
+        (void)snprintf(sup, sizeof(sup), "--supervisor-fd=%d", supervisor_fd);
+        (void)snprintf(sock, sizeof(sock), "--guard-fd=%d", guard_fd);
+        (void)snprintf(dir, sizeof(dir), "--lock-fd=%d", guard->instance.dir_fd);
+        return guard_fork_role(argv, fds, ELEMENTSOF(fds), ret);
+}
+
+void guard_process_kill(GuardProcess *process)
+{
+        if (process->pid > 0 && process->pidfd >= 0)
+                (void)syscall(SYS_pidfd_send_signal, process->pidfd, SIGKILL, NULL, 0); /* ESRCH: it is gone already */
+}

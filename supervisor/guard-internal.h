@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The guard's own structures; see supervisor/guard.h. */
+#ifndef TG_SUPERVISOR_GUARD_INTERNAL_H
+#define TG_SUPERVISOR_GUARD_INTERNAL_H
+
+#include <stdbool.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#include "protocol/guard_msg.h"
+#include "supervisor/guard.h"
+#include "supervisor/instance.h"
+#include "supervisor/loop.h"
+
+#define GUARD_MAX_CHILDREN 8192
+#define GUARD_MAX_ENFORCERS 64
+#define GUARD_REAP_SPAN (2 * NSEC_PER_SEC) /* what keepers get to flush and leave in order before they are killed */
+
+typedef struct Guard Guard;
+
+typedef struct GuardProcess {
+        pid_t pid; /* of our own child, stable until we reap it; 0: none */
+        int pidfd;
+} GuardProcess;
+
+typedef struct GuardSlot {
+        Guard *guard;
+        uint32_t number;
+        int dir_fd; /* -1: no cgroup registered */
+        int kill_fd, events_fd;
+        nsec_t at, until, term_ns; /* the escrow; at NSEC_NEVER: none */
+        Timer timer;
+        GuardProcess keeper;
+        Source keeper_source; /* its socket */
+        int keeper_fd;
+} GuardSlot;
+
+typedef struct GuardChild { /* a registered incarnation */
+        Guard *guard;
+        int pidfd; /* -1: free */
+        Source source;
+        uint32_t slot, node;
+        uint64_t generation;
+        int32_t pid;
+} GuardChild;
+
+typedef struct GuardEnforcer {
+        GuardProcess process;
+        uint32_t slot;
+} GuardEnforcer;
+
+typedef enum GuardState {
+        GUARD_RUNNING,
+        GUARD_ENDING,   /* the supervisor is gone: the instance is being ended by enforcers */
+        GUARD_REAPING,  /* keepers flush and leave, or are killed */
+        GUARD_CLEANING, /* last enforcer: makes sure that the instance's directory is empty, and removes what is below */
+} GuardState;
+
+/* What an enforcer found, in memory that it shares with the guard. */
+struct guard_result {
+        uint32_t n_found;
+        uint32_t n_left;
+};
+
+struct Guard {
+        const GuardOptions *options;
+        Loop loop;
+        Instance instance;
+        GuardState state;
+        struct rlimit nofile; /* the caller's, for the nodes */
+
+        int signal_fd;
+        Source signal_source;
+        int client_fd, client_pidfd;
+        Source client_source, client_pid_source;
+        bool client_gone;
+        bool keepers_killed;
+
+        GuardProcess supervisor;
+        int supervisor_fd;
+        Source supervisor_source;
+        bool bye;
+        int32_t bye_status;
+        uint64_t epoch;
+
+        GuardSlot slots[GUARD_MAX_SLOTS];
+        GuardChild children[GUARD_MAX_CHILDREN];
+        unsigned n_children, n_children_refused;
+        GuardEnforcer enforcers[GUARD_MAX_ENFORCERS];
+        struct guard_result *results; /* per enforcer */
+        Timer phase_timer;
+        uint32_t n_left;
+};
+
+/* guard-fork.c: our processes. They return the pid's pidfd in @ret; 0 or a negative errno. */
+int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret);
+int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, GuardProcess *ret);
+
+/* guard-enforce.c */
+int guard_escrow(Guard *guard, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
+int guard_enforce(Guard *guard, uint32_t slot, bool remove);
+bool guard_enforcing(const Guard *guard);
+
+void guard_process_kill(GuardProcess *process);
+
+#endif

@@ -1,0 +1,573 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor/guard.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "supervisor/cgroup.h"
+#include "supervisor/guard-internal.h"
+#include "supervisor/packet.h"
+
+static void guard_advance(Guard *guard);
+
+/* ---- records out: never blocking; a peer that does not read loses them, and its deadlines hold all the same */
+
+static void record_send(int sock, struct guard_record *record, const int *fds, size_t n_fds)
+{
+        record->magic = GUARD_MAGIC;
+        if (sock >= 0)
+                (void)packet_send(sock, record, sizeof(*record), fds, n_fds);
+}
+
+static void tell_client(Guard *guard, GuardMsgType type, int error, const char *text)
+{
+        struct guard_record record = {.type = type, .error = error};
+
+        (void)snprintf(record.text, sizeof(record.text), "%s", text);
+        record_send(guard->client_fd, &record, NULL, 0);
+}
+
+static void tell_supervisor(Guard *guard, struct guard_record record)
+{
+        record.epoch = guard->epoch;
+        record_send(guard->supervisor_fd, &record, NULL, 0);
+}
+
+/* ---- ending everything */
+
+static void guard_end_all(Guard *guard, nsec_t at, nsec_t term_ns)
+{
+        (void)guard_escrow(guard, GUARD_SLOT_INSTANCE, at, nsec_add(at, guard->options->budget_ns), term_ns);
+}
+
+/* Asked to end: the supervisor stops in order, and what it does not manage by T is done for it. */
+static void guard_order_stop(Guard *guard, GuardMsgType why)
+{
+        nsec_t grace = guard->options->grace_ns;
+
+        guard_end_all(guard, nsec_add(guard->loop.now, nsec_add(grace + grace / 2, 100 * NSEC_PER_MSEC)), grace / 2);
+        tell_supervisor(guard, (struct guard_record){.type = why});
+}
+
+static void on_client_gone(Guard *guard)
+{
+        if (guard->client_gone)
+                return;
+        guard->client_gone = true;
+        source_remove(&guard->client_source);
+        source_remove(&guard->client_pid_source);
+        guard_order_stop(guard, GUARD_MSG_CLIENT_GONE);
+}
+
+/* ---- registered children */
+
+static int on_child_exit(Source *source, uint32_t revents)
+{
+        GuardChild *child = container_of(source, GuardChild, source);
+
+        (void)revents;
+        source_remove(source);
+        child->pidfd = fd_close(child->pidfd);
+        child->guard->n_children--;
+        return 0;
+}
+
+static void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd)
+{
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
+                GuardChild *child = &guard->children[i];
+
+                if (child->pidfd >= 0)
+                        continue;
+                if (source_add(&guard->loop, &child->source, *take_pidfd, EPOLLIN, SOURCE_EXITS, on_child_exit))
+                        return;
+                child->guard = guard;
+                child->pidfd = TAKE_FD(*take_pidfd);
+                child->slot = record->slot;
+                child->node = record->node;
+                child->generation = record->generation;
+                child->pid = record->pid;
+                guard->n_children++;
+                return;
+        }
+        guard->n_children_refused++; /* its cgroup is registered, so it is ended all the same */
+}
+
+static const GuardChild *guard_find_child(const Guard *guard, pid_t pid)
+{
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
+                if (guard->children[i].pidfd >= 0 && guard->children[i].pid == pid)
+                        return &guard->children[i];
+        return NULL;
+}
+
+/* ---- records in: keepers */
+
+static void on_keeper_record(GuardSlot *slot, const struct guard_record *record, int *fds, size_t n_fds)
+{
+        Guard *guard = slot->guard;
+
+        if (record->type == GUARD_MSG_CHILD && n_fds == 1) {
+                guard_add_child(guard, record, &fds[0]);
+        } else if (record->type == GUARD_MSG_CGROUP && n_fds == 3 && slot->dir_fd < 0) {
+                slot->dir_fd = TAKE_FD(fds[0]);
+                slot->kill_fd = TAKE_FD(fds[1]);
+                slot->events_fd = TAKE_FD(fds[2]);
+                if (slot->at <= guard->loop.now) /* its time came while it was being made */
+                        (void)guard_enforce(guard, slot->number, false);
+        }
+}
+
+static int on_keeper_socket(Source *source, uint32_t revents)
+{
+        GuardSlot *slot = container_of(source, GuardSlot, keeper_source);
+
+        (void)revents;
+        for (unsigned i = 0; i < 32; i++) {
+                struct guard_record record;
+                int fds[3] = {-1, -1, -1};
+                size_t size = 0, n_fds = 0;
+                int r = packet_recv(slot->keeper_fd, &record, sizeof(record), &size, fds, 3, &n_fds);
+
+                if (r == PACKET_E_AGAIN)
+                        return 0;
+                if (r) { /* gone, or talking nonsense: either way nothing more comes from it; SIGCHLD tells the rest */
+                        source_remove(source);
+                        return 0;
+                }
+                if (size == sizeof(record) && record.magic == GUARD_MAGIC)
+                        on_keeper_record(slot, &record, fds, n_fds);
+                for (size_t k = 0; k < n_fds; k++)
+                        fds[k] = fd_close(fds[k]);
+        }
+        return 0;
+}
+
+/* ---- records in: supervisor and client */
+
+static int guard_start_keeper(Guard *guard, GuardSlot *slot)
+{
+        _cleanup_fd_ int sup0 = -1, sup1 = -1, guard0 = -1, guard1 = -1;
+        struct guard_record record = {.magic = GUARD_MAGIC, .type = GUARD_MSG_KEEPER, .slot = slot->number};
+        int pair[2], fds[2], r;
+
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+                return error_origin(-errno);
+        sup0 = pair[0];
+        sup1 = pair[1];
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+                return error_origin(-errno);
+        guard0 = pair[0];
+        guard1 = pair[1];
+        r = source_add(&guard->loop, &slot->keeper_source, guard0, EPOLLIN, SOURCE_EXITS, on_keeper_socket);
+        if (r)
+                return error_fold(r);
+        r = guard_fork_keeper(guard, sup1, guard1, &slot->keeper);
+        if (r) {
+                source_remove(&slot->keeper_source);
+                return error_fold(r);
+        }
+        slot->keeper_fd = TAKE_FD(guard0);
+        record.pid = slot->keeper.pid;
+        fds[0] = sup0;
+        fds[1] = slot->keeper.pidfd;
+        record_send(guard->supervisor_fd, &record, fds, 2);
+        return 0;
+}
+
+static void on_escrow(Guard *guard, const struct guard_record *record, int answer_fd)
+{
+        struct guard_record ok = *record;
+
+        if (guard_escrow(guard, record->slot, record->at_ns, record->until_ns, record->term_ns))
+                return;
+        ok.type = GUARD_MSG_ESCROW_OK;
+        record_send(answer_fd, &ok, NULL, 0);
+}
+
+static void on_supervisor_record(Guard *guard, const struct guard_record *record)
+{
+        GuardSlot *slot;
+
+        if (record->type == GUARD_MSG_HELLO)
+                guard->epoch = record->epoch;
+        if (record->epoch != guard->epoch || record->slot >= GUARD_MAX_SLOTS)
+                return;
+        slot = &guard->slots[record->slot];
+        switch (record->type) {
+        case GUARD_MSG_FORK_KEEPER:
+                if (slot->keeper.pid > 0 || slot->number == GUARD_SLOT_INSTANCE || guard_start_keeper(guard, slot))
+                        tell_supervisor(guard,
+                                (struct guard_record){.type = GUARD_MSG_KEEPER_FAILED, .slot = record->slot, .error = errno});
+                break;
+        case GUARD_MSG_ESCROW:
+                on_escrow(guard, record, guard->supervisor_fd);
+                break;
+        case GUARD_MSG_KILL_KEEPER:
+                guard_process_kill(&slot->keeper);
+                break;
+        case GUARD_MSG_BYE:
+                guard->bye = true;
+                guard->bye_status = record->status;
+                break;
+        }
+}
+
+static int on_supervisor_socket(Source *source, uint32_t revents)
+{
+        Guard *guard = container_of(source, Guard, supervisor_source);
+
+        (void)revents;
+        for (unsigned i = 0; i < 32; i++) {
+                struct guard_record record;
+                size_t size = 0;
+                int r = packet_recv(guard->supervisor_fd, &record, sizeof(record), &size, NULL, 0, NULL);
+
+                if (r == PACKET_E_AGAIN)
+                        return 0;
+                if (r) {
+                        source_remove(source); /* SIGCHLD tells what became of it */
+                        return 0;
+                }
+                if (size == sizeof(record) && record.magic == GUARD_MAGIC)
+                        on_supervisor_record(guard, &record);
+        }
+        return 0;
+}
+
+static int on_client_socket(Source *source, uint32_t revents)
+{
+        Guard *guard = container_of(source, Guard, client_source);
+        struct guard_record record;
+        size_t size = 0;
+        int r;
+
+        (void)revents;
+        r = packet_recv(guard->client_fd, &record, sizeof(record), &size, NULL, 0, NULL);
+        if (r == PACKET_E_AGAIN)
+                return 0;
+        if (r) {
+                on_client_gone(guard);
+                return 0;
+        }
+        if (size == sizeof(record) && record.magic == GUARD_MAGIC && record.type == GUARD_MSG_ESCROW)
+                on_escrow(guard, &record, guard->client_fd);
+        return 0;
+}
+
+static int on_client_exit(Source *source, uint32_t revents)
+{
+        (void)revents;
+        on_client_gone(container_of(source, Guard, client_pid_source));
+        return 0;
+}
+
+/* ---- reaping */
+
+static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
+{
+        struct guard_record record = {.type = GUARD_MSG_SUPERVISOR_GONE, .code = si->si_code, .status = si->si_status};
+
+        guard->supervisor.pid = 0;
+        guard->supervisor.pidfd = fd_close(guard->supervisor.pidfd);
+        source_remove(&guard->supervisor_source);
+        guard->supervisor_fd = fd_close(guard->supervisor_fd);
+        if (guard->bye)
+                return;
+        record_send(guard->client_fd, &record, NULL, 0);
+        guard_end_all(guard, nsec_add(guard->loop.now, guard->options->grace_ns / 2), guard->options->grace_ns / 2);
+}
+
+static void on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si)
+{
+        slot->keeper.pid = 0;
+        slot->keeper.pidfd = fd_close(slot->keeper.pidfd);
+        source_remove(&slot->keeper_source);
+        slot->keeper_fd = fd_close(slot->keeper_fd);
+        tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_KEEPER_GONE,
+                                       .slot = slot->number,
+                                       .code = si->si_code,
+                                       .status = si->si_status});
+}
+
+static void on_enforcer_exit(Guard *guard, unsigned i)
+{
+        GuardEnforcer *enforcer = &guard->enforcers[i];
+        struct guard_record record = {.type = GUARD_MSG_ENFORCED,
+                .slot = enforcer->slot,
+                .count = guard->results[i].n_found,
+                .left = guard->results[i].n_left};
+
+        enforcer->process.pid = 0;
+        enforcer->process.pidfd = fd_close(enforcer->process.pidfd);
+        if (enforcer->slot == GUARD_SLOT_INSTANCE)
+                guard->n_left = record.left;
+        if (record.count > 0 || record.left > 0) {
+                struct guard_record copy = record;
+
+                record_send(guard->client_fd, &copy, NULL, 0);
+        }
+        tell_supervisor(guard, record);
+}
+
+static void on_child_reaped(Guard *guard, const siginfo_t *si)
+{
+        const GuardChild *child;
+
+        if (si->si_pid == guard->supervisor.pid) {
+                on_supervisor_exit(guard, si);
+                return;
+        }
+        for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++) {
+                if (guard->slots[i].keeper.pid == si->si_pid) {
+                        on_keeper_exit(guard, &guard->slots[i], si);
+                        return;
+                }
+        }
+        for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++) {
+                if (guard->enforcers[i].process.pid == si->si_pid) {
+                        on_enforcer_exit(guard, i);
+                        return;
+                }
+        }
+        child = guard_find_child(guard, si->si_pid); /* an orphan of a dead keeper; anybody else's is just reaped */
+        if (child)
+                tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_ORPHAN_EXITED,
+                                               .slot = child->slot,
+                                               .node = child->node,
+                                               .generation = child->generation,
+                                               .code = si->si_code,
+                                               .status = si->si_status});
+}
+
+static int on_signal(Source *source, uint32_t revents)
+{
+        Guard *guard = container_of(source, Guard, signal_source);
+        struct signalfd_siginfo info;
+        siginfo_t si;
+
+        (void)revents;
+        while (read(guard->signal_fd, &info, sizeof(info)) == sizeof(info))
+                if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
+                        guard_order_stop(guard, GUARD_MSG_STOP);
+        /* Looked at first, handled, and only then reaped: its pid means this process until the very end. */
+        for (unsigned i = 0; i < 256; i++) {
+                si.si_pid = 0;
+                if (waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid == 0)
+                        break;
+                on_child_reaped(guard, &si);
+                (void)waitid(P_PID, (id_t)si.si_pid, &si, WEXITED | WNOHANG);
+        }
+        guard_advance(guard);
+        return 0;
+}
+
+/* ---- the end */
+
+static bool guard_has_keepers(const Guard *guard)
+{
+        for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++)
+                if (guard->slots[i].keeper.pid > 0)
+                        return true;
+        return false;
+}
+
+static int on_keepers_late(Timer *timer, nsec_t now)
+{
+        Guard *guard = container_of(timer, Guard, phase_timer);
+
+        if (guard->keepers_killed) { /* one in an unkillable sleep must not hold us: the next command's sweep finds the rest */
+                loop_exit(&guard->loop, 3);
+                return 0;
+        }
+        guard->keepers_killed = true;
+        for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++)
+                guard_process_kill(&guard->slots[i].keeper);
+        timer_arm(&guard->loop, timer, nsec_add(now, NSEC_PER_SEC), on_keepers_late);
+        return 0;
+}
+
+/* The instance's cgroup has been emptied, or its time is over and the enforcers have given up. */
+static bool guard_has_ended(const Guard *guard)
+{
+        const GuardSlot *slot = &guard->slots[GUARD_SLOT_INSTANCE];
+
+        return !guard_enforcing(guard) && (slot->at <= guard->loop.now || cgroup_populated(slot->events_fd) == 0);
+}
+
+/* The last look, when nobody is left who could start anything: kill what is there, remove every directory. */
+static int guard_clean(Guard *guard)
+{
+        GuardSlot *slot = &guard->slots[GUARD_SLOT_INSTANCE];
+
+        timer_disarm(&slot->timer);
+        slot->term_ns = 0;
+        slot->until = nsec_add(guard->loop.now, NSEC_PER_SEC);
+        return guard_enforce(guard, GUARD_SLOT_INSTANCE, true);
+}
+
+/* One state at a time, each left once what it waits for has happened. Called after every exit. */
+static void guard_advance(Guard *guard)
+{
+        if (guard->state == GUARD_RUNNING && guard->supervisor.pid == 0)
+                guard->state = GUARD_ENDING;
+        if (guard->state == GUARD_ENDING && (guard->bye || guard_has_ended(guard))) {
+                guard->state = GUARD_REAPING;
+                timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_REAP_SPAN), on_keepers_late);
+        }
+        if (guard->state == GUARD_REAPING && !guard_has_keepers(guard)) {
+                timer_disarm(&guard->phase_timer);
+                guard->state = GUARD_CLEANING;
+                if (guard_clean(guard))
+                        loop_exit(&guard->loop, 3);
+                return;
+        }
+        if (guard->state == GUARD_CLEANING && !guard_enforcing(guard))
+                loop_exit(&guard->loop, guard->n_left > 0 ? 3 : 0);
+}
+
+/* ---- set-up */
+
+static void guard_init(Guard *guard, const GuardOptions *options)
+{
+        *guard = (Guard){.options = options,
+                .instance = INSTANCE_NULL,
+                .signal_fd = -1,
+                .client_fd = options->client_fd,
+                .client_pidfd = options->client_pidfd,
+                .supervisor_fd = -1};
+        for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++)
+                guard->slots[i] = (GuardSlot){.guard = guard,
+                        .number = i,
+                        .dir_fd = -1,
+                        .kill_fd = -1,
+                        .events_fd = -1,
+                        .keeper_fd = -1,
+                        .keeper = {.pidfd = -1},
+                        .at = NSEC_NEVER};
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
+                guard->children[i].pidfd = -1;
+}
+
+static int guard_watch_client(Guard *guard)
+{
+        int r = source_add(&guard->loop, &guard->client_source, guard->client_fd, EPOLLIN, SOURCE_CLIENTS, on_client_socket);
+
+        if (!r)
+                r = source_add(&guard->loop, &guard->client_pid_source, guard->client_pidfd, EPOLLIN, SOURCE_CLIENTS, on_client_exit);
+        return r;
+}
+
+static int guard_open_instance(Guard *guard)
+{
+        GuardSlot *slot = &guard->slots[GUARD_SLOT_INSTANCE];
+        char why[400] = "";
+        int r = instance_make(&guard->instance, guard->options->cgroup_root, "run", why, sizeof(why));
+
+        if (r) {
+                tell_client(guard, GUARD_MSG_FAILED, -r, why);
+                return r;
+        }
+        slot->dir_fd = openat(guard->instance.dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        slot->events_fd = openat(guard->instance.dir_fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
+        slot->kill_fd = openat(guard->instance.dir_fd, "cgroup.kill", O_WRONLY | O_CLOEXEC);
+        if (slot->dir_fd < 0 || slot->events_fd < 0 || slot->kill_fd < 0) {
+                r = -errno;
+                tell_client(guard, GUARD_MSG_FAILED, errno,
+                        slot->kill_fd < 0 && errno == ENOENT ? "this kernel has no cgroup.kill (Linux 5.14)"
+                                                             : "cannot open the instance's cgroup files");
+                return error_origin(r);
+        }
+        return 0;
+}
+
+static int guard_start_supervisor(Guard *guard)
+{
+        _cleanup_fd_ int theirs = -1;
+        int pair[2], r;
+
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+                return error_origin(-errno);
+        guard->supervisor_fd = pair[0];
+        theirs = pair[1];
+        r = source_add(&guard->loop, &guard->supervisor_source, guard->supervisor_fd, EPOLLIN, SOURCE_EXITS, on_supervisor_socket);
+        if (!r)
+                r = guard_fork_supervisor(guard, theirs, &guard->supervisor);
+        return r ? error_fold(r) : 0;
+}
+
+static int guard_setup(Guard *guard)
+{
+        size_t size = sizeof(struct guard_result) * GUARD_MAX_ENFORCERS;
+        sigset_t all;
+        int r;
+
+        sigfillset(&all);
+        if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
+                return error_origin(-errno);
+        (void)setsid(); /* EPERM: we lead one already. Ctrl-C in the client's terminal never reaches us */
+        if (getrlimit(RLIMIT_NOFILE, &guard->nofile) == 0) {
+                struct rlimit raised = {.rlim_cur = guard->nofile.rlim_max, .rlim_max = guard->nofile.rlim_max};
+
+                (void)setrlimit(RLIMIT_NOFILE, &raised); /* refused: we live with what we have */
+        }
+        guard->results = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        if (guard->results == MAP_FAILED)
+                return error_origin(-errno);
+        r = loop_init(&guard->loop);
+        if (r)
+                return error_fold(r);
+        guard->signal_fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+        if (guard->signal_fd < 0)
+                return error_origin(-errno);
+        r = source_add(&guard->loop, &guard->signal_source, guard->signal_fd, EPOLLIN, SOURCE_EXITS, on_signal);
+        return r ? error_fold(r) : 0;
+}
+
+static void close_control_fds(Guard *guard)
+{
+        /* The supervisor's from now on: its death must look like one to the client. */
+        (void)fd_close(guard->options->control_fds[0]);
+        (void)fd_close(guard->options->control_fds[1]);
+}
+
+int guard_main(const GuardOptions *options)
+{
+        static Guard guard; /* 1 MiB, and there is one */
+        int r;
+
+        guard_init(&guard, options);
+        r = guard_setup(&guard);
+        if (r) {
+                tell_client(&guard, GUARD_MSG_FAILED, -r, "cannot set up the guard");
+                return 1;
+        }
+        if (guard_open_instance(&guard))
+                return 1;
+        r = guard_watch_client(&guard);
+        if (!r)
+                r = guard_start_supervisor(&guard);
+        close_control_fds(&guard);
+        if (r) {
+                tell_client(&guard, GUARD_MSG_FAILED, -r, "cannot start the supervisor");
+                (void)instance_remove(&guard.instance, nsec_add(clock_now(), NSEC_PER_SEC));
+                return 1;
+        }
+        tell_client(&guard, GUARD_MSG_READY, 0, guard.instance.path);
+        r = loop_run(&guard.loop);
+        if (instance_remove(&guard.instance, nsec_add(clock_now(), 200 * NSEC_PER_MSEC)) && r == 0)
+                r = 3;
+        return r < 0 ? 1 : r;
+}

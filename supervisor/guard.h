@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The guard: parent of supervisor and keepers, child subreaper, and the one who ends everything by its deadline.
+ *
+ * It decides nothing. It forks on the supervisor's word, reaps what comes to it, holds the cgroup directories and the
+ * pidfds of every child, and enforces escrows: from T on one forked enforcer kills and sweeps the slot's cgroup, so that a
+ * write that blocks delays no other. It parses fixed-size records only, and allocates nothing once it runs.
+ *
+ * A private instance (`tidegate run`) also watches its client: when that is gone, or the supervisor is, everything ends.
+ */
+#ifndef TG_SUPERVISOR_GUARD_H
+#define TG_SUPERVISOR_GUARD_H
+
+#include "base/clock.h"
+
+typedef struct GuardOptions {
+        int client_fd;     /* SEQPACKET, records to and from the client; consumed */
+        int client_pidfd;  /* consumed */
+        int control_fds[2]; /* stream sockets for the supervisor's control server; consumed */
+        nsec_t grace_ns;   /* of a stop that the guard orders itself */
+        nsec_t budget_ns;  /* kill budget */
+        const char *cgroup_root; /* NULL: find one */
+} GuardOptions;
+
+/**
+ * guard_main() - run a private instance until it has ended
+ *
+ * Takes over the process: blocks signals, becomes session leader and subreaper. Return: the exit status of the process: 0
+ * when the instance ended empty, 3 when something would not die, 1 when it could not be set up.
+ */
+int guard_main(const GuardOptions *options);
+
+#endif

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor/instance.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "supervisor/cgroup.h"
+#include "supervisor/sweep.h"
+
+#define INSTANCE_BASE       "tidegate"
+#define INSTANCE_TRIES      16
+#define INSTANCE_SWEEP_SPAN (3 * NSEC_PER_SEC)
+
+/* The first cgroup2 mount whose root is the hierarchy's (or our namespace's) root. Format: proc(5), mountinfo. */
+static int find_mount(char *ret_path)
+{
+        FILE *f = fopen("/proc/self/mountinfo", "re");
+        char line[4096], root[PATH_MAX], at[PATH_MAX], type[64];
+        int found = -ENOENT;
+
+        if (!f)
+                return error_origin(-errno);
+        while (found && fgets(line, sizeof(line), f)) {
+                char *dash = strstr(line, " - ");
+
+                if (!dash || sscanf(dash + 3, "%63s", type) != 1 || strcmp(type, "cgroup2") != 0)
+                        continue;
+                if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, at) == 2 && strcmp(root, "/") == 0) {
+                        (void)snprintf(ret_path, PATH_MAX, "%s", at);
+                        found = 0;
+                }
+        }
+        (void)fclose(f); /* read only */
+        return found;
+}
+
+/* The path behind "0::" of /proc/self/cgroup. */
+static int find_own(char *ret_path)
+{
+        FILE *f = fopen("/proc/self/cgroup", "re");
+        char line[PATH_MAX + 8];
+        int found = -ENOENT;
+
+        if (!f)
+                return error_origin(-errno);
+        while (found && fgets(line, sizeof(line), f)) {
+                if (strncmp(line, "0::", 3) != 0)
+                        continue;
+                line[strcspn(line, "\n")] = '\0';
+                (void)snprintf(ret_path, PATH_MAX, "%.*s", PATH_MAX - 1, line + 3);
+                found = 0;
+        }
+        (void)fclose(f); /* read only */
+        return found;
+}
+
+/* Root may write everywhere, so for root a directory is its own only where systemd says so (Delegate=). */
+static int is_delegated(const char *path)
+{
+        static const char *const names[] = {"trusted.delegate", "user.delegate"};
+        char value[4];
+
+        if (geteuid() != 0)
+                return access(path, W_OK) == 0;
+        for (size_t i = 0; i < ELEMENTSOF(names); i++)
+                if (getxattr(path, names[i], value, sizeof(value)) == 1 && value[0] == '1')
+                        return 1;
+        return 0;
+}
+
+int cgroup_root_find(char *ret_path, char *ret_why, size_t why_size)
+{
+        char mount[PATH_MAX], own[PATH_MAX], dir[2 * PATH_MAX];
+        int r;
+
+        r = find_mount(mount);
+        if (r) {
+                (void)snprintf(ret_why, why_size, "no cgroup v2 hierarchy is mounted here (looked in /proc/self/mountinfo)");
+                return r;
+        }
+        if (find_own(own) == 0 && strcmp(own, "/") != 0 && strncmp(own, "/..", 3) != 0) {
+                (void)snprintf(dir, sizeof(dir), "%s%s", mount, own);
+                if (strlen(dir) < PATH_MAX && is_delegated(dir)) {
+                        memcpy(ret_path, dir, strlen(dir) + 1);
+                        return 0;
+                }
+        }
+        if (access(mount, W_OK) == 0) {
+                memcpy(ret_path, mount, strlen(mount) + 1);
+                return 0;
+        }
+        r = -errno;
+        (void)snprintf(ret_why, why_size,
+                "no cgroup v2 directory that this user may write: own cgroup %s%s is not delegated, %s: %s "
+                "(running without cgroups is not supported by this version)",
+                mount, own, mount, strerror(-r));
+        return r == -EROFS ? -EACCES : error_origin(r);
+}
+
+static int open_base(const char *root)
+{
+        _cleanup_fd_ int root_fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        int fd;
+
+        if (root_fd < 0)
+                return -errno;
+        if (mkdirat(root_fd, INSTANCE_BASE, 0755) < 0 && errno != EEXIST)
+                return -errno;
+        fd = openat(root_fd, INSTANCE_BASE, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        return fd < 0 ? -errno : fd;
+}
+
+/* A lock that somebody took on a directory that was then removed is worthless: is it still the one of that name? */
+static int is_still_there(int base_fd, const char *name, int dir_fd)
+{
+        struct stat there, ours;
+
+        return fstatat(base_fd, name, &there, AT_SYMLINK_NOFOLLOW) == 0 && fstat(dir_fd, &ours) == 0 &&
+               there.st_ino == ours.st_ino;
+}
+
+/* 0: *ret_fd is locked and ours to sweep. Somebody else's or gone: -EWOULDBLOCK, -ENOENT, -EACCES. */
+static int lock_dir(int base_fd, const char *name, int *ret_fd)
+{
+        _cleanup_fd_ int fd = openat(base_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+
+        if (fd < 0)
+                return -errno;
+        if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+                return -errno;
+        if (!is_still_there(base_fd, name, fd))
+                return -ENOENT;
+        *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
+unsigned instance_sweep(int base_fd, nsec_t until)
+{
+        int dup_fd = openat(base_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        DIR *dir = dup_fd >= 0 ? fdopendir(dup_fd) : NULL;
+        unsigned n = 0;
+        struct dirent *e;
+
+        if (!dir) {
+                (void)fd_close(dup_fd);
+                return 0;
+        }
+        while (clock_now() < until && (e = readdir(dir))) {
+                _cleanup_fd_ int fd = -1;
+                SweepResult result;
+
+                if (e->d_type != DT_DIR || e->d_name[0] == '.' || lock_dir(base_fd, e->d_name, &fd))
+                        continue;
+                (void)sweep_kill(fd, until, &result); /* whoever stays is tried again by the next command */
+                if (cgroup_remove_tree(base_fd, e->d_name, until) == 0)
+                        n++;
+        }
+        (void)closedir(dir);
+        return n;
+}
+
+static int make_one(Instance *instance, const char *prefix)
+{
+        uint32_t number;
+        int r;
+
+        if (getrandom(&number, sizeof(number), 0) != sizeof(number))
+                return error_origin(-errno);
+        (void)snprintf(instance->name, sizeof(instance->name), "%.8s-%08x", prefix, number);
+        if (mkdirat(instance->base_fd, instance->name, 0700) < 0)
+                return -errno; /* ENOENT: another instance's end just removed the base */
+        r = lock_dir(instance->base_fd, instance->name, &instance->dir_fd);
+        if (r)
+                (void)unlinkat(instance->base_fd, instance->name, AT_REMOVEDIR); /* the sweeper that holds it does the same */
+        return r;
+}
+
+int instance_make(Instance *ret, const char *root, const char *prefix, char *ret_why, size_t why_size)
+{
+        Instance instance = INSTANCE_NULL;
+        char found[PATH_MAX];
+        int r = -EAGAIN;
+
+        if (!root) {
+                r = cgroup_root_find(found, ret_why, why_size);
+                if (r)
+                        return r;
+                root = found;
+        }
+        for (unsigned i = 0; i < INSTANCE_TRIES; i++) {
+                instance_done(&instance);
+                r = instance.base_fd = open_base(root);
+                if (r < 0)
+                        break;
+                if (i == 0)
+                        (void)instance_sweep(instance.base_fd, nsec_add(clock_now(), INSTANCE_SWEEP_SPAN));
+                r = make_one(&instance, prefix);
+                if (r != -ENOENT && r != -EEXIST && r != -EWOULDBLOCK)
+                        break;
+        }
+        if (r) {
+                (void)snprintf(ret_why, why_size, "cannot make a cgroup below %s/" INSTANCE_BASE ": %s", root, strerror(-r));
+                instance_done(&instance);
+                return error_origin(r);
+        }
+        (void)snprintf(instance.path, sizeof(instance.path), "%.3900s/" INSTANCE_BASE "/%s", root, instance.name);
+        *ret = instance;
+        return 0;
+}
+
+int instance_remove(Instance *instance, nsec_t until)
+{
+        int r = cgroup_remove_tree(instance->base_fd, instance->name, until);
+
+        if (r == 0) /* the last one out removes the base; EBUSY when it was not the last */
+                (void)unlinkat(instance->base_fd, "../" INSTANCE_BASE, AT_REMOVEDIR);
+        return r > 0 ? -EBUSY : r;
+}
+
+void instance_done(Instance *instance)
+{
+        instance->dir_fd = fd_close(instance->dir_fd);
+        instance->base_fd = fd_close(instance->base_fd);
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One instance's own directory in the cgroup v2 hierarchy: found, made, locked, and swept when its owner is dead.
+ *
+ *     <root>/tidegate/<instance>/<dataflow uuid>/<node>.<generation>
+ *
+ * The root is our own delegated cgroup where we have one, else the root of the v2 hierarchy. The lock is flock(2) on the
+ * instance's directory itself, held by guard, supervisor and keepers through one open file description: it is free exactly
+ * when the last of them is gone, and then anybody who may write there may sweep it. Directories are 0700, so that no other
+ * user can hold the lock.
+ *
+ * These functions block as cgroupfs does; they run before the guard's loop starts or in a forked child, never in a loop.
+ */
+#ifndef TG_SUPERVISOR_INSTANCE_H
+#define TG_SUPERVISOR_INSTANCE_H
+
+#include <limits.h>
+#include <stddef.h>
+
+#include "base/clock.h"
+
+typedef struct Instance {
+        int base_fd; /* <root>/tidegate */
+        int dir_fd;  /* the instance's directory, flock()ed */
+        char name[32];
+        char path[PATH_MAX]; /* of the instance's directory, for people and for the last resort */
+} Instance;
+
+#define INSTANCE_NULL ((Instance){.base_fd = -1, .dir_fd = -1})
+
+/**
+ * cgroup_root_find() - where this process may make cgroups
+ * @ret_path: room for PATH_MAX bytes
+ * @ret_why:  room for @why_size bytes: on failure, what was tried and what stood in the way
+ *
+ * Return: 0, or -ENOENT (no cgroup v2 mounted), -EACCES (none that we may write), another negative errno.
+ */
+int cgroup_root_find(char *ret_path, char *ret_why, size_t why_size);
+
+/**
+ * instance_make() - sweep dead instances, then make and lock a new one
+ * @root:     directory to use, or NULL to look for one
+ * @prefix:   beginning of its name, at most 8 letters ("run")
+ * @ret_why:  room for @why_size bytes, set on failure
+ *
+ * Return: 0 or a negative errno.
+ */
+int instance_make(Instance *ret, const char *root, const char *prefix, char *ret_why, size_t why_size);
+
+/**
+ * instance_sweep() - end what instances without an owner have left below @base_fd, and remove their directories
+ * @until: absolute bound for all of it
+ *
+ * Return: how many were removed.
+ */
+unsigned instance_sweep(int base_fd, nsec_t until);
+
+/* instance_remove() - remove the empty directory, and tidegate/ if that was the last. 0 or a negative errno. */
+int instance_remove(Instance *instance, nsec_t until);
+void instance_done(Instance *instance);
+
+#endif

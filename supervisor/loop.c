@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor/loop.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+
+#include "base/error.h"
+
+#define LOOP_EVENTS_PER_TURN 64
+
+int loop_init(Loop *loop)
+{
+        struct epoll_event ev = {.events = EPOLLIN};
+        _cleanup_fd_ int epoll_fd = -1, timer_fd = -1;
+
+        *loop = (Loop){.epoll_fd = -1, .timer_fd = -1, .armed_at = NSEC_NEVER};
+        list_init(&loop->timers);
+        list_init(&loop->jobs);
+        for (unsigned i = 0; i < _SOURCE_PRIORITY_MAX; i++)
+                list_init(&loop->ready[i]);
+
+        epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        if (epoll_fd < 0)
+                return error_origin(-errno);
+        timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+        if (timer_fd < 0)
+                return error_origin(-errno);
+        ev.data.ptr = NULL; /* the timerfd: deadlines are looked at every turn anyway */
+        if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer_fd, &ev) < 0)
+                return error_origin(-errno);
+
+        loop->epoll_fd = TAKE_FD(epoll_fd);
+        loop->timer_fd = TAKE_FD(timer_fd);
+        loop->now = clock_now();
+        return 0;
+}
+
+void loop_done(Loop *loop)
+{
+        loop->timer_fd = fd_close(loop->timer_fd);
+        loop->epoll_fd = fd_close(loop->epoll_fd);
+}
+
+void loop_exit(Loop *loop, int code)
+{
+        loop->stop = true;
+        loop->exit_code = code;
+}
+
+int source_add(Loop *loop, Source *source, int fd, uint32_t events, SourcePriority priority, SourceFn fn)
+{
+        struct epoll_event ev = {.events = events, .data.ptr = source};
+
+        if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
+                return error_origin(-errno);
+        *source = (Source){.loop = loop, .fd = fd, .fn = fn, .priority = priority, .events = events};
+        list_init(&source->ready);
+        return 0;
+}
+
+int source_set_events(Source *source, uint32_t events)
+{
+        struct epoll_event ev = {.events = events, .data.ptr = source};
+
+        if (!source->loop || source->events == events)
+                return 0;
+        if (epoll_ctl(source->loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &ev) < 0)
+                return error_origin(-errno);
+        source->events = events;
+        return 0;
+}
+
+void source_remove(Source *source)
+{
+        if (!source->loop)
+                return;
+        (void)epoll_ctl(source->loop->epoll_fd, EPOLL_CTL_DEL, source->fd, NULL); /* fails only for an fd closed too early */
+        list_unlink(&source->ready);
+        source->loop = NULL;
+}
+
+void timer_arm(Loop *loop, Timer *timer, nsec_t at, TimerFn fn)
+{
+        ListLink *before;
+
+        timer_disarm(timer);
+        if (at == NSEC_NEVER)
+                return;
+        timer->loop = loop;
+        timer->at = at;
+        timer->fn = fn;
+        list_init(&timer->link);
+        /* From the back: most deadlines are later than those already armed. */
+        for (before = loop->timers.prev; before != &loop->timers; before = before->prev)
+                if (container_of(before, Timer, link)->at <= at)
+                        break;
+        list_append(before->next, &timer->link);
+}
+
+void timer_disarm(Timer *timer)
+{
+        if (!timer->loop)
+                return;
+        list_unlink(&timer->link);
+        timer->loop = NULL;
+}
+
+void job_post(Loop *loop, Job *job, JobFn fn)
+{
+        if (!job->link.next)
+                list_init(&job->link);
+        if (!list_empty(&job->link))
+                return;
+        job->fn = fn;
+        list_append(&loop->jobs, &job->link);
+}
+
+void job_cancel(Job *job)
+{
+        if (job->link.next)
+                list_unlink(&job->link);
+}
+
+static int loop_set_timer(Loop *loop)
+{
+        Timer *first = list_first(&loop->timers, Timer, link);
+        nsec_t at = first ? first->at : NSEC_NEVER;
+        struct itimerspec its = {};
+
+        if (at == loop->armed_at)
+                return 0;
+        if (at != NSEC_NEVER)
+                its.it_value = nsec_to_timespec(at ? at : 1);
+        if (timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &its, NULL) < 0)
+                return error_origin(-errno);
+        loop->armed_at = at;
+        return 0;
+}
+
+static int loop_collect(Loop *loop)
+{
+        struct epoll_event events[LOOP_EVENTS_PER_TURN];
+        int n, timeout = list_empty(&loop->jobs) ? -1 : 0;
+
+        n = epoll_wait(loop->epoll_fd, events, LOOP_EVENTS_PER_TURN, timeout);
+        if (n < 0)
+                return errno == EINTR ? 0 : error_origin(-errno);
+        for (int i = 0; i < n; i++) {
+                Source *source = events[i].data.ptr;
+
+                if (!source) {
+                        uint64_t ticks;
+
+                        (void)!read(loop->timer_fd, &ticks, sizeof(ticks));
+                        loop->armed_at = NSEC_NEVER;
+                        continue;
+                }
+                source->revents = events[i].events;
+                list_append(&loop->ready[source->priority], &source->ready);
+        }
+        return 0;
+}
+
+static int loop_deliver(Loop *loop)
+{
+        for (unsigned i = 0; i < _SOURCE_PRIORITY_MAX; i++) {
+                while (!loop->stop && !list_empty(&loop->ready[i])) {
+                        Source *source = list_first(&loop->ready[i], Source, ready);
+                        int r;
+
+                        list_unlink(&source->ready);
+                        r = source->fn(source, source->revents);
+                        if (r)
+                                return r;
+                }
+        }
+        return 0;
+}
+
+static int loop_run_jobs(Loop *loop)
+{
+        List batch;
+
+        /* Only what is posted now: a job that posts itself again waits for the next turn. */
+        list_init(&batch);
+        while (!list_empty(&loop->jobs)) {
+                ListLink *link = loop->jobs.next;
+
+                list_unlink(link);
+                list_append(&batch, link);
+        }
+        while (!loop->stop && !list_empty(&batch)) {
+                Job *job = list_first(&batch, Job, link);
+                int r;
+
+                list_unlink(&job->link);
+                r = job->fn(job);
+                if (r)
+                        return r;
+        }
+        while (!list_empty(&batch)) {
+                ListLink *link = batch.next;
+
+                list_unlink(link);
+                list_append(&loop->jobs, link);
+        }
+        return 0;
+}
+
+static int loop_run_timers(Loop *loop)
+{
+        while (!loop->stop && !list_empty(&loop->timers)) {
+                Timer *timer = list_first(&loop->timers, Timer, link);
+                int r;
+
+                if (timer->at > loop->now)
+                        return 0;
+                timer_disarm(timer);
+                r = timer->fn(timer, loop->now);
+                if (r)
+                        return r;
+        }
+        return 0;
+}
+
+int loop_run(Loop *loop)
+{
+        int r = 0;
+
+        while (!loop->stop) {
+                nsec_t took;
+
+                r = loop_set_timer(loop);
+                if (!r)
+                        r = loop_collect(loop);
+                if (r)
+                        return error_fold(r);
+                loop->now = clock_now();
+                loop->n_turns++;
+                if ((r = loop_deliver(loop)) || (r = loop_run_jobs(loop)) || (r = loop_run_timers(loop)))
+                        return r;
+                took = clock_now() - loop->now;
+                loop->max_turn_ns = MAX(loop->max_turn_ns, took);
+        }
+        return loop->exit_code;
+}

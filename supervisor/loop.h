@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The event loop: one thread, epoll, one timerfd for all deadlines, a queue of posted jobs.
+ *
+ * A Source is embedded in its owner and borrows its fd; remove it before the fd is closed. A callback does a bounded amount
+ * of work and returns 0; a non-zero return stops the loop with that value. Removing any source, timer or job from inside
+ * any callback is safe: nothing is delivered to it afterwards.
+ *
+ * Order within a turn: ready sources by priority (exits and readiness before what they would cancel), posted jobs, then
+ * deadlines that have passed. The clock is read once a turn: loop->now.
+ *
+ * Nothing here blocks but loop_run() itself, in epoll_wait.
+ */
+#ifndef TG_SUPERVISOR_LOOP_H
+#define TG_SUPERVISOR_LOOP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/clock.h"
+#include "base/list.h"
+
+typedef struct Loop Loop;
+typedef struct Source Source;
+typedef struct Timer Timer;
+typedef struct Job Job;
+
+typedef int (*SourceFn)(Source *source, uint32_t revents);
+typedef int (*TimerFn)(Timer *timer, nsec_t now);
+typedef int (*JobFn)(Job *job);
+
+typedef enum SourcePriority {
+        SOURCE_EXITS, /* keepers, guard, pidfds: what has ended or become ready */
+        SOURCE_NODES, /* node sockets */
+        SOURCE_CLIENTS,
+        _SOURCE_PRIORITY_MAX,
+} SourcePriority;
+
+struct Source {
+        Loop *loop; /* NULL: not added */
+        int fd;     /* borrowed */
+        SourceFn fn;
+        SourcePriority priority;
+        uint32_t events;
+        ListLink ready; /* linked while revents wait for delivery in this turn */
+        uint32_t revents;
+};
+
+struct Timer {
+        Loop *loop;   /* NULL: not armed */
+        nsec_t at;    /* absolute */
+        TimerFn fn;
+        ListLink link; /* in loop->timers, sorted */
+};
+
+struct Job {
+        JobFn fn;
+        ListLink link; /* empty: not posted */
+};
+
+struct Loop {
+        int epoll_fd, timer_fd;
+        nsec_t now;       /* of this turn */
+        nsec_t armed_at;  /* what the timerfd is set to */
+        List timers;      /* sorted by at */
+        List jobs;
+        List ready[_SOURCE_PRIORITY_MAX];
+        uint64_t n_turns;
+        nsec_t max_turn_ns; /* longest turn so far, without the wait */
+        int exit_code;
+        bool stop;
+};
+
+int loop_init(Loop *loop);
+void loop_done(Loop *loop);
+
+/* loop_run() - turn until loop_exit() or a callback returns non-zero. Return: that code, or a negative errno of epoll itself. */
+int loop_run(Loop *loop);
+void loop_exit(Loop *loop, int code);
+
+int source_add(Loop *loop, Source *source, int fd, uint32_t events, SourcePriority priority, SourceFn fn);
+int source_set_events(Source *source, uint32_t events);
+void source_remove(Source *source); /* not added: harmless */
+
+/* timer_arm() - (re)arm; @at NSEC_NEVER disarms. O(timers armed) in the worst case, O(1) for deadlines in rising order. */
+void timer_arm(Loop *loop, Timer *timer, nsec_t at, TimerFn fn);
+void timer_disarm(Timer *timer);
+
+/* job_post() - run @fn in this or the next turn; posting a posted job does nothing. */
+void job_post(Loop *loop, Job *job, JobFn fn);
+void job_cancel(Job *job);
+
+#endif
