@@ -20,7 +20,6 @@ Threads: every method may be called from any thread; the GIL is released while o
 may not use the node of its parent. Every exception of this module is a tidegate.Error, which is an OSError.
 """
 
-import asyncio
 import errno
 import os
 from collections.abc import Mapping
@@ -76,6 +75,8 @@ class Node(_tidegate.Node):
 
     async def recv_async(self, timeout=None):
         """Wait for the next event without blocking the event loop; None at the end of the stream. Raises Timeout."""
+        import asyncio  # here: it takes longer to import than a small node to run
+
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         while True:
