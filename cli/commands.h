@@ -7,6 +7,15 @@
 #ifndef TG_CLI_COMMANDS_H
 #define TG_CLI_COMMANDS_H
 
+enum {
+        CLI_OK = 0,
+        CLI_FAILED = 1,
+        CLI_USAGE = 2,
+        CLI_NOT_RUNNING = 3, /* or timed out with a verdict */
+        CLI_NO_SUCH = 4,
+        CLI_UNREACHABLE = 5, /* the supervisor */
+};
+
 int cmd_run(int argc, char **argv);
 int cmd_validate(int argc, char **argv);
 int cmd_graph(int argc, char **argv);
