@@ -530,18 +530,20 @@ static int node_init(PyObject *o, PyObject *args, PyObject *kwargs)
                 error_raise(errors.error, EALREADY, "the node is open already");
                 return -1;
         }
-        Py_BEGIN_ALLOW_THREADS
-        r = tg_node_open(&node);
-        Py_END_ALLOW_THREADS
+        do {
+                Py_BEGIN_ALLOW_THREADS
+                r = tg_node_open(&node);
+                Py_END_ALLOW_THREADS
+        } while (r == -EINTR && PyErr_CheckSignals() == 0); /* the next call goes on where this one was */
+        if (r == -EINTR)
+                return -1;
         if (r == -ENOTCONN)
                 error_raise(errors.not_connected, ENOTCONN,
                         "this process was not started by Tidegate; start the dataflow with: tidegate run dataflow.yml");
         else if (r)
                 error_set(r, "connecting to the dataflow");
-        if (r) {
-                (void)PyErr_CheckSignals(); /* a Ctrl-C that ended the wait is the better explanation */
+        if (r)
                 return -1;
-        }
         self->node = node;
         tg_set_send_timeout(node, WAIT_SLICE_NS);
         return 0;

@@ -99,19 +99,19 @@ def node_environment(build, python):
 
 
 @pytest.fixture(scope="session")
-def fake_environment(build, node_environment, python):
+def fake_environment(build, node_environment, sanitizer):
     """How to run a test of the Python module on the scripted stand-in of libtidegate."""
     here = pathlib.Path(__file__).parent / "fake"
-    return types.SimpleNamespace(
-        python=python,
-        play=here / "play.py",
-        env={
-            **node_environment,
-            "PYTHONPATH": f"{here}:{node_environment['PYTHONPATH']}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "LD_PRELOAD": str(build / "tests/system/libfake_tidegate.so"),
-        },
-    )
+    env = {
+        **node_environment,
+        "PYTHONPATH": f"{here}:{node_environment['PYTHONPATH']}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LD_PRELOAD": str(build / "tests/system/libfake_tidegate.so"),
+    }
+    if sanitizer:
+        env["LD_PRELOAD"] = f"{sanitizer}:{env['LD_PRELOAD']}"
+        env["ASAN_OPTIONS"] = f"{os.environ.get('ASAN_OPTIONS', '')}:detect_leaks=0".lstrip(":")
+    return types.SimpleNamespace(python=PYTHON, play=here / "play.py", env=env)
 
 
 # Runs that leave nothing

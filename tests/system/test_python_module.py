@@ -662,6 +662,7 @@ def test_a_failed_connection_says_why():
     play.fail("tg_node_open", -errno.ECANCELED)
     assert raises(tidegate.Error, tidegate.Node).errno == errno.ECANCELED
     raises(TypeError, tidegate.Node, "id")
+    play.fail("tg_node_open", -errno.EINTR, 3)  # a signal whose handler did not raise: the opening goes on
     node = tidegate.Node()
     assert raises(tidegate.Error, tidegate.Node).errno == errno.EALREADY
     assert raises(tidegate.Error, node.__init__).errno == errno.EALREADY

@@ -191,6 +191,7 @@ tg_node *tg_node_close(tg_node *node)
                 close(node->fd);
                 memset(node, 0xff, sizeof(*node));
                 free(node);
+                the_node = NULL;
                 n_nodes--;
         }
         return NULL;
