@@ -15,15 +15,18 @@ import sys
 import threading
 import time
 
-import pytest
-
 if __name__ == "played":
     import play
     import tidegate
+else:
+    import pytest
 
 
 def played(function):
     """Run the body in a fresh Python with the stand-in loaded."""
+    if __name__ == "played":
+        function.played = function
+        return function
 
     @functools.wraps(function)
     def test(fake_environment):
@@ -34,7 +37,6 @@ def played(function):
         assert r.returncode == 0, f"status {r.returncode}\n{r.stdout}\n{r.stderr}"
 
     del test.__wrapped__  # pytest would take the fixtures from there
-    test.played = function
     return pytest.mark.sanitized(test)
 
 
