@@ -100,6 +100,7 @@ typedef struct NodeSpec {
         TextList outputs;
         RestartSpec restart;
         uint64_t startup_timeout_ns, finish_grace_ns;
+        uint64_t pool_size; /* bytes, of each output */
         unsigned *cpus;
         size_t n_cpus;
 } NodeSpec;

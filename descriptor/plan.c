@@ -323,10 +323,11 @@ static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
                 r = plan_outputs(p, leaf, &outputs);
         if (r)
                 return error_fold(r);
-        *ret = json_pack("{s:s, s:i, s:s, s:O, s:O, s:o, s:O, s:O, s:o, s:I, s:I}", "id", leaf->id, "line", (int)leaf->line, "kind",
+        *ret = json_pack("{s:s, s:i, s:s, s:O, s:O, s:o, s:O, s:O, s:o, s:I, s:I, s:I}", "id", leaf->id, "line", (int)leaf->line, "kind",
                 leaf->n_links || spec->outputs.n ? "node" : "program", "argv", argv, "env", env, "cpu_affinity", plan_cpus(spec),
                 "inputs", inputs, "outputs", outputs, "restart", plan_restart(&spec->restart), "startup_timeout_ns",
-                (json_int_t)spec->startup_timeout_ns, "finish_grace_ns", (json_int_t)spec->finish_grace_ns);
+                (json_int_t)spec->startup_timeout_ns, "finish_grace_ns", (json_int_t)spec->finish_grace_ns, "pool_size",
+                (json_int_t)spec->pool_size);
         return *ret ? 0 : error_origin(-ENOMEM);
 }
 

@@ -39,6 +39,8 @@ int read_env(Reader *reader, const YamlNode *value, EnvList *ret);
 bool check_keys(Reader *reader, const YamlNode *node, const KeyTable *table);
 void read_string(Reader *reader, const YamlNode *value, const char *what, Text *ret);
 void read_seconds(Reader *reader, const YamlNode *value, const char *what, bool zero_allowed, uint64_t *ret_ns);
+/* read_size() - bytes, or a text such as "64MB": B, K, KB, M, MB, G, GB in either case, powers of 1024, fractions allowed. */
+void read_size(Reader *reader, const YamlNode *value, const char *what, uint64_t min, uint64_t max, uint64_t *ret);
 /* read_uint() - true when *ret was set. */
 bool read_uint(Reader *reader, const YamlNode *value, const char *what, int64_t min, int64_t max, int64_t *ret);
 /* read_choice() - the index of the string in names (ended by NULL); -1 when it is none of them (reported). */

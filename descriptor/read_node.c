@@ -8,6 +8,9 @@
 #include "descriptor/read.h"
 
 #define STARTUP_TIMEOUT_NS (60 * NSEC_PER_SEC)
+#define POOL_SIZE          (UINT64_C(64) << 20)
+#define POOL_SIZE_MIN      (UINT64_C(64) << 10)
+#define POOL_SIZE_MAX      (UINT64_C(1) << 30)
 #define FINISH_GRACE_NS    (120 * NSEC_PER_SEC)
 
 const char *const restart_policy_names[_RESTART_MAX + 1] = {
@@ -266,6 +269,7 @@ int read_node(Reader *reader, const YamlNode *map, NodeSpec *ret)
 
         ret->startup_timeout_ns = STARTUP_TIMEOUT_NS;
         ret->finish_grace_ns = FINISH_GRACE_NS;
+        ret->pool_size = POOL_SIZE;
         ret->id.span = map->span;
         if (!check_keys(reader, map, &keys_node))
                 return 0;
@@ -288,5 +292,7 @@ int read_node(Reader *reader, const YamlNode *map, NodeSpec *ret)
                 diagnostics_error(reader->diags, key->span, "params mean something with a module only");
         read_seconds(reader, yaml_get(map, "startup_timeout", NULL), "startup_timeout", false, &ret->startup_timeout_ns);
         read_seconds(reader, yaml_get(map, "finish_grace_secs", NULL), "finish_grace_secs", true, &ret->finish_grace_ns);
+        read_size(reader, yaml_get(map, "shared_memory_pool_size", NULL), "shared_memory_pool_size", POOL_SIZE_MIN, POOL_SIZE_MAX,
+                &ret->pool_size);
         return r ? r : read_cpus(reader, yaml_get(map, "cpu_affinity", NULL), ret);
 }

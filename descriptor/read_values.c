@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -75,6 +77,43 @@ void read_seconds(Reader *reader, const YamlNode *value, const char *what, bool 
                 /* What is not 0 does not become 0: that would mean something else. */
                 *ret_ns = v > 0 && v < 1e-9 ? 1 : (uint64_t)llround(v * 1e9);
         }
+}
+
+static bool parse_size(const char *text, double *ret)
+{
+        static const struct {
+                const char *name;
+                double bytes;
+        } units[] = {{"", 1}, {"B", 1}, {"K", 0x1p10}, {"KB", 0x1p10}, {"M", 0x1p20}, {"MB", 0x1p20}, {"G", 0x1p30}, {"GB", 0x1p30}};
+        char *end;
+        double v;
+
+        if (text[0] < '0' || text[0] > '9')
+                return false;
+        v = strtod(text, &end);
+        end += strspn(end, " ");
+        for (size_t i = 0; i < ELEMENTSOF(units); i++) {
+                if (strcasecmp(end, units[i].name) == 0) {
+                        *ret = v * units[i].bytes;
+                        return true;
+                }
+        }
+        return false;
+}
+
+void read_size(Reader *reader, const YamlNode *value, const char *what, uint64_t min, uint64_t max, uint64_t *ret)
+{
+        double v;
+
+        if (!value)
+                return;
+        if (value->kind == YAML_INT ? yaml_as_double(value, &v) != 0 : value->kind != YAML_STRING || !parse_size(value->text, &v))
+                wrong_kind(reader, value, what, "a size (bytes, or a text such as 64MB)");
+        else if (!(v >= (double)min && v <= (double)max))
+                diagnostics_error(reader->diags, value->span, "%s must be between %llu and %llu bytes", what, (unsigned long long)min,
+                        (unsigned long long)max);
+        else
+                *ret = (uint64_t)v;
 }
 
 bool read_uint(Reader *reader, const YamlNode *value, const char *what, int64_t min, int64_t max, int64_t *ret)

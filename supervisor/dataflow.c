@@ -167,7 +167,7 @@ static void dataflow_end(Dataflow *dataflow)
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
                 dataflow->n_left += dataflow->nodes[i].quarantined;
         dataflow_set_state(dataflow, DATAFLOW_ENDING);
-        keeper_end(dataflow, deadline);
+        keeper_order_end(dataflow, deadline);
         timer_arm(dataflow->loop, &dataflow->timer, nsec_add(deadline, DATAFLOW_END_SLACK), on_end_late);
 }
 
@@ -287,9 +287,9 @@ void dataflow_on_keeper(Dataflow *dataflow, int take_sock, int take_pidfd)
         if (keeper_link_open(dataflow, take_sock, take_pidfd))
                 keeper_lost(dataflow, "could not be spoken to");
         else if (dataflow->state == DATAFLOW_ENDING) /* stopped before it began */
-                keeper_end(dataflow, nsec_add(dataflow->loop->now, DATAFLOW_END_SPAN));
+                keeper_order_end(dataflow, nsec_add(dataflow->loop->now, DATAFLOW_END_SPAN));
         else
-                keeper_begin(dataflow);
+                keeper_order_begin(dataflow);
 }
 
 void dataflow_on_keeper_failed(Dataflow *dataflow, int error)

@@ -42,7 +42,7 @@ static int keeper_send(Dataflow *dataflow, const KeeperMsg *msg, const int *fds,
         return 0;
 }
 
-void keeper_begin(Dataflow *dataflow)
+void keeper_order_begin(Dataflow *dataflow)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_BEGIN,
                 .begin = {.uuid = dataflow->uuid_text,
@@ -143,7 +143,7 @@ static int pipe_new(int *ret_read, int *ret_write)
         return 0;
 }
 
-int keeper_spawn(Node *node, int node_sock, nsec_t deadline)
+int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline)
 {
         _cleanup_fd_ int spec = -1, out_r = -1, out_w = -1, err_r = -1, err_w = -1;
         KeeperMsg msg = {.type = KEEPER_MSG_SPAWN,
@@ -168,35 +168,35 @@ int keeper_spawn(Node *node, int node_sock, nsec_t deadline)
         return keeper_send(node->dataflow, &msg, fds, node_sock >= 0 ? 6 : 5);
 }
 
-void keeper_signal(Node *node, int signo)
+void keeper_order_signal(Node *node, int signo)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_SIGNAL, .node = node->index, .generation = node->generation, .signal = {.signo = signo}};
 
         (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the next rung does not depend on this one */
 }
 
-void keeper_kill(Node *node, nsec_t until)
+void keeper_order_kill(Node *node, nsec_t until)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_KILL, .node = node->index, .generation = node->generation, .kill = {.until_ns = until}};
 
         (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the guard's escrow stands behind it */
 }
 
-void keeper_look(Node *node)
+void keeper_order_look(Node *node)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_LOOK, .node = node->index, .generation = node->generation};
 
         (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the verdict falls without it, with less to tell */
 }
 
-void keeper_reap(Node *node)
+void keeper_order_reap(Node *node)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_REAP, .node = node->index, .generation = node->generation};
 
         (void)keeper_send(node->dataflow, &msg, NULL, 0); /* a zombie ends with its keeper at the latest */
 }
 
-void keeper_end(Dataflow *dataflow, nsec_t deadline)
+void keeper_order_end(Dataflow *dataflow, nsec_t deadline)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_END, .end = {.deadline_ns = deadline}};
 
