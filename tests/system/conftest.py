@@ -32,6 +32,10 @@ def root():
 def build():
     """The build tree: bin/, lib/, python/."""
     assert (BUILD / "bin/tidegate").exists(), f"{BUILD} holds no build; run scripts/build"
+    for made in (BUILD / "cli/tidegate", BUILD / "supervisor/tidegated"):
+        used = BUILD / "bin" / made.name
+        if made.exists() and (not used.exists() or used.stat().st_mtime < made.stat().st_mtime):
+            pytest.exit(f"{used} is older than {made}: run scripts/build, which ninja alone does not replace", returncode=3)
     return BUILD
 
 
