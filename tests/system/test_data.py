@@ -56,7 +56,7 @@ def three_nodes(nodes, dataflow, run_tidegate, tmp_path):
     return ship
 
 
-@pytest.mark.parametrize("size,chunk,queue_size", [(200_000_000, 4096, 10), (200_000_000, 1 << 20, 10), (2_000_000, 1, 10)])
+@pytest.mark.parametrize("size,chunk,queue_size", [(200_000_000, 4096, 10), (200_000_000, 1 << 20, 10), (2_000_000, 1, 256)])
 def test_a_file_passes_three_nodes_byte_for_byte(size, chunk, queue_size, three_nodes):
     three_nodes(size, chunk, queue_size)
 
@@ -69,7 +69,7 @@ def test_odd_sizes_and_short_queues_lose_nothing(chunk, queue_size, three_nodes)
 
 
 def test_messages_that_fill_most_of_the_pool_still_pass(three_nodes):
-    three_nodes(60_000_000, 3_000_000, queue_size=10, pool="8 MB")
+    three_nodes(60_000_000, 2_000_000, queue_size=10, pool="8 MB")
 
 
 @pytest.mark.parametrize(
