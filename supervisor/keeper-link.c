@@ -303,7 +303,10 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_ENDED:
                 if (!msg->ended.clean)
                         dataflow_note(dataflow, NULL, "the keeper could not leave everything clean");
-                break; /* its exit follows, and is what counts */
+                keeper_link_close(dataflow); /* that was its last word: it leaves at once, and the guard reaps it */
+                dataflow->keeper_gone = true;
+                dataflow_kick(dataflow);
+                break;
         default:
                 on_node_report(dataflow, msg, fds);
                 break;
