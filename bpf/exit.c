@@ -33,6 +33,8 @@ __attribute__((format(printf, 2, 0))) static int on_message(enum libbpf_print_le
         /* Not a reason: kernels of the last years charge maps to the memory cgroup and need no such limit. */
         if (strstr(format, "RLIMIT_MEMLOCK (err"))
                 return 0;
+        if (strncmp(format, "libbpf: ", 8) == 0)
+                format += 8;
         (void)vsnprintf(listening->text, sizeof(listening->text), format, ap);
         end = strchr(listening->text, '\n');
         if (end)
@@ -47,7 +49,9 @@ static int refused(int err, const char *step, ProbeReason *reason)
                 return error_origin(err);
         if (reason) {
                 reason->err = -err;
-                if (!reason->text[0])
+                if (err == -EPERM) /* libbpf's guesses at it are long and no help */
+                        (void)snprintf(reason->text, sizeof(reason->text), "%s: no privilege for BPF", step);
+                else if (!reason->text[0])
                         (void)snprintf(reason->text, sizeof(reason->text), "%s", step);
         }
         return PROBE_E_UNAVAILABLE;

@@ -16,7 +16,6 @@
 #pragma weak cmd_run
 #pragma weak cmd_validate
 #pragma weak cmd_graph
-#pragma weak cmd_doctor
 
 const Command cli_commands[] = {
         {
@@ -167,5 +166,5 @@ int usage_error(const char *command, const char *format, ...)
                 fprintf(stderr, "\nusage: tidegate %s %s\n", known->name, known->synopsis);
         else
                 fputs("\n`tidegate help` lists the commands\n", stderr);
-        return EXIT_USAGE;
+        return CLI_USAGE;
 }

@@ -8,13 +8,6 @@
 
 #include <stddef.h>
 
-enum {
-        EXIT_USAGE = 2,       /* the command line is wrong; nothing was tried */
-        EXIT_NOT_RUNNING = 3, /* not running, or timed out with a verdict */
-        EXIT_NO_SUCH = 4,     /* no such dataflow, node or file */
-        EXIT_UNREACHABLE = 5, /* the supervisor does not answer */
-};
-
 typedef struct Command {
         const char *name;
         const char *synopsis;          /* arguments, as in a usage line */
@@ -43,7 +36,7 @@ void command_print_help(const Command *command);
  * @command: name of the command, or NULL for `tidegate` itself
  * @format:  printf format of the complaint, without full stop or newline
  *
- * Return: EXIT_USAGE, for `return usage_error(...)`.
+ * Return: CLI_USAGE, for `return usage_error(...)`.
  */
 int usage_error(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "protocol/node_msg.h"
 #include "supervisor/dataflow.h"
 #include "supervisor/supervisor.h"
@@ -220,6 +221,8 @@ static void on_spawned(Node *node, const KeeperMsg *msg, int *fds)
         node->pidfd = fd_close(node->pidfd);
         node->pidfd = TAKE_FD(fds[0]);
         (void)source_add(node->dataflow->loop, &node->pid_source, node->pidfd, EPOLLIN, SOURCE_EXITS, on_leader_exit);
+        if (node->plan->kind == PLAN_KIND_PROGRAM)
+                node_post(node, NODE_EV_READY); /* before EXITED, which may lie right behind in the socket */
         dataflow_kick(node->dataflow);
 }
 
@@ -246,7 +249,7 @@ static void on_empty(Node *node, const KeeperMsg *msg)
 static void on_left(Node *node, const KeeperMsg *msg)
 {
         free(node->left);
-        node->left = strdup(msg->left.text);
+        node->left = utf8_clean(msg->left.text, strlen(msg->left.text), NULL);
         if (node->rung == NODE_RUNG_VERDICT)
                 node_post(node, NODE_EV_DEADLINE); /* the list is here: no need to wait for it any longer */
 }
@@ -303,7 +306,10 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_ENDED:
                 if (!msg->ended.clean)
                         dataflow_note(dataflow, NULL, "the keeper could not leave everything clean");
-                break; /* its exit follows, and is what counts */
+                keeper_link_close(dataflow); /* that was its last word: it leaves at once, and the guard reaps it */
+                dataflow->keeper_gone = true;
+                dataflow_kick(dataflow);
+                break;
         default:
                 on_node_report(dataflow, msg, fds);
                 break;
