@@ -31,7 +31,8 @@ int ring_observer_add_segment(RingObserver *o, uint32_t number, const Region *se
 
 void ring_observer_rewind(RingObserver *o, uint64_t n)
 {
-        o->next = o->head - MIN(MIN(n, (uint64_t)o->n_slots), o->head);
+        n = MIN(n, (uint64_t)o->n_slots);
+        o->next = o->head - MIN(n, o->head);
 }
 
 static int head_look(RingObserver *o)

@@ -84,8 +84,14 @@ static void drop(RingReader *r, DropReason reason, uint64_t n)
         tail_store(r, r->tail + n);
 }
 
-/* Whether the producer waits for this link and was not rung for this epoch yet. After our SC store that gave room. */
-static bool must_ring(RingReader *r, bool released)
+typedef enum Gave { /* what the SC store just done may have given the producer */
+        GAVE_TAIL,
+        GAVE_CHUNK,
+        GAVE_UP, /* this link altogether */
+} Gave;
+
+/* Whether the producer waits for this link and was not rung for this epoch yet. */
+static bool must_ring(RingReader *r, Gave gave)
 {
         uint64_t e = load_sc(&r->ring->room_epoch); /* SC: after the store of tail or claim */
         uint32_t link, reason;
@@ -98,7 +104,9 @@ static bool must_ring(RingReader *r, bool released)
         reason = load_relaxed(&r->ring->room_reason);
         if (link != r->link && !(link == ROOM_LINK_ANY && reason == ROOM_CHUNK))
                 return false;
-        if (!(released && reason == ROOM_CHUNK) && r->tail < load_relaxed(&r->ring->room_target))
+        if (gave == GAVE_TAIL && r->tail < load_relaxed(&r->ring->room_target))
+                return false;
+        if (gave == GAVE_CHUNK && reason != ROOM_CHUNK)
                 return false;
         r->room_rung = e;
         return true;
@@ -221,7 +229,7 @@ static int claim_take(RingReader *r, RingMessage *msg, bool *ret_ring)
                 if (strict(r))
                         return violation(r);
                 drop(r, DROP_POOL, 1);
-                *ret_ring |= must_ring(r, true); /* the producer may have seen the claim and wait for its end */
+                *ret_ring |= must_ring(r, GAVE_CHUNK); /* the producer may have seen the claim and wait for its end */
                 return RING_E_AGAIN;
         }
         r->n_refs[k] = 1;
@@ -244,7 +252,7 @@ static void deliver(RingReader *r, RingMessage *msg, bool *ret_ring)
                 store_relaxed(&r->cursor->copied, r->copied);
         tail_store(r, r->tail + 1); /* after the claim, which is SC */
         if (r->policy == RING_BACKPRESSURE)
-                *ret_ring |= must_ring(r, false); /* under drop_oldest nobody ever waits for the tail */
+                *ret_ring |= must_ring(r, GAVE_TAIL); /* under drop_oldest nobody ever waits for the tail */
 }
 
 /* One attempt at the message at tail. RING_E_AGAIN: it was dropped, or head has to be looked at again. */
@@ -290,7 +298,7 @@ int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring)
         for (unsigned i = 0; i < TAKE_ROUNDS && e == RING_E_AGAIN; i++)
                 e = take_one(r, msg, ret_ring);
         if (e && r->tail != tail && r->policy == RING_BACKPRESSURE)
-                *ret_ring |= must_ring(r, false); /* dropped without delivering: that is room, too */
+                *ret_ring |= must_ring(r, GAVE_TAIL); /* dropped without delivering: that is room, too */
         return e;
 }
 
@@ -326,7 +334,7 @@ bool ring_reader_release(RingReader *r, int claim)
         if (--r->n_refs[claim])
                 return false;
         claim_clear(r, claim);
-        return must_ring(r, true);
+        return must_ring(r, GAVE_CHUNK);
 }
 
 uint32_t ring_reader_n_held(const RingReader *r)
@@ -344,7 +352,7 @@ void ring_reader_skip(RingReader *r, DropReason reason, bool *ret_ring)
         if (!r->active || head_look(r) || r->tail == r->head)
                 return;
         drop(r, reason, 1);
-        *ret_ring = must_ring(r, false);
+        *ret_ring = must_ring(r, GAVE_TAIL);
 }
 
 void ring_reader_drain(RingReader *r)
@@ -367,7 +375,7 @@ uint64_t ring_reader_discard(RingReader *r, DropReason reason, bool *ret_ring)
         n = r->head - r->tail;
         if (n)
                 drop(r, reason, n);
-        *ret_ring = must_ring(r, false);
+        *ret_ring = must_ring(r, GAVE_TAIL);
         return n;
 }
 
@@ -375,5 +383,5 @@ void ring_reader_stop(RingReader *r, bool *ret_ring)
 {
         store_sc(&r->cursor->state, CURSOR_INACTIVE); /* SC: then the room word, as for a tail */
         r->active = false;
-        *ret_ring = must_ring(r, true) || load_relaxed(&r->ring->room_link) == r->link;
+        *ret_ring = must_ring(r, GAVE_UP);
 }

@@ -65,7 +65,9 @@ int ring_reader_add_segment(RingReader *r, uint32_t number, const Region *segmen
 int ring_reader_start(RingReader *r); /* 0, RING_E_VIOLATION */
 
 /* ring_reader_start_at() - the same in place of a dead consumer that stood at @position: begins there, as far as the
- * messages still exist; what does not is counted as DROP_DEAD, so tail - start still adds up from @position. */
+ * messages still exist; what does not is counted as DROP_DEAD, so tail - start still adds up from @position. For a
+ * backpressure link to lose nothing, attach the successor first and detach the dead one once it has started: until then
+ * the dead cursor goes on gating. */
 int ring_reader_start_at(RingReader *r, uint64_t position);
 
 /**
