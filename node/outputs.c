@@ -371,7 +371,8 @@ int tg_send_sample(tg_sample *sample, const tg_params *params)
         send.chunk = sample->chunk;
         r = send_one(&send);
         sample->chunk = send.chunk; /* empty when it was published */
-        (void)tg_sample_free(sample);
+        if (r != TG_E_TIMEOUT && r != -EINTR) /* else the caller may try again */
+                (void)tg_sample_free(sample);
         return r;
 }
 

@@ -57,7 +57,7 @@ static int find_own(char *ret_path)
                 if (strncmp(line, "0::", 3) != 0)
                         continue;
                 line[strcspn(line, "\n")] = '\0';
-                (void)snprintf(ret_path, PATH_MAX, "%s", line + 3);
+                (void)snprintf(ret_path, PATH_MAX, "%.*s", PATH_MAX - 1, line + 3);
                 found = 0;
         }
         (void)fclose(f); /* read only */
