@@ -133,7 +133,7 @@ static void dataflow_look_at_start(Dataflow *dataflow)
                 Node *node = &dataflow->nodes[i];
                 bool program = node->plan->kind == PLAN_KIND_PROGRAM;
 
-                if (node->state == NODE_STARTING && (program ? node->spawned : wiring_is_ready(node)))
+                if (node->state == NODE_STARTING && !program && wiring_is_ready(node))
                         node_post(node, NODE_EV_READY);
                 if (node->state == NODE_FAILED && !node->was_ready && !dataflow->released) {
                         dataflow_abort_start(dataflow, node);

@@ -220,6 +220,8 @@ static void on_spawned(Node *node, const KeeperMsg *msg, int *fds)
         node->pidfd = fd_close(node->pidfd);
         node->pidfd = TAKE_FD(fds[0]);
         (void)source_add(node->dataflow->loop, &node->pid_source, node->pidfd, EPOLLIN, SOURCE_EXITS, on_leader_exit);
+        if (node->plan->kind == PLAN_KIND_PROGRAM)
+                node_post(node, NODE_EV_READY); /* before EXITED, which may lie right behind in the socket */
         dataflow_kick(node->dataflow);
 }
 
