@@ -269,23 +269,55 @@ int run_instance_message(RunInstance *instance, json_t **ret)
 
 /* ---- last resort */
 
-void run_instance_abort(RunInstance *instance, nsec_t deadline)
+/* cgroupfs may hold us up for a quarter of a second, or for ever on a broken kernel: a child does it. */
+static void in_child(void (*what)(const char *cgroup), const char *cgroup, nsec_t deadline)
 {
-        char path[PATH_MAX + 16];
         struct pollfd p = {.events = POLLIN};
         pid_t pid;
 
-        if (!instance->cgroup[0])
+        if (!cgroup[0])
                 return;
-        (void)snprintf(path, sizeof(path), "%s/cgroup.kill", instance->cgroup);
         pid = fork();
         if (pid == 0) {
-                int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-                _exit(fd < 0 || write(fd, "1", 1) != 1);
+                what(cgroup);
+                _exit(0);
         }
         p.fd = pid > 0 ? pidfd_open(pid) : -1;
         if (p.fd >= 0 && poll(&p, 1, nsec_poll_ms(deadline, clock_now())) == 1)
                 (void)waitpid(pid, NULL, 0);
         (void)fd_close(p.fd);
+}
+
+static void kill_cgroup(const char *cgroup)
+{
+        char path[PATH_MAX + 16];
+        int fd;
+
+        (void)snprintf(path, sizeof(path), "%s/cgroup.kill", cgroup);
+        fd = open(path, O_WRONLY | O_CLOEXEC);
+        if (fd >= 0)
+                (void)!write(fd, "1", 1); /* the guard, if it lives, says what came of it */
+}
+
+static void remove_cgroup(const char *cgroup)
+{
+        char base[PATH_MAX];
+        char *slash;
+
+        (void)snprintf(base, sizeof(base), "%s", cgroup);
+        slash = strrchr(base, '/');
+        if (!slash || rmdir(cgroup) < 0)
+                return; /* not empty: the next command sweeps it */
+        *slash = '\0';
+        (void)rmdir(base); /* other instances may be there */
+}
+
+void run_instance_abort(RunInstance *instance, nsec_t deadline)
+{
+        in_child(kill_cgroup, instance->cgroup, deadline);
+}
+
+void run_instance_remove(RunInstance *instance, nsec_t deadline)
+{
+        in_child(remove_cgroup, instance->cgroup, deadline);
 }

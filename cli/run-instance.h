@@ -54,4 +54,7 @@ int run_instance_message(RunInstance *instance, json_t **ret);
  * wait for until @deadline. */
 void run_instance_abort(RunInstance *instance, nsec_t deadline);
 
+/* run_instance_remove() - a guard that was killed leaves its empty directory behind: remove it, bounded like the abort. */
+void run_instance_remove(RunInstance *instance, nsec_t deadline);
+
 #endif

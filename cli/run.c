@@ -378,8 +378,10 @@ static int run_status(Run *run)
                 screen_result(&run->screen, run->result);
         if (run->status >= 0)
                 return run->status;
-        if (guard != 0 && guard != 1 && guard != 3)
-                screen_say(&run->screen, true, "the guard ended unexpectedly; `tidegate run` or `tidegate doctor` sweeps what it may have left");
+        if (guard != 0 && guard != 1 && guard != 3) {
+                screen_say(&run->screen, true, "the guard ended unexpectedly; the next `tidegate run` sweeps what it may have left");
+                run_instance_remove(&run->instance, nsec_add(clock_now(), RUN_ABORT_SPAN));
+        }
         if (guard == 3 || json_integer_value(json_object_get(run->result, "left")) > 0)
                 return CLI_NOT_RUNNING;
         if (!run->result && !run->failed)

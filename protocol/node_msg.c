@@ -104,7 +104,7 @@ static void walk_n_slots(Codec *c, uint32_t *n)
 
 static void walk_link(Codec *c, uint32_t *link, uint32_t *generation)
 {
-        walk_u32_in(c, link, 1, UINT32_MAX);
+        walk_u32_in(c, link, 1, UINT32_MAX - 1); /* the last is the ring's "any link" */
         walk_u32(c, generation);
 }
 

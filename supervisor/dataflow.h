@@ -98,8 +98,8 @@ Dataflow *dataflow_free(Dataflow *dataflow);
  */
 void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *who);
 
-/* dataflow_fail() - remember the first thing that went wrong. */
-__attribute__((format(printf, 2, 3))) void dataflow_fail(Dataflow *dataflow, const char *format, ...);
+/* dataflow_fail() - remember the first thing that went wrong; @node: whose fault it is, or NULL. */
+__attribute__((format(printf, 3, 4))) void dataflow_fail(Dataflow *dataflow, const Node *node, const char *format, ...);
 
 /* What nodes tell their dataflow. */
 void dataflow_node_changed(Node *node, NodeState from, NodeEvent event);
@@ -115,13 +115,13 @@ bool dataflow_succeeded(const Dataflow *dataflow);
 /* keeper-link.c: orders out, reports in. Orders are silent no-ops once the keeper is gone. */
 int keeper_link_open(Dataflow *dataflow, int take_sock, int take_pidfd);
 void keeper_link_close(Dataflow *dataflow);
-void keeper_begin(Dataflow *dataflow);
-int keeper_spawn(Node *node, int node_sock, nsec_t deadline);
-void keeper_signal(Node *node, int signo);
-void keeper_kill(Node *node, nsec_t until);
-void keeper_look(Node *node);
-void keeper_reap(Node *node);
-void keeper_end(Dataflow *dataflow, nsec_t deadline);
+void keeper_order_begin(Dataflow *dataflow);
+int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline);
+void keeper_order_signal(Node *node, int signo);
+void keeper_order_kill(Node *node, nsec_t until);
+void keeper_order_look(Node *node);
+void keeper_order_reap(Node *node);
+void keeper_order_end(Dataflow *dataflow, nsec_t deadline);
 void keeper_lost(Dataflow *dataflow, const char *why); /* it died, or is being killed: the guard enforces */
 
 #endif

@@ -280,6 +280,8 @@ static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
 {
         struct guard_record record = {.type = GUARD_MSG_SUPERVISOR_GONE, .code = si->si_code, .status = si->si_status};
 
+        if (guard->supervisor_source.loop) /* its last words, BYE among them, may still lie in the socket */
+                (void)on_supervisor_socket(&guard->supervisor_source, 0);
         guard->supervisor.pid = 0;
         guard->supervisor.pidfd = fd_close(guard->supervisor.pidfd);
         source_remove(&guard->supervisor_source);

@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "protocol/node_msg.h"
 #include "supervisor/dataflow.h"
 #include "supervisor/supervisor.h"
@@ -42,7 +43,7 @@ static int keeper_send(Dataflow *dataflow, const KeeperMsg *msg, const int *fds,
         return 0;
 }
 
-void keeper_begin(Dataflow *dataflow)
+void keeper_order_begin(Dataflow *dataflow)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_BEGIN,
                 .begin = {.uuid = dataflow->uuid_text,
@@ -143,7 +144,7 @@ static int pipe_new(int *ret_read, int *ret_write)
         return 0;
 }
 
-int keeper_spawn(Node *node, int node_sock, nsec_t deadline)
+int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline)
 {
         _cleanup_fd_ int spec = -1, out_r = -1, out_w = -1, err_r = -1, err_w = -1;
         KeeperMsg msg = {.type = KEEPER_MSG_SPAWN,
@@ -168,35 +169,35 @@ int keeper_spawn(Node *node, int node_sock, nsec_t deadline)
         return keeper_send(node->dataflow, &msg, fds, node_sock >= 0 ? 6 : 5);
 }
 
-void keeper_signal(Node *node, int signo)
+void keeper_order_signal(Node *node, int signo)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_SIGNAL, .node = node->index, .generation = node->generation, .signal = {.signo = signo}};
 
         (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the next rung does not depend on this one */
 }
 
-void keeper_kill(Node *node, nsec_t until)
+void keeper_order_kill(Node *node, nsec_t until)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_KILL, .node = node->index, .generation = node->generation, .kill = {.until_ns = until}};
 
         (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the guard's escrow stands behind it */
 }
 
-void keeper_look(Node *node)
+void keeper_order_look(Node *node)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_LOOK, .node = node->index, .generation = node->generation};
 
         (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the verdict falls without it, with less to tell */
 }
 
-void keeper_reap(Node *node)
+void keeper_order_reap(Node *node)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_REAP, .node = node->index, .generation = node->generation};
 
         (void)keeper_send(node->dataflow, &msg, NULL, 0); /* a zombie ends with its keeper at the latest */
 }
 
-void keeper_end(Dataflow *dataflow, nsec_t deadline)
+void keeper_order_end(Dataflow *dataflow, nsec_t deadline)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_END, .end = {.deadline_ns = deadline}};
 
@@ -220,6 +221,8 @@ static void on_spawned(Node *node, const KeeperMsg *msg, int *fds)
         node->pidfd = fd_close(node->pidfd);
         node->pidfd = TAKE_FD(fds[0]);
         (void)source_add(node->dataflow->loop, &node->pid_source, node->pidfd, EPOLLIN, SOURCE_EXITS, on_leader_exit);
+        if (node->plan->kind == PLAN_KIND_PROGRAM)
+                node_post(node, NODE_EV_READY); /* before EXITED, which may lie right behind in the socket */
         dataflow_kick(node->dataflow);
 }
 
@@ -246,7 +249,7 @@ static void on_empty(Node *node, const KeeperMsg *msg)
 static void on_left(Node *node, const KeeperMsg *msg)
 {
         free(node->left);
-        node->left = strdup(msg->left.text);
+        node->left = utf8_clean(msg->left.text, strlen(msg->left.text), NULL);
         if (node->rung == NODE_RUNG_VERDICT)
                 node_post(node, NODE_EV_DEADLINE); /* the list is here: no need to wait for it any longer */
 }
@@ -303,7 +306,10 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_ENDED:
                 if (!msg->ended.clean)
                         dataflow_note(dataflow, NULL, "the keeper could not leave everything clean");
-                break; /* its exit follows, and is what counts */
+                keeper_link_close(dataflow); /* that was its last word: it leaves at once, and the guard reaps it */
+                dataflow->keeper_gone = true;
+                dataflow_kick(dataflow);
+                break;
         default:
                 on_node_report(dataflow, msg, fds);
                 break;

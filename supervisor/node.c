@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "supervisor/dataflow.h"
 #include "supervisor/wiring.h"
 
@@ -195,7 +196,8 @@ static void node_begin_incarnation(Node *node)
 {
         node->generation++;
         node->spawned = node->connected = node->mapped = node->started = false;
-        node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = node->quarantined = false;
+        node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = false;
+        node->quarantined = node->resolved = false;
         node->pid = 0;
         node->end = NODE_END_NONE;
         node->rung = NODE_RUNG_NONE;
@@ -218,7 +220,7 @@ static void node_spawn(Node *node)
                         node_set_error(node, "cannot make its shared memory and socket: %s", strerror(-r));
         }
         if (!r) {
-                r = keeper_spawn(node, sock, deadline);
+                r = keeper_order_spawn(node, sock, deadline);
                 if (r)
                         node_set_error(node, "cannot order its start: %s", strerror(-r));
         }
@@ -286,25 +288,30 @@ void node_on_inputs_closed(Node *node)
 void node_on_violation(Node *node, const char *what)
 {
         node_set_error(node, "broke the protocol of its socket: %s", what);
-        keeper_kill(node, nsec_add(node->dataflow->loop->now, node->dataflow->options.budget_ns));
+        keeper_order_kill(node, nsec_add(node->dataflow->loop->now, node->dataflow->options.budget_ns));
+}
+
+/* The first process has ended; whoever is left of its tree gets a ladder of its own. */
+static void node_end_with_leader(Node *node, NodeEnd end)
+{
+        node->end = end;
+        node_ladder_here(node, nsec_add(node->dataflow->loop->now, NODE_LEFTOVER_SPAN));
+        node_arm_rung(node);
+        node_resolve(node);
 }
 
 static void node_on_exit(Node *node)
 {
-        node->end = NODE_END_EXIT;
-        node_ladder_here(node, nsec_add(node->dataflow->loop->now, NODE_LEFTOVER_SPAN));
-        node_arm_rung(node);
-        node_resolve(node);
+        node_end_with_leader(node, NODE_END_EXIT);
 }
 
 static void node_on_early_exit(Node *node)
 {
         char how[64];
 
-        node_on_exit(node);
-        node->end = NODE_END_EARLY;
         node_set_error(node, "%s before it was ready%s", node_describe_end(node, how, sizeof(how)),
                 node->connected ? "" : ": it never connected (a node with inputs or outputs must call tg_node_open() or tidegate.Node())");
+        node_end_with_leader(node, NODE_END_EARLY);
 }
 
 static void node_end_now(Node *node, NodeEnd end)
@@ -347,7 +354,7 @@ static void node_begin_ladder(Node *node)
                 if (node_is_connected(node))
                         wiring_stop(node, node->ladder.kill);
                 else if (!node->exited) /* nobody there who could hear a stop event */
-                        keeper_signal(node, SIGTERM);
+                        keeper_order_signal(node, SIGTERM);
         }
         node_arm_rung(node);
         node_resolve(node);
@@ -365,14 +372,14 @@ static void node_next_rung(Node *node)
 
         switch (node->rung) {
         case NODE_RUNG_TERM:
-                keeper_signal(node, SIGTERM);
+                keeper_order_signal(node, SIGTERM);
                 break;
         case NODE_RUNG_KILL:
                 node->killed = true;
-                keeper_kill(node, node->ladder.verdict);
+                keeper_order_kill(node, node->ladder.verdict);
                 break;
         case NODE_RUNG_VERDICT:
-                keeper_look(node);
+                keeper_order_look(node);
                 break;
         default:
                 node->quarantined = true;
@@ -390,8 +397,9 @@ static void node_resolve(Node *node)
         Dataflow *dataflow = node->dataflow;
         bool restart, failed;
 
-        if (!node->exited || !node->empty)
+        if (!node->exited || !node->empty || node->resolved)
                 return;
+        node->resolved = true;
         node->quarantined = false;
         restart = node_may_restart(node, dataflow->loop->now);
         failed = node->error != NULL || (node->killed && node->end != NODE_END_EXIT);
@@ -412,7 +420,7 @@ static void node_resolve(Node *node)
                 failed = true;
         }
         wiring_node_ended(node, restart);
-        keeper_reap(node);
+        keeper_order_reap(node);
         node_post(node, restart ? NODE_EV_RESTART : failed ? NODE_EV_FAIL : NODE_EV_DONE);
 }
 
@@ -472,14 +480,17 @@ static void node_nothing(Node *node)
 
 void node_set_error(Node *node, const char *format, ...)
 {
+        _cleanup_free_ char *text = NULL;
         va_list ap;
 
         if (node->error)
                 return;
         va_start(ap, format);
-        if (vasprintf(&node->error, format, ap) < 0)
-                node->error = NULL; /* out of memory: the state still says that it failed */
+        if (vasprintf(&text, format, ap) < 0)
+                text = NULL; /* out of memory: the state still says that it failed */
         va_end(ap);
+        if (text) /* paths in it may hold anything, and it travels as JSON */
+                node->error = utf8_clean(text, strlen(text), NULL);
 }
 
 const char *node_describe_end(const Node *node, char *buffer, size_t size)

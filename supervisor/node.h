@@ -100,6 +100,7 @@ struct Node {
         bool exited;    /* the first process has ended */
         bool empty;     /* nobody is left */
         bool killed;    /* needed SIGKILL */
+        bool resolved;  /* it was decided what follows */
         bool exec_stuck;    /* execve has not come back: the process may be unkillable */
         bool inputs_closed; /* every link that feeds it has ended */
         int32_t pid, exit_code, exit_status; /* exit_*: as siginfo's si_code and si_status */

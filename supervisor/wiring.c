@@ -55,27 +55,46 @@ static void node_send(Node *node, const NodeMsg *msg, int fd0, int fd1)
 /* ---- regions */
 
 /*
- * Chunk sizes of a pool, in steps of four: enough of each for a full queue, all claims and one being written, as far as the
- * pool goes; what is left over becomes chunks of the largest size that fits at least twice.
+ * Chunk sizes of a pool, from large to small. A larger chunk also holds a smaller message, so the memory goes to the large ones:
+ * half of it to the largest message that a pool of this size promises (a quarter of its power of two), half of the rest to
+ * one half as long, then on in steps of four. No size gets more than a full queue, all claims and one being written need.
  */
+static unsigned pool_classes_down(uint64_t *left, uint64_t pool_size, uint32_t want, PoolClass ret[POOL_MAX_CLASSES])
+{
+        uint64_t size = WIRING_POOL_SMALLEST;
+        unsigned n = 0;
+
+        while (size * 8 <= pool_size)
+                size *= 2;
+        while (size >= WIRING_POOL_SMALLEST && n < POOL_MAX_CLASSES) {
+                /* Room for the metadata beside a payload of a round size. */
+                PoolClass class = pool_class_for(size <= 4096 ? size : size + 4096, 1);
+                /* Two of the large ones at the least: one is read while the next is written. */
+                uint64_t count = MIN((uint64_t)want, MAX(*left / 2 / class.chunk_size, n < 2 ? UINT64_C(2) : UINT64_C(1)));
+
+                if (count * class.chunk_size <= *left) {
+                        class.n_chunks = (uint32_t)count;
+                        *left -= count * class.chunk_size;
+                        ret[n++] = class;
+                }
+                size /= n == 1 ? 2 : 4;
+        }
+        return n;
+}
+
 static unsigned pool_classes(uint64_t budget, uint32_t max_queue, PoolClass ret[POOL_MAX_CLASSES])
 {
         uint32_t want = max_queue + CURSOR_N_CLAIMS + 2;
         uint64_t left = budget > POOL_DATA_OFFSET ? budget - POOL_DATA_OFFSET : 0;
-        unsigned n = 0;
+        PoolClass down[POOL_MAX_CLASSES];
+        unsigned n = pool_classes_down(&left, budget, want, down);
 
-        for (uint64_t size = WIRING_POOL_SMALLEST; n < POOL_MAX_CLASSES; size *= 4) {
-                /* Room for the metadata beside a payload of a round size. */
-                PoolClass class = pool_class_for(size <= 4096 ? size : size + 4096, 1);
-                uint64_t count = MIN((uint64_t)want, left / class.chunk_size);
+        for (unsigned i = 0; i < n; i++) { /* what is left over makes more of the largest that fits */
+                uint64_t more = MIN(left / down[i].chunk_size, (uint64_t)(want > down[i].n_chunks ? want - down[i].n_chunks : 0));
 
-                if (count < 2)
-                        break;
-                if (count == want && n + 1 < POOL_MAX_CLASSES && (left - count * class.chunk_size) / (4 * size + 4096) < 2)
-                        count = left / class.chunk_size; /* nothing larger will fit: give it all to this one */
-                class.n_chunks = (uint32_t)MIN(count, (uint64_t)POOL_MAX_CHUNKS / POOL_MAX_CLASSES);
-                left -= (uint64_t)class.n_chunks * class.chunk_size;
-                ret[n++] = class;
+                down[i].n_chunks += (uint32_t)more;
+                left -= more * down[i].chunk_size;
+                ret[n - 1 - i] = down[i];
         }
         return n;
 }

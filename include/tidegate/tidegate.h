@@ -161,7 +161,7 @@ TG_API size_t tg_sample_size(const tg_sample *sample);
 
 /**
  * tg_send_sample() - send what was written in place, without a copy
- * @sample: consumed, whatever is returned
+ * @sample: consumed, unless the result is TG_E_TIMEOUT or -EINTR: then it is still the caller's, to send again or to free
  *
  * Waits and fails like tg_send().
  */
