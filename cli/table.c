@@ -30,8 +30,6 @@ const Command cli_commands[] = {
                            "  --grace-duration D   time nodes get to end by themselves, default 10s; the whole stop\n"
                            "                       takes at most 1.5 times as long, and 2 s to kill what is left\n"
                            "  --name N             name of the dataflow, default the file's\n"
-                           "  --allow-unenforced-limits\n"
-                           "                       run a plan whose limits this host cannot enforce\n"
                            "  --json               one JSON object per event on stdout\n",
                 .main = cmd_run,
         },
