@@ -313,6 +313,19 @@ int fx_fds(Fixture *fx)
         return n - 2;
 }
 
+void fx_expect_fds(Fixture *fx, int n)
+{
+        nsec_t until = clock_now() + FX_SPAN;
+        int now = -1;
+
+        while (now != n && clock_now() < until) {
+                fx_signal(fx, 99999, SIGTERM); /* nobody's: answered at once, one turn of the loop */
+                (void)fx_expect(fx, KEEPER_MSG_SIGNALLED);
+                now = fx_fds(fx);
+        }
+        cr_assert_eq(now, n, "%d descriptors in the keeper, %d before", now, n);
+}
+
 void fx_wait_exit(Fixture *fx, nsec_t span, int status)
 {
         siginfo_t si = {};

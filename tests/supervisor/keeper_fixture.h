@@ -71,7 +71,8 @@ void fx_line(Fixture *fx, LogMsg *ret, char packet[static LOG_MSG_MAX]); /* next
 char *fx_log(Fixture *fx, const char *id);                               /* the node's log file; allocated, "" when there is none */
 struct guard_record fx_guard(Fixture *fx, int *ret_fd);                  /* next record to the guard; first fd, others closed */
 
-int fx_fds(Fixture *fx); /* open descriptors of the keeper */
+int fx_fds(Fixture *fx);                /* open descriptors of the keeper */
+void fx_expect_fds(Fixture *fx, int n); /* that many again, within a few orders and their answers */
 bool fx_end(Fixture *fx, nsec_t span); /* END, ENDED, exit 0; returns clean */
 void fx_close(Fixture *fx); /* fx_end when that was not done; asserts that nothing is left anywhere */
 void fx_wait_exit(Fixture *fx, nsec_t span, int status);
