@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/utf8.h"
 
 #define SCREEN_BACKLOG_MAX  (OUT_ROOM / 2)
 #define SCREEN_FIRST_STATUS NSEC_PER_SEC       /* anything longer says what it waits for */
@@ -20,43 +21,13 @@ static const char *const colors[] = {"36", "33", "35", "32", "34", "96", "93", "
 
 /* ---- text */
 
-/* Longest valid UTF-8 sequence at @s, 0 if there is none. Overlong forms and surrogates are invalid (RFC 3629). */
-static size_t utf8_length(const unsigned char *s, size_t n)
-{
-        size_t len = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
-
-        if (len == 0 || len > n)
-                return 0;
-        for (size_t i = 1; i < len; i++)
-                if ((s[i] & 0xc0) != 0x80)
-                        return 0;
-        if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-                (s[0] == 0xf4 && s[1] > 0x8f))
-                return 0;
-        return len;
-}
-
-/* A JSON string of any bytes: what is not UTF-8 becomes U+FFFD. */
+/* A JSON string of any bytes. */
 static json_t *json_text(const char *text)
 {
-        size_t n = strlen(text), at = 0;
-        char *clean = malloc(3 * n + 1), *to = clean;
-        json_t *value;
+        size_t size = 0;
+        _cleanup_free_ char *clean = utf8_clean(text, strlen(text), &size);
 
-        if (!clean)
-                return NULL;
-        while (at < n) {
-                size_t len = utf8_length((const unsigned char *)text + at, n - at);
-
-                if (len > 0)
-                        to = mempcpy(to, text + at, len);
-                else
-                        to = mempcpy(to, "\xef\xbf\xbd", 3);
-                at += len ? len : 1;
-        }
-        value = json_stringn(clean, (size_t)(to - clean));
-        free(clean);
-        return value;
+        return clean ? json_stringn(clean, size) : NULL;
 }
 
 static void put(Screen *screen, const char *text, size_t size)
@@ -205,12 +176,13 @@ static const char *text_of(const json_t *object, const char *key)
 static void node_event(Screen *screen, const json_t *event)
 {
         const char *id = text_of(event, "node"), *to = text_of(event, "to"), *error = text_of(event, "error");
+        long long line = (long long)json_integer_value(json_object_get(event, "line"));
 
         (void)json_object_set_new(screen->states, id, json_string(to));
         if (screen->json)
                 return;
         if (strcmp(to, "failed") == 0)
-                screen_say(screen, true, "node %s failed: %s", id, error[0] ? error : "no reason is known");
+                screen_say(screen, true, "node %s (line %lld) failed: %s", id, line, error[0] ? error : "no reason is known");
         else if (strcmp(to, "backoff") == 0)
                 screen_say(screen, false, "node %s %s; it will be started again", id, error[0] ? error : "ended");
 }
@@ -256,7 +228,7 @@ void screen_event(Screen *screen, json_t *event, nsec_t now)
                 ledger_event(screen, event);
         else if (strcmp(type, "note") == 0)
                 screen_say(screen, false, "%s%s%s", text_of(event, "node"), text_of(event, "node")[0] ? ": " : "", text_of(event, "text"));
-        else if (strcmp(type, "error") == 0)
+        else if (strcmp(type, "error") == 0 && !json_object_get(event, "node")) /* a node's was told with its state */
                 screen_say(screen, true, "%s", text_of(event, "text"));
 }
 

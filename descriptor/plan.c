@@ -340,7 +340,7 @@ static void report_size(const Planner *p)
 static int plan_nodes(Planner *p, json_t *nodes)
 {
         for (size_t i = 0; i < p->ex->n_leaves; i++) {
-                json_t *node;
+                json_t *node = NULL;
                 int r;
 
                 if (p->bytes > PLAN_BYTES_MAX)

@@ -31,16 +31,6 @@ long utf8_next(const char *s, size_t left, size_t *ret_size)
         return code;
 }
 
-bool utf8_valid(const char *s, size_t size)
-{
-        size_t n;
-
-        for (size_t i = 0; i < size; i += n)
-                if (utf8_next(s + i, size - i, &n) < 0)
-                        return false;
-        return true;
-}
-
 /* A line ends at LF, CR LF or a lone CR, as YAML sees it. */
 static int source_index_lines(Source *source, Arena *arena)
 {

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/utf8.h"
 #include "descriptor/arena.h"
 
 #define SOURCE_MAX ((size_t)1 << 20)
@@ -71,9 +72,6 @@ const char *source_line(const Source *source, unsigned line, size_t *ret_size);
 
 /* utf8_next() - the character at s, and its length in bytes; -1 when the bytes are not UTF-8. left > 0. */
 long utf8_next(const char *s, size_t left, size_t *ret_size);
-
-/* utf8_valid() - whether all of it is UTF-8. */
-bool utf8_valid(const char *s, size_t size);
 
 static inline Span span_at(const Source *source, size_t offset, size_t length)
 {

@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "supervisor/supervisor.h"
 #include "supervisor/wiring.h"
 
@@ -50,17 +51,16 @@ void dataflow_node_changed(Node *node, NodeState from, NodeEvent event)
         if (node->state == from)
                 return;
         dataflow_emit(node->dataflow,
-                json_pack("{ss ss ss ss ss sI si ss*}", "type", "node", "node", node->plan->id, "from", node_state_to_string(from),
+                json_pack("{ss ss si ss ss ss sI si ss*}", "type", "node", "node", node->plan->id, "line", (int)node->plan->line, "from", node_state_to_string(from),
                         "to", node_state_to_string(node->state), "event", node_event_to_string(event), "generation",
                         (json_int_t)node->generation, "pid", (int)node->pid, "error", node->error));
 }
 
 void dataflow_note(Dataflow *dataflow, const char *node, const char *text)
 {
-        json_t *note = json_pack("{ss ss* ss}", "type", "note", "node", node, "text", text);
+        _cleanup_free_ char *clean = utf8_clean(text, strlen(text), NULL);
+        json_t *note = clean ? json_pack("{ss ss* ss}", "type", "note", "node", node, "text", clean) : NULL;
 
-        if (!note) /* a text that is not UTF-8, or no memory */
-                note = json_pack("{ss ss}", "type", "note", "text", "a note that cannot be shown (not UTF-8)");
         if (note && json_array_size(dataflow->notes) < 1000)
                 (void)json_array_append(dataflow->notes, note);
         dataflow_emit(dataflow, note);
@@ -79,17 +79,21 @@ void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, con
         dataflow_emit(dataflow, entry);
 }
 
-void dataflow_fail(Dataflow *dataflow, const char *format, ...)
+void dataflow_fail(Dataflow *dataflow, const Node *node, const char *format, ...)
 {
+        _cleanup_free_ char *text = NULL;
         va_list ap;
 
         if (dataflow->error)
                 return;
         va_start(ap, format);
-        if (vasprintf(&dataflow->error, format, ap) < 0)
-                dataflow->error = NULL;
+        if (vasprintf(&text, format, ap) < 0)
+                text = NULL;
         va_end(ap);
-        dataflow_emit(dataflow, json_pack("{ss ss}", "type", "error", "text", dataflow->error ? dataflow->error : "out of memory"));
+        if (text)
+                dataflow->error = utf8_clean(text, strlen(text), NULL);
+        dataflow_emit(dataflow, json_pack("{ss ss* ss}", "type", "error", "node", node ? node->plan->id : NULL, "text",
+                                        dataflow->error ? dataflow->error : "out of memory"));
 }
 
 /* ---- the barrier */
@@ -105,7 +109,7 @@ static bool dataflow_is_final(const Dataflow *dataflow)
 static void dataflow_abort_start(Dataflow *dataflow, const Node *failed)
 {
         dataflow->failed_start = true;
-        dataflow_fail(dataflow, "%s (line %u): %s", failed->plan->id, failed->plan->line,
+        dataflow_fail(dataflow, failed, "%s (line %u): %s", failed->plan->id, failed->plan->line,
                 failed->error ? failed->error : "could not be started");
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
                 if (node_is_connected(&dataflow->nodes[i]))
@@ -329,7 +333,7 @@ void keeper_lost(Dataflow *dataflow, const char *why)
                 return;
         dataflow->keeper_gone = true;
         keeper_link_close(dataflow);
-        dataflow_fail(dataflow, "the keeper of this dataflow %s; its nodes are ended by the guard", why);
+        dataflow_fail(dataflow, NULL, "the keeper of this dataflow %s; its nodes are ended by the guard", why);
         if (dataflow->state == DATAFLOW_BEGINNING) {
                 dataflow_set_state(dataflow, DATAFLOW_STARTING); /* nothing was started: nothing to wait for */
                 dataflow_stop_nodes(dataflow);

@@ -98,8 +98,8 @@ Dataflow *dataflow_free(Dataflow *dataflow);
  */
 void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *who);
 
-/* dataflow_fail() - remember the first thing that went wrong. */
-__attribute__((format(printf, 2, 3))) void dataflow_fail(Dataflow *dataflow, const char *format, ...);
+/* dataflow_fail() - remember the first thing that went wrong; @node: whose fault it is, or NULL. */
+__attribute__((format(printf, 3, 4))) void dataflow_fail(Dataflow *dataflow, const Node *node, const char *format, ...);
 
 /* What nodes tell their dataflow. */
 void dataflow_node_changed(Node *node, NodeState from, NodeEvent event);

@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "protocol/node_msg.h"
 #include "supervisor/dataflow.h"
 #include "supervisor/supervisor.h"
@@ -248,7 +249,7 @@ static void on_empty(Node *node, const KeeperMsg *msg)
 static void on_left(Node *node, const KeeperMsg *msg)
 {
         free(node->left);
-        node->left = strdup(msg->left.text);
+        node->left = utf8_clean(msg->left.text, strlen(msg->left.text), NULL);
         if (node->rung == NODE_RUNG_VERDICT)
                 node_post(node, NODE_EV_DEADLINE); /* the list is here: no need to wait for it any longer */
 }

@@ -11,47 +11,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
-
-#define REPLACEMENT "\xef\xbf\xbd"
-
-/* Length of the valid UTF-8 sequence at @p (shortest form, no surrogates, at most U+10FFFF), or 0. */
-static size_t utf8_sequence(const unsigned char *p, size_t left)
-{
-        size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
-
-        if (n == 0 || n > left)
-                return 0;
-        for (size_t i = 1; i < n; i++)
-                if ((p[i] & 0xc0) != 0x80)
-                        return 0;
-        if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
-                (p[0] == 0xf4 && p[1] > 0x8f))
-                return 0;
-        return n;
-}
-
-char *utf8_clean(const char *data, size_t size, size_t *ret_size)
-{
-        const unsigned char *p = (const unsigned char *)data;
-        size_t n = 0, n_bad = 0;
-        char *out;
-
-        for (size_t i = 0, k; i < size; i += k ? k : 1) {
-                k = utf8_sequence(p + i, size - i);
-                n_bad += k == 0;
-        }
-        out = malloc(size + 2 * n_bad + 1);
-        if (!out)
-                return NULL;
-        for (size_t i = 0, k; i < size; i += k ? k : 1) {
-                k = utf8_sequence(p + i, size - i);
-                memcpy(out + n, k ? (const char *)p + i : REPLACEMENT, k ? k : 3);
-                n += k ? k : 3;
-        }
-        out[n] = '\0';
-        *ret_size = n;
-        return out;
-}
+#include "base/utf8.h"
 
 static void format_time(char *buf, size_t size, uint64_t wall_ns)
 {

@@ -23,7 +23,4 @@ char *logger_json_line(const char *id, int stream, uint64_t wall_ns, const char 
 /* logger_json_lost() - the record of lost lines into @buf. Bytes, newline included, or -1. */
 int logger_json_lost(char *buf, size_t size, const char *id, uint64_t wall_ns, uint64_t n_lines, int error);
 
-/* utf8_clean() - @data with everything that is not UTF-8 replaced by U+FFFD. Allocated; NULL when memory is short. */
-char *utf8_clean(const char *data, size_t size, size_t *ret_size);
-
 #endif

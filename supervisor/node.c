@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "supervisor/dataflow.h"
 #include "supervisor/wiring.h"
 
@@ -479,14 +480,17 @@ static void node_nothing(Node *node)
 
 void node_set_error(Node *node, const char *format, ...)
 {
+        _cleanup_free_ char *text = NULL;
         va_list ap;
 
         if (node->error)
                 return;
         va_start(ap, format);
-        if (vasprintf(&node->error, format, ap) < 0)
-                node->error = NULL; /* out of memory: the state still says that it failed */
+        if (vasprintf(&text, format, ap) < 0)
+                text = NULL; /* out of memory: the state still says that it failed */
         va_end(ap);
+        if (text) /* paths in it may hold anything, and it travels as JSON */
+                node->error = utf8_clean(text, strlen(text), NULL);
 }
 
 const char *node_describe_end(const Node *node, char *buffer, size_t size)
