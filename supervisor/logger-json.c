@@ -13,6 +13,8 @@
 #include "base/clock.h"
 #include "base/utf8.h"
 
+#define REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
+
 static void format_time(char *buf, size_t size, uint64_t wall_ns)
 {
         time_t seconds = (time_t)(wall_ns / NSEC_PER_SEC);
