@@ -109,21 +109,21 @@ static void report_program(Planner *p, const Leaf *leaf, const char *path, bool 
         if (!p->options->probe)
                 return;
         if (path[0] != '/') {
-                diagnostics_warning(diags, span, "program %s is neither beside the descriptor nor in $PATH", QUOTE(path));
+                diagnostics_warning(diags, span, "program %s is neither beside the descriptor nor in $PATH", QUOTE_PATH(path));
                 return;
         }
         switch (p->options->probe(path, is_script, p->options->userdata)) {
         case PROGRAM_MISSING:
-                diagnostics_warning(diags, span, "%s does not exist", QUOTE(path));
+                diagnostics_warning(diags, span, "%s does not exist", QUOTE_PATH(path));
                 break;
         case PROGRAM_DIRECTORY:
-                diagnostics_warning(diags, span, "%s is a directory, not a program", QUOTE(path));
+                diagnostics_warning(diags, span, "%s is a directory, not a program", QUOTE_PATH(path));
                 break;
         case PROGRAM_NOT_EXECUTABLE:
-                diagnostics_warning(diags, span, "%s is not executable", QUOTE(path));
+                diagnostics_warning(diags, span, "%s is not executable", QUOTE_PATH(path));
                 break;
         case PROGRAM_SILENT:
-                diagnostics_warning(diags, span, "the file system of %s does not answer", QUOTE(path));
+                diagnostics_warning(diags, span, "the file system of %s does not answer", QUOTE_PATH(path));
                 break;
         default:
                 break;
@@ -263,7 +263,7 @@ static int plan_inputs(Planner *p, const Leaf *leaf, json_t **ret)
         if (!inputs)
                 return error_origin(-ENOMEM);
         for (size_t i = 0; i < leaf->n_links; i++) {
-                json_t *input;
+                json_t *input = NULL;
                 int r = plan_input(p, leaf, &leaf->links[i], &input);
 
                 if (r)

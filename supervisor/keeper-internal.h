@@ -130,6 +130,7 @@ void keeper_reports_done(Keeper *k);
 
 /* keeper-node.c: orders about incarnations, and their lives. Spawn consumes fds[0..n_fds). */
 void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds, int n_fds);
+void keeper_refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int error, const char *text);
 void keeper_signal(Keeper *k, const KeeperMsg *msg);
 void keeper_kill(Keeper *k, const KeeperMsg *msg);
 void keeper_look(Keeper *k, const KeeperMsg *msg);

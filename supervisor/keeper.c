@@ -202,6 +202,18 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds, int n_fds)
         }
 }
 
+/* Descriptors that found no room in our table are dropped by the kernel, and the order with them. */
+static void refuse_without_fds(Keeper *k, const KeeperMsg *order, int n_fds, bool dropped)
+{
+        if (order->type == KEEPER_MSG_SPAWN && k->begun && k->phase == KEEPER_WORKING)
+                keeper_refuse_spawn(k, order, KEEPER_STAGE_FDS, dropped ? EMFILE : EPROTO,
+                        dropped ? "cannot start the node: the keeper of this dataflow has too many open files (RLIMIT_NOFILE)" :
+                                  "cannot start the node: the order came without its descriptors");
+        else
+                keeper_note(k, "an order %s was refused: %d descriptors came with it%s", keeper_msg_name(order->type), n_fds,
+                        dropped ? ", others found no room (RLIMIT_NOFILE)" : "");
+}
+
 /* One packet. 1: one was read; 0: there is none now; -errno: the socket is over. */
 static int receive_order(Keeper *k)
 {
@@ -223,10 +235,10 @@ static int receive_order(Keeper *k)
                         n_fds = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
                         memcpy(fds, CMSG_DATA(c), (size_t)n_fds * sizeof(int));
                 }
-        if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || keeper_msg_decode(&order, packet, (size_t)n) < 0 ||
-                !keeper_msg_is_order(order.type) || keeper_msg_n_fds(&order) != n_fds)
-                keeper_note(k, "an order that does not follow the protocol was refused (%zd bytes, %d descriptors%s)", n, n_fds,
-                        msg.msg_flags & MSG_CTRUNC ? ", some lost: too many open files?" : "");
+        if ((msg.msg_flags & MSG_TRUNC) || keeper_msg_decode(&order, packet, (size_t)n) < 0 || !keeper_msg_is_order(order.type))
+                keeper_note(k, "a packet of %zd bytes that does not follow the protocol was refused", n);
+        else if (keeper_msg_n_fds(&order) != n_fds)
+                refuse_without_fds(k, &order, n_fds, msg.msg_flags & MSG_CTRUNC);
         else
                 carry_out(k, &order, fds, n_fds);
         for (int i = 0; i < n_fds; i++)
