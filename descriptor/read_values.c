@@ -229,9 +229,9 @@ bool data_id_ok(Diagnostics *diags, Text id, const char *what)
 
         if (!id_ok(diags, id, what, "_.-/"))
                 return false;
-        if (id.s[0] == '/' || id.s[size - 1] == '/' || strstr(id.s, "//")) {
-                diagnostics_error(
-                        diags, id.span, "%s %s may not begin or end with / nor hold two in a row", what, QUOTE(id.s));
+        if (id.s[0] == '.' || id.s[0] == '/' || id.s[size - 1] == '/' || strstr(id.s, "//")) {
+                diagnostics_error(diags, id.span, "%s %s may not begin with . or /, nor end with /, nor hold two / in a row",
+                        what, QUOTE(id.s));
                 return false;
         }
         return true;

@@ -531,6 +531,8 @@ static int guard_setup(Guard *guard)
         sigfillset(&all);
         if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
                 return error_origin(-errno);
+        if (geteuid() == 0) /* a user's limit of locked memory would make later mappings fail: worse than being paged out */
+                (void)mlockall(MCL_CURRENT | MCL_FUTURE);
         (void)setsid(); /* EPERM: we lead one already. Ctrl-C in the client's terminal never reaches us */
         if (getrlimit(RLIMIT_NOFILE, &guard->nofile) == 0) {
                 struct rlimit raised = {.rlim_cur = guard->nofile.rlim_max, .rlim_max = guard->nofile.rlim_max};
