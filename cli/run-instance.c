@@ -192,6 +192,8 @@ int run_instance_record(RunInstance *instance, struct guard_record *ret)
 {
         ssize_t n = recv(instance->guard_fd, ret, sizeof(*ret), MSG_DONTWAIT);
 
+        if (n < 0 && errno == ECONNRESET) /* it ended with a record of ours unread: told once, ahead of its last words */
+                n = recv(instance->guard_fd, ret, sizeof(*ret), MSG_DONTWAIT);
         if (n < 0)
                 return errno == EAGAIN || errno == EINTR ? RUN_E_AGAIN : RUN_E_CLOSED;
         if (n == 0)
