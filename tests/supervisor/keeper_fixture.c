@@ -362,6 +362,28 @@ void fx_expect_fds(Fixture *fx)
         cr_assert_eq(now, fx->n_fds, "%d descriptors in the keeper, %d before", now, fx->n_fds);
 }
 
+nsec_t fx_cpu(Fixture *fx)
+{
+        unsigned long long ns;
+        char path[64];
+        FILE *f;
+
+        snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", fx->keeper_pid, fx->keeper_pid);
+        f = fopen(path, "re");
+        cr_assert(f && fscanf(f, "%llu", &ns) == 1);
+        fclose(f);
+        return ns;
+}
+
+void fx_expect_idle(Fixture *fx)
+{
+        nsec_t before = fx_cpu(fx), spent;
+
+        (void)poll(NULL, 0, 300);
+        spent = fx_cpu(fx) - before;
+        cr_assert(spent < 30 * NSEC_PER_MSEC, "the loop spins: %d of 300 ms", (int)(spent / NSEC_PER_MSEC));
+}
+
 void fx_wait_exit(Fixture *fx, nsec_t span, int status)
 {
         siginfo_t si = {};

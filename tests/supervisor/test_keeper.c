@@ -239,6 +239,27 @@ Test(keeper, somebody_who_cannot_die_is_named_and_the_sweep_ends_in_time, .timeo
         fx_close(fx);
 }
 
+Test(keeper, a_leader_that_left_its_cgroup_is_not_taken_for_gone, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        FxMsg none = {.fd = -1};
+        char script[1200], packet[LOG_MSG_MAX];
+        LogMsg line;
+
+        if (getuid() != 0)
+                cr_skip_test("not root: a node cannot leave");
+        snprintf(script, sizeof(script), "echo $$ > %s/cgroup.procs && echo gone; exec sleep 1000", fx->group.path);
+        (void)fx_start(fx, &(FxSpawn){.node = 1, .argv = SH(script)});
+        fx_line(fx, &line, packet);
+        cr_assert_str_eq(line.text, "gone");
+        cr_assert(!fx_receive(fx, &none, 200 * NSEC_PER_MSEC), "EMPTY although the leader lives elsewhere");
+        fx_kill(fx, 1, FX_SPAN);
+        (void)fx_expect(fx, KEEPER_MSG_KILLING);
+        expect_exit(fx, 1, CLD_KILLED, SIGKILL);
+        expect_empty(fx, 1);
+        fx_close(fx);
+}
+
 Test(keeper, orders_about_nobody_are_answered, .timeout = 60)
 {
         Fixture *fx = fx_new();

@@ -265,7 +265,8 @@ Test(keeper_output, a_busy_logger_throttles_the_nodes_and_loses_nothing, .timeou
 
         cr_assert_eq(kill(logger, SIGSTOP), 0); /* it is the keeper's unreaped child: the pid is its */
         run(fx, 1, "seq 1 200000");             /* 1.3 MB: more than pipes and buffers hold */
-        cr_assert(!fx_receive(fx, &none, 500 * NSEC_PER_MSEC), "the node was not held up");
+        cr_assert(!fx_receive(fx, &none, 200 * NSEC_PER_MSEC), "the node was not held up");
+        fx_expect_idle(fx);
         cr_assert_eq(kill(logger, SIGCONT), 0);
         wait_over(fx, 1);
         cr_assert_eq(fx->n_notes, 0, "%s", fx->note);
