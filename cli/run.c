@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/receive.h"
 #include "cli/commands.h"
 #include "cli/load.h"
 #include "cli/probe.h"
@@ -264,7 +265,7 @@ static void read_logs(Run *run)
         char packet[LOG_MSG_MAX];
 
         for (unsigned i = 0; i < RUN_LOGS_A_TURN && !screen_is_full(&run->screen); i++) {
-                ssize_t n = recv(run->instance.log_fd, packet, sizeof(packet), MSG_DONTWAIT);
+                ssize_t n = receive_bytes(run->instance.log_fd, packet, sizeof(packet), MSG_DONTWAIT);
                 LogMsg msg;
 
                 if (n < 0 && (errno == EAGAIN || errno == EINTR))

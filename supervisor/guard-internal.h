@@ -14,6 +14,7 @@
 
 #define GUARD_MAX_CHILDREN 8192
 #define GUARD_MAX_ENFORCERS 64
+#define GUARD_LINGER_SPAN (4 * NSEC_PER_SEC) /* what a supervisor gets to leave once its instance was enforced; it may be stopped or wedged */
 #define GUARD_REAP_SPAN (2 * NSEC_PER_SEC) /* what keepers get to flush and leave in order before they are killed */
 
 typedef struct Guard Guard;

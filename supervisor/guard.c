@@ -276,6 +276,15 @@ static int on_client_exit(Source *source, uint32_t revents)
 
 /* ---- reaping */
 
+static int on_supervisor_lingers(Timer *timer, nsec_t now)
+{
+        Guard *guard = container_of(timer, Guard, phase_timer);
+
+        (void)now;
+        guard_process_kill(&guard->supervisor);
+        return 0;
+}
+
 static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
 {
         struct guard_record record = {.type = GUARD_MSG_SUPERVISOR_GONE, .code = si->si_code, .status = si->si_status};
@@ -314,8 +323,11 @@ static void on_enforcer_exit(Guard *guard, unsigned i)
 
         enforcer->process.pid = 0;
         enforcer->process.pidfd = fd_close(enforcer->process.pidfd);
-        if (enforcer->slot == GUARD_SLOT_INSTANCE)
+        if (enforcer->slot == GUARD_SLOT_INSTANCE) {
                 guard->n_left = record.left;
+                if (guard->state == GUARD_RUNNING) /* everything has been ended: the supervisor has nothing left to do but leave */
+                        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_LINGER_SPAN), on_supervisor_lingers);
+        }
         if (record.count > 0 || record.left > 0) {
                 struct guard_record copy = record;
 
@@ -519,6 +531,8 @@ static int guard_setup(Guard *guard)
         sigfillset(&all);
         if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
                 return error_origin(-errno);
+        if (geteuid() == 0) /* a user's limit of locked memory would make later mappings fail: worse than being paged out */
+                (void)mlockall(MCL_CURRENT | MCL_FUTURE);
         (void)setsid(); /* EPERM: we lead one already. Ctrl-C in the client's terminal never reaches us */
         if (getrlimit(RLIMIT_NOFILE, &guard->nofile) == 0) {
                 struct rlimit raised = {.rlim_cur = guard->nofile.rlim_max, .rlim_max = guard->nofile.rlim_max};

@@ -16,6 +16,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/receive.h"
 #include "protocol/guard_msg.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
@@ -225,7 +226,7 @@ static int receive_order(Keeper *k)
         KeeperMsg order;
         ssize_t n;
 
-        n = recvmsg(k->supervisor_fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        n = receive_message(k->supervisor_fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (n < 0)
                 return errno == EAGAIN || errno == EINTR ? 0 : -errno;
         if (n == 0)

@@ -143,6 +143,8 @@ void fx_spawn(Fixture *fx, const FxSpawn *s)
         order.spawn.has_socket = s->socket > 0;
         cr_assert_eq(pipe2(out, O_CLOEXEC), 0);
         cr_assert_eq(pipe2(err, O_CLOEXEC), 0);
+        if (s->keep_out)
+                *s->keep_out = fcntl(out[1], F_DUPFD_CLOEXEC, 3);
         fds[0] = spec_memfd(s, &order.spawn.spec_size);
         fds[1] = out[1];
         fds[2] = err[1];
@@ -296,6 +298,39 @@ struct guard_record fx_guard(Fixture *fx, int *ret_fd)
         if (ret_fd)
                 *ret_fd = fds[0];
         return record;
+}
+
+/* The keeper's child of that name, or 0. */
+static pid_t find_logger(Fixture *fx)
+{
+        char path[64], comm[32] = "";
+        pid_t pid, found = 0;
+        FILE *f, *c;
+
+        snprintf(path, sizeof(path), "/proc/%d/task/%d/children", fx->keeper_pid, fx->keeper_pid);
+        f = fopen(path, "re");
+        cr_assert(f);
+        while (!found && fscanf(f, "%d", &pid) == 1) {
+                snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+                c = fopen(path, "re");
+                if (c && fgets(comm, sizeof(comm), c) && strncmp(comm, "tidegate-logger", 15) == 0)
+                        found = pid;
+                if (c)
+                        fclose(c);
+        }
+        fclose(f);
+        return found;
+}
+
+pid_t fx_logger(Fixture *fx)
+{
+        nsec_t until = clock_now() + FX_SPAN;
+        pid_t pid = 0;
+
+        while (!pid && clock_now() < until) /* it takes its name a moment after BEGUN */
+                pid = find_logger(fx);
+        cr_assert(pid > 0, "there is no logger");
+        return pid;
 }
 
 int fx_fds(Fixture *fx)

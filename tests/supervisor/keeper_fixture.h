@@ -24,7 +24,7 @@ typedef struct Fixture {
         int keeper;            /* pidfd */
         pid_t keeper_pid;
         char dir[64];      /* a temporary directory */
-        char log_dir[128]; /* below it; "" for none */
+        char log_dir[384]; /* below it; "" for none */
         char dataflow[1024];
         unsigned n_notes;
         char note[KEEPER_MSG_TEXT_MAX + 1]; /* the last one */
@@ -50,6 +50,7 @@ typedef struct FxSpawn {
         nsec_t span;     /* until the deadline; 0: FX_SPAN */
         int socket;      /* the node socket to give, consumed; 0: none */
         bool bad_spec;   /* send garbage */
+        int *keep_out;   /* set to a copy of stdout's write end that the test keeps */
 } FxSpawn;
 
 Fixture *fx_open(void); /* keeper running, nothing ordered yet */
@@ -71,6 +72,7 @@ void fx_line(Fixture *fx, LogMsg *ret, char packet[static LOG_MSG_MAX]); /* next
 char *fx_log(Fixture *fx, const char *id);                               /* the node's log file; allocated, "" when there is none */
 struct guard_record fx_guard(Fixture *fx, int *ret_fd);                  /* next record to the guard; first fd, others closed */
 
+pid_t fx_logger(Fixture *fx);           /* the logger's pid */
 int fx_fds(Fixture *fx);                /* open descriptors of the keeper */
 void fx_expect_fds(Fixture *fx, int n); /* that many again, within a few orders and their answers */
 bool fx_end(Fixture *fx, nsec_t span); /* END, ENDED, exit 0; returns clean */

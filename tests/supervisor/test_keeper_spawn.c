@@ -9,15 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/pidfd.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "hung.h"
 #include "keeper_fixture.h"
 #include "supervisor/cgroup.h"
 
@@ -233,63 +231,6 @@ Test(keeper_spawn, a_bare_name_is_looked_up_in_the_path_of_the_node, .timeout = 
 
 /* ---- a file system that stopped answering ---- */
 
-typedef struct Hung {
-        int pidfd;
-        int out;
-        char dir[256];
-} Hung;
-
-static bool private_mounts(void)
-{
-        return unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && access("/dev/fuse", R_OK | W_OK) == 0;
-}
-
-static void wait_for(int fd, const char *word)
-{
-        char buf[16] = {};
-        size_t n = 0;
-
-        while (n < sizeof(buf) - 1 && !memchr(buf, '\n', n)) {
-                cr_assert(wait_readable(fd, FX_SPAN), "hungfs does not say %s", word);
-                cr_assert_eq(read(fd, buf + n, 1), 1);
-                n++;
-        }
-        cr_assert_eq(strncmp(buf, word, strlen(word)), 0, "%s", buf);
-}
-
-static Hung hung_start(Fixture *fx)
-{
-        Hung h = {};
-        int out[2];
-        pid_t pid;
-
-        snprintf(h.dir, sizeof(h.dir), "%s/hung", fx->dir);
-        cr_assert_eq(mkdir(h.dir, 0755), 0);
-        cr_assert_eq(pipe2(out, O_CLOEXEC), 0);
-        pid = fork();
-        if (pid == 0) {
-                (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* not even a test that crashes leaves somebody hanging */
-                (void)dup2(out[1], STDOUT_FILENO);
-                execl(helper_path("hungfs"), "hungfs", h.dir, NULL);
-                _exit(127);
-        }
-        h.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-        close(out[1]);
-        h.out = out[0];
-        wait_for(h.out, "ready");
-        return h;
-}
-
-/* Whoever hangs on it is released with an error. */
-static void hung_end(Hung *h)
-{
-        cr_assert_eq(pidfd_send_signal(h->pidfd, SIGKILL, NULL, 0), 0);
-        cr_assert_eq(waitid(P_PIDFD, (id_t)h->pidfd, &(siginfo_t){}, WEXITED), 0);
-        close(h->pidfd);
-        close(h->out);
-        cr_assert_eq(umount2(h->dir, MNT_DETACH), 0);
-}
-
 Test(keeper_spawn, a_program_on_a_hung_file_system_delays_nobody_and_the_keeper_ends, .timeout = 90)
 {
         Fixture *fx;
@@ -302,11 +243,11 @@ Test(keeper_spawn, a_program_on_a_hung_file_system_delays_nobody_and_the_keeper_
         if (!private_mounts())
                 cr_skip_test("no private mount namespace or no FUSE");
         fx = fx_new();
-        h = hung_start(fx);
+        h = hung_start(fx->dir);
         snprintf(program, sizeof(program), "%s/prog", h.dir);
         start = clock_now();
         fx_spawn(fx, &(FxSpawn){.node = 1, .argv = ARGV(program), .span = 1500 * NSEC_PER_MSEC});
-        wait_for(h.out, "asked");
+        hung_wait_asked(&h);
         (void)fx_start(fx, &(FxSpawn){.node = 2, .argv = SH("exit 3")});
         cr_assert_eq(fx_expect(fx, KEEPER_MSG_EXITED)->msg.exited.status, 3);
         cr_assert_eq(fx_expect(fx, KEEPER_MSG_EMPTY)->msg.node, 2);
@@ -346,7 +287,7 @@ Test(keeper_spawn, a_quarantined_start_is_reported_empty_when_the_file_system_wa
         if (!private_mounts())
                 cr_skip_test("no private mount namespace or no FUSE");
         fx = fx_new();
-        h = hung_start(fx);
+        h = hung_start(fx->dir);
         fds = fx_fds(fx);
         snprintf(cwd, sizeof(cwd), "%s/cwd", h.dir);
         fx_spawn(fx, &(FxSpawn){.node = 1, .argv = SH("exit 0"), .cwd = cwd, .span = 300 * NSEC_PER_MSEC});
@@ -373,7 +314,7 @@ Test(keeper_spawn, a_kill_reaches_a_start_that_hangs_and_those_that_wait_behind_
         if (!private_mounts())
                 cr_skip_test("no private mount namespace or no FUSE");
         fx = fx_new();
-        h = hung_start(fx);
+        h = hung_start(fx->dir);
         snprintf(program, sizeof(program), "%s/prog", h.dir);
         for (uint32_t i = 0; i < 66; i++) /* more than there are spawner threads */
                 fx_spawn(fx, &(FxSpawn){.node = i, .argv = ARGV(program), .span = 800 * NSEC_PER_MSEC});

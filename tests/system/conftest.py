@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What system tests share: the build they look at, ways to run its programs that cannot hang, and a look for leftovers."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -130,14 +131,33 @@ def unified_root():
     return None
 
 
-def tidegate_cgroups():
+def dead_cgroups():
+    """Every cgroup .../tidegate/INSTANCE/... without an owner. A living instance holds its directory's lock: other runs beside
+    this one do not count."""
     top = unified_root()
-    if not top:
-        return set()
     found = set()
-    for path, names, _ in os.walk(top):
-        found.update(os.path.join(path, n) for n in names if "tidegate" in os.path.join(path, n)[len(str(top)) :])
+    for base in top.glob("**/tidegate") if top else ():
+        instances = [d for d in base.iterdir() if d.is_dir()]
+        if not instances:
+            found.add(str(base))
+        for instance in instances:
+            if _lock_is_free(instance):
+                found.update(path for path, _, _ in os.walk(instance))
     return found
+
+
+def _lock_is_free(directory):
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False  # gone meanwhile
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def marked_processes(mark):
@@ -171,17 +191,15 @@ class Traces:
 
     def count(self):
         return {
-            "cgroups": tidegate_cgroups(),
-            # bxfi_*: Criterion's, which may run beside us
-            "files in /dev/shm": {name for name in os.listdir("/dev/shm") if not name.startswith("bxfi_")},
+            "cgroups": dead_cgroups(),
+            # criterion keeps files there while tests beside this one run
+            "files in /dev/shm": {f for f in os.listdir("/dev/shm") if not f.startswith("bxfi_")},
             "our descriptors": {f"{fd}: {link}" for fd, link in _descriptors()},
         }
 
     def left(self):
         """{kind: what is there now and was not}; empty when nothing is left."""
         now = {kind: names - self.before[kind] for kind, names in self.count().items()}
-        # Another test run beside this one has cgroups of its own, with processes in them.
-        now["cgroups"] = {c for c in now["cgroups"] if not _populated(c)}
         if self.elsewhere:
             now["cgroups"] = set()
         now["processes"] = marked_processes(self.mark)
@@ -206,13 +224,6 @@ def _descriptors():
             yield fd, os.readlink(f"/proc/self/fd/{fd}")
         except OSError:
             pass  # the one that listed them
-
-
-def _populated(cgroup):
-    try:
-        return "populated 1" in pathlib.Path(cgroup, "cgroup.events").read_text()
-    except OSError:
-        return False
 
 
 @pytest.fixture

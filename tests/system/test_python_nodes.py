@@ -269,6 +269,45 @@ def test_a_full_link_holds_up_the_sender_up_to_its_timeout(flow):
     assert printed(run, "reader") == [f"{int(n) + 1} b'last'"]
 
 
+def test_a_message_that_finds_no_memory_is_refused_and_not_half_sent(flow):
+    sender = """
+    import tidegate
+
+    node, sent, refused = tidegate.Node(), 0, 0
+    for i in range(30):
+        try:
+            node.send_output("out", i.to_bytes(8, "little") * 200_000)
+            sent += 1
+        except tidegate.Dropped:
+            refused += 1
+        while sent < 5 and (event := node.next(timeout=10)).type != "INPUT":
+            pass
+    print("sent", sent, "refused", refused)
+    """
+    hoarder = """
+    import tidegate
+
+    node, held = tidegate.Node(), []
+    for event in node:
+        if event.type == "INPUT":
+            held.append(event)
+            node.send_output("ack", b"")
+    stats = node.input_stats("in")
+    for event in held:
+        n = int.from_bytes(event.data[:8], "little")
+        assert event.data == n.to_bytes(8, "little") * 200_000
+    assert [e.seq for e in held][-1] + 1 == stats["delivered"] + stats["dropped_queue"] + stats["dropped_pool"]
+    print("delivered", stats["delivered"], "dropped", stats["dropped_queue"] + stats["dropped_pool"])
+    """
+    run = flow({
+        "sender": (sender, {"outputs": ["out"], "inputs": {"ack": "hoarder/ack"}}),
+        "hoarder": (hoarder, {"inputs": {"in": "sender/out"}, "outputs": ["ack"]}),
+    }, timeout=60)  # fmt: skip
+    numbers = list(map(int, re.findall(r"\d+", printed(run, "sender")[0] + printed(run, "hoarder")[0])))
+    sent, refused, delivered, dropped = numbers
+    assert refused > 0 and sent + refused == 30 and delivered + dropped == sent
+
+
 def test_an_exception_ends_the_node_and_the_others_hear_of_it(flow):
     run = flow({
         "bad": ("import tidegate\nnode = tidegate.Node()\nnode.send_output('out', b'1')\nraise SystemExit(3)\n", {"outputs": ["out"]}),
