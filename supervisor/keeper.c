@@ -490,10 +490,13 @@ static int keeper_loop(Keeper *k)
         return 0;
 }
 
-static void keeper_done(Keeper *k)
+/* False: threads are still at work on something of it, so it has to stay. */
+static bool keeper_done(Keeper *k)
 {
         NodeEntry *e, *next;
 
+        if (!jobs_idle(&k->jobs))
+                return false;
         incarnations_done(k);
         stream_close(k);
         feed_done(&k->feed);
@@ -513,24 +516,22 @@ static void keeper_done(Keeper *k)
         loop_done(&k->loop);
         free(k->uuid);
         free(k->name);
+        return true;
 }
 
 int keeper_main(int supervisor_fd, int guard_fd, int instance_cgroup_fd)
 {
-        Keeper *k = calloc(1, sizeof(*k));
+        static Keeper keeper; /* one per process; idle threads may look at it until the very end */
+        Keeper *k = &keeper;
         int r;
 
-        if (!k)
-                return 1;
         k->supervisor_fd = supervisor_fd;
         k->guard_fd = guard_fd;
         k->instance_fd = instance_cgroup_fd;
         r = keeper_init(k);
         if (!r)
                 r = keeper_loop(k);
-        if (!r && incarnations_starting(k) == false && list_empty(&k->incarnations)) {
-                keeper_done(k);
-                free(k);
-        }
+        if (!keeper_done(k))
+                _exit(r ? 1 : 0); /* a thread hangs in the kernel: nothing that runs at exit may wait for it */
         return r ? 1 : 0;
 }
