@@ -10,7 +10,7 @@ import time
 
 import pytest
 from conftest import eventually, marked_processes
-from lives import LONG, SLACK, Process, cgroups_in
+from lives import LONG, SLACK, Process
 
 SEED = int(os.environ.get("TIDEGATE_SEED", "20250611"))
 TIMES = 40 if LONG else 5
@@ -152,13 +152,27 @@ def test_a_part_that_hangs_does_not_hold_up_ctrl_c(part, stubborn, live, nothing
     run.process.send_signal(signal.SIGINT)
     try:
         run.wait(1.5 * GRACE + 2 + 7 + SLACK)
+        assert run.status != 0
     finally:
         deaf.send(signal.SIGKILL)
         deaf.close()
     nothing_left(5 + SLACK)
 
 
-def test_three_ctrl_c_end_the_nodes_though_every_part_hangs(stubborn, live, traces, home, nothing_left):
+@pytest.mark.parametrize("kind", ["stubborn", "moving"])
+def test_a_keeper_that_hangs_is_replaced_by_what_the_guard_sees(kind, request, live, nothing_left):
+    run = running(live(request.getfixturevalue(kind), "--grace-duration", f"{GRACE}s"))
+    deaf = run.take("keeper")
+    deaf.send(signal.SIGSTOP)
+    deaf.close()
+    run.process.send_signal(signal.SIGINT)
+    run.wait(1.5 * GRACE + 0.4 + 1 + 2 + SLACK)
+    assert run.status == 1
+    assert "keeper" in run.result()["error"] and run.result()["left"] == 0
+    nothing_left()
+
+
+def test_three_ctrl_c_end_the_nodes_though_every_part_hangs(stubborn, dataflow, live, traces, nothing_left):
     run = running(live(stubborn))
     parts = [run.take(p) for p in ("guard", "supervisor", "keeper")]
     for p in parts:
@@ -174,7 +188,8 @@ def test_three_ctrl_c_end_the_nodes_though_every_part_hangs(stubborn, live, trac
             p.send(signal.SIGKILL)
             p.close()
     assert eventually(lambda: not marked_processes(traces.mark), 5)
-    assert cgroups_in(home), "nobody was there to remove it: the next run's sweep does"
+    live(dataflow({"nodes": [{"id": "next", "path": "true"}]}, "next.yml")).wait(20)  # sweeps what nobody could remove
+    nothing_left()
 
 
 # The nodes
