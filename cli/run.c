@@ -344,6 +344,7 @@ static void on_deadline(Run *run)
         screen_say(&run->screen, true, "waited in vain for %s; ending the processes below %s from here", run->waits_for,
                 run->instance.cgroup[0] ? run->instance.cgroup : "this instance");
         run_instance_abort(&run->instance, nsec_add(clock_now(), RUN_ABORT_SPAN));
+        run_instance_remove(&run->instance, nsec_add(clock_now(), RUN_ABORT_SPAN)); /* if it is empty already */
         run->status = CLI_NOT_RUNNING;
 }
 
