@@ -136,13 +136,16 @@ def dead_cgroups():
     this one do not count."""
     top = unified_root()
     found = set()
-    for base in top.glob("**/tidegate") if top else ():
-        instances = [d for d in base.iterdir() if d.is_dir()]
-        if not instances:
-            found.add(str(base))
-        for instance in instances:
+    # os.walk() passes by what goes away meanwhile: other runs and tests are at work beside this one.
+    for base, names, _ in os.walk(top) if top else ():
+        if os.path.basename(base) != "tidegate":
+            continue
+        if not names:
+            found.add(base)
+        for instance in (os.path.join(base, name) for name in names):
             if _lock_is_free(instance):
                 found.update(path for path, _, _ in os.walk(instance))
+        names.clear()
     return found
 
 
