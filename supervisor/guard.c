@@ -586,8 +586,11 @@ int guard_main(const GuardOptions *options)
                 tell_client(&guard, GUARD_MSG_FAILED, -r, "cannot set up the guard");
                 return 1;
         }
-        if (guard_open_instance(&guard))
+        if (guard_open_instance(&guard)) {
+                if (guard.instance.dir_fd >= 0)
+                        (void)instance_remove(&guard.instance, nsec_add(clock_now(), NSEC_PER_SEC));
                 return 1;
+        }
         r = guard_watch_client(&guard);
         if (!r)
                 r = guard_start_supervisor(&guard);
