@@ -8,24 +8,13 @@
 #include "base/cleanup.h"
 #include "cli/commands.h"
 #include "cli/load.h"
+#include "cli/table.h"
 #include "descriptor/graph.h"
-
-static const char usage[] = "usage: tidegate graph [OPTIONS] FILE\n"
-                            "\n"
-                            "Draw a dataflow as text.\n"
-                            "\n"
-                            "  --mermaid            for Mermaid (default)\n"
-                            "  --dot                for Graphviz\n"
-                            "  --json               the plan: nodes and links as JSON\n" LOAD_OPTIONS_HELP
-                            "  -h, --help           this text\n"
-                            "\n"
-                            "Exit status: 0 drawn, 1 the file is not valid, 2 wrong usage.\n";
 
 typedef struct GraphCommand {
         LoadOptions load;
         const char *path;
         int format; /* 'm', 'd' or 'j' */
-        bool help;
 } GraphCommand;
 
 /* Return: 0, CLI_USAGE, or CLI_FAILED without memory. */
@@ -35,34 +24,26 @@ static int read_arguments(GraphCommand *g, int argc, char **argv)
                 {"mermaid", no_argument, NULL, 'm'},
                 {"dot", no_argument, NULL, 'd'},
                 {"json", no_argument, NULL, 'j'},
-                {"help", no_argument, NULL, 'h'},
                 LOAD_LONG_OPTIONS,
                 {NULL, 0, NULL, 0},
         };
         int c;
 
         optind = 0; /* starts over, also when another command line was read before */
-        while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+        opterr = 0;
+        while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
                 if (c == '?')
-                        return CLI_USAGE;
-                if (c == 'h') {
-                        g->help = true;
-                } else if (c == 'm' || c == 'd' || c == 'j') {
-                        if (g->format && g->format != c) {
-                                fprintf(stderr, "graph: only one of --mermaid, --dot and --json\n");
-                                return CLI_USAGE;
-                        }
+                        return usage_error("graph", "unknown option or missing value: `%s`", argv[optind - 1]);
+                if (c == 'm' || c == 'd' || c == 'j') {
+                        if (g->format && g->format != c)
+                                return usage_error("graph", "only one of --mermaid, --dot and --json");
                         g->format = c;
                 } else if (load_option(&g->load, c, optarg) < 0) {
                         return CLI_FAILED;
                 }
         }
-        if (g->help)
-                return 0;
-        if (argc - optind != 1) {
-                fprintf(stderr, "graph: %s\n%s", argc == optind ? "which file?" : "one file only", usage);
-                return CLI_USAGE;
-        }
+        if (argc - optind != 1)
+                return usage_error("graph", "%s", argc == optind ? "which file?" : "one file only");
         g->path = argv[optind];
         return 0;
 }
@@ -101,9 +82,7 @@ int cmd_graph(int argc, char **argv)
         GraphCommand g = {.load = LOAD_OPTIONS_INIT};
         int r = read_arguments(&g, argc, argv);
 
-        if (!r && g.help)
-                fputs(usage, stdout);
-        else if (!r)
+        if (!r)
                 r = graph(&g);
         load_options_done(&g.load);
         return r;

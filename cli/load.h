@@ -24,10 +24,11 @@ typedef struct LoadOptions {
                 "allow-shell-nodes", no_argument, NULL, 'S'                                                            \
         }
 
+/* Their lines for the table of commands. */
 #define LOAD_OPTIONS_HELP                                                                                              \
-        "  --name NAME          call the dataflow NAME\n"                                                              \
-        "  --env KEY=VALUE      set a variable for every node (a node's own env wins); may be repeated\n"              \
-        "  --allow-shell-nodes  accept nodes with \"path: shell\"\n"
+        "  --name N             name of the dataflow, default the file's\n"                                            \
+        "  --env KEY=VALUE      set a variable for every node; a node's own env wins; repeatable\n"                    \
+        "  --allow-shell-nodes  accept nodes with `path: shell`\n"
 
 /* load_option() - take one of LOAD_LONG_OPTIONS. Return: 0, 1 when it is none of them, or -ENOMEM. */
 int load_option(LoadOptions *options, int option, char *value);

@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "cli/commands.h"
+#include "cli/load.h"
 
 /*
  * These are linked in only when their libraries were found (cli/meson.build). A weak reference that nothing defines is
@@ -30,26 +31,29 @@ const Command cli_commands[] = {
                            "  --grace-duration D   time nodes get to end by themselves, default 10s; the whole stop\n"
                            "                       takes at most 1.5 times as long, and 2 s to kill what is left\n"
                            "  --name N             name of the dataflow, default the file's\n"
-                           "  --allow-unenforced-limits\n"
-                           "                       run a plan whose limits this host cannot enforce\n"
+                           "  --env K=V            set a variable for every node (a node's own env wins); may be repeated\n"
+                           "  --allow-shell-nodes  accept nodes with `path: shell`\n"
+                           "  --cgroup-root DIR    make the cgroups below DIR instead of where `doctor` says\n"
                            "  --json               one JSON object per event on stdout\n",
                 .main = cmd_run,
         },
         {
                 .name = "validate",
-                .synopsis = "FILE [--json]",
+                .synopsis = "FILE [--strict] [--json]",
                 .summary = "check a descriptor, with line, column and a hint for each error",
                 .details = "Starts nothing. Exit status 0 when the descriptor is valid, 1 when it is not.\n"
                            "\n"
-                           "  --json               the plan, or the errors, as JSON\n",
+                           "  --strict             warnings count as errors\n"
+                           "  --json               the verdict, errors and warnings as JSON\n" LOAD_OPTIONS_HELP,
                 .main = cmd_validate,
         },
         {
                 .name = "graph",
-                .synopsis = "FILE [--mermaid | --dot]",
+                .synopsis = "FILE [--mermaid | --dot | --json]",
                 .summary = "print a descriptor's graph as Mermaid or DOT text",
                 .details = "  --mermaid            Mermaid flowchart (the default)\n"
-                           "  --dot                Graphviz DOT\n",
+                           "  --dot                Graphviz DOT\n"
+                           "  --json               the plan itself\n" LOAD_OPTIONS_HELP,
                 .main = cmd_graph,
         },
         {

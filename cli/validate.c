@@ -9,22 +9,12 @@
 #include "cli/commands.h"
 #include "cli/load.h"
 #include "cli/probe.h"
-
-static const char usage[] = "usage: tidegate validate [OPTIONS] FILE\n"
-                            "\n"
-                            "Check a dataflow without running it.\n"
-                            "\n"
-                            "  --strict             warnings are errors\n"
-                            "  --json               the result as JSON on stdout\n" LOAD_OPTIONS_HELP
-                            "  -h, --help           this text\n"
-                            "\n"
-                            "Exit status: 0 valid, 1 not valid, 2 wrong usage.\n";
+#include "cli/table.h"
 
 typedef struct Validate {
         LoadOptions load;
         const char *path;
         bool strict, json;
-        bool help;
 } Validate;
 
 /* Return: 0, CLI_USAGE, or CLI_FAILED without memory. */
@@ -33,31 +23,25 @@ static int read_arguments(Validate *v, int argc, char **argv)
         static const struct option options[] = {
                 {"strict", no_argument, NULL, 's'},
                 {"json", no_argument, NULL, 'j'},
-                {"help", no_argument, NULL, 'h'},
                 LOAD_LONG_OPTIONS,
                 {NULL, 0, NULL, 0},
         };
         int c;
 
         optind = 0; /* starts over, also when another command line was read before */
-        while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+        opterr = 0;
+        while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
                 if (c == 's')
                         v->strict = true;
                 else if (c == 'j')
                         v->json = true;
-                else if (c == 'h')
-                        v->help = true;
                 else if (c == '?')
-                        return CLI_USAGE;
+                        return usage_error("validate", "unknown option or missing value: `%s`", argv[optind - 1]);
                 else if (load_option(&v->load, c, optarg) < 0)
                         return CLI_FAILED;
         }
-        if (v->help)
-                return 0;
-        if (argc - optind != 1) {
-                fprintf(stderr, "validate: %s\n%s", argc == optind ? "which file?" : "one file only", usage);
-                return CLI_USAGE;
-        }
+        if (argc - optind != 1)
+                return usage_error("validate", "%s", argc == optind ? "which file?" : "one file only");
         v->path = argv[optind];
         return 0;
 }
@@ -142,9 +126,7 @@ int cmd_validate(int argc, char **argv)
         Validate v = {.load = LOAD_OPTIONS_INIT};
         int r = read_arguments(&v, argc, argv);
 
-        if (!r && v.help)
-                fputs(usage, stdout);
-        else if (!r)
+        if (!r)
                 r = validate(&v);
         load_options_done(&v.load);
         return r;

@@ -10,6 +10,7 @@
 #include "base/error.h"
 
 #define QUOTE_CHARS   64
+#define PATH_CHARS    200
 #define MESSAGE_CHARS 600
 #define TEXT_CHARS    110 /* of a source line */
 #define TEXT_BEFORE   60  /* of them before the caret when the line is longer */
@@ -65,6 +66,22 @@ Quoted quote(const char *s)
         return q;
 }
 
+Quoted quote_path(const char *s)
+{
+        Quoted q = {.text = "\""};
+        size_t size = strlen(s), skip = 0;
+
+        if (size > PATH_CHARS) {
+                skip = size - PATH_CHARS;
+                while (((unsigned char)s[skip] & 0xc0) == 0x80)
+                        skip++; /* not into the middle of a character */
+                strcat(q.text, "…");
+        }
+        (void)append_harmless(q.text, sizeof(q.text) - 2, s + skip, size - skip, PATH_CHARS);
+        strcat(q.text, "\"");
+        return q;
+}
+
 static void diagnostic_done(Diagnostic *d)
 {
         free(d->file);
@@ -101,7 +118,7 @@ static bool diagnostic_take_line(Diagnostic *d, Span span)
         d->text = calloc(1, room);
         if (!d->text)
                 return false;
-        while (d->column - 1 - skipped > TEXT_BEFORE && size > 0 && skip < size) {
+        while (size > TEXT_CHARS && d->column - 1 - skipped > TEXT_BEFORE && skip < size) {
                 if (utf8_next(line + skip, size - skip, &n) < 0)
                         n = 1;
                 skip += n;
@@ -154,10 +171,8 @@ static bool diagnostic_init(Diagnostic *d, Span span, const char *file, const ch
         return d->line == 0 || diagnostic_take_line(d, span);
 }
 
-static unsigned long hash_text(const char *s)
+static unsigned long hash_text(unsigned long h, const char *s)
 {
-        unsigned long h = 5381;
-
         for (; *s; s++)
                 h = h * 33 + (unsigned char)*s;
         return h;
@@ -191,6 +206,22 @@ static bool diagnostics_push(Diagnostics *diags, Diagnostic *take)
         return true;
 }
 
+/* Makes room for one more; an error takes the place of the last warning. False when there is none. */
+static bool diagnostics_make_room(Diagnostics *diags, Severity severity)
+{
+        if (diags->n < DIAGNOSTICS_MAX)
+                return true;
+        diags->n_dropped++;
+        for (size_t i = diags->n; severity == SEVERITY_ERROR && !diagnostics_full(diags) && i-- > 0;)
+                if (diags->items[i].severity == SEVERITY_WARNING) {
+                        diagnostic_done(&diags->items[i]);
+                        memmove(&diags->items[i], &diags->items[i + 1], (diags->n - i - 1) * sizeof(*diags->items));
+                        diags->n--;
+                        return true;
+                }
+        return false;
+}
+
 void diagnostics_add(Diagnostics *diags, Severity severity, Span span, const char *file, const char *suggestion,
         const char *format, ...)
 {
@@ -205,7 +236,7 @@ void diagnostics_add(Diagnostics *diags, Severity severity, Span span, const cha
         if (n < 0)
                 message = NULL;
         if (message)
-                d.key_hash = hash_text(message);
+                d.key_hash = hash_text(hash_text(5381, file && !span.source ? file : ""), message);
         if (message && diagnostics_knows(diags, &d))
                 return;
 
@@ -213,10 +244,12 @@ void diagnostics_add(Diagnostics *diags, Severity severity, Span span, const cha
                 diags->n_errors++;
         else
                 diags->n_warnings++;
-        if (diags->n >= DIAGNOSTICS_MAX)
-                diags->n_dropped++;
-        else if (!message || !diagnostic_init(&d, span, file, suggestion, message) || !diagnostics_push(diags, &d))
+        if (!diagnostics_make_room(diags, severity))
+                return;
+        if (!message || !diagnostic_init(&d, span, file, suggestion, message) || !diagnostics_push(diags, &d))
                 diags->out_of_memory = true;
+        else if (severity == SEVERITY_ERROR)
+                diags->n_kept_errors++;
         diagnostic_done(&d);
 }
 

@@ -8,7 +8,8 @@
  *           did you mean "queue_size"?
  *
  * Text that comes from the file is shown with control and bidirectional characters replaced, and cut to a sensible length; a
- * message never contains a line break. At most DIAGNOSTICS_MAX are kept, the rest are counted. Does no output itself.
+ * message never contains a line break. At most DIAGNOSTICS_MAX are kept, errors before warnings; the rest are counted. Does no
+ * output itself.
  *
  * Not thread-safe per Diagnostics.
  */
@@ -48,7 +49,7 @@ struct Diagnostics {
         Diagnostic *items;
         size_t n, n_room;
         unsigned n_errors, n_warnings; /* including those not kept */
-        unsigned n_dropped;
+        unsigned n_dropped, n_kept_errors;
         bool out_of_memory; /* something could not be recorded */
 };
 
@@ -74,10 +75,10 @@ void diagnostics_add(Diagnostics *diags, Severity severity, Span span, const cha
 #define diagnostics_warning(d, span, ...)            diagnostics_add((d), SEVERITY_WARNING, (span), NULL, NULL, __VA_ARGS__)
 #define diagnostics_warning_hint(d, span, hint, ...) diagnostics_add((d), SEVERITY_WARNING, (span), NULL, (hint), __VA_ARGS__)
 
-/* diagnostics_full() - whether the next message would only be counted: then it need not be a good one. */
+/* diagnostics_full() - whether the next error would only be counted: then it need not be a good one. */
 static inline bool diagnostics_full(const Diagnostics *diags)
 {
-        return diags->n >= DIAGNOSTICS_MAX;
+        return diags->n_kept_errors >= DIAGNOSTICS_MAX;
 }
 
 /* diagnostics_sort() - by place, the file that was mentioned first before the others. */
@@ -100,13 +101,16 @@ const char *severity_name(Severity severity);
 
 /*
  * quote() - a piece of the user's text for use inside a message: in double quotes, made harmless, cut at 64 characters.
+ * quote_path() - the same for a path: up to 200 characters, and of a longer one the end.
  * The result is a value: QUOTE(s) is valid until the end of the full expression it stands in.
  */
 typedef struct Quoted {
-        char text[288];
+        char text[816];
 } Quoted;
 
 Quoted quote(const char *s);
-#define QUOTE(s) (quote(s).text)
+Quoted quote_path(const char *s);
+#define QUOTE(s)      (quote(s).text)
+#define QUOTE_PATH(s) (quote_path(s).text)
 
 #endif

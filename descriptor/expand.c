@@ -98,11 +98,11 @@ static int load_module(Expander *ex, const Scope *scope, const NodeSpec *user, c
         if (!path || !name)
                 return error_origin(-ENOMEM);
         if (!realpath(path, real)) {
-                diagnostics_error(ex->diags, blame, "module %s cannot be read: %s", QUOTE(user->module.s), strerror(errno));
+                diagnostics_error(ex->diags, blame, "module %s cannot be read: %s", QUOTE_PATH(user->module.s), strerror(errno));
                 return 0;
         }
         if (!path_is_below(real, ex->dir)) {
-                diagnostics_error(ex->diags, blame, "module %s lies outside the folder of the dataflow", QUOTE(user->module.s));
+                diagnostics_error(ex->diags, blame, "module %s lies outside the folder of the dataflow", QUOTE_PATH(user->module.s));
                 return 0;
         }
         for (size_t i = 0; i < ex->n_files; i++)
@@ -128,7 +128,7 @@ static bool module_is_cyclic(Expander *ex, const Scope *scope, const FileSpec *f
 
         for (const Scope *s = scope; s; s = s->parent, depth++)
                 if (s->file == file) {
-                        diagnostics_error(ex->diags, blame, "module %s uses itself", QUOTE(file->source->name));
+                        diagnostics_error(ex->diags, blame, "module %s uses itself", QUOTE_PATH(file->source->name));
                         return true;
                 }
         if (depth > MODULE_DEPTH_MAX + 1) {

@@ -172,7 +172,7 @@ static bool edge_read(const Graph *g, size_t to, const json_t *input, Edge *ret)
         ret->from_kind = "n";
         ret->from = (size_t)json_integer_value(from);
         ret->output = get_string(source, "output");
-        return from != NULL;
+        return from != NULL && *ret->output;
 }
 
 static void graph_each_edge(const Graph *g, void (*put)(const Graph *g, const Edge *e))

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#define SEVERAL_MACHINES "this version runs on one machine"
+#define SEVERAL_MACHINES "one machine only"
 #define NO_TYPES         "message types are not checked yet"
 #define NO_LOG_KEYS      "every line of output is logged as it is"
 #define NO_BUILD         "build before the run"

@@ -13,6 +13,7 @@
 
 #define PLAN_VERSION    1
 #define FINISH_GRACE_NS (120 * NSEC_PER_SEC)
+#define WORDS_MAX       65000 /* of args; the supervisor takes 65536 strings of argv */
 #define QUEUE_SIZE      10 /* Dora's default */
 
 #define _cleanup_json_ _cleanup_(json_decrefp)
@@ -109,21 +110,21 @@ static void report_program(Planner *p, const Leaf *leaf, const char *path, bool 
         if (!p->options->probe)
                 return;
         if (path[0] != '/') {
-                diagnostics_warning(diags, span, "program %s is neither beside the descriptor nor in $PATH", QUOTE(path));
+                diagnostics_warning(diags, span, "program %s is neither beside the descriptor nor in $PATH", QUOTE_PATH(path));
                 return;
         }
         switch (p->options->probe(path, is_script, p->options->userdata)) {
         case PROGRAM_MISSING:
-                diagnostics_warning(diags, span, "%s does not exist", QUOTE(path));
+                diagnostics_warning(diags, span, "%s does not exist", QUOTE_PATH(path));
                 break;
         case PROGRAM_DIRECTORY:
-                diagnostics_warning(diags, span, "%s is a directory, not a program", QUOTE(path));
+                diagnostics_warning(diags, span, "%s is a directory, not a program", QUOTE_PATH(path));
                 break;
         case PROGRAM_NOT_EXECUTABLE:
-                diagnostics_warning(diags, span, "%s is not executable", QUOTE(path));
+                diagnostics_warning(diags, span, "%s is not executable", QUOTE_PATH(path));
                 break;
         case PROGRAM_SILENT:
-                diagnostics_warning(diags, span, "the file system of %s does not answer", QUOTE(path));
+                diagnostics_warning(diags, span, "the file system of %s does not answer", QUOTE_PATH(path));
                 break;
         default:
                 break;
@@ -168,6 +169,10 @@ static int put_words(Planner *p, json_t *argv, const Leaf *leaf, const char *arg
                 diagnostics_error(p->ex->diags, leaf->spec->args.span, "a quote or a backslash in args is not finished");
         else if (r)
                 diagnostics_error(p->ex->diags, leaf->spec->args.span, "a word of args is longer than %d bytes", STRING_MAX);
+        if (r == 0 && n > WORDS_MAX) {
+                diagnostics_error(p->ex->diags, leaf->spec->args.span, "%zu words in args; at most %d are allowed", n, WORDS_MAX);
+                return 0;
+        }
         for (size_t i = 0; i < n && r == 0 && p->bytes <= PLAN_BYTES_MAX; i++)
                 r = put_string(p, argv, NULL, words[i], leaf->spec->args.span);
         return r > 0 ? 0 : r;
@@ -263,7 +268,7 @@ static int plan_inputs(Planner *p, const Leaf *leaf, json_t **ret)
         if (!inputs)
                 return error_origin(-ENOMEM);
         for (size_t i = 0; i < leaf->n_links; i++) {
-                json_t *input;
+                json_t *input = NULL;
                 int r = plan_input(p, leaf, &leaf->links[i], &input);
 
                 if (r)
@@ -324,7 +329,7 @@ static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
         if (r)
                 return error_fold(r);
         *ret = json_pack("{s:s, s:i, s:s, s:O, s:O, s:o, s:O, s:O, s:o, s:I, s:I, s:I}", "id", leaf->id, "line", (int)leaf->line, "kind",
-                leaf->n_links || spec->outputs.n ? "node" : "program", "argv", argv, "env", env, "cpu_affinity", plan_cpus(spec),
+                spec->n_inputs || spec->outputs.n ? "node" : "program", "argv", argv, "env", env, "cpu_affinity", plan_cpus(spec),
                 "inputs", inputs, "outputs", outputs, "restart", plan_restart(&spec->restart), "startup_timeout_ns",
                 (json_int_t)spec->startup_timeout_ns, "finish_grace_ns", (json_int_t)spec->finish_grace_ns, "pool_size",
                 (json_int_t)spec->pool_size);

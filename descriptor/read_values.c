@@ -135,25 +135,33 @@ bool read_uint(Reader *reader, const YamlNode *value, const char *what, int64_t 
         return true;
 }
 
-int read_choice(Reader *reader, const YamlNode *value, const char *what, const char *const *names)
+/* "a, b or c", for messages. */
+static void list_choices(const char *const *names, char *buf, size_t size)
 {
-        Suggest suggest;
-        char list[160] = "";
-
-        if (value->kind != YAML_STRING) {
-                wrong_kind(reader, value, what, "a string");
-                return -1;
-        }
-        suggest = (Suggest)SUGGEST_INIT(value->text);
+        buf[0] = '\0';
         for (int i = 0; names[i]; i++) {
                 if (names[i][0] == '\0')
                         continue;
-                if (strcmp(names[i], value->text) == 0)
+                if (buf[0])
+                        strncat(buf, names[i + 1] ? ", " : " or ", size - strlen(buf) - 1);
+                strncat(buf, names[i], size - strlen(buf) - 1);
+        }
+}
+
+int read_choice(Reader *reader, const YamlNode *value, const char *what, const char *const *names)
+{
+        Suggest suggest = SUGGEST_INIT(value->kind == YAML_STRING ? value->text : "");
+        char list[160];
+
+        list_choices(names, list, sizeof(list));
+        if (value->kind != YAML_STRING) {
+                wrong_kind(reader, value, what, list);
+                return -1;
+        }
+        for (int i = 0; names[i]; i++) {
+                if (names[i][0] && strcmp(names[i], value->text) == 0)
                         return i;
                 suggest_offer(&suggest, names[i]);
-                if (list[0])
-                        strncat(list, names[i + 1] ? ", " : " or ", sizeof(list) - strlen(list) - 1);
-                strncat(list, names[i], sizeof(list) - strlen(list) - 1);
         }
         diagnostics_error_hint(
                 reader->diags, value->span, suggest.best, "%s must be %s, not %s", what, list, QUOTE(value->text));
@@ -221,9 +229,9 @@ bool data_id_ok(Diagnostics *diags, Text id, const char *what)
 
         if (!id_ok(diags, id, what, "_.-/"))
                 return false;
-        if (id.s[0] == '/' || id.s[size - 1] == '/' || strstr(id.s, "//")) {
-                diagnostics_error(
-                        diags, id.span, "%s %s may not begin or end with / nor hold two in a row", what, QUOTE(id.s));
+        if (id.s[0] == '.' || id.s[0] == '/' || id.s[size - 1] == '/' || strstr(id.s, "//")) {
+                diagnostics_error(diags, id.span, "%s %s may not begin with . or /, nor end with /, nor hold two / in a row",
+                        what, QUOTE(id.s));
                 return false;
         }
         return true;

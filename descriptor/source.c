@@ -98,6 +98,20 @@ static int source_check_text(const Source *source, Diagnostics *diags)
         return 0;
 }
 
+static int source_check_lines(const Source *source, Diagnostics *diags)
+{
+        for (size_t i = 0; i < source->n_lines; i++) {
+                size_t end = i + 1 < source->n_lines ? source->lines[i + 1] : source->size;
+
+                if (end - source->lines[i] > SOURCE_LINE_MAX + 2) {
+                        diagnostics_error(diags, span_at(source, source->lines[i], 0), "the line is longer than %zu bytes",
+                                SOURCE_LINE_MAX);
+                        return SOURCE_E_REFUSED;
+                }
+        }
+        return 0;
+}
+
 static int source_finish(Source **ret, Source *source, Arena *arena, Diagnostics *diags)
 {
         int r;
@@ -115,6 +129,8 @@ static int source_finish(Source **ret, Source *source, Arena *arena, Diagnostics
                 return SOURCE_E_REFUSED;
         }
         r = source_check_text(source, diags);
+        if (!r)
+                r = source_check_lines(source, diags);
         if (r)
                 return r;
         *ret = source;
@@ -149,7 +165,7 @@ static int source_refuse(const char *name, Span blame, Diagnostics *diags, const
         if (!blame.source)
                 diagnostics_error_in(diags, name, "%s%s", what, why);
         else
-                diagnostics_error(diags, blame, "%s: %s%s", QUOTE(name), what, why);
+                diagnostics_error(diags, blame, "%s: %s%s", QUOTE_PATH(name), what, why);
         return SOURCE_E_REFUSED;
 }
 

@@ -3,7 +3,8 @@
  * Source: the text of one file, and places in it.
  *
  * Reading is for files people hand us: only regular files are opened (a FIFO or a device is refused, unopened), at most
- * SOURCE_MAX bytes are read, and the text is checked to be clean UTF-8 before any parser sees it. Knows no YAML.
+ * SOURCE_MAX bytes are read, and the text is checked to be clean UTF-8 with lines of sensible length before any parser sees it.
+ * Knows no YAML.
  */
 #ifndef TG_DESCRIPTOR_SOURCE_H
 #define TG_DESCRIPTOR_SOURCE_H
@@ -14,7 +15,8 @@
 #include "base/utf8.h"
 #include "descriptor/arena.h"
 
-#define SOURCE_MAX ((size_t)1 << 20)
+#define SOURCE_MAX      ((size_t)1 << 20)
+#define SOURCE_LINE_MAX ((size_t)65536)
 
 typedef struct Diagnostics Diagnostics;
 
@@ -40,7 +42,7 @@ typedef struct SourcePosition {
  * source_from_memory() - take a copy of a buffer as a source
  * @ret:   set on success; lives in @arena
  * @name:  shown in messages; copied
- * @diags: told why the text is refused: too large, UTF-16, not UTF-8, NUL or other control characters
+ * @diags: told why the text is refused: too large, UTF-16, not UTF-8, NUL or other control characters, a line too long
  *
  * Return: 0, SOURCE_E_REFUSED, or -ENOMEM.
  */

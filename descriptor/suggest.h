@@ -19,8 +19,12 @@ typedef struct Suggest {
 /* suggest_offer() - consider a name. Names of more than 48 bytes, or far from the wrong one, are not considered. */
 void suggest_offer(Suggest *s, const char *name);
 
-/* edit_distance() - insertions, deletions, replacements and swaps of neighbours, case ignored; at most 48 bytes each, else
- * a large number. */
-unsigned edit_distance(const char *a, const char *b);
+/**
+ * edit_distance() - insertions, deletions, replacements and swaps of neighbours that make one name of the other
+ * @limit: above it the exact number does not matter
+ *
+ * Case is ignored, and - is the same as _. Return: the distance; limit + 1 when it is larger, or a name is longer than 48 bytes.
+ */
+unsigned edit_distance(const char *a, const char *b, unsigned limit);
 
 #endif

@@ -10,6 +10,8 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 
+#define OPEN_BRACKETS_MAX 1000
+
 typedef struct Frame {
         YamlNode *node;
         YamlNode *key; /* of a map: read, its value is still to come */
@@ -33,6 +35,7 @@ typedef struct Builder {
         size_t n_anchors;
         size_t n_values;
         unsigned n_documents;
+        bool complete; /* the end of the stream was seen */
 } Builder;
 
 const char *yaml_kind_name(YamlKind kind)
@@ -41,7 +44,7 @@ const char *yaml_kind_name(YamlKind kind)
                 [YAML_NULL] = "empty",
                 [YAML_BOOL] = "a boolean",
                 [YAML_INT] = "an integer",
-                [YAML_FLOAT] = "a number",
+                [YAML_FLOAT] = "a decimal number",
                 [YAML_STRING] = "a string",
                 [YAML_LIST] = "a list",
                 [YAML_MAP] = "a map",
@@ -374,7 +377,7 @@ static int builder_alias(Builder *b, struct fy_event *event)
         for (size_t i = 0; i < b->n_frames; i++)
                 if (b->frames[i].anchor && strcmp(b->frames[i].anchor, name) == 0)
                         return builder_refuse(b, span, "the alias stands for something that contains the alias itself");
-        diagnostics_error(b->diags, span, "no anchor &%s before this alias", quote(name).text);
+        diagnostics_error(b->diags, span, "no anchor %s before this alias", QUOTE(name));
         return YAML_E_INVALID;
 }
 
@@ -396,6 +399,9 @@ static int builder_event(Builder *b, struct fy_event *event)
         case FYET_MAPPING_END:
         case FYET_SEQUENCE_END:
                 return builder_close(b);
+        case FYET_STREAM_END:
+                b->complete = true;
+                return 0;
         default:
                 return 0;
         }
@@ -431,18 +437,47 @@ static int builder_report_syntax(Builder *b, struct fy_diag *diag)
         return YAML_E_INVALID;
 }
 
+/*
+ * What libfyaml is not asked to cope with: it reads all opening brackets there are before it gives out the first (350 MB for
+ * a megabyte of them), and looks through all %TAG directives for each new one (a minute for a megabyte). Brackets in quotes
+ * and comments count too; nobody has a thousand of them there that are never closed.
+ */
+static int builder_prefilter(Builder *b)
+{
+        const Source *source = b->source;
+        size_t depth = 0;
+
+        for (size_t i = 0; i < source->size; i++) {
+                char c = source->data[i];
+
+                if (c == '[' || c == '{')
+                        depth++;
+                else if ((c == ']' || c == '}') && depth > 0)
+                        depth--;
+                if (depth > OPEN_BRACKETS_MAX)
+                        return builder_refuse(b, span_at(source, i, 1), "nested deeper than 64 levels");
+        }
+        for (size_t i = 0; i < source->n_lines; i++)
+                if (source->size - source->lines[i] >= 4 && memcmp(source->data + source->lines[i], "%TAG", 4) == 0)
+                        return builder_refuse(b, span_at(source, source->lines[i], 4), "%TAG directives are not supported");
+        return 0;
+}
+
 static int builder_run(Builder *b, struct fy_diag *diag)
 {
         struct fy_event *event;
-        int r = 0;
+        int r;
 
+        r = builder_prefilter(b);
+        if (r)
+                return r;
         if (fy_parser_set_string(b->parser, b->source->data, b->source->size) < 0)
                 return error_origin(-ENOMEM);
         while (r == 0 && (event = fy_parser_parse(b->parser))) {
                 r = builder_event(b, event);
                 fy_parser_event_free(b->parser, event);
         }
-        if (r == 0 && (fy_parser_get_stream_error(b->parser) || b->n_frames > 0))
+        if (r == 0 && (fy_parser_get_stream_error(b->parser) || b->n_frames > 0 || !b->complete))
                 r = builder_report_syntax(b, diag);
         return r;
 }

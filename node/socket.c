@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "base/receive.h"
 #include "node/node-internal.h"
 
 #define MAX_PACKETS 4096u /* answers and CLOSE_OUTPUTs kept; more means that nobody ever reads */
@@ -150,7 +151,7 @@ static int read_one(tg_node *node)
         int fds[NODE_MSG_MAX_FDS] = {-1, -1}, n_fds, r;
         ssize_t n;
 
-        n = recvmsg(node->fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        n = receive_message(node->fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (n < 0)
                 return errno == EAGAIN || errno == EINTR ? NODE_E_NOTHING : -ENOTCONN;
         n_fds = collect_fds(&mh, fds);
