@@ -196,7 +196,8 @@ struct tg_node {
         bool stop_queued, stopping, ended;
 
         uint32_t pulse; /* futex word */
-        unsigned n_followers, n_announced;
+        unsigned n_followers;
+        unsigned n_announced; /* atomic: since the doorbells were emptied */
         bool leading;
         bool outer_armed; /* tg_next() said "nothing" to somebody who polls outer_fd */
 

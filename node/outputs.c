@@ -70,7 +70,7 @@ static int announce(Output *output, size_t chunk_size)
 {
         int r;
 
-        __atomic_fetch_add(&output->node->n_announced, 1, __ATOMIC_RELAXED);
+        (void)__atomic_fetch_add(&output->node->n_announced, 1, __ATOMIC_RELAXED);
         r = ring_writer_arm(output->writer, 1, chunk_size, NULL);
         if (ring_writer_flush(output->writer))
                 output_tell(output);

@@ -171,8 +171,8 @@ int socket_read(tg_node *node)
         int r = 0;
 
         if (node->control.map)
-                node->control_seen = control_epoch(&node->control); /* before reading: a later packet shows again */
-        node->glanced_at = clock_now();
+                __atomic_store_n(&node->control_seen, control_epoch(&node->control), __ATOMIC_RELAXED); /* before reading */
+        __atomic_store_n(&node->glanced_at, clock_now(), __ATOMIC_RELAXED); /* senders look at both without the lock */
         socket_flush(node);
         while (node->fd >= 0 && list_empty(&node->packets) && r == 0)
                 r = read_one(node);

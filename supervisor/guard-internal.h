@@ -97,6 +97,9 @@ struct Guard {
 int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret);
 int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, GuardProcess *ret);
 
+/* guard.c: an escrow's time has come, and there was nobody to end. The supervisor knows, unless its keeper does not tell it. */
+void guard_tell_kept(Guard *guard, uint32_t slot);
+
 /* guard-enforce.c */
 int guard_escrow(Guard *guard, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
 int guard_enforce(Guard *guard, uint32_t slot, bool remove);

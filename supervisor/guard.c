@@ -45,6 +45,11 @@ static void tell_supervisor(Guard *guard, struct guard_record record)
         record_send(guard->supervisor_fd, &record, NULL, 0);
 }
 
+void guard_tell_kept(Guard *guard, uint32_t slot)
+{
+        tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_ENFORCED, .slot = slot});
+}
+
 /* ---- ending everything */
 
 static void guard_end_all(Guard *guard, nsec_t at, nsec_t term_ns)

@@ -807,6 +807,5 @@ void incarnations_done(Keeper *k)
         Incarnation *inc, *next;
 
         list_for_each(inc, next, &k->incarnations, link)
-                if (!inc->job) /* a thread that hangs still uses its job; the process ends with it */
-                        inc = incarnation_free(inc);
+                inc = incarnation_free(inc);
 }

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -415,6 +416,17 @@ static bool oom_score_is_ours(void)
         return fd >= 0 && read(fd, buf, sizeof(buf) - 1) > 0 && atoi(buf) != 0;
 }
 
+/* A dataflow of thousands of nodes needs them; the nodes get the limits of their specification. */
+static void raise_fd_limit(void)
+{
+        struct rlimit limit;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+                return;
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit); /* raising the soft limit cannot be refused */
+}
+
 static int watch_signals(Keeper *k)
 {
         sigset_t all;
@@ -441,8 +453,9 @@ static int keeper_init(Keeper *k)
         k->feed = (Feed){.pipe_fd = -1, .report_fd = -1, .pidfd = -1};
         k->reset_oom = oom_score_is_ours();
         (void)prctl(PR_SET_NAME, "tidegate-keeper");
-        (void)setsid();                    /* -EPERM when the guard made us a leader already */
-        (void)mallopt(M_ARENA_MAX, 1);     /* many threads, little to allocate */
+        (void)setsid();                /* -EPERM when the guard made us a leader already */
+        (void)mallopt(M_ARENA_MAX, 1); /* many threads, little to allocate */
+        raise_fd_limit();
         r = open_standard_fds();
         if (!r)
                 r = loop_init(&k->loop);
@@ -490,10 +503,13 @@ static int keeper_loop(Keeper *k)
         return 0;
 }
 
-static void keeper_done(Keeper *k)
+/* False: threads are still at work on something of it, so it has to stay. */
+static bool keeper_done(Keeper *k)
 {
         NodeEntry *e, *next;
 
+        if (!jobs_idle(&k->jobs))
+                return false;
         incarnations_done(k);
         stream_close(k);
         feed_done(&k->feed);
@@ -513,24 +529,22 @@ static void keeper_done(Keeper *k)
         loop_done(&k->loop);
         free(k->uuid);
         free(k->name);
+        return true;
 }
 
 int keeper_main(int supervisor_fd, int guard_fd, int instance_cgroup_fd)
 {
-        Keeper *k = calloc(1, sizeof(*k));
+        static Keeper keeper; /* one per process; idle threads may look at it until the very end */
+        Keeper *k = &keeper;
         int r;
 
-        if (!k)
-                return 1;
         k->supervisor_fd = supervisor_fd;
         k->guard_fd = guard_fd;
         k->instance_fd = instance_cgroup_fd;
         r = keeper_init(k);
         if (!r)
                 r = keeper_loop(k);
-        if (!r && incarnations_starting(k) == false && list_empty(&k->incarnations)) {
-                keeper_done(k);
-                free(k);
-        }
+        if (!keeper_done(k))
+                _exit(r ? 1 : 0); /* a thread hangs in the kernel: nothing that runs at exit may wait for it */
         return r ? 1 : 0;
 }

@@ -451,6 +451,7 @@ Test(load, leaves_no_descriptor_open)
         folder_write_chain(&folder, 3);
         _cleanup_result_ Result res = folder_load(&folder);
 
+        cr_expect_eq(res.r, 0);
         after = dup(0);
         (void)close(after);
         cr_expect_eq(before, after);

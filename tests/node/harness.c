@@ -267,6 +267,12 @@ static void fd_replace(int *fd, int by)
         *fd = by;
 }
 
+/* NULL: a timer. */
+static FlowLink *node_link(Flow *flow, const FlowNode *node, int input)
+{
+        return node->inputs[input].link < 0 ? NULL : &flow->links[node->inputs[input].link];
+}
+
 /* Fresh regions for everything the node writes. */
 static void make_regions(Flow *flow, FlowNode *node)
 {
@@ -291,9 +297,9 @@ static void make_regions(Flow *flow, FlowNode *node)
                 o->closed = false;
         }
         for (int i = 0; i < node->n_inputs; i++) {
-                FlowLink *link = &flow->links[node->inputs[i].link];
+                FlowLink *link = node_link(flow, node, i);
 
-                if (node->inputs[i].link < 0)
+                if (!link)
                         continue;
                 cr_assert_eq(cursor_create(&fd), 0);
                 fd_replace(&link->cursor_fd, fd);
@@ -369,7 +375,7 @@ static void welcome(Flow *flow, FlowNode *node)
         }
         for (int i = 0; i < node->n_inputs; i++) {
                 FlowInput *in = &node->inputs[i];
-                FlowLink *link = in->link < 0 ? NULL : &flow->links[in->link];
+                FlowLink *link = node_link(flow, node, i);
 
                 m = (NodeMsg){.type = NODE_MSG_INPUT, .input = {.index = (uint32_t)i, .id = in->id, .source = "test",
                         .timer_ns = in->timer_ns, .queue_size = link ? link->spec.queue_size : 1,
@@ -389,9 +395,9 @@ static void seal_all(Flow *flow, FlowNode *node)
                 cr_assert_eq(region_seal(node->outputs[i].pool_fd, REGION_POOL), 0);
         }
         for (int i = 0; i < node->n_inputs; i++) {
-                FlowLink *link = &flow->links[node->inputs[i].link];
+                FlowLink *link = node_link(flow, node, i);
 
-                if (node->inputs[i].link < 0)
+                if (!link)
                         continue;
                 cr_assert_eq(region_seal(link->cursor_fd, REGION_CURSOR), 0);
                 cr_assert_eq(region_map_read(&link->cursor, link->cursor_fd, REGION_CURSOR, cursor_size()), 0);

@@ -36,20 +36,20 @@ static int send_for_ever(tg_node *node, void *arg)
 /* Takes without ever waiting, so that it is always awake. */
 static int take_awake(tg_node *node, void *arg)
 {
+        bool stop = false;
         tg_event *ev;
 
-        while (shared[TAKEN] < UINT64_MAX / 2) {
+        while (!stop) {
                 int r = tg_next(node, &ev, 0);
 
                 if (r == TG_E_TIMEOUT)
                         continue;
                 NODE_CHECK(r == 0);
-                if (tg_event_type(ev) == TG_EVENT_STOP)
-                        return 0;
+                stop = tg_event_type(ev) == TG_EVENT_STOP;
                 tg_event_free(ev);
                 shared[TAKEN]++;
         }
-        return 1;
+        return 0;
 }
 
 /* System calls of one process, counted by stopping it at each one's entry and exit, while it goes through n messages. */

@@ -163,7 +163,7 @@ static int wait_for_timeouts(tg_node *node, void *arg)
                 NODE_CHECK(tg_next(node, &ev, 80 * (int64_t)NSEC_PER_MSEC) == TG_E_TIMEOUT); /* said once */
         }
         tell(MARK, 1);
-        take(node, TG_EVENT_STOP, "ALL_INPUTS_CLOSED"); /* the end says nothing that was said already */
+        tg_event_free(take(node, TG_EVENT_STOP, "ALL_INPUTS_CLOSED")); /* the end says nothing that was said already */
         return 0;
 }
 

@@ -383,11 +383,6 @@ static void gives_a_pipe_for_a_doorbell(Lone *lone, Regions *r)
         lone_says_msg(lone, &m, (int[]){r->bell, fds[1]}, 2);
 }
 
-static void greets_first(Lone *lone, Regions *r)
-{
-        cr_assert_eq(lone_hears(lone).type, NODE_MSG_HELLO);
-}
-
 Test(open, a_supervisor_that_breaks_the_protocol_is_refused, .timeout = 60)
 {
         static const Lie lies[] = {says_noise, says_start_first, says_what_nodes_say, says_too_much,
@@ -404,7 +399,6 @@ Test(open, a_supervisor_that_breaks_the_protocol_is_refused, .timeout = 60)
                 lies[i](&lone, &r);
                 cr_expect_eq(lone_result(&lone), -EPROTO, "lie %u", i);
         }
-        (void)greets_first;
 }
 
 /* Random packets, half of them beginning like a true one: an error, never a crash, never a hang. */
@@ -466,9 +460,12 @@ Test(open, a_running_node_hears_of_a_broken_protocol_as_an_error_event, .timeout
 static int run_out_of_descriptors(tg_node *node, void *arg)
 {
         Flow *flow = *(Flow **)arg;
-        struct rlimit limit = {.rlim_cur = 3, .rlim_max = 3};
+        struct rlimit before, limit;
         tg_event *ev;
 
+        NODE_CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
+        limit = before;
+        limit.rlim_cur = 3;
         NODE_CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0); /* what is open stays open, nothing new fits */
         flow_shared(flow)[0] = 1;
         flow_note(flow);
@@ -476,6 +473,7 @@ static int run_out_of_descriptors(tg_node *node, void *arg)
         NODE_CHECK(tg_event_type(ev) == TG_EVENT_ERROR);
         NODE_CHECK(strcmp(tg_event_data(ev), strerrordesc_np(EMFILE)) == 0);
         tg_event_free(ev);
+        NODE_CHECK(setrlimit(RLIMIT_NOFILE, &before) == 0);
         return 0;
 }
 
@@ -483,7 +481,9 @@ static int idle(tg_node *node, void *arg)
 {
         tg_event *ev;
 
-        return tg_next(node, &ev, TG_FOREVER) == 0 ? 0 : 1;
+        NODE_CHECK(tg_next(node, &ev, TG_FOREVER) == 0);
+        tg_event_free(ev);
+        return 0;
 }
 
 Test(open, a_node_without_free_descriptors_says_so_when_it_is_sent_one, .timeout = 30)

@@ -29,6 +29,7 @@ typedef struct Fixture {
         unsigned n_notes;
         char note[KEEPER_MSG_TEXT_MAX + 1]; /* the last one */
         uint32_t uid, gid;
+        int n_fds; /* of the keeper, after BEGIN */
 } Fixture;
 
 typedef struct FxMsg {
@@ -72,11 +73,13 @@ void fx_line(Fixture *fx, LogMsg *ret, char packet[static LOG_MSG_MAX]); /* next
 char *fx_log(Fixture *fx, const char *id);                               /* the node's log file; allocated, "" when there is none */
 struct guard_record fx_guard(Fixture *fx, int *ret_fd);                  /* next record to the guard; first fd, others closed */
 
-pid_t fx_logger(Fixture *fx);           /* the logger's pid */
-int fx_fds(Fixture *fx);                /* open descriptors of the keeper */
-void fx_expect_fds(Fixture *fx, int n); /* that many again, within a few orders and their answers */
+pid_t fx_logger(Fixture *fx);    /* the logger's pid */
+int fx_fds(Fixture *fx);          /* open descriptors of the keeper */
+void fx_expect_fds(Fixture *fx); /* as many as after BEGIN again, within a few orders and their answers */
 bool fx_end(Fixture *fx, nsec_t span); /* END, ENDED, exit 0; returns clean */
 void fx_close(Fixture *fx); /* fx_end when that was not done; asserts that nothing is left anywhere */
+nsec_t fx_cpu(Fixture *fx);           /* time the keeper's loop has spent on a processor */
+void fx_expect_idle(Fixture *fx);     /* it spends next to none of it now */
 void fx_wait_exit(Fixture *fx, nsec_t span, int status);
 
 #endif

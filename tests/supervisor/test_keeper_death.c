@@ -169,6 +169,31 @@ Test(keeper_death, a_keeper_killed_during_a_start_leaves_a_registered_child_or_n
         cr_assert_gt(n_left, 0, "no start ever got as far as a process: the delays are too short to show anything");
 }
 
+Test(keeper_death, whatever_is_gone_the_loop_does_not_spin, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        SweepResult result;
+
+        (void)fx_start(fx, &(FxSpawn){.node = 1, .argv = SH("exec >&- 2>&-; sleep 1000")}); /* has closed its output */
+        (void)fx_start(fx, &(FxSpawn){.node = 2, .argv = SH("sleep 1000")});
+        (void)fx_start(fx, &(FxSpawn){.node = 3, .argv = SH("sleep 1000 & exit 0")}); /* its leader is gone */
+        (void)fx_expect(fx, KEEPER_MSG_EXITED);
+        (void)fx_start(fx, &(FxSpawn){.node = 4, .argv = SH("exit 0")}); /* over, not reaped */
+        (void)fx_wait(fx, KEEPER_MSG_EMPTY);
+        fx_expect_idle(fx);
+        fx->stream = fd_close(fx->stream);
+        fx_expect_idle(fx);
+        cr_assert_eq(kill(fx_logger(fx), SIGKILL), 0);
+        (void)fx_expect(fx, KEEPER_MSG_NOTE);
+        fx_expect_idle(fx);
+        fx->supervisor = fd_close(fx->supervisor);
+        fx_expect_idle(fx);
+        cr_assert_eq(sweep_kill(fx->group.fd, clock_now() + FX_SPAN, &result), 0); /* as the guard would */
+        fx_wait_exit(fx, FX_SPAN, 0);
+        reap_everybody();
+        fx_close(fx);
+}
+
 Test(keeper_death, a_supervisor_that_does_not_listen_costs_no_memory_and_gets_every_answer, .timeout = 60)
 {
         Fixture *fx = fx_new();
@@ -188,6 +213,7 @@ Test(keeper_death, a_supervisor_that_does_not_listen_costs_no_memory_and_gets_ev
                 (void)nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
                 quiet++;
         }
+        fx_expect_idle(fx);
         while (n_answers < n_sent) {
                 cr_assert(fx_receive(fx, &m, FX_SPAN), "%d of %d answers", n_answers, n_sent);
                 cr_assert_eq(m.msg.type, KEEPER_MSG_SIGNALLED);

@@ -52,7 +52,6 @@ static char *file(Fixture *fx, const char *name, const char *text, mode_t mode)
 /* Spawns, and expects SPAWN_FAILED with this stage, errno and text in it; then EMPTY, and nothing left in the keeper. */
 static void expect_failure(Fixture *fx, const FxSpawn *spawn, KeeperStage stage, int error, const char *text)
 {
-        int fds = fx_fds(fx);
         FxMsg *m;
 
         fx_spawn(fx, spawn);
@@ -62,7 +61,7 @@ static void expect_failure(Fixture *fx, const FxSpawn *spawn, KeeperStage stage,
         cr_expect(strstr(m->msg.spawn_failed.text, text), "%s\n  lacks: %s", m->msg.spawn_failed.text, text);
         m = fx_expect(fx, KEEPER_MSG_EMPTY);
         cr_expect_eq(m->msg.empty.removed, 1);
-        fx_expect_fds(fx, fds);
+        fx_expect_fds(fx);
 }
 
 static void expect_exec_failure(Fixture *fx, uint32_t node, char *program, int error, const char *text)
@@ -223,6 +222,7 @@ Test(keeper_spawn, a_bare_name_is_looked_up_in_the_path_of_the_node, .timeout = 
         cr_assert_str_eq(line.text, "right");
         (void)fx_expect(fx, KEEPER_MSG_EXITED);
         (void)fx_expect(fx, KEEPER_MSG_EMPTY);
+        fx_reap(fx, 1);
         snprintf(path, sizeof(path), "PATH=/no/such:%s/one", fx->dir);
         expect_failure(fx, &(FxSpawn){.node = 2, .argv = ARGV((char *)"tidegate-prog"), .env = ARGV(path)}, KEEPER_STAGE_EXEC, EACCES,
                 "(no execute bit)");
@@ -280,7 +280,6 @@ Test(keeper_spawn, a_quarantined_start_is_reported_empty_when_the_file_system_wa
 {
         Fixture *fx;
         char cwd[512];
-        int fds;
         Hung h;
         FxMsg *m;
 
@@ -288,7 +287,6 @@ Test(keeper_spawn, a_quarantined_start_is_reported_empty_when_the_file_system_wa
                 cr_skip_test("no private mount namespace or no FUSE");
         fx = fx_new();
         h = hung_start(fx->dir);
-        fds = fx_fds(fx);
         snprintf(cwd, sizeof(cwd), "%s/cwd", h.dir);
         fx_spawn(fx, &(FxSpawn){.node = 1, .argv = SH("exit 0"), .cwd = cwd, .span = 300 * NSEC_PER_MSEC});
         m = fx_expect(fx, KEEPER_MSG_SPAWN_FAILED);
@@ -298,7 +296,7 @@ Test(keeper_spawn, a_quarantined_start_is_reported_empty_when_the_file_system_wa
         m = fx_expect(fx, KEEPER_MSG_EMPTY);
         cr_assert_eq(m->msg.node, 1);
         cr_assert_eq(m->msg.empty.removed, 1);
-        fx_expect_fds(fx, fds);
+        fx_expect_fds(fx);
         fx_close(fx);
 }
 

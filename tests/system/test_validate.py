@@ -115,6 +115,58 @@ def test_a_program_that_cannot_run_is_a_warning(tidegate, file, tmp_path):
         assert what in p.stdout, what
 
 
+# In a mount namespace of its own: a FUSE file system that answers INIT, takes every other request and never answers. Then the
+# command given, whose output is passed on. Closing the connection at the end lets go of whoever hangs in it.
+HUNG = r"""
+import ctypes, os, struct, subprocess, sys, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+target = sys.argv[1]
+if libc.unshare(0x20000) or libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None):
+    sys.exit(77)
+try:
+    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+except OSError:
+    sys.exit(77)
+if libc.mount(b"hung", target.encode(), b"fuse", 0, b"fd=%d,rootmode=40000,user_id=0,group_id=0" % fd):
+    sys.exit(77)
+ready = threading.Event()
+def serve():
+    while True:
+        try:
+            request = os.read(fd, 1 << 17)
+        except OSError:
+            return
+        if struct.unpack_from("<II", request)[1] == 26:  # INIT
+            out = struct.pack("<IIIIHHIIHHI28x", 7, 31, 0, 0, 0, 0, 4096, 1, 0, 0, 0)
+            os.write(fd, struct.pack("<IiQ", 16 + len(out), 0, struct.unpack_from("<Q", request, 8)[0]) + out)
+            ready.set()
+threading.Thread(target=serve, daemon=True).start()
+ready.wait(10)
+start = time.monotonic()
+p = subprocess.run(sys.argv[2:], timeout=30)
+print("seconds", time.monotonic() - start, flush=True)
+os._exit(p.returncode)
+"""
+
+
+@pytest.mark.parametrize("command,limit", [("graph", 3), ("validate", 8)])
+def test_programs_on_a_file_system_that_does_not_answer_hold_nobody_up(build, tmp_path, command, limit):
+    hung = tmp_path / "hung"
+    hung.mkdir()
+    file = tmp_path / "dataflow.yml"
+    (tmp_path / "link").symlink_to(hung / "x")
+    file.write_text(f"nodes: [{{id: a, path: {hung}/p}}, {{id: b, path: hung/s.py}}, {{id: c, path: link}}, {{id: d, path: /gone}}]\n")
+    p = subprocess.run(
+        ["python3", "-c", HUNG, hung, build / "bin/tidegate", command, file], stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    if p.returncode == 77:
+        pytest.skip("no FUSE mount possible here")
+    assert p.returncode == 0
+    assert float(p.stdout.split("seconds ")[1]) < limit
+    if command == "validate":
+        assert p.stdout.count("does not answer") == 3 and "/gone\" does not exist" in p.stdout
+
+
 def test_colours_are_for_terminals_that_want_them(build, file):
     def on_a_terminal(**env):
         leader, follower = pty.openpty()
