@@ -9,6 +9,7 @@
 #include "shm/shm-internal.h"
 
 #define TAKE_ROUNDS 32 /* messages dropped one by one, or copied in vain, in a single take */
+#define PREFETCH    4  /* slots ahead; 2 to 16 measured alike */
 #define SPARE       (CURSOR_N_CLAIMS - 1)
 
 int ring_reader_init(RingReader *r, const Region *ring, const Region *cursor, uint32_t link, uint32_t queue_size,
@@ -223,7 +224,10 @@ static int claim_take(RingReader *r, RingMessage *msg, bool *ret_ring)
         if (k < 0)
                 return RING_E_CLAIMS;
         r->claim[k] = r->tail + 1;
-        store_sc(&r->cursor->claim[k], r->tail + 1); /* SC: before floor is read; the producer does the reverse */
+        if (strict(r)) /* the floor cannot pass before the tail does, and whoever sees that tail sees this claim */
+                store_release(&r->cursor->claim[k], r->tail + 1);
+        else
+                store_sc(&r->cursor->claim[k], r->tail + 1); /* SC: before floor is read; the producer does the reverse */
         if (load_sc(&r->ring->floor) > r->tail) {    /* acquire too: payload is read after it */
                 claim_clear(r, k);
                 if (strict(r))
@@ -255,6 +259,18 @@ static void deliver(RingReader *r, RingMessage *msg, bool *ret_ring)
                 *ret_ring |= must_ring(r, GAVE_TAIL); /* under drop_oldest nobody ever waits for the tail */
 }
 
+/* The SC stores below keep the CPU from overlapping the misses of one message with the next one's: ask for a slot well
+ * ahead. Only for one that is published: the producer is about to write the others. */
+static inline void prefetch(const RingReader *r)
+{
+        if (r->head - r->tail > PREFETCH) {
+                const struct ring_slot *s = &r->ring->slot[(r->tail + PREFETCH) & r->mask];
+
+                __builtin_prefetch(&s->seq);
+                __builtin_prefetch(s->bytes);
+        }
+}
+
 /* One attempt at the message at tail. RING_E_AGAIN: it was dropped, or head has to be looked at again. */
 static int take_one(RingReader *r, RingMessage *msg, bool *ret_ring)
 {
@@ -264,6 +280,7 @@ static int take_one(RingReader *r, RingMessage *msg, bool *ret_ring)
         e = advance(r);
         if (e)
                 return e;
+        prefetch(r);
         state = slot_copy(&r->ring->slot[r->tail & r->mask], r->tail, &msg->d, msg->bytes);
         if (state != SLOT_WHOLE) {
                 e = lost_slot(r, state);
