@@ -2,6 +2,8 @@
 /*
  * How much of a raw ring's rate is left after everything the protocol promises: one producer and one consumer thread,
  * spinning, each pinned to a CPU, messages per second over raw messages per second, rounds interleaved, median of ratios.
+ * Two anchors: "raw", the least that moves bytes between two CPUs that never sleep; and "wakeable", the same ring with
+ * what it takes to know whether the other side sleeps: head and tail stored SC, the other's epoch read after each.
  *
  *   inline  64 bytes copied in and out      raw: single-producer ring of 64-byte slots, cached cursors
  *   pooled  4 KiB chunk, first and last     raw: the same ring carrying chunk numbers, chunks reused in ring order
@@ -23,12 +25,14 @@ typedef struct Bench {
         uint64_t n;
         unsigned batch;
         bool pooled;
+        bool wakeable;
         /* the raw ring */
         struct {
                 uint64_t word[8];
         } slot[N] __attribute__((aligned(128)));
         uint64_t head __attribute__((aligned(128)));
         uint64_t tail __attribute__((aligned(128)));
+        uint64_t epoch[2] __attribute__((aligned(128)));
         uint8_t *chunks;
         uint64_t sum;
         int cpu[2];
@@ -71,7 +75,12 @@ static void *raw_consumer(void *arg)
                         sum += p[0] + p[CHUNK / 8 - 1];
                 }
                 sum += copy[0] + copy[7];
-                store_release(&b->tail, t + 1);
+                if (!b->wakeable) {
+                        store_release(&b->tail, t + 1);
+                        continue;
+                }
+                store_sc(&b->tail, t + 1);
+                sum += load_sc(&b->epoch[0]);
         }
         b->sum = sum;
         return NULL;
@@ -84,8 +93,10 @@ static void raw_producer(Bench *b)
         for (uint64_t i = 0; i < b->n; i++) {
                 uint64_t words[8] = {i % N, i, i, i, i, i, i, i};
 
-                while (i - tail == N && i - (tail = load_acquire(&b->tail)) == N)
+                while (i - tail == N && i - (tail = load_acquire(&b->tail)) == N) {
+                        store_sc(&b->head, i);
                         relax();
+                }
                 if (b->pooled) {
                         volatile uint64_t *p = (volatile uint64_t *)(b->chunks + i % N * CHUNK);
 
@@ -93,7 +104,12 @@ static void raw_producer(Bench *b)
                         p[CHUNK / 8 - 1] = i;
                 }
                 memcpy(b->slot[i % N].word, words, sizeof(words));
-                store_release(&b->head, i + 1);
+                if (!b->wakeable) {
+                        store_release(&b->head, i + 1);
+                } else if (i % b->batch == 0 || i + 1 == b->n) {
+                        store_sc(&b->head, i + 1);
+                        b->sum += load_sc(&b->epoch[1]);
+                }
         }
 }
 
@@ -186,18 +202,28 @@ static int ascending(const void *a, const void *b)
         return (x > y) - (x < y);
 }
 
+static double median(double *v, unsigned n)
+{
+        qsort(v, n, sizeof(*v), ascending);
+        return v[n / 2];
+}
+
 static void compare(Bench *b, const char *name, unsigned rounds)
 {
-        double ratio[64], raw = 0, ours = 0;
+        double to_raw[64], to_wakeable[64], raw[64], wakeable[64], ours[64];
 
         for (unsigned i = 0; i < rounds; i++) {
-                raw = rate(b, false);
-                ours = rate(b, true);
-                ratio[i] = ours / raw;
+                b->wakeable = false;
+                raw[i] = rate(b, false);
+                b->wakeable = true;
+                wakeable[i] = rate(b, false);
+                ours[i] = rate(b, true);
+                to_raw[i] = ours[i] / raw[i];
+                to_wakeable[i] = ours[i] / wakeable[i];
         }
-        qsort(ratio, rounds, sizeof(*ratio), ascending);
-        printf("%-28s raw %6.2f M/s  ours %6.2f M/s  ratio median %.2f (%.2f to %.2f)\n", name, raw / 1e6, ours / 1e6,
-                ratio[rounds / 2], ratio[0], ratio[rounds - 1]);
+        printf("%-28s raw %6.2f  wakeable %6.2f  ours %6.2f M/s   ours/raw %.2f  ours/wakeable %.2f\n", name,
+                median(raw, rounds) / 1e6, median(wakeable, rounds) / 1e6, median(ours, rounds) / 1e6,
+                median(to_raw, rounds), median(to_wakeable, rounds));
 }
 
 int main(int argc, char **argv)
