@@ -158,6 +158,12 @@ static bool strict(const RingReader *r)
         return r->policy == RING_BACKPRESSURE && r->tail >= r->safe_from;
 }
 
+/* Why a message is lost. Under backpressure that happens to an heir alone, before the producer has seen it. */
+static DropReason lossy(const RingReader *r, DropReason reason)
+{
+        return r->policy == RING_BACKPRESSURE ? DROP_DEAD : reason;
+}
+
 static int violation(RingReader *r)
 {
         r->broken = true;
@@ -188,7 +194,7 @@ static int advance(RingReader *r)
         if (r->head - r->tail > reach) {
                 if (strict(r))
                         return violation(r);
-                drop(r, r->policy == RING_BACKPRESSURE ? DROP_OVERRUN : DROP_WINDOW, r->head - r->tail - reach);
+                drop(r, lossy(r, DROP_WINDOW), r->head - r->tail - reach);
         }
         return 0;
 }
@@ -198,7 +204,7 @@ static int lost_slot(RingReader *r, SlotState state)
 {
         if (strict(r) || (r->policy == RING_BACKPRESSURE && state == SLOT_TORN))
                 return violation(r);
-        drop(r, state == SLOT_OVERRUN ? DROP_OVERRUN : DROP_TORN, 1);
+        drop(r, lossy(r, state == SLOT_OVERRUN ? DROP_OVERRUN : DROP_TORN), 1);
         return 0;
 }
 
@@ -232,7 +238,7 @@ static int claim_take(RingReader *r, RingMessage *msg, bool *ret_ring)
                 claim_clear(r, k);
                 if (strict(r))
                         return violation(r);
-                drop(r, DROP_POOL, 1);
+                drop(r, lossy(r, DROP_POOL), 1);
                 *ret_ring |= must_ring(r, GAVE_CHUNK); /* the producer may have seen the claim and wait for its end */
                 return RING_E_AGAIN;
         }
@@ -259,8 +265,8 @@ static void deliver(RingReader *r, RingMessage *msg, bool *ret_ring)
                 *ret_ring |= must_ring(r, GAVE_TAIL); /* under drop_oldest nobody ever waits for the tail */
 }
 
-/* The SC stores below keep the CPU from overlapping the misses of one message with the next one's: ask for a slot well
- * ahead. Only for one that is published: the producer is about to write the others. */
+/* The SC stores below keep the CPU from overlapping the misses of one message with the next one's: ask for a slot
+ * well ahead. Only for one that is published: the producer is about to write the others. */
 static inline void prefetch(const RingReader *r)
 {
         if (r->head - r->tail > PREFETCH) {
@@ -317,6 +323,15 @@ int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring)
         if (e && r->tail != tail && r->policy == RING_BACKPRESSURE)
                 *ret_ring |= must_ring(r, GAVE_TAIL); /* dropped without delivering: that is room, too */
         return e;
+}
+
+void ring_reader_reject(RingReader *r, const RingMessage *msg)
+{
+        r->delivered--;
+        r->delivered_bytes -= msg->d.payload_len;
+        store_relaxed(&r->cursor->delivered, r->delivered); /* counters: for status only */
+        store_relaxed(&r->cursor->delivered_bytes, r->delivered_bytes);
+        drop_count(r, DROP_INVALID, 1);
 }
 
 bool ring_reader_ready(const RingReader *r)

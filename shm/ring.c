@@ -68,6 +68,7 @@ void ring_read_status(const Region *map, RingStatus *ret)
                 .n_blocked_chunk = load_relaxed(&s->blocked_chunk),
                 .over_quota = load_relaxed(&s->over_quota),
                 .violations = load_relaxed(&s->violations),
+                .refused = load_relaxed(&s->refused),
         };
 }
 

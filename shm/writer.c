@@ -81,6 +81,13 @@ static void links_changed(RingWriter *w)
                 w->max_queue = MAX(w->max_queue, w->link[l].spec.queue_size);
 }
 
+/* No honest tail lies below it. It may lie below the floor: where an heir starts, inline messages there are still
+ * good. */
+static uint64_t oldest_slot(const RingWriter *w)
+{
+        return w->published > w->n_slots ? w->published - w->n_slots : 0;
+}
+
 int ring_writer_attach(RingWriter *w, const RingLinkSpec *spec)
 {
         const Region *cursor = spec->cursor;
@@ -99,7 +106,7 @@ int ring_writer_attach(RingWriter *w, const RingLinkSpec *spec)
                 return RING_E_LINKS;
 
         writer_publish_head(w); /* a batch begun under smaller queues may be too long for the new one */
-        w->link[w->n_links++] = (Link){.spec = *spec, .shared = cursor->map, .tail = w->floor};
+        w->link[w->n_links++] = (Link){.spec = *spec, .shared = cursor->map, .tail = oldest_slot(w)};
         links_changed(w);
         return 0;
 }
@@ -369,6 +376,11 @@ void ring_writer_close(RingWriter *w)
 uint64_t ring_writer_head(const RingWriter *w)
 {
         return w->head;
+}
+
+void ring_writer_count_refused(RingWriter *w)
+{
+        store_relaxed(&w->shared->refused, ++w->refused); /* counter: for status only */
 }
 
 bool ring_writer_take_violation(RingWriter *w, uint32_t *ret_link)
