@@ -33,18 +33,15 @@
 
 #define ELEMENTSOF(a) (sizeof(a) / sizeof((a)[0]))
 
-#define MIN(a, b)                                                                                                      \
+/* Each argument is evaluated once; the counter lets them nest. */
+#define MIN(a, b) _PICK(a, b, <, __COUNTER__)
+#define MAX(a, b) _PICK(a, b, >, __COUNTER__)
+#define _PICK(a, b, op, n) _PICK_(a, b, op, n)
+#define _PICK_(a, b, op, n)                                                                                            \
         ({                                                                                                             \
-                __typeof__(a) _min_a = (a);                                                                            \
-                __typeof__(b) _min_b = (b);                                                                            \
-                _min_a < _min_b ? _min_a : _min_b;                                                                     \
-        })
-
-#define MAX(a, b)                                                                                                      \
-        ({                                                                                                             \
-                __typeof__(a) _max_a = (a);                                                                            \
-                __typeof__(b) _max_b = (b);                                                                            \
-                _max_a > _max_b ? _max_a : _max_b;                                                                     \
+                __typeof__(a) _a##n = (a);                                                                             \
+                __typeof__(b) _b##n = (b);                                                                             \
+                _a##n op _b##n ? _a##n : _b##n;                                                                        \
         })
 
 /* Closes fd if it is one, keeps errno, returns -1: `fd = fd_close(fd);`. Not retried on EINTR: Linux has freed it. */

@@ -19,6 +19,12 @@
  *   REAP                          (none) the exit is journalled: reap the leader now
  *   END                           ENDED, and the keeper exits
  *
+ * Every SPAWN is answered by SPAWNED or SPAWN_FAILED and ends with exactly one EMPTY, also after SPAWN_FAILED: EMPTY comes when
+ * nobody is left in the incarnation's cgroup and its leader has exited, wherever the leader went (after EXITED, if the program
+ * ran). An order about an incarnation that is not there (any more) is answered with n = 0. A KILL that overtakes a start calls
+ * it off: SPAWN_FAILED with ECANCELED, or SPAWNED and EXITED by SIGKILL. SIGNAL and KILL that arrive during a start are repeated
+ * by the keeper once the program runs; that is not answered again.
+ *
  * NOTE may come at any time: something a person should read, once (logs cannot be written, a line was cut).
  *
  * Decoding is strict as for the node socket (protocol/node_msg.h). No I/O here.

@@ -42,6 +42,9 @@
 #define NODE_MSG_NAME_MAX   256
 #define NODE_MSG_TEXT_MAX   4096
 #define NODE_MSG_MAX_PORTS  256
+#define NODE_MSG_QUEUE_MAX  65535
+#define NODE_MSG_MAX_SLOTS  65536u
+#define NODE_MSG_REGION_MAX (UINT64_C(1) << 30) /* bytes of one shared region */
 #define NODE_MSG_FD_ENV     "TIDEGATE_NODE_FD"
 
 typedef enum NodeMsgType {
@@ -108,6 +111,7 @@ typedef struct NodeMsg {
                         uint32_t restart_count;
                         uint32_t n_inputs, n_outputs;
                         uint64_t control_size, bell_size; /* bytes of the two regions */
+                        uint64_t start_deadline_ns; /* CLOCK_MONOTONIC: START or ABORT comes by then; 0: no bound is known */
                 } welcome;
                 struct { /* OUTPUT; fds: ring (write), pool (write) */
                         uint32_t index;
@@ -119,7 +123,7 @@ typedef struct NodeMsg {
                         uint32_t index;
                         const char *id;
                         const char *source; /* "node/output", for messages to people */
-                        uint64_t timer_ns;  /* interval of a timer, 0 for a link */
+                        uint64_t timer_ns;  /* interval of a timer (then link and cursor_size are 0); 0 for a link */
                         uint32_t queue_size;
                         NodeQueuePolicy policy;
                         uint64_t timeout_ns; /* input_timeout, 0 for none */
@@ -172,7 +176,8 @@ typedef struct NodeMsg {
 /**
  * node_msg_encode() - write one message into @buffer
  *
- * Return: the number of bytes, or -EMSGSIZE when it does not fit or a string is over its limit.
+ * Return: the number of bytes; -EMSGSIZE when it does not fit or a string is over its limit; -EINVAL for what the
+ * other end would refuse: an unknown type, a number outside its range, an empty id.
  */
 int node_msg_encode(const NodeMsg *msg, void *buffer, size_t size);
 

@@ -146,11 +146,12 @@ static int check_header(Region *region, RegionKind kind, uint64_t size_bytes)
 static int touch(const Region *region)
 {
         volatile uint8_t *p = region->map;
+        size_t size = region->kind == REGION_POOL ? MIN(region->size, (size_t)REGION_POOL_TOUCHED) : region->size;
 
-        if (madvise(region->map, region->size, region->writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) < 0 &&
+        if (madvise(region->map, size, region->writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) < 0 &&
             errno != EINVAL) /* EINVAL: a kernel before 5.14, the loop below does it all */
                 return error_origin(-errno);
-        for (size_t i = 0; i < region->size; i += 4096) {
+        for (size_t i = 0; i < size; i += 4096) {
                 uint8_t byte = p[i];
 
                 if (region->writable)

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <criterion/criterion.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/list.h"
+#include "base/utf8.h"
 
 typedef struct Item {
         int value;
@@ -68,4 +72,33 @@ Test(cleanup, taking_a_descriptor_leaves_the_empty_value)
         cr_assert_geq(taken, 0);
         cr_assert_eq(fd_close(taken), -1);
         cr_assert_eq(fd_close(-1), -1);
+}
+
+Test(utf8, well_formed_text_is_kept_and_every_other_byte_replaced)
+{
+        static const struct {
+                const char *in, *out;
+        } cases[] = {
+                {"", ""},
+                {"plain", "plain"},
+                {"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80"},
+                {"a\xff" "b", "a\xef\xbf\xbd" "b"},
+                {"\xc0\xaf", "\xef\xbf\xbd\xef\xbf\xbd"},                         /* overlong */
+                {"\xe0\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},         /* overlong */
+                {"\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},         /* surrogate */
+                {"\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"}, /* past U+10FFFF */
+                {"\xe2\x82", "\xef\xbf\xbd\xef\xbf\xbd"},                         /* cut */
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
+                size_t size = 0;
+                char *clean = utf8_clean(cases[i].in, strlen(cases[i].in), &size);
+
+                cr_expect_str_eq(clean, cases[i].out, "case %zu", i);
+                cr_expect_eq(size, strlen(cases[i].out));
+                cr_expect_eq(utf8_valid(cases[i].in, strlen(cases[i].in)), strcmp(cases[i].in, cases[i].out) == 0, "case %zu", i);
+                free(clean);
+        }
+        cr_expect_eq(utf8_sequence("\xc3\xa9", 1), 0, "never looks past the end");
+        cr_expect_eq(utf8_sequence("x", 0), 0);
 }

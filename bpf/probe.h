@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Kernel probes as seen from user space: load one, poll one descriptor, read its records. Probes are witnesses and
+ * never the authority: where privilege, BTF or libbpf is missing the answer is PROBE_E_UNAVAILABLE, and supervision is
+ * merely less informed.
+ *
+ * Loading takes tens of milliseconds, and the verifier may take longer: it belongs into a helper with a deadline.
+ * libbpf's messages are process-wide: load from one thread at a time.
+ *
+ * Does not: know what an exit means to anybody, restart anything.
+ */
+#ifndef TG_BPF_PROBE_H
+#define TG_BPF_PROBE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bpf/exit.h"
+
+enum {
+        _PROBE_E_SUCCESS,
+        PROBE_E_UNAVAILABLE, /* this kernel, this privilege or this build has no such probe */
+};
+
+typedef struct ExitProbe ExitProbe;
+
+typedef struct ExitProbeSpec {
+        uint64_t cgroup_id;   /* inode number of the cgroup's directory: it and all below it are watched */
+        uint32_t ring_bytes;  /* 0: the default; else a power of two and a multiple of the page size */
+} ExitProbeSpec;
+
+/* Why a probe is unavailable, for people. */
+typedef struct ProbeReason {
+        int err;        /* positive errno of the step that failed, 0 if there was none */
+        char text[160]; /* the step, or the first complaint of libbpf or the verifier */
+} ProbeReason;
+
+/**
+ * exit_probe_new() - load and attach: from here on every process that ends in the cgroup leaves a record
+ * @ret:    set on success; free with exit_probe_free()
+ * @spec:   what to watch
+ * @reason: may be NULL; filled on PROBE_E_UNAVAILABLE
+ *
+ * Return: 0, PROBE_E_UNAVAILABLE, or a negative errno (memory or descriptors ran out, or a bad @spec).
+ */
+int exit_probe_new(ExitProbe **ret, const ExitProbeSpec *spec, ProbeReason *reason);
+
+/* exit_probe_free() - detach, unload; NULL is fine. Returns NULL. */
+ExitProbe *exit_probe_free(ExitProbe *probe);
+
+/* exit_probe_fd() - borrowed; readable (POLLIN) while records wait. Close-on-exec. */
+int exit_probe_fd(const ExitProbe *probe);
+
+/**
+ * exit_probe_read() - take waiting records, oldest first; never blocks
+ * @events: room for @n_events records
+ * @ret_n:  set to how many were taken, 0 if none waits. Fewer than @n_events means the ring is empty now.
+ *
+ * One thread at a time. Return: 0, or a negative errno.
+ */
+int exit_probe_read(ExitProbe *probe, struct exit_event *events, size_t n_events, size_t *ret_n);
+
+/* exit_probe_dropped() - records lost so far because the ring was full. Only grows. */
+uint64_t exit_probe_dropped(const ExitProbe *probe);
+
+static inline void exit_probe_freep(ExitProbe **probe)
+{
+        *probe = exit_probe_free(*probe);
+}
+
+#endif

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Model: one descriptor or module file as read, before modules are expanded and names are looked up. Passive data in the
+ * arena of the load; every part knows its place in the text. Inside the room only.
+ */
+#ifndef TG_DESCRIPTOR_MODEL_H
+#define TG_DESCRIPTOR_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "descriptor/source.h"
+
+#define NODES_MAX       4096
+#define LINKS_MAX       12000 /* more do not fit a plan of 1 MiB */
+#define PORTS_MAX       256
+#define ID_BYTES_MAX    128
+#define QUEUE_SIZE_MAX  65535
+#define CPU_MAX         1023
+#define STRING_MAX      131071 /* one string of argv or environ: the kernel's MAX_ARG_STRLEN without the NUL */
+#define MODULE_DEPTH_MAX 8
+#define PLAN_BYTES_MAX  ((size_t)1 << 20)
+#define SPAN_MAX_NS     (UINT64_C(1000000000) * 1000000000)
+#define MODULE_PORT     "_mod"
+
+typedef struct Text {
+        const char *s; /* NULL: not given */
+        Span span;
+} Text;
+
+typedef enum QueuePolicy {
+        QUEUE_POLICY_UNSET,
+        QUEUE_POLICY_DROP_OLDEST,
+        QUEUE_POLICY_BACKPRESSURE,
+        _QUEUE_POLICY_MAX,
+} QueuePolicy;
+
+typedef enum RestartPolicy {
+        RESTART_NEVER,
+        RESTART_ON_FAILURE,
+        RESTART_ALWAYS,
+        _RESTART_MAX,
+} RestartPolicy;
+
+extern const char *const queue_policy_names[_QUEUE_POLICY_MAX + 1]; /* ended by NULL; index 0 is "" */
+extern const char *const restart_policy_names[_RESTART_MAX + 1];
+
+typedef enum InputKind {
+        INPUT_BROKEN, /* reported already: nothing follows from it */
+        INPUT_TIMER,
+        INPUT_NODE, /* node/output */
+        INPUT_PORT, /* _mod/output: what the module's user wired to that port */
+} InputKind;
+
+/* What may be said of a link beside its source; unset parts come from elsewhere (a module's user, the default). */
+typedef struct LinkOptions {
+        unsigned queue_size; /* 0: unset */
+        QueuePolicy queue_policy;
+        uint64_t timeout_ns; /* 0: none, or unset */
+} LinkOptions;
+
+typedef struct InputSpec {
+        Text id;
+        Text source;
+        InputKind kind;
+        uint64_t timer_ns;
+        const char *node, *output;
+        LinkOptions options;
+} InputSpec;
+
+typedef struct EnvItem {
+        const char *name, *value;
+        Span span; /* of the value */
+} EnvItem;
+
+typedef struct EnvList {
+        EnvItem *items;
+        size_t n;
+} EnvList;
+
+typedef struct TextList {
+        Text *items;
+        size_t n;
+        bool broken; /* something in it could not be read: do not complain about what is missing */
+} TextList;
+
+typedef struct RestartSpec {
+        RestartPolicy policy;
+        unsigned max_restarts;
+        uint64_t delay_ns, max_delay_ns, window_ns;
+} RestartSpec;
+
+typedef struct NodeSpec {
+        Text id;
+        Text path, args, module;
+        EnvList env, params;
+        InputSpec *inputs;
+        size_t n_inputs;
+        TextList outputs;
+        RestartSpec restart;
+        uint64_t startup_timeout_ns, finish_grace_ns;
+        uint64_t pool_size; /* bytes, of each output */
+        unsigned *cpus;
+        size_t n_cpus;
+} NodeSpec;
+
+typedef struct FileSpec {
+        const Source *source;
+        bool broken; /* not even its nodes are known */
+        EnvList env;
+        NodeSpec *nodes;
+        size_t n_nodes;
+        NodeSpec **by_id; /* sorted; those without an id left out */
+        size_t n_by_id;
+        /* of a module file */
+        Text module_name;
+        TextList inputs, inputs_optional, outputs;
+} FileSpec;
+
+#endif

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One input's turn: the next message of its ring, or the news that there will be none. All under node->lock.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "node/node-internal.h"
+
+/* A source is read to its final head first; only then does an input close or a restarted producer take over. */
+static bool input_finished(const Input *input)
+{
+        if (input->closed || input->old)
+                return false;
+        if (input->now && !input->now->ended)
+                return false;
+        /* The supervisor says which end is final. Without one, every end is. */
+        return input->closing || (input->now && input->node->fd < 0);
+}
+
+static int input_close(Input *input, tg_event **ret)
+{
+        int r;
+
+        if (!input->said_closed) { /* a timeout may have said it already */
+                r = event_new_text(input->node, TG_EVENT_INPUT_CLOSED, input->id, NULL, ret);
+                if (r)
+                        return r;
+        }
+        input_retire(input->node, input, &input->now);
+        input->closed = true;
+        input->timeout_at = NSEC_NEVER;
+        input->node->n_open_in--;
+        if (input->said_closed)
+                return NODE_E_NOTHING;
+        input->said_closed = true;
+        return 0;
+}
+
+/* The link's producer broke the protocol: nothing of it is believed any more, and the supervisor is told. */
+static int input_break(Input *input, Source *source)
+{
+        bool ring;
+
+        (void)ring_reader_discard(&source->reader, DROP_INVALID, &ring);
+        (void)links_violation(input->node, input->link, input->generation, "the producer's ring broke the protocol");
+        source->ended = true;
+        if (source == input->now)
+                input->closing = true; /* a new producer opens it again */
+        return NODE_E_AGAIN;
+}
+
+/* Payload and metadata in private memory: the claim it came with is needed for the next message. */
+static int event_copy_out(tg_event *event)
+{
+        RingMessage *m = &event->message;
+        size_t size = m->d.payload_len;
+        void *copy;
+
+        copy = aligned_alloc(64, (size + 63) / 64 * 64 + 64);
+        if (!copy)
+                return error_origin(-ENOMEM);
+        memcpy(copy, m->payload, size);
+        event->owned = copy;
+        event->data = copy;
+        return 0;
+}
+
+/* Metadata is copied first, then read: it is the producer's memory. */
+static int event_take_params(tg_event *event)
+{
+        const RingMessage *m = &event->message;
+        _cleanup_free_ void *copy = NULL;
+        uint32_t size = m->d.meta_len;
+
+        if (size == 0 || event->params)
+                return 0;
+        if (size > PARAMS_MAX)
+                return -EPROTO;
+        copy = malloc(size);
+        if (!copy)
+                return error_origin(-ENOMEM);
+        memcpy(copy, m->meta, size);
+        return params_decode(&event->params, copy, size);
+}
+
+static void release_claim(tg_event *event)
+{
+        Source *source = event->source;
+
+        if (event->claim >= 0 && ring_reader_release(&source->reader, event->claim))
+                peer_send(event->node, source->peer);
+        event->claim = -1;
+}
+
+/* The part of taking that can want for memory; repeated at the next call if it does. */
+static int event_complete(Input *input, tg_event *event)
+{
+        int r;
+
+        r = event_take_params(event);
+        if (r == -EPROTO) {
+                input->past.delivered--; /* the reader counted it: what is wrong was none of its business */
+                input->past.dropped_invalid++;
+                event_drop(event);
+                return NODE_E_AGAIN;
+        }
+        if (r == 0 && event->message.must_copy && !event->owned && event->size > 0)
+                r = event_copy_out(event);
+        if (r)
+                return r;
+        if (event->message.must_copy)
+                release_claim(event);
+        return 0;
+}
+
+static int event_fill(Input *input, Source *source, tg_event *event)
+{
+        const RingMessage *m = &event->message;
+
+        event->kind = TG_EVENT_INPUT;
+        event->id = input->id;
+        event->size = m->d.payload_len;
+        event->data = event->size ? m->payload : NULL;
+        event->seq = m->index;
+        event->time_ns = m->d.time_ns;
+        event->source = source;
+        event->claim = m->claim;
+        source->n_refs++;
+        return event_complete(input, event);
+}
+
+/* Takes one message. What was taken but could not be completed, or must come after other news, waits in `pending`. */
+static int source_take(Input *input, Source *source, tg_event **ret)
+{
+        tg_node *node = input->node;
+        tg_event *event;
+        bool ring;
+        int r;
+
+        event = event_new(node);
+        if (!event)
+                return error_origin(-ENOMEM);
+        r = ring_reader_take(&source->reader, &event->message, &ring);
+        if (ring)
+                peer_send(node, source->peer);
+        if (r) {
+                event_drop(event);
+                switch (r) {
+                case RING_E_EMPTY:
+                        return NODE_E_NOTHING;
+                case RING_E_END:
+                        source->ended = true;
+                        return NODE_E_AGAIN;
+                case RING_E_SEGMENT: /* no message ever announces a second segment */
+                        ring_reader_skip(&source->reader, DROP_INVALID, &ring);
+                        if (ring)
+                                peer_send(node, source->peer);
+                        return NODE_E_AGAIN;
+                case RING_E_VIOLATION:
+                        return input_break(input, source);
+                default:
+                        return NODE_E_AGAIN;
+                }
+        }
+        r = event_fill(input, source, event);
+        if (r == NODE_E_AGAIN)
+                return r;
+        if (r < 0) {
+                input->pending = event;
+                return r;
+        }
+        *ret = event;
+        return 0;
+}
+
+static int input_pending(Input *input, tg_event **ret)
+{
+        int r;
+
+        r = event_complete(input, input->pending);
+        if (r == NODE_E_AGAIN)
+                input->pending = NULL; /* dropped */
+        if (r)
+                return r;
+        *ret = TAKE_PTR(input->pending);
+        return 0;
+}
+
+/* Nothing is there: has it been so for too long? The first message arms. */
+static int input_timed_out(Input *input, nsec_t now, tg_event **ret)
+{
+        int r;
+
+        if (input->timeout_at == NSEC_NEVER || now < input->timeout_at)
+                return NODE_E_NOTHING;
+        r = event_new_text(input->node, TG_EVENT_INPUT_CLOSED, input->id, NULL, ret);
+        if (r)
+                return r;
+        input->timeout_at = NSEC_NEVER;
+        input->said_closed = true;
+        return 0;
+}
+
+/* A message came: the timeout starts anew, and after "closed" the node hears "recovered" first. */
+static int input_received(Input *input, nsec_t now, tg_event **ret)
+{
+        tg_event *news;
+        int r;
+
+        if (input->timeout_ns)
+                input->timeout_at = nsec_add(now, input->timeout_ns);
+        if (!input->said_closed)
+                return 0;
+        r = event_new_text(input->node, TG_EVENT_INPUT_RECOVERED, input->id, NULL, &news);
+        if (r) {
+                input->pending = TAKE_PTR(*ret);
+                return r;
+        }
+        input->said_closed = false;
+        input->pending = *ret;
+        *ret = news;
+        return 0;
+}
+
+int input_next(Input *input, nsec_t now, tg_event **ret)
+{
+        tg_node *node = input->node;
+        Source *source;
+        int r;
+
+        if (input->timer_ns)
+                return timer_next(input, now, ret);
+        if (input->pending)
+                r = input_pending(input, ret);
+        else if (input->old && input->old->ended) {
+                input_retire(node, input, &input->old);
+                return NODE_E_AGAIN;
+        } else if (input_finished(input) && !node->stopping)
+                return input_close(input, ret);
+        else {
+                source = input->old ? input->old : input->now;
+                r = source && !source->ended ? source_take(input, source, ret) : NODE_E_NOTHING;
+        }
+        if (r == 0)
+                return input_received(input, now, ret);
+        if (r == NODE_E_NOTHING && !node->stopping)
+                return input_timed_out(input, now, ret);
+        return r;
+}
+
+bool input_ready(const Input *input)
+{
+        const Source *source = input->old ? input->old : input->now;
+
+        if (input->timer_ns)
+                return false; /* the timer descriptor says so */
+        if (input->pending || (input->old && input->old->ended))
+                return true;
+        if (input_finished(input))
+                return !input->node->stopping;
+        return source && !source->ended && ring_reader_ready(&source->reader);
+}
+
+void input_drain(Input *input)
+{
+        if (input->now)
+                ring_reader_drain(&input->now->reader);
+        input->timeout_at = NSEC_NEVER;
+}
+
+void input_count(Input *input, const RingReader *r)
+{
+        input->past.delivered += r->delivered;
+        input->past.dropped_queue += r->dropped[DROP_WINDOW] + r->dropped[DROP_OVERRUN] + r->dropped[DROP_DISCARDED];
+        input->past.dropped_pool += r->dropped[DROP_POOL];
+        input->past.dropped_source += r->dropped[DROP_RESTARTED] + r->dropped[DROP_DEAD];
+        input->past.dropped_invalid += r->dropped[DROP_TORN] + r->dropped[DROP_INVALID];
+}
+
+void input_stats(const Input *input, struct tg_input_stats *ret)
+{
+        Input sum = {.past = input->past};
+
+        if (input->old)
+                input_count(&sum, &input->old->reader);
+        if (input->now)
+                input_count(&sum, &input->now->reader);
+        *ret = sum.past;
+}

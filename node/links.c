@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attaching and detaching, at any time in life. A link or peer is named by a number and a generation; what is older
+ * than what we know is answered, where an answer is due, and otherwise ignored. What is the same again is answered
+ * again: a new supervisor repeats every step it has no answer to.
+ *
+ * Regions of other nodes are the other node's word: one that is not what was promised costs that link, never this
+ * node's connection. Everything here runs under node->lock.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "node/node-internal.h"
+
+/* -------- peers -------- */
+
+static Peer *peer_find(tg_node *node, uint32_t id)
+{
+        Peer *peer, *next;
+
+        if (id == 0)
+                return &node->self;
+        list_for_each(peer, next, &node->peers, link)
+                if (peer->id == id && peer->current)
+                        return peer;
+        return NULL;
+}
+
+Peer *peer_by_serial(tg_node *node, uint64_t serial)
+{
+        Peer *peer, *next;
+
+        list_for_each(peer, next, &node->peers, link)
+                if (peer->serial == serial)
+                        return peer;
+        return NULL;
+}
+
+static void peer_free(tg_node *node, Peer *peer)
+{
+        list_unlink(&peer->link);
+        if (peer->fd >= 0 && node->epoll_fd >= 0)
+                (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->fd, NULL);
+        (void)fd_close(peer->fd);
+        region_unmap(&peer->bell_map);
+        free(peer);
+}
+
+static void peer_release(tg_node *node, Peer *peer)
+{
+        if (peer != &node->self && peer->n_refs == 0 && (!peer->current || node->closed))
+                peer_free(node, peer);
+}
+
+void peer_unref(tg_node *node, Peer *peer)
+{
+        peer->n_refs--;
+        peer_release(node, peer);
+}
+
+void peer_send(tg_node *node, Peer *peer)
+{
+        uint64_t one = 1;
+        int saved = errno;
+
+        /* A full buffer is bytes that were not read yet: the peer has its edge. A dead one's hang-up is told by epoll. */
+        if (peer == &node->self)
+                (void)!write(node->self_fd, &one, sizeof(one));
+        else
+                (void)send(peer->fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        errno = saved;
+}
+
+void peer_empty(tg_node *node, Peer *peer)
+{
+        char bytes[1024];
+
+        /* Bounded: a peer that floods us fills its own socket, and what stays in there disturbs nobody. */
+        for (unsigned i = 0; i < 4 && !peer->gone; i++)
+                if (recv(peer->fd, bytes, sizeof(bytes), MSG_DONTWAIT) < (ssize_t)sizeof(bytes))
+                        return;
+}
+
+static int peer_watch(tg_node *node, Peer *peer)
+{
+        struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u64 = peer->serial};
+
+        return epoll_ctl(node->epoll_fd, EPOLL_CTL_ADD, peer->fd, &ev) < 0 ? error_origin(-errno) : 0;
+}
+
+/* A doorbell is a stream socket; anything else could block us or never hang up. */
+static bool is_doorbell(int fd)
+{
+        int domain = 0, type = 0;
+        socklen_t len = sizeof(int);
+
+        return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX &&
+                getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_STREAM;
+}
+
+int links_peer(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        Peer *peer, *older = peer_find(node, msg->peer.peer);
+        int r;
+
+        if (older && older->generation >= msg->peer.generation)
+                return 0;
+        if (!is_doorbell(fds[1]))
+                return error_origin(-EPROTO);
+        peer = calloc(1, sizeof(*peer));
+        if (!peer)
+                return error_origin(-ENOMEM);
+        *peer = (Peer){
+                .serial = ++node->last_serial,
+                .id = msg->peer.peer,
+                .generation = msg->peer.generation,
+                .fd = TAKE_FD(fds[1]),
+                .current = true,
+        };
+        list_append(&node->peers, &peer->link);
+        r = region_map_read(&peer->bell_map, fds[0], REGION_BELL, msg->peer.bell_size);
+        if (r < 0)
+                return error_fold(r);
+        if (r == 0 && peer->bell_map.size == bell_size())
+                bell_peer_init(&peer->bell, &peer->bell_map);
+        else
+                peer->gone = true; /* it spoiled its bell: nothing is linked with it, see links_out() and links_in() */
+        r = peer_watch(node, peer);
+        if (r)
+                return r;
+        if (older) {
+                older->current = false;
+                peer_release(node, older);
+        }
+        return 0;
+}
+
+/* -------- our outputs -------- */
+
+void output_count_peers(Output *output)
+{
+        OutLink *link, *next;
+
+        output->n_peers = output->n_backpressure = 0;
+        list_for_each(link, next, &output->links, link) {
+                unsigned i = 0;
+
+                while (i < output->n_peers && output->peers[i] != link->peer)
+                        i++;
+                if (i == output->n_peers)
+                        output->peers[output->n_peers++] = link->peer; /* room for all: see output_add() */
+                output->n_backpressure += link->policy == RING_BACKPRESSURE;
+        }
+}
+
+static OutLink *out_link_find(tg_node *node, uint32_t id, Output **ret_output)
+{
+        OutLink *link, *next;
+
+        for (unsigned i = 0; i < node->n_outputs; i++)
+                list_for_each(link, next, &node->outputs[i].links, link)
+                        if (link->id == id) {
+                                *ret_output = &node->outputs[i];
+                                return link;
+                        }
+        return NULL;
+}
+
+/* Under output->lock too. The consumer is gone, or will not read any more. */
+static void out_link_drop(Output *output, OutLink *link)
+{
+        tg_node *node = output->node;
+
+        (void)ring_writer_detach(output->writer, link->id);
+        list_unlink(&link->link);
+        output_count_peers(output);
+        region_unmap(&link->cursor);
+        peer_unref(node, link->peer);
+        free(link);
+}
+
+static int output_add(Output *output, OutLink *link, uint32_t queue_size)
+{
+        RingLinkSpec spec = {
+                .id = link->id,
+                .queue_size = queue_size,
+                .policy = link->policy,
+                .cursor = &link->cursor,
+        };
+        size_t n = 1;
+        OutLink *it, *next;
+        Peer **peers;
+
+        list_for_each(it, next, &output->links, link)
+                n++;
+        peers = realloc(output->peers, n * sizeof(*peers));
+        if (!peers)
+                return error_origin(-ENOMEM);
+        output->peers = peers;
+        if (ring_writer_attach(output->writer, &spec))
+                return error_origin(-EPROTO); /* a queue longer than the ring, or too many links: not for us to judge */
+        list_append(&output->links, &link->link);
+        link->peer->n_refs++;
+        output_count_peers(output);
+        return 0;
+}
+
+static int ack(tg_node *node, NodeMsgType type, uint32_t link, uint32_t generation)
+{
+        return socket_send(node, &(NodeMsg){.type = type, .ack = {.link = link, .generation = generation}});
+}
+
+int links_violation(tg_node *node, uint32_t link, uint32_t generation, const char *text)
+{
+        return socket_send(node, &(NodeMsg){
+                .type = NODE_MSG_VIOLATION,
+                .violation = {.link = link, .generation = generation, .text = text},
+        });
+}
+
+/* Maps what another node wrote. 0, NODE_E_NOTHING when it spoiled it (reported), or a negative errno. */
+static int map_other(tg_node *node, Region *ret, int fd, RegionKind kind, uint64_t size, uint32_t link,
+        uint32_t generation)
+{
+        char text[80];
+        int r;
+
+        r = region_map_read(ret, fd, kind, size);
+        if (r <= 0)
+                return r ? error_fold(r) : 0;
+        (void)snprintf(text, sizeof(text), "its region %d does not have its %s", (int)kind,
+                r == REGION_E_SEALS ? "seals" : r == REGION_E_SIZE ? "size" : "header");
+        r = links_violation(node, link, generation, text);
+        return r ? error_fold(r) : NODE_E_NOTHING;
+}
+
+int links_out(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        uint32_t id = msg->link_out.link, generation = msg->link_out.generation;
+        Peer *peer = peer_find(node, msg->link_out.peer);
+        Output *output = NULL;
+        OutLink *link;
+        int r;
+
+        if (msg->link_out.output >= node->n_outputs || !peer)
+                return error_origin(-EPROTO);
+        link = out_link_find(node, id, &output);
+        if (link && link->generation > generation)
+                return 0;
+        if ((link && link->generation == generation) || peer->gone)
+                return ack(node, NODE_MSG_LINK_OUT_ACK, id, generation); /* the dead need no room */
+        if (link) {
+                lock_take(&output->lock);
+                out_link_drop(output, link); /* the older consumer is gone: no new one starts before that */
+                lock_give(&output->lock);
+        }
+
+        link = calloc(1, sizeof(*link));
+        if (!link)
+                return error_origin(-ENOMEM);
+        *link = (OutLink){.id = id, .generation = generation, .peer = peer};
+        link->policy = msg->link_out.policy == NODE_QUEUE_BACKPRESSURE ? RING_BACKPRESSURE : RING_DROP_OLDEST;
+        r = map_other(node, &link->cursor, fds[0], REGION_CURSOR, msg->link_out.cursor_size, id, generation);
+        if (r == 0) {
+                output = &node->outputs[msg->link_out.output];
+                lock_take(&output->lock);
+                r = output_add(output, link, msg->link_out.queue_size);
+                lock_give(&output->lock);
+        }
+        if (r) {
+                region_unmap(&link->cursor);
+                free(link);
+                return r == NODE_E_NOTHING ? 0 : r;
+        }
+        return ack(node, NODE_MSG_LINK_OUT_ACK, id, generation);
+}
+
+int links_detach(tg_node *node, uint32_t id, uint32_t generation)
+{
+        Output *output;
+        OutLink *link = out_link_find(node, id, &output);
+
+        if (link && link->generation > generation)
+                return 0;
+        if (link) {
+                lock_take(&output->lock);
+                out_link_drop(output, link);
+                lock_give(&output->lock);
+        }
+        return ack(node, NODE_MSG_DETACH_ACK, id, generation); /* unknown: its hang-up was quicker */
+}
+
+/* -------- our inputs -------- */
+
+Source *source_unref(tg_node *node, Source *source)
+{
+        if (--source->n_refs > 0)
+                return NULL;
+        list_unlink(&source->link);
+        region_unmap(&source->ring);
+        region_unmap(&source->pool);
+        peer_unref(node, source->peer);
+        free(source);
+        return NULL;
+}
+
+/* The input lets go of a source that was read to its end, or will not be. Events may still point into it. */
+void input_retire(tg_node *node, Input *input, Source **source)
+{
+        Source *s = *source;
+        bool ring = false;
+
+        if (!s)
+                return;
+        ring_reader_stop(&s->reader, &ring); /* gates nobody; claims of events that are still held stay */
+        if (ring)
+                peer_send(node, s->peer);
+        input_count(input, &s->reader);
+        *source = source_unref(node, s);
+}
+
+/* A dead producer's ring is read on without the cursor, which its successor is to see free of the past. */
+static void source_part_from_cursor(Source *source)
+{
+        struct cursor_shared *shared = source->reader.cursor;
+
+        source->reader.cursor = &source->scratch;
+        __atomic_store_n(&shared->state, CURSOR_INACTIVE, __ATOMIC_SEQ_CST);
+        for (unsigned k = 0; k < CURSOR_N_CLAIMS; k++)
+                __atomic_store_n(&shared->claim[k], 0, __ATOMIC_SEQ_CST); /* as every store of a claim */
+}
+
+/* Makes place for a new source: the present one becomes the old one, which is read first. */
+static void input_make_way(tg_node *node, Input *input)
+{
+        Source *it, *next;
+        bool ring;
+
+        if (input->now && input->old) { /* at most one old set is held */
+                (void)ring_reader_discard(&input->old->reader, DROP_RESTARTED, &ring);
+                input_retire(node, input, &input->old);
+        }
+        list_for_each(it, next, &node->sources, link) /* those too that only events still hold */
+                if (it->input == input && it->reader.cursor == input->cursor.map)
+                        source_part_from_cursor(it);
+        if (!input->now)
+                return;
+        ring_reader_drain(&input->now->reader);
+        input->old = TAKE_PTR(input->now);
+}
+
+static int source_map(tg_node *node, Source *source, const NodeMsg *msg, int *fds)
+{
+        Input *input = source->input;
+        int r;
+
+        r = map_other(node, &source->ring, fds[0], REGION_RING, msg->link_in.ring_size, msg->link_in.link,
+                msg->link_in.generation);
+        if (r == 0)
+                r = map_other(node, &source->pool, fds[1], REGION_POOL, msg->link_in.pool_size, msg->link_in.link,
+                        msg->link_in.generation);
+        if (r)
+                return r;
+        if (msg->link_in.ring_size != ring_size(msg->link_in.n_slots) ||
+            ring_reader_init(&source->reader, &source->ring, &input->cursor, msg->link_in.link, input->queue_size,
+                    input->policy) ||
+            ring_reader_add_segment(&source->reader, 0, &source->pool))
+                return error_origin(-EPROTO);
+        return 0;
+}
+
+/* In place of a dead consumer: not below the floor, where messages may be gone already and where a tail would look to
+ * the producer like one that went backwards. */
+static int source_go_on(Source *source, uint64_t position)
+{
+        const struct ring_shared *ring = source->ring.map;
+        uint64_t head = __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE);
+        uint64_t floor = __atomic_load_n(&ring->floor, __ATOMIC_SEQ_CST); /* hostile, as head: only numbers here */
+        uint64_t from = MIN(MAX(position, floor), head);
+
+        if (from > position)
+                source->input->past.dropped_source += from - position;
+        return ring_reader_start_at(&source->reader, from);
+}
+
+static int source_start(Source *source, uint64_t start_at)
+{
+        int r;
+
+        r = start_at == NODE_START_AT_HEAD ? ring_reader_start(&source->reader) : source_go_on(source, start_at);
+        if (source->peer->gone || source->input->node->stopping)
+                ring_reader_drain(&source->reader);
+        return r;
+}
+
+static void input_open_again(Input *input)
+{
+        if (input->closed)
+                input->node->n_open_in++;
+        input->closed = input->closing = false; /* said_closed stays: the first message says "recovered" */
+}
+
+static Input *input_by_link(tg_node *node, uint32_t link)
+{
+        for (unsigned i = 0; i < node->n_inputs; i++)
+                if (node->inputs[i].link == link)
+                        return &node->inputs[i];
+        return NULL;
+}
+
+int links_in(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        uint32_t generation = msg->link_in.generation;
+        Input *input = input_by_link(node, msg->link_in.link);
+        Peer *peer = peer_find(node, msg->link_in.peer);
+        Source *source;
+        int r;
+
+        if (!input || input != &node->inputs[msg->link_in.input] || !peer)
+                return error_origin(-EPROTO);
+        if (input->attached && generation < input->generation)
+                return 0;
+        if (input->attached && generation == input->generation)
+                return ack(node, NODE_MSG_LINK_IN_ACK, input->link, generation);
+        source = calloc(1, sizeof(*source));
+        if (!source)
+                return error_origin(-ENOMEM);
+        *source = (Source){.input = input, .peer = peer, .n_refs = 1};
+        list_init(&source->link);
+        peer->n_refs++;
+        r = source_map(node, source, msg, fds);
+        if (r) {
+                (void)source_unref(node, source);
+                return r == NODE_E_NOTHING ? 0 : r;
+        }
+        input_make_way(node, input);
+        input_open_again(input);
+        input->now = source;
+        list_append(&node->sources, &source->link);
+        input->attached = true;
+        input->generation = generation;
+        (void)source_start(source, msg->link_in.start_at); /* a violation: the first take says so and reports it */
+        return ack(node, NODE_MSG_LINK_IN_ACK, input->link, generation);
+}
+
+void links_closed(tg_node *node, uint32_t link, uint32_t generation, bool restarting)
+{
+        Input *input = input_by_link(node, link);
+
+        if (!input || generation < input->generation)
+                return;
+        if (input->now)
+                ring_reader_drain(&input->now->reader);
+        input->closing = !restarting;
+}
+
+/* -------- the end of a peer -------- */
+
+void peer_gone(tg_node *node, Peer *peer)
+{
+        OutLink *link, *next;
+
+        peer->gone = true;
+        (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->fd, NULL);
+        peer->n_refs++; /* until we are through */
+        for (unsigned i = 0; i < node->n_outputs; i++) {
+                Output *output = &node->outputs[i];
+
+                lock_take(&output->lock);
+                list_for_each(link, next, &output->links, link)
+                        if (link->peer == peer)
+                                out_link_drop(output, link);
+                lock_give(&output->lock);
+        }
+        for (unsigned i = 0; i < node->n_inputs; i++) {
+                Input *input = &node->inputs[i];
+
+                if (input->now && input->now->peer == peer)
+                        ring_reader_drain(&input->now->reader);
+        }
+        peer_unref(node, peer);
+}
+
+/* At the node's end. Sources that events point into, and their peers, live on. */
+void node_drop_links(tg_node *node)
+{
+        OutLink *link, *next_link;
+        Peer *peer, *next;
+
+        for (unsigned i = 0; i < node->n_outputs; i++) {
+                Output *output = &node->outputs[i];
+
+                lock_take(&output->lock);
+                list_for_each(link, next_link, &output->links, link)
+                        out_link_drop(output, link);
+                lock_give(&output->lock);
+        }
+        for (unsigned i = 0; i < node->n_inputs; i++) {
+                input_retire(node, &node->inputs[i], &node->inputs[i].old);
+                input_retire(node, &node->inputs[i], &node->inputs[i].now);
+        }
+        list_for_each(peer, next, &node->peers, link)
+                peer_release(node, peer);
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Private futexes: a mutex whose wait can have a deadline, and the bare wait and wake below it.
+ *
+ * Not pthread_mutex: waiting for a turn to send ends at the caller's deadline and tells of signals, and the library
+ * takes locks on paths where a few nanoseconds count. Within one process only. Not recursive, not fair.
+ */
+#ifndef TG_NODE_LOCK_H
+#define TG_NODE_LOCK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/clock.h"
+
+typedef struct Lock {
+        uint32_t state; /* 0 free, 1 taken, 2 taken and waited for */
+} Lock;
+
+/* futex_wait() - sleep while *word is @value. Return: 0 (woken, or it is not), -ETIMEDOUT, -EINTR (a handler ran). */
+int futex_wait(uint32_t *word, uint32_t value, nsec_t deadline);
+void futex_wake(uint32_t *word, int n);
+
+int lock_take_slow(Lock *lock, nsec_t deadline);
+
+static inline bool lock_try(Lock *lock)
+{
+        uint32_t free_state = 0;
+
+        /* acquire: what the last holder wrote */
+        return __atomic_compare_exchange_n(&lock->state, &free_state, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
+/* lock_take_until() - 0, -ETIMEDOUT, or -EINTR when a signal handler ran. NSEC_NEVER for no deadline. */
+static inline int lock_take_until(Lock *lock, nsec_t deadline)
+{
+        return lock_try(lock) ? 0 : lock_take_slow(lock, deadline);
+}
+
+/* For locks that are held for a bounded number of instructions only. */
+static inline void lock_take(Lock *lock)
+{
+        while (lock_take_until(lock, NSEC_NEVER) != 0)
+                ; /* a signal handler ran */
+}
+
+static inline void lock_give(Lock *lock)
+{
+        /* release: what we wrote is there for the next holder */
+        if (__atomic_exchange_n(&lock->state, 0, __ATOMIC_RELEASE) == 2)
+                futex_wake(&lock->state, 1);
+}
+
+#endif

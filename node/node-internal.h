@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the node library share.
+ *
+ * Locks, in this order: next_turn or an output's turn (held while a caller waits) -> node->lock -> output->lock. The
+ * last two are never held across a wait. node->lock guards everything but an output's writer, its links and peers,
+ * which change under both and may be read under either.
+ *
+ * Waiting (wait.c): the thread that polls is the leader; the others wait for node->pulse to change. Who waits reads
+ * the pulse, announces what it waits for (bell or room word), looks, and only then waits; the leader's every return
+ * from poll changes the pulse, so everybody announces anew and looks again.
+ */
+#ifndef TG_NODE_INTERNAL_H
+#define TG_NODE_INTERNAL_H
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/list.h"
+#include "node/lock.h"
+#include "protocol/node_msg.h"
+#include "protocol/params.h"
+#include "shm/bell.h"
+#include "shm/control.h"
+#include "shm/reader.h"
+#include "shm/writer.h"
+#include "tidegate/tidegate.h"
+
+#define NODE_DRAIN_EPOCHS 32u /* doorbells are emptied once in so many announcements; their buffers hold more */
+#define NODE_GLANCE_NS    (50 * NSEC_PER_MSEC) /* a busy node looks at its socket at least this often */
+#define NODE_RELOOK_NS    (10 * NSEC_PER_MSEC) /* a blocked sender looks again at least this often */
+#define NODE_MAX_LINKS    1024u /* per output */
+
+enum { /* what epoll says is ready; peers by their serial number */
+        NODE_TAG_SOCKET = 1,
+        NODE_TAG_TIMER = 2,
+        NODE_TAG_SELF = 3,
+        NODE_TAG_PEERS = 16,
+};
+
+/* Outcomes inside the library, beside TG_E_*. */
+enum {
+        NODE_E_NOTHING = 100, /* no event now */
+        NODE_E_AGAIN,         /* no event yet, but there is more to look at: do not sleep */
+};
+
+typedef enum NodeState {
+        NODE_GREETING = 0, /* HELLO sent */
+        NODE_SETTING_UP,   /* WELCOME came */
+        NODE_READY,        /* MAPPED sent; links come */
+        NODE_RUNNING,      /* START came */
+        _NODE_STATE_MAX,
+} NodeState;
+
+/* The other node of one or more links, in one incarnation. */
+typedef struct Peer {
+        ListLink link;
+        uint64_t serial; /* names it in epoll, where a pointer could outlive it */
+        uint32_t id, generation;
+        int fd;          /* our end of the doorbell; -1: this node itself */
+        Region bell_map;
+        BellPeer bell;
+        unsigned n_refs; /* links and sources */
+        bool current;    /* newest incarnation of its id */
+        bool gone;       /* its last process is gone, or its bell is not one */
+} Peer;
+
+/* Where an input's messages come from: one incarnation of the producer. */
+typedef struct Source {
+        ListLink link; /* in node->sources */
+        struct Input *input;
+        Peer *peer;
+        unsigned n_refs; /* the input's, and one per event that points into it */
+        Region ring, pool;
+        RingReader reader;
+        bool ended; /* drained to the final head */
+        /* Stands in for the input's cursor once a new producer has that: the old one is dead and reads no cursor, and a
+         * claim of its messages must not be taken for one of the new ring. */
+        struct cursor_shared scratch;
+} Source;
+
+typedef struct Input {
+        tg_node *node;
+        char *id;
+        bool known;
+        uint32_t queue_size;
+        RingPolicy policy;
+
+        uint64_t timer_ns; /* 0: not a timer */
+        nsec_t tick_at;    /* the next one */
+        uint64_t n_ticks;  /* due so far */
+
+        uint32_t link, generation; /* of the newest attachment, if it was ever attached */
+        bool attached;
+        Region cursor;
+        Source *now, *old;         /* old: of a replaced producer, read to its end first */
+        bool closing;              /* no new source will come: closed once drained */
+        bool closed;
+        bool said_closed;          /* the node was told INPUT_CLOSED and not yet INPUT_RECOVERED */
+        uint64_t timeout_ns;
+        nsec_t timeout_at;         /* NSEC_NEVER while not armed */
+        tg_event *pending;         /* taken from the ring, not delivered yet */
+        struct tg_input_stats past; /* of sources that are gone, and what the reader cannot know */
+} Input;
+
+typedef struct OutLink {
+        ListLink link;
+        uint32_t id, generation;
+        RingPolicy policy;
+        Region cursor;
+        Peer *peer;
+} OutLink;
+
+typedef struct Output {
+        tg_node *node;
+        char *id;
+        Lock turn; /* one sender at a time, waiting included */
+        Lock lock; /* the fields below */
+        Region ring, pool;
+        RingWriter *writer; /* NULL: not announced yet */
+        List links;
+        unsigned n_backpressure;
+        Peer **peers; /* each that is fed by this output, once */
+        unsigned n_peers;
+        bool closed;
+} Output;
+
+typedef struct Packet { /* waits for room in the socket to the supervisor */
+        ListLink link;
+        size_t size;
+        uint8_t bytes[];
+} Packet;
+
+struct tg_event {
+        RingMessage message; /* first: wants 64-byte alignment */
+        ListLink link;
+        tg_node *node;
+        tg_event_kind kind;
+        const char *id;
+        const void *data;
+        size_t size;
+        uint64_t seq, time_ns;
+        Params *params;
+        Source *source; /* NULL: no shared memory is held */
+        int claim;      /* in source->reader; -1: none */
+        void *owned;    /* private bytes that id or data point into */
+};
+
+struct tg_sample {
+        _Alignas(64) uint8_t bytes[RING_INLINE_MAX];
+        Output *output;
+        PoolChunk chunk; /* empty: the payload is in bytes */
+        size_t size;
+};
+
+struct tg_node {
+        Lock lock;
+        uint32_t n_refs; /* atomic: the user's one, and one per event and sample */
+        uint8_t *alive;  /* a page that fork wipes */
+        NodeState state;
+        bool closed;
+
+        char *id, *dataflow, uuid[37];
+        uint32_t restart_count;
+        uint64_t generation;
+        nsec_t start_deadline;
+        char *refusal; /* why the start was given up */
+
+        int fd; /* to the supervisor; -1: it is gone */
+        int epoll_fd, timer_fd, self_fd;
+        int outer_fd, outer_nudge_fd; /* tg_node_fd(), and what keeps it readable */
+        List packets;
+        unsigned n_packets;
+        uint64_t control_seen;
+        nsec_t glanced_at;
+
+        Region control, bell_map;
+        Bell bell;
+        Peer self;
+        List peers, sources;
+        uint64_t last_serial;
+
+        Input *inputs;
+        Output *outputs;
+        unsigned n_inputs, n_outputs;
+        unsigned n_links_in, n_open_in; /* inputs that are links; those not finally closed */
+        bool timed;                     /* some input is a timer or has a timeout */
+        nsec_t timer_armed;
+        int64_t send_timeout_ns; /* atomic */
+
+        Lock next_turn;
+        unsigned first_input; /* whose turn it is */
+        List events;          /* made by the supervisor or by us; delivered before inputs */
+        List spare_events;
+        unsigned n_spare_events;
+        bool stop_queued, stopping, ended;
+
+        uint32_t pulse; /* futex word */
+        unsigned n_followers;
+        unsigned n_announced; /* atomic: since the doorbells were emptied */
+        bool leading;
+        bool outer_armed; /* tg_next() said "nothing" to somebody who polls outer_fd */
+
+        Lock log_lock;
+        uint8_t packet[NODE_MSG_MAX + 1];
+};
+
+/* A forked child must not touch what it inherited. No system call. */
+static inline bool node_forked(const tg_node *node)
+{
+        return __atomic_load_n(node->alive, __ATOMIC_RELAXED) == 0;
+}
+
+static inline nsec_t deadline_after(int64_t timeout_ns)
+{
+        return timeout_ns < 0 ? NSEC_NEVER : timeout_ns == 0 ? 0 : nsec_add(clock_now(), (uint64_t)timeout_ns);
+}
+
+/* node.c */
+void node_ref(tg_node *node);
+tg_node *node_unref(tg_node *node);
+
+/* setup.c: the handshake. */
+int setup_welcome(tg_node *node, const NodeMsg *msg, int *fds);
+int setup_output(tg_node *node, const NodeMsg *msg, int *fds);
+int setup_input(tg_node *node, const NodeMsg *msg, int *fds);
+int setup_end(tg_node *node);
+void setup_start(tg_node *node);
+
+/* socket.c: the socket to the supervisor. All under node->lock. */
+int socket_read(tg_node *node);  /* everything that is there; 0, -EPROTO, -ECANCELED before START, another errno */
+int socket_send(tg_node *node, const NodeMsg *msg);
+void socket_flush(tg_node *node);
+void socket_lost(tg_node *node); /* the data plane goes on without it */
+void socket_fail(tg_node *node, const char *text); /* lost, and the node is told by TG_EVENT_ERROR */
+void socket_glance(tg_node *node); /* reads when the control page says so, or when it was long ago */
+bool socket_worth_a_glance(tg_node *node, nsec_t now);
+
+/* links.c: peers and attachments. All under node->lock. */
+int links_peer(tg_node *node, const NodeMsg *msg, int *fds);
+int links_out(tg_node *node, const NodeMsg *msg, int *fds);
+int links_in(tg_node *node, const NodeMsg *msg, int *fds);
+int links_detach(tg_node *node, uint32_t link, uint32_t generation);
+void links_closed(tg_node *node, uint32_t link, uint32_t generation, bool restarting);
+int links_violation(tg_node *node, uint32_t link, uint32_t generation, const char *text);
+void peer_gone(tg_node *node, Peer *peer);
+Peer *peer_by_serial(tg_node *node, uint64_t serial);
+void peer_unref(tg_node *node, Peer *peer);
+void peer_send(tg_node *node, Peer *peer);  /* one byte */
+void peer_empty(tg_node *node, Peer *peer); /* takes what is in the doorbell */
+Source *source_unref(tg_node *node, Source *source);
+void input_retire(tg_node *node, Input *input, Source **source);
+void node_drop_links(tg_node *node);
+
+/* inputs.c */
+int input_next(Input *input, nsec_t now, tg_event **ret); /* 0, NODE_E_NOTHING, NODE_E_AGAIN, negative errno */
+bool input_ready(const Input *input);                     /* SC look before a sleep */
+void input_drain(Input *input);                           /* what is there now is the last */
+
+void input_count(Input *input, const RingReader *r);      /* adds what the reader counted to what stays */
+void input_stats(const Input *input, struct tg_input_stats *ret);
+
+/* timers.c */
+int timer_next(Input *input, nsec_t now, tg_event **ret);
+void timers_arm(tg_node *node, nsec_t now);
+
+/* event.c */
+tg_event *event_new(tg_node *node); /* NULL: out of memory. Who delivers it takes a reference to the node for it */
+int event_new_text(tg_node *node, tg_event_kind kind, const char *id, const char *text, tg_event **ret);
+int event_queue(tg_node *node, tg_event_kind kind, const char *id, const char *text);
+void event_drop(tg_event *event); /* gives back all but the reference to the node */
+void event_queue_stop(tg_node *node, const char *cause);
+
+/* wait.c */
+int node_wait(tg_node *node, uint32_t pulse, nsec_t deadline); /* under node->lock, which it gives up meanwhile */
+void node_look_around(tg_node *node); /* the same without waiting: takes what poll has to say */
+void node_pulse(tg_node *node);
+
+/* outputs.c */
+void output_close(Output *output);
+void output_count_peers(Output *output);
+void output_tell(Output *output); /* under output->lock: rings whoever sleeps */
+
+#endif

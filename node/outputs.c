@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Sending. A sender has the output's turn from beginning to end, so one at a time writes a message, waits for room or
+ * holds the room word; output->lock is taken only around the ring itself, because the thread that leads must be able to
+ * attach and detach consumers while a sender waits: that is how the death of a slow consumer ends the wait.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "node/node-internal.h"
+
+#define VIOLATION_STRIDE 256 /* messages; cursors are judged by the ring, and asked for here now and then */
+
+typedef struct Send {
+        Output *output;
+        nsec_t deadline;
+        nsec_t now; /* 0: has to be read again */
+        const void *payload;
+        size_t size;
+        const tg_params *params;
+        size_t meta_size;
+        PoolChunk chunk; /* filled already, when it is one */
+        bool suspicious; /* a good time to ask for broken cursors */
+} Send;
+
+static Output *output_find(tg_node *node, const char *name)
+{
+        for (unsigned i = 0; i < node->n_outputs; i++)
+                if (strcmp(node->outputs[i].id, name) == 0)
+                        return &node->outputs[i];
+        return NULL;
+}
+
+static size_t round8(size_t n)
+{
+        return (n + 7) & ~(size_t)7;
+}
+
+void output_tell(Output *output)
+{
+        for (unsigned i = 0; i < output->n_peers; i++)
+                if (bell_peer_must_ring(&output->peers[i]->bell))
+                        peer_send(output->node, output->peers[i]);
+}
+
+static bool has_room_now(int r)
+{
+        return r != RING_E_FULL && r != POOL_E_HELD;
+}
+
+/* Tells the supervisor of consumers whose cursors hold what no honest one stores. No lock held. */
+static void report_violations(Output *output)
+{
+        tg_node *node = output->node;
+        uint32_t id;
+        OutLink *link, *next;
+
+        lock_take(&node->lock);
+        lock_take(&output->lock);
+        while (ring_writer_take_violation(output->writer, &id))
+                list_for_each(link, next, &output->links, link)
+                        if (link->id == id)
+                                (void)links_violation(node, id, link->generation, "the consumer's cursor broke the protocol");
+        lock_give(&output->lock);
+        lock_give(&node->lock);
+}
+
+/* Announces what we wait for, under output->lock. 0: look again. Else why there is no room. */
+static int announce(Output *output, size_t chunk_size)
+{
+        int r;
+
+        (void)__atomic_fetch_add(&output->node->n_announced, 1, __ATOMIC_RELAXED);
+        r = ring_writer_arm(output->writer, 1, chunk_size, NULL);
+        if (ring_writer_flush(output->writer))
+                output_tell(output);
+        return r;
+}
+
+/*
+ * Waits until there may be room for one message with a chunk of @chunk_size bytes (0: none). Called with the turn and
+ * output->lock, which is given up meanwhile. Whoever waits also does what a leader does, so consumers that come and go
+ * and a stop are seen here too; the short timer is for what nobody rings for.
+ *
+ * Return: 0 (try again), TG_E_TIMEOUT, TG_E_STOPPING, -EINTR.
+ */
+static int wait_room(Send *send, size_t chunk_size)
+{
+        Output *output = send->output;
+        tg_node *node = output->node;
+        uint32_t pulse = __atomic_load_n(&node->pulse, __ATOMIC_ACQUIRE);
+        nsec_t now = clock_now();
+        int r;
+
+        send->now = 0;
+        send->suspicious = true;
+        if (has_room_now(announce(output, chunk_size)))
+                return 0;
+        if (control_stopping(&node->control))
+                r = TG_E_STOPPING;
+        else if (now >= send->deadline)
+                r = TG_E_TIMEOUT; /* the look that announcing ends with was the last one */
+        else {
+                lock_give(&output->lock);
+                lock_take(&node->lock);
+                r = node_wait(node, pulse, MIN(send->deadline, now + NODE_RELOOK_NS));
+                lock_give(&node->lock);
+                lock_take(&output->lock);
+        }
+        ring_writer_disarm(output->writer);
+        return r;
+}
+
+/* No chunk, and only links that may lose messages hold them. Some of those may be dead without our knowing. */
+static void look_for_the_dead(Output *output)
+{
+        tg_node *node = output->node;
+
+        lock_give(&output->lock);
+        lock_take(&node->lock);
+        node_look_around(node);
+        lock_give(&node->lock);
+        lock_take(&output->lock);
+}
+
+/* A chunk for @size bytes, with output->lock. */
+static int take_chunk(Send *send, size_t size, PoolChunk *ret)
+{
+        Output *output = send->output;
+        bool looked = false;
+
+        for (;;) {
+                int r = output->closed ? RING_E_CLOSED : ring_writer_alloc(output->writer, size, ret, NULL);
+
+                switch (r) {
+                case 0:
+                        return 0;
+                case RING_E_CLOSED:
+                        return TG_E_CLOSED;
+                case POOL_E_TOO_LARGE:
+                        return error_origin(-EMSGSIZE);
+                case POOL_E_HELD:
+                        if (output->n_backpressure) {
+                                r = wait_room(send, size);
+                                if (r)
+                                        return r;
+                                continue;
+                        }
+                        if (!looked) {
+                                look_for_the_dead(output);
+                                looked = true;
+                                continue;
+                        }
+                        return TG_E_DROPPED;
+                default: /* POOL_E_FULL: all of them are samples that this node has not sent */
+                        return TG_E_DROPPED;
+                }
+        }
+}
+
+/* Publishes, with output->lock; waits for room. */
+static int publish(Send *send, PoolChunk *chunk, const void *meta)
+{
+        Output *output = send->output;
+        RingPost post = {
+                .payload = send->payload,
+                .payload_len = (uint32_t)send->size,
+                .meta = meta,
+                .meta_len = (uint32_t)send->meta_size,
+        };
+
+        for (;;) {
+                int r;
+
+                post.time_ns = send->now ? send->now : clock_now();
+                r = ring_writer_publish(output->writer, &post, chunk, NULL);
+                if (r == RING_E_FULL)
+                        r = wait_room(send, 0);
+                else if (r == RING_E_CLOSED)
+                        return TG_E_CLOSED;
+                else if (r)
+                        return error_fold(r);
+                else {
+                        if (ring_writer_flush(output->writer))
+                                output_tell(output);
+                        send->suspicious |= ring_writer_head(output->writer) % VIOLATION_STRIDE == 0;
+                        return 0;
+                }
+                if (r)
+                        return r;
+        }
+}
+
+static int send_inline(Send *send)
+{
+        uint64_t meta[RING_INLINE_MAX / 8];
+        int r;
+
+        if (send->meta_size)
+                (void)params_encode(send->params, meta, sizeof(meta)); /* its size was asked for */
+        lock_take(&send->output->lock);
+        r = publish(send, NULL, meta);
+        lock_give(&send->output->lock);
+        return r;
+}
+
+/* The payload is copied without output->lock: nobody sees the chunk yet, and the turn keeps other senders away. */
+static int send_pooled(Send *send)
+{
+        Output *output = send->output;
+        PoolChunk chunk = send->chunk;
+        size_t need = send->meta_size ? round8(send->size) + send->meta_size : send->size;
+        int r;
+
+        if (!chunk.data || chunk.capacity < need) {
+                lock_take(&output->lock);
+                r = take_chunk(send, need, &chunk);
+                lock_give(&output->lock);
+                if (r)
+                        return r;
+                memcpy(chunk.data, send->payload, send->size);
+        }
+        if (send->meta_size)
+                (void)params_encode(send->params, (uint8_t *)chunk.data + round8(send->size), send->meta_size);
+        lock_take(&output->lock);
+        r = publish(send, &chunk, NULL);
+        if (chunk.data != send->chunk.data)
+                ring_writer_give_back(output->writer, &chunk); /* nothing when it was published */
+        else
+                send->chunk = chunk;
+        lock_give(&output->lock);
+        return r;
+}
+
+static bool fits_inline(size_t size, size_t meta_size)
+{
+        return size <= RING_INLINE_MAX && (meta_size ? round8(size) + meta_size : size) <= RING_INLINE_MAX;
+}
+
+/* A node that only sends hears of new and gone consumers here. */
+static void glance(tg_node *node, nsec_t now)
+{
+        if (!socket_worth_a_glance(node, now) || !lock_try(&node->lock))
+                return; /* taken: whoever has it looks */
+        socket_glance(node);
+        lock_give(&node->lock);
+}
+
+static int take_turn(Send *send)
+{
+        tg_node *node = send->output->node;
+        int64_t timeout_ns = __atomic_load_n(&node->send_timeout_ns, __ATOMIC_RELAXED);
+        int r;
+
+        send->now = clock_now();
+        send->deadline = timeout_ns < 0 ? NSEC_NEVER : nsec_add(send->now, (uint64_t)timeout_ns);
+        glance(node, send->now);
+        r = lock_take_until(&send->output->turn, send->deadline);
+        return r == -ETIMEDOUT ? TG_E_TIMEOUT : r;
+}
+
+static int send_one(Send *send)
+{
+        int r;
+
+        if (send->size > UINT32_MAX)
+                return error_origin(-EMSGSIZE);
+        send->meta_size = params_encoded_size(send->params);
+        r = take_turn(send);
+        if (r)
+                return r;
+        r = !send->chunk.data && fits_inline(send->size, send->meta_size) ? send_inline(send) : send_pooled(send);
+        if (send->suspicious)
+                report_violations(send->output);
+        lock_give(&send->output->turn);
+        return r;
+}
+
+int tg_send(tg_node *node, const char *output, const void *data, size_t size, const tg_params *params)
+{
+        Send send = {.payload = data, .size = size, .params = params};
+
+        if (node_forked(node))
+                return -EOWNERDEAD;
+        if (!data && size)
+                return error_origin(-EINVAL);
+        send.output = output_find(node, output);
+        if (!send.output)
+                return TG_E_NO_OUTPUT;
+        return send_one(&send);
+}
+
+/* -------- messages written in place -------- */
+
+int tg_alloc(tg_node *node, const char *output, size_t size, tg_sample **ret)
+{
+        _cleanup_free_ tg_sample *sample = NULL;
+        Send send = {};
+        int r;
+
+        if (node_forked(node))
+                return -EOWNERDEAD;
+        send.output = output_find(node, output);
+        if (!send.output)
+                return TG_E_NO_OUTPUT;
+        sample = aligned_alloc(64, sizeof(*sample));
+        if (!sample)
+                return error_origin(-ENOMEM);
+        sample->output = send.output;
+        sample->size = size;
+        sample->chunk = POOL_CHUNK_INIT;
+        if (__atomic_load_n(&send.output->closed, __ATOMIC_RELAXED))
+                return TG_E_CLOSED;
+        if (size > RING_INLINE_MAX) {
+                r = take_turn(&send);
+                if (r)
+                        return r;
+                lock_take(&send.output->lock);
+                r = take_chunk(&send, size, &sample->chunk);
+                lock_give(&send.output->lock);
+                lock_give(&send.output->turn);
+                if (r)
+                        return r;
+        }
+        node_ref(node);
+        *ret = TAKE_PTR(sample);
+        return 0;
+}
+
+void *tg_sample_data(tg_sample *sample)
+{
+        return sample->chunk.data ? sample->chunk.data : sample->bytes;
+}
+
+size_t tg_sample_size(const tg_sample *sample)
+{
+        return sample->size;
+}
+
+tg_sample *tg_sample_free(tg_sample *sample)
+{
+        tg_node *node;
+
+        if (!sample)
+                return NULL;
+        node = sample->output->node;
+        if (node_forked(node)) {
+                free(sample);
+                return NULL;
+        }
+        if (sample->chunk.data) {
+                lock_take(&sample->output->lock);
+                ring_writer_give_back(sample->output->writer, &sample->chunk);
+                lock_give(&sample->output->lock);
+        }
+        free(sample);
+        (void)node_unref(node);
+        return NULL;
+}
+
+int tg_send_sample(tg_sample *sample, const tg_params *params)
+{
+        Send send = {.output = sample->output, .size = sample->size, .params = params};
+        int r;
+
+        if (node_forked(sample->output->node)) {
+                (void)tg_sample_free(sample);
+                return -EOWNERDEAD;
+        }
+        send.payload = tg_sample_data(sample);
+        send.chunk = sample->chunk;
+        r = send_one(&send);
+        sample->chunk = send.chunk; /* empty when it was published */
+        if (r != TG_E_TIMEOUT && r != -EINTR) /* else the caller may try again */
+                (void)tg_sample_free(sample);
+        return r;
+}
+
+void tg_set_send_timeout(tg_node *node, int64_t timeout_ns)
+{
+        __atomic_store_n(&node->send_timeout_ns, timeout_ns, __ATOMIC_RELAXED);
+}
+
+/* -------- the end of an output -------- */
+
+void output_close(Output *output)
+{
+        lock_take(&output->lock);
+        if (!output->closed) {
+                __atomic_store_n(&output->closed, true, __ATOMIC_RELAXED);
+                ring_writer_close(output->writer);
+                output_tell(output);
+        }
+        lock_give(&output->lock);
+}
+
+int tg_close_outputs(tg_node *node, const char *const *outputs, size_t n_outputs)
+{
+        int r = 0;
+
+        if (node_forked(node))
+                return -EOWNERDEAD;
+        for (size_t i = 0; i < n_outputs; i++)
+                if (!output_find(node, outputs[i]))
+                        return TG_E_NO_OUTPUT;
+        lock_take(&node->lock);
+        for (size_t i = 0; i < n_outputs && r == 0; i++) {
+                Output *output = output_find(node, outputs[i]);
+
+                if (output->closed)
+                        continue;
+                output_close(output);
+                r = socket_send(node, &(NodeMsg){
+                        .type = NODE_MSG_CLOSE_OUTPUT,
+                        .close_output = {.output = (uint32_t)(output - node->outputs)},
+                });
+        }
+        node_pulse(node); /* a sender that waits there learns of it */
+        lock_give(&node->lock);
+        return r;
+}

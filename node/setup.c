@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The handshake's first half: who we are, and the regions that we write. The second half (links) can also come at any
+ * later time and is links.c.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "node/node-internal.h"
+
+_Static_assert(NODE_MSG_MAX_SLOTS == RING_MAX_SLOTS && NODE_MSG_QUEUE_MAX == RING_MAX_QUEUE, "said in two rooms");
+_Static_assert(NODE_MSG_REGION_MAX == REGION_MAX_SIZE, "said in two rooms");
+
+/* A region the supervisor made for us: if it is not what was announced, the supervisor is at fault. */
+static int map_own(Region *ret, int fd, RegionKind kind, uint64_t size)
+{
+        int r;
+
+        r = region_map_write(ret, fd, kind, size);
+        if (r == -EPERM) /* sealed against writing already */
+                r = REGION_E_SEALS;
+        return r > 0 ? error_origin(-EPROTO) : r ? error_fold(r) : 0;
+}
+
+static int copy_text(char **ret, const char *text)
+{
+        *ret = strdup(text);
+        return *ret ? 0 : error_origin(-ENOMEM);
+}
+
+static void print_uuid(char ret[37], const uint8_t uuid[16])
+{
+        char *at = ret;
+
+        for (unsigned i = 0; i < 16; i++) {
+                if (i == 4 || i == 6 || i == 8 || i == 10)
+                        *at++ = '-';
+                at += snprintf(at, 3, "%02x", uuid[i]);
+        }
+}
+
+static int make_ports(tg_node *node, unsigned n_inputs, unsigned n_outputs)
+{
+        node->inputs = calloc(n_inputs + 1, sizeof(*node->inputs));
+        node->outputs = calloc(n_outputs + 1, sizeof(*node->outputs));
+        if (!node->inputs || !node->outputs)
+                return error_origin(-ENOMEM);
+        for (unsigned i = 0; i < n_inputs; i++)
+                node->inputs[i] = (Input){.node = node, .timeout_at = NSEC_NEVER};
+        for (unsigned i = 0; i < n_outputs; i++) {
+                node->outputs[i] = (Output){.node = node};
+                list_init(&node->outputs[i].links);
+        }
+        node->n_inputs = n_inputs;
+        node->n_outputs = n_outputs;
+        return 0;
+}
+
+int setup_welcome(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        int r;
+
+        r = region_map_read(&node->control, fds[0], REGION_CONTROL, msg->welcome.control_size);
+        if (r)
+                return r > 0 ? error_origin(-EPROTO) : error_fold(r);
+        r = map_own(&node->bell_map, fds[1], REGION_BELL, msg->welcome.bell_size);
+        if (r)
+                return r;
+        if (node->control.size != control_size() || node->bell_map.size != bell_size())
+                return error_origin(-EPROTO);
+        bell_init(&node->bell, &node->bell_map);
+        bell_peer_init(&node->self.bell, &node->bell_map);
+
+        r = copy_text(&node->id, msg->welcome.node);
+        if (r == 0)
+                r = copy_text(&node->dataflow, msg->welcome.dataflow);
+        if (r == 0)
+                r = make_ports(node, msg->welcome.n_inputs, msg->welcome.n_outputs);
+        if (r)
+                return r;
+        print_uuid(node->uuid, msg->welcome.uuid);
+        node->generation = msg->welcome.generation;
+        node->restart_count = msg->welcome.restart_count;
+        node->start_deadline = msg->welcome.start_deadline_ns ? msg->welcome.start_deadline_ns : NSEC_NEVER;
+        node->state = NODE_SETTING_UP;
+        return 0;
+}
+
+int setup_output(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        Output *output;
+        int r;
+
+        if (msg->output.index >= node->n_outputs || node->outputs[msg->output.index].writer)
+                return error_origin(-EPROTO);
+        output = &node->outputs[msg->output.index];
+        r = map_own(&output->ring, fds[0], REGION_RING, msg->output.ring_size);
+        if (r == 0)
+                r = map_own(&output->pool, fds[1], REGION_POOL, msg->output.pool_size);
+        if (r)
+                return r;
+        if (msg->output.ring_size != ring_size(msg->output.n_slots))
+                return error_origin(-EPROTO);
+        r = copy_text(&output->id, msg->output.id);
+        if (r)
+                return r;
+        r = ring_writer_new(&output->writer, &output->ring, NODE_MAX_LINKS);
+        if (r == 0)
+                r = ring_writer_add_segment(output->writer, &output->pool);
+        return r > 0 ? error_origin(-EPROTO) : r ? error_fold(r) : 0;
+}
+
+int setup_input(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        Input *input;
+        int r;
+
+        if (msg->input.index >= node->n_inputs || node->inputs[msg->input.index].known)
+                return error_origin(-EPROTO);
+        input = &node->inputs[msg->input.index];
+        r = copy_text(&input->id, msg->input.id);
+        if (r)
+                return r;
+        input->queue_size = msg->input.queue_size;
+        input->policy = msg->input.policy == NODE_QUEUE_BACKPRESSURE ? RING_BACKPRESSURE : RING_DROP_OLDEST;
+        input->timer_ns = msg->input.timer_ns;
+        input->timeout_ns = msg->input.timeout_ns;
+        node->timed |= input->timer_ns || input->timeout_ns;
+        if (!input->timer_ns) {
+                r = map_own(&input->cursor, fds[0], REGION_CURSOR, msg->input.cursor_size);
+                if (r)
+                        return r;
+                if (input->cursor.size != cursor_size())
+                        return error_origin(-EPROTO);
+                input->link = msg->input.link;
+                node->n_links_in++;
+                node->n_open_in++;
+        }
+        input->known = true;
+        return 0;
+}
+
+int setup_end(tg_node *node)
+{
+        for (unsigned i = 0; i < node->n_inputs; i++)
+                if (!node->inputs[i].known)
+                        return error_origin(-EPROTO);
+        for (unsigned i = 0; i < node->n_outputs; i++)
+                if (!node->outputs[i].writer)
+                        return error_origin(-EPROTO);
+        node->state = NODE_READY;
+        return socket_send(node, &(NodeMsg){.type = NODE_MSG_MAPPED});
+}
+
+void setup_start(tg_node *node)
+{
+        nsec_t now = clock_now();
+
+        for (unsigned i = 0; i < node->n_inputs; i++)
+                if (node->inputs[i].timer_ns)
+                        node->inputs[i].tick_at = nsec_add(now, node->inputs[i].timer_ns);
+        node->state = NODE_RUNNING;
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The socket to the supervisor: packets in, checked and given to who acts on them; packets out, kept while the socket
+ * has no room. Nothing here blocks. While an answer waits for room nothing more is read, so that what is kept stays
+ * bounded by what one message can ask for.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "base/receive.h"
+#include "node/node-internal.h"
+
+#define MAX_PACKETS 4096u /* answers and CLOSE_OUTPUTs kept; more means that nobody ever reads */
+
+static void set_refusal(tg_node *node, const char *text)
+{
+        free(node->refusal);
+        node->refusal = strdup(text); /* NULL: the text is lost, the outcome is not */
+}
+
+static int on_setup_end(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        return setup_end(node);
+}
+
+static int on_start(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        setup_start(node);
+        return 0;
+}
+
+static int on_stop(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        if (node->state != NODE_RUNNING) {
+                set_refusal(node, "stopped before it began");
+                return -ECANCELED;
+        }
+        event_queue_stop(node, "MANUAL");
+        return 0;
+}
+
+static int on_detach(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        return links_detach(node, msg->detach.link, msg->detach.generation);
+}
+
+static int on_link_closed(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        links_closed(node, msg->link_closed.link, msg->link_closed.generation, msg->link_closed.restarting);
+        return 0;
+}
+
+static int on_node_event(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        bool failed = msg->type == NODE_MSG_NODE_FAILED;
+
+        return event_queue(node, failed ? TG_EVENT_NODE_FAILED : TG_EVENT_NODE_RESTARTED, msg->node_event.node,
+                failed ? msg->node_event.text : NULL);
+}
+
+static int on_abort(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        set_refusal(node, msg->abort.text);
+        return -ECANCELED;
+}
+
+#define IN(state)     (1u << (state))
+#define BEFORE_READY  (IN(NODE_GREETING) | IN(NODE_SETTING_UP))
+#define WITH_LINKS    (IN(NODE_READY) | IN(NODE_RUNNING))
+#define BEFORE_RUNNING (BEFORE_READY | IN(NODE_READY))
+
+/* What may come when. What is not listed is what only nodes say: -EPROTO. */
+static const struct {
+        unsigned states;
+        int (*act)(tg_node *node, const NodeMsg *msg, int *fds);
+} handlers[] = {
+        [NODE_MSG_WELCOME] = {IN(NODE_GREETING), setup_welcome},
+        [NODE_MSG_OUTPUT] = {IN(NODE_SETTING_UP), setup_output},
+        [NODE_MSG_INPUT] = {IN(NODE_SETTING_UP), setup_input},
+        [NODE_MSG_SETUP_END] = {IN(NODE_SETTING_UP), on_setup_end},
+        [NODE_MSG_PEER] = {WITH_LINKS, links_peer},
+        [NODE_MSG_LINK_OUT] = {WITH_LINKS, links_out},
+        [NODE_MSG_LINK_IN] = {WITH_LINKS, links_in},
+        [NODE_MSG_START] = {IN(NODE_READY), on_start},
+        [NODE_MSG_STOP] = {BEFORE_RUNNING | IN(NODE_RUNNING), on_stop},
+        [NODE_MSG_DETACH] = {WITH_LINKS, on_detach},
+        [NODE_MSG_LINK_CLOSED] = {WITH_LINKS, on_link_closed},
+        [NODE_MSG_NODE_FAILED] = {WITH_LINKS, on_node_event},
+        [NODE_MSG_NODE_RESTARTED] = {WITH_LINKS, on_node_event},
+        [NODE_MSG_ABORT] = {BEFORE_RUNNING, on_abort},
+};
+
+static int dispatch(tg_node *node, size_t size, int fds[NODE_MSG_MAX_FDS], int n_fds, bool lost_fds)
+{
+        NodeMsg msg;
+        int r;
+
+        r = node_msg_decode(&msg, node->packet, size);
+        if (r)
+                return error_origin(r);
+        if ((size_t)msg.type >= ELEMENTSOF(handlers) || !(handlers[msg.type].states & IN(node->state)))
+                return error_origin(-EPROTO);
+        if (n_fds < node_msg_n_fds(&msg) && lost_fds)
+                return error_origin(-EMFILE); /* the kernel found no number for it here */
+        if (n_fds != node_msg_n_fds(&msg) || lost_fds)
+                return error_origin(-EPROTO);
+        return handlers[msg.type].act(node, &msg, fds);
+}
+
+/* All descriptors of one packet, whatever else is wrong with it: what is not taken out here stays open for ever. */
+static int collect_fds(struct msghdr *mh, int fds[NODE_MSG_MAX_FDS])
+{
+        int n = 0;
+
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(mh); c; c = CMSG_NXTHDR(mh, c)) {
+                size_t n_here;
+
+                if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+                        continue;
+                n_here = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+                for (size_t i = 0; i < n_here; i++) {
+                        int fd;
+
+                        memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
+                        if (n < NODE_MSG_MAX_FDS)
+                                fds[n++] = fd;
+                        else
+                                (void)fd_close(fd);
+                }
+        }
+        return n;
+}
+
+/* One packet. NODE_E_NOTHING: none is there. -ENOTCONN: nobody is at the other end any more. */
+static int read_one(tg_node *node)
+{
+        union {
+                struct cmsghdr align;
+                char bytes[CMSG_SPACE(NODE_MSG_MAX_FDS * sizeof(int))];
+        } control;
+        struct iovec iov = {.iov_base = node->packet, .iov_len = sizeof(node->packet)};
+        struct msghdr mh = {
+                .msg_iov = &iov,
+                .msg_iovlen = 1,
+                .msg_control = &control,
+                .msg_controllen = sizeof(control),
+        };
+        int fds[NODE_MSG_MAX_FDS] = {-1, -1}, n_fds, r;
+        ssize_t n;
+
+        n = receive_message(node->fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        if (n < 0)
+                return errno == EAGAIN || errno == EINTR ? NODE_E_NOTHING : -ENOTCONN;
+        n_fds = collect_fds(&mh, fds);
+        if (n == 0)
+                r = -ENOTCONN;
+        else if (mh.msg_flags & MSG_TRUNC)
+                r = error_origin(-EPROTO);
+        else
+                r = dispatch(node, (size_t)n, fds, n_fds, mh.msg_flags & MSG_CTRUNC);
+        for (int i = 0; i < NODE_MSG_MAX_FDS; i++)
+                (void)fd_close(fds[i]); /* mapped, taken (-1 then), or not wanted */
+        return r;
+}
+
+int socket_read(tg_node *node)
+{
+        int r = 0;
+
+        if (node->control.map)
+                __atomic_store_n(&node->control_seen, control_epoch(&node->control), __ATOMIC_RELAXED); /* before reading */
+        __atomic_store_n(&node->glanced_at, clock_now(), __ATOMIC_RELAXED); /* senders look at both without the lock */
+        socket_flush(node);
+        while (node->fd >= 0 && list_empty(&node->packets) && r == 0)
+                r = read_one(node);
+        if (r == 0 || r == NODE_E_NOTHING)
+                return 0;
+        if (r == -ENOTCONN) {
+                socket_lost(node);
+                return 0;
+        }
+        if (node->state != NODE_RUNNING)
+                return error_fold(r);
+        socket_fail(node, r == -EPROTO ? "the supervisor broke the protocol" : strerrordesc_np(-r));
+        return 0;
+}
+
+bool socket_worth_a_glance(tg_node *node, nsec_t now)
+{
+        return control_epoch(&node->control) != __atomic_load_n(&node->control_seen, __ATOMIC_RELAXED) ||
+                now - __atomic_load_n(&node->glanced_at, __ATOMIC_RELAXED) > NODE_GLANCE_NS;
+}
+
+static nsec_t clock_coarse(void)
+{
+        struct timespec ts;
+
+        (void)clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+        return (nsec_t)ts.tv_sec * NSEC_PER_SEC + (nsec_t)ts.tv_nsec;
+}
+
+void socket_glance(tg_node *node)
+{
+        nsec_t now = clock_coarse();
+
+        /* Coarse time lags the clock that glanced_at was read from. */
+        if (socket_worth_a_glance(node, MAX(now, node->glanced_at)))
+                (void)socket_read(node); /* running: trouble became an event */
+        if (!node->stop_queued && control_stopping(&node->control))
+                event_queue_stop(node, "MANUAL"); /* the word on the page is enough if the packet never comes */
+}
+
+void socket_flush(tg_node *node)
+{
+        Packet *packet;
+
+        while (node->fd >= 0 && (packet = list_first(&node->packets, Packet, link))) {
+                ssize_t n = send(node->fd, packet->bytes, packet->size, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+                if (n < 0 && (errno == EAGAIN || errno == EINTR || errno == ENOBUFS))
+                        return;
+                if (n < 0) {
+                        socket_lost(node);
+                        return;
+                }
+                list_unlink(&packet->link);
+                node->n_packets--;
+                free(packet);
+        }
+}
+
+int socket_send(tg_node *node, const NodeMsg *msg)
+{
+        uint8_t bytes[NODE_MSG_MAX];
+        Packet *packet;
+        int n;
+
+        if (node->fd < 0)
+                return 0; /* nobody is left to be told */
+        n = node_msg_encode(msg, bytes, sizeof(bytes));
+        if (n < 0)
+                return error_origin(n);
+        if (node->n_packets >= MAX_PACKETS)
+                return error_origin(-ENOBUFS);
+        packet = malloc(sizeof(*packet) + (size_t)n);
+        if (!packet)
+                return error_origin(-ENOMEM);
+        packet->size = (size_t)n;
+        memcpy(packet->bytes, bytes, (size_t)n);
+        list_append(&node->packets, &packet->link);
+        node->n_packets++;
+        socket_flush(node);
+        return 0;
+}
+
+void socket_lost(tg_node *node)
+{
+        Packet *packet, *next;
+
+        list_for_each(packet, next, &node->packets, link)
+                free(packet);
+        list_init(&node->packets);
+        node->n_packets = 0;
+        if (node->fd >= 0) /* not by closing alone: a process we forked may hold a copy, and epoll would go on */
+                (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, node->fd, NULL);
+        node->fd = fd_close(node->fd);
+}
+
+void socket_fail(tg_node *node, const char *text)
+{
+        socket_lost(node);
+        (void)event_queue(node, TG_EVENT_ERROR, NULL, text); /* no memory for the news: then as if it had gone */
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Waiting. One thread polls for all (the leader), the others wait for the pulse; see node-internal.h. The doorbells
+ * are edge-triggered and emptied lazily: their bytes carry nothing, so reading them with every wake-up would be one
+ * system call for nothing. Only the leader empties them, after its poll and before the pulse that makes everybody
+ * announce anew: a byte that is taken between somebody's look and poll would be a lost wake-up.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "node/node-internal.h"
+
+#define MAX_READY 16
+
+void node_pulse(tg_node *node)
+{
+        __atomic_store_n(&node->pulse, node->pulse + 1, __ATOMIC_RELEASE); /* under node->lock; the kernel reads it */
+        if (node->n_followers)
+                futex_wake(&node->pulse, INT_MAX);
+}
+
+static void empty_doorbells(tg_node *node)
+{
+        Peer *peer, *next;
+        uint64_t n;
+
+        if (__atomic_load_n(&node->n_announced, __ATOMIC_RELAXED) < NODE_DRAIN_EPOCHS)
+                return;
+        __atomic_store_n(&node->n_announced, 0, __ATOMIC_RELAXED);
+        list_for_each(peer, next, &node->peers, link)
+                peer_empty(node, peer);
+        if (node->self_fd >= 0)
+                (void)!read(node->self_fd, &n, sizeof(n));
+}
+
+static void on_peer(tg_node *node, uint64_t serial, uint32_t events)
+{
+        Peer *peer = peer_by_serial(node, serial);
+
+        if (peer && !peer->gone && (events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)))
+                peer_gone(node, peer);
+}
+
+/* Under node->lock, by the leader. */
+static void leader_take(tg_node *node, const struct epoll_event *ready, int n)
+{
+        for (int i = 0; i < n; i++) {
+                if (ready[i].data.u64 == NODE_TAG_SOCKET)
+                        (void)socket_read(node); /* running: trouble became an event */
+                else if (ready[i].data.u64 >= NODE_TAG_PEERS)
+                        on_peer(node, ready[i].data.u64, ready[i].events);
+        }
+        empty_doorbells(node);
+        if (n > 0 && node->outer_armed) { /* somebody polls outer_fd, and we have just taken what would have woken it */
+                uint64_t one = 1;
+
+                (void)!write(node->outer_nudge_fd, &one, sizeof(one));
+        }
+}
+
+/* A program's own faults are not what wakes it: sanitizers and crash reporters handle those in any program. */
+static bool signal_is_handled(int sig)
+{
+        struct sigaction sa;
+
+        if (sig == SIGSEGV || sig == SIGBUS || sig == SIGFPE || sig == SIGILL || sig == SIGABRT)
+                return false;
+        return sigaction(sig, NULL, &sa) == 0 && sa.sa_handler != SIG_DFL && sa.sa_handler != SIG_IGN;
+}
+
+/* epoll_wait() ends with EINTR also when a tracer looks in, or after SIGSTOP and SIGCONT. To a program without any
+ * handler that would be a failure out of nowhere, so it is kept from those. */
+static bool program_has_handlers(void)
+{
+        for (int sig = 1; sig <= SIGRTMAX; sig++)
+                if (signal_is_handled(sig))
+                        return true;
+        return false;
+}
+
+static int leader_poll(tg_node *node, nsec_t deadline, bool wait)
+{
+        struct epoll_event ready[MAX_READY];
+        int n, r = 0, ms = 0;
+
+        node->leading = true;
+        lock_give(&node->lock);
+        if (wait)
+                ms = nsec_poll_ms(deadline, deadline == NSEC_NEVER ? 0 : clock_now());
+        n = epoll_wait(node->epoll_fd, ready, MAX_READY, ms);
+        if (n < 0 && errno == EINTR && program_has_handlers())
+                r = -EINTR;
+        lock_take(&node->lock);
+        leader_take(node, ready, n);
+        node->leading = false;
+        node_pulse(node); /* also when nothing came: the next leader is one of those who wait for it */
+        return r;
+}
+
+static int follower_wait(tg_node *node, uint32_t pulse, nsec_t deadline)
+{
+        int r;
+
+        node->n_followers++;
+        lock_give(&node->lock);
+        r = futex_wait(&node->pulse, pulse, deadline);
+        lock_take(&node->lock);
+        node->n_followers--;
+        return r == -EINTR ? r : 0; /* who waits looks at the clock itself */
+}
+
+int node_wait(tg_node *node, uint32_t pulse, nsec_t deadline)
+{
+        if (node->pulse != pulse)
+                return 0;
+        if (node->leading)
+                return follower_wait(node, pulse, deadline);
+        return leader_poll(node, deadline, true);
+}
+
+void node_look_around(tg_node *node)
+{
+        if (!node->leading)
+                (void)leader_poll(node, 0, false);
+}

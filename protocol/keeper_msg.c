@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "protocol/keeper_msg.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "base/cleanup.h"
+#include "protocol/guard_msg.h"
+#include "protocol/wire.h"
+
+#define UUID_MAX    64
+#define NAME_MAX_   256
+#define ID_MAX      128
+#define ERRNO_MAX   4095
+#define CPU_NUM_MAX 8191
+#define CPUS_MAX    8192
+
+/* One description of each message serves both directions, so that they cannot drift apart. */
+typedef struct Codec {
+        Wire w;
+        bool writing;
+        bool over; /* writing: a value is outside its range, a string over its limit */
+} Codec;
+
+static void refuse(Codec *c)
+{
+        if (c->writing)
+                c->over = true;
+        else
+                c->w.bad = true;
+}
+
+static void check(Codec *c, bool ok)
+{
+        if (!ok)
+                refuse(c);
+}
+
+static void field_u8(Codec *c, uint8_t *v, uint8_t min, uint8_t max)
+{
+        if (c->writing)
+                wire_put_u8(&c->w, *v);
+        else
+                *v = wire_get_u8(&c->w);
+        check(c, *v >= min && *v <= max);
+}
+
+static void field_u32(Codec *c, uint32_t *v)
+{
+        if (c->writing)
+                wire_put_u32(&c->w, *v);
+        else
+                *v = wire_get_u32(&c->w);
+}
+
+static void field_i32(Codec *c, int32_t *v, int32_t min, int32_t max)
+{
+        uint32_t u = (uint32_t)*v;
+
+        field_u32(c, &u);
+        *v = (int32_t)u;
+        check(c, *v >= min && *v <= max);
+}
+
+static void field_u64(Codec *c, uint64_t *v)
+{
+        if (c->writing)
+                wire_put_u64(&c->w, *v);
+        else
+                *v = wire_get_u64(&c->w);
+}
+
+static void field_str(Codec *c, const char **s, size_t max)
+{
+        if (!c->writing) {
+                *s = wire_get_str(&c->w, max);
+                return;
+        }
+        check(c, !*s || strlen(*s) <= max);
+        if (!c->over)
+                wire_put_str(&c->w, *s);
+}
+
+/* What becomes part of a file name: one component made of letters, digits, '_', '.' and '-'. */
+static void field_id(Codec *c, const char **s, size_t max)
+{
+        static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
+
+        field_str(c, s, max);
+        check(c, *s && **s && (*s)[strspn(*s, allowed)] == '\0');
+}
+
+static void field_path(Codec *c, const char **s, bool may_be_empty)
+{
+        field_str(c, s, KEEPER_MSG_PATH_MAX);
+        check(c, *s && ((may_be_empty && !**s) || **s == '/'));
+}
+
+static void fields_begin(Codec *c, KeeperMsg *m)
+{
+        field_id(c, &m->begin.uuid, UUID_MAX);
+        check(c, m->begin.uuid && m->begin.uuid[0] != '.');
+        field_str(c, &m->begin.name, NAME_MAX_);
+        field_path(c, &m->begin.log_dir, true);
+        field_u32(c, &m->begin.slot);
+        check(c, m->begin.slot != GUARD_SLOT_INSTANCE && m->begin.slot < GUARD_MAX_SLOTS);
+        field_u32(c, &m->begin.uid);
+        field_u32(c, &m->begin.gid);
+        check(c, m->begin.uid != UINT32_MAX && m->begin.gid != UINT32_MAX); /* "leave as it is" to the system calls */
+        field_u8(c, &m->begin.has_log_stream, 0, 1);
+}
+
+static void fields_spawn(Codec *c, KeeperMsg *m)
+{
+        field_id(c, &m->spawn.id, ID_MAX);
+        field_u64(c, &m->spawn.spec_size);
+        check(c, m->spawn.spec_size > 0 && m->spawn.spec_size <= KEEPER_SPEC_MAX);
+        field_u64(c, &m->spawn.deadline_ns);
+        field_u8(c, &m->spawn.has_socket, 0, 1);
+}
+
+static void fields_spawn_failed(Codec *c, KeeperMsg *m)
+{
+        uint8_t stage = (uint8_t)m->spawn_failed.stage;
+
+        field_u8(c, &stage, KEEPER_STAGE_CGROUP, KEEPER_STAGE_DEADLINE);
+        m->spawn_failed.stage = (KeeperStage)stage;
+        field_i32(c, &m->spawn_failed.error, 0, ERRNO_MAX);
+        field_str(c, &m->spawn_failed.text, KEEPER_MSG_TEXT_MAX);
+}
+
+static void fields_exited(Codec *c, KeeperMsg *m)
+{
+        field_i32(c, &m->exited.code, CLD_EXITED, CLD_DUMPED);
+        field_i32(c, &m->exited.status, 0, 255);
+}
+
+static void fields_order(Codec *c, KeeperMsg *m)
+{
+        switch (m->type) {
+        case KEEPER_MSG_BEGIN:
+                fields_begin(c, m);
+                break;
+        case KEEPER_MSG_SPAWN:
+                fields_spawn(c, m);
+                break;
+        case KEEPER_MSG_SIGNAL:
+                field_i32(c, &m->signal.signo, 1, SIGRTMAX);
+                break;
+        case KEEPER_MSG_KILL:
+                field_u64(c, &m->kill.until_ns);
+                break;
+        case KEEPER_MSG_LOOK:
+        case KEEPER_MSG_REAP:
+                break;
+        case KEEPER_MSG_END:
+                field_u64(c, &m->end.deadline_ns);
+                break;
+        default:
+                refuse(c);
+        }
+}
+
+static void fields_report(Codec *c, KeeperMsg *m)
+{
+        switch (m->type) {
+        case KEEPER_MSG_BEGUN:
+                field_path(c, &m->begun.cgroup, false);
+                break;
+        case KEEPER_MSG_FAILED:
+                field_i32(c, &m->failed.error, 0, ERRNO_MAX);
+                field_str(c, &m->failed.text, KEEPER_MSG_TEXT_MAX);
+                break;
+        case KEEPER_MSG_SPAWNED:
+                field_i32(c, &m->spawned.pid, 1, INT32_MAX);
+                break;
+        case KEEPER_MSG_SPAWN_FAILED:
+                fields_spawn_failed(c, m);
+                break;
+        case KEEPER_MSG_EXITED:
+                fields_exited(c, m);
+                break;
+        case KEEPER_MSG_EMPTY:
+                field_u8(c, &m->empty.removed, 0, 1);
+                field_u32(c, &m->empty.n_killed);
+                break;
+        case KEEPER_MSG_SIGNALLED:
+        case KEEPER_MSG_KILLING:
+                field_u32(c, &m->signalled.n);
+                field_i32(c, &m->signalled.error, 0, ERRNO_MAX);
+                break;
+        case KEEPER_MSG_LEFT:
+                field_u32(c, &m->left.n);
+                field_str(c, &m->left.text, KEEPER_MSG_TEXT_MAX);
+                break;
+        case KEEPER_MSG_NOTE:
+                field_str(c, &m->note.text, KEEPER_MSG_TEXT_MAX);
+                break;
+        case KEEPER_MSG_ENDED:
+                field_u8(c, &m->ended.clean, 0, 1);
+                break;
+        default:
+                refuse(c);
+        }
+}
+
+typedef struct TypeInfo {
+        const char *name;
+        bool known;
+        bool has_incarnation; /* node and generation travel */
+        bool may_be_all;      /* and may be KEEPER_NODE_ALL, 0 */
+} TypeInfo;
+
+static TypeInfo type_info(KeeperMsgType type)
+{
+        static const TypeInfo infos[] = {
+                [KEEPER_MSG_BEGIN] = {"BEGIN", true, false, false},
+                [KEEPER_MSG_SPAWN] = {"SPAWN", true, true, false},
+                [KEEPER_MSG_SIGNAL] = {"SIGNAL", true, true, true},
+                [KEEPER_MSG_KILL] = {"KILL", true, true, true},
+                [KEEPER_MSG_LOOK] = {"LOOK", true, true, true},
+                [KEEPER_MSG_REAP] = {"REAP", true, true, false},
+                [KEEPER_MSG_END] = {"END", true, false, false},
+                [KEEPER_MSG_BEGUN] = {"BEGUN", true, false, false},
+                [KEEPER_MSG_FAILED] = {"FAILED", true, false, false},
+                [KEEPER_MSG_SPAWNED] = {"SPAWNED", true, true, false},
+                [KEEPER_MSG_SPAWN_FAILED] = {"SPAWN_FAILED", true, true, false},
+                [KEEPER_MSG_EXITED] = {"EXITED", true, true, false},
+                [KEEPER_MSG_EMPTY] = {"EMPTY", true, true, false},
+                [KEEPER_MSG_SIGNALLED] = {"SIGNALLED", true, true, true},
+                [KEEPER_MSG_KILLING] = {"KILLING", true, true, true},
+                [KEEPER_MSG_LEFT] = {"LEFT", true, true, true},
+                [KEEPER_MSG_NOTE] = {"NOTE", true, false, false},
+                [KEEPER_MSG_ENDED] = {"ENDED", true, false, false},
+        };
+
+        return (unsigned)type < ELEMENTSOF(infos) ? infos[type] : (TypeInfo){};
+}
+
+static void fields(Codec *c, KeeperMsg *m)
+{
+        TypeInfo info = type_info(m->type);
+
+        if (!info.known) {
+                refuse(c);
+                return;
+        }
+        if (info.has_incarnation) {
+                field_u32(c, &m->node);
+                field_u64(c, &m->generation);
+                if (m->node == KEEPER_NODE_ALL)
+                        check(c, info.may_be_all && m->generation == 0);
+                else
+                        check(c, m->generation > 0);
+        }
+        if (keeper_msg_is_order(m->type))
+                fields_order(c, m);
+        else
+                fields_report(c, m);
+}
+
+int keeper_msg_encode(const KeeperMsg *msg, void *buffer, size_t size)
+{
+        Codec c = {.w = wire_init(buffer, MIN(size, (size_t)KEEPER_MSG_MAX)), .writing = true};
+        KeeperMsg m = *msg;
+
+        wire_put_u8(&c.w, (uint8_t)m.type);
+        fields(&c, &m);
+        return c.w.bad || c.over ? -EMSGSIZE : (int)c.w.at;
+}
+
+int keeper_msg_decode(KeeperMsg *msg, void *packet, size_t size)
+{
+        Codec c = {.w = wire_init(packet, size)};
+        KeeperMsg m = {};
+        int r;
+
+        if (size > KEEPER_MSG_MAX)
+                return -EPROTO;
+        m.type = (KeeperMsgType)wire_get_u8(&c.w);
+        fields(&c, &m);
+        r = wire_done(&c.w);
+        if (!r)
+                *msg = m;
+        return r;
+}
+
+int keeper_msg_n_fds(const KeeperMsg *msg)
+{
+        if (!type_info(msg->type).known)
+                return -1;
+        switch (msg->type) {
+        case KEEPER_MSG_BEGIN:
+                return msg->begin.has_log_stream ? 1 : 0;
+        case KEEPER_MSG_SPAWN:
+                return msg->spawn.has_socket ? 6 : 5;
+        case KEEPER_MSG_SPAWNED:
+                return 1;
+        default:
+                return 0;
+        }
+}
+
+int keeper_msg_is_order(KeeperMsgType type)
+{
+        return type >= KEEPER_MSG_BEGIN && type <= KEEPER_MSG_END;
+}
+
+const char *keeper_msg_name(KeeperMsgType type)
+{
+        const char *name = type_info(type).name;
+
+        return name ? name : "?";
+}
+
+/* Counting is writing into nothing: sizes add up, bytes go nowhere. */
+typedef struct Count {
+        Wire w;
+        bool counting;
+        uint64_t n;
+} Count;
+
+static void count_u32(Count *c, uint32_t v)
+{
+        c->n += 4;
+        if (!c->counting)
+                wire_put_u32(&c->w, v);
+}
+
+static void count_str(Count *c, const char *s)
+{
+        c->n += 4 + strlen(s) + 1;
+        if (!c->counting)
+                wire_put_str(&c->w, s);
+}
+
+static void count_strv(Count *c, char **v)
+{
+        uint32_t n = 0;
+
+        while (v && v[n])
+                n++;
+        count_u32(c, n);
+        for (uint32_t i = 0; i < n; i++)
+                count_str(c, v[i]);
+}
+
+static void count_u64(Count *c, uint64_t v)
+{
+        c->n += 8;
+        if (!c->counting)
+                wire_put_u64(&c->w, v);
+}
+
+int64_t keeper_spec_encode(const KeeperSpec *spec, void *buffer, size_t size)
+{
+        Count c = {.w = wire_init(buffer, MIN(size, (size_t)KEEPER_SPEC_MAX)), .counting = !buffer};
+
+        count_strv(&c, spec->argv);
+        count_strv(&c, spec->env);
+        count_str(&c, spec->cwd);
+        count_u32(&c, spec->n_cpus);
+        for (uint32_t i = 0; i < spec->n_cpus; i++)
+                count_u32(&c, spec->cpus[i]);
+        count_u32(&c, spec->umask);
+        count_u64(&c, spec->nofile_soft);
+        count_u64(&c, spec->nofile_hard);
+        return c.w.bad || c.n > KEEPER_SPEC_MAX ? -EMSGSIZE : (int64_t)c.n;
+}
+
+/* Never allocates more than the message's own length justifies: a string takes five bytes at least. */
+static int get_strv(Wire *w, char ***ret)
+{
+        uint32_t n = wire_get_u32(w);
+
+        if (w->bad || n > (w->size - w->at) / 5)
+                return -EPROTO;
+        *ret = calloc((size_t)n + 1, sizeof(**ret));
+        if (!*ret)
+                return -ENOMEM;
+        for (uint32_t i = 0; i < n; i++)
+                (*ret)[i] = (char *)(uintptr_t)wire_get_str(w, KEEPER_SPEC_MAX);
+        return w->bad ? -EPROTO : 0;
+}
+
+static int get_cpus(Wire *w, KeeperSpec *spec)
+{
+        spec->n_cpus = wire_get_u32(w);
+        if (w->bad || spec->n_cpus > CPUS_MAX || spec->n_cpus > (w->size - w->at) / 4)
+                return -EPROTO;
+        if (spec->n_cpus == 0)
+                return 0;
+        spec->cpus = calloc(spec->n_cpus, sizeof(*spec->cpus));
+        if (!spec->cpus)
+                return -ENOMEM;
+        for (uint32_t i = 0; i < spec->n_cpus; i++) {
+                spec->cpus[i] = wire_get_u32(w);
+                if (spec->cpus[i] > CPU_NUM_MAX)
+                        return -EPROTO;
+        }
+        return 0;
+}
+
+static int get_spec(Wire *w, KeeperSpec *spec)
+{
+        int r;
+
+        r = get_strv(w, &spec->argv);
+        if (r)
+                return r;
+        r = get_strv(w, &spec->env);
+        if (r)
+                return r;
+        spec->cwd = wire_get_str(w, KEEPER_MSG_PATH_MAX);
+        r = get_cpus(w, spec);
+        if (r)
+                return r;
+        spec->umask = wire_get_u32(w);
+        spec->nofile_soft = wire_get_u64(w);
+        spec->nofile_hard = wire_get_u64(w);
+        r = wire_done(w);
+        if (r)
+                return r;
+        if (!spec->argv[0] || !*spec->argv[0] || spec->cwd[0] != '/' || spec->umask > 0777 ||
+                spec->nofile_soft > spec->nofile_hard)
+                return -EPROTO;
+        return 0;
+}
+
+int keeper_spec_decode(KeeperSpec *ret, void *buffer, size_t size)
+{
+        Wire w = wire_init(buffer, size);
+        KeeperSpec spec = {};
+        int r;
+
+        if (size > KEEPER_SPEC_MAX)
+                return -EPROTO;
+        r = get_spec(&w, &spec);
+        if (r) {
+                keeper_spec_done(&spec);
+                return r;
+        }
+        *ret = spec;
+        return 0;
+}
+
+void keeper_spec_done(KeeperSpec *spec)
+{
+        free(spec->argv);
+        free(spec->env);
+        free(spec->cpus);
+        *spec = (KeeperSpec){};
+}

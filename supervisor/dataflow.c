@@ -1,0 +1,524 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor/dataflow.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/utf8.h"
+#include "supervisor/supervisor.h"
+#include "supervisor/wiring.h"
+
+#define DATAFLOW_BEGIN_SPAN    (5 * NSEC_PER_SEC)     /* the keeper makes one directory and forks */
+#define DATAFLOW_CONFIRM_SPAN  (200 * NSEC_PER_MSEC)  /* the guard answers in microseconds */
+#define DATAFLOW_END_SPAN      (2 * NSEC_PER_SEC)     /* the keeper flushes logs and removes directories */
+#define DATAFLOW_END_SLACK     (500 * NSEC_PER_MSEC)
+#define DATAFLOW_DEAF_SPAN     NSEC_PER_SEC           /* the keeper hears of an exit when the guard does */
+#define DATAFLOW_STOP_SLACK    (100 * NSEC_PER_MSEC)  /* design section 5: escrow T = start + 1.5 x grace + 0.1 s */
+
+static const char *const state_names[_DATAFLOW_STATE_MAX] = {
+        [DATAFLOW_BEGINNING] = "beginning",
+        [DATAFLOW_STARTING] = "starting",
+        [DATAFLOW_RUNNING] = "running",
+        [DATAFLOW_STOPPING] = "stopping",
+        [DATAFLOW_ENDING] = "ending",
+        [DATAFLOW_ENDED] = "ended",
+};
+
+/* ---- telling */
+
+static void dataflow_emit(Dataflow *dataflow, json_t *take_event)
+{
+        if (take_event && dataflow->event_fn)
+                dataflow->event_fn(dataflow, take_event, dataflow->event_userdata);
+        json_decref(take_event);
+}
+
+static void dataflow_set_state(Dataflow *dataflow, DataflowState state)
+{
+        if (dataflow->state == state)
+                return;
+        dataflow->state = state;
+        dataflow_emit(dataflow, json_pack("{ss ss}", "type", "dataflow", "state", state_names[state]));
+}
+
+void dataflow_node_changed(Node *node, NodeState from, NodeEvent event)
+{
+        if (node->state == from)
+                return;
+        dataflow_emit(node->dataflow,
+                json_pack("{ss ss si ss ss ss sI si ss*}", "type", "node", "node", node->plan->id, "line", (int)node->plan->line, "from", node_state_to_string(from),
+                        "to", node_state_to_string(node->state), "event", node_event_to_string(event), "generation",
+                        (json_int_t)node->generation, "pid", (int)node->pid, "error", node->error));
+}
+
+void dataflow_note(Dataflow *dataflow, const char *node, const char *text)
+{
+        _cleanup_free_ char *clean = utf8_clean(text, strlen(text), NULL);
+        json_t *note = clean ? json_pack("{ss ss* ss}", "type", "note", "node", node, "text", clean) : NULL;
+
+        if (note && json_array_size(dataflow->notes) < 1000)
+                (void)json_array_append(dataflow->notes, note);
+        dataflow_emit(dataflow, note);
+}
+
+void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count)
+{
+        nsec_t since = dataflow->stop_at ? dataflow->stop_at : dataflow->begun_at;
+        json_t *entry = json_pack("{ss sI ss ss* ss}", "type", "ledger", "at_ms",
+                (json_int_t)((clock_now() - since) / NSEC_PER_MSEC), "rung", rung, "node", node ? node->plan->id : NULL, "result", result);
+
+        if (entry && count >= 0)
+                (void)json_object_set_new(entry, "count", json_integer(count));
+        if (entry && json_array_size(dataflow->ledger) < 10000)
+                (void)json_array_append(dataflow->ledger, entry);
+        dataflow_emit(dataflow, entry);
+}
+
+void dataflow_fail(Dataflow *dataflow, const Node *node, const char *format, ...)
+{
+        _cleanup_free_ char *text = NULL;
+        va_list ap;
+
+        if (dataflow->error)
+                return;
+        va_start(ap, format);
+        if (vasprintf(&text, format, ap) < 0)
+                text = NULL;
+        va_end(ap);
+        if (text)
+                dataflow->error = utf8_clean(text, strlen(text), NULL);
+        dataflow_emit(dataflow, json_pack("{ss ss* ss}", "type", "error", "node", node ? node->plan->id : NULL, "text",
+                                        dataflow->error ? dataflow->error : "out of memory"));
+}
+
+/* ---- the barrier */
+
+static bool dataflow_is_final(const Dataflow *dataflow)
+{
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                if (!node_is_final(&dataflow->nodes[i]))
+                        return false;
+        return true;
+}
+
+static void dataflow_abort_start(Dataflow *dataflow, const Node *failed)
+{
+        dataflow->failed_start = true;
+        dataflow_fail(dataflow, failed, "%s (line %u): %s", failed->plan->id, failed->plan->line,
+                failed->error ? failed->error : "could not be started");
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                if (node_is_connected(&dataflow->nodes[i]))
+                        wiring_abort(&dataflow->nodes[i], dataflow->error ? dataflow->error : "the start was given up");
+        dataflow_stop(dataflow, NSEC_NEVER, false, "failed start");
+}
+
+static void dataflow_release(Dataflow *dataflow)
+{
+        dataflow->released = true;
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                Node *node = &dataflow->nodes[i];
+
+                if (node->plan->kind == PLAN_KIND_NODE && node->state == NODE_RUNNING)
+                        wiring_start(node);
+        }
+        dataflow_set_state(dataflow, DATAFLOW_RUNNING);
+}
+
+static void dataflow_look_at_start(Dataflow *dataflow)
+{
+        bool all = true;
+
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                Node *node = &dataflow->nodes[i];
+                bool program = node->plan->kind == PLAN_KIND_PROGRAM;
+
+                if (node->state == NODE_STARTING && !program && wiring_is_ready(node))
+                        node_post(node, NODE_EV_READY);
+                if (node->state == NODE_FAILED && !node->was_ready && !dataflow->released) {
+                        dataflow_abort_start(dataflow, node);
+                        return;
+                }
+                all = all && (node->state == NODE_RUNNING || (node->was_ready && (program || node_is_final(node))));
+        }
+        if (all && !dataflow->released)
+                dataflow_release(dataflow);
+}
+
+/* ---- the end */
+
+static int on_end_late(Timer *timer, nsec_t now)
+{
+        Dataflow *dataflow = container_of(timer, Dataflow, timer);
+
+        (void)now;
+        dataflow_note(dataflow, NULL, "the keeper did not end in time and was killed; log lines may be missing");
+        guard_kill_keeper_order(dataflow->supervisor, dataflow->slot);
+        keeper_link_close(dataflow);
+        dataflow->keeper_gone = true;
+        dataflow_kick(dataflow);
+        return 0;
+}
+
+static void dataflow_end(Dataflow *dataflow)
+{
+        nsec_t deadline = nsec_add(dataflow->loop->now, DATAFLOW_END_SPAN);
+
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                dataflow->n_left += dataflow->nodes[i].quarantined;
+        dataflow_set_state(dataflow, DATAFLOW_ENDING);
+        keeper_order_end(dataflow, deadline);
+        timer_arm(dataflow->loop, &dataflow->timer, nsec_add(deadline, DATAFLOW_END_SLACK), on_end_late);
+}
+
+static int on_advance(Job *job)
+{
+        Dataflow *dataflow = container_of(job, Dataflow, advance);
+
+        if (dataflow->state == DATAFLOW_STARTING || dataflow->state == DATAFLOW_RUNNING)
+                dataflow_look_at_start(dataflow);
+        if (dataflow->state >= DATAFLOW_STARTING && dataflow->state < DATAFLOW_ENDING && dataflow_is_final(dataflow))
+                dataflow_end(dataflow);
+        if (dataflow->state == DATAFLOW_ENDING && dataflow->keeper_gone) {
+                timer_disarm(&dataflow->timer);
+                dataflow_ledger(dataflow, "audit", NULL, dataflow->n_left ? "left" : "empty", dataflow->n_left);
+                dataflow_set_state(dataflow, DATAFLOW_ENDED);
+                supervisor_dataflow_ended(dataflow->supervisor, dataflow);
+        }
+        return 0;
+}
+
+void dataflow_kick(Dataflow *dataflow)
+{
+        job_post(dataflow->loop, &dataflow->advance, on_advance);
+}
+
+/* ---- the stop */
+
+static void dataflow_stop_nodes(Dataflow *dataflow)
+{
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                dataflow->nodes[i].stop_wanted = true;
+                if (!node_is_final(&dataflow->nodes[i]))
+                        node_post(&dataflow->nodes[i], NODE_EV_STOP);
+        }
+        dataflow_kick(dataflow);
+}
+
+static int on_unconfirmed(Timer *timer, nsec_t now)
+{
+        Dataflow *dataflow = container_of(timer, Dataflow, timer);
+
+        (void)now;
+        dataflow_ledger(dataflow, "escrow", NULL, "guard unresponsive", -1);
+        dataflow_stop_nodes(dataflow);
+        return 0;
+}
+
+void dataflow_on_escrow_ok(Dataflow *dataflow)
+{
+        if (dataflow->state != DATAFLOW_STOPPING || !dataflow->timer.loop)
+                return; /* too late, or a second confirmation */
+        timer_disarm(&dataflow->timer);
+        dataflow_ledger(dataflow, "escrow", NULL, "confirmed", -1);
+        dataflow_stop_nodes(dataflow);
+}
+
+static bool ladder_tighten(NodeLadder *ladder, const NodeLadder *wanted)
+{
+        bool changed = wanted->kill < ladder->kill;
+
+        ladder->term = MIN(ladder->term, wanted->term);
+        ladder->kill = MIN(ladder->kill, wanted->kill);
+        ladder->verdict = MIN(ladder->verdict, wanted->verdict);
+        return changed;
+}
+
+void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *who)
+{
+        nsec_t now = dataflow->loop->now;
+        nsec_t grace = force ? 0 : grace_ns == NSEC_NEVER ? dataflow->options.grace_ns : grace_ns;
+        NodeLadder wanted;
+
+        if (dataflow->state >= DATAFLOW_ENDING)
+                return;
+        wanted.term = nsec_add(now, grace);
+        wanted.kill = nsec_add(now, nsec_add(grace, grace / 2));
+        wanted.verdict = nsec_add(wanted.kill, dataflow->options.budget_ns);
+        if (!dataflow->stop_ordered)
+                dataflow->stop_at = now;
+        else if (!ladder_tighten(&dataflow->ladder, &wanted))
+                return;
+        if (!dataflow->stop_ordered)
+                dataflow->ladder = wanted;
+        dataflow->stop_ordered = true;
+        dataflow_ledger(dataflow, force ? "force" : "stop", NULL, who, -1);
+
+        /* Nobody hears of a stop before its deadline is in other hands. */
+        dataflow_set_state(dataflow, DATAFLOW_STOPPING);
+        timer_arm(dataflow->loop, &dataflow->timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_unconfirmed);
+        guard_escrow_order(dataflow->supervisor, dataflow->slot, nsec_add(wanted.kill, DATAFLOW_STOP_SLACK),
+                nsec_add(wanted.verdict, DATAFLOW_STOP_SLACK), 0);
+}
+
+/* ---- the keeper comes and goes */
+
+void dataflow_on_begun(Dataflow *dataflow)
+{
+        if (dataflow->state != DATAFLOW_BEGINNING)
+                return;
+        timer_disarm(&dataflow->timer);
+        dataflow_set_state(dataflow, DATAFLOW_STARTING);
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                node_post(&dataflow->nodes[i], NODE_EV_START);
+}
+
+static int on_begin_late(Timer *timer, nsec_t now)
+{
+        Dataflow *dataflow = container_of(timer, Dataflow, timer);
+
+        (void)now;
+        keeper_lost(dataflow, "did not begin in time");
+        return 0;
+}
+
+void dataflow_on_keeper(Dataflow *dataflow, int take_sock, int take_pidfd)
+{
+        if (keeper_link_open(dataflow, take_sock, take_pidfd))
+                keeper_lost(dataflow, "could not be spoken to");
+        else if (dataflow->state == DATAFLOW_ENDING) /* stopped before it began */
+                keeper_order_end(dataflow, nsec_add(dataflow->loop->now, DATAFLOW_END_SPAN));
+        else
+                keeper_order_begin(dataflow);
+}
+
+void dataflow_on_keeper_failed(Dataflow *dataflow, int error)
+{
+        char why[128];
+
+        (void)snprintf(why, sizeof(why), "could not be started: %s", strerror(error));
+        keeper_lost(dataflow, why);
+}
+
+void dataflow_on_keeper_gone(Dataflow *dataflow, int code, int status)
+{
+        char why[64];
+
+        if (dataflow->state >= DATAFLOW_ENDING) {
+                keeper_link_close(dataflow);
+                dataflow->keeper_gone = true;
+                dataflow_kick(dataflow);
+                return;
+        }
+        if (code == CLD_EXITED)
+                (void)snprintf(why, sizeof(why), "exited with status %d", status);
+        else
+                (void)snprintf(why, sizeof(why), "was ended by SIG%s", sigabbrev_np(status) ?: "?");
+        keeper_lost(dataflow, why);
+}
+
+/*
+ * Nobody can signal or watch the nodes' cgroups any more but the guard. It is asked to end them: SIGTERM at once, the kill after
+ * half the grace. Nodes still hear a stop event from us, for their sockets are ours.
+ */
+void keeper_lost(Dataflow *dataflow, const char *why)
+{
+        nsec_t now = dataflow->loop->now, term = dataflow->options.grace_ns / 2;
+
+        if (dataflow->keeper_gone)
+                return;
+        dataflow->keeper_gone = true;
+        keeper_link_close(dataflow);
+        dataflow_fail(dataflow, NULL, "the keeper of this dataflow %s; its nodes are ended by the guard", why);
+        if (dataflow->state == DATAFLOW_BEGINNING) {
+                dataflow_set_state(dataflow, DATAFLOW_STARTING); /* nothing was started: nothing to wait for */
+                dataflow_stop_nodes(dataflow);
+                return;
+        }
+        dataflow_stop(dataflow, dataflow->options.grace_ns, false, "keeper lost");
+        guard_kill_keeper_order(dataflow->supervisor, dataflow->slot);
+        guard_escrow_order(dataflow->supervisor, dataflow->slot, nsec_add(now, term),
+                nsec_add(now, nsec_add(term, dataflow->options.budget_ns)), term);
+}
+
+/* The guard has seen an empty cgroup: that is the truth, whoever did not tell us. */
+static void dataflow_believe_guard(Dataflow *dataflow)
+{
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                Node *node = &dataflow->nodes[i];
+
+                if (node_is_final(node) || node->state == NODE_PENDING)
+                        continue;
+                node->exited = node->empty = true;
+                node_set_error(node, "was ended by the guard");
+                node_post(node, NODE_EV_EMPTY);
+        }
+}
+
+static int on_keeper_deaf(Timer *timer, nsec_t now)
+{
+        Dataflow *dataflow = container_of(timer, Dataflow, deaf_timer);
+
+        (void)now;
+        if (dataflow->state >= DATAFLOW_ENDING || dataflow_is_final(dataflow))
+                return 0;
+        keeper_lost(dataflow, "did not react any more");
+        dataflow_believe_guard(dataflow);
+        return 0;
+}
+
+/* With somebody left each node's own deadline says so; a keeper that lives tells more than we could. */
+void dataflow_on_enforced(Dataflow *dataflow, uint32_t found, uint32_t left)
+{
+        if (found > 0 || left > 0)
+                dataflow_ledger(dataflow, "guard", NULL, left ? "left" : "empty", found);
+        dataflow->n_killed += found;
+        if (left > 0)
+                return;
+        if (dataflow->keeper_gone)
+                dataflow_believe_guard(dataflow);
+        else
+                timer_arm(dataflow->loop, &dataflow->deaf_timer, nsec_add(dataflow->loop->now, DATAFLOW_DEAF_SPAN), on_keeper_deaf);
+}
+
+/* ---- results */
+
+bool dataflow_succeeded(const Dataflow *dataflow)
+{
+        if (dataflow->error || dataflow->n_left > 0)
+                return false;
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                if (dataflow->nodes[i].state != NODE_STOPPED)
+                        return false;
+        return true;
+}
+
+static json_t *node_result(const Node *node)
+{
+        json_t *result = json_pack("{ss ss si sI sb}", "id", node->plan->id, "state", node_state_to_string(node->state), "line",
+                (int)node->plan->line, "restarts", (json_int_t)node->n_restarts, "killed", node->killed);
+        const char *code = node->exit_code == CLD_EXITED ? "exited" : node->exit_code == CLD_KILLED || node->exit_code == CLD_DUMPED ? "signalled" : "unknown";
+
+        if (!result)
+                return NULL;
+        if (node->spawned)
+                (void)json_object_set_new(result, "exit", json_pack("{ss si}", "code", code, "status", (int)node->exit_status));
+        if (node->error)
+                (void)json_object_set_new(result, "error", json_string(node->error));
+        if (node->left)
+                (void)json_object_set_new(result, "left", json_string(node->left));
+        return result;
+}
+
+json_t *dataflow_result(const Dataflow *dataflow)
+{
+        json_t *nodes = json_array();
+        nsec_t now = clock_now();
+
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                (void)json_array_append_new(nodes, node_result(&dataflow->nodes[i]));
+        return json_pack("{ss ss ss sb sI sI si si ss* so sO sO}", "type", "result", "uuid", dataflow->uuid_text, "name",
+                dataflow->plan->name, "success", dataflow_succeeded(dataflow), "duration_ms",
+                (json_int_t)((now - dataflow->begun_at) / NSEC_PER_MSEC), "stop_ms",
+                (json_int_t)(dataflow->stop_at ? (now - dataflow->stop_at) / NSEC_PER_MSEC : 0), "killed", (int)dataflow->n_killed,
+                "left", (int)dataflow->n_left, "error", dataflow->error, "nodes", nodes, "ledger", dataflow->ledger, "notes",
+                dataflow->notes);
+}
+
+/* ---- making and unmaking */
+
+static void dataflow_make_uuid(Dataflow *dataflow)
+{
+        uint8_t *u = dataflow->uuid;
+        char *to = dataflow->uuid_text;
+
+        /* RFC 9562 version 4. The call cannot fail for 16 bytes once the kernel's pool is ready; before that, time serves. */
+        if (getrandom(u, 16, GRND_NONBLOCK) != 16)
+                memcpy(u, (uint64_t[2]){clock_now(), clock_wall()}, 16);
+        u[6] = (uint8_t)((u[6] & 0x0f) | 0x40);
+        u[8] = (uint8_t)((u[8] & 0x3f) | 0x80);
+        for (unsigned i = 0; i < 16; i++)
+                to += sprintf(to, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", u[i]);
+}
+
+static int dataflow_setup(Dataflow *dataflow, const DataflowOptions *options)
+{
+        int r;
+
+        dataflow->ledger = json_array();
+        dataflow->notes = json_array();
+        dataflow->nodes = calloc(dataflow->plan->n_nodes, sizeof(*dataflow->nodes));
+        if (!dataflow->ledger || !dataflow->notes || !dataflow->nodes)
+                return error_origin(-ENOMEM);
+        if (options->log_dir && asprintf(&dataflow->log_dir, "%s/%s", options->log_dir, dataflow->uuid_text) < 0) {
+                dataflow->log_dir = NULL;
+                return error_origin(-ENOMEM);
+        }
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                r = node_init(&dataflow->nodes[i], dataflow, (uint32_t)i);
+                if (r)
+                        return error_fold(r);
+        }
+        r = wiring_init(dataflow);
+        return r ? error_fold(r) : 0;
+}
+
+int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, const DataflowOptions *options, DataflowEventFn fn, void *userdata)
+{
+        Dataflow *dataflow = calloc(1, sizeof(*dataflow));
+        int r;
+
+        if (!dataflow)
+                return error_origin(-ENOMEM);
+        *dataflow = (Dataflow){.supervisor = supervisor,
+                .loop = &supervisor->loop,
+                .plan = plan,
+                .options = *options,
+                .slot = 1,
+                .keeper_fd = -1,
+                .keeper_pidfd = -1,
+                .begun_at = supervisor->loop.now,
+                .event_fn = fn,
+                .event_userdata = userdata};
+        packet_queue_init(&dataflow->keeper_out, 8192);
+        dataflow_make_uuid(dataflow);
+        r = dataflow_setup(dataflow, options);
+        if (r) {
+                (void)dataflow_free(dataflow);
+                return error_fold(r);
+        }
+        timer_arm(dataflow->loop, &dataflow->timer, nsec_add(dataflow->loop->now, DATAFLOW_BEGIN_SPAN), on_begin_late);
+        guard_fork_keeper_order(supervisor, dataflow->slot);
+        *ret = dataflow;
+        return 0;
+}
+
+Dataflow *dataflow_free(Dataflow *dataflow)
+{
+        if (!dataflow)
+                return NULL;
+        timer_disarm(&dataflow->timer);
+        timer_disarm(&dataflow->deaf_timer);
+        job_cancel(&dataflow->advance);
+        for (size_t i = 0; dataflow->nodes && dataflow->plan && i < dataflow->plan->n_nodes; i++)
+                node_done(&dataflow->nodes[i]);
+        keeper_link_close(dataflow);
+        packet_queue_done(&dataflow->keeper_out);
+        free(dataflow->nodes);
+        free(dataflow->links);
+        free(dataflow->pairs);
+        free(dataflow->log_dir);
+        free(dataflow->cgroup);
+        free(dataflow->error);
+        json_decref(dataflow->ledger);
+        json_decref(dataflow->notes);
+        (void)fd_close(dataflow->options.log_fd);
+        (void)plan_free(dataflow->plan);
+        free(dataflow);
+        return NULL;
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One running plan: its nodes, its keeper, its stop.
+ *
+ *     beginning ──► starting ──► running ──► stopping ──► ending ──► ended
+ *     (keeper)      (barrier)                (ladder)     (keeper leaves)
+ *
+ * The dataflow has started once every node is ready (the barrier), and then releases all of them together. A node that cannot
+ * become ready fails the start: the others are told, and stopped. After that nodes end one by one; the dataflow ends when
+ * the last one has.
+ */
+#ifndef TG_SUPERVISOR_DATAFLOW_H
+#define TG_SUPERVISOR_DATAFLOW_H
+
+#include <jansson.h>
+
+#include "protocol/keeper_msg.h"
+#include "supervisor/node.h"
+
+typedef struct Supervisor Supervisor;
+typedef struct Link Link;
+typedef struct Pair Pair;
+
+typedef enum DataflowState {
+        DATAFLOW_BEGINNING,
+        DATAFLOW_STARTING,
+        DATAFLOW_RUNNING,
+        DATAFLOW_STOPPING,
+        DATAFLOW_ENDING,
+        DATAFLOW_ENDED,
+        _DATAFLOW_STATE_MAX,
+} DataflowState;
+
+typedef struct DataflowOptions {
+        nsec_t grace_ns, budget_ns;
+        const char *log_dir;  /* absolute, without the uuid; NULL: no log files */
+        char *const *environ; /* of the nodes; borrowed for the life of the dataflow */
+        mode_t umask;
+        int log_fd;           /* keeper's end of the log stream, or -1; consumed */
+} DataflowOptions;
+
+/* Called with every event that a client may want to see; @event is borrowed. */
+typedef void (*DataflowEventFn)(Dataflow *dataflow, json_t *event, void *userdata);
+
+struct Dataflow {
+        Supervisor *supervisor;
+        Loop *loop;
+        Plan *plan;
+        DataflowOptions options;
+        char *log_dir; /* with the uuid; NULL: none */
+        uint8_t uuid[16];
+        char uuid_text[37];
+        DataflowState state;
+        bool released; /* the barrier opened */
+        bool stop_ordered, failed_start;
+        NodeLadder ladder; /* of the stop, once ordered */
+        nsec_t stop_at;    /* when it was ordered */
+        nsec_t begun_at;
+        Timer timer;       /* beginning: keeper's answer; stopping: guard's confirmation; ending: keeper's end */
+        Timer deaf_timer;  /* the guard says that nobody is left, and the keeper has not said so yet */
+        Job advance;
+
+        /* keeper-link.c */
+        uint32_t slot;
+        int keeper_fd, keeper_pidfd;
+        Source keeper_source;
+        PacketQueue keeper_out;
+        bool keeper_gone;
+        char *cgroup; /* path, for people */
+
+        Node *nodes;
+        Link *links; /* wiring.c */
+        uint32_t n_links;
+        Pair *pairs; /* room for one a link */
+
+        json_t *ledger; /* array: one object per rung taken, and the outcome */
+        json_t *notes;  /* array of strings for people */
+        char *error;    /* first thing that went wrong; NULL: nothing */
+        uint32_t n_killed, n_left;
+        DataflowEventFn event_fn;
+        void *event_userdata;
+};
+
+/**
+ * dataflow_new() - take a plan over and begin it
+ * @plan: consumed, whatever is returned
+ *
+ * Return: 0 or a negative errno.
+ */
+int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, const DataflowOptions *options, DataflowEventFn fn,
+        void *userdata);
+Dataflow *dataflow_free(Dataflow *dataflow);
+
+/**
+ * dataflow_stop() - begin the stop ladder, or tighten one that is under way
+ * @grace_ns: span; NSEC_NEVER: the dataflow's own
+ * @force:    begin with SIGKILL
+ * @who:      for the ledger
+ */
+void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *who);
+
+/* dataflow_fail() - remember the first thing that went wrong; @node: whose fault it is, or NULL. */
+__attribute__((format(printf, 3, 4))) void dataflow_fail(Dataflow *dataflow, const Node *node, const char *format, ...);
+
+/* What nodes tell their dataflow. */
+void dataflow_node_changed(Node *node, NodeState from, NodeEvent event);
+void dataflow_note(Dataflow *dataflow, const char *node, const char *text);
+void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count);
+void dataflow_on_begun(Dataflow *dataflow);
+void dataflow_kick(Dataflow *dataflow); /* look again, from the loop, whether something follows */
+
+/* dataflow_result() - what to tell the client at the end: new reference. */
+json_t *dataflow_result(const Dataflow *dataflow);
+bool dataflow_succeeded(const Dataflow *dataflow);
+
+/* keeper-link.c: orders out, reports in. Orders are silent no-ops once the keeper is gone. */
+int keeper_link_open(Dataflow *dataflow, int take_sock, int take_pidfd);
+void keeper_link_close(Dataflow *dataflow);
+void keeper_order_begin(Dataflow *dataflow);
+int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline);
+void keeper_order_signal(Node *node, int signo);
+void keeper_order_kill(Node *node, nsec_t until);
+void keeper_order_look(Node *node);
+void keeper_order_reap(Node *node);
+void keeper_order_end(Dataflow *dataflow, nsec_t deadline);
+void keeper_lost(Dataflow *dataflow, const char *why); /* it died, or is being killed: the guard enforces */
+
+#endif

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The supervisor's side of the guard's socket (protocol/guard_msg.h). */
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "supervisor/packet.h"
+#include "supervisor/supervisor.h"
+
+#define GUARD_RECORDS_PER_TURN 64
+
+static void guard_send(Supervisor *supervisor, struct guard_record record)
+{
+        record.magic = GUARD_MAGIC;
+        record.epoch = supervisor->epoch;
+        if (supervisor->guard_fd >= 0)
+                (void)packet_send(supervisor->guard_fd, &record, sizeof(record), NULL, 0); /* unanswered: the asker's deadline */
+}
+
+void guard_fork_keeper_order(Supervisor *supervisor, uint32_t slot)
+{
+        guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_FORK_KEEPER, .slot = slot});
+}
+
+void guard_kill_keeper_order(Supervisor *supervisor, uint32_t slot)
+{
+        guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_KILL_KEEPER, .slot = slot});
+}
+
+void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns)
+{
+        guard_send(supervisor,
+                (struct guard_record){.type = GUARD_MSG_ESCROW, .slot = slot, .at_ns = at, .until_ns = until, .term_ns = term_ns});
+}
+
+void guard_bye(Supervisor *supervisor, int status)
+{
+        guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_BYE, .status = status});
+}
+
+static void on_record(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds)
+{
+        Dataflow *dataflow = supervisor->dataflow;
+        bool ours = dataflow && dataflow->slot == record->slot;
+
+        if (record->type == GUARD_MSG_CLIENT_GONE)
+                supervisor_stop_all(supervisor, "the command is gone");
+        else if (record->type == GUARD_MSG_STOP)
+                supervisor_stop_all(supervisor, "the guard was asked to end");
+        else if (!ours)
+                return;
+        else if (record->type == GUARD_MSG_KEEPER && n_fds == 2)
+                dataflow_on_keeper(dataflow, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
+        else if (record->type == GUARD_MSG_KEEPER_FAILED)
+                dataflow_on_keeper_failed(dataflow, record->error);
+        else if (record->type == GUARD_MSG_KEEPER_GONE)
+                dataflow_on_keeper_gone(dataflow, record->code, record->status);
+        else if (record->type == GUARD_MSG_ESCROW_OK)
+                dataflow_on_escrow_ok(dataflow);
+        else if (record->type == GUARD_MSG_ENFORCED)
+                dataflow_on_enforced(dataflow, record->count, record->left);
+}
+
+static int on_guard_socket(Source *source, uint32_t revents)
+{
+        Supervisor *supervisor = container_of(source, Supervisor, guard_source);
+
+        (void)revents;
+        for (unsigned i = 0; i < GUARD_RECORDS_PER_TURN; i++) {
+                struct guard_record record;
+                int fds[2] = {-1, -1};
+                size_t size = 0, n_fds = 0;
+                int r = packet_recv(supervisor->guard_fd, &record, sizeof(record), &size, fds, 2, &n_fds);
+
+                if (r == PACKET_E_AGAIN)
+                        return 0;
+                if (r) { /* the guard is gone: nobody enforces any more, so end while we can still ask the keeper to */
+                        source_remove(source);
+                        supervisor->guard_fd = fd_close(supervisor->guard_fd);
+                        supervisor->guard_gone = true;
+                        supervisor_stop_all(supervisor, "the guard is gone");
+                        return 0;
+                }
+                if (size == sizeof(record) && record.magic == GUARD_MAGIC)
+                        on_record(supervisor, &record, fds, n_fds);
+                for (size_t k = 0; k < n_fds; k++)
+                        fds[k] = fd_close(fds[k]); /* from our own guard: sockets and pidfds */
+        }
+        return 0;
+}
+
+int guard_link_open(Supervisor *supervisor, int take_fd)
+{
+        int r;
+
+        supervisor->guard_fd = take_fd;
+        supervisor->epoch = 1;
+        r = source_add(&supervisor->loop, &supervisor->guard_source, take_fd, EPOLLIN, SOURCE_EXITS, on_guard_socket);
+        if (r)
+                return error_fold(r);
+        guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_HELLO});
+        return 0;
+}

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The keeper's own state, shared by its files: keeper.c (life and orders), keeper-report.c (the way back), keeper-node.c
+ * (incarnations), keeper-output.c (what nodes print).
+ */
+#ifndef TG_SUPERVISOR_KEEPER_INTERNAL_H
+#define TG_SUPERVISOR_KEEPER_INTERNAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/list.h"
+#include "protocol/keeper_msg.h"
+#include "protocol/log_msg.h"
+#include "supervisor/keeper-feed.h"
+#include "supervisor/keeper-jobs.h"
+#include "supervisor/keeper-loop.h"
+#include "supervisor/spawn.h"
+
+#define REPORTS_MAX      1024                 /* beyond: no orders are read, and notes are dropped */
+#define OUTPUT_READ_SIZE (16 * 1024)          /* one read, at most one per output and turn; may be as many empty lines */
+#define OUTPUT_TURN_SPAN (5 * NSEC_PER_MSEC)  /* after this the other outputs wait for the next turn: orders come first */
+#define OUTPUT_LAST_MAX  (1024 * 1024)        /* read from a pipe after the node's end: all that a pipe can hold */
+#define REMOVE_SPAN      (2 * NSEC_PER_SEC)   /* for EBUSY after the last exit */
+#define ALONE_KILL_SPAN  (2 * NSEC_PER_SEC)   /* guard and supervisor are gone: kill everything within this */
+
+typedef struct Keeper Keeper;
+typedef struct Incarnation Incarnation;
+typedef struct SpawnJob SpawnJob;
+
+/* One node of the plan that was ever spawned here; lives as long as the dataflow. */
+typedef struct NodeEntry {
+        ListLink link;
+        uint32_t node;
+        char *id;
+        bool announced;      /* the logger knows it */
+        bool noted_long;     /* a NOTE about a line that was cut has been sent */
+        uint64_t unshown;    /* lines the log stream's reader had no room for, not yet told */
+        uint64_t unlogged;   /* lines the logger had no room for, not yet told */
+} NodeEntry;
+
+/* One of the two pipes of an incarnation. */
+typedef struct Output {
+        Incarnation *inc;
+        Source source;
+        int fd;     /* -1: closed */
+        int stream; /* 1 stdout, 2 stderr */
+        char *part; /* beginning of a line whose end has not come */
+        size_t n_part, part_capacity;
+        uint64_t n_cut;  /* bytes of that line that were not kept */
+        bool last;       /* the incarnation is over: what the pipe still holds, then the end */
+        size_t n_last;   /* read since */
+} Output;
+
+/* One life of a node's process tree. Ends with exactly one EMPTY; freed once that is sent and the leader is reaped. */
+struct Incarnation {
+        ListLink link;
+        Keeper *keeper;
+        NodeEntry *entry;
+        uint64_t generation;
+        char *cgroup; /* name in the dataflow's directory */
+
+        SpawnJob *job; /* while the start is under way, also after it was given up */
+        nsec_t spawn_deadline;
+        nsec_t spawn_began;
+        bool given_up; /* SPAWN_FAILED was reported while the job hangs on */
+
+        int cgroup_fd, events_fd, pidfd; /* -1: not yet, or not any more */
+        Source events, exit;
+        bool started;      /* SPAWNED was reported */
+        bool exited;       /* the leader: EXITED was reported, or there never was one */
+        bool reaped;
+        bool removing;     /* the remove job is under way */
+        bool over;         /* EMPTY was reported */
+        int pending_signo; /* ordered while the start was under way: sent again when it is done */
+        nsec_t kill_until; /* likewise, a kill; 0: none */
+        uint32_t n_killed;
+        Output out[2];
+};
+
+typedef enum KeeperPhase {
+        KEEPER_WORKING,
+        KEEPER_ALONE,  /* neither supervisor nor guard: killing everything */
+        KEEPER_ENDING, /* removing cgroups, flushing logs */
+        KEEPER_LAST,   /* sending the last reports */
+        KEEPER_GONE,
+} KeeperPhase;
+
+struct Keeper {
+        Loop loop;
+        Loop outputs; /* nested in loop, so that throttling is one call */
+        Source supervisor, guard, signals, outputs_source, events;
+        int supervisor_fd, guard_fd, signal_fd, instance_fd; /* -1 after a hang-up */
+        Jobs jobs;
+        Feed feed;
+
+        bool begun;
+        char *uuid, *name;
+        uint32_t slot;
+        uid_t uid;
+        gid_t gid;
+        bool reset_oom;
+        int dataflow_fd, events_fd;
+
+        List nodes;        /* NodeEntry */
+        List incarnations; /* Incarnation */
+        List reports;      /* Report */
+        unsigned n_reports;
+
+        int stream_fd; /* log stream to the client, -1 */
+        Source stream;
+        bool stream_full;
+        nsec_t outputs_until; /* of this turn */
+        unsigned n_last;      /* outputs of incarnations that are over, still open */
+
+        KeeperPhase phase;
+        nsec_t phase_deadline;
+        bool remove_running, remove_done, removed; /* of the dataflow's cgroup */
+        bool kill_done;
+        bool outputs_finished;
+        bool logger_killed;
+        char scratch[OUTPUT_READ_SIZE];
+};
+
+/* keeper-report.c: queue a report; never blocks. fd: taken (-1: none). */
+void keeper_report(Keeper *k, const KeeperMsg *msg, int take_fd);
+void keeper_report_flush(Keeper *k);
+__attribute__((format(printf, 2, 3))) void keeper_note(Keeper *k, const char *format, ...);
+void keeper_supervisor_gone(Keeper *k);
+void keeper_reports_done(Keeper *k);
+
+/* keeper-node.c: orders about incarnations, and their lives. Spawn consumes fds[0..n_fds). */
+void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds, int n_fds);
+void keeper_refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int error, const char *text);
+void keeper_signal(Keeper *k, const KeeperMsg *msg);
+void keeper_kill(Keeper *k, const KeeperMsg *msg);
+void keeper_look(Keeper *k, const KeeperMsg *msg);
+void keeper_reap(Keeper *k, const KeeperMsg *msg);
+void keeper_remove_dataflow(Keeper *k, nsec_t until); /* sets remove_done, removed */
+nsec_t incarnations_deadline(const Keeper *k);
+void incarnations_tick(Keeper *k, nsec_t now);
+bool incarnations_starting(const Keeper *k); /* any start under way that was not given up */
+void incarnation_look_again(Incarnation *inc); /* has it become empty? */
+void incarnations_done(Keeper *k);
+
+/* keeper-output.c */
+void output_init(Output *out, Incarnation *inc, int stream);
+int output_open(Output *out, int take_fd); /* begins to read it */
+
+/*
+ * output_last() - the incarnation is over: no more than what is in the pipe now. Its end is not waited for, as a grandchild
+ * elsewhere may hold it open for ever. outputs_drain_last() reads it, a chunk of each per turn; true: there is more, do not wait.
+ */
+void output_last(Output *out);
+bool outputs_drain_last(Keeper *k);
+bool output_is_open(const Output *out);
+void output_close(Output *out);
+int stream_open(Keeper *k, int take_fd);
+void stream_close(Keeper *k);
+NodeEntry *keeper_node(Keeper *k, uint32_t node, const char *id); /* found or made; NULL without memory */
+void keeper_tell_unlogged(Keeper *k);
+extern const FeedOps keeper_feed_ops;
+void keeper_on_outputs(Source *source, uint32_t events);
+
+/* keeper-look.c: who is in the cgroup @dir_fd and below, a line for each task, into @text. How many. Runs in a thread. */
+uint32_t look_at_cgroup(int dir_fd, char *text, size_t size);
+
+#endif

@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The supervisor's side of the keeper socket: orders out, reports in (protocol/keeper_msg.h). */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/utf8.h"
+#include "protocol/node_msg.h"
+#include "supervisor/dataflow.h"
+#include "supervisor/supervisor.h"
+#include "supervisor/wiring.h"
+
+#define KEEPER_REPORTS_PER_TURN 64
+#define NODE_FD_IN_CHILD        "3"
+
+/* ---- orders */
+
+static int keeper_send(Dataflow *dataflow, const KeeperMsg *msg, const int *fds, size_t n_fds)
+{
+        char buffer[KEEPER_MSG_MAX];
+        int n, r;
+
+        if (dataflow->keeper_fd < 0)
+                return -ENOTCONN;
+        n = keeper_msg_encode(msg, buffer, sizeof(buffer));
+        if (n < 0)
+                return error_origin(n);
+        r = packet_queue_send(&dataflow->keeper_out, dataflow->keeper_fd, buffer, (size_t)n, fds, n_fds);
+        if (r == PACKET_E_CLOSED)
+                return -ENOTCONN; /* the guard tells what became of it */
+        if (r) {
+                keeper_lost(dataflow, "does not take orders any more");
+                return r < 0 ? r : -ENOBUFS;
+        }
+        if (packet_queue_pending(&dataflow->keeper_out))
+                (void)source_set_events(&dataflow->keeper_source, EPOLLIN | EPOLLOUT);
+        return 0;
+}
+
+void keeper_order_begin(Dataflow *dataflow)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_BEGIN,
+                .begin = {.uuid = dataflow->uuid_text,
+                        .name = dataflow->plan->name,
+                        .log_dir = dataflow->log_dir ? dataflow->log_dir : "",
+                        .slot = dataflow->slot,
+                        .uid = getuid(),
+                        .gid = getgid(),
+                        .has_log_stream = dataflow->options.log_fd >= 0}};
+
+        (void)keeper_send(dataflow, &msg, &dataflow->options.log_fd, dataflow->options.log_fd >= 0);
+        dataflow->options.log_fd = fd_close(dataflow->options.log_fd); /* ours: a socket that we made */
+}
+
+/* The node's environment: the caller's, overlaid by the plan's, and what tells it who it is. */
+static char **env_new(const Node *node, bool has_socket)
+{
+        static char node_fd[] = NODE_MSG_FD_ENV "=" NODE_FD_IN_CHILD, unbuffered[] = "PYTHONUNBUFFERED=1";
+        size_t n = 0, n_plan = 0, k = 0;
+        char **env;
+
+        while (node->dataflow->options.environ[n])
+                n++;
+        while (node->plan->env[n_plan])
+                n_plan += 2;
+        env = calloc(n + n_plan / 2 + 3, sizeof(*env));
+        if (!env)
+                return NULL;
+        for (size_t i = 0; i < n_plan; i += 2)
+                if (asprintf(&env[k], "%s=%s", node->plan->env[i], node->plan->env[i + 1]) >= 0)
+                        k++;
+        for (size_t i = 0; i < n; i++) {
+                const char *entry = node->dataflow->options.environ[i];
+                size_t name = strcspn(entry, "=");
+                bool replaced = strncmp(entry, NODE_MSG_FD_ENV "=", strlen(NODE_MSG_FD_ENV) + 1) == 0;
+
+                for (size_t p = 0; p < n_plan && !replaced; p += 2)
+                        replaced = strlen(node->plan->env[p]) == name && strncmp(entry, node->plan->env[p], name) == 0;
+                if (!replaced && (env[k] = strdup(entry)))
+                        k++;
+        }
+        if (has_socket && (env[k] = strdup(node_fd)))
+                k++;
+        if ((env[k] = strdup(unbuffered)))
+                k++;
+        return env;
+}
+
+static void env_free(char **env)
+{
+        for (size_t i = 0; env && env[i]; i++)
+                free(env[i]);
+        free(env);
+}
+
+/* A spec in a memfd of ours: any size, and the keeper can read it without trusting a length. */
+static int spec_new(const Node *node, bool has_socket, int *ret_fd, uint64_t *ret_size)
+{
+        const Supervisor *supervisor = node->dataflow->supervisor;
+        char **env = env_new(node, has_socket);
+        KeeperSpec spec = {.argv = (char **)node->plan->argv,
+                .env = env,
+                .cwd = node->dataflow->plan->dir,
+                .cpus = node->plan->cpus,
+                .n_cpus = (uint32_t)node->plan->n_cpus,
+                .umask = node->dataflow->options.umask,
+                .nofile_soft = supervisor->options.nofile.rlim_cur,
+                .nofile_hard = supervisor->options.nofile.rlim_max};
+        int64_t size = env ? keeper_spec_encode(&spec, NULL, 0) : -ENOMEM;
+        _cleanup_free_ char *buffer = NULL;
+        _cleanup_fd_ int fd = -1;
+
+        if (size >= 0) {
+                buffer = malloc((size_t)size);
+                size = buffer ? keeper_spec_encode(&spec, buffer, (size_t)size) : -ENOMEM;
+        }
+        env_free(env);
+        if (size < 0)
+                return error_origin((int)size);
+        fd = memfd_create("tidegate-spec", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        if (fd < 0)
+                return error_origin(-errno);
+        if (write(fd, buffer, (size_t)size) != (ssize_t)size) /* memory: all or ENOSPC */
+                return error_origin(-ENOSPC);
+        *ret_fd = TAKE_FD(fd);
+        *ret_size = (uint64_t)size;
+        return 0;
+}
+
+static int pipe_new(int *ret_read, int *ret_write)
+{
+        int fds[2];
+
+        if (pipe2(fds, O_CLOEXEC) < 0)
+                return error_origin(-errno);
+        *ret_read = fds[0];
+        *ret_write = fds[1];
+        return 0;
+}
+
+int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline)
+{
+        _cleanup_fd_ int spec = -1, out_r = -1, out_w = -1, err_r = -1, err_w = -1;
+        KeeperMsg msg = {.type = KEEPER_MSG_SPAWN,
+                .node = node->index,
+                .generation = node->generation,
+                .spawn = {.id = node->plan->id, .deadline_ns = deadline, .has_socket = node_sock >= 0}};
+        int fds[KEEPER_MSG_MAX_FDS], r;
+
+        r = spec_new(node, node_sock >= 0, &spec, &msg.spawn.spec_size);
+        if (!r)
+                r = pipe_new(&out_r, &out_w);
+        if (!r)
+                r = pipe_new(&err_r, &err_w);
+        if (r)
+                return error_fold(r);
+        fds[0] = spec;
+        fds[1] = out_w;
+        fds[2] = err_w;
+        fds[3] = out_r;
+        fds[4] = err_r;
+        fds[5] = node_sock;
+        return keeper_send(node->dataflow, &msg, fds, node_sock >= 0 ? 6 : 5);
+}
+
+void keeper_order_signal(Node *node, int signo)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_SIGNAL, .node = node->index, .generation = node->generation, .signal = {.signo = signo}};
+
+        (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the next rung does not depend on this one */
+}
+
+void keeper_order_kill(Node *node, nsec_t until)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_KILL, .node = node->index, .generation = node->generation, .kill = {.until_ns = until}};
+
+        (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the guard's escrow stands behind it */
+}
+
+void keeper_order_look(Node *node)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_LOOK, .node = node->index, .generation = node->generation};
+
+        (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the verdict falls without it, with less to tell */
+}
+
+void keeper_order_reap(Node *node)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_REAP, .node = node->index, .generation = node->generation};
+
+        (void)keeper_send(node->dataflow, &msg, NULL, 0); /* a zombie ends with its keeper at the latest */
+}
+
+void keeper_order_end(Dataflow *dataflow, nsec_t deadline)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_END, .end = {.deadline_ns = deadline}};
+
+        (void)keeper_send(dataflow, &msg, NULL, 0); /* it is killed when it has not left a little later */
+}
+
+/* ---- reports */
+
+static int on_leader_exit(Source *source, uint32_t revents)
+{
+        (void)revents;
+        source_remove(source); /* how it ended comes from its parent, the keeper */
+        return 0;
+}
+
+static void on_spawned(Node *node, const KeeperMsg *msg, int *fds)
+{
+        node->spawned = true;
+        node->pid = msg->spawned.pid;
+        source_remove(&node->pid_source);
+        node->pidfd = fd_close(node->pidfd);
+        node->pidfd = TAKE_FD(fds[0]);
+        (void)source_add(node->dataflow->loop, &node->pid_source, node->pidfd, EPOLLIN, SOURCE_EXITS, on_leader_exit);
+        if (node->plan->kind == PLAN_KIND_PROGRAM)
+                node_post(node, NODE_EV_READY); /* before EXITED, which may lie right behind in the socket */
+        dataflow_kick(node->dataflow);
+}
+
+static void on_spawn_failed(Node *node, const KeeperMsg *msg)
+{
+        node_set_error(node, "%s", msg->spawn_failed.text);
+        node->exec_stuck = msg->spawn_failed.stage == KEEPER_STAGE_DEADLINE;
+        node_post(node, NODE_EV_SPAWN_FAILED);
+}
+
+static void on_empty(Node *node, const KeeperMsg *msg)
+{
+        Dataflow *dataflow = node->dataflow;
+
+        node->empty = true;
+        dataflow->n_killed += msg->empty.n_killed;
+        if (!msg->empty.removed)
+                dataflow_note(dataflow, node->plan->id, "its cgroup is empty, but could not be removed yet");
+        if (dataflow->stop_ordered)
+                dataflow_ledger(dataflow, node_rung_to_string(node->rung), node, "empty", msg->empty.n_killed);
+        node_post(node, NODE_EV_EMPTY);
+}
+
+static void on_left(Node *node, const KeeperMsg *msg)
+{
+        free(node->left);
+        node->left = utf8_clean(msg->left.text, strlen(msg->left.text), NULL);
+        if (node->rung == NODE_RUNG_VERDICT)
+                node_post(node, NODE_EV_DEADLINE); /* the list is here: no need to wait for it any longer */
+}
+
+static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
+{
+        Node *node = msg->node < dataflow->plan->n_nodes ? &dataflow->nodes[msg->node] : NULL;
+
+        if (!node || msg->generation != node->generation)
+                return; /* about an incarnation that is over */
+        switch (msg->type) {
+        case KEEPER_MSG_SPAWNED:
+                on_spawned(node, msg, fds);
+                break;
+        case KEEPER_MSG_SPAWN_FAILED:
+                on_spawn_failed(node, msg);
+                break;
+        case KEEPER_MSG_EXITED:
+                node->exited = true;
+                node->exit_code = msg->exited.code;
+                node->exit_status = msg->exited.status;
+                node_post(node, NODE_EV_EXITED);
+                break;
+        case KEEPER_MSG_EMPTY:
+                on_empty(node, msg);
+                break;
+        case KEEPER_MSG_SIGNALLED:
+        case KEEPER_MSG_KILLING:
+                dataflow_ledger(dataflow, msg->type == KEEPER_MSG_KILLING ? "kill" : "term", node,
+                        msg->signalled.error ? strerror(msg->signalled.error) : "sent", msg->signalled.n);
+                break;
+        case KEEPER_MSG_LEFT:
+                on_left(node, msg);
+                break;
+        default:
+                break;
+        }
+}
+
+static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
+{
+        switch (msg->type) {
+        case KEEPER_MSG_BEGUN:
+                free(dataflow->cgroup);
+                dataflow->cgroup = strdup(msg->begun.cgroup);
+                dataflow_on_begun(dataflow);
+                break;
+        case KEEPER_MSG_FAILED:
+                keeper_lost(dataflow, msg->failed.text);
+                break;
+        case KEEPER_MSG_NOTE:
+                dataflow_note(dataflow, NULL, msg->note.text);
+                break;
+        case KEEPER_MSG_ENDED:
+                if (!msg->ended.clean)
+                        dataflow_note(dataflow, NULL, "the keeper could not leave everything clean");
+                keeper_link_close(dataflow); /* that was its last word: it leaves at once, and the guard reaps it */
+                dataflow->keeper_gone = true;
+                dataflow_kick(dataflow);
+                break;
+        default:
+                on_node_report(dataflow, msg, fds);
+                break;
+        }
+}
+
+static int on_keeper_socket(Source *source, uint32_t revents)
+{
+        Dataflow *dataflow = container_of(source, Dataflow, keeper_source);
+
+        if (revents & EPOLLOUT) {
+                (void)packet_queue_flush(&dataflow->keeper_out, dataflow->keeper_fd);
+                if (!packet_queue_pending(&dataflow->keeper_out))
+                        (void)source_set_events(source, EPOLLIN);
+        }
+        for (unsigned i = 0; i < KEEPER_REPORTS_PER_TURN && dataflow->keeper_fd >= 0; i++) {
+                char buffer[KEEPER_MSG_MAX];
+                int fds[PACKET_MAX_FDS];
+                size_t size = 0, n_fds = 0;
+                KeeperMsg msg;
+                int r = packet_recv(dataflow->keeper_fd, buffer, sizeof(buffer), &size, fds, KEEPER_MSG_MAX_FDS, &n_fds);
+
+                if (r == PACKET_E_AGAIN)
+                        return 0;
+                if (r) {
+                        source_remove(source); /* the guard tells what became of it */
+                        return 0;
+                }
+                if (keeper_msg_decode(&msg, buffer, size) || keeper_msg_is_order(msg.type) || keeper_msg_n_fds(&msg) != (int)n_fds)
+                        keeper_lost(dataflow, "broke its protocol");
+                else
+                        on_report(dataflow, &msg, fds);
+                for (size_t k = 0; k < n_fds; k++)
+                        fds[k] = fd_close(fds[k]); /* from our own keeper: pidfds */
+        }
+        return 0;
+}
+
+int keeper_link_open(Dataflow *dataflow, int take_sock, int take_pidfd)
+{
+        int r;
+
+        dataflow->keeper_fd = take_sock;
+        dataflow->keeper_pidfd = take_pidfd;
+        r = source_add(dataflow->loop, &dataflow->keeper_source, take_sock, EPOLLIN, SOURCE_EXITS, on_keeper_socket);
+        return r ? error_fold(r) : 0;
+}
+
+void keeper_link_close(Dataflow *dataflow)
+{
+        source_remove(&dataflow->keeper_source);
+        dataflow->keeper_fd = fd_close(dataflow->keeper_fd);
+        dataflow->keeper_pidfd = fd_close(dataflow->keeper_pidfd);
+        packet_queue_done(&dataflow->keeper_out);
+}

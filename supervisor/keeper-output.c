@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "supervisor/keeper-internal.h"
+
+#define PART_IDLE 4096 /* of a line buffer that is kept between lines */
+
+NodeEntry *keeper_node(Keeper *k, uint32_t node, const char *id)
+{
+        NodeEntry *e, *next;
+
+        list_for_each(e, next, &k->nodes, link)
+                if (e->node == node)
+                        return e;
+        e = calloc(1, sizeof(*e));
+        if (!e)
+                return NULL;
+        e->node = node;
+        e->id = strdup(id);
+        if (!e->id) {
+                free(e);
+                return NULL;
+        }
+        list_append(&k->nodes, &e->link);
+        return e;
+}
+
+/* The log stream's text: no NUL bytes (U+FFFD for each), at most LOG_MSG_TEXT_MAX bytes. Returns how much of the line it shows. */
+static size_t screen_text(char text[static LOG_MSG_TEXT_MAX + 1], const char *line, size_t size)
+{
+        size_t n = 0, i;
+
+        for (i = 0; i < size; i++) {
+                size_t step = line[i] ? 1 : 3;
+
+                if (n + step > LOG_MSG_TEXT_MAX)
+                        break;
+                memcpy(text + n, line[i] ? line + i : "\xef\xbf\xbd", step);
+                n += step;
+        }
+        text[n] = '\0';
+        return i;
+}
+
+/* 0, or -EAGAIN when the reader has no room; a reader that is gone is forgotten. */
+static int stream_send(Keeper *k, const LogMsg *msg)
+{
+        char packet[LOG_MSG_MAX];
+        int n = log_msg_encode(msg, packet, sizeof(packet));
+
+        if (n < 0)
+                return n;
+        if (send(k->stream_fd, packet, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+                return 0;
+        if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM) {
+                k->stream_full = true;
+                loop_watch(&k->loop, &k->stream, EPOLLOUT);
+                return -EAGAIN;
+        }
+        stream_close(k);
+        return 0;
+}
+
+/* Before a node's next line is shown, how many of its lines were not. */
+static int stream_confess(Keeper *k, NodeEntry *e)
+{
+        LogMsg msg = {.type = LOG_MSG_DROPPED, .node = e->node, .wall_ns = clock_wall(), .count = e->unshown};
+
+        if (e->unshown == 0 || k->stream_fd < 0)
+                return 0;
+        if (stream_send(k, &msg) < 0)
+                return -EAGAIN;
+        e->unshown = 0;
+        return 0;
+}
+
+static void stream_line(Keeper *k, NodeEntry *e, int stream, uint64_t wall_ns, const char *line, size_t size, uint64_t n_cut)
+{
+        char text[LOG_MSG_TEXT_MAX + 1];
+        LogMsg msg = {.type = LOG_MSG_LINE, .node = e->node, .stream = (uint8_t)stream, .wall_ns = wall_ns, .text = text};
+
+        if (k->stream_fd < 0)
+                return;
+        if (!k->stream_full && stream_confess(k, e) == 0 && k->stream_fd >= 0) {
+                msg.count = n_cut + size - screen_text(text, line, size);
+                if (stream_send(k, &msg) == 0)
+                        return;
+        }
+        e->unshown++;
+}
+
+static void on_stream(Source *source, uint32_t events)
+{
+        Keeper *k = container_of(source, Keeper, stream);
+        NodeEntry *e, *next;
+
+        if (events & (EPOLLHUP | EPOLLERR)) {
+                stream_close(k);
+                return;
+        }
+        k->stream_full = false;
+        loop_watch(&k->loop, &k->stream, 0);
+        list_for_each(e, next, &k->nodes, link)
+                if (k->stream_fd < 0 || stream_confess(k, e) < 0)
+                        return;
+}
+
+int stream_open(Keeper *k, int take_fd)
+{
+        k->stream_fd = take_fd;
+        return loop_add(&k->loop, &k->stream, k->stream_fd, 0, on_stream);
+}
+
+void stream_close(Keeper *k)
+{
+        loop_remove(&k->loop, &k->stream);
+        k->stream_fd = fd_close(k->stream_fd);
+}
+
+static void log_line(Keeper *k, NodeEntry *e, int stream, uint64_t wall_ns, const char *line, size_t size, uint64_t n_cut)
+{
+        if (!e->announced)
+                e->announced = feed_node(&k->feed, e->node, e->id);
+        if (e->announced && e->unlogged && feed_lost(&k->feed, e->node, e->unlogged))
+                e->unlogged = 0;
+        if (!e->announced && k->feed.started) {
+                k->feed.dropped++;
+                e->unlogged++;
+        } else if (!feed_line(&k->feed, e->node, stream, wall_ns, line, size, n_cut))
+                e->unlogged++;
+}
+
+void keeper_tell_unlogged(Keeper *k)
+{
+        NodeEntry *e, *next;
+
+        list_for_each(e, next, &k->nodes, link)
+                if (e->announced && e->unlogged && feed_lost(&k->feed, e->node, e->unlogged))
+                        e->unlogged = 0;
+}
+
+static void emit(Output *out, const char *line, size_t size)
+{
+        Keeper *k = out->inc->keeper;
+        NodeEntry *e = out->inc->entry;
+        uint64_t now = clock_wall(), n_cut = out->n_cut;
+
+        out->n_cut = 0;
+        out->n_part = 0;
+        if (size > LOG_LINE_MAX) {
+                n_cut += size - LOG_LINE_MAX;
+                size = LOG_LINE_MAX;
+        }
+        stream_line(k, e, out->stream, now, line, size, n_cut);
+        log_line(k, e, out->stream, now, line, size, n_cut);
+}
+
+static void note_long(Output *out)
+{
+        NodeEntry *e = out->inc->entry;
+
+        if (e->noted_long)
+                return;
+        e->noted_long = true;
+        keeper_note(out->inc->keeper, "node %s printed a line of more than %d bytes to %s: of such lines the rest is counted, not kept",
+                e->id, LOG_LINE_MAX, out->stream == 1 ? "stdout" : "stderr");
+}
+
+/* Keeps the beginning of a line for later; what does not fit within LOG_LINE_MAX is counted. */
+static void keep_part(Output *out, const char *data, size_t size)
+{
+        size_t n = MIN(size, LOG_LINE_MAX - out->n_part);
+
+        if (out->n_part + n > out->part_capacity) {
+                size_t capacity = MIN((size_t)LOG_LINE_MAX, MAX((out->n_part + n) * 2, (size_t)PART_IDLE));
+                char *part = realloc(out->part, capacity);
+
+                if (part) {
+                        out->part = part;
+                        out->part_capacity = capacity;
+                } else
+                        n = out->part_capacity - out->n_part;
+        }
+        if (n > 0)
+                memcpy(out->part + out->n_part, data, n);
+        out->n_part += n;
+        out->n_cut += size - n;
+        if (size > n)
+                note_long(out);
+}
+
+static void release_part(Output *out)
+{
+        if (out->n_part > 0 || out->part_capacity <= PART_IDLE)
+                return;
+        free(out->part);
+        out->part = NULL;
+        out->part_capacity = 0;
+}
+
+static void take_bytes(Output *out, const char *data, size_t size)
+{
+        while (size > 0) {
+                const char *newline = memchr(data, '\n', size);
+                size_t n = newline ? (size_t)(newline - data) : size;
+
+                if (!newline || out->n_part > 0)
+                        keep_part(out, data, n);
+                if (newline && out->n_part > 0)
+                        emit(out, out->part, out->n_part);
+                else if (newline)
+                        emit(out, data, n);
+                if (newline)
+                        n++;
+                data += n;
+                size -= n;
+        }
+        release_part(out);
+}
+
+void output_close(Output *out)
+{
+        if (out->fd < 0)
+                return;
+        if (out->n_part > 0)
+                emit(out, out->part, out->n_part); /* its newline never came */
+        loop_remove(&out->inc->keeper->outputs, &out->source);
+        out->fd = fd_close(out->fd);
+        if (out->last)
+                out->inc->keeper->n_last--;
+        free(out->part);
+        out->part = NULL;
+        out->n_part = out->part_capacity = 0;
+}
+
+static bool is_throttled(const Keeper *k)
+{
+        return k->feed.blocked && !k->feed.stuck;
+}
+
+static void on_readable(Source *source, uint32_t events)
+{
+        Output *out = container_of(source, Output, source);
+        Keeper *k = out->inc->keeper;
+        ssize_t n = read(out->fd, k->scratch, sizeof(k->scratch));
+
+        if (n > 0) {
+                take_bytes(out, k->scratch, (size_t)n);
+                out->n_last += out->last ? (size_t)n : 0;
+                feed_flush(&k->feed);
+        }
+        /* A pipe gives all it has: less than was asked for means that it is empty now. */
+        if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN) ||
+                (out->last && (n < (ssize_t)sizeof(k->scratch) || out->n_last >= OUTPUT_LAST_MAX)))
+                output_close(out);
+        if (is_throttled(k) || clock_now() >= k->outputs_until)
+                k->outputs.pause = true; /* the others keep theirs in their pipes for now */
+}
+
+void output_init(Output *out, Incarnation *inc, int stream)
+{
+        *out = (Output){.inc = inc, .source = SOURCE_INIT, .fd = -1, .stream = stream};
+}
+
+int output_open(Output *out, int take_fd)
+{
+        int flags = fcntl(take_fd, F_GETFL);
+
+        out->fd = take_fd;
+        if (flags < 0 || fcntl(take_fd, F_SETFL, flags | O_NONBLOCK) < 0)
+                return error_origin(-errno);
+        return loop_add(&out->inc->keeper->outputs, &out->source, out->fd, EPOLLIN, on_readable);
+}
+
+void output_last(Output *out)
+{
+        if (out->fd < 0 || out->last)
+                return;
+        out->last = true;
+        out->inc->keeper->n_last++;
+}
+
+bool outputs_drain_last(Keeper *k)
+{
+        Incarnation *inc, *next;
+
+        if (k->n_last == 0)
+                return false;
+        k->outputs_until = nsec_add(clock_now(), OUTPUT_TURN_SPAN);
+        list_for_each(inc, next, &k->incarnations, link)
+                for (int i = 0; i < 2; i++)
+                        if (inc->out[i].last && inc->out[i].fd >= 0 && !is_throttled(k) && clock_now() < k->outputs_until)
+                                on_readable(&inc->out[i].source, EPOLLIN);
+        return k->n_last > 0 && !is_throttled(k);
+}
+
+bool output_is_open(const Output *out)
+{
+        return out->fd >= 0;
+}
+
+/* Throttled, the nested epoll is simply not looked at. */
+static void throttle(void *userdata, bool throttled)
+{
+        Keeper *k = userdata;
+
+        loop_watch(&k->loop, &k->outputs_source, throttled ? 0 : EPOLLIN);
+}
+
+static void note(void *userdata, const char *text)
+{
+        keeper_note(userdata, "%s", text);
+}
+
+const FeedOps keeper_feed_ops = {.note = note, .throttle = throttle};
+
+void keeper_on_outputs(Source *source, uint32_t events)
+{
+        Keeper *k = container_of(source, Keeper, outputs_source);
+
+        k->outputs_until = nsec_add(clock_now(), OUTPUT_TURN_SPAN);
+        (void)loop_turn(&k->outputs, 0);
+}

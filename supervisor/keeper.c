@@ -1,0 +1,550 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor/keeper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/receive.h"
+#include "protocol/guard_msg.h"
+#include "supervisor/cgroup.h"
+#include "supervisor/keeper-internal.h"
+
+#define ORDERS_PER_TURN   16
+#define LAST_REPORTS_SPAN (200 * NSEC_PER_MSEC) /* for the supervisor to take what is queued, after the end */
+#define LOGGER_DIES_SPAN  (200 * NSEC_PER_MSEC) /* from its SIGKILL to its exit; one in D never gets there */
+
+/* ---- BEGIN ---- */
+
+static int tell_guard(Keeper *k, int kill_fd, int events_fd)
+{
+        struct guard_record record = {.magic = GUARD_MAGIC, .type = GUARD_MSG_CGROUP, .slot = k->slot};
+        char control[CMSG_SPACE(3 * sizeof(int))] __attribute__((aligned(8))) = {};
+        struct iovec iov = {&record, sizeof(record)};
+        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+        int fds[3] = {k->dataflow_fd, kill_fd, events_fd};
+
+        cmsg->cmsg_level = SOL_SOCKET;
+        cmsg->cmsg_type = SCM_RIGHTS;
+        cmsg->cmsg_len = CMSG_LEN(sizeof(fds));
+        memcpy(CMSG_DATA(cmsg), fds, sizeof(fds));
+        /* The first record on this socket: there is room, or something is wrong. */
+        return sendmsg(k->guard_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? error_origin(-errno) : 0;
+}
+
+/* Watched only while we are alone; the level is read then. */
+static void on_dataflow_events(Source *source, uint32_t events)
+{
+        Keeper *k = container_of(source, Keeper, events);
+
+        (void)cgroup_populated(k->events_fd);
+}
+
+/* Made fresh, and known to the guard before anything can live in it. */
+static int make_dataflow(Keeper *k, const char **ret_what)
+{
+        _cleanup_fd_ int kill_fd = -1;
+        int r;
+
+        *ret_what = "make the dataflow's cgroup";
+        r = cgroup_make(k->instance_fd, k->uuid, &k->dataflow_fd);
+        if (r)
+                return r == CGROUP_E_EXISTS ? -EEXIST : r;
+        *ret_what = "open the dataflow's cgroup";
+        kill_fd = cgroup_open_file(k->dataflow_fd, "cgroup.kill", O_WRONLY);
+        if (kill_fd < 0)
+                return error_origin(kill_fd);
+        k->events_fd = cgroup_open_file(k->dataflow_fd, "cgroup.events", O_RDONLY);
+        if (k->events_fd < 0)
+                return error_origin(k->events_fd);
+        *ret_what = "register the dataflow's cgroup with the guard";
+        r = tell_guard(k, kill_fd, k->events_fd);
+        if (r)
+                return r;
+        *ret_what = "watch the dataflow's cgroup";
+        return loop_add(&k->loop, &k->events, k->events_fd, EPOLLPRI, on_dataflow_events);
+}
+
+static void unmake_dataflow(Keeper *k)
+{
+        loop_remove(&k->loop, &k->events);
+        k->events_fd = fd_close(k->events_fd);
+        if (k->dataflow_fd >= 0)
+                (void)cgroup_remove_tree(k->instance_fd, k->uuid, 0);
+        k->dataflow_fd = fd_close(k->dataflow_fd);
+}
+
+static void fail_begin(Keeper *k, const char *what, int error)
+{
+        char text[512];
+
+        snprintf(text, sizeof(text), "cannot %s: %s%s", what, strerror(error),
+                error == EEXIST ? " (one of that name is there; a cgroup is never used twice)" : "");
+        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_FAILED, .failed = {error, text}}, -1);
+}
+
+static void report_begun(Keeper *k)
+{
+        char link[64], path[KEEPER_MSG_PATH_MAX + 1];
+        ssize_t n;
+
+        snprintf(link, sizeof(link), "/proc/self/fd/%d", k->dataflow_fd);
+        n = readlink(link, path, sizeof(path) - 1);
+        path[n > 0 ? n : 0] = '\0';
+        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_BEGUN, .begun = {path[0] == '/' ? path : "/"}}, -1);
+}
+
+static void order_begin(Keeper *k, const KeeperMsg *msg, int *fds)
+{
+        const char *what = "begin";
+        int r;
+
+        if (k->begun) {
+                fail_begin(k, "begin twice", EALREADY);
+                return;
+        }
+        k->slot = msg->begin.slot;
+        k->uid = msg->begin.uid;
+        k->gid = msg->begin.gid;
+        k->uuid = strdup(msg->begin.uuid);
+        k->name = strdup(msg->begin.name);
+        r = k->uuid && k->name ? make_dataflow(k, &what) : -ENOMEM;
+        if (!r) {
+                what = "start the logger";
+                r = feed_start(&k->feed, &k->loop, msg->begin.log_dir, k->uid, k->gid, &keeper_feed_ops, k);
+        }
+        if (!r && msg->begin.has_log_stream) {
+                what = "use the log stream";
+                r = stream_open(k, TAKE_FD(fds[0]));
+        }
+        if (r) {
+                feed_done(&k->feed);
+                unmake_dataflow(k);
+                free(k->uuid);
+                free(k->name);
+                k->uuid = k->name = NULL;
+                fail_begin(k, what, -r);
+                return;
+        }
+        k->begun = true;
+        report_begun(k);
+}
+
+/* ---- orders ---- */
+
+static void set_phase(Keeper *k, KeeperPhase phase, nsec_t deadline)
+{
+        k->phase = phase;
+        k->phase_deadline = deadline;
+}
+
+static void end_outputs(Keeper *k)
+{
+        Incarnation *inc, *next;
+
+        list_for_each(inc, next, &k->incarnations, link)
+                for (int i = 0; i < 2; i++)
+                        output_last(&inc->out[i]);
+}
+
+static void begin_ending(Keeper *k, nsec_t deadline)
+{
+        set_phase(k, KEEPER_ENDING, deadline);
+        loop_remove(&k->loop, &k->events); /* the file of a removed cgroup is ready for ever */
+        end_outputs(k);
+        keeper_remove_dataflow(k, deadline);
+}
+
+static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds, int n_fds)
+{
+        if (msg->type == KEEPER_MSG_BEGIN) {
+                order_begin(k, msg, fds);
+                return;
+        }
+        if (msg->type == KEEPER_MSG_END) {
+                if (k->phase == KEEPER_WORKING)
+                        begin_ending(k, msg->end.deadline_ns);
+                return;
+        }
+        if (!k->begun || k->phase != KEEPER_WORKING) {
+                keeper_note(k, "an order %s came %s and was refused", keeper_msg_name(msg->type), k->begun ? "after END" : "before BEGIN");
+                return;
+        }
+        switch (msg->type) {
+        case KEEPER_MSG_SPAWN:
+                keeper_spawn(k, msg, fds, n_fds);
+                break;
+        case KEEPER_MSG_SIGNAL:
+                keeper_signal(k, msg);
+                break;
+        case KEEPER_MSG_KILL:
+                keeper_kill(k, msg);
+                break;
+        case KEEPER_MSG_LOOK:
+                keeper_look(k, msg);
+                break;
+        case KEEPER_MSG_REAP:
+                keeper_reap(k, msg);
+                break;
+        default:
+                break;
+        }
+}
+
+/* Descriptors that found no room in our table are dropped by the kernel, and the order with them. */
+static void refuse_without_fds(Keeper *k, const KeeperMsg *order, int n_fds, bool dropped)
+{
+        if (order->type == KEEPER_MSG_SPAWN && k->begun && k->phase == KEEPER_WORKING)
+                keeper_refuse_spawn(k, order, KEEPER_STAGE_FDS, dropped ? EMFILE : EPROTO,
+                        dropped ? "cannot start the node: the keeper of this dataflow has too many open files (RLIMIT_NOFILE)" :
+                                  "cannot start the node: the order came without its descriptors");
+        else
+                keeper_note(k, "an order %s was refused: %d descriptors came with it%s", keeper_msg_name(order->type), n_fds,
+                        dropped ? ", others found no room (RLIMIT_NOFILE)" : "");
+}
+
+/* One packet. 1: one was read; 0: there is none now; -errno: the socket is over. */
+static int receive_order(Keeper *k)
+{
+        char packet[KEEPER_MSG_MAX];
+        char control[CMSG_SPACE(KEEPER_MSG_MAX_FDS * sizeof(int))] __attribute__((aligned(8)));
+        struct iovec iov = {packet, sizeof(packet)};
+        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+        int fds[KEEPER_MSG_MAX_FDS], n_fds = 0;
+        KeeperMsg order;
+        ssize_t n;
+
+        n = receive_message(k->supervisor_fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        if (n < 0)
+                return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+        if (n == 0)
+                return -ECONNRESET;
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c))
+                if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && n_fds == 0) {
+                        n_fds = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+                        memcpy(fds, CMSG_DATA(c), (size_t)n_fds * sizeof(int));
+                }
+        if ((msg.msg_flags & MSG_TRUNC) || keeper_msg_decode(&order, packet, (size_t)n) < 0 || !keeper_msg_is_order(order.type))
+                keeper_note(k, "a packet of %zd bytes that does not follow the protocol was refused", n);
+        else if (keeper_msg_n_fds(&order) != n_fds)
+                refuse_without_fds(k, &order, n_fds, msg.msg_flags & MSG_CTRUNC);
+        else
+                carry_out(k, &order, fds, n_fds);
+        for (int i = 0; i < n_fds; i++)
+                fds[i] = fd_close(fds[i]);
+        return 1;
+}
+
+static void on_supervisor(Source *source, uint32_t events)
+{
+        Keeper *k = container_of(source, Keeper, supervisor);
+        int r = 1;
+
+        if (events & EPOLLOUT)
+                keeper_report_flush(k);
+        for (int i = 0; i < ORDERS_PER_TURN && r > 0 && k->supervisor_fd >= 0 && k->n_reports < REPORTS_MAX; i++)
+                r = receive_order(k);
+        if (k->supervisor_fd >= 0 && (r < 0 || (r == 0 && (events & (EPOLLHUP | EPOLLERR)))))
+                keeper_supervisor_gone(k);
+        else if (k->supervisor_fd >= 0)
+                keeper_report_flush(k); /* watches for what is right now */
+}
+
+/* The guard says nothing to a keeper: only its hang-up counts. The fd stays open, children may be about to use it. */
+static void on_guard(Source *source, uint32_t events)
+{
+        Keeper *k = container_of(source, Keeper, guard);
+        struct guard_record record;
+        ssize_t n = recv(k->guard_fd, &record, sizeof(record), MSG_DONTWAIT);
+
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+                loop_remove(&k->loop, &k->guard);
+}
+
+/* Exits come by pidfd and orders by socket: signals are only kept from doing anything. */
+static void on_signal(Source *source, uint32_t events)
+{
+        Keeper *k = container_of(source, Keeper, signals);
+        struct signalfd_siginfo si[8];
+
+        (void)!read(k->signal_fd, si, sizeof(si));
+}
+
+/* ---- the end ---- */
+
+static bool outputs_are_closed(const Keeper *k)
+{
+        Incarnation *inc, *next;
+
+        list_for_each(inc, next, &k->incarnations, link)
+                if (output_is_open(&inc->out[0]) || output_is_open(&inc->out[1]))
+                        return false;
+        return true;
+}
+
+static void close_outputs(Keeper *k)
+{
+        Incarnation *inc, *next;
+
+        list_for_each(inc, next, &k->incarnations, link)
+                for (int i = 0; i < 2; i++)
+                        output_close(&inc->out[i]);
+}
+
+static void report_ended(Keeper *k, nsec_t now)
+{
+        bool clean = k->removed && feed_ended(&k->feed) && feed_clean(&k->feed);
+
+        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_ENDED, .ended = {clean}}, -1);
+        set_phase(k, KEEPER_LAST, nsec_add(now, LAST_REPORTS_SPAN));
+}
+
+/* Three things at a time: the cgroup is removed, the pipes are emptied, and then the logger ends. */
+static void go_on_ending(Keeper *k, nsec_t now)
+{
+        bool late = now >= k->phase_deadline;
+
+        if (!k->outputs_finished && (late || outputs_are_closed(k))) {
+                k->outputs_finished = true;
+                close_outputs(k);
+                keeper_tell_unlogged(k);
+                feed_close(&k->feed);
+        }
+        if (late && !feed_ended(&k->feed) && !k->logger_killed) {
+                k->logger_killed = true;
+                feed_kill(&k->feed);
+                k->phase_deadline = nsec_add(now, LOGGER_DIES_SPAN);
+                return;
+        }
+        if (late || (k->outputs_finished && k->remove_done && feed_ended(&k->feed)))
+                report_ended(k, now);
+}
+
+static bool supervisor_gone(const Keeper *k)
+{
+        return k->supervisor_fd < 0;
+}
+
+/* Neither supervisor nor guard: nobody will ever stop this dataflow, so we do. */
+static void go_alone(Keeper *k, nsec_t now)
+{
+        KeeperMsg all = {.type = KEEPER_MSG_KILL, .node = KEEPER_NODE_ALL, .kill = {nsec_add(now, ALONE_KILL_SPAN)}};
+
+        set_phase(k, KEEPER_ALONE, nsec_add(now, ALONE_KILL_SPAN + NSEC_PER_SEC / 2));
+        keeper_kill(k, &all);
+}
+
+static void go_on_working(Keeper *k, nsec_t now)
+{
+        if (!supervisor_gone(k))
+                return;
+        if (!k->begun)
+                set_phase(k, KEEPER_GONE, NSEC_NEVER);
+        else if (k->guard.fd < 0)
+                go_alone(k, now);
+        else if (!incarnations_starting(k) && cgroup_populated(k->events_fd) == 0)
+                begin_ending(k, nsec_add(now, ALONE_KILL_SPAN));
+}
+
+static void step_once(Keeper *k, nsec_t now)
+{
+        switch (k->phase) {
+        case KEEPER_WORKING:
+                go_on_working(k, now);
+                break;
+        case KEEPER_ALONE:
+                if (k->kill_done || now >= k->phase_deadline)
+                        begin_ending(k, nsec_add(now, NSEC_PER_SEC));
+                break;
+        case KEEPER_ENDING:
+                go_on_ending(k, now);
+                break;
+        case KEEPER_LAST:
+                if (list_empty(&k->reports) || now >= k->phase_deadline)
+                        set_phase(k, KEEPER_GONE, NSEC_NEVER);
+                break;
+        case KEEPER_GONE:
+                break;
+        }
+}
+
+/* A step may leave nothing to wait for: on to the next one at once. */
+static void step_phase(Keeper *k, nsec_t now)
+{
+        KeeperPhase before;
+
+        do {
+                before = k->phase;
+                step_once(k, now);
+        } while (k->phase != before);
+}
+
+/* ---- life ---- */
+
+static int open_standard_fds(void)
+{
+        int fd;
+
+        do
+                fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+        while (fd >= 0 && fd <= STDERR_FILENO); /* the lowest free one: fills whatever was closed */
+        if (fd < 0)
+                return error_origin(-errno);
+        fd = fd_close(fd);
+        return 0;
+}
+
+/* Our own score is not the nodes'. Unreadable: then nothing to reset either. */
+static bool oom_score_is_ours(void)
+{
+        _cleanup_fd_ int fd = open("/proc/self/oom_score_adj", O_RDONLY | O_CLOEXEC);
+        char buf[16] = {};
+
+        return fd >= 0 && read(fd, buf, sizeof(buf) - 1) > 0 && atoi(buf) != 0;
+}
+
+/* A dataflow of thousands of nodes needs them; the nodes get the limits of their specification. */
+static void raise_fd_limit(void)
+{
+        struct rlimit limit;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+                return;
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit); /* raising the soft limit cannot be refused */
+}
+
+static int watch_signals(Keeper *k)
+{
+        sigset_t all;
+
+        /* Blocked, not handled: a child in our memory must never run a handler of ours. */
+        sigfillset(&all);
+        if (sigprocmask(SIG_BLOCK, &all, NULL) < 0)
+                return error_origin(-errno);
+        k->signal_fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+        if (k->signal_fd < 0)
+                return error_origin(-errno);
+        return loop_add(&k->loop, &k->signals, k->signal_fd, EPOLLIN, on_signal);
+}
+
+static int keeper_init(Keeper *k)
+{
+        int r;
+
+        list_init(&k->nodes);
+        list_init(&k->incarnations);
+        list_init(&k->reports);
+        k->supervisor = k->guard = k->signals = k->outputs_source = k->events = k->stream = SOURCE_INIT;
+        k->signal_fd = k->dataflow_fd = k->events_fd = k->stream_fd = k->loop.epoll_fd = k->outputs.epoll_fd = -1;
+        k->feed = (Feed){.pipe_fd = -1, .report_fd = -1, .pidfd = -1};
+        k->reset_oom = oom_score_is_ours();
+        (void)prctl(PR_SET_NAME, "tidegate-keeper");
+        (void)setsid();                /* -EPERM when the guard made us a leader already */
+        (void)mallopt(M_ARENA_MAX, 1); /* many threads, little to allocate */
+        raise_fd_limit();
+        r = open_standard_fds();
+        if (!r)
+                r = loop_init(&k->loop);
+        if (!r)
+                r = loop_init(&k->outputs);
+        if (!r)
+                r = jobs_init(&k->jobs, &k->loop);
+        if (!r)
+                r = watch_signals(k);
+        if (!r)
+                r = loop_add(&k->loop, &k->outputs_source, k->outputs.epoll_fd, EPOLLIN, keeper_on_outputs);
+        if (!r)
+                r = loop_add(&k->loop, &k->supervisor, k->supervisor_fd, EPOLLIN, on_supervisor);
+        if (!r)
+                r = loop_add(&k->loop, &k->guard, k->guard_fd, EPOLLIN, on_guard);
+        return r;
+}
+
+static nsec_t next_deadline(const Keeper *k, bool more)
+{
+        nsec_t deadline = k->phase == KEEPER_WORKING ? NSEC_NEVER : k->phase_deadline;
+
+        if (more)
+                return 0;
+        deadline = MIN(deadline, incarnations_deadline(k));
+        return MAX(MIN(deadline, feed_deadline(&k->feed)), UINT64_C(1)); /* 0 means: do not wait */
+}
+
+static int keeper_loop(Keeper *k)
+{
+        while (k->phase != KEEPER_GONE) {
+                nsec_t now = clock_now();
+                bool more = outputs_drain_last(k);
+                int r;
+
+                feed_tick(&k->feed, now);
+                incarnations_tick(k, now);
+                step_phase(k, now);
+                if (k->phase == KEEPER_GONE)
+                        break;
+                r = loop_turn(&k->loop, next_deadline(k, more));
+                if (r)
+                        return r;
+        }
+        return 0;
+}
+
+/* False: threads are still at work on something of it, so it has to stay. */
+static bool keeper_done(Keeper *k)
+{
+        NodeEntry *e, *next;
+
+        if (!jobs_idle(&k->jobs))
+                return false;
+        incarnations_done(k);
+        stream_close(k);
+        feed_done(&k->feed);
+        keeper_supervisor_gone(k);
+        keeper_reports_done(k);
+        list_for_each(e, next, &k->nodes, link) {
+                list_unlink(&e->link);
+                free(e->id);
+                free(e);
+        }
+        k->guard_fd = fd_close(k->guard_fd);
+        k->instance_fd = fd_close(k->instance_fd);
+        k->events_fd = fd_close(k->events_fd);
+        k->dataflow_fd = fd_close(k->dataflow_fd);
+        k->signal_fd = fd_close(k->signal_fd);
+        loop_done(&k->outputs);
+        loop_done(&k->loop);
+        free(k->uuid);
+        free(k->name);
+        return true;
+}
+
+int keeper_main(int supervisor_fd, int guard_fd, int instance_cgroup_fd)
+{
+        static Keeper keeper; /* one per process; idle threads may look at it until the very end */
+        Keeper *k = &keeper;
+        int r;
+
+        k->supervisor_fd = supervisor_fd;
+        k->guard_fd = guard_fd;
+        k->instance_fd = instance_cgroup_fd;
+        r = keeper_init(k);
+        if (!r)
+                r = keeper_loop(k);
+        if (!keeper_done(k))
+                _exit(r ? 1 : 0); /* a thread hangs in the kernel: nothing that runs at exit may wait for it */
+        return r ? 1 : 0;
+}

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tidegated: guard, supervisor and keeper are one program in three roles, each a process of its own. The guard is what one
+ * starts; it executes this program again for the others.
+ */
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "supervisor/guard.h"
+#include "supervisor/keeper.h"
+#include "supervisor/supervisor.h"
+
+enum {
+        OPT_PRIVATE = 256,
+        OPT_ROLE,
+        OPT_CLIENT_FD,
+        OPT_CLIENT_PIDFD,
+        OPT_CONTROL_FD,
+        OPT_GUARD_FD,
+        OPT_SUPERVISOR_FD,
+        OPT_LOCK_FD,
+        OPT_NOFILE,
+        OPT_GRACE,
+        OPT_BUDGET,
+        OPT_CGROUP_ROOT,
+};
+
+static const struct option long_options[] = {
+        {"private", no_argument, NULL, OPT_PRIVATE},
+        {"role", required_argument, NULL, OPT_ROLE},
+        {"client-fd", required_argument, NULL, OPT_CLIENT_FD},
+        {"client-pidfd", required_argument, NULL, OPT_CLIENT_PIDFD},
+        {"control-fd", required_argument, NULL, OPT_CONTROL_FD},
+        {"guard-fd", required_argument, NULL, OPT_GUARD_FD},
+        {"supervisor-fd", required_argument, NULL, OPT_SUPERVISOR_FD},
+        {"lock-fd", required_argument, NULL, OPT_LOCK_FD},
+        {"nofile", required_argument, NULL, OPT_NOFILE},
+        {"grace-ns", required_argument, NULL, OPT_GRACE},
+        {"budget-ns", required_argument, NULL, OPT_BUDGET},
+        {"cgroup-root", required_argument, NULL, OPT_CGROUP_ROOT},
+        {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},
+        {},
+};
+
+typedef struct Arguments {
+        bool private;
+        const char *role;
+        GuardOptions guard;
+        SupervisorOptions supervisor;
+        unsigned n_controls;
+        int guard_fd, supervisor_fd, lock_fd;
+} Arguments;
+
+static int usage(const char *what)
+{
+        fprintf(stderr,
+                "tidegated: %s\n"
+                "tidegated runs the processes behind `tidegate run`, which starts it. A daemon that outlives its command\n"
+                "is not part of this version. Options: --version, --help.\n",
+                what);
+        return 2;
+}
+
+/* A descriptor that we inherited: close-on-exec from here on. */
+static int parse_fd(const char *text)
+{
+        char *end;
+        long fd = strtol(text, &end, 10);
+
+        if (*end || end == text || fd < 0 || fd > INT_MAX || fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
+                return -1;
+        return (int)fd;
+}
+
+static nsec_t parse_span(const char *text)
+{
+        return strtoull(text, NULL, 10);
+}
+
+static void parse_one(Arguments *a, int option, const char *value)
+{
+        unsigned long long soft, hard;
+
+        switch (option) {
+        case OPT_PRIVATE:
+                a->private = true;
+                break;
+        case OPT_ROLE:
+                a->role = value;
+                break;
+        case OPT_CLIENT_FD:
+                a->guard.client_fd = parse_fd(value);
+                break;
+        case OPT_CLIENT_PIDFD:
+                a->guard.client_pidfd = parse_fd(value);
+                break;
+        case OPT_CONTROL_FD:
+                if (a->n_controls < SUPERVISOR_MAX_CONTROLS) {
+                        a->guard.control_fds[a->n_controls] = parse_fd(value);
+                        a->supervisor.control_fds[a->n_controls] = a->guard.control_fds[a->n_controls];
+                        a->n_controls++;
+                }
+                break;
+        case OPT_GUARD_FD:
+                a->guard_fd = parse_fd(value);
+                break;
+        case OPT_SUPERVISOR_FD:
+                a->supervisor_fd = parse_fd(value);
+                break;
+        case OPT_LOCK_FD: /* held open for its lock; the keeper also makes its cgroups there */
+                a->lock_fd = parse_fd(value);
+                break;
+        case OPT_NOFILE:
+                if (sscanf(value, "%llu:%llu", &soft, &hard) == 2)
+                        a->supervisor.nofile = (struct rlimit){.rlim_cur = soft, .rlim_max = hard};
+                break;
+        case OPT_GRACE:
+                a->guard.grace_ns = parse_span(value);
+                break;
+        case OPT_BUDGET:
+                a->guard.budget_ns = parse_span(value);
+                break;
+        case OPT_CGROUP_ROOT:
+                a->guard.cgroup_root = value;
+                break;
+        }
+}
+
+static int run_role(Arguments *a)
+{
+        if (strcmp(a->role, "supervisor") == 0 && a->guard_fd >= 0 && a->n_controls == SUPERVISOR_MAX_CONTROLS) {
+                (void)prctl(PR_SET_NAME, "tidegate-super");
+                a->supervisor.guard_fd = a->guard_fd;
+                return supervisor_main(&a->supervisor);
+        }
+        if (strcmp(a->role, "keeper") == 0 && a->supervisor_fd >= 0 && a->guard_fd >= 0 && a->lock_fd >= 0) {
+                (void)prctl(PR_SET_NAME, "tidegate-keeper");
+                return keeper_main(a->supervisor_fd, a->guard_fd, a->lock_fd);
+        }
+        return usage("this role is started by the guard");
+}
+
+int main(int argc, char **argv)
+{
+        Arguments a = {.guard = {.client_fd = -1, .client_pidfd = -1, .control_fds = {-1, -1}, .grace_ns = 10 * NSEC_PER_SEC, .budget_ns = 2 * NSEC_PER_SEC},
+                .supervisor = {.guard_fd = -1, .control_fds = {-1, -1}},
+                .guard_fd = -1,
+                .supervisor_fd = -1,
+                .lock_fd = -1};
+        int option;
+
+        while ((option = getopt_long(argc, argv, "Vh", long_options, NULL)) != -1) {
+                if (option == 'V') {
+                        printf("tidegated %s\n", TIDEGATE_VERSION);
+                        return 0;
+                }
+                if (option == 'h') {
+                        (void)usage("help");
+                        return 0;
+                }
+                if (option == '?')
+                        return usage("unknown option");
+                parse_one(&a, option, optarg);
+        }
+        if (a.role)
+                return run_role(&a);
+        if (!a.private || a.guard.client_fd < 0 || a.guard.client_pidfd < 0 || a.n_controls != SUPERVISOR_MAX_CONTROLS)
+                return usage("nothing to do");
+        (void)prctl(PR_SET_NAME, "tidegate-guard");
+        return guard_main(&a.guard);
+}

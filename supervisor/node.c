@@ -1,0 +1,566 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor/node.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/utf8.h"
+#include "supervisor/dataflow.h"
+#include "supervisor/wiring.h"
+
+#define NODE_BACKOFF_EXPONENT_MAX 16
+#define NODE_LEFTOVER_SPAN        (50 * NSEC_PER_MSEC) /* what a tree gets to end with its leader before it is asked */
+#define NODE_LOOK_SPAN            (300 * NSEC_PER_MSEC)
+#define NODE_OUT_QUEUE_MAX        4096 /* packets that a node may leave unread; the handshake of the largest node is 1 800 */
+
+typedef struct NodeStep {
+        NodeState next;
+        void (*act)(Node *node); /* runs after the state was entered; NULL: not allowed, ignored */
+} NodeStep;
+
+static void node_spawn(Node *node);
+static void node_nothing(Node *node);
+static void node_on_ready(Node *node);
+static void node_on_spawn_failed(Node *node);
+static void node_on_early_exit(Node *node);
+static void node_on_startup_timeout(Node *node);
+static void node_on_exit(Node *node);
+static void node_on_finish_timeout(Node *node);
+static void node_begin_ladder(Node *node);
+static void node_next_rung(Node *node);
+static void node_resolve(Node *node);
+static void node_end_now(Node *node, NodeEnd end);
+static void node_back_off(Node *node);
+static void node_on_final(Node *node);
+
+static const NodeStep node_steps[_NODE_STATE_MAX][_NODE_EVENT_MAX] = {
+        [NODE_PENDING] = {
+                [NODE_EV_START]        = { NODE_STARTING, node_spawn },
+                [NODE_EV_STOP]         = { NODE_STOPPED,  node_on_final },
+        },
+        [NODE_STARTING] = {
+                [NODE_EV_READY]        = { NODE_RUNNING,  node_on_ready },
+                [NODE_EV_SPAWN_FAILED] = { NODE_STOPPING, node_on_spawn_failed },
+                [NODE_EV_EXITED]       = { NODE_STOPPING, node_on_early_exit },
+                [NODE_EV_DEADLINE]     = { NODE_STOPPING, node_on_startup_timeout },
+                [NODE_EV_STOP]         = { NODE_STOPPING, node_begin_ladder },
+        },
+        [NODE_RUNNING] = {
+                [NODE_EV_EXITED]       = { NODE_STOPPING, node_on_exit },
+                [NODE_EV_DEADLINE]     = { NODE_STOPPING, node_on_finish_timeout },
+                [NODE_EV_STOP]         = { NODE_STOPPING, node_begin_ladder },
+        },
+        [NODE_STOPPING] = {
+                [NODE_EV_SPAWN_FAILED] = { NODE_STOPPING, node_on_spawn_failed },
+                [NODE_EV_EXITED]       = { NODE_STOPPING, node_resolve },
+                [NODE_EV_EMPTY]        = { NODE_STOPPING, node_resolve },
+                [NODE_EV_DEADLINE]     = { NODE_STOPPING, node_next_rung },
+                [NODE_EV_STOP]         = { NODE_STOPPING, node_begin_ladder }, /* a tighter one */
+                [NODE_EV_RESTART]      = { NODE_BACKOFF,  node_back_off },
+                [NODE_EV_DONE]         = { NODE_STOPPED,  node_on_final },
+                [NODE_EV_FAIL]         = { NODE_FAILED,   node_on_final },
+        },
+        [NODE_BACKOFF] = {
+                [NODE_EV_DEADLINE]     = { NODE_STARTING, node_spawn },
+                [NODE_EV_STOP]         = { NODE_STOPPED,  node_on_final },
+        },
+        [NODE_STOPPED] = { /* for good */
+                [NODE_EV_EMPTY]        = { NODE_STOPPED,  node_nothing },
+        },
+        [NODE_FAILED] = {
+                [NODE_EV_EMPTY]        = { NODE_FAILED,   node_nothing }, /* a quarantine that cleared by itself */
+        },
+};
+
+static const char *const state_names[_NODE_STATE_MAX] = {
+        [NODE_PENDING] = "pending",
+        [NODE_STARTING] = "starting",
+        [NODE_RUNNING] = "running",
+        [NODE_STOPPING] = "stopping",
+        [NODE_BACKOFF] = "backoff",
+        [NODE_STOPPED] = "stopped",
+        [NODE_FAILED] = "failed",
+};
+
+static const char *const event_names[_NODE_EVENT_MAX] = {
+        [NODE_EV_START] = "start",
+        [NODE_EV_SPAWN_FAILED] = "spawn-failed",
+        [NODE_EV_READY] = "ready",
+        [NODE_EV_EXITED] = "exited",
+        [NODE_EV_EMPTY] = "empty",
+        [NODE_EV_DEADLINE] = "deadline",
+        [NODE_EV_STOP] = "stop",
+        [NODE_EV_RESTART] = "restart",
+        [NODE_EV_DONE] = "done",
+        [NODE_EV_FAIL] = "fail",
+};
+
+static const char *const rung_names[_NODE_RUNG_MAX] = {
+        [NODE_RUNG_NONE] = "none",
+        [NODE_RUNG_ASK] = "ask",
+        [NODE_RUNG_TERM] = "term",
+        [NODE_RUNG_KILL] = "kill",
+        [NODE_RUNG_VERDICT] = "verdict",
+        [NODE_RUNG_LOOKED] = "verdict",
+};
+
+const char *node_state_to_string(NodeState state)
+{
+        return state < _NODE_STATE_MAX ? state_names[state] : "?";
+}
+
+const char *node_event_to_string(NodeEvent event)
+{
+        return event < _NODE_EVENT_MAX ? event_names[event] : "?";
+}
+
+const char *node_rung_to_string(NodeRung rung)
+{
+        return rung < _NODE_RUNG_MAX ? rung_names[rung] : "?";
+}
+
+bool node_step(NodeState state, NodeEvent event, NodeState *ret_next)
+{
+        const NodeStep *step = &node_steps[state][event];
+
+        if (!step->act)
+                return false;
+        *ret_next = step->next;
+        return true;
+}
+
+static void node_set_error_va(Node *node, const char *format, va_list ap)
+{
+        _cleanup_free_ char *text = NULL;
+
+        if (node->error)
+                return;
+        if (vasprintf(&text, format, ap) < 0)
+                text = NULL; /* out of memory: the state still says that it failed */
+        if (text) /* paths in it may hold anything, and it travels as JSON */
+                node->error = utf8_clean(text, strlen(text), NULL);
+}
+
+/* ---- applying events */
+
+static int on_deadline(Timer *timer, nsec_t now)
+{
+        (void)now;
+        node_post(container_of(timer, Node, deadline), NODE_EV_DEADLINE);
+        return 0;
+}
+
+static void node_set_deadline(Node *node, nsec_t at)
+{
+        timer_arm(node->dataflow->loop, &node->deadline, at, on_deadline);
+}
+
+static void node_apply(Node *node, NodeEvent event)
+{
+        const NodeStep *step = &node_steps[node->state][event];
+        NodeState from = node->state;
+
+        if (!step->act)
+                return;
+        if (step->next != from) {
+                timer_disarm(&node->deadline);
+                node->state = step->next;
+        }
+        dataflow_node_changed(node, from, event);
+        step->act(node);
+        dataflow_kick(node->dataflow);
+}
+
+static int on_job(Job *job)
+{
+        Node *node = container_of(job, Node, job);
+
+        while (node->n_events > 0) {
+                NodeEvent event = node->events[0];
+
+                node->n_events--;
+                memmove(node->events, node->events + 1, node->n_events);
+                node_apply(node, event);
+        }
+        return 0;
+}
+
+void node_post(Node *node, NodeEvent event)
+{
+        /* The same event twice says nothing new, and there are fewer kinds of events than room. */
+        for (unsigned i = 0; i < node->n_events; i++)
+                if (node->events[i] == event)
+                        return;
+        node->events[node->n_events++] = (uint8_t)event;
+        job_post(node->dataflow->loop, &node->job, on_job);
+}
+_Static_assert(_NODE_EVENT_MAX <= sizeof(((Node *)NULL)->events), "every kind of event fits once");
+
+/* ---- starting */
+
+static void node_begin_incarnation(Node *node)
+{
+        node->generation++;
+        node->spawned = node->connected = node->mapped = node->started = false;
+        node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = false;
+        node->quarantined = node->resolved = false;
+        node->pid = 0;
+        node->end = NODE_END_NONE;
+        node->rung = NODE_RUNG_NONE;
+        free(node->error);
+        node->error = NULL;
+}
+
+static void node_spawn(Node *node)
+{
+        _cleanup_fd_ int sock = -1;
+        nsec_t now = node->dataflow->loop->now, deadline = nsec_add(now, node->plan->startup_timeout_ns);
+        int r = 0;
+
+        node_begin_incarnation(node);
+        node->started_at = now;
+        node_set_deadline(node, deadline);
+        if (node->plan->kind == PLAN_KIND_NODE) {
+                r = wiring_prepare(node, &sock);
+                if (r)
+                        node_set_error(node, "cannot make its shared memory and socket: %s", strerror(-r));
+        }
+        if (!r) {
+                r = keeper_order_spawn(node, sock, deadline);
+                if (r)
+                        node_set_error(node, "cannot order its start: %s", strerror(-r));
+        }
+        if (r)
+                node_post(node, NODE_EV_SPAWN_FAILED);
+}
+
+static void node_on_ready(Node *node)
+{
+        bool again = node->n_restarts > 0;
+
+        node->was_ready = true;
+        if (again)
+                wiring_tell_restarted(node);
+        if (node->dataflow->released && node->plan->kind == PLAN_KIND_NODE)
+                wiring_start(node);
+}
+
+static void node_on_spawn_failed(Node *node)
+{
+        node->end = node->end == NODE_END_NONE ? NODE_END_SPAWN : node->end;
+        node->exited = true;
+        /* No process ran, so nothing has to empty; but a child stuck in exec has to be got rid of. */
+        if (!node->exec_stuck)
+                node->empty = true;
+        else if (node->rung == NODE_RUNG_NONE)
+                node_end_now(node, NODE_END_SPAWN);
+        node_resolve(node);
+}
+
+/* ---- ending */
+
+static void node_ladder_here(Node *node, nsec_t term)
+{
+        const DataflowOptions *o = &node->dataflow->options;
+
+        node->ladder.term = term;
+        node->ladder.kill = nsec_add(term, o->grace_ns / 2);
+        node->ladder.verdict = nsec_add(node->ladder.kill, o->budget_ns);
+}
+
+/* The rung that is next in time, at its time. */
+static void node_arm_rung(Node *node)
+{
+        const NodeLadder *l = &node->ladder;
+        const nsec_t at[_NODE_RUNG_MAX] = {
+                [NODE_RUNG_NONE] = l->term,
+                [NODE_RUNG_ASK] = l->term,
+                [NODE_RUNG_TERM] = l->kill,
+                [NODE_RUNG_KILL] = l->verdict,
+                [NODE_RUNG_VERDICT] = nsec_add(l->verdict, NODE_LOOK_SPAN),
+                [NODE_RUNG_LOOKED] = NSEC_NEVER,
+        };
+
+        node_set_deadline(node, at[node->rung]);
+}
+
+void node_on_inputs_closed(Node *node)
+{
+        node->inputs_closed = true;
+        if (node->state == NODE_RUNNING && node->plan->finish_grace_ns > 0)
+                node_set_deadline(node, nsec_add(node->dataflow->loop->now, node->plan->finish_grace_ns));
+}
+
+void node_give_up(Node *node, const char *format, ...)
+{
+        va_list ap;
+
+        va_start(ap, format);
+        node_set_error_va(node, format, ap);
+        va_end(ap);
+        keeper_order_kill(node, nsec_add(node->dataflow->loop->now, node->dataflow->options.budget_ns));
+}
+
+/* The first process has ended; whoever is left of its tree gets a ladder of its own. */
+static void node_end_with_leader(Node *node, NodeEnd end)
+{
+        node->end = end;
+        node_ladder_here(node, nsec_add(node->dataflow->loop->now, NODE_LEFTOVER_SPAN));
+        node_arm_rung(node);
+        node_resolve(node);
+}
+
+static void node_on_exit(Node *node)
+{
+        node_end_with_leader(node, NODE_END_EXIT);
+}
+
+static void node_on_early_exit(Node *node)
+{
+        char how[64];
+
+        node_set_error(node, "%s before it was ready%s", node_describe_end(node, how, sizeof(how)),
+                node->connected ? "" : ": it never connected (a node with inputs or outputs must call tg_node_open() or tidegate.Node())");
+        node_end_with_leader(node, NODE_END_EARLY);
+}
+
+static void node_end_now(Node *node, NodeEnd end)
+{
+        node->end = end;
+        node_ladder_here(node, node->dataflow->loop->now);
+        node_next_rung(node);
+}
+
+static void node_on_startup_timeout(Node *node)
+{
+        double seconds = (double)node->plan->startup_timeout_ns / 1e9;
+
+        if (!node->spawned)
+                node_set_error(node, "its program did not start within startup_timeout (%g s): execve of %s has not returned",
+                        seconds, node->plan->argv[0]);
+        else
+                node_set_error(node, "was not ready within startup_timeout (%g s): %s", seconds,
+                        node->connected ? "it connected, and a node it is linked to did not"
+                                        : "it never connected");
+        node_end_now(node, NODE_END_STARTUP_TIMEOUT);
+}
+
+static void node_on_finish_timeout(Node *node)
+{
+        node_set_error(node, "did not end within finish_grace_secs (%g s) after all its inputs had closed",
+                (double)node->plan->finish_grace_ns / 1e9);
+        node_end_now(node, NODE_END_FINISH_TIMEOUT);
+}
+
+static void node_begin_ladder(Node *node)
+{
+        Dataflow *dataflow = node->dataflow;
+
+        node->ladder = dataflow->ladder;
+        if (node->end == NODE_END_NONE)
+                node->end = NODE_END_STOP;
+        if (node->rung == NODE_RUNG_NONE) {
+                node->rung = NODE_RUNG_ASK;
+                if (node_is_connected(node))
+                        wiring_stop(node, node->ladder.kill);
+                else if (!node->exited) /* nobody there who could hear a stop event */
+                        keeper_order_signal(node, SIGTERM);
+        }
+        node_arm_rung(node);
+        node_resolve(node);
+}
+
+static void node_next_rung(Node *node)
+{
+        Dataflow *dataflow = node->dataflow;
+        nsec_t now = dataflow->loop->now;
+
+        /* Rungs whose time has passed already are not climbed one by one: --force begins with the kill. */
+        do
+                node->rung = node->rung == NODE_RUNG_NONE ? NODE_RUNG_TERM : node->rung + 1;
+        while (node->rung == NODE_RUNG_TERM && node->ladder.kill <= now);
+
+        switch (node->rung) {
+        case NODE_RUNG_TERM:
+                keeper_order_signal(node, SIGTERM);
+                break;
+        case NODE_RUNG_KILL:
+                node->killed = true;
+                keeper_order_kill(node, node->ladder.verdict);
+                break;
+        case NODE_RUNG_VERDICT:
+                keeper_order_look(node);
+                break;
+        default:
+                node->quarantined = true;
+                node_set_error(node, "would not end: %s", node->left ? node->left : "its cgroup is not empty, and its keeper did not say who is left");
+                dataflow_ledger(dataflow, "verdict", node, "left", -1);
+                node_post(node, NODE_EV_FAIL);
+                return;
+        }
+        node_arm_rung(node);
+}
+
+/* Nobody is left: how did it end, and does another incarnation follow? */
+static void node_resolve(Node *node)
+{
+        Dataflow *dataflow = node->dataflow;
+        bool restart, failed;
+
+        if (!node->exited || !node->empty || node->resolved)
+                return;
+        node->resolved = true;
+        node->quarantined = false;
+        restart = node_may_restart(node, dataflow->loop->now);
+        failed = node->error != NULL || (node->killed && node->end != NODE_END_EXIT);
+        if (node->killed && node->end == NODE_END_EXIT)
+                dataflow_note(dataflow, node->plan->id, "left processes behind when it ended; they did not react to SIGTERM and were killed");
+        if (!failed && node->end == NODE_END_EXIT && !(node->exit_code == CLD_EXITED && node->exit_status == 0)) {
+                char how[64];
+
+                node_set_error(node, "%s", node_describe_end(node, how, sizeof(how)));
+                failed = true;
+        } else if (failed && !node->error) {
+                node_set_error(node, "did not react to stop in time and was killed");
+        } else if (node->end == NODE_END_STOP && !failed && !dataflow->failed_start && node->exit_code == CLD_EXITED && node->exit_status != 0 &&
+                   node->exit_status != 128 + SIGTERM && node->exit_status != 128 + SIGINT) {
+                char how[64];
+
+                node_set_error(node, "%s after it was asked to stop", node_describe_end(node, how, sizeof(how)));
+                failed = true;
+        }
+        wiring_node_ended(node, restart);
+        keeper_order_reap(node);
+        node_post(node, restart ? NODE_EV_RESTART : failed ? NODE_EV_FAIL : NODE_EV_DONE);
+}
+
+bool node_may_restart(const Node *node, nsec_t now)
+{
+        const PlanNode *plan = node->plan;
+        bool ok = node->exit_code == CLD_EXITED && node->exit_status == 0 && !node->error && !node->killed;
+        bool fresh_window = plan->restart_window_ns > 0 && nsec_add(node->window_start, plan->restart_window_ns) <= now;
+
+        if (node->dataflow->stop_ordered || node->stop_wanted || node->quarantined || plan->restart == PLAN_RESTART_NEVER)
+                return false;
+        if (node->inputs_closed) /* its work is done, or it died of having none */
+                return false;
+        if (plan->restart == PLAN_RESTART_ON_FAILURE && ok)
+                return false;
+        return plan->max_restarts == 0 || fresh_window || node->n_window < plan->max_restarts;
+}
+
+nsec_t node_backoff_ns(const PlanNode *plan, uint32_t n_restarts)
+{
+        nsec_t delay = nsec_mul(plan->restart_delay_ns, UINT64_C(1) << MIN(n_restarts, (uint32_t)NODE_BACKOFF_EXPONENT_MAX));
+
+        return plan->max_restart_delay_ns > 0 ? MIN(delay, plan->max_restart_delay_ns) : delay;
+}
+
+static void node_back_off(Node *node)
+{
+        nsec_t now = node->dataflow->loop->now;
+
+        if (node->n_window == 0 || (node->plan->restart_window_ns > 0 &&
+                                           nsec_add(node->window_start, node->plan->restart_window_ns) <= now)) {
+                node->window_start = now;
+                node->n_window = 0;
+        }
+        wiring_release(node);
+        node_set_deadline(node, nsec_add(now, node_backoff_ns(node->plan, node->n_window)));
+        node->n_window++;
+        node->n_restarts++;
+}
+
+static void node_on_final(Node *node)
+{
+        wiring_release(node);
+        if (node->state == NODE_FAILED && !node->dataflow->stop_ordered)
+                wiring_tell_failed(node, node->error ? node->error : "failed");
+}
+
+static void node_nothing(Node *node)
+{
+        if (node->quarantined && node->empty) {
+                node->quarantined = false;
+                dataflow_note(node->dataflow, node->plan->id, "quarantine cleared: what would not end has ended");
+        }
+}
+
+/* ---- the rest */
+
+void node_set_error(Node *node, const char *format, ...)
+{
+        va_list ap;
+
+        va_start(ap, format);
+        node_set_error_va(node, format, ap);
+        va_end(ap);
+}
+
+const char *node_describe_end(const Node *node, char *buffer, size_t size)
+{
+        if (node->exit_code == CLD_EXITED)
+                (void)snprintf(buffer, size, "exited with status %d", node->exit_status);
+        else if (node->exit_code == CLD_KILLED || node->exit_code == CLD_DUMPED)
+                (void)snprintf(buffer, size, "was ended by SIG%s%s", sigabbrev_np(node->exit_status) ?: "?",
+                        node->exit_code == CLD_DUMPED ? " (core dumped)" : "");
+        else
+                (void)snprintf(buffer, size, "ended, its exit status is unknown");
+        return buffer;
+}
+
+int node_init(Node *node, Dataflow *dataflow, uint32_t index)
+{
+        const PlanNode *plan = &dataflow->plan->nodes[index];
+
+        *node = (Node){.dataflow = dataflow,
+                .index = index,
+                .plan = plan,
+                .pidfd = -1,
+                .sock = -1,
+                .control_fd = -1,
+                .bell_fd = -1,
+                .control = REGION_INIT};
+        packet_queue_init(&node->out, NODE_OUT_QUEUE_MAX);
+        node->outputs = calloc(plan->n_outputs + 1, sizeof(*node->outputs));
+        node->cursor_fds = calloc(plan->n_inputs + 1, sizeof(*node->cursor_fds));
+        node->resume_at = calloc(plan->n_inputs + 1, sizeof(*node->resume_at));
+        if (!node->outputs || !node->cursor_fds || !node->resume_at)
+                return error_origin(-ENOMEM);
+        for (size_t i = 0; i < plan->n_outputs; i++)
+                node->outputs[i] = (NodeOutput){.ring_fd = -1, .pool_fd = -1};
+        for (size_t i = 0; i < plan->n_inputs; i++) {
+                node->cursor_fds[i] = -1;
+                node->resume_at[i] = UINT64_MAX;
+        }
+        return 0;
+}
+
+void node_done(Node *node)
+{
+        if (!node->dataflow)
+                return;
+        timer_disarm(&node->deadline);
+        job_cancel(&node->job);
+        wiring_release(node);
+        source_remove(&node->pid_source);
+        node->pidfd = fd_close(node->pidfd);
+        for (size_t i = 0; node->outputs && i < node->plan->n_outputs; i++) {
+                node->outputs[i].ring_fd = fd_close(node->outputs[i].ring_fd);
+                node->outputs[i].pool_fd = fd_close(node->outputs[i].pool_fd);
+        }
+        node->bell_fd = fd_close(node->bell_fd);
+        free(node->outputs);
+        free(node->cursor_fds);
+        free(node->resume_at);
+        free(node->links);
+        free(node->error);
+        free(node->left);
+        *node = (Node){};
+}

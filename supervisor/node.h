@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One node of a dataflow: its states, and what the supervisor holds for its present incarnation.
+ *
+ * The life of a node is the table in node.c and nothing else. Events are posted, wait in a queue of the node's own, and are
+ * applied one at a time; actions run after the new state was entered, never write it, and post events when they must.
+ * Every waiting state owns exactly one deadline (Node.deadline), disarmed on leaving.
+ *
+ * Trouble of a node is that node's (NODE_FAILED), never the supervisor's.
+ */
+#ifndef TG_SUPERVISOR_NODE_H
+#define TG_SUPERVISOR_NODE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shm/region.h"
+#include "supervisor/loop.h"
+#include "supervisor/packet.h"
+#include "supervisor/plan.h"
+
+typedef struct Dataflow Dataflow;
+typedef struct Node Node;
+
+typedef enum NodeState {
+        NODE_PENDING,  /* not started yet */
+        NODE_STARTING, /* ordered from the keeper; handshake under way */
+        NODE_RUNNING,
+        NODE_STOPPING, /* being asked, or ended by itself: until its cgroup is empty */
+        NODE_BACKOFF,  /* waits for its next incarnation */
+        NODE_STOPPED,  /* ended well */
+        NODE_FAILED,   /* ended badly, or would not end */
+        _NODE_STATE_MAX,
+} NodeState;
+
+typedef enum NodeEvent {
+        NODE_EV_START,        /* the dataflow begins */
+        NODE_EV_SPAWN_FAILED, /* the program never ran */
+        NODE_EV_READY,        /* handshake done (program: exec succeeded) and every link attached */
+        NODE_EV_EXITED,       /* its first process has ended */
+        NODE_EV_EMPTY,        /* its cgroup holds nobody any more */
+        NODE_EV_DEADLINE,     /* the state's deadline passed */
+        NODE_EV_STOP,         /* the operator (or a failed start) wants it stopped */
+        NODE_EV_RESTART,      /* resolved: there will be another incarnation */
+        NODE_EV_DONE,         /* resolved: it ended well */
+        NODE_EV_FAIL,         /* resolved: it ended badly */
+        _NODE_EVENT_MAX,
+} NodeEvent;
+
+/* Rungs of the stop ladder; each names what is done when its time has come. */
+typedef enum NodeRung {
+        NODE_RUNG_NONE,
+        NODE_RUNG_ASK,     /* stop event; SIGTERM for those who cannot hear one */
+        NODE_RUNG_TERM,    /* SIGTERM, SIGCONT to every process */
+        NODE_RUNG_KILL,    /* cgroup.kill, then SIGKILL by pidfd until empty */
+        NODE_RUNG_VERDICT, /* look who is left */
+        NODE_RUNG_LOOKED,  /* give up waiting for the list */
+        _NODE_RUNG_MAX,
+} NodeRung;
+
+typedef enum NodeEnd { /* why the last incarnation ended */
+        NODE_END_NONE,
+        NODE_END_EXIT,            /* by itself */
+        NODE_END_SPAWN,           /* could not be executed */
+        NODE_END_EARLY,           /* ended before it was ready */
+        NODE_END_STARTUP_TIMEOUT, /* was not ready in time */
+        NODE_END_STOP,            /* was asked to */
+        NODE_END_FINISH_TIMEOUT,  /* all its inputs had closed, and it did not end */
+        NODE_END_PROTOCOL,        /* broke the handshake's rules */
+} NodeEnd;
+
+typedef struct NodeLadder { /* absolute times of the rungs */
+        nsec_t term, kill, verdict;
+} NodeLadder;
+
+typedef struct NodeOutput { /* regions of the present incarnation; kept after its end while consumers still read */
+        int ring_fd, pool_fd; /* -1: none */
+        uint32_t n_slots;
+        uint64_t ring_size, pool_size;
+        bool closed; /* the node said that nothing more will come */
+} NodeOutput;
+
+struct Node {
+        Dataflow *dataflow;
+        uint32_t index; /* in the plan */
+        const PlanNode *plan;
+
+        NodeState state;
+        Timer deadline;
+        Job job;
+        uint8_t events[16]; /* posted, not applied yet */
+        uint8_t n_events;
+
+        /* the present incarnation */
+        uint64_t generation;
+        bool spawned;   /* exec succeeded */
+        bool connected; /* said HELLO */
+        bool mapped;    /* said MAPPED: its regions exist for others */
+        bool started;   /* got START */
+        bool exited;    /* the first process has ended */
+        bool empty;     /* nobody is left */
+        bool killed;    /* needed SIGKILL */
+        bool resolved;  /* it was decided what follows */
+        bool exec_stuck;    /* execve has not come back: the process may be unkillable */
+        bool inputs_closed; /* every link that feeds it has ended */
+        int32_t pid, exit_code, exit_status; /* exit_*: as siginfo's si_code and si_status */
+        int pidfd;
+        Source pid_source;
+        nsec_t started_at;
+        int sock; /* our end of the node socket */
+        Source sock_source;
+        PacketQueue out;
+        int control_fd, bell_fd;
+        Region control;
+        NodeOutput *outputs; /* per output */
+        int *cursor_fds;     /* per input; -1 for timers */
+        struct Link **links; /* those that begin or end here; owned array of borrowed pointers */
+        uint32_t n_links;
+        uint64_t *resume_at; /* per input: where the next incarnation begins to read */
+
+        /* across incarnations */
+        NodeEnd end;
+        NodeRung rung;
+        NodeLadder ladder;
+        uint32_t n_restarts; /* in all */
+        uint32_t n_window;   /* in the present window */
+        nsec_t window_start;
+        bool stop_wanted;  /* the operator's wish; kept apart from state */
+        bool quarantined;  /* its cgroup would not become empty */
+        bool finished;     /* no further incarnation will come */
+        bool was_ready;    /* some incarnation got that far */
+        char *error;       /* what went wrong, for people; NULL: nothing */
+        char *left;        /* quarantined: who is left */
+};
+
+int node_init(Node *node, Dataflow *dataflow, uint32_t index);
+void node_done(Node *node);
+
+/* node_post() - queue an event; it is applied from the loop, never from inside the caller. */
+void node_post(Node *node, NodeEvent event);
+
+/* node_step() - the table, for tests and for the docs: true if @event means something in @state. */
+bool node_step(NodeState state, NodeEvent event, NodeState *ret_next);
+
+/* node_set_error() - what went wrong, first complaint of an incarnation wins. */
+__attribute__((format(printf, 2, 3))) void node_set_error(Node *node, const char *format, ...);
+
+static inline bool node_is_final(const Node *node)
+{
+        return node->state == NODE_STOPPED || node->state == NODE_FAILED;
+}
+
+/* An incarnation is there whose socket may be written. */
+static inline bool node_is_connected(const Node *node)
+{
+        return node->sock >= 0 && node->connected;
+}
+
+/* node_on_inputs_closed() - every link that feeds it has ended: it has finish_grace to end by itself. */
+void node_on_inputs_closed(Node *node);
+
+/* node_give_up() - it broke the rules of its socket, or cannot be served: it fails, and is ended at once. */
+__attribute__((format(printf, 2, 3))) void node_give_up(Node *node, const char *format, ...);
+
+/* node_may_restart() - does the policy give it another incarnation after the end it had? Does not count it. */
+bool node_may_restart(const Node *node, nsec_t now);
+
+/* node_backoff_ns() - delay before the next incarnation: delay x 2^n, exponent at most 16, at most the plan's maximum. */
+nsec_t node_backoff_ns(const PlanNode *plan, uint32_t n_restarts);
+
+/* node_describe_end() - "exited with status 3", "was killed by SIGSEGV", into @buffer. */
+const char *node_describe_end(const Node *node, char *buffer, size_t size);
+
+const char *node_state_to_string(NodeState state);
+const char *node_event_to_string(NodeEvent event);
+const char *node_rung_to_string(NodeRung rung);
+
+#endif

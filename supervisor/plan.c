@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor/plan.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "protocol/node_msg.h"
+
+#define PLAN_MAX_QUEUE   65535
+#define PLAN_MIN_POOL    (UINT64_C(64) << 10)
+#define PLAN_MAX_POOL    (UINT64_C(1) << 30)
+#define PLAN_MAX_STRINGS 65536 /* of argv or env of one node */
+#define PLAN_MAX_CPUS    1024
+#define PLAN_SPAN_MAX    (UINT64_C(1) << 62)
+
+/* Where we are, for the message; the first complaint wins. */
+typedef struct Check {
+        char *why;
+        size_t why_size;
+        const char *node;
+        bool bad;
+} Check;
+
+__attribute__((format(printf, 2, 3))) static void complain(Check *check, const char *format, ...)
+{
+        char text[256];
+        va_list ap;
+
+        if (check->bad)
+                return;
+        check->bad = true;
+        va_start(ap, format);
+        (void)vsnprintf(text, sizeof(text), format, ap);
+        va_end(ap);
+        if (check->node)
+                (void)snprintf(check->why, check->why_size, "node %.128s: %s", check->node, text);
+        else
+                (void)snprintf(check->why, check->why_size, "%s", text);
+}
+
+static const char *get_string(Check *check, json_t *object, const char *key)
+{
+        json_t *value = json_object_get(object, key);
+
+        if (!json_is_string(value) || strlen(json_string_value(value)) != json_string_length(value)) {
+                complain(check, "\"%s\" must be a string", key);
+                return "";
+        }
+        return json_string_value(value);
+}
+
+static uint64_t get_number(Check *check, json_t *object, const char *key, uint64_t min, uint64_t max)
+{
+        json_t *value = json_object_get(object, key);
+        json_int_t n = json_is_integer(value) ? json_integer_value(value) : -1;
+
+        if (n < 0 || (uint64_t)n < min || (uint64_t)n > max) {
+                complain(check, "\"%s\" must be a whole number from %llu to %llu", key, (unsigned long long)min,
+                        (unsigned long long)max);
+                return min;
+        }
+        return (uint64_t)n;
+}
+
+static json_t *get_array(Check *check, json_t *object, const char *key, size_t max)
+{
+        json_t *value = json_object_get(object, key);
+
+        if (!json_is_array(value) || json_array_size(value) > max) {
+                complain(check, "\"%s\" must be a list of at most %zu", key, max);
+                return NULL;
+        }
+        return value;
+}
+
+static bool is_id(const char *s, bool slashes)
+{
+        size_t n = strlen(s);
+
+        if (n == 0 || n > NODE_MSG_ID_MAX || s[0] == '.' || s[0] == '/' || s[n - 1] == '/' || strstr(s, "//"))
+                return false;
+        for (; *s; s++)
+                if (!((*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || (*s >= '0' && *s <= '9') || *s == '_' ||
+                            *s == '-' || *s == '.' || (slashes && *s == '/')))
+                        return false;
+        return true;
+}
+
+static const char *get_id(Check *check, json_t *object, const char *key, bool slashes)
+{
+        const char *id = get_string(check, object, key);
+
+        if (!check->bad && !is_id(id, slashes))
+                complain(check, "\"%s\" is not a valid id", key);
+        return id;
+}
+
+/* A NULL-terminated array of @n zeroed elements; never NULL unless out of memory. */
+static void *array_new(Check *check, size_t n, size_t size)
+{
+        void *p = calloc(n + 1, size);
+
+        if (!p)
+                complain(check, "out of memory");
+        return p;
+}
+
+static void parse_strings(Check *check, json_t *array, const char *key, const char ***ret)
+{
+        size_t n = json_array_size(array);
+
+        *ret = array_new(check, n, sizeof(**ret));
+        for (size_t i = 0; i < n && !check->bad; i++) {
+                json_t *value = json_array_get(array, i);
+
+                if (!json_is_string(value) || strlen(json_string_value(value)) != json_string_length(value))
+                        complain(check, "\"%s\" must hold strings", key);
+                else
+                        (*ret)[i] = json_string_value(value);
+        }
+}
+
+static void parse_env(Check *check, json_t *object, PlanNode *node)
+{
+        const char *key;
+        json_t *value;
+        size_t i = 0;
+
+        if (!json_is_object(object) || json_object_size(object) > PLAN_MAX_STRINGS) {
+                complain(check, "\"env\" must be a map");
+                return;
+        }
+        node->env = array_new(check, 2 * json_object_size(object), sizeof(*node->env));
+        json_object_foreach(object, key, value) {
+                if (check->bad)
+                        return;
+                if (!json_is_string(value) || !*key || strchr(key, '=') ||
+                        strlen(json_string_value(value)) != json_string_length(value)) {
+                        complain(check, "\"env\": %.64s must be a name with a string", key);
+                        return;
+                }
+                node->env[i++] = key;
+                node->env[i++] = json_string_value(value);
+        }
+}
+
+static void parse_cpus(Check *check, json_t *array, PlanNode *node)
+{
+        node->cpus = array_new(check, json_array_size(array), sizeof(*node->cpus));
+        for (size_t i = 0; i < json_array_size(array) && !check->bad; i++) {
+                json_t *value = json_array_get(array, i);
+
+                if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) >= PLAN_MAX_CPUS)
+                        complain(check, "\"cpu_affinity\" must hold CPU numbers");
+                else
+                        node->cpus[node->n_cpus++] = (uint32_t)json_integer_value(value);
+        }
+}
+
+static void parse_restart(Check *check, json_t *object, PlanNode *node)
+{
+        static const char *const names[_PLAN_RESTART_MAX] = {
+                [PLAN_RESTART_NEVER] = "never",
+                [PLAN_RESTART_ON_FAILURE] = "on-failure",
+                [PLAN_RESTART_ALWAYS] = "always",
+        };
+        const char *policy;
+
+        if (!json_is_object(object)) {
+                complain(check, "\"restart\" must be a map");
+                return;
+        }
+        policy = get_string(check, object, "policy");
+        node->restart = _PLAN_RESTART_MAX;
+        for (unsigned i = 0; i < _PLAN_RESTART_MAX; i++)
+                if (strcmp(policy, names[i]) == 0)
+                        node->restart = i;
+        if (node->restart == _PLAN_RESTART_MAX)
+                complain(check, "\"policy\" of restart must be never, on-failure or always");
+        node->max_restarts = (uint32_t)get_number(check, object, "max_restarts", 0, UINT32_MAX);
+        node->restart_delay_ns = get_number(check, object, "delay_ns", 0, PLAN_SPAN_MAX);
+        node->max_restart_delay_ns = get_number(check, object, "max_delay_ns", 0, PLAN_SPAN_MAX);
+        node->restart_window_ns = get_number(check, object, "window_ns", 0, PLAN_SPAN_MAX);
+}
+
+static void parse_input(Check *check, json_t *object, PlanInput *input)
+{
+        json_t *source = json_object_get(object, "source");
+        const char *policy;
+
+        input->id = get_id(check, object, "id", true);
+        input->queue_size = (uint32_t)get_number(check, object, "queue_size", 1, PLAN_MAX_QUEUE);
+        input->timeout_ns = get_number(check, object, "input_timeout_ns", 0, PLAN_SPAN_MAX);
+        policy = get_string(check, object, "queue_policy");
+        input->backpressure = strcmp(policy, "backpressure") == 0;
+        if (!check->bad && !input->backpressure && strcmp(policy, "drop_oldest") != 0)
+                complain(check, "input %.128s: \"queue_policy\" must be drop_oldest or backpressure", input->id);
+        if (!json_is_object(source))
+                complain(check, "input %.128s: \"source\" must be a map", input->id);
+        else if (json_object_get(source, "timer_ns"))
+                input->timer_ns = get_number(check, source, "timer_ns", 1, PLAN_SPAN_MAX);
+}
+
+static void parse_ports(Check *check, json_t *object, PlanNode *node)
+{
+        json_t *inputs = get_array(check, object, "inputs", NODE_MSG_MAX_PORTS);
+        json_t *outputs = get_array(check, object, "outputs", NODE_MSG_MAX_PORTS);
+
+        if (check->bad)
+                return;
+        node->inputs = array_new(check, json_array_size(inputs), sizeof(*node->inputs));
+        for (size_t i = 0; i < json_array_size(inputs) && !check->bad; i++) {
+                parse_input(check, json_array_get(inputs, i), &node->inputs[i]);
+                node->n_inputs++;
+                for (size_t k = 0; k < i && !check->bad; k++)
+                        if (strcmp(node->inputs[k].id, node->inputs[i].id) == 0)
+                                complain(check, "input %.128s is there twice", node->inputs[i].id);
+        }
+        parse_strings(check, outputs, "outputs", &node->outputs);
+        node->n_outputs = json_array_size(outputs);
+        for (size_t i = 0; i < node->n_outputs && !check->bad; i++) {
+                if (!is_id(node->outputs[i], true))
+                        complain(check, "\"outputs\" holds an invalid id");
+                for (size_t k = 0; k < i && !check->bad; k++)
+                        if (strcmp(node->outputs[k], node->outputs[i]) == 0)
+                                complain(check, "output %.128s is there twice", node->outputs[i]);
+        }
+}
+
+static void parse_node(Check *check, json_t *object, PlanNode *node)
+{
+        json_t *argv;
+        const char *kind;
+
+        if (!json_is_object(object)) {
+                complain(check, "\"nodes\" must hold maps");
+                return;
+        }
+        node->id = get_id(check, object, "id", false);
+        check->node = check->bad ? NULL : node->id;
+        node->line = (uint32_t)get_number(check, object, "line", 0, UINT32_MAX);
+        kind = get_string(check, object, "kind");
+        node->kind = strcmp(kind, "program") == 0 ? PLAN_KIND_PROGRAM : PLAN_KIND_NODE;
+        if (!check->bad && node->kind == PLAN_KIND_NODE && strcmp(kind, "node") != 0)
+                complain(check, "\"kind\" must be node or program");
+        argv = get_array(check, object, "argv", PLAN_MAX_STRINGS);
+        if (argv && json_array_size(argv) == 0)
+                complain(check, "\"argv\" must not be empty");
+        parse_strings(check, argv, "argv", &node->argv);
+        parse_env(check, json_object_get(object, "env"), node);
+        parse_cpus(check, get_array(check, object, "cpu_affinity", PLAN_MAX_CPUS), node);
+        parse_restart(check, json_object_get(object, "restart"), node);
+        node->pool_size = get_number(check, object, "pool_size", PLAN_MIN_POOL, PLAN_MAX_POOL);
+        node->startup_timeout_ns = get_number(check, object, "startup_timeout_ns", 1, PLAN_SPAN_MAX);
+        node->finish_grace_ns = get_number(check, object, "finish_grace_ns", 0, PLAN_SPAN_MAX);
+        parse_ports(check, object, node);
+        if (!check->bad && node->kind == PLAN_KIND_PROGRAM && (node->n_inputs || node->n_outputs))
+                complain(check, "a program has neither inputs nor outputs");
+        check->node = NULL;
+}
+
+static int find_output(const PlanNode *node, const char *id)
+{
+        for (size_t i = 0; i < node->n_outputs; i++)
+                if (strcmp(node->outputs[i], id) == 0)
+                        return (int)i;
+        return -1;
+}
+
+/* Once every node is known: names of sources become indices. @index maps a node's id to its number. */
+static void resolve_sources(Check *check, Plan *plan, json_t *nodes, json_t *index)
+{
+        for (size_t n = 0; n < plan->n_nodes && !check->bad; n++) {
+                json_t *inputs = json_object_get(json_array_get(nodes, n), "inputs");
+
+                check->node = plan->nodes[n].id;
+                for (size_t i = 0; i < plan->nodes[n].n_inputs && !check->bad; i++) {
+                        PlanInput *input = &plan->nodes[n].inputs[i];
+                        json_t *source = json_object_get(json_array_get(inputs, i), "source");
+                        json_t *number;
+                        int output = -1;
+
+                        if (input->timer_ns)
+                                continue;
+                        number = json_object_get(index, get_string(check, source, "node"));
+                        if (number) {
+                                input->source_node = (uint32_t)json_integer_value(number);
+                                output = find_output(&plan->nodes[input->source_node], get_string(check, source, "output"));
+                        }
+                        if (output < 0)
+                                complain(check, "input %.128s: its source does not exist", input->id);
+                        else
+                                input->source_output = (uint32_t)output;
+                }
+        }
+        check->node = NULL;
+}
+
+static void parse_nodes(Check *check, Plan *plan, json_t *nodes)
+{
+        json_t *index = json_object();
+
+        if (!index)
+                complain(check, "out of memory");
+        for (size_t i = 0; i < json_array_size(nodes) && !check->bad; i++) {
+                PlanNode *node = &plan->nodes[i];
+
+                plan->n_nodes++;
+                parse_node(check, json_array_get(nodes, i), node);
+                if (check->bad)
+                        break;
+                if (json_object_get(index, node->id))
+                        complain(check, "node %.128s is there twice", node->id);
+                else if (json_object_set_new(index, node->id, json_integer((json_int_t)i)) < 0)
+                        complain(check, "out of memory");
+        }
+        resolve_sources(check, plan, nodes, index);
+        json_decref(index);
+}
+
+int plan_new(Plan **ret, json_t *json, char *ret_why, size_t why_size)
+{
+        Check check = {.why = ret_why, .why_size = why_size};
+        json_t *nodes;
+        Plan *plan;
+
+        plan = calloc(1, sizeof(*plan));
+        if (!plan)
+                return error_origin(-ENOMEM);
+        plan->json = json_incref(json);
+        if (!json_is_object(json))
+                complain(&check, "the plan must be a map");
+        (void)get_number(&check, json, "version", 1, 1);
+        plan->name = get_id(&check, json, "name", false);
+        plan->file = get_string(&check, json, "file");
+        plan->dir = get_string(&check, json, "dir");
+        if (!check.bad && plan->dir[0] != '/')
+                complain(&check, "\"dir\" must be an absolute path");
+        nodes = get_array(&check, json, "nodes", PLAN_MAX_NODES);
+        if (nodes && json_array_size(nodes) == 0)
+                complain(&check, "\"nodes\" must not be empty");
+        plan->nodes = array_new(&check, json_array_size(nodes), sizeof(*plan->nodes));
+        if (!check.bad)
+                parse_nodes(&check, plan, nodes);
+        if (check.bad) {
+                (void)plan_free(plan);
+                return error_origin(-EINVAL);
+        }
+        *ret = plan;
+        return 0;
+}
+
+Plan *plan_free(Plan *plan)
+{
+        if (!plan)
+                return NULL;
+        for (size_t i = 0; i < plan->n_nodes; i++) {
+                PlanNode *node = &plan->nodes[i];
+
+                free(node->argv);
+                free(node->env);
+                free(node->cpus);
+                free(node->inputs);
+                free(node->outputs);
+        }
+        free(plan->nodes);
+        json_decref(plan->json);
+        free(plan);
+        return NULL;
+}

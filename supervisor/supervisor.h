@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The supervisor: the process that decides. One thread, one loop; it makes no call that can block: it never clones, execs,
+ * makes or kills a cgroup, nor opens, stats or closes a path or descriptor that somebody else chose.
+ */
+#ifndef TG_SUPERVISOR_SUPERVISOR_H
+#define TG_SUPERVISOR_SUPERVISOR_H
+
+#include <sys/resource.h>
+
+#include "protocol/guard_msg.h"
+#include "supervisor/dataflow.h"
+#include "supervisor/loop.h"
+
+typedef struct Control Control;
+
+#define SUPERVISOR_MAX_CONTROLS 2 /* connections of a private instance: one for the run, one for orders */
+
+typedef struct SupervisorOptions {
+        int guard_fd;                              /* consumed */
+        int control_fds[SUPERVISOR_MAX_CONTROLS]; /* consumed; -1: none */
+        struct rlimit nofile;                      /* RLIMIT_NOFILE for nodes */
+} SupervisorOptions;
+
+struct Supervisor {
+        Loop loop;
+        SupervisorOptions options;
+        int signal_fd;
+        Source signal_source;
+        int guard_fd;
+        Source guard_source;
+        uint64_t epoch;
+        bool guard_gone;
+        Control *controls[SUPERVISOR_MAX_CONTROLS];
+        Dataflow *dataflow; /* a private instance has one */
+        int exit_code;
+        Timer last_words;
+        nsec_t last_words_until;
+};
+
+int supervisor_main(const SupervisorOptions *options);
+
+/* guard-link.c. Orders to the guard never block; one that cannot be sent is as good as a guard that is gone. */
+int guard_link_open(Supervisor *supervisor, int take_fd);
+void guard_fork_keeper_order(Supervisor *supervisor, uint32_t slot);
+void guard_kill_keeper_order(Supervisor *supervisor, uint32_t slot);
+void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
+void guard_bye(Supervisor *supervisor, int status);
+
+/* supervisor.c: what its parts tell it. */
+void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow);
+void supervisor_stop_all(Supervisor *supervisor, const char *who);
+
+/* What the guard's answers mean for a dataflow (dataflow.c). */
+void dataflow_on_keeper(Dataflow *dataflow, int take_sock, int take_pidfd);
+void dataflow_on_keeper_failed(Dataflow *dataflow, int error);
+void dataflow_on_keeper_gone(Dataflow *dataflow, int code, int status);
+void dataflow_on_escrow_ok(Dataflow *dataflow);
+void dataflow_on_enforced(Dataflow *dataflow, uint32_t found, uint32_t left);
+
+#endif

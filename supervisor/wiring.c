@@ -1,0 +1,738 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor/wiring.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "protocol/node_msg.h"
+#include "shm/bell.h"
+#include "shm/control.h"
+#include "shm/cursor.h"
+#include "shm/pool.h"
+#include "shm/ring.h"
+#include "supervisor/supervisor.h"
+
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83 /* Linux 6.16 */
+#endif
+
+#define WIRING_QUEUE_DEFAULT  10u
+#define WIRING_MSGS_PER_TURN  64
+#define WIRING_POOL_SMALLEST  1024u
+#define BROKE "broke the protocol of its socket: "
+
+static void link_advance(Link *link);
+
+/* ---- sending */
+
+static int on_node_socket(Source *source, uint32_t revents);
+
+static void node_send(Node *node, const NodeMsg *msg, int fd0, int fd1)
+{
+        char buffer[NODE_MSG_MAX];
+        int fds[2] = {fd0, fd1}, n, r;
+
+        if (node->sock < 0)
+                return;
+        n = node_msg_encode(msg, buffer, sizeof(buffer));
+        if (n < 0) {
+                node_give_up(node, "cannot be sent %s: it is too long", node_msg_name(msg->type));
+                return;
+        }
+        r = packet_queue_send(&node->out, node->sock, buffer, (size_t)n, fds, (size_t)(fd0 >= 0) + (size_t)(fd1 >= 0));
+        if (r == PACKET_E_FULL)
+                node_give_up(node, "does not read its socket");
+        else if (r < 0)
+                node_give_up(node, "cannot be sent %s: %s", node_msg_name(msg->type), strerror(-r));
+        if (packet_queue_pending(&node->out))
+                (void)source_set_events(&node->sock_source, EPOLLIN | EPOLLOUT);
+}
+
+/* ---- regions */
+
+/*
+ * Chunk sizes of a pool, from large to small. A larger chunk also holds a smaller message, so the memory goes to the large ones:
+ * half of it to the largest message that a pool of this size promises (a quarter of its power of two), half of the rest to
+ * one half as long, then on in steps of four. No size gets more than a full queue, all claims and one being written need.
+ */
+static unsigned pool_classes_down(uint64_t *left, uint64_t pool_size, uint32_t want, PoolClass ret[POOL_MAX_CLASSES])
+{
+        uint64_t size = WIRING_POOL_SMALLEST;
+        unsigned n = 0;
+
+        while (size * 8 <= pool_size)
+                size *= 2;
+        while (size >= WIRING_POOL_SMALLEST && n < POOL_MAX_CLASSES) {
+                /* Room for the metadata beside a payload of a round size. */
+                PoolClass class = pool_class_for(size <= 4096 ? size : size + 4096, 1);
+                /* Two of the large ones at the least: one is read while the next is written. */
+                uint64_t count = MIN((uint64_t)want, MAX(*left / 2 / class.chunk_size, n < 2 ? UINT64_C(2) : UINT64_C(1)));
+
+                if (count * class.chunk_size <= *left) {
+                        class.n_chunks = (uint32_t)count;
+                        *left -= count * class.chunk_size;
+                        ret[n++] = class;
+                }
+                size /= n == 1 ? 2 : 4;
+        }
+        return n;
+}
+
+static unsigned pool_classes(uint64_t budget, uint32_t max_queue, PoolClass ret[POOL_MAX_CLASSES])
+{
+        uint32_t want = max_queue + CURSOR_N_CLAIMS + 2;
+        uint64_t left = budget > POOL_DATA_OFFSET ? budget - POOL_DATA_OFFSET : 0;
+        PoolClass down[POOL_MAX_CLASSES];
+        unsigned n = pool_classes_down(&left, budget, want, down);
+
+        for (unsigned i = 0; i < n; i++) { /* what is left over makes more of the largest that fits */
+                uint64_t more = MIN(left / down[i].chunk_size, (uint64_t)(want > down[i].n_chunks ? want - down[i].n_chunks : 0));
+
+                down[i].n_chunks += (uint32_t)more;
+                left -= more * down[i].chunk_size;
+                ret[n - 1 - i] = down[i];
+        }
+        return n;
+}
+
+static uint32_t max_queue_of(const Node *node, uint32_t output)
+{
+        const Dataflow *dataflow = node->dataflow;
+        uint32_t max = WIRING_QUEUE_DEFAULT;
+
+        for (uint32_t i = 0; i < dataflow->n_links; i++) {
+                const Link *link = &dataflow->links[i];
+
+                if (link->source == node && link->output == output)
+                        max = MAX(max, link->target->plan->inputs[link->input].queue_size);
+        }
+        return max;
+}
+
+/* Outcomes of the shm room mean that our own numbers were wrong. */
+static int fold_region(int r)
+{
+        return r > 0 ? error_origin(-EINVAL) : r;
+}
+
+static int output_make(Node *node, uint32_t index)
+{
+        NodeOutput *output = &node->outputs[index];
+        uint32_t max_queue = max_queue_of(node, index);
+        PoolClass classes[POOL_MAX_CLASSES];
+        unsigned n = pool_classes(node->plan->pool_size, max_queue, classes);
+        int r;
+
+        output->ring_fd = fd_close(output->ring_fd); /* an older incarnation's: consumers have mapped it, or never will */
+        output->pool_fd = fd_close(output->pool_fd);
+        output->closed = false;
+        output->n_slots = ring_slots_for(max_queue);
+        output->ring_size = ring_size(output->n_slots);
+        output->pool_size = pool_size(classes, n);
+        r = fold_region(ring_create(output->n_slots, &output->ring_fd));
+        return r ? r : fold_region(pool_create(classes, n, &output->pool_fd));
+}
+
+static int control_make(Node *node)
+{
+        int r = fold_region(control_create(&node->control_fd));
+
+        if (!r)
+                r = fold_region(region_map_write(&node->control, node->control_fd, REGION_CONTROL, control_size()));
+        if (!r) {
+                control_init(&node->control);
+                r = fold_region(region_seal(node->control_fd, REGION_CONTROL));
+        }
+        return r;
+}
+
+static int regions_make(Node *node)
+{
+        int r = control_make(node);
+
+        if (!r) {
+                node->bell_fd = fd_close(node->bell_fd);
+                r = fold_region(bell_create(&node->bell_fd));
+        }
+        for (uint32_t i = 0; !r && i < node->plan->n_outputs; i++)
+                r = output_make(node, i);
+        for (uint32_t i = 0; !r && i < node->plan->n_inputs; i++)
+                if (!node->plan->inputs[i].timer_ns)
+                        r = fold_region(cursor_create(&node->cursor_fds[i]));
+        return r;
+}
+
+int wiring_prepare(Node *node, int *ret_sock)
+{
+        _cleanup_fd_ int theirs = -1;
+        int pair[2], off = 0, r;
+
+        r = regions_make(node);
+        if (r)
+                return error_fold(r);
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+                return error_origin(-errno);
+        node->sock = pair[0];
+        theirs = pair[1];
+        /* No descriptor from a node, not even to be dropped; where the kernel has no such switch we give no room for one. */
+        (void)setsockopt(node->sock, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off));
+        r = source_add(node->dataflow->loop, &node->sock_source, node->sock, EPOLLIN, SOURCE_NODES, on_node_socket);
+        if (r)
+                return error_fold(r);
+        *ret_sock = TAKE_FD(theirs);
+        return 0;
+}
+
+static void socket_release(Node *node)
+{
+        source_remove(&node->sock_source);
+        node->sock = fd_close(node->sock);
+        packet_queue_done(&node->out);
+}
+
+void wiring_release(Node *node)
+{
+        socket_release(node);
+        region_unmap(&node->control);
+        node->control_fd = fd_close(node->control_fd);
+        for (size_t i = 0; node->cursor_fds && i < node->plan->n_inputs; i++)
+                node->cursor_fds[i] = fd_close(node->cursor_fds[i]);
+        /* Outputs and bell stay: consumers that are not attached yet may still read what is there. */
+}
+
+/* ---- handshake */
+
+static void send_outputs(Node *node)
+{
+        for (uint32_t i = 0; i < node->plan->n_outputs; i++) {
+                const NodeOutput *output = &node->outputs[i];
+                NodeMsg msg = {.type = NODE_MSG_OUTPUT,
+                        .output = {.index = i,
+                                .id = node->plan->outputs[i],
+                                .n_slots = output->n_slots,
+                                .ring_size = output->ring_size,
+                                .pool_size = output->pool_size}};
+
+                node_send(node, &msg, output->ring_fd, output->pool_fd);
+        }
+}
+
+static const Link *find_link(const Node *target, uint32_t input)
+{
+        for (uint32_t i = 0; i < target->n_links; i++)
+                if (target->links[i]->target == target && target->links[i]->input == input)
+                        return target->links[i];
+        return NULL;
+}
+
+static void send_inputs(Node *node)
+{
+        for (uint32_t i = 0; i < node->plan->n_inputs; i++) {
+                const PlanInput *input = &node->plan->inputs[i];
+                const Link *link = find_link(node, i);
+                char source[2 * NODE_MSG_ID_MAX + 2] = "timer";
+                NodeMsg msg = {.type = NODE_MSG_INPUT,
+                        .input = {.index = i,
+                                .id = input->id,
+                                .source = source,
+                                .timer_ns = input->timer_ns,
+                                .queue_size = input->queue_size,
+                                .policy = input->backpressure ? NODE_QUEUE_BACKPRESSURE : NODE_QUEUE_DROP_OLDEST,
+                                .timeout_ns = input->timeout_ns,
+                                .link = link ? link->number : 0,
+                                .cursor_size = link ? cursor_size() : 0}};
+
+                if (link)
+                        (void)snprintf(source, sizeof(source), "%s/%s", link->source->plan->id, link->source->plan->outputs[link->output]);
+                node_send(node, &msg, node->cursor_fds[i], -1);
+        }
+}
+
+static void on_hello(Node *node, const NodeMsg *msg)
+{
+        NodeMsg welcome = {.type = NODE_MSG_WELCOME,
+                .welcome = {.dataflow = node->dataflow->plan->name,
+                        .node = node->plan->id,
+                        .generation = node->generation,
+                        .restart_count = node->n_restarts,
+                        .n_inputs = (uint32_t)node->plan->n_inputs,
+                        .n_outputs = (uint32_t)node->plan->n_outputs,
+                        .control_size = control_size(),
+                        .bell_size = bell_size()}};
+        NodeMsg end = {.type = NODE_MSG_SETUP_END};
+
+        if (node->connected || msg->hello.version != NODE_MSG_VERSION) {
+                node_give_up(node, BROKE "%s", node->connected ? "HELLO twice" : "it speaks another version (is it linked with an older libtidegate?)");
+                return;
+        }
+        node->connected = true;
+        memcpy(welcome.welcome.uuid, node->dataflow->uuid, 16);
+        node_send(node, &welcome, node->control_fd, node->bell_fd);
+        send_outputs(node);
+        send_inputs(node);
+        node_send(node, &end, -1, -1);
+        if (node->rung != NODE_RUNG_NONE) /* it connected while it was being stopped */
+                wiring_stop(node, node->ladder.kill);
+}
+
+/* What the writer has mapped can be written by nobody else from now on. */
+static int seal_all(Node *node)
+{
+        int r = region_seal(node->bell_fd, REGION_BELL);
+
+        for (uint32_t i = 0; !r && i < node->plan->n_outputs; i++) {
+                r = region_seal(node->outputs[i].ring_fd, REGION_RING);
+                if (!r)
+                        r = region_seal(node->outputs[i].pool_fd, REGION_POOL);
+        }
+        for (uint32_t i = 0; !r && i < node->plan->n_inputs; i++)
+                if (node->cursor_fds[i] >= 0)
+                        r = region_seal(node->cursor_fds[i], REGION_CURSOR);
+        return r;
+}
+
+static void on_mapped(Node *node)
+{
+        if (!node->connected || node->mapped) {
+                node_give_up(node, BROKE "MAPPED out of turn");
+                return;
+        }
+        if (seal_all(node)) {
+                node_give_up(node, BROKE "its shared memory could not be sealed");
+                return;
+        }
+        node->mapped = true;
+        for (uint32_t i = 0; i < node->n_links; i++)
+                link_advance(node->links[i]);
+        dataflow_kick(node->dataflow);
+}
+
+/* ---- links */
+
+static bool node_is_there(const Node *node)
+{
+        return node->mapped && node->sock >= 0 && !node->empty;
+}
+
+static void send_peer(Node *to, const Node *peer, uint32_t generation, int doorbell)
+{
+        NodeMsg msg = {.type = NODE_MSG_PEER,
+                .peer = {.peer = peer->index + 1, .generation = generation, .node = peer->plan->id, .bell_size = bell_size()}};
+
+        node_send(to, &msg, peer->bell_fd, doorbell);
+}
+
+/* One doorbell for each pair of incarnations. A dead side's end is closed at once, which is how the living one learns of it. */
+static int pair_tell(Link *link)
+{
+        Pair *pair = link->pair;
+        Node *a = pair->a, *b = pair->b;
+        _cleanup_fd_ int end_a = -1, end_b = -1;
+        int fds[2];
+
+        if (a == b || (pair->generation > 0 && pair->a_generation == a->generation && pair->b_generation == b->generation))
+                return 0;
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0)
+                return error_origin(-errno);
+        end_a = fds[0];
+        end_b = fds[1];
+        pair->generation++;
+        pair->a_generation = a->generation;
+        pair->b_generation = b->generation;
+        if (node_is_there(a))
+                send_peer(a, b, pair->generation, end_a);
+        if (node_is_there(b))
+                send_peer(b, a, pair->generation, end_b);
+        return 0;
+}
+
+static uint32_t peer_number(const Link *link, const Node *peer)
+{
+        return link->source == link->target ? 0 : peer->index + 1;
+}
+
+static void link_send_out(Link *link)
+{
+        const PlanInput *input = &link->target->plan->inputs[link->input];
+        NodeMsg msg = {.type = NODE_MSG_LINK_OUT,
+                .link_out = {.link = link->number,
+                        .generation = link->generation,
+                        .output = link->output,
+                        .peer = peer_number(link, link->target),
+                        .queue_size = input->queue_size,
+                        .policy = input->backpressure ? NODE_QUEUE_BACKPRESSURE : NODE_QUEUE_DROP_OLDEST,
+                        .cursor_size = cursor_size()}};
+
+        link->state = LINK_WAIT_OUT;
+        node_send(link->source, &msg, link->target->cursor_fds[link->input], -1);
+}
+
+static void link_send_in(Link *link)
+{
+        Node *target = link->target;
+        const NodeOutput *output = &link->source->outputs[link->output];
+        NodeMsg msg = {.type = NODE_MSG_LINK_IN,
+                .link_in = {.link = link->number,
+                        .generation = link->generation,
+                        .input = link->input,
+                        .peer = peer_number(link, link->source),
+                        .n_slots = output->n_slots,
+                        .ring_size = output->ring_size,
+                        .pool_size = output->pool_size,
+                        .start_at = target->resume_at[link->input]}};
+
+        link->state = LINK_WAIT_IN;
+        node_send(target, &msg, output->ring_fd, output->pool_fd);
+}
+
+static void link_close(Link *link, bool restarting)
+{
+        NodeMsg msg = {.type = NODE_MSG_LINK_CLOSED,
+                .link_closed = {.link = link->number, .generation = link->generation, .restarting = restarting}};
+        Node *target = link->target;
+        bool all = true;
+
+        link->state = restarting ? LINK_DETACHED : LINK_CLOSED;
+        node_send(target, &msg, -1, -1);
+        for (uint32_t i = 0; i < target->n_links; i++)
+                if (target->links[i]->target == target)
+                        all = all && target->links[i]->state == LINK_CLOSED;
+        if (all)
+                node_on_inputs_closed(target);
+}
+
+/* The next step of an attachment that both sides allow. */
+static void link_advance(Link *link)
+{
+        Node *source = link->source, *target = link->target;
+        const NodeOutput *output = &source->outputs[link->output];
+        int r = 0;
+
+        if (link->state != LINK_DETACHED || !node_is_there(target))
+                return;
+        if (!node_is_there(source) && !source->finished)
+                return; /* it will come, or come again */
+        link->generation++;
+        link->source_generation = source->generation;
+        if (!node_is_there(source) && (output->ring_fd < 0 || region_check(output->ring_fd, REGION_RING, output->ring_size))) {
+                link_close(link, false); /* it ended before it had anything to read */
+                return;
+        }
+        r = pair_tell(link);
+        if (r) {
+                node_give_up(target, "cannot be linked to %s: %s", source->plan->id, strerror(-r));
+                return;
+        }
+        if (node_is_there(source))
+                link_send_out(link);
+        else
+                link_send_in(link); /* nobody reclaims there any more: what is left can be read without its producer */
+}
+
+static Link *link_of(Node *node, uint32_t number, uint32_t generation)
+{
+        Dataflow *dataflow = node->dataflow;
+
+        if (number == 0 || number > dataflow->n_links || dataflow->links[number - 1].generation != generation)
+                return NULL;
+        return &dataflow->links[number - 1];
+}
+
+static void on_link_out_ack(Node *node, const NodeMsg *msg)
+{
+        Link *link = link_of(node, msg->ack.link, msg->ack.generation);
+
+        if (link && link->source == node && link->state == LINK_WAIT_OUT)
+                link_send_in(link);
+}
+
+static void on_link_in_ack(Node *node, const NodeMsg *msg)
+{
+        Link *link = link_of(node, msg->ack.link, msg->ack.generation);
+
+        if (!link || link->target != node || link->state != LINK_WAIT_IN)
+                return;
+        link->state = LINK_ACTIVE;
+        if (link->source->finished || link->source->outputs[link->output].closed)
+                link_close(link, false);
+        dataflow_kick(node->dataflow);
+}
+
+static void output_close(Node *node, uint32_t output)
+{
+        if (node->outputs[output].closed)
+                return;
+        node->outputs[output].closed = true;
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                Link *link = node->links[i];
+
+                if (link->source == node && link->output == output && link->state == LINK_ACTIVE)
+                        link_close(link, false);
+        }
+}
+
+/* ---- receiving */
+
+static void on_message(Node *node, const NodeMsg *msg)
+{
+        switch (msg->type) {
+        case NODE_MSG_HELLO:
+                on_hello(node, msg);
+                break;
+        case NODE_MSG_MAPPED:
+                on_mapped(node);
+                break;
+        case NODE_MSG_LINK_OUT_ACK:
+                on_link_out_ack(node, msg);
+                break;
+        case NODE_MSG_LINK_IN_ACK:
+                on_link_in_ack(node, msg);
+                break;
+        case NODE_MSG_CLOSE_OUTPUT:
+                if (msg->close_output.output < node->plan->n_outputs)
+                        output_close(node, msg->close_output.output);
+                else
+                        node_give_up(node, BROKE "it closes an output that it does not have");
+                break;
+        case NODE_MSG_VIOLATION:
+                dataflow_note(node->dataflow, node->plan->id, msg->violation.text);
+                break;
+        default: /* DETACH_ACK: nothing waits for it */
+                break;
+        }
+}
+
+/* The node closed its socket: nothing more will be sent. Its end, if that is what it was, comes from the keeper. */
+static void on_hang_up(Node *node)
+{
+        socket_release(node);
+        for (uint32_t i = 0; i < node->plan->n_outputs; i++)
+                output_close(node, i);
+}
+
+static int on_node_socket(Source *source, uint32_t revents)
+{
+        Node *node = container_of(source, Node, sock_source);
+
+        if (revents & EPOLLOUT) {
+                (void)packet_queue_flush(&node->out, node->sock);
+                if (!packet_queue_pending(&node->out))
+                        (void)source_set_events(source, EPOLLIN);
+        }
+        for (unsigned i = 0; i < WIRING_MSGS_PER_TURN && node->sock >= 0; i++) {
+                char buffer[NODE_MSG_MAX];
+                size_t size = 0;
+                NodeMsg msg;
+                int r = packet_recv(node->sock, buffer, sizeof(buffer), &size, NULL, 0, NULL);
+
+                if (r == PACKET_E_AGAIN)
+                        return 0;
+                if (r == PACKET_E_CLOSED) {
+                        on_hang_up(node);
+                        return 0;
+                }
+                if (r || node_msg_decode(&msg, buffer, size) || !node_msg_from_node(msg.type) ||
+                        (msg.type != NODE_MSG_HELLO && !node->connected)) {
+                        node_give_up(node, BROKE "%s", r ? strerror(-r) : "a message that cannot be understood");
+                        on_hang_up(node);
+                        return 0;
+                }
+                on_message(node, &msg);
+        }
+        return 0;
+}
+
+/* ---- what the node's life means for its links */
+
+bool wiring_is_ready(const Node *node)
+{
+        if (!node->mapped)
+                return false;
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                const Link *link = node->links[i];
+
+                if (link->state == LINK_WAIT_OUT || link->state == LINK_WAIT_IN)
+                        return false;
+                if (link->state == LINK_DETACHED && !node->dataflow->released)
+                        return false;
+        }
+        return true;
+}
+
+void wiring_start(Node *node)
+{
+        NodeMsg msg = {.type = NODE_MSG_START};
+
+        if (node->started)
+                return;
+        node->started = true;
+        node_send(node, &msg, -1, -1);
+}
+
+void wiring_stop(Node *node, nsec_t deadline)
+{
+        NodeMsg msg = {.type = NODE_MSG_STOP, .stop = {.cause = NODE_STOP_MANUAL, .deadline_ns = deadline}};
+
+        if (node->control.map)
+                control_stop(&node->control, NODE_STOP_MANUAL, deadline);
+        node_send(node, &msg, -1, -1);
+}
+
+void wiring_abort(Node *node, const char *text)
+{
+        char cut[NODE_MSG_TEXT_MAX];
+        NodeMsg msg = {.type = NODE_MSG_ABORT, .abort = {.text = cut}};
+
+        (void)snprintf(cut, sizeof(cut), "%s", text);
+        if (!node->started)
+                node_send(node, &msg, -1, -1);
+}
+
+/* Where the next incarnation goes on reading: only a lossless link cares. */
+static uint64_t cursor_tail(const Node *node, uint32_t input)
+{
+        Region map = REGION_INIT;
+        CursorStatus status;
+
+        if (node->cursor_fds[input] < 0 || region_map_read(&map, node->cursor_fds[input], REGION_CURSOR, cursor_size()))
+                return NODE_START_AT_HEAD;
+        cursor_read(&map, &status);
+        region_unmap(&map);
+        return status.tail;
+}
+
+static void link_lose_target(Link *link, bool restarting)
+{
+        NodeMsg msg = {.type = NODE_MSG_DETACH, .detach = {.link = link->number, .generation = link->generation}};
+
+        if (link->state != LINK_DETACHED && link->target->plan->inputs[link->input].backpressure)
+                link->target->resume_at[link->input] = cursor_tail(link->target, link->input);
+        if (link->state != LINK_DETACHED && node_is_there(link->source))
+                node_send(link->source, &msg, -1, -1);
+        link->state = restarting ? LINK_DETACHED : LINK_CLOSED;
+}
+
+static void link_lose_source(Link *link, bool restarting)
+{
+        if (restarting)
+                link->target->resume_at[link->input] = NODE_START_AT_HEAD; /* positions of the new ring begin anew */
+        if (link->state == LINK_ACTIVE || link->state == LINK_WAIT_IN)
+                link_close(link, restarting);
+        else if (link->state == LINK_WAIT_OUT)
+                link->state = LINK_DETACHED;
+        if (!restarting)
+                link_advance(link);
+}
+
+void wiring_node_ended(Node *node, bool restarting)
+{
+        node->finished = !restarting;
+        socket_release(node);
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                Link *link = node->links[i];
+
+                if (link->target == node)
+                        link_lose_target(link, restarting);
+                else
+                        link_lose_source(link, restarting);
+        }
+}
+
+static void tell_downstream(Node *node, NodeMsgType type, const char *text)
+{
+        NodeMsg msg = {.type = type, .node_event = {.node = node->plan->id, .text = text}};
+        const Node *last = NULL;
+
+        /* Links are in the order of their targets, so a target with several is told once. */
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                Link *link = node->links[i];
+
+                if (link->source != node || link->target == node || link->target == last || !node_is_connected(link->target))
+                        continue;
+                last = link->target;
+                node_send(link->target, &msg, -1, -1);
+        }
+}
+
+void wiring_tell_failed(Node *node, const char *text)
+{
+        char cut[NODE_MSG_TEXT_MAX];
+
+        (void)snprintf(cut, sizeof(cut), "%s", text);
+        tell_downstream(node, NODE_MSG_NODE_FAILED, cut);
+}
+
+void wiring_tell_restarted(Node *node)
+{
+        tell_downstream(node, NODE_MSG_NODE_RESTARTED, "");
+}
+
+/* ---- from the plan */
+
+static Pair *pair_of(Dataflow *dataflow, uint32_t n_links, Node *source, Node *target)
+{
+        for (uint32_t i = 0; i < n_links; i++) {
+                const Link *other = &dataflow->links[i];
+
+                if (other->source == source && other->target == target)
+                        return other->pair;
+                if (other->source == target && other->target == source)
+                        return other->pair;
+        }
+        dataflow->pairs[n_links].a = source;
+        dataflow->pairs[n_links].b = target;
+        return &dataflow->pairs[n_links];
+}
+
+/* Each node's own links, in the order of the dataflow's. */
+static int index_links(Dataflow *dataflow)
+{
+        for (size_t k = 0; k < dataflow->plan->n_nodes; k++) {
+                Node *node = &dataflow->nodes[k];
+                uint32_t n = 0;
+
+                for (uint32_t i = 0; i < dataflow->n_links; i++)
+                        n += dataflow->links[i].source == node || dataflow->links[i].target == node;
+                node->links = calloc(n + 1, sizeof(*node->links));
+                if (!node->links)
+                        return error_origin(-ENOMEM);
+                for (uint32_t i = 0; i < dataflow->n_links; i++)
+                        if (dataflow->links[i].source == node || dataflow->links[i].target == node)
+                                node->links[node->n_links++] = &dataflow->links[i];
+        }
+        return 0;
+}
+
+int wiring_init(Dataflow *dataflow)
+{
+        uint32_t n = 0;
+
+        for (size_t k = 0; k < dataflow->plan->n_nodes; k++)
+                for (size_t i = 0; i < dataflow->plan->nodes[k].n_inputs; i++)
+                        dataflow->n_links += !dataflow->plan->nodes[k].inputs[i].timer_ns;
+        dataflow->links = calloc(dataflow->n_links + 1, sizeof(*dataflow->links));
+        dataflow->pairs = calloc(dataflow->n_links + 1, sizeof(*dataflow->pairs));
+        if (!dataflow->links || !dataflow->pairs)
+                return error_origin(-ENOMEM);
+        for (size_t k = 0; k < dataflow->plan->n_nodes; k++) {
+                for (uint32_t i = 0; i < dataflow->plan->nodes[k].n_inputs; i++) {
+                        const PlanInput *input = &dataflow->plan->nodes[k].inputs[i];
+
+                        if (input->timer_ns)
+                                continue;
+                        dataflow->links[n] = (Link){.number = n + 1,
+                                .source = &dataflow->nodes[input->source_node],
+                                .target = &dataflow->nodes[k],
+                                .output = input->source_output,
+                                .input = i};
+                        dataflow->links[n].pair = pair_of(dataflow, n, dataflow->links[n].source, dataflow->links[n].target);
+                        n++;
+                }
+        }
+        return index_links(dataflow);
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Wiring: the regions of an incarnation, its handshake, and the attachment of links between two incarnations
+ * (protocol/node_msg.h has the messages, in their order).
+ *
+ * The supervisor makes every region and socket, seals what its writer has mapped, and hands it on. It keeps no end of a
+ * doorbell, so that its hang-up means that the peer is gone.
+ */
+#ifndef TG_SUPERVISOR_WIRING_H
+#define TG_SUPERVISOR_WIRING_H
+
+#include "supervisor/dataflow.h"
+
+typedef enum LinkState {
+        LINK_DETACHED,  /* one side or both are not there */
+        LINK_WAIT_OUT,  /* the producer was given the cursor */
+        LINK_WAIT_IN,   /* the consumer was given the ring */
+        LINK_ACTIVE,
+        LINK_CLOSED,    /* nothing more will come for this incarnation of the consumer */
+} LinkState;
+
+typedef struct Pair { /* two nodes that share a link, in either direction: one doorbell for both */
+        Node *a, *b;
+        uint32_t generation; /* grows with every new doorbell */
+        uint64_t a_generation, b_generation; /* the incarnations that have it */
+} Pair;
+
+struct Link {
+        uint32_t number; /* from 1 */
+        Node *source, *target;
+        uint32_t output, input; /* indices */
+        uint32_t generation;    /* of the attachment */
+        uint64_t source_generation; /* incarnation that the present attachment reads from */
+        LinkState state;
+        Pair *pair;
+};
+
+int wiring_init(Dataflow *dataflow); /* makes dataflow->links from the plan */
+
+/* wiring_prepare() - make the regions and the socket of a new incarnation; *ret_sock is the node's end, owned by the caller. */
+int wiring_prepare(Node *node, int *ret_sock);
+
+/* wiring_release() - drop the present incarnation's socket and regions; outputs that consumers still read stay. */
+void wiring_release(Node *node);
+
+/* wiring_is_ready() - handshake done and every link that can be attached is. */
+bool wiring_is_ready(const Node *node);
+
+/* wiring_start() - release from the barrier. wiring_stop() - stop event and stop flag. wiring_abort() - the start was given up. */
+void wiring_start(Node *node);
+void wiring_stop(Node *node, nsec_t deadline);
+void wiring_abort(Node *node, const char *text);
+
+/* wiring_node_ended() - nobody of the incarnation is left: tell its peers. @restarting: another incarnation will come. */
+void wiring_node_ended(Node *node, bool restarting);
+void wiring_tell_failed(Node *node, const char *text);
+void wiring_tell_restarted(Node *node);
+
+#endif

@@ -1,0 +1,766 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/node/harness.h"
+
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "base/cleanup.h"
+#include "shm/pool.h"
+
+#define NODE_FD 3 /* in the child */
+
+int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
+
+typedef struct FlowOutput {
+        char id[32];
+        uint32_t n_slots;
+        PoolClass class;
+        int ring_fd, pool_fd;
+        uint64_t pool_size;
+        bool closed;
+} FlowOutput;
+
+typedef struct FlowInput {
+        char id[32];
+        uint64_t timer_ns;
+        int link; /* -1: a timer */
+} FlowInput;
+
+typedef struct FlowNode {
+        Flow *flow;
+        char id[32];
+        FlowBody body;
+        void *arg;
+        const char *const *argv;
+        int stdin_fd, stdout_fd;
+        FlowOutput outputs[FLOW_MAX_PORTS];
+        FlowInput inputs[FLOW_MAX_PORTS];
+        int n_outputs, n_inputs;
+
+        uint32_t generation; /* of the incarnation, from 1 */
+        pid_t pid;
+        int pidfd, fd, control_fd, bell_fd;
+        Region control;
+        uint32_t peers[FLOW_MAX_NODES]; /* generation of each other node that it got PEER for */
+        bool mapped, started, exited, will_restart;
+        int status;
+} FlowNode;
+
+typedef enum LinkState { LINK_IDLE, LINK_TOLD_PRODUCER, LINK_TOLD_CONSUMER, LINK_UP, LINK_DOWN } LinkState;
+
+typedef struct FlowLink {
+        int from, output, to, input;
+        FlowLinkSpec spec;
+        uint32_t generation;
+        uint32_t out_generation, in_generation; /* of the incarnations it was made for */
+        int cursor_fd;
+        Region cursor; /* read-only, once sealed */
+        Region spoil;
+        LinkState state;
+        uint64_t start_at;
+} FlowLink;
+
+struct Flow {
+        FlowNode nodes[FLOW_MAX_NODES];
+        FlowLink links[FLOW_MAX_LINKS];
+        int n_nodes, n_links, n_fds_before, note_fd;
+        bool barrier_open, hold_start;
+        unsigned n_violations, n_detach_acks;
+        _Atomic uint64_t *shared;
+};
+
+static int count_fds(void)
+{
+        DIR *dir = opendir("/proc/self/fd");
+        int n = 0;
+
+        while (readdir(dir))
+                n++;
+        closedir(dir);
+        return n;
+}
+
+Flow *flow_new(void)
+{
+        Flow *flow = calloc(1, sizeof(*flow));
+
+        flow->n_fds_before = count_fds();
+        flow->note_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        flow->shared = mmap(NULL, FLOW_SHARED_WORDS * 8, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        cr_assert(flow->note_fd >= 0 && flow->shared != MAP_FAILED);
+        return flow;
+}
+
+_Atomic uint64_t *flow_shared(const Flow *flow)
+{
+        return flow->shared;
+}
+
+void flow_note(const Flow *flow)
+{
+        uint64_t one = 1;
+
+        (void)!write(flow->note_fd, &one, 8);
+}
+
+/* -------- describing -------- */
+
+int flow_node(Flow *flow, const char *id, FlowBody body, void *arg)
+{
+        FlowNode *node = &flow->nodes[flow->n_nodes];
+
+        cr_assert_lt(flow->n_nodes, FLOW_MAX_NODES);
+        *node = (FlowNode){.flow = flow, .body = body, .arg = arg, .pidfd = -1, .fd = -1, .control_fd = -1, .bell_fd = -1,
+                .stdin_fd = -1, .stdout_fd = -1};
+        snprintf(node->id, sizeof(node->id), "%s", id);
+        return flow->n_nodes++;
+}
+
+int flow_command(Flow *flow, const char *id, const char *const *argv, int stdin_fd, int stdout_fd)
+{
+        int n = flow_node(flow, id, NULL, NULL);
+
+        flow->nodes[n].argv = argv;
+        flow->nodes[n].stdin_fd = stdin_fd;
+        flow->nodes[n].stdout_fd = stdout_fd;
+        return n;
+}
+
+int flow_output(Flow *flow, int node, const char *id, uint32_t max_queue, uint64_t message_bytes, uint32_t n_chunks)
+{
+        FlowNode *n = &flow->nodes[node];
+        FlowOutput *o = &n->outputs[n->n_outputs];
+
+        cr_assert_lt(n->n_outputs, FLOW_MAX_PORTS);
+        *o = (FlowOutput){.n_slots = ring_slots_for(max_queue), .class = pool_class_for(message_bytes, n_chunks),
+                .ring_fd = -1, .pool_fd = -1};
+        snprintf(o->id, sizeof(o->id), "%s", id);
+        return n->n_outputs++;
+}
+
+static int add_input(Flow *flow, int node, const char *id)
+{
+        FlowNode *n = &flow->nodes[node];
+
+        cr_assert_lt(n->n_inputs, FLOW_MAX_PORTS);
+        n->inputs[n->n_inputs] = (FlowInput){.link = -1};
+        snprintf(n->inputs[n->n_inputs].id, sizeof(n->inputs[0].id), "%s", id);
+        return n->n_inputs++;
+}
+
+int flow_link(Flow *flow, int from, int output, int to, const char *input, FlowLinkSpec spec)
+{
+        FlowLink *link = &flow->links[flow->n_links];
+
+        cr_assert_lt(flow->n_links, FLOW_MAX_LINKS);
+        *link = (FlowLink){.from = from, .output = output, .to = to, .input = add_input(flow, to, input), .spec = spec,
+                .cursor_fd = -1, .start_at = NODE_START_AT_HEAD};
+        if (!link->spec.queue_size)
+                link->spec.queue_size = 10;
+        flow->nodes[to].inputs[link->input].link = flow->n_links;
+        return flow->n_links++;
+}
+
+void flow_timer(Flow *flow, int node, const char *input, uint64_t interval_ns)
+{
+        int i = add_input(flow, node, input);
+
+        flow->nodes[node].inputs[i].timer_ns = interval_ns;
+}
+
+/* -------- sending -------- */
+
+static void send_fds(FlowNode *node, const NodeMsg *msg, const int *fds, int n_fds)
+{
+        union {
+                struct cmsghdr align;
+                char bytes[CMSG_SPACE(4 * sizeof(int))];
+        } control = {};
+        uint8_t packet[NODE_MSG_MAX];
+        int n = node_msg_encode(msg, packet, sizeof(packet));
+        struct iovec iov = {.iov_base = packet, .iov_len = (size_t)n};
+        struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
+
+        cr_assert_gt(n, 0, "%s was not encoded: %d", node_msg_name(msg->type), n);
+        cr_assert_eq(n_fds, node_msg_n_fds(msg));
+        if (node->fd < 0)
+                return; /* hung up on purpose */
+        if (n_fds) {
+                mh.msg_control = &control;
+                mh.msg_controllen = CMSG_SPACE((size_t)n_fds * sizeof(int));
+                CMSG_FIRSTHDR(&mh)->cmsg_level = SOL_SOCKET;
+                CMSG_FIRSTHDR(&mh)->cmsg_type = SCM_RIGHTS;
+                CMSG_FIRSTHDR(&mh)->cmsg_len = CMSG_LEN((size_t)n_fds * sizeof(int));
+                memcpy(CMSG_DATA(CMSG_FIRSTHDR(&mh)), fds, (size_t)n_fds * sizeof(int));
+        }
+        if (sendmsg(node->fd, &mh, MSG_NOSIGNAL) < 0)
+                cr_assert(errno == EPIPE || errno == ECONNRESET, "send %s: %m", node_msg_name(msg->type));
+        if (node->control.map)
+                control_bump(&node->control);
+}
+
+void flow_send(Flow *flow, int node, const NodeMsg *msg)
+{
+        send_fds(&flow->nodes[node], msg, NULL, 0);
+}
+
+void flow_send_raw(Flow *flow, int node, const void *bytes, size_t size)
+{
+        cr_assert_eq(send(flow->nodes[node].fd, bytes, size, MSG_NOSIGNAL), (ssize_t)size);
+        control_bump(&flow->nodes[node].control);
+}
+
+/* -------- spawning -------- */
+
+static void child(FlowNode *node, int fd)
+{
+        Flow *flow = node->flow;
+        int note_fd, r;
+        tg_node *n;
+
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nobody behind */
+        if (node->stdin_fd >= 0)
+                (void)dup2(node->stdin_fd, STDIN_FILENO);
+        if (node->stdout_fd >= 0)
+                (void)dup2(node->stdout_fd, STDOUT_FILENO);
+        /* Nothing of the supervisor or of other nodes: a copied doorbell would hide a death. */
+        fd = fcntl(fd, F_DUPFD, 100);
+        note_fd = fcntl(flow->note_fd, F_DUPFD, 100);
+        (void)dup2(fd, NODE_FD);
+        (void)dup2(note_fd, NODE_FD + 1);
+        (void)fcntl(NODE_FD + 1, F_SETFD, FD_CLOEXEC);
+        (void)syscall(SYS_close_range, NODE_FD + 2, ~0u, 0);
+        flow->note_fd = NODE_FD + 1;
+        (void)setenv(NODE_MSG_FD_ENV, "3", 1);
+        (void)signal(SIGPIPE, SIG_DFL);
+        if (node->argv) {
+                (void)execv(node->argv[0], (char *const *)(uintptr_t)node->argv);
+                _exit(127);
+        }
+        r = tg_node_open(&n);
+        if (r) {
+                fprintf(stderr, "%s: tg_node_open: %d (%s)\n", node->id, r, tg_strerror(r));
+                _exit(98);
+        }
+        r = node->body(n, node->arg);
+        (void)tg_node_close(n);
+        if (r == 0 && __lsan_do_recoverable_leak_check && __lsan_do_recoverable_leak_check())
+                _exit(97); /* leaves by _exit(), so the sanitizer's own check at exit does not run */
+        _exit(r);
+}
+
+static void fd_replace(int *fd, int by)
+{
+        (void)fd_close(*fd);
+        *fd = by;
+}
+
+/* NULL: a timer. */
+static FlowLink *node_link(Flow *flow, const FlowNode *node, int input)
+{
+        return node->inputs[input].link < 0 ? NULL : &flow->links[node->inputs[input].link];
+}
+
+/* Fresh regions for everything the node writes. */
+static void make_regions(Flow *flow, FlowNode *node)
+{
+        int fd = -1;
+
+        cr_assert_eq(control_create(&fd), 0);
+        fd_replace(&node->control_fd, fd);
+        region_unmap(&node->control);
+        cr_assert_eq(region_map_write(&node->control, fd, REGION_CONTROL, control_size()), 0);
+        control_init(&node->control);
+        cr_assert_eq(region_seal(fd, REGION_CONTROL), 0);
+        cr_assert_eq(bell_create(&fd), 0);
+        fd_replace(&node->bell_fd, fd);
+        for (int i = 0; i < node->n_outputs; i++) {
+                FlowOutput *o = &node->outputs[i];
+
+                cr_assert_eq(ring_create(o->n_slots, &fd), 0);
+                fd_replace(&o->ring_fd, fd);
+                cr_assert_eq(pool_create(&o->class, 1, &fd), 0);
+                fd_replace(&o->pool_fd, fd);
+                o->pool_size = pool_size(&o->class, 1);
+                o->closed = false;
+        }
+        for (int i = 0; i < node->n_inputs; i++) {
+                FlowLink *link = node_link(flow, node, i);
+
+                if (!link)
+                        continue;
+                cr_assert_eq(cursor_create(&fd), 0);
+                fd_replace(&link->cursor_fd, fd);
+                region_unmap(&link->cursor);
+                region_unmap(&link->spoil);
+                cr_assert_eq(region_map_write(&link->spoil, fd, REGION_CURSOR, cursor_size()), 0);
+        }
+}
+
+static void spawn(Flow *flow, FlowNode *node)
+{
+        int pair[2];
+
+        make_regions(flow, node);
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        fd_replace(&node->fd, pair[0]);
+        node->generation++;
+        node->mapped = node->started = node->exited = node->will_restart = false;
+        memset(node->peers, 0, sizeof(node->peers));
+        fflush(NULL);
+        node->pid = fork();
+        cr_assert_geq(node->pid, 0);
+        if (node->pid == 0)
+                child(node, pair[1]);
+        (void)fd_close(pair[1]);
+        fd_replace(&node->pidfd, (int)syscall(SYS_pidfd_open, node->pid, 0));
+        cr_assert_geq(node->pidfd, 0);
+}
+
+void flow_spawn(Flow *flow)
+{
+        for (int i = 0; i < flow->n_nodes; i++)
+                spawn(flow, &flow->nodes[i]);
+}
+
+bool flow_running(const Flow *flow)
+{
+        for (int i = 0; i < flow->n_nodes; i++)
+                if (!flow->nodes[i].started)
+                        return false;
+        return true;
+}
+
+void flow_start(Flow *flow)
+{
+        flow_spawn(flow);
+        cr_assert(FLOW_UNTIL(flow, 10, flow_running(flow)), "the flow did not start within 10 s");
+}
+
+void flow_restart(Flow *flow, int node)
+{
+        cr_assert(flow->nodes[node].exited);
+        spawn(flow, &flow->nodes[node]);
+}
+
+/* -------- the handshake -------- */
+
+static void welcome(Flow *flow, FlowNode *node)
+{
+        NodeMsg m = {.type = NODE_MSG_WELCOME, .welcome = {.uuid = {0xab}, .dataflow = "test", .node = node->id,
+                .generation = node->generation, .restart_count = node->generation - 1,
+                .n_inputs = (uint32_t)node->n_inputs, .n_outputs = (uint32_t)node->n_outputs,
+                .control_size = control_size(), .bell_size = bell_size(),
+                .start_deadline_ns = clock_now() + 30 * NSEC_PER_SEC}};
+
+        send_fds(node, &m, (int[]){node->control_fd, node->bell_fd}, 2);
+        for (int i = 0; i < node->n_outputs; i++) {
+                FlowOutput *o = &node->outputs[i];
+
+                m = (NodeMsg){.type = NODE_MSG_OUTPUT, .output = {.index = (uint32_t)i, .id = o->id, .n_slots = o->n_slots,
+                        .ring_size = ring_size(o->n_slots), .pool_size = o->pool_size}};
+                send_fds(node, &m, (int[]){o->ring_fd, o->pool_fd}, 2);
+        }
+        for (int i = 0; i < node->n_inputs; i++) {
+                FlowInput *in = &node->inputs[i];
+                FlowLink *link = node_link(flow, node, i);
+
+                m = (NodeMsg){.type = NODE_MSG_INPUT, .input = {.index = (uint32_t)i, .id = in->id, .source = "test",
+                        .timer_ns = in->timer_ns, .queue_size = link ? link->spec.queue_size : 1,
+                        .policy = link && link->spec.backpressure ? NODE_QUEUE_BACKPRESSURE : NODE_QUEUE_DROP_OLDEST,
+                        .timeout_ns = link ? link->spec.timeout_ns : 0, .link = link ? (uint32_t)in->link + 1 : 0,
+                        .cursor_size = link ? cursor_size() : 0}};
+                send_fds(node, &m, link ? &link->cursor_fd : NULL, link ? 1 : 0);
+        }
+        send_fds(node, &(NodeMsg){.type = NODE_MSG_SETUP_END}, NULL, 0);
+}
+
+static void seal_all(Flow *flow, FlowNode *node)
+{
+        cr_assert_eq(region_seal(node->bell_fd, REGION_BELL), 0);
+        for (int i = 0; i < node->n_outputs; i++) {
+                cr_assert_eq(region_seal(node->outputs[i].ring_fd, REGION_RING), 0);
+                cr_assert_eq(region_seal(node->outputs[i].pool_fd, REGION_POOL), 0);
+        }
+        for (int i = 0; i < node->n_inputs; i++) {
+                FlowLink *link = node_link(flow, node, i);
+
+                if (!link)
+                        continue;
+                cr_assert_eq(region_seal(link->cursor_fd, REGION_CURSOR), 0);
+                cr_assert_eq(region_map_read(&link->cursor, link->cursor_fd, REGION_CURSOR, cursor_size()), 0);
+        }
+        node->mapped = true;
+}
+
+/* The doorbell of two nodes: each gets one end, nobody else keeps one. */
+static void introduce(Flow *flow, int a, int b)
+{
+        FlowNode *na = &flow->nodes[a], *nb = &flow->nodes[b];
+        int pair[2];
+
+        if (a == b || (na->peers[b] == nb->generation && nb->peers[a] == na->generation))
+                return;
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+        for (int i = 0; i < 2; i++) {
+                FlowNode *to = i ? nb : na, *other = i ? na : nb;
+                NodeMsg m = {.type = NODE_MSG_PEER, .peer = {.peer = (uint32_t)(i ? a : b) + 1,
+                        .generation = to->generation * 1000 + other->generation, /* grows when either starts anew */
+                        .node = other->id, .bell_size = bell_size()}};
+
+                send_fds(to, &m, (int[]){other->bell_fd, pair[i]}, 2);
+        }
+        na->peers[b] = nb->generation;
+        nb->peers[a] = na->generation;
+        (void)fd_close(pair[0]);
+        (void)fd_close(pair[1]);
+}
+
+static void send_link_out(Flow *flow, int l)
+{
+        FlowLink *link = &flow->links[l];
+
+        send_fds(&flow->nodes[link->from], &(NodeMsg){.type = NODE_MSG_LINK_OUT, .link_out = {.link = (uint32_t)l + 1,
+                .generation = link->generation, .output = (uint32_t)link->output,
+                .peer = link->from == link->to ? 0 : (uint32_t)link->to + 1, .queue_size = link->spec.queue_size,
+                .policy = link->spec.backpressure ? NODE_QUEUE_BACKPRESSURE : NODE_QUEUE_DROP_OLDEST,
+                .cursor_size = cursor_size()}}, &link->cursor_fd, 1);
+}
+
+static void send_link_in(Flow *flow, int l)
+{
+        FlowLink *link = &flow->links[l];
+        FlowOutput *o = &flow->nodes[link->from].outputs[link->output];
+
+        send_fds(&flow->nodes[link->to], &(NodeMsg){.type = NODE_MSG_LINK_IN, .link_in = {.link = (uint32_t)l + 1,
+                .generation = link->generation, .input = (uint32_t)link->input,
+                .peer = link->from == link->to ? 0 : (uint32_t)link->from + 1, .n_slots = o->n_slots,
+                .ring_size = ring_size(o->n_slots), .pool_size = o->pool_size, .start_at = link->start_at}},
+                (int[]){o->ring_fd, o->pool_fd}, 2);
+}
+
+/* Begins every link whose ends are both mapped and of which one is new. */
+static void wire(Flow *flow)
+{
+        for (int l = 0; l < flow->n_links; l++) {
+                FlowLink *link = &flow->links[l];
+                FlowNode *from = &flow->nodes[link->from], *to = &flow->nodes[link->to];
+
+                if (!from->mapped || !to->mapped || from->exited || to->exited)
+                        continue;
+                if (link->out_generation == from->generation && link->in_generation == to->generation)
+                        continue;
+                if (link->out_generation != from->generation)
+                        link->start_at = NODE_START_AT_HEAD;
+                link->out_generation = from->generation;
+                link->in_generation = to->generation;
+                link->generation++;
+                introduce(flow, link->from, link->to);
+                send_link_out(flow, l);
+                link->state = LINK_TOLD_PRODUCER;
+        }
+}
+
+static bool all_up(const Flow *flow, int node)
+{
+        for (int l = 0; l < flow->n_links; l++)
+                if ((node < 0 || flow->links[l].from == node || flow->links[l].to == node) &&
+                    flow->links[l].state != LINK_UP && flow->links[l].state != LINK_DOWN)
+                        return false;
+        return true;
+}
+
+/* The first time all together, later each when its links are up. */
+static void start_ready(Flow *flow)
+{
+        bool all = all_up(flow, -1);
+
+        if (flow->hold_start)
+                return;
+        for (int i = 0; i < flow->n_nodes; i++)
+                all &= flow->nodes[i].mapped;
+        flow->barrier_open |= all;
+        for (int i = 0; i < flow->n_nodes && flow->barrier_open; i++) {
+                FlowNode *node = &flow->nodes[i];
+
+                if (!node->mapped || node->started || node->exited || !all_up(flow, i))
+                        continue;
+                node->started = true;
+                send_fds(node, &(NodeMsg){.type = NODE_MSG_START}, NULL, 0);
+        }
+}
+
+void flow_hold_start(Flow *flow, bool hold)
+{
+        flow->hold_start = hold;
+        start_ready(flow);
+}
+
+void flow_repeat(Flow *flow)
+{
+        for (int l = 0; l < flow->n_links; l++) {
+                FlowLink *link = &flow->links[l];
+
+                send_link_out(flow, l);
+                if (link->state == LINK_UP)
+                        send_link_in(flow, l);
+        }
+}
+
+static FlowLink *link_of(Flow *flow, uint32_t link)
+{
+        cr_assert(link >= 1 && link <= (uint32_t)flow->n_links);
+        return &flow->links[link - 1];
+}
+
+static void close_link(Flow *flow, FlowLink *link, bool restarting)
+{
+        if (link->state == LINK_DOWN || flow->nodes[link->to].exited)
+                return;
+        if (!restarting)
+                link->state = LINK_DOWN;
+        send_fds(&flow->nodes[link->to], &(NodeMsg){.type = NODE_MSG_LINK_CLOSED, .link_closed = {
+                .link = (uint32_t)(link - flow->links) + 1, .generation = link->generation,
+                .restarting = restarting}}, NULL, 0);
+}
+
+static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
+{
+        int index = (int)(node - flow->nodes);
+        FlowLink *link;
+
+        switch (m->type) {
+        case NODE_MSG_HELLO:
+                cr_assert_eq(m->hello.version, NODE_MSG_VERSION);
+                welcome(flow, node);
+                break;
+        case NODE_MSG_MAPPED:
+                seal_all(flow, node);
+                wire(flow);
+                break;
+        case NODE_MSG_LINK_OUT_ACK:
+                link = link_of(flow, m->ack.link);
+                cr_assert_eq(link->from, index);
+                if (m->ack.generation == link->generation && link->state == LINK_TOLD_PRODUCER) {
+                        link->state = LINK_TOLD_CONSUMER;
+                        send_link_in(flow, (int)(link - flow->links));
+                }
+                break;
+        case NODE_MSG_LINK_IN_ACK:
+                link = link_of(flow, m->ack.link);
+                cr_assert_eq(link->to, index);
+                if (m->ack.generation == link->generation && link->state == LINK_TOLD_CONSUMER)
+                        link->state = LINK_UP;
+                break;
+        case NODE_MSG_DETACH_ACK:
+                flow->n_detach_acks++;
+                break;
+        case NODE_MSG_CLOSE_OUTPUT:
+                cr_assert_lt(m->close_output.output, (uint32_t)node->n_outputs);
+                node->outputs[m->close_output.output].closed = true;
+                for (int l = 0; l < flow->n_links; l++)
+                        if (flow->links[l].from == index && flow->links[l].output == (int)m->close_output.output)
+                                close_link(flow, &flow->links[l], false);
+                break;
+        case NODE_MSG_VIOLATION:
+                flow->n_violations++;
+                break;
+        default:
+                cr_assert_fail("%s from a node", node_msg_name(m->type));
+        }
+        start_ready(flow);
+}
+
+static void read_node(Flow *flow, FlowNode *node)
+{
+        uint8_t packet[NODE_MSG_MAX + 1];
+        ssize_t n;
+        NodeMsg m;
+
+        while ((n = recv(node->fd, packet, sizeof(packet), MSG_DONTWAIT)) > 0) {
+                cr_assert_eq(node_msg_decode(&m, packet, (size_t)n), 0, "%zd bytes from %s do not decode", n, node->id);
+                cr_assert(node_msg_from_node(m.type));
+                on_message(flow, node, &m);
+        }
+        if (n == 0 || (n < 0 && errno != EAGAIN))
+                node->fd = fd_close(node->fd);
+}
+
+/* What the supervisor does when the node's cgroup is empty. */
+static void on_exit_of(Flow *flow, FlowNode *node)
+{
+        int index = (int)(node - flow->nodes);
+
+        if (node->fd >= 0)
+                read_node(flow, node); /* what it said before */
+        cr_assert_eq(waitpid(node->pid, &node->status, 0), node->pid);
+        node->exited = true;
+        node->mapped = false;
+        node->pidfd = fd_close(node->pidfd);
+        node->fd = fd_close(node->fd);
+        for (int l = 0; l < flow->n_links; l++) {
+                FlowLink *link = &flow->links[l];
+
+                if (link->from == index)
+                        close_link(flow, link, node->will_restart);
+                if (link->to == index && !flow->nodes[link->from].exited && link->cursor.map) {
+                        CursorStatus status;
+
+                        cursor_read(&link->cursor, &status);
+                        link->start_at = link->spec.backpressure && status.active ? status.tail : NODE_START_AT_HEAD;
+                        send_fds(&flow->nodes[link->from], &(NodeMsg){.type = NODE_MSG_DETACH, .detach = {
+                                .link = (uint32_t)l + 1, .generation = link->generation}}, NULL, 0);
+                }
+        }
+}
+
+bool flow_turn(Flow *flow, nsec_t deadline)
+{
+        struct pollfd pfds[2 * FLOW_MAX_NODES + 1];
+        int n = 0;
+        uint64_t count;
+
+        for (int i = 0; i < flow->n_nodes; i++) {
+                pfds[n++] = (struct pollfd){.fd = flow->nodes[i].fd, .events = POLLIN};
+                pfds[n++] = (struct pollfd){.fd = flow->nodes[i].pidfd, .events = POLLIN};
+        }
+        pfds[n++] = (struct pollfd){.fd = flow->note_fd, .events = POLLIN};
+        /* Conditions on shared memory come without an event: look at them every few milliseconds too. */
+        if (poll(pfds, (nfds_t)n, MIN(nsec_poll_ms(deadline, clock_now()), 5)) <= 0)
+                return clock_now() < deadline;
+        for (int i = 0; i < flow->n_nodes; i++) {
+                if (pfds[2 * i].revents && flow->nodes[i].fd >= 0)
+                        read_node(flow, &flow->nodes[i]);
+                if (pfds[2 * i + 1].revents && flow->nodes[i].pidfd >= 0)
+                        on_exit_of(flow, &flow->nodes[i]);
+        }
+        (void)!read(flow->note_fd, &count, 8);
+        return true;
+}
+
+/* -------- acting -------- */
+
+pid_t flow_pid(const Flow *flow, int node)
+{
+        return flow->nodes[node].pid;
+}
+
+bool flow_exited(const Flow *flow, int node, int *ret_status)
+{
+        if (flow->nodes[node].exited && ret_status)
+                *ret_status = flow->nodes[node].status;
+        return flow->nodes[node].exited;
+}
+
+void flow_stop_page(Flow *flow, int node, uint64_t span_ns)
+{
+        control_stop(&flow->nodes[node].control, NODE_STOP_MANUAL, clock_now() + span_ns);
+}
+
+void flow_stop(Flow *flow, int node, uint64_t span_ns)
+{
+        flow_stop_page(flow, node, span_ns);
+        flow_send(flow, node, &(NodeMsg){.type = NODE_MSG_STOP, .stop = {.cause = NODE_STOP_MANUAL,
+                .deadline_ns = clock_now() + span_ns}});
+}
+
+void flow_kill(Flow *flow, int node)
+{
+        cr_assert_eq(kill(flow->nodes[node].pid, SIGKILL), 0);
+}
+
+void flow_will_restart(Flow *flow, int node, bool will)
+{
+        flow->nodes[node].will_restart = will;
+}
+
+void flow_hang_up(Flow *flow, int node)
+{
+        flow->nodes[node].fd = fd_close(flow->nodes[node].fd);
+}
+
+unsigned flow_n_violations(const Flow *flow)
+{
+        return flow->n_violations;
+}
+
+unsigned flow_n_detach_acks(const Flow *flow)
+{
+        return flow->n_detach_acks;
+}
+
+bool flow_output_closed(const Flow *flow, int node, int output)
+{
+        return flow->nodes[node].outputs[output].closed;
+}
+
+CursorStatus flow_cursor(const Flow *flow, int link)
+{
+        CursorStatus status;
+
+        cursor_read(&flow->links[link].cursor, &status);
+        return status;
+}
+
+RingStatus flow_ring(const Flow *flow, int node, int output)
+{
+        const FlowOutput *o = &flow->nodes[node].outputs[output];
+        Region map = REGION_INIT;
+        RingStatus status;
+
+        cr_assert_eq(region_map_read(&map, o->ring_fd, REGION_RING, ring_size(o->n_slots)), 0);
+        ring_read_status(&map, &status);
+        region_unmap(&map);
+        return status;
+}
+
+void flow_spoil_cursor(Flow *flow, int link)
+{
+        struct cursor_shared *cursor = flow->links[link].spoil.map;
+
+        __atomic_store_n(&cursor->tail, UINT64_C(1) << 40, __ATOMIC_SEQ_CST);
+}
+
+void flow_close(Flow *flow)
+{
+        int n_fds = flow->n_fds_before;
+
+        for (int i = 0; i < flow->n_nodes; i++) {
+                FlowNode *node = &flow->nodes[i];
+
+                if (node->pid > 0 && !node->exited) {
+                        (void)kill(node->pid, SIGKILL);
+                        (void)waitpid(node->pid, NULL, 0);
+                }
+                (void)fd_close(node->fd);
+                (void)fd_close(node->pidfd);
+                (void)fd_close(node->control_fd);
+                (void)fd_close(node->bell_fd);
+                region_unmap(&node->control);
+                for (int o = 0; o < node->n_outputs; o++) {
+                        (void)fd_close(node->outputs[o].ring_fd);
+                        (void)fd_close(node->outputs[o].pool_fd);
+                }
+        }
+        for (int l = 0; l < flow->n_links; l++) {
+                (void)fd_close(flow->links[l].cursor_fd);
+                region_unmap(&flow->links[l].cursor);
+                region_unmap(&flow->links[l].spoil);
+        }
+        (void)fd_close(flow->note_fd);
+        (void)munmap(flow->shared, FLOW_SHARED_WORDS * 8);
+        free(flow);
+        cr_assert_eq(count_fds(), n_fds, "descriptors were leaked");
+}

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "base/cleanup.h"
+#include "protocol/keeper_msg.h"
+#include "protocol/log_msg.h"
+
+static const KeeperMsg samples[] = {
+        {.type = KEEPER_MSG_BEGIN,
+                .begin = {"0191-aa", "audio", "/home/u/out/x", 3, 1000, 1001, 1}},
+        {.type = KEEPER_MSG_SPAWN, .node = 7, .generation = 2, .spawn = {"sink.v2", 4096, 123456789, 1}},
+        {.type = KEEPER_MSG_SIGNAL, .node = KEEPER_NODE_ALL, .generation = 0, .signal = {15}},
+        {.type = KEEPER_MSG_SIGNAL, .node = 1, .generation = 1, .signal = {1}},
+        {.type = KEEPER_MSG_KILL, .node = 1, .generation = 9, .kill = {UINT64_MAX}},
+        {.type = KEEPER_MSG_LOOK, .node = KEEPER_NODE_ALL},
+        {.type = KEEPER_MSG_REAP, .node = 0, .generation = UINT64_MAX},
+        {.type = KEEPER_MSG_END, .end = {77}},
+        {.type = KEEPER_MSG_BEGUN, .begun = {"/sys/fs/cgroup/tidegate/x"}},
+        {.type = KEEPER_MSG_FAILED, .failed = {13, "no"}},
+        {.type = KEEPER_MSG_SPAWNED, .node = 3, .generation = 1, .spawned = {4711}},
+        {.type = KEEPER_MSG_SPAWN_FAILED, .node = 3, .generation = 1, .spawn_failed = {KEEPER_STAGE_EXEC, 2, "cannot"}},
+        {.type = KEEPER_MSG_EXITED, .node = 3, .generation = 1, .exited = {CLD_KILLED, 9}},
+        {.type = KEEPER_MSG_EMPTY, .node = 3, .generation = 1, .empty = {1, 200}},
+        {.type = KEEPER_MSG_SIGNALLED, .node = KEEPER_NODE_ALL, .signalled = {12, 1}},
+        {.type = KEEPER_MSG_KILLING, .node = 3, .generation = 1, .signalled = {12, 95}},
+        {.type = KEEPER_MSG_LEFT, .node = 3, .generation = 1, .left = {1, "pid 1 (x) state D\n"}},
+        {.type = KEEPER_MSG_NOTE, .note = {"disk full"}},
+        {.type = KEEPER_MSG_ENDED, .ended = {1}},
+};
+
+Test(keeper_msg, every_message_survives_the_round_trip)
+{
+        for (size_t i = 0; i < ELEMENTSOF(samples); i++) {
+                uint8_t first[KEEPER_MSG_MAX], again[KEEPER_MSG_MAX];
+                KeeperMsg m;
+                int n = keeper_msg_encode(&samples[i], first, sizeof(first));
+
+                cr_assert(n > 0, "%s", keeper_msg_name(samples[i].type));
+                cr_assert_eq(keeper_msg_decode(&m, first, (size_t)n), 0, "%s", keeper_msg_name(samples[i].type));
+                cr_assert_eq(m.type, samples[i].type);
+                cr_assert_eq(m.node, samples[i].node);
+                cr_assert_eq(m.generation, samples[i].generation);
+                cr_assert_eq(keeper_msg_encode(&m, again, sizeof(again)), n);
+                cr_assert_eq(memcmp(first, again, (size_t)n), 0);
+        }
+}
+
+Test(keeper_msg, fields_arrive_in_their_places)
+{
+        uint8_t buf[KEEPER_MSG_MAX];
+        KeeperMsg m;
+        int n = keeper_msg_encode(&samples[0], buf, sizeof(buf));
+
+        cr_assert_eq(keeper_msg_decode(&m, buf, (size_t)n), 0);
+        cr_assert_str_eq(m.begin.uuid, "0191-aa");
+        cr_assert_str_eq(m.begin.name, "audio");
+        cr_assert_str_eq(m.begin.log_dir, "/home/u/out/x");
+        cr_assert_eq(m.begin.slot, 3);
+        cr_assert_eq(m.begin.uid, 1000);
+        cr_assert_eq(m.begin.gid, 1001);
+        cr_assert_eq(m.begin.has_log_stream, 1);
+        n = keeper_msg_encode(&samples[1], buf, sizeof(buf));
+        cr_assert_eq(keeper_msg_decode(&m, buf, (size_t)n), 0);
+        cr_assert_str_eq(m.spawn.id, "sink.v2");
+        cr_assert_eq(m.spawn.spec_size, 4096);
+        cr_assert_eq(m.spawn.deadline_ns, 123456789);
+        cr_assert_eq(keeper_msg_n_fds(&m), 6);
+        n = keeper_msg_encode(&samples[12], buf, sizeof(buf));
+        cr_assert_eq(keeper_msg_decode(&m, buf, (size_t)n), 0);
+        cr_assert_eq(m.exited.code, CLD_KILLED);
+        cr_assert_eq(m.exited.status, 9);
+}
+
+Test(keeper_msg, every_truncation_and_every_extra_byte_is_refused)
+{
+        for (size_t i = 0; i < ELEMENTSOF(samples); i++) {
+                uint8_t buf[KEEPER_MSG_MAX + 1] = {};
+                KeeperMsg m = {.type = (KeeperMsgType)99};
+                int n = keeper_msg_encode(&samples[i], buf, KEEPER_MSG_MAX);
+
+                for (int cut = 0; cut < n; cut++) {
+                        uint8_t *exact = malloc(cut ? (size_t)cut : 1); /* so that a sanitizer sees a read too far */
+
+                        memcpy(exact, buf, (size_t)cut);
+                        cr_assert_eq(keeper_msg_decode(&m, exact, (size_t)cut), -EPROTO);
+                        free(exact);
+                }
+                cr_assert_eq(keeper_msg_decode(&m, buf, (size_t)n + 1), -EPROTO);
+                cr_assert_eq(m.type, 99, "written although it failed");
+        }
+}
+
+Test(keeper_msg, a_buffer_that_is_too_small_is_told)
+{
+        for (size_t i = 0; i < ELEMENTSOF(samples); i++) {
+                uint8_t buf[KEEPER_MSG_MAX];
+                int n = keeper_msg_encode(&samples[i], buf, sizeof(buf));
+
+                cr_assert_eq(keeper_msg_encode(&samples[i], buf, (size_t)n - 1), -EMSGSIZE);
+        }
+}
+
+Test(keeper_msg, values_outside_their_range_are_refused_when_written)
+{
+        static char long_text[KEEPER_MSG_TEXT_MAX + 2], long_path[KEEPER_MSG_PATH_MAX + 2], long_id[130];
+        KeeperMsg bad[] = {
+                {.type = (KeeperMsgType)0},
+                {.type = (KeeperMsgType)8},
+                {.type = (KeeperMsgType)43},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"", "n", "", 1, 0, 0, 0}},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"../x", "n", "", 1, 0, 0, 0}},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"..", "n", "", 1, 0, 0, 0}},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "relative", 1, 0, 0, 0}},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", long_path, 1, 0, 0, 0}},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "", 0, 0, 0, 0}},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "", 256, 0, 0, 0}},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "", 1, UINT32_MAX, 0, 0}},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "", 1, 0, UINT32_MAX, 0}},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "", 1, 0, 0, 2}},
+                {.type = KEEPER_MSG_SPAWN, .node = 1, .generation = 1, .spawn = {"a/b", 1, 0, 0}},
+                {.type = KEEPER_MSG_SPAWN, .node = 1, .generation = 1, .spawn = {"", 1, 0, 0}},
+                {.type = KEEPER_MSG_SPAWN, .node = 1, .generation = 1, .spawn = {long_id, 1, 0, 0}},
+                {.type = KEEPER_MSG_SPAWN, .node = 1, .generation = 1, .spawn = {"a", 0, 0, 0}},
+                {.type = KEEPER_MSG_SPAWN, .node = 1, .generation = 1, .spawn = {"a", KEEPER_SPEC_MAX + 1, 0, 0}},
+                {.type = KEEPER_MSG_SPAWN, .node = 1, .generation = 0, .spawn = {"a", 1, 0, 0}},
+                {.type = KEEPER_MSG_SPAWN, .node = KEEPER_NODE_ALL, .generation = 0, .spawn = {"a", 1, 0, 0}},
+                {.type = KEEPER_MSG_SIGNAL, .node = 1, .generation = 1, .signal = {0}},
+                {.type = KEEPER_MSG_SIGNAL, .node = 1, .generation = 1, .signal = {65}},
+                {.type = KEEPER_MSG_SIGNAL, .node = KEEPER_NODE_ALL, .generation = 1, .signal = {15}},
+                {.type = KEEPER_MSG_REAP, .node = KEEPER_NODE_ALL, .generation = 0},
+                {.type = KEEPER_MSG_BEGUN, .begun = {"relative"}},
+                {.type = KEEPER_MSG_SPAWNED, .node = 1, .generation = 1, .spawned = {0}},
+                {.type = KEEPER_MSG_SPAWN_FAILED, .node = 1, .generation = 1, .spawn_failed = {(KeeperStage)9, 0, ""}},
+                {.type = KEEPER_MSG_SPAWN_FAILED, .node = 1, .generation = 1, .spawn_failed = {(KeeperStage)0, 0, ""}},
+                {.type = KEEPER_MSG_SPAWN_FAILED, .node = 1, .generation = 1, .spawn_failed = {1, -2, ""}},
+                {.type = KEEPER_MSG_EXITED, .node = 1, .generation = 1, .exited = {CLD_STOPPED, 1}},
+                {.type = KEEPER_MSG_EXITED, .node = 1, .generation = 1, .exited = {CLD_EXITED, 256}},
+                {.type = KEEPER_MSG_NOTE, .note = {long_text}},
+                {.type = KEEPER_MSG_ENDED, .ended = {2}},
+        };
+
+        memset(long_text, 'x', sizeof(long_text) - 1);
+        memset(long_path, '/', sizeof(long_path) - 1);
+        memset(long_id, 'i', sizeof(long_id) - 1);
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                uint8_t buf[KEEPER_MSG_MAX];
+
+                cr_expect_eq(keeper_msg_encode(&bad[i], buf, sizeof(buf)), -EMSGSIZE, "case %zu", i);
+        }
+}
+
+/* What a peer could send although our encoder never would: a good message with one field overwritten. */
+static int decode_with(const KeeperMsg *good, size_t at, const void *bytes, size_t n_bytes)
+{
+        uint8_t buf[KEEPER_MSG_MAX];
+        KeeperMsg m;
+        int n = keeper_msg_encode(good, buf, sizeof(buf));
+
+        cr_assert(n >= (int)(at + n_bytes));
+        memcpy(buf + at, bytes, n_bytes);
+        return keeper_msg_decode(&m, buf, (size_t)n);
+}
+
+Test(keeper_msg, values_outside_their_range_are_refused_when_read)
+{
+        static const uint8_t all[12] = {0xff, 0xff, 0xff, 0xff, 1}, zero[8] = {}, many[8] = {0xff, 0xff, 0xff, 0xff, 0xff};
+
+        cr_expect_eq(decode_with(&samples[0], 0, "\x63", 1), -EPROTO, "unknown type");
+        cr_expect_eq(decode_with(&samples[0], 5, "a/b", 3), -EPROTO, "uuid with a slash");
+        cr_expect_eq(decode_with(&samples[0], 5, "a\0b", 3), -EPROTO, "inner NUL");
+        cr_expect_eq(decode_with(&samples[0], 1, many, 4), -EPROTO, "huge string length");
+        cr_expect_eq(decode_with(&samples[2], 1, all, 12), -EPROTO, "all nodes of one generation");
+        cr_expect_eq(decode_with(&samples[3], 5, zero, 8), -EPROTO, "generation 0 of one node");
+        cr_expect_eq(decode_with(&samples[3], 13, zero, 4), -EPROTO, "signal 0");
+        cr_expect_eq(decode_with(&samples[12], 17, many, 4), -EPROTO, "exit status -1");
+        cr_expect_eq(decode_with(&samples[3], 13, "\x02", 1), 0, "the offsets above are right");
+}
+
+Test(keeper_msg, only_orders_are_orders_and_fds_are_counted)
+{
+        for (size_t i = 0; i < ELEMENTSOF(samples); i++)
+                cr_assert_eq(!!keeper_msg_is_order(samples[i].type), samples[i].type < KEEPER_MSG_BEGUN);
+        cr_assert_eq(keeper_msg_n_fds(&samples[0]), 1);
+        cr_assert_eq(keeper_msg_n_fds(&(KeeperMsg){.type = KEEPER_MSG_SPAWN}), 5);
+        cr_assert_eq(keeper_msg_n_fds(&(KeeperMsg){.type = KEEPER_MSG_SPAWNED}), 1);
+        cr_assert_eq(keeper_msg_n_fds(&(KeeperMsg){.type = KEEPER_MSG_END}), 0);
+        cr_assert_eq(keeper_msg_n_fds(&(KeeperMsg){.type = (KeeperMsgType)20}), -1);
+        cr_assert_str_eq(keeper_msg_name((KeeperMsgType)20), "?");
+}
+
+static char *sample_argv[] = {(char *)"sh", (char *)"", (char *)"-c", NULL};
+static char *sample_env[] = {(char *)"A=1", (char *)"PATH=/bin", NULL};
+static uint32_t sample_cpus[] = {0, 3};
+
+static KeeperSpec sample_spec(void)
+{
+        return (KeeperSpec){.argv = sample_argv, .env = sample_env, .cwd = "/tmp", .cpus = sample_cpus, .n_cpus = 2,
+                .umask = 022, .nofile_soft = 1024, .nofile_hard = 4096};
+}
+
+Test(keeper_spec, survives_the_round_trip)
+{
+        KeeperSpec in = sample_spec(), out;
+        uint8_t buf[512];
+        int64_t n = keeper_spec_encode(&in, NULL, 0);
+
+        cr_assert(n > 0);
+        cr_assert_eq(keeper_spec_encode(&in, buf, sizeof(buf)), n);
+        cr_assert_eq(keeper_spec_encode(&in, buf, (size_t)n - 1), -EMSGSIZE);
+        cr_assert_eq(keeper_spec_encode(&in, buf, (size_t)n), n);
+        cr_assert_eq(keeper_spec_decode(&out, buf, (size_t)n), 0);
+        for (int i = 0; i < 4; i++)
+                cr_assert(in.argv[i] ? strcmp(in.argv[i], out.argv[i]) == 0 : !out.argv[i]);
+        cr_assert_str_eq(out.env[1], "PATH=/bin");
+        cr_assert_null(out.env[2]);
+        cr_assert_str_eq(out.cwd, "/tmp");
+        cr_assert_eq(out.n_cpus, 2);
+        cr_assert_eq(out.cpus[1], 3);
+        cr_assert_eq(out.umask, 022);
+        cr_assert_eq(out.nofile_soft, 1024);
+        cr_assert_eq(out.nofile_hard, 4096);
+        keeper_spec_done(&out);
+        cr_assert_null(out.argv);
+}
+
+Test(keeper_spec, every_truncation_is_refused)
+{
+        KeeperSpec in = sample_spec(), out;
+        uint8_t buf[512] = {};
+        int64_t n = keeper_spec_encode(&in, buf, sizeof(buf));
+
+        for (int64_t cut = 0; cut <= n + 1; cut++) {
+                uint8_t *exact = malloc((size_t)cut + 1);
+                int r;
+
+                memcpy(exact, buf, (size_t)cut);
+                r = keeper_spec_decode(&out, exact, (size_t)cut);
+                cr_assert_eq(r, cut == n ? 0 : -EPROTO);
+                if (!r)
+                        keeper_spec_done(&out);
+                free(exact);
+        }
+}
+
+Test(keeper_spec, nonsense_is_refused_without_a_large_allocation)
+{
+        char *none[] = {NULL}, *nameless[] = {(char *)"", NULL};
+        uint32_t cpu = 8192;
+        uint8_t huge[] = {0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0};
+        KeeperSpec bad, out;
+        uint8_t buf[512];
+        int64_t n;
+
+        cr_assert_eq(keeper_spec_decode(&out, huge, sizeof(huge)), -EPROTO);
+        for (int i = 0; i < 6; i++) {
+                bad = sample_spec();
+                if (i == 0)
+                        bad.argv = none;
+                if (i == 1)
+                        bad.argv = nameless;
+                if (i == 2)
+                        bad.cwd = "relative";
+                if (i == 3)
+                        bad.umask = 01000;
+                if (i == 4)
+                        bad.nofile_soft = 4097;
+                if (i == 5)
+                        bad = (KeeperSpec){.argv = sample_argv, .cwd = "/", .cpus = &cpu, .n_cpus = 1};
+                n = keeper_spec_encode(&bad, buf, sizeof(buf));
+                cr_assert(n > 0);
+                cr_assert_eq(keeper_spec_decode(&out, buf, (size_t)n), -EPROTO, "case %d", i);
+        }
+}
+
+Test(log_msg, lines_and_drops_survive_the_round_trip_and_truncations_are_refused)
+{
+        LogMsg in[] = {{LOG_MSG_LINE, 4, 2, 99, 17, "hello \xff"}, {LOG_MSG_DROPPED, 4, 0, 99, 12, ""}};
+
+        for (size_t i = 0; i < ELEMENTSOF(in); i++) {
+                uint8_t buf[256] = {};
+                LogMsg out;
+                int n = log_msg_encode(&in[i], buf, sizeof(buf));
+
+                cr_assert(n > 0);
+                cr_assert_eq(log_msg_encode(&in[i], buf, (size_t)n - 1), -EMSGSIZE);
+                cr_assert_eq(log_msg_encode(&in[i], buf, sizeof(buf)), n);
+                cr_assert_eq(log_msg_decode(&out, buf, (size_t)n), 0);
+                cr_assert_eq(out.type, in[i].type);
+                cr_assert_eq(out.node, 4);
+                cr_assert_eq(out.stream, in[i].stream);
+                cr_assert_eq(out.wall_ns, 99);
+                cr_assert_eq(out.count, in[i].count);
+                cr_assert_str_eq(out.text, in[i].text);
+                for (int cut = 0; cut < n; cut++)
+                        cr_assert_eq(log_msg_decode(&out, buf, (size_t)cut), -EPROTO);
+                cr_assert_eq(log_msg_decode(&out, buf, (size_t)n + 1), -EPROTO);
+        }
+}
+
+Test(log_msg, values_outside_their_range_are_refused)
+{
+        static char text[LOG_MSG_TEXT_MAX + 2];
+        uint8_t buf[LOG_MSG_MAX];
+        LogMsg m = {LOG_MSG_LINE, 0, 1, 0, 0, text};
+        int n;
+
+        memset(text, 'x', LOG_MSG_TEXT_MAX);
+        n = log_msg_encode(&m, buf, sizeof(buf));
+        cr_assert(n > 0);
+        buf[0] = 3;
+        cr_assert_eq(log_msg_decode(&m, buf, (size_t)n), -EPROTO);
+        buf[0] = 1;
+        buf[5] = 3;
+        cr_assert_eq(log_msg_decode(&m, buf, (size_t)n), -EPROTO);
+        buf[5] = 0;
+        cr_assert_eq(log_msg_decode(&m, buf, (size_t)n), -EPROTO);
+        text[LOG_MSG_TEXT_MAX] = 'x';
+        m = (LogMsg){LOG_MSG_LINE, 0, 1, 0, 0, text};
+        cr_assert_eq(log_msg_encode(&m, buf, sizeof(buf)), -EMSGSIZE);
+        m = (LogMsg){LOG_MSG_DROPPED, 0, 0, 0, 0, ""};
+        cr_assert_eq(log_msg_encode(&m, buf, sizeof(buf)), -EMSGSIZE);
+}

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include "base/cleanup.h"
+#include "supervisor/loop.h"
+#include "supervisor/packet.h"
+
+typedef struct Probe {
+        Source source;
+        Timer timer;
+        Job job;
+        struct Probe *victim;
+        int n;
+} Probe;
+
+static Loop loop;
+
+static int on_readable(Source *source, uint32_t revents)
+{
+        Probe *p = container_of(source, Probe, source);
+
+        (void)revents;
+        p->n++;
+        source_remove(source);
+        if (p->victim)
+                source_remove(&p->victim->source);
+        return 0;
+}
+
+static int on_timer(Timer *timer, nsec_t now)
+{
+        Probe *p = container_of(timer, Probe, timer);
+
+        (void)now;
+        p->n++;
+        if (p->victim)
+                timer_disarm(&p->victim->timer);
+        return 0;
+}
+
+static int on_last(Timer *timer, nsec_t now)
+{
+        (void)timer;
+        (void)now;
+        loop_exit(&loop, 42);
+        return 0;
+}
+
+static int on_job(Job *job)
+{
+        Probe *p = container_of(job, Probe, job);
+
+        p->n++;
+        if (p->victim)
+                job_cancel(&p->victim->job);
+        if (p->n < 3)
+                job_post(&loop, job, on_job);
+        return 0;
+}
+
+static void run_for(nsec_t span)
+{
+        Timer last = {};
+
+        timer_arm(&loop, &last, nsec_add(clock_now(), span), on_last);
+        cr_assert_eq(loop_run(&loop), 42);
+}
+
+Test(loop, nothing_is_delivered_to_a_source_removed_in_the_same_turn, .timeout = 5)
+{
+        int a = eventfd(1, EFD_CLOEXEC), b = eventfd(1, EFD_CLOEXEC);
+        Probe pa = {}, pb = {};
+
+        cr_assert_eq(loop_init(&loop), 0);
+        pa.victim = &pb;
+        pb.victim = &pa;
+        cr_assert_eq(source_add(&loop, &pa.source, a, EPOLLIN, SOURCE_NODES, on_readable), 0);
+        cr_assert_eq(source_add(&loop, &pb.source, b, EPOLLIN, SOURCE_NODES, on_readable), 0);
+        run_for(NSEC_PER_MSEC);
+        cr_assert_eq(pa.n + pb.n, 1, "both were ready, the first removed the second");
+        fd_close(a);
+        fd_close(b);
+        loop_done(&loop);
+}
+
+Test(loop, timers_fire_in_order_of_time_and_a_disarmed_one_never, .timeout = 5)
+{
+        Probe first = {}, second = {}, third = {};
+        nsec_t now = clock_now();
+
+        cr_assert_eq(loop_init(&loop), 0);
+        first.victim = &third;
+        timer_arm(&loop, &third.timer, now + 3, on_timer);
+        timer_arm(&loop, &first.timer, now + 1, on_timer);
+        timer_arm(&loop, &second.timer, now + 2, on_timer);
+        timer_arm(&loop, &second.timer, NSEC_NEVER, on_timer);
+        run_for(NSEC_PER_MSEC);
+        cr_assert_eq(first.n, 1);
+        cr_assert_eq(second.n, 0, "never means disarmed");
+        cr_assert_eq(third.n, 0, "the first one, due earlier, disarmed it");
+        loop_done(&loop);
+}
+
+Test(loop, a_job_that_posts_itself_waits_for_the_next_turn_and_starves_no_timer, .timeout = 5)
+{
+        Probe again = {}, cancelled = {};
+
+        cr_assert_eq(loop_init(&loop), 0);
+        again.victim = &cancelled;
+        job_post(&loop, &again.job, on_job);
+        job_post(&loop, &cancelled.job, on_job);
+        run_for(NSEC_PER_MSEC);
+        cr_assert_eq(again.n, 3);
+        cr_assert_eq(cancelled.n, 0);
+        cr_assert_geq(loop.n_turns, 3);
+        loop_done(&loop);
+}
+
+static int n_fds(void)
+{
+        int n = 0;
+
+        for (int fd = 0; fd < 256; fd++)
+                n += fcntl(fd, F_GETFD) >= 0;
+        return n;
+}
+
+Test(packet, what_does_not_fit_waits_with_its_descriptors_and_arrives_in_order, .timeout = 10)
+{
+        char data[4000] = {}, got[4000];
+        int pair[2], event = eventfd(0, EFD_CLOEXEC), before, small = 8192;
+        PacketQueue queue;
+        unsigned n_sent = 0, n_got = 0;
+
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        cr_assert_eq(setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+        before = n_fds();
+        packet_queue_init(&queue, 50);
+        for (;; n_sent++) {
+                int r;
+
+                memcpy(data, &n_sent, sizeof(n_sent));
+                r = packet_queue_send(&queue, pair[0], data, sizeof(data), &event, 1);
+                if (r == PACKET_E_FULL)
+                        break;
+                cr_assert_eq(r, 0);
+        }
+        cr_assert_eq(queue.n, 50, "the bound holds");
+        while (n_got < n_sent) {
+                size_t size = 0, n = 0;
+                int fd = -1, r = packet_recv(pair[1], got, sizeof(got), &size, &fd, 1, &n);
+                unsigned number;
+
+                if (r == PACKET_E_AGAIN) {
+                        cr_assert_eq(packet_queue_flush(&queue, pair[0]), 0);
+                        continue;
+                }
+                cr_assert_eq(r, 0);
+                cr_assert_eq(n, 1);
+                fd_close(fd);
+                memcpy(&number, got, sizeof(number));
+                cr_assert_eq(number, n_got);
+                n_got++;
+        }
+        packet_queue_done(&queue);
+        cr_assert_eq(n_fds(), before, "no duplicate of a waiting descriptor is left");
+}
+
+Test(packet, descriptors_nobody_asked_for_are_refused_and_not_kept, .timeout = 5)
+{
+        int pair[2], event = eventfd(0, EFD_CLOEXEC), before;
+        char got[8];
+        size_t size = 0, n = 0;
+
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        before = n_fds();
+        cr_assert_eq(packet_send(pair[0], "x", 1, &event, 1), 0);
+        cr_assert_eq(packet_recv(pair[1], got, sizeof(got), &size, NULL, 0, &n), -EPROTO);
+        cr_assert_eq(n_fds(), before);
+}
+
+Test(packet, a_closed_peer_is_an_outcome_and_not_an_error, .timeout = 5)
+{
+        int pair[2];
+        char got[8];
+        size_t size;
+
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        fd_close(pair[1]);
+        cr_assert_eq(packet_send(pair[0], "x", 1, NULL, 0), PACKET_E_CLOSED);
+        cr_assert_eq(packet_recv(pair[0], got, sizeof(got), &size, NULL, 0, NULL), PACKET_E_CLOSED);
+}
+
+Test(packet, the_last_words_of_a_peer_that_left_something_unread_are_heard, .timeout = 5)
+{
+        int pair[2];
+        char got[8];
+        size_t size = 0;
+
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        cr_assert_eq(packet_send(pair[0], "unread", 6, NULL, 0), 0);
+        cr_assert_eq(packet_send(pair[1], "bye", 3, NULL, 0), 0);
+        fd_close(pair[1]); /* the kernel now reports ECONNRESET ahead of "bye" */
+        cr_assert_eq(packet_recv(pair[0], got, sizeof(got), &size, NULL, 0, NULL), 0);
+        cr_assert_eq(size, 3);
+        cr_assert_eq(packet_recv(pair[0], got, sizeof(got), &size, NULL, 0, NULL), PACKET_E_CLOSED);
+        fd_close(pair[0]);
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of a node's life, held against the list that docs/architecture.md shows, so that a hole is a decision. */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "supervisor/node.h"
+
+static const struct {
+        NodeState state;
+        NodeEvent event;
+        NodeState next;
+} documented[] = {
+        {NODE_PENDING, NODE_EV_START, NODE_STARTING},
+        {NODE_PENDING, NODE_EV_STOP, NODE_STOPPED},
+        {NODE_STARTING, NODE_EV_READY, NODE_RUNNING},
+        {NODE_STARTING, NODE_EV_SPAWN_FAILED, NODE_STOPPING},
+        {NODE_STARTING, NODE_EV_EXITED, NODE_STOPPING},
+        {NODE_STARTING, NODE_EV_DEADLINE, NODE_STOPPING},
+        {NODE_STARTING, NODE_EV_STOP, NODE_STOPPING},
+        {NODE_RUNNING, NODE_EV_EXITED, NODE_STOPPING},
+        {NODE_RUNNING, NODE_EV_DEADLINE, NODE_STOPPING},
+        {NODE_RUNNING, NODE_EV_STOP, NODE_STOPPING},
+        {NODE_STOPPING, NODE_EV_SPAWN_FAILED, NODE_STOPPING},
+        {NODE_STOPPING, NODE_EV_EXITED, NODE_STOPPING},
+        {NODE_STOPPING, NODE_EV_EMPTY, NODE_STOPPING},
+        {NODE_STOPPING, NODE_EV_DEADLINE, NODE_STOPPING},
+        {NODE_STOPPING, NODE_EV_STOP, NODE_STOPPING},
+        {NODE_STOPPING, NODE_EV_RESTART, NODE_BACKOFF},
+        {NODE_STOPPING, NODE_EV_DONE, NODE_STOPPED},
+        {NODE_STOPPING, NODE_EV_FAIL, NODE_FAILED},
+        {NODE_BACKOFF, NODE_EV_DEADLINE, NODE_STARTING},
+        {NODE_BACKOFF, NODE_EV_STOP, NODE_STOPPED},
+        {NODE_STOPPED, NODE_EV_EMPTY, NODE_STOPPED},
+        {NODE_FAILED, NODE_EV_EMPTY, NODE_FAILED},
+};
+
+Test(node, every_pair_of_state_and_event_does_what_is_documented_and_no_other_does_anything)
+{
+        for (unsigned s = 0; s < _NODE_STATE_MAX; s++) {
+                for (unsigned e = 0; e < _NODE_EVENT_MAX; e++) {
+                        NodeState next = _NODE_STATE_MAX, wanted = _NODE_STATE_MAX;
+                        bool is = node_step(s, e, &next);
+
+                        for (size_t i = 0; i < sizeof(documented) / sizeof(documented[0]); i++)
+                                if (documented[i].state == s && documented[i].event == e)
+                                        wanted = documented[i].next;
+                        cr_expect_eq(is, wanted != _NODE_STATE_MAX, "%s on %s", node_state_to_string(s), node_event_to_string(e));
+                        cr_expect_eq(next, wanted, "%s on %s", node_state_to_string(s), node_event_to_string(e));
+                }
+        }
+}
+
+Test(node, a_stop_is_understood_in_every_state_that_is_not_final)
+{
+        NodeState next;
+
+        for (unsigned s = 0; s < NODE_STOPPED; s++)
+                cr_expect(node_step(s, NODE_EV_STOP, &next), "%s", node_state_to_string(s));
+}
+
+Test(node, the_delay_doubles_up_to_its_maximum_and_never_wraps)
+{
+        PlanNode plan = {.restart_delay_ns = NSEC_PER_SEC, .max_restart_delay_ns = 10 * NSEC_PER_SEC};
+
+        cr_assert_eq(node_backoff_ns(&plan, 0), NSEC_PER_SEC);
+        cr_assert_eq(node_backoff_ns(&plan, 3), 8 * NSEC_PER_SEC);
+        cr_assert_eq(node_backoff_ns(&plan, 4), 10 * NSEC_PER_SEC);
+        cr_assert_eq(node_backoff_ns(&plan, UINT32_MAX), 10 * NSEC_PER_SEC);
+        plan.max_restart_delay_ns = 0;
+        cr_assert_eq(node_backoff_ns(&plan, 100), NSEC_PER_SEC << 16, "the exponent is at most 16");
+        plan.restart_delay_ns = UINT64_MAX / 2;
+        cr_assert_eq(node_backoff_ns(&plan, 16), NSEC_NEVER);
+        plan.restart_delay_ns = 0;
+        cr_assert_eq(node_backoff_ns(&plan, 16), 0);
+}
+
+Test(node, states_events_and_rungs_have_names)
+{
+        for (unsigned s = 0; s < _NODE_STATE_MAX; s++)
+                cr_expect_not_null(node_state_to_string(s));
+        for (unsigned e = 0; e < _NODE_EVENT_MAX; e++)
+                cr_expect_not_null(node_event_to_string(e));
+        for (unsigned r = 0; r < _NODE_RUNG_MAX; r++)
+                cr_expect_not_null(node_rung_to_string(r));
+        cr_expect_str_eq(node_state_to_string(99), "?");
+}

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What system tests share: the build they look at, ways to run its programs that cannot hang, and a look for leftovers."""
+
+import fcntl
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+import types
+import uuid
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("TIDEGATE_BUILD", ROOT / "build"))
+PYTHON = os.environ.get("TIDEGATE_PYTHON", "/usr/bin/python3")
+MARK = "TIDEGATE_TEST_RUN"  # in the environment of everything that a test starts: how its leftovers are found
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "sanitized: also run on the build with address and undefined sanitizers")
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The source tree."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def build():
+    """The build tree: bin/, lib/, python/."""
+    assert (BUILD / "bin/tidegate").exists(), f"{BUILD} holds no build; run scripts/build"
+    for made in (BUILD / "cli/tidegate", BUILD / "supervisor/tidegated"):
+        used = BUILD / "bin" / made.name
+        if made.exists() and (not used.exists() or used.stat().st_mtime < made.stat().st_mtime):
+            pytest.exit(f"{used} is older than {made}: run scripts/build, which ninja alone does not replace", returncode=3)
+    return BUILD
+
+
+@pytest.fixture(scope="session")
+def tidegate(build):
+    """Run the CLI and return the completed process. Every run has a deadline; a hang fails the test."""
+
+    def run(*args, timeout=60, **kwargs):
+        kwargs.setdefault("stdin", subprocess.DEVNULL)
+        if "stdout" not in kwargs:
+            kwargs["stdout"] = subprocess.PIPE
+        if "stderr" not in kwargs:
+            kwargs["stderr"] = subprocess.PIPE
+        return subprocess.run([build / "bin/tidegate", *map(str, args)], text=True, timeout=timeout, **kwargs)
+
+    return run
+
+
+# Environment of nodes
+
+
+@pytest.fixture(scope="session")
+def sanitizer(build):
+    """The library that has to be loaded before anything else in a program that was not built with sanitizers; or None."""
+    options = json.loads((build / "meson-info/intro-buildoptions.json").read_text())
+    wanted = next(o["value"] for o in options if o["name"] == "b_sanitize")
+    if "address" not in str(wanted):
+        return None
+    return subprocess.check_output(["gcc", "-print-file-name=libasan.so"], text=True).strip()
+
+
+@pytest.fixture(scope="session")
+def python(sanitizer, tmp_path_factory):
+    """The interpreter for nodes. Python itself keeps memory at its exit, so the sanitizer looks for no leaks there."""
+    if not sanitizer:
+        return PYTHON
+    wrapper = tmp_path_factory.mktemp("python") / "python3"
+    wrapper.write_text(
+        "#!/bin/sh\n"
+        f'export LD_PRELOAD="{sanitizer}${{LD_PRELOAD:+:$LD_PRELOAD}}"\n'
+        'export ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0"\n'
+        f'exec {PYTHON} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    return str(wrapper)
+
+
+@pytest.fixture(scope="session")
+def node_environment(build, python):
+    """Environment in which `tidegate run` finds the built library and module, as scripts/env prints it."""
+
+    def prepend(name, value):
+        old = os.environ.get(name)
+        return f"{value}:{old}" if old else str(value)
+
+    return {
+        **os.environ,
+        "PATH": prepend("PATH", build / "bin"),
+        "PYTHONPATH": prepend("PYTHONPATH", build / "python"),
+        "LD_LIBRARY_PATH": prepend("LD_LIBRARY_PATH", build / "lib"),
+        "TIDEGATE_PYTHON": python,
+        "TIDEGATE_BUILD": str(build),
+        "NO_COLOR": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def fake_environment(build, node_environment, sanitizer):
+    """How to run a test of the Python module on the scripted stand-in of libtidegate."""
+    here = pathlib.Path(__file__).parent / "fake"
+    env = {
+        **node_environment,
+        "PYTHONPATH": f"{here}:{node_environment['PYTHONPATH']}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LD_PRELOAD": str(build / "tests/system/libfake_tidegate.so"),
+    }
+    if sanitizer:
+        env["LD_PRELOAD"] = f"{sanitizer}:{env['LD_PRELOAD']}"
+        env["ASAN_OPTIONS"] = f"{os.environ.get('ASAN_OPTIONS', '')}:detect_leaks=0".lstrip(":")
+    return types.SimpleNamespace(python=PYTHON, play=here / "play.py", env=env)
+
+
+# Runs that leave nothing
+
+
+def unified_root():
+    """Mount point of the cgroup v2 hierarchy."""
+    for line in open("/proc/self/mountinfo"):
+        fields, _, kind = line.partition(" - ")
+        if kind.split()[0] == "cgroup2":
+            return pathlib.Path(fields.split()[4])
+    return None
+
+
+def instance_folders():
+    """Where a run without --cgroup-root makes its cgroups: below our own one if that is delegated, else below the root."""
+    top = unified_root()
+    if not top:
+        return
+    yield top / "tidegate"
+    for line in open("/proc/self/cgroup"):
+        if line.startswith("0::/") and len(line) > 5:
+            yield top / line[4:].strip() / "tidegate"
+
+
+def dead_cgroups():
+    """Every cgroup .../tidegate/INSTANCE/... without an owner. A living instance holds its directory's lock: other runs beside
+    this one do not count."""
+    found = set()
+    for base in instance_folders():
+        try:
+            instances = [d for d in base.iterdir() if d.is_dir()]
+        except OSError:
+            continue
+        if not instances:
+            found.add(str(base))
+        for instance in instances:
+            if _lock_is_free(instance):
+                found.update(path for path, _, _ in os.walk(instance))
+    return found
+
+
+def _lock_is_free(directory):
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False  # gone meanwhile
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def marked_processes(mark):
+    """pid: command of every process, zombies excepted, that was started with this mark in its environment."""
+    found = {}
+    needle = f"{MARK}={mark}".encode()
+    for proc in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if needle in (proc / "environ").read_bytes().split(b"\0"):
+                found[int(proc.name)] = (proc / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            pass  # gone meanwhile, or a zombie
+    return found
+
+
+def eventually(condition, seconds, step=0.02):
+    """Wait for what has no event to wait on; returns the last value of condition()."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(step)
+    return value
+
+
+class Traces:
+    """What a run may leave behind, counted before and after. Processes are found by a mark in their environment."""
+
+    def __init__(self):
+        self.mark = uuid.uuid4().hex
+        self.elsewhere = False  # set by the fixture `home`, which counts the cgroups of its runs itself
+        self.before = self.count()
+
+    def count(self):
+        return {
+            "cgroups": dead_cgroups(),
+            # criterion keeps files there while tests beside this one run
+            "files in /dev/shm": {f for f in os.listdir("/dev/shm") if not f.startswith("bxfi_")},
+            "our descriptors": {f"{fd}: {link}" for fd, link in _descriptors()},
+        }
+
+    def left(self):
+        """{kind: what is there now and was not}; empty when nothing is left."""
+        now = {kind: names - self.before[kind] for kind, names in self.count().items()}
+        if self.elsewhere:
+            now["cgroups"] = set()
+        if now["cgroups"]:  # or made by a run beside this one, which is about to lock or to remove it
+            time.sleep(0.2)
+            now["cgroups"] &= dead_cgroups()
+        now["processes"] = marked_processes(self.mark)
+        return {kind: names for kind, names in now.items() if names}
+
+    def assert_none(self, seconds=0.0):
+        eventually(lambda: not self.left(), seconds)
+        assert self.left() == {}
+
+    def sweep(self):
+        """End what a failed test left, so that it fails alone."""
+        for pid in marked_processes(self.mark):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+def _descriptors():
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            yield fd, os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            pass  # the one that listed them
+
+
+@pytest.fixture
+def traces():
+    """Counts before; the test must leave no more than that. `traces.mark` goes with what the test starts."""
+    t = Traces()
+    yield t
+    left = t.left()
+    t.sweep()
+    assert left == {}, f"the test left {left}"
+
+
+class Run:
+    """One `tidegate run` in the background. Its output goes to files: a grandchild that keeps them open holds up nobody."""
+
+    def __init__(self, command, env, cwd, directory):
+        self.stdout, self.stderr = directory / "stdout", directory / "stderr"
+        with open(self.stdout, "w") as out, open(self.stderr, "w") as err:
+            self.begin = time.monotonic()
+            self.process = subprocess.Popen(
+                command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+            )
+
+    def wait(self, timeout):
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+            pytest.fail(f"no end after {timeout} s:\n{self.output()}")
+        self.seconds = time.monotonic() - self.begin
+        return self
+
+    @property
+    def status(self):
+        return self.process.returncode
+
+    def output(self):
+        return self.stdout.read_text(errors="replace") + self.stderr.read_text(errors="replace")
+
+
+@pytest.fixture
+def start_tidegate(build, node_environment, traces, tmp_path):
+    """Start `tidegate ARGS...`; returns a Run. Whatever the test starts must be gone at its end."""
+    runs = []
+
+    def start(*args, cwd=None, env=None):
+        directory = tmp_path / f"run-{len(runs)}"
+        directory.mkdir()
+        environment = {**node_environment, MARK: traces.mark, **(env or {})}
+        runs.append(Run([build / "bin/tidegate", *map(str, args)], environment, cwd or tmp_path, directory))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        if run.process.poll() is None:
+            run.process.kill()
+            run.process.wait(10)
+
+
+@pytest.fixture
+def run_tidegate(start_tidegate):
+    """Run `tidegate ARGS...` to its end, within the timeout; returns the Run."""
+
+    def run(*args, timeout=60, status=0, **kwargs):
+        r = start_tidegate(*args, **kwargs).wait(timeout)
+        if status is not None:
+            assert r.status == status, f"status {r.status}\n{r.output()}"
+        return r
+
+    return run
+
+
+@pytest.fixture
+def dataflow(tmp_path):
+    """Write a descriptor given as text, or as a dict; returns its path."""
+
+    def write(text, name="dataflow.yml"):
+        path = tmp_path / name
+        path.write_text(text if isinstance(text, str) else json.dumps(text, indent=2))  # JSON is YAML
+        return path
+
+    return write
+
+
+# Fixtures of runs that are looked at and killed while they live. At the end: that module uses what is defined above.
+from lives import home, live, nothing_left, script  # noqa: E402, F401

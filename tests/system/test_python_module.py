@@ -1,0 +1,807 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python module against a scripted libtidegate: every outcome of every call, lifetimes, threads, forks, signals.
+
+Each test runs in a process of its own, below play.py.
+"""
+
+import asyncio
+import ctypes
+import errno
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+if __name__ == "played":
+    import play
+    import tidegate
+else:
+    import pytest
+
+
+def played(function):
+    """Run the body in a fresh Python with the stand-in loaded."""
+    if __name__ == "played":
+        function.played = function
+        return function
+
+    @functools.wraps(function)
+    def test(fake_environment):
+        r = subprocess.run(
+            [fake_environment.python, "-X", "dev", fake_environment.play, __file__, function.__name__],
+            env=fake_environment.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert r.returncode == 0, f"status {r.returncode}\n{r.stdout}\n{r.stderr}"
+
+    del test.__wrapped__  # pytest would take the fixtures from there
+    return pytest.mark.sanitized(test)
+
+
+def raises(type, call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+    except type as e:
+        return e
+    raise AssertionError(f"{type} was not raised")
+
+
+# events
+
+
+@played
+def test_events_come_in_order_until_the_stream_ends():
+    play.push(play.INPUT, "in", b"abc", 0)
+    play.push(play.INPUT_CLOSED, "in")
+    play.push(play.STOP, "ALL_INPUTS_CLOSED")
+    play.lib.fake_end()
+    with tidegate.Node() as node:
+        assert [(e.type, e.id) for e in node] == [
+            ("INPUT", "in"), ("INPUT_CLOSED", "in"), ("STOP", "ALL_INPUTS_CLOSED")
+        ]  # fmt: skip
+        assert node.ended
+        assert node.next() is None
+        assert node.try_recv() is None
+        assert list(node) == []
+    assert play.live("events") == 0 and play.live("nodes") == 0
+
+
+@played
+def test_an_event_reads_like_the_dict_of_a_dora_node():
+    import collections.abc
+    import datetime
+
+    play.push(play.INPUT, "in", b"abc", 41, [("int", b"n", ctypes.c_int64(5))])
+    before = datetime.datetime.now(datetime.timezone.utc)
+    event = tidegate.Node().next()
+    assert event["type"] == event.type == "INPUT" and event["id"] == event.id == "in"
+    assert event["value"] == event.data == b"abc" and event["kind"] == "dora"
+    assert event["metadata"]["n"] == 5 and event.seq == 41
+    assert abs((event["metadata"]["timestamp"] - before).total_seconds()) < 1
+    assert abs(event.time_ns - time.monotonic_ns()) < 10**9
+    assert event.metadata is event["metadata"]
+    assert list(event) == event.keys() == [k for k, _ in event.items()] == ["kind", "type", "id", "value", "metadata"]
+    assert dict(event) == {**event} and len(event) == 5 and len(event.values()) == 5
+    assert "id" in event and "error" not in event and 3 not in event
+    assert event.get("error") is None and event.get("x", 7) == 7 and event.get("id") == "in"
+    assert isinstance(event, collections.abc.Mapping)
+    assert raises(KeyError, lambda: event["error"]).args == ("error",)
+    assert repr(event) == "<tidegate.Event INPUT 'in', message 41, 3 bytes>"
+    raises(TypeError, tidegate.Event)
+
+
+@played
+def test_failures_carry_their_reason():
+    play.push(play.NODE_FAILED, "arm", b"exited with status 3")
+    play.push(play.ERROR, None, b"the supervisor is gone")
+    node = tidegate.Node()
+    failed, error = node.next(), node.next()
+    assert failed["value"] == {"source_node_id": "arm", "error": "exited with status 3"}
+    assert failed["id"] == "arm" and failed.error == failed["error"] == "exited with status 3"
+    assert error.type == "ERROR" and error["error"] == "the supervisor is gone" and "id" not in error
+    assert error.id is None
+
+
+@played
+def test_every_type_of_parameter_arrives():
+    ints = (ctypes.c_int64 * 2)(-(2**63), 2**63 - 1)
+    floats = (ctypes.c_double * 2)(0.5, float("inf"))
+    strings = (ctypes.c_char_p * 2)(b"a", "ö".encode())
+    n = ctypes.c_size_t(2)
+    play.push(play.INPUT, "in", b"", 0, [
+        ("bool", b"b", ctypes.c_bool(True)), ("int", b"i", ctypes.c_int64(-3)), ("float", b"f", ctypes.c_double(1.5)),
+        ("string", b"s", "grün".encode()), ("ints", b"li", ints, n), ("floats", b"lf", floats, n),
+        ("strings", b"ls", strings, n), ("ints", b"none", ints, ctypes.c_size_t(0)),
+    ])  # fmt: skip
+    metadata = tidegate.Node().next().metadata
+    del metadata["timestamp"]
+    assert metadata == {
+        "b": True, "i": -3, "f": 1.5, "s": "grün", "li": [-(2**63), 2**63 - 1], "lf": [0.5, float("inf")],
+        "ls": ["a", "ö"], "none": [],
+    }  # fmt: skip
+    assert metadata["b"] is True
+
+
+# payloads
+
+
+@played
+def test_payload_is_read_only_shared_memory_without_a_copy():
+    import numpy
+
+    play.push(play.INPUT, "in", bytes(range(256)) * 4)
+    event = tidegate.Node().next()
+    a = numpy.frombuffer(event.data, numpy.uint16)
+    b = numpy.frombuffer(event["value"], numpy.uint8)
+    assert a.shape == (512,) and b[255] == 255
+    assert a.ctypes.data == b.ctypes.data, "two views of one memory"
+    assert not a.flags.writeable and event.data.readonly
+    raises(TypeError, event.data.__setitem__, 0, 1)
+    lines = open("/proc/self/maps").read().splitlines()
+    ranges = [(line.split()[1], *(int(x, 16) for x in line.split()[0].split("-"))) for line in lines]
+    assert [mode for mode, lo, hi in ranges if lo <= a.ctypes.data < hi] == ["r--p"], "the library's own mapping"
+
+
+@played
+def test_payload_lives_as_long_as_its_last_view():
+    import numpy
+
+    play.push(play.INPUT, "in", b"x" * 100000)
+    node = tidegate.Node()
+    event = node.next()
+    view = event.data[10:]
+    array = numpy.frombuffer(event.data, numpy.uint8)[::7]
+    del event
+    assert play.live("events") == 1
+    view.release()
+    assert play.live("events") == 1 and int(array[5]) == ord("x")
+    del array
+    assert play.live("events") == 0
+
+
+@played
+def test_payload_outlives_the_node():
+    play.push(play.INPUT, "in", b"x" * 100000)
+    with tidegate.Node() as node:
+        data = node.next().data
+    del node
+    assert play.live("nodes") == 0
+    assert bytes(data[-3:]) == b"xxx"
+    del data
+    assert play.live("events") == 0
+
+
+@played
+def test_a_released_view_leaves_the_event_usable():
+    play.push(play.INPUT, "in", b"abc")
+    event = tidegate.Node().next()
+    with event.data as view:
+        assert view == b"abc"
+    raises(ValueError, bytes, view)
+    assert event.data == b"abc"
+
+
+@played
+def test_an_empty_message_has_an_empty_view():
+    play.push(play.INPUT, "tick")
+    event = tidegate.Node().next()
+    assert event.data == b"" and event["value"].nbytes == 0 and event["metadata"].keys() == {"timestamp"}
+
+
+# sending
+
+
+@played
+def test_anything_with_a_contiguous_buffer_is_sent():
+    import array
+
+    import numpy
+
+    node = tidegate.Node()
+    things = [
+        b"abc", bytearray(b"abc"), memoryview(b"xabcx")[1:4], array.array("h", [1, 2]), numpy.eye(3),
+        numpy.array(7, numpy.int32), numpy.zeros(0), b"",
+    ]  # fmt: skip
+    for thing in things:
+        node.send_output("out", thing)
+    node.send_output("other")
+    node.send_output(output_id="other", data=None, metadata=None)
+    expected = [bytes(memoryview(t).cast("B") if memoryview(t).nbytes else b"") for t in things]
+    assert [s[1] for s in play.sent()] == [*expected, b"", b""]
+    assert {s[0] for s in play.sent()[-2:]} == {"other"}
+    play.push(play.INPUT, "in", b"pass me on", 0, [("string", b"k", b"v")])
+    event = node.next()
+    node.send_output("out", event.data, event.metadata)
+    assert play.sent()[-1] == ("out", b"pass me on", {"k": 4})
+
+
+@played
+def test_what_cannot_be_sent_is_refused_with_advice():
+    import numpy
+
+    node = tidegate.Node()
+    assert "text.encode()" in str(raises(TypeError, node.send_output, "out", "text"))
+    assert "not list" in str(raises(TypeError, node.send_output, "out", [1, 2]))
+    assert "ascontiguousarray" in str(raises(BufferError, node.send_output, "out", numpy.eye(4)[:, 0]))
+    assert "ascontiguousarray" in str(raises(BufferError, node.send_output, "out", numpy.ones((3, 4), order="F")))
+    raises(BufferError, node.send_output, "out", memoryview(b"abcdef")[::2])
+    view = memoryview(b"abc")
+    view.release()
+    raises((ValueError, BufferError), node.send_output, "out", view)
+    raises(TypeError, node.send_output, None, b"")
+    raises(ValueError, node.send_output, "a\0b", b"")
+    assert play.sent() == []
+
+
+@played
+def test_metadata_of_every_type_is_sent():
+    import numpy
+
+    node = tidegate.Node()
+    node.send_output("out", b"", {
+        "b": True, "i": -5, "f": 0.5, "s": "x", "li": [1, 2], "lf": [1, 2.5], "ls": ["a"], "t": (1,), "e": [],
+        "ni": numpy.int64(4), "nf": numpy.float32(0.5), "nd": numpy.float64(0.5), "nl": [numpy.int16(4)],
+        "nb": numpy.int64(3) > 2,
+    })  # fmt: skip
+    assert play.sent()[-1][2] == {
+        "b": 1, "i": 2, "f": 3, "s": 4, "li": 5, "lf": 6, "ls": 7, "t": 5, "e": 5, "ni": 2, "nf": 3, "nd": 3, "nl": 5,
+        "nb": 1,
+    }  # fmt: skip
+    node.send_output("out", b"", {"parameters": {"a": 1}, "b": 2})
+    assert play.sent()[-1][2] == {"a": 2, "b": 2}
+
+
+@played
+def test_a_wrong_metadata_value_is_named_by_its_key():
+    import numpy
+
+    node = tidegate.Node()
+    cases = [
+        (TypeError, None), (TypeError, b"x"), (TypeError, {"deep": 1}), (TypeError, {1}), (TypeError, object()),
+        (TypeError, numpy.zeros(2)), (TypeError, numpy.zeros(1)), (TypeError, [numpy.bool_(True)]), (TypeError, 1j),
+        (TypeError, [None]), (TypeError, [True]), (TypeError, [[1]]), (TypeError, [1, "a"]), (TypeError, [0.5, "a"]),
+        (OverflowError, 2**63), (OverflowError, [1, -(2**63) - 1]), (OverflowError, [0.5, 10**400]),
+        (ValueError, "a\0b"), (ValueError, ["\0"]), (ValueError, "\ud800"), (ValueError, "x" * 100000),
+    ]  # fmt: skip
+    for type, value in cases:
+        assert "'speed'" in str(raises(type, node.send_output, "out", b"", {"ok": 1, "speed": value})), repr(value)
+    for key in ["", "k" * 257, "a\0b"]:
+        assert repr(key) in str(raises(ValueError, node.send_output, "out", b"", {key: 1}))
+    assert "3 is not" in str(raises(TypeError, node.send_output, "out", b"", {3: 1}))
+    assert "not list" in str(raises(TypeError, node.send_output, "out", b"", [("a", 1)]))
+    assert play.sent() == []
+
+
+@played
+def test_every_outcome_of_a_send_is_an_exception_of_its_own():
+    node = tidegate.Node()
+    table = [
+        (play.NO_OUTPUT, tidegate.NoSuchOutput, errno.ENOENT), (play.CLOSED, tidegate.Closed, errno.EPIPE),
+        (play.STOPPING, tidegate.Stopping, errno.ECANCELED), (play.DROPPED, tidegate.Dropped, errno.ENOBUFS),
+        (-errno.EMSGSIZE, tidegate.TooLarge, errno.EMSGSIZE), (-errno.EPROTO, tidegate.Error, errno.EPROTO),
+    ]  # fmt: skip
+    for r, type, number in table:
+        for function, call in [
+            ("tg_send", lambda: node.send_output("out", b"abc")),
+            ("tg_alloc", lambda: node.alloc_output("out", 3)),
+            ("tg_send_sample", lambda: node.alloc_output("out", 3).send()),
+        ]:
+            play.fail(function, r)
+            e = raises(type, call)
+            assert isinstance(e, tidegate.Error) and isinstance(e, OSError) and e.errno == number
+            assert "'out'" in str(e) and "3 bytes" in str(e), str(e)
+    play.fail("tg_send", -errno.ENOMEM)
+    raises(MemoryError, node.send_output, "out", b"")
+    raises(tidegate.NoSuchOutput, node.send_output, "nowhere", b"")
+    assert play.sent() == [] and play.live("samples") == 0
+    node.send_output("out", b"still works")
+
+
+@played
+def test_a_send_waits_for_room_for_as_long_as_send_timeout_says():
+    node = tidegate.Node()
+    assert node.send_timeout is None
+    play.lib.fake_hold_sends(True)
+    for seconds in [0, 0.05, 0.5]:
+        node.send_timeout = seconds
+        assert node.send_timeout == seconds
+        for call in [lambda: node.send_output("out", b"abc"), lambda: node.alloc_output("out", 3).send()]:
+            begin = time.monotonic()
+            e = raises(tidegate.Timeout, call)
+            assert isinstance(e, TimeoutError) and e.errno == errno.ETIMEDOUT and "'out'" in str(e)
+            assert seconds <= time.monotonic() - begin < seconds + 0.4
+    node.send_timeout = None
+    threading.Timer(0.6, play.lib.fake_hold_sends, [False]).start()
+    node.send_output("out", b"at last")
+    assert [s[1] for s in play.sent()] == [b"at last"], "a try that ran out of time sent nothing"
+    raises(ValueError, setattr, node, "send_timeout", -1)
+    raises(TypeError, setattr, node, "send_timeout", "x")
+
+
+# samples
+
+
+@played
+def test_a_sample_is_written_in_place_and_sent_once():
+    import numpy
+
+    node = tidegate.Node()
+    sample = node.alloc_output("out", 8)
+    numpy.frombuffer(sample, numpy.int32)[:] = [1, 2]
+    assert len(sample) == sample.nbytes == 8 and "not sent" in repr(sample)
+    sample.send({"k": 1})
+    assert play.sent() == [("out", b"\1\0\0\0\2\0\0\0", {"k": 2})]
+    assert "already sent" in str(raises(BufferError, sample.send))
+    assert "already sent" in str(raises(BufferError, memoryview, sample))
+    sample.discard()
+    assert play.live("samples") == 0 and len(play.sent()) == 1
+
+
+@played
+def test_a_sample_is_not_sent_while_a_view_of_it_lives():
+    import numpy
+
+    node = tidegate.Node()
+    sample = node.alloc_output("out", 8)
+    array = numpy.frombuffer(sample, numpy.uint8)
+    array[:] = 7
+    assert "1 view of it exists" in str(raises(BufferError, sample.send))
+    raises(BufferError, sample.discard)
+    view = memoryview(sample)
+    assert "2 views of it exist" in str(raises(BufferError, sample.send))
+    view.release()
+    del array
+    sample.send()
+    assert play.sent() == [("out", b"\7" * 8, {})]
+
+
+@played
+def test_a_with_block_sends_at_its_end_and_gives_back_on_an_error():
+    node = tidegate.Node()
+    with node.alloc_output("out", 3) as sample:
+        memoryview(sample)[:] = b"abc"
+    with node.alloc_output("out", 1) as sample:
+        sample.send({"k": "v"})
+    with node.alloc_output("out", 1) as sample:
+        sample.discard()
+
+    def failing():
+        with node.alloc_output("out", 3) as sample:
+            view = memoryview(sample)
+            view[0] = 1 / 0
+
+    raises(ZeroDivisionError, failing)
+    assert [s[1] for s in play.sent()] == [b"abc", b"\0"]
+    assert play.live("samples") == 0
+
+
+@played
+def test_bad_metadata_leaves_the_sample_unsent():
+    node = tidegate.Node()
+    sample = node.alloc_output("out", 3)
+    raises(TypeError, sample.send, {"k": None})
+    raises(TypeError, sample.send, metadata=3)
+    sample.send({"k": 1})
+    assert len(play.sent()) == 1
+
+
+@played
+def test_a_sample_keeps_its_memory_past_the_close_of_the_node():
+    node = tidegate.Node()
+    sample = node.alloc_output("out", 3)
+    view = memoryview(sample)
+    node.close()
+    assert play.live("nodes") == 1, "its pool is still mapped"
+    assert [s[1] for s in play.sent() if s[0] == "close"] == [b"out", b"other"], "the consumers know already"
+    view[:] = b"abc"
+    view.release()
+    raises(tidegate.Closed, sample.send)
+    raises(tidegate.Closed, node.send_output, "out", b"")
+    del sample
+    assert play.live("nodes") == 0 and play.live("samples") == 0
+
+
+@played
+def test_sizes_of_samples_are_checked():
+    node = tidegate.Node()
+    raises(ValueError, node.alloc_output, "out", -1)
+    raises(OverflowError, node.alloc_output, "out", 2**64)
+    raises(TypeError, node.alloc_output, "out", 1.5)
+    raises(tidegate.TooLarge, node.alloc_output, "out", 2**40)
+    raises(tidegate.NoSuchOutput, node.alloc_output, "nowhere", 1)
+    with node.alloc_output("out", 0) as sample:
+        assert bytes(sample) == b""
+    assert play.sent() == [("out", b"", {})]
+
+
+# waiting
+
+
+@played
+def test_a_timeout_is_kept_and_says_so():
+    node = tidegate.Node()
+    for seconds in [0, 0.05, 0.45]:
+        begin = time.monotonic()
+        e = raises(tidegate.Timeout, node.next, timeout=seconds)
+        assert seconds <= time.monotonic() - begin < seconds + 0.4 and e.errno == errno.ETIMEDOUT
+    assert node.try_recv() is None and not node.ended
+    for bad in [-1, float("nan")]:
+        raises(ValueError, node.next, bad)
+    raises(TypeError, node.next, "x")
+    play.push(play.INPUT)
+    assert node.next(float("inf")).type == "INPUT"
+    play.push(play.INPUT)
+    assert node.next(1e300).type == "INPUT"
+
+
+@played
+def test_other_threads_run_while_one_waits():
+    node = tidegate.Node()
+    got = []
+    thread = threading.Thread(target=lambda: got.append(node.next(timeout=30)))
+    thread.start()
+    n = 0
+    while play.lib.fake_live(b"calls") == 0 and n < 10**7:
+        n += 1
+    play.push(play.INPUT, "in", b"abc")
+    thread.join(30)
+    assert got[0].data == b"abc"
+
+
+@played
+def test_ctrl_c_ends_every_wait():
+    node = tidegate.Node()
+    play.lib.fake_hold_sends(True)
+
+    async def wait():
+        await node.recv_async()
+
+    waits = [
+        node.next, lambda: node.next(60), lambda: next(node), lambda: node.send_output("out", b""),
+        lambda: node.alloc_output("out", 1).send(), lambda: asyncio.run(wait()),
+    ]  # fmt: skip
+    for call in waits:
+        threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+        begin = time.monotonic()
+        raises(KeyboardInterrupt, call)
+        assert time.monotonic() - begin < 2
+    assert play.live("samples") == 0 and play.sent() == []
+
+
+@played
+def test_ctrl_c_is_seen_when_the_signal_interrupts_nothing():
+    node = tidegate.Node()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    taker = threading.Thread(target=lambda: (signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT]), time.sleep(1)))
+    taker.start()
+    threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+    begin = time.monotonic()
+    raises(KeyboardInterrupt, node.next)
+    assert time.monotonic() - begin < 0.9, "seen before the other thread woke"
+    taker.join()
+
+
+@played
+def test_a_handled_signal_does_not_shorten_a_wait_or_lose_a_message():
+    ticks = []
+    signal.signal(signal.SIGALRM, lambda *args: ticks.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    node = tidegate.Node()
+    begin = time.monotonic()
+    raises(tidegate.Timeout, node.next, 0.5)
+    assert time.monotonic() - begin >= 0.5 and len(ticks) > 10
+    play.lib.fake_hold_sends(True)
+    threading.Timer(0.3, play.lib.fake_hold_sends, [False]).start()
+    with node.alloc_output("out", 3) as sample:
+        memoryview(sample)[:] = b"abc"
+    node.send_output("out", b"def")
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert [s[1] for s in play.sent()] == [b"abc", b"def"]
+
+
+@played
+def test_close_from_another_thread_ends_the_waits():
+    node = tidegate.Node()
+    play.lib.fake_hold_sends(True)
+    ends = []
+
+    def wait(call):
+        try:
+            call()
+        except tidegate.Closed as e:
+            ends.append(e.errno)
+
+    calls = [node.next, lambda: next(node), lambda: node.send_output("out", b""), lambda: node.alloc_output("out", 1).send()]
+    threads = [threading.Thread(target=wait, args=[c]) for c in calls]
+    for thread in threads:
+        thread.start()
+    while play.lib.fake_live(b"calls") < 2 or play.lib.fake_live(b"samples") < 1:
+        time.sleep(0.001)
+    node.close()
+    for thread in threads:
+        thread.join(10)
+    assert ends == [errno.EBADF] * 4
+    del node, calls, threads, thread
+    assert play.live("nodes") == 0 and play.live("samples") == 0
+
+
+# asyncio
+
+
+@played
+def test_asyncio_gets_every_event():
+    async def main():
+        node = tidegate.Node()
+        loop = asyncio.get_running_loop()
+        for i in range(5):
+            loop.call_later(0.02 * i, play.push, play.INPUT, "in", b"%d" % i)
+        loop.call_later(0.15, play.lib.fake_end)
+        return [bytes(e.data) async for e in node]
+
+    assert asyncio.run(main(), debug=True) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@played
+def test_asyncio_waiters_share_the_descriptor_and_can_be_cancelled():
+    async def main():
+        node = tidegate.Node()
+        begin = time.monotonic()
+        try:
+            await node.recv_async(timeout=0.1)
+        except tidegate.Timeout:
+            assert 0.1 <= time.monotonic() - begin < 1
+        else:
+            raise AssertionError
+        cancelled = asyncio.create_task(node.recv_async())
+        tasks = [asyncio.create_task(node.recv_async(5)) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        cancelled.cancel()
+        for i in range(3):
+            play.push(play.INPUT, "in", b"%d" % i)
+        assert sorted(bytes(e.data) for e in await asyncio.gather(*tasks)) == [b"0", b"1", b"2"]
+        waiting = asyncio.create_task(node.recv_async())
+        await asyncio.sleep(0.01)
+        node.close()
+        try:
+            await asyncio.wait_for(waiting, 5)
+        except tidegate.Closed:
+            pass
+        else:
+            raise AssertionError
+
+    before = play.fds()
+    asyncio.run(main())
+    assert play.fds() <= before + 1, "the stand-in's own descriptor"
+
+
+@played
+def test_fileno_polls_readable():
+    import select
+
+    with tidegate.Node() as node:
+        assert select.select([node], [], [], 0)[0] == []
+        play.push(play.INPUT)
+        assert select.select([node], [], [], 5)[0] == [node]
+        assert node.try_recv().type == "INPUT"
+        assert node.try_recv() is None
+        assert select.select([node], [], [], 0)[0] == []
+        play.fail("tg_node_fd", -errno.EMFILE)
+        assert raises(tidegate.Error, node.fileno).errno == errno.EMFILE
+
+
+# the node
+
+
+@played
+def test_identity_ports_and_counters():
+    with tidegate.Node() as node:
+        assert (node.node_id, node.dataflow_name) == ("fake", "play") and node.dataflow_id.count("-") == 4
+        assert node.inputs == ("in", "tick") and node.outputs == ("out", "other") and node.restart_count() == 3
+        assert node.input_stats("in") == {
+            "delivered": 1, "dropped_queue": 2, "dropped_pool": 3, "dropped_source": 4, "dropped_invalid": 5
+        }  # fmt: skip
+        assert "'nothing'" in str(raises(tidegate.Error, node.input_stats, "nothing"))
+        assert repr(node) == "<tidegate.Node 'fake' of dataflow 'play'>"
+        assert node.should_stop is False and node.stop_deadline is None
+        play.lib.fake_stop(1_500_000_000)
+        assert node.should_stop is True and node.stop_deadline == 1.5
+    assert repr(node) == "<tidegate.Node, closed>"
+
+
+@played
+def test_log_lines_have_levels():
+    node = tidegate.Node()
+    for level in ["error", "warn", "info", "debug", "trace"]:
+        getattr(node, "log_" + level)("x")
+        node.log(level.upper(), "y")
+    node.log_warning("z")
+    assert "loud" in str(raises(ValueError, node.log, "loud", "x"))
+    play.fail("tg_log", -errno.EPIPE)
+    assert raises(tidegate.Error, node.log_info, "x").errno == errno.EPIPE
+
+
+@played
+def test_outputs_are_closed_by_name():
+    node = tidegate.Node()
+    node.close_outputs(["out"])
+    node.close_outputs(("other",))
+    assert [s[1] for s in play.sent()] == [b"out", b"other"]
+    raises(TypeError, node.close_outputs, "out")
+    raises(TypeError, node.close_outputs, [1])
+    raises(TypeError, node.close_outputs, 1)
+    raises(tidegate.NoSuchOutput, node.close_outputs, ["nowhere"])
+
+
+@played
+def test_nothing_works_after_close_and_nothing_crashes():
+    node = tidegate.Node()
+    node.close()
+    node.close()
+    assert node.closed
+    calls = [
+        node.next, node.try_recv, lambda: next(node), node.fileno, node.restart_count, lambda: node.node_id,
+        lambda: node.inputs, lambda: node.outputs, lambda: node.should_stop, lambda: node.stop_deadline,
+        lambda: node.send_output("out", b""), lambda: node.alloc_output("out", 1), lambda: node.close_outputs(["out"]),
+        lambda: node.log_info("x"), lambda: node.input_stats("in"), node.__enter__, lambda: asyncio.run(node.recv_async()),
+    ]  # fmt: skip
+    for call in calls:
+        assert raises(tidegate.Closed, call).errno == errno.EBADF
+    unborn = tidegate.Node.__new__(tidegate.Node)
+    raises(tidegate.Closed, unborn.next)
+    raises(tidegate.Closed, unborn.__enter__)
+    del unborn
+    assert play.live("nodes") == 0
+
+
+@played
+def test_a_failed_connection_says_why():
+    play.fail("tg_node_open", -errno.ENOTCONN)
+    e = raises(tidegate.NotConnected, tidegate.Node)
+    assert e.errno == errno.ENOTCONN and "tidegate run" in str(e)
+    play.fail("tg_node_open", -errno.ECANCELED)
+    assert raises(tidegate.Error, tidegate.Node).errno == errno.ECANCELED
+    raises(TypeError, tidegate.Node, "id")
+    play.fail("tg_node_open", -errno.EINTR, 3)  # a signal whose handler did not raise: the opening goes on
+    node = tidegate.Node()
+    assert raises(tidegate.Error, tidegate.Node).errno == errno.EALREADY
+    assert raises(tidegate.Error, node.__init__).errno == errno.EALREADY
+    assert play.live("nodes") == 1
+
+
+@played
+def test_a_forked_child_may_not_use_the_node_and_does_not_hurt_it():
+    play.push(play.INPUT, "in", b"abc")
+    node = tidegate.Node()
+    event = node.next()
+    sample = node.alloc_output("out", 3)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for call in [node.next, node.try_recv, lambda: node.send_output("out", b""), lambda: node.alloc_output("out", 1)]:
+                assert raises(tidegate.Error, call).errno == errno.EOWNERDEAD
+            assert bytes(event.data) == b"abc"
+            node.close()
+            del node, call, event
+        except BaseException as e:
+            print(repr(e), file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    memoryview(sample)[:] = b"def"
+    sample.send()
+    assert play.sent()[-1][1] == b"def"
+
+
+@played
+def test_derived_nodes_have_their_own_attributes():
+    class Mine(tidegate.Node):
+        def __init__(self):
+            super().__init__()
+            self.me = self  # a cycle: only the collector can end it
+
+    Mine().x = 3
+    assert play.live("nodes") == 0
+
+
+# leaks and races
+
+
+@played
+def test_a_million_small_things_leave_nothing_behind():
+    import tracemalloc
+
+    node = tidegate.Node()
+    params = {"a": 1, "b": [0.5], "c": ["x", "y"], "d": "text"}
+
+    def once():
+        play.push(play.INPUT, "in", b"abc" * 100, 0, [("string", b"k", b"v")])
+        event = node.next()
+        dict(event), event.metadata, bytes(event.data), repr(event), event.get("x")
+        event.metadata["self"] = event  # a cycle through the metadata
+        del event
+        for bad in [{"k": None}, {"k": [1, "a"]}, {"k": 2**70}, {3: 1}]:
+            raises((TypeError, OverflowError), node.send_output, "out", b"", bad)
+        raises(tidegate.NoSuchOutput, node.send_output, "nowhere", b"abc", params)
+        raises(tidegate.NoSuchOutput, node.alloc_output, "nowhere", 1)
+        raises(tidegate.Timeout, node.next, 0)
+        node.alloc_output("out", 10).discard()
+        sample = node.alloc_output("out", 10)
+        view = memoryview(sample)
+        raises(BufferError, sample.send)
+        del view, sample
+        node.inputs, node.outputs, node.node_id, node.input_stats("in"), node.should_stop
+
+    for _ in range(50):
+        once()
+    fds = play.fds()
+    counted = [node, tidegate.Event, tidegate.Payload, tidegate.Sample, tidegate.Error, None, params]
+    not_the_test = [tracemalloc.Filter(False, file) for file in (play.__file__, tracemalloc.__file__, ctypes.__file__)]
+
+    def traced():
+        assert play.live("events") == 0 and play.live("samples") == 0
+        return sum(t.size for t in tracemalloc.take_snapshot().filter_traces(not_the_test).traces)
+
+    tracemalloc.start()
+    for _ in range(2000):  # the interpreter's free lists fill up slowly
+        once()
+    before, references = traced(), [sys.getrefcount(o) for o in counted]
+    for _ in range(1000):
+        once()
+    after, now = traced(), [sys.getrefcount(o) for o in counted]
+    assert after - before < 12000, f"{after - before} bytes more after 1000 rounds"
+    assert play.fds() == fds
+    assert all(b - a < 100 for a, b in zip(references, now)), (references, now)
+
+
+@played
+def test_many_threads_use_one_node_at_once():
+    node = tidegate.Node()
+    stop = threading.Event()
+    problems = []
+
+    def worker(call):
+        while not stop.is_set():
+            try:
+                call()
+            except (tidegate.Timeout, tidegate.Closed):
+                pass
+            except BaseException as e:
+                problems.append(e)
+                return
+
+    def sample():
+        with node.alloc_output("out", 8) as s:
+            memoryview(s)[:] = b"12345678"
+
+    calls = [lambda: node.next(0.001), node.try_recv, sample, lambda: node.send_output("out", b"abc", {"k": [1, 2]}),
+             lambda: play.push(play.INPUT, "in", b"x" * 5000), lambda: node.inputs, lambda: node.input_stats("in")]  # fmt: skip
+    threads = [threading.Thread(target=worker, args=[c]) for c in calls]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    node.close()
+    time.sleep(0.1)
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+    assert problems == []
+    del node, calls, threads, thread, sample
+    assert play.live("nodes") == 0 and play.live("samples") == 0
+
+
+@played
+def test_one_thread_sends_a_sample_that_another_is_sending():
+    node = tidegate.Node()
+    play.lib.fake_hold_sends(True)
+    sample = node.alloc_output("out", 3)
+    thread = threading.Thread(target=sample.send)
+    thread.start()
+    time.sleep(0.1)
+    raises(BufferError, sample.send)
+    raises(BufferError, memoryview, sample)
+    raises(BufferError, sample.discard)
+    play.lib.fake_hold_sends(False)
+    thread.join(10)
+    assert len(play.sent()) == 1 and play.live("samples") == 0
