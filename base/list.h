@@ -42,11 +42,14 @@ static inline void list_unlink(ListLink *what)
 
 #define list_first(list, type, member) (list_empty(list) ? NULL : container_of((list)->next, type, member))
 
+/* The link inside an entry, by arithmetic alone: the sentinel is in no entry, and its surroundings must not be accessed. */
+#define LIST_LINK(it, member) ((ListLink *)(void *)((char *)(it) + offsetof(__typeof__(*(it)), member)))
+
 /* The current entry may be unlinked and freed inside the loop; its neighbours may not. */
 #define list_for_each(it, next_, list, member)                                                                         \
         for ((it) = container_of((list)->next, __typeof__(*(it)), member),                                             \
-            (next_) = container_of((it)->member.next, __typeof__(*(it)), member);                                      \
-                &(it)->member != (list);                                                                               \
-                (it) = (next_), (next_) = container_of((it)->member.next, __typeof__(*(it)), member))
+            (next_) = container_of(LIST_LINK(it, member)->next, __typeof__(*(it)), member);                            \
+                LIST_LINK(it, member) != (list);                                                                       \
+                (it) = (next_), (next_) = container_of(LIST_LINK(it, member)->next, __typeof__(*(it)), member))
 
 #endif

@@ -276,9 +276,8 @@ int doctor_show_json(const Doctor *doctor, FILE *f)
         }
         for (int i = 1; i <= PROMISE_MAX; i++) {
                 const PromiseState *promise = &doctor->promises[i];
-                char key[4];
+                const char key[] = {'P', (char)('0' + i), '\0'};
 
-                (void)snprintf(key, sizeof(key), "P%d", i);
                 (void)json_object_set_new(promises, key, json_pack("{s:s, s:b, s:o, s:o, s:s?}", "name", promise->name, "kept",
                         promise->kept, "missing", json_ids(promise->missing), "done_without",
                         json_ids(promise->fallbacks), "limit", promise->limit));

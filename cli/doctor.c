@@ -128,6 +128,8 @@ void doctor_judge(Doctor *doctor)
                 judge_promise(doctor, i);
                 doctor->ok &= doctor->promises[i].kept;
         }
+        doctor->promises[4].limit = "as far as `run` goes: whichever part dies, everything ends in bounded time; adoption by a "
+                                    "new supervisor is not in this version";
         doctor->promises[6].limit = "nodes run as the same user as their supervisor and could signal it; the pidns "
                                     "backend, not in this version, prevents that";
 }

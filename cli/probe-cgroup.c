@@ -275,11 +275,13 @@ static void try_headless_pidfd(const ProbeContext *context, ProbeReport *report)
         probe_yes(report, "gone %s after SIGKILL by pidfd", TOOK(begin));
 }
 
+/* The child says a byte and stays: a byte means that it lives, a closed pipe that it was killed before it could. */
 static void try_reuse(const ProbeContext *context, ProbeReport *report)
 {
         int dir_fd = make_group(context, "reuse"), pidfd = -1, fds[2], r;
         siginfo_t si;
         pid_t pid;
+        char byte;
 
         if (dir_fd < 0 || pipe2(fds, O_CLOEXEC) < 0)
                 return probe_no(report, errno, "mkdir or pipe: %m");
@@ -289,12 +291,19 @@ static void try_reuse(const ProbeContext *context, ProbeReport *report)
         pid = raw_fork(CLONE_PIDFD | CLONE_INTO_CGROUP, dir_fd, &pidfd);
         if (pid < 0)
                 return probe_no(report, errno, "clone3(CLONE_INTO_CGROUP): %m");
-        if (pid == 0)
-                child_wait(fds);
-        (void)close(fds[0]);
-        if (wait_pidfd(pidfd, in_ms(100), &si) == 0)
-                return probe_no(report, 0, "a child born into it later was killed at once, by signal %d", si.si_status);
-        probe_yes(report, "a child born into it later lives");
+        if (pid == 0) {
+                if (write(fds[1], "l", 1) == 1)
+                        child_stay();
+                _exit(1);
+        }
+        (void)close(fds[1]);
+        if (!wait_fd(fds[0], POLLIN, context->deadline))
+                return probe_no(report, ETIMEDOUT, "a child born into it later neither lives nor dies");
+        if (read(fds[0], &byte, 1) == 1)
+                return probe_yes(report, "a child born into it later lives");
+        if (wait_pidfd(pidfd, context->deadline, &si) < 0)
+                return probe_no(report, errno, "a child born into it later ended: %m");
+        probe_no(report, 0, "a child born into it later was killed at once, by signal %d", si.si_status);
 }
 
 static void try_freezer(const ProbeContext *context, ProbeReport *report)
@@ -463,7 +472,7 @@ static const Probe probes[] = {
                 .id = "cgroup_controllers",
                 .title = "controllers cpu, io, memory, pids",
                 .needed_for = "limits",
-                .without = "a plan that asks for limits is refused, unless --allow-unenforced-limits",
+                .without = "limits are not part of this version",
                 .weight = PROBE_BETTER,
                 .in_cgroup = true,
                 .attempt = try_controllers,

@@ -14,10 +14,10 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/xattr.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include "base/cgroup_root.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "cli/probes.h"
@@ -25,103 +25,16 @@
 #define HOME_PREFIX "tidegate-doctor-"
 #define HOME_TRIES  8
 
-/* mountinfo writes space, tab, newline and backslash as \ooo. */
-static void unescape(char *s)
-{
-        char *to = s;
-
-        for (; *s; s++) {
-                if (s[0] == '\\' && s[1] >= '0' && s[1] <= '3' && s[2] && s[3]) {
-                        *to++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
-                        s += 3;
-                } else {
-                        *to++ = *s;
-                }
-        }
-        *to = '\0';
-}
-
-/* The first cgroup2 mount that shows its hierarchy from the root (that of our cgroup namespace). */
-static int find_mount(char *ret_path, size_t size)
-{
-        FILE *f = fopen("/proc/self/mountinfo", "re");
-        char line[2 * PATH_MAX], root[PATH_MAX], at[PATH_MAX], type[64];
-        int found = -ENOENT;
-
-        if (!f)
-                return -errno;
-        while (found && fgets(line, sizeof(line), f)) {
-                char *dash = strstr(line, " - ");
-
-                if (!dash || sscanf(dash + 3, "%63s", type) != 1 || strcmp(type, "cgroup2") != 0)
-                        continue;
-                if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, at) != 2 || strcmp(root, "/") != 0)
-                        continue;
-                unescape(at);
-                found = (size_t)snprintf(ret_path, size, "%s", at) < size ? 0 : -ENAMETOOLONG;
-        }
-        (void)fclose(f); /* read only */
-        return found;
-}
-
-/* The path behind "0::" of /proc/self/cgroup, "/" if there is none. */
-static void find_own(char *ret_path, size_t size)
-{
-        FILE *f = fopen("/proc/self/cgroup", "re");
-        char line[PATH_MAX + 8];
-
-        (void)snprintf(ret_path, size, "/");
-        while (f && fgets(line, sizeof(line), f)) {
-                if (strncmp(line, "0::/", 4) != 0)
-                        continue;
-                line[strcspn(line, "\n")] = '\0';
-                if (strlen(line + 3) < size)
-                        memcpy(ret_path, line + 3, strlen(line + 3) + 1);
-        }
-        if (f)
-                (void)fclose(f); /* read only */
-}
-
-/* Root may write everywhere, so for root a directory is its own only where systemd says so (Delegate=). */
-static bool is_delegated(const char *path)
-{
-        static const char *const names[] = {"trusted.delegate", "user.delegate"};
-        char value[4];
-
-        if (geteuid() != 0)
-                return access(path, W_OK) == 0;
-        for (size_t i = 0; i < ELEMENTSOF(names); i++)
-                if (getxattr(path, names[i], value, sizeof(value)) == 1 && value[0] == '1')
-                        return true;
-        return false;
-}
-
 int probe_home_find(char *ret_path, size_t path_size, char *ret_why, size_t why_size)
 {
-        char mount[PATH_MAX], own[PATH_MAX], dir[2 * PATH_MAX];
-        int r = find_mount(mount, sizeof(mount));
+        char path[PATH_MAX];
+        int r = cgroup_root_find(path, ret_why, why_size);
 
-        if (r < 0) {
-                (void)snprintf(ret_why, why_size, "no cgroup v2 hierarchy is mounted (/proc/self/mountinfo)");
+        if (r)
                 return r;
-        }
-        find_own(own, sizeof(own));
-        (void)snprintf(dir, sizeof(dir), "%s%s", mount, own);
-        if (strcmp(own, "/") != 0 && strncmp(own, "/..", 3) != 0 && strlen(dir) < path_size && is_delegated(dir)) {
-                memcpy(ret_path, dir, strlen(dir) + 1);
-                (void)snprintf(ret_why, why_size, "own delegated cgroup %.180s", dir);
-                return 0;
-        }
-        if (access(mount, W_OK) < 0) {
-                r = -errno;
-                (void)snprintf(ret_why, why_size, "%.90s: %s; own cgroup %.90s is not delegated to us", mount,
-                        strerrordesc_np(-r), own);
-                return r;
-        }
-        if (strlen(mount) >= path_size)
+        if (strlen(path) >= path_size)
                 return -ENAMETOOLONG;
-        memcpy(ret_path, mount, strlen(mount) + 1);
-        (void)snprintf(ret_why, why_size, "%.120s, the root of the hierarchy; own cgroup is not delegated", mount);
+        memcpy(ret_path, path, strlen(path) + 1);
         return 0;
 }
 

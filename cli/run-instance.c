@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/receive.h"
 #include "protocol/control_msg.h"
 
 #define RUN_READ_SIZE  65536u
@@ -190,7 +191,7 @@ void run_instance_escrow(RunInstance *instance, nsec_t at, nsec_t until)
 
 int run_instance_record(RunInstance *instance, struct guard_record *ret)
 {
-        ssize_t n = recv(instance->guard_fd, ret, sizeof(*ret), MSG_DONTWAIT);
+        ssize_t n = receive_bytes(instance->guard_fd, ret, sizeof(*ret), MSG_DONTWAIT);
 
         if (n < 0)
                 return errno == EAGAIN || errno == EINTR ? RUN_E_AGAIN : RUN_E_CLOSED;
@@ -223,7 +224,7 @@ static ssize_t receive_some(RunInstance *instance)
         char space[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8)));
         struct iovec iov = {.iov_base = instance->in + instance->in_size, .iov_len = instance->in_room - instance->in_size};
         struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
-        ssize_t n = recvmsg(instance->control_fds[0], &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        ssize_t n = receive_message(instance->control_fds[0], &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
         for (struct cmsghdr *c = n >= 0 ? CMSG_FIRSTHDR(&mh) : NULL; c; c = CMSG_NXTHDR(&mh, c)) {
                 if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)

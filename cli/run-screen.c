@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -16,6 +18,7 @@
 #define SCREEN_FIRST_STATUS NSEC_PER_SEC       /* anything longer says what it waits for */
 #define SCREEN_STATUS_EVERY (10 * NSEC_PER_SEC) /* where the line cannot be repainted */
 #define SCREEN_NAMES_MAX    5
+#define SCREEN_COLUMNS      80 /* of a terminal that does not know */
 
 static const char *const colors[] = {"36", "33", "35", "32", "34", "96", "93", "95", "92", "94"};
 
@@ -85,6 +88,8 @@ static void say(Screen *screen, bool failure, const char *text)
 {
         _cleanup_free_ char *line = NULL;
         const char *color = failure ? "31" : "2";
+        /* On one terminal one way out keeps the order; else its own: an error must not wait behind a megabyte of lines. */
+        Out *out = failure && !screen->one_terminal ? screen->err : screen->out;
         int n;
 
         if (screen->json && !failure) {
@@ -95,7 +100,7 @@ static void say(Screen *screen, bool failure, const char *text)
                 return;
         }
         clear_status(screen);
-        if (screen->color)
+        if (screen->color && (!failure || screen->one_terminal))
                 n = asprintf(&line, "\033[%smtidegate: %s\033[0m\n", color, text);
         else
                 n = asprintf(&line, "tidegate: %s\n", text);
@@ -103,11 +108,8 @@ static void say(Screen *screen, bool failure, const char *text)
                 line = NULL;
                 return;
         }
-        if (!failure) {
-                put(screen, line, (size_t)n);
-        } else { /* its own way out: an error must not wait behind a megabyte of lines */
-                (void)out_write(screen->err, line, (size_t)n);
-        }
+        if (!out_write(out, line, (size_t)n))
+                screen->n_hidden++;
 }
 
 void screen_say(Screen *screen, bool failure, const char *format, ...)
@@ -253,26 +255,46 @@ void screen_result(Screen *screen, json_t *result)
 
 /* ---- status */
 
-static void waiting_for(const Screen *screen, char *buffer, size_t size)
+/* Columns of the terminal, less one: a line that fills the last one wraps on some, and a wrapped line cannot be repainted. */
+static size_t status_width(const Screen *screen)
 {
-        bool starting = strcmp(screen->phase, "starting") == 0;
-        unsigned n = 0;
+        struct winsize size = {};
+
+        if (!screen->tty)
+                return SIZE_MAX;
+        return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col - 1u : SCREEN_COLUMNS - 1;
+}
+
+static bool is_waited_for(const Screen *screen, const char *state)
+{
+        if (strcmp(screen->phase, "starting") == 0)
+                return strcmp(state, "running") != 0;
+        return strcmp(state, "stopped") != 0 && strcmp(state, "failed") != 0;
+}
+
+/* "a, b and 3 more": as many names (ASCII, by the plan's rules) as fit into @width columns, but for one at the least. */
+static void waiting_for(const Screen *screen, char *buffer, size_t size, size_t width)
+{
+        unsigned n = 0, n_shown = 0;
         size_t at = 0;
         const char *id;
         json_t *state;
 
+        json_object_foreach(screen->states, id, state)
+                n += is_waited_for(screen, json_string_value(state));
         json_object_foreach(screen->states, id, state) {
-                const char *s = json_string_value(state);
-                bool waits = starting ? strcmp(s, "running") != 0 : strcmp(s, "stopped") != 0 && strcmp(s, "failed") != 0;
+                size_t more = strlen(id) + (n_shown ? 2 : 0);
 
-                if (!waits || ++n > SCREEN_NAMES_MAX)
+                if (!is_waited_for(screen, json_string_value(state)))
                         continue;
-                at += (size_t)snprintf(buffer + at, size - at, "%s%s", at ? ", " : "", id);
-                if (at >= size)
-                        return;
+                if (n_shown == SCREEN_NAMES_MAX || (n_shown && at + more + (n > n_shown + 1 ? strlen(" and 9999 more") : 0) > width) ||
+                        at + more >= size)
+                        break;
+                at += (size_t)snprintf(buffer + at, size - at, "%s%s", n_shown ? ", " : "", id);
+                n_shown++;
         }
-        if (n > SCREEN_NAMES_MAX)
-                (void)snprintf(buffer + at, size - at, " and %u more", n - SCREEN_NAMES_MAX);
+        if (n > n_shown && at < size)
+                (void)snprintf(buffer + at, size - at, " and %u more", n - n_shown);
 }
 
 static bool phase_waits(const Screen *screen)
@@ -280,39 +302,58 @@ static bool phase_waits(const Screen *screen)
         return strcmp(screen->phase, "starting") == 0 || strcmp(screen->phase, "stopping") == 0;
 }
 
-nsec_t screen_tick(Screen *screen, nsec_t now)
+/* The time comes first: it is what must not be cut. */
+static void put_status(Screen *screen, nsec_t now)
 {
-        char names[1024] = "", line[1400], until[64] = "";
-        nsec_t due;
+        char names[1024] = "", line[1200], until[64] = "";
+        size_t width = status_width(screen);
+        int n;
 
-        if (screen->json || !phase_waits(screen)) {
-                clear_status(screen);
-                return NSEC_NEVER;
-        }
-        due = screen->status_at ? nsec_add(screen->status_at, screen->tty ? NSEC_PER_SEC : SCREEN_STATUS_EVERY)
-                                : nsec_add(screen->phase_since, SCREEN_FIRST_STATUS);
-        if (now < due)
-                return due;
-        screen->status_at = now;
-        waiting_for(screen, names, sizeof(names));
         if (strcmp(screen->phase, "stopping") == 0 && screen->stop_until != NSEC_NEVER)
                 (void)snprintf(until, sizeof(until), ", at most %.0f s more", (double)nsec_left(screen->stop_until, now) / 1e9);
-        (void)snprintf(line, sizeof(line), "%s: waiting for %s%s", screen->phase, names[0] ? names : "the keeper", until);
+        n = snprintf(line, sizeof(line), "%s%s: waiting for ", screen->phase, until);
+        waiting_for(screen, names, sizeof(names), width - MIN(width, (size_t)n + strlen("tidegate: ")));
+        (void)snprintf(line + n, sizeof(line) - (size_t)n, "%s", names[0] ? names : "the keeper");
         if (screen->tty) {
-                char status[1500];
-                int n = snprintf(status, sizeof(status), "\r\033[K\033[2mtidegate: %.100s\033[0m", line);
+                char status[1400];
+                int cut = (int)MIN(width - MIN(width, strlen("tidegate: ")), sizeof(line) - 1);
 
+                n = snprintf(status, sizeof(status), "\r\033[K%stidegate: %.*s%s", screen->color ? "\033[2m" : "", cut, line,
+                        screen->color ? "\033[0m" : "");
                 put(screen, status, MIN((size_t)n, sizeof(status) - 1));
                 screen->status_shown = true;
         } else {
                 say(screen, false, line);
         }
-        return nsec_add(now, screen->tty ? NSEC_PER_SEC : SCREEN_STATUS_EVERY);
+}
+
+nsec_t screen_tick(Screen *screen, nsec_t now)
+{
+        nsec_t every = screen->tty ? NSEC_PER_SEC : SCREEN_STATUS_EVERY, due;
+
+        if (screen->json || !phase_waits(screen)) {
+                clear_status(screen);
+                return NSEC_NEVER;
+        }
+        due = screen->status_at ? nsec_add(screen->status_at, every) : nsec_add(screen->phase_since, SCREEN_FIRST_STATUS);
+        if (now < due)
+                return due;
+        screen->status_at = now;
+        put_status(screen, now);
+        return nsec_add(now, every);
 }
 
 bool screen_is_full(Screen *screen)
 {
         return out_backlog(screen->out) > SCREEN_BACKLOG_MAX;
+}
+
+static bool is_one_terminal(void)
+{
+        struct stat out, err;
+
+        return isatty(STDOUT_FILENO) && isatty(STDERR_FILENO) && fstat(STDOUT_FILENO, &out) == 0 &&
+               fstat(STDERR_FILENO, &err) == 0 && out.st_rdev == err.st_rdev;
 }
 
 int screen_init(Screen *screen, const json_t *plan, bool json)
@@ -323,6 +364,7 @@ int screen_init(Screen *screen, const json_t *plan, bool json)
 
         *screen = (Screen){.json = json, .plan = plan, .tty = isatty(STDOUT_FILENO) && !json, .stop_until = NSEC_NEVER, .states = json_object()};
         screen->color = screen->tty && !getenv("NO_COLOR") && !(term && strcmp(term, "dumb") == 0);
+        screen->one_terminal = screen->tty && is_one_terminal();
         if (!screen->states)
                 return error_origin(-ENOMEM);
         for (size_t i = 0; i < json_array_size(nodes); i++)

@@ -18,6 +18,7 @@
 typedef struct Screen {
         Out *out, *err;
         bool json, color, tty;
+        bool one_terminal; /* stdout and stderr are the same */
         const json_t *plan; /* borrowed */
         size_t id_width;
         bool status_shown;   /* a transient line is on the terminal */

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/receive.h"
 #include "cli/commands.h"
 #include "cli/load.h"
 #include "cli/probe.h"
@@ -50,6 +51,7 @@ typedef struct Run {
         nsec_t stop_at;   /* --stop-after, absolute; NSEC_NEVER */
         nsec_t deadline;  /* absolute: by then the instance has done what it is doing, or we end it ourselves */
         const char *waits_for; /* what the deadline is about */
+        nsec_t drain_until; /* the guard has gone: how long a reader that takes no lines is waited for */
         json_t *result;
         bool guard_exited, failed;
         int status; /* exit status; -1: not known yet */
@@ -211,7 +213,7 @@ static void on_guard_ready(Run *run, const char *cgroup)
         if (run->stop_after != NSEC_NEVER)
                 run->stop_at = nsec_add(clock_now(), run->stop_after);
         if (run->n_interrupts > 0) /* asked to stop before there was anybody to ask */
-                order_stop(run, run->grace, false);
+                order_stop(run, run->n_interrupts > 1 ? 0 : run->grace, run->n_interrupts > 1);
 }
 
 static void on_supervisor_gone(Run *run, const struct guard_record *record)
@@ -263,7 +265,7 @@ static void read_logs(Run *run)
         char packet[LOG_MSG_MAX];
 
         for (unsigned i = 0; i < RUN_LOGS_A_TURN && !screen_is_full(&run->screen); i++) {
-                ssize_t n = recv(run->instance.log_fd, packet, sizeof(packet), MSG_DONTWAIT);
+                ssize_t n = receive_bytes(run->instance.log_fd, packet, sizeof(packet), MSG_DONTWAIT);
                 LogMsg msg;
 
                 if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -321,16 +323,20 @@ static void run_poll(Run *run)
                 run->instance.control_fds[1] = fd_close(run->instance.control_fds[1]); /* answers to orders say nothing new */
         if (p[LOG].revents)
                 read_logs(run);
-        if (p[GUARD].revents)
+        if (p[GUARD].revents) {
                 run->guard_exited = true;
+                run->drain_until = nsec_add(now, RUN_FLUSH_SPAN);
+        }
         if (p[SIGNAL].revents)
                 read_signals(run);
 }
 
-/* The guard has gone: everything that was to be said lies in the sockets. */
+/* The guard has gone: everything that was to be said lies in the sockets. Lines that nobody takes are not waited for long. */
 static bool run_is_drained(Run *run)
 {
-        return run->guard_exited && run->instance.control_fds[0] < 0 && run->instance.log_fd < 0;
+        if (!run->guard_exited || run->instance.control_fds[0] >= 0)
+                return false;
+        return run->instance.log_fd < 0 || (screen_is_full(&run->screen) && clock_now() >= run->drain_until);
 }
 
 static void on_deadline(Run *run)
@@ -338,6 +344,7 @@ static void on_deadline(Run *run)
         screen_say(&run->screen, true, "waited in vain for %s; ending the processes below %s from here", run->waits_for,
                 run->instance.cgroup[0] ? run->instance.cgroup : "this instance");
         run_instance_abort(&run->instance, nsec_add(clock_now(), RUN_ABORT_SPAN));
+        run_instance_remove(&run->instance, nsec_add(clock_now(), RUN_ABORT_SPAN)); /* if it is empty already */
         run->status = CLI_NOT_RUNNING;
 }
 

@@ -31,8 +31,9 @@ const Command cli_commands[] = {
                            "  --grace-duration D   time nodes get to end by themselves, default 10s; the whole stop\n"
                            "                       takes at most 1.5 times as long, and 2 s to kill what is left\n"
                            "  --name N             name of the dataflow, default the file's\n"
-                           "  --allow-unenforced-limits\n"
-                           "                       run a plan whose limits this host cannot enforce\n"
+                           "  --env K=V            set a variable for every node (a node's own env wins); may be repeated\n"
+                           "  --allow-shell-nodes  accept nodes with `path: shell`\n"
+                           "  --cgroup-root DIR    make the cgroups below DIR instead of where `doctor` says\n"
                            "  --json               one JSON object per event on stdout\n",
                 .main = cmd_run,
         },

@@ -372,12 +372,25 @@ static int source_map(tg_node *node, Source *source, const NodeMsg *msg, int *fd
         return 0;
 }
 
+/* In place of a dead consumer: not below the floor, where messages may be gone already and where a tail would look to
+ * the producer like one that went backwards. */
+static int source_go_on(Source *source, uint64_t position)
+{
+        const struct ring_shared *ring = source->ring.map;
+        uint64_t head = __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE);
+        uint64_t floor = __atomic_load_n(&ring->floor, __ATOMIC_SEQ_CST); /* hostile, as head: only numbers here */
+        uint64_t from = MIN(MAX(position, floor), head);
+
+        if (from > position)
+                source->input->past.dropped_source += from - position;
+        return ring_reader_start_at(&source->reader, from);
+}
+
 static int source_start(Source *source, uint64_t start_at)
 {
         int r;
 
-        r = start_at == NODE_START_AT_HEAD ? ring_reader_start(&source->reader)
-                                           : ring_reader_start_at(&source->reader, start_at);
+        r = start_at == NODE_START_AT_HEAD ? ring_reader_start(&source->reader) : source_go_on(source, start_at);
         if (source->peer->gone || source->input->node->stopping)
                 ring_reader_drain(&source->reader);
         return r;

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/utf8.h"
 #include "node/node-internal.h"
 
 static const char *const level_names[] = {
@@ -19,33 +20,13 @@ static const char *const level_names[] = {
         [TG_LOG_TRACE] = "trace",
 };
 
-/* Bytes of one well-formed UTF-8 character at @p, 0 when there is none. */
-static unsigned utf8_length(const uint8_t *p)
-{
-        uint32_t c;
-        unsigned n;
-
-        if (p[0] < 0x80)
-                return 1;
-        n = (p[0] & 0xe0) == 0xc0 ? 2 : (p[0] & 0xf0) == 0xe0 ? 3 : (p[0] & 0xf8) == 0xf0 ? 4 : 0;
-        if (n == 0)
-                return 0;
-        c = p[0] & (0xffu >> (n + 1));
-        for (unsigned i = 1; i < n; i++) {
-                if ((p[i] & 0xc0) != 0x80)
-                        return 0;
-                c = c << 6 | (p[i] & 0x3f);
-        }
-        if (c < (n == 2 ? 0x80u : n == 3 ? 0x800u : 0x10000u) || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
-                return 0;
-        return n;
-}
-
 /* Appends @text as the inside of a JSON string; at most 6 bytes for one. */
 static char *put_escaped(char *to, const char *text)
 {
-        for (const uint8_t *p = (const uint8_t *)text; *p;) {
-                unsigned n = utf8_length(p);
+        size_t left = strlen(text);
+
+        for (const uint8_t *p = (const uint8_t *)text; left > 0;) {
+                size_t n = utf8_sequence(p, left);
 
                 if (n == 0) {
                         to = stpcpy(to, "\\ufffd");
@@ -62,6 +43,7 @@ static char *put_escaped(char *to, const char *text)
                         to += n;
                 }
                 p += n;
+                left -= n;
         }
         return to;
 }

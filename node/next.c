@@ -96,7 +96,7 @@ static void quiet_outer(tg_node *node)
 /* Announces the sleep. 0: asleep, nothing was there. NODE_E_AGAIN: look again, awake. */
 static int fall_asleep(tg_node *node)
 {
-        node->n_announced++;
+        (void)__atomic_fetch_add(&node->n_announced, 1, __ATOMIC_RELAXED); /* senders count with us */
         bell_sleep(&node->bell);
         if (worth_staying_awake(node)) {
                 bell_wake(&node->bell);

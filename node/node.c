@@ -34,10 +34,12 @@ static void output_free(Output *output)
 
 static tg_node *node_free(tg_node *node)
 {
-        tg_event *event, *next;
+        tg_event *event;
 
-        list_for_each(event, next, &node->spare_events, link)
+        while ((event = list_first(&node->spare_events, tg_event, link))) {
+                list_unlink(&event->link);
                 free(event);
+        }
         for (unsigned i = 0; i < node->n_outputs; i++)
                 output_free(&node->outputs[i]);
         for (unsigned i = 0; i < node->n_inputs; i++) {
@@ -78,7 +80,7 @@ static void close_fds(tg_node *node)
 /* Drops what was not taken and lets go of everything that no event or sample needs. */
 static void leave(tg_node *node)
 {
-        tg_event *event, *next;
+        tg_event *event;
 
         for (unsigned i = 0; i < node->n_outputs; i++)
                 if (node->outputs[i].writer)
@@ -87,9 +89,10 @@ static void leave(tg_node *node)
         node->closed = true;
         if (node->bell.shared)
                 bell_wake(&node->bell);
-        list_for_each(event, next, &node->events, link)
+        while ((event = list_first(&node->events, tg_event, link))) {
+                list_unlink(&event->link);
                 event_drop(event);
-        list_init(&node->events);
+        }
         for (unsigned i = 0; i < node->n_inputs; i++)
                 if (node->inputs[i].pending)
                         event_drop(TAKE_PTR(node->inputs[i].pending));

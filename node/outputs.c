@@ -9,6 +9,8 @@
 
 #include "node/node-internal.h"
 
+#define VIOLATION_STRIDE 256 /* messages; cursors are judged by the ring, and asked for here now and then */
+
 typedef struct Send {
         Output *output;
         nsec_t deadline;
@@ -18,6 +20,7 @@ typedef struct Send {
         const tg_params *params;
         size_t meta_size;
         PoolChunk chunk; /* filled already, when it is one */
+        bool suspicious; /* a good time to ask for broken cursors */
 } Send;
 
 static Output *output_find(tg_node *node, const char *name)
@@ -67,7 +70,7 @@ static int announce(Output *output, size_t chunk_size)
 {
         int r;
 
-        __atomic_fetch_add(&output->node->n_announced, 1, __ATOMIC_RELAXED);
+        (void)__atomic_fetch_add(&output->node->n_announced, 1, __ATOMIC_RELAXED);
         r = ring_writer_arm(output->writer, 1, chunk_size, NULL);
         if (ring_writer_flush(output->writer))
                 output_tell(output);
@@ -90,6 +93,7 @@ static int wait_room(Send *send, size_t chunk_size)
         int r;
 
         send->now = 0;
+        send->suspicious = true;
         if (has_room_now(announce(output, chunk_size)))
                 return 0;
         if (control_stopping(&node->control))
@@ -101,7 +105,6 @@ static int wait_room(Send *send, size_t chunk_size)
                 lock_take(&node->lock);
                 r = node_wait(node, pulse, MIN(send->deadline, now + NODE_RELOOK_NS));
                 lock_give(&node->lock);
-                report_violations(output);
                 lock_take(&output->lock);
         }
         ring_writer_disarm(output->writer);
@@ -180,6 +183,7 @@ static int publish(Send *send, PoolChunk *chunk, const void *meta)
                 else {
                         if (ring_writer_flush(output->writer))
                                 output_tell(output);
+                        send->suspicious |= ring_writer_head(output->writer) % VIOLATION_STRIDE == 0;
                         return 0;
                 }
                 if (r)
@@ -266,6 +270,8 @@ static int send_one(Send *send)
         if (r)
                 return r;
         r = !send->chunk.data && fits_inline(send->size, send->meta_size) ? send_inline(send) : send_pooled(send);
+        if (send->suspicious)
+                report_violations(send->output);
         lock_give(&send->output->turn);
         return r;
 }

@@ -18,6 +18,8 @@ static int map_own(Region *ret, int fd, RegionKind kind, uint64_t size)
         int r;
 
         r = region_map_write(ret, fd, kind, size);
+        if (r == -EPERM) /* sealed against writing already */
+                r = REGION_E_SEALS;
         return r > 0 ? error_origin(-EPROTO) : r ? error_fold(r) : 0;
 }
 

@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "base/receive.h"
 #include "node/node-internal.h"
 
 #define MAX_PACKETS 4096u /* answers and CLOSE_OUTPUTs kept; more means that nobody ever reads */
@@ -150,7 +151,7 @@ static int read_one(tg_node *node)
         int fds[NODE_MSG_MAX_FDS] = {-1, -1}, n_fds, r;
         ssize_t n;
 
-        n = recvmsg(node->fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        n = receive_message(node->fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (n < 0)
                 return errno == EAGAIN || errno == EINTR ? NODE_E_NOTHING : -ENOTCONN;
         n_fds = collect_fds(&mh, fds);
@@ -170,8 +171,8 @@ int socket_read(tg_node *node)
         int r = 0;
 
         if (node->control.map)
-                node->control_seen = control_epoch(&node->control); /* before reading: a later packet shows again */
-        node->glanced_at = clock_now();
+                __atomic_store_n(&node->control_seen, control_epoch(&node->control), __ATOMIC_RELAXED); /* before reading */
+        __atomic_store_n(&node->glanced_at, clock_now(), __ATOMIC_RELAXED); /* senders look at both without the lock */
         socket_flush(node);
         while (node->fd >= 0 && list_empty(&node->packets) && r == 0)
                 r = read_one(node);
@@ -203,11 +204,14 @@ static nsec_t clock_coarse(void)
 
 void socket_glance(tg_node *node)
 {
-        nsec_t now = clock_coarse();
+        nsec_t now = MAX(clock_coarse(), node->glanced_at); /* coarse time lags the clock that was read then */
 
-        /* Coarse time lags the clock that glanced_at was read from. */
-        if (socket_worth_a_glance(node, MAX(now, node->glanced_at)))
+        if (control_epoch(&node->control) != node->control_seen) {
                 (void)socket_read(node); /* running: trouble became an event */
+        } else if (now - node->glanced_at > NODE_GLANCE_NS) {
+                __atomic_store_n(&node->glanced_at, now, __ATOMIC_RELAXED);
+                node_look_around(node); /* the socket, and peers that hung up */
+        }
         if (!node->stop_queued && control_stopping(&node->control))
                 event_queue_stop(node, "MANUAL"); /* the word on the page is enough if the packet never comes */
 }

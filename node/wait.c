@@ -27,9 +27,9 @@ static void empty_doorbells(tg_node *node)
         Peer *peer, *next;
         uint64_t n;
 
-        if (node->n_announced < NODE_DRAIN_EPOCHS)
+        if (__atomic_load_n(&node->n_announced, __ATOMIC_RELAXED) < NODE_DRAIN_EPOCHS)
                 return;
-        node->n_announced = 0;
+        __atomic_store_n(&node->n_announced, 0, __ATOMIC_RELAXED);
         list_for_each(peer, next, &node->peers, link)
                 peer_empty(node, peer);
         if (node->self_fd >= 0)
@@ -61,10 +61,13 @@ static void leader_take(tg_node *node, const struct epoll_event *ready, int n)
         }
 }
 
+/* A program's own faults are not what wakes it: sanitizers and crash reporters handle those in any program. */
 static bool signal_is_handled(int sig)
 {
         struct sigaction sa;
 
+        if (sig == SIGSEGV || sig == SIGBUS || sig == SIGFPE || sig == SIGILL || sig == SIGABRT)
+                return false;
         return sigaction(sig, NULL, &sa) == 0 && sa.sa_handler != SIG_DFL && sa.sa_handler != SIG_IGN;
 }
 
@@ -72,7 +75,7 @@ static bool signal_is_handled(int sig)
  * handler that would be a failure out of nowhere, so it is kept from those. */
 static bool program_has_handlers(void)
 {
-        for (int sig = 1; sig < SIGRTMAX; sig++)
+        for (int sig = 1; sig <= SIGRTMAX; sig++)
                 if (signal_is_handled(sig))
                         return true;
         return false;

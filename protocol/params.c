@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/utf8.h"
 #include "protocol/wire.h"
 
 #define STR_OVERHEAD 5 /* length and NUL of an encoded string */
@@ -37,28 +38,9 @@ Params *params_free(Params *params)
         return NULL;
 }
 
-/* Well-formed UTF-8: no overlong form, no surrogate, nothing past U+10FFFF. */
-static bool utf8_valid(const char *s)
+static bool text_valid(const char *s)
 {
-        const uint8_t *p = (const uint8_t *)s;
-
-        while (*p) {
-                unsigned n = *p < 0x80 ? 0 : (*p & 0xe0) == 0xc0 ? 1 : (*p & 0xf0) == 0xe0 ? 2 : 3;
-                static const uint32_t min[] = {0, 0x80, 0x800, 0x10000};
-                uint32_t c = n == 0 ? *p : *p & (0x3fu >> n);
-
-                if (*p >= 0xf8 || (*p & 0xc0) == 0x80)
-                        return false;
-                p++;
-                for (unsigned i = 0; i < n; i++, p++) {
-                        if ((*p & 0xc0) != 0x80)
-                                return false; /* the terminating NUL too */
-                        c = c << 6 | (*p & 0x3f);
-                }
-                if (c < min[n] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
-                        return false;
-        }
-        return true;
+        return utf8_valid(s, strlen(s));
 }
 
 /* Bytes of the value on the wire; 0 when it is not a legal value. Saturates above PARAMS_MAX. */
@@ -73,13 +55,13 @@ static size_t value_encoded_size(const ParamValue *v)
         case PARAM_FLOAT:
                 return 8;
         case PARAM_STRING:
-                return v->s && utf8_valid(v->s) ? STR_OVERHEAD + strlen(v->s) : 0;
+                return v->s && text_valid(v->s) ? STR_OVERHEAD + strlen(v->s) : 0;
         case PARAM_INTS:
         case PARAM_FLOATS:
                 return v->n > PARAMS_MAX ? PARAMS_MAX + 1 : 4 + 8 * v->n;
         case PARAM_STRINGS:
                 for (size_t i = 0; i < v->n && sum <= PARAMS_MAX; i++) {
-                        if (!v->strings[i] || !utf8_valid(v->strings[i]))
+                        if (!v->strings[i] || !text_valid(v->strings[i]))
                                 return 0;
                         sum += STR_OVERHEAD + strlen(v->strings[i]);
                 }
@@ -149,7 +131,7 @@ static int param_init(Param *param, const char *key, const ParamValue *value)
 {
         size_t key_len = key ? strnlen(key, PARAMS_KEY_MAX + 1) : 0, value_size = value_encoded_size(value);
 
-        if (key_len == 0 || key_len > PARAMS_KEY_MAX || !utf8_valid(key) || value_size == 0)
+        if (key_len == 0 || key_len > PARAMS_KEY_MAX || !text_valid(key) || value_size == 0)
                 return -EINVAL;
         if (value_size > PARAMS_MAX)
                 return -EMSGSIZE;

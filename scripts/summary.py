@@ -29,6 +29,7 @@ PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 TAP_LINE = re.compile(r"^(not )?ok\b(?:\s+\d+)?(?:\s*-)?\s*(.*)$")
 TAP_PLAN = re.compile(r"^1\.\.(\d+)\s*(?:#\s*(.*))?$")
 TAP_TIME = re.compile(r"\s*\(\d+\.\d+s\)\s*$")
+SHOWN = 25  # of one kind; all of them are in the stage's log
 MESON_GOOD = ("OK", "EXPECTEDFAIL")
 
 
@@ -166,9 +167,11 @@ def counted(results: list[Result]) -> str:
 
 
 def show(results: list[Result], outcome: str, word: str) -> None:
-    for r in results:
-        if r.outcome == outcome:
-            print(f"   {word} {r.name}{': ' + r.reason if r.reason else ''}")
+    chosen = [r for r in results if r.outcome == outcome]
+    for r in chosen[:SHOWN]:
+        print(f"   {word} {r.name}{': ' + r.reason if r.reason else ''}")
+    if len(chosen) > SHOWN:
+        print(f"   {word} ... and {len(chosen) - SHOWN} more")
 
 
 def main() -> int:

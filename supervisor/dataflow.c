@@ -18,6 +18,7 @@
 #define DATAFLOW_CONFIRM_SPAN  (200 * NSEC_PER_MSEC)  /* the guard answers in microseconds */
 #define DATAFLOW_END_SPAN      (2 * NSEC_PER_SEC)     /* the keeper flushes logs and removes directories */
 #define DATAFLOW_END_SLACK     (500 * NSEC_PER_MSEC)
+#define DATAFLOW_DEAF_SPAN     NSEC_PER_SEC           /* the keeper hears of an exit when the guard does */
 #define DATAFLOW_STOP_SLACK    (100 * NSEC_PER_MSEC)  /* design section 5: escrow T = start + 1.5 x grace + 0.1 s */
 
 static const char *const state_names[_DATAFLOW_STATE_MAX] = {
@@ -345,12 +346,9 @@ void keeper_lost(Dataflow *dataflow, const char *why)
                 nsec_add(now, nsec_add(term, dataflow->options.budget_ns)), term);
 }
 
-void dataflow_on_enforced(Dataflow *dataflow, uint32_t found, uint32_t left)
+/* The guard has seen an empty cgroup: that is the truth, whoever did not tell us. */
+static void dataflow_believe_guard(Dataflow *dataflow)
 {
-        dataflow_ledger(dataflow, "guard", NULL, left ? "left" : "empty", found);
-        dataflow->n_killed += found;
-        if (!dataflow->keeper_gone || left > 0)
-                return; /* a keeper that lives tells the rest; with somebody left each node's own deadline says so */
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 Node *node = &dataflow->nodes[i];
 
@@ -360,6 +358,32 @@ void dataflow_on_enforced(Dataflow *dataflow, uint32_t found, uint32_t left)
                 node_set_error(node, "was ended by the guard");
                 node_post(node, NODE_EV_EMPTY);
         }
+}
+
+static int on_keeper_deaf(Timer *timer, nsec_t now)
+{
+        Dataflow *dataflow = container_of(timer, Dataflow, deaf_timer);
+
+        (void)now;
+        if (dataflow->state >= DATAFLOW_ENDING || dataflow_is_final(dataflow))
+                return 0;
+        keeper_lost(dataflow, "did not react any more");
+        dataflow_believe_guard(dataflow);
+        return 0;
+}
+
+/* With somebody left each node's own deadline says so; a keeper that lives tells more than we could. */
+void dataflow_on_enforced(Dataflow *dataflow, uint32_t found, uint32_t left)
+{
+        if (found > 0 || left > 0)
+                dataflow_ledger(dataflow, "guard", NULL, left ? "left" : "empty", found);
+        dataflow->n_killed += found;
+        if (left > 0)
+                return;
+        if (dataflow->keeper_gone)
+                dataflow_believe_guard(dataflow);
+        else
+                timer_arm(dataflow->loop, &dataflow->deaf_timer, nsec_add(dataflow->loop->now, DATAFLOW_DEAF_SPAN), on_keeper_deaf);
 }
 
 /* ---- results */
@@ -479,6 +503,7 @@ Dataflow *dataflow_free(Dataflow *dataflow)
         if (!dataflow)
                 return NULL;
         timer_disarm(&dataflow->timer);
+        timer_disarm(&dataflow->deaf_timer);
         job_cancel(&dataflow->advance);
         for (size_t i = 0; dataflow->nodes && dataflow->plan && i < dataflow->plan->n_nodes; i++)
                 node_done(&dataflow->nodes[i]);

@@ -57,6 +57,7 @@ struct Dataflow {
         nsec_t stop_at;    /* when it was ordered */
         nsec_t begun_at;
         Timer timer;       /* beginning: keeper's answer; stopping: guard's confirmation; ending: keeper's end */
+        Timer deaf_timer;  /* the guard says that nobody is left, and the keeper has not said so yet */
         Job advance;
 
         /* keeper-link.c */

@@ -104,8 +104,10 @@ static int on_escrow_due(Timer *timer, nsec_t now)
         GuardSlot *slot = container_of(timer, GuardSlot, timer);
 
         (void)now;
-        if (slot->events_fd >= 0 && cgroup_populated(slot->events_fd) == 0 && slot->number != GUARD_SLOT_INSTANCE)
-                return 0; /* kept: it was empty in time */
+        if (slot->events_fd >= 0 && cgroup_populated(slot->events_fd) == 0 && slot->number != GUARD_SLOT_INSTANCE) {
+                guard_tell_kept(slot->guard, slot->number); /* it was empty in time */
+                return 0;
+        }
         if (guard_enforce(slot->guard, slot->number, slot->keeper.pid == 0))
                 /* No process to be had, or 64 enforcers at work: try again shortly, for an escrow is a promise. */
                 timer_arm(&slot->guard->loop, &slot->timer, nsec_add(slot->guard->loop.now, 20 * NSEC_PER_MSEC), on_escrow_due);

@@ -14,6 +14,8 @@
 
 #define GUARD_MAX_CHILDREN 8192
 #define GUARD_MAX_ENFORCERS 64
+#define GUARD_REAPS_PER_TURN 256
+#define GUARD_LINGER_SPAN (4 * NSEC_PER_SEC) /* what a supervisor gets to leave once its instance was enforced; it may be stopped or wedged */
 #define GUARD_REAP_SPAN (2 * NSEC_PER_SEC) /* what keepers get to flush and leave in order before they are killed */
 
 typedef struct Guard Guard;
@@ -89,12 +91,16 @@ struct Guard {
         GuardEnforcer enforcers[GUARD_MAX_ENFORCERS];
         struct guard_result *results; /* per enforcer */
         Timer phase_timer;
+        Job reap; /* more children have ended than one turn reaps */
         uint32_t n_left;
 };
 
 /* guard-fork.c: our processes. They return the pid's pidfd in @ret; 0 or a negative errno. */
 int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret);
 int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, GuardProcess *ret);
+
+/* guard.c: an escrow's time has come, and there was nobody to end. The supervisor knows, unless its keeper does not tell it. */
+void guard_tell_kept(Guard *guard, uint32_t slot);
 
 /* guard-enforce.c */
 int guard_escrow(Guard *guard, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);

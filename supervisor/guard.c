@@ -45,6 +45,11 @@ static void tell_supervisor(Guard *guard, struct guard_record record)
         record_send(guard->supervisor_fd, &record, NULL, 0);
 }
 
+void guard_tell_kept(Guard *guard, uint32_t slot)
+{
+        tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_ENFORCED, .slot = slot});
+}
+
 /* ---- ending everything */
 
 static void guard_end_all(Guard *guard, nsec_t at, nsec_t term_ns)
@@ -276,6 +281,15 @@ static int on_client_exit(Source *source, uint32_t revents)
 
 /* ---- reaping */
 
+static int on_supervisor_lingers(Timer *timer, nsec_t now)
+{
+        Guard *guard = container_of(timer, Guard, phase_timer);
+
+        (void)now;
+        guard_process_kill(&guard->supervisor);
+        return 0;
+}
+
 static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
 {
         struct guard_record record = {.type = GUARD_MSG_SUPERVISOR_GONE, .code = si->si_code, .status = si->si_status};
@@ -314,8 +328,11 @@ static void on_enforcer_exit(Guard *guard, unsigned i)
 
         enforcer->process.pid = 0;
         enforcer->process.pidfd = fd_close(enforcer->process.pidfd);
-        if (enforcer->slot == GUARD_SLOT_INSTANCE)
+        if (enforcer->slot == GUARD_SLOT_INSTANCE) {
                 guard->n_left = record.left;
+                if (guard->state == GUARD_RUNNING) /* everything has been ended: the supervisor has nothing left to do but leave */
+                        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_LINGER_SPAN), on_supervisor_lingers);
+        }
         if (record.count > 0 || record.left > 0) {
                 struct guard_record copy = record;
 
@@ -354,26 +371,37 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
                                                .status = si->si_status});
 }
 
-static int on_signal(Source *source, uint32_t revents)
+/* A tree of thousands comes to us at once when it is killed: a part of it a turn, for SIGCHLD tells of many only once. */
+static int on_reap(Job *job)
 {
-        Guard *guard = container_of(source, Guard, signal_source);
-        struct signalfd_siginfo info;
-        siginfo_t si;
+        Guard *guard = container_of(job, Guard, reap);
+        unsigned n;
 
-        (void)revents;
-        while (read(guard->signal_fd, &info, sizeof(info)) == sizeof(info))
-                if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
-                        guard_order_stop(guard, GUARD_MSG_STOP);
         /* Looked at first, handled, and only then reaped: its pid means this process until the very end. */
-        for (unsigned i = 0; i < 256; i++) {
-                si.si_pid = 0;
+        for (n = 0; n < GUARD_REAPS_PER_TURN; n++) {
+                siginfo_t si = {};
+
                 if (waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid == 0)
                         break;
                 on_child_reaped(guard, &si);
                 (void)waitid(P_PID, (id_t)si.si_pid, &si, WEXITED | WNOHANG);
         }
+        if (n == GUARD_REAPS_PER_TURN)
+                job_post(&guard->loop, &guard->reap, on_reap);
         guard_advance(guard);
         return 0;
+}
+
+static int on_signal(Source *source, uint32_t revents)
+{
+        Guard *guard = container_of(source, Guard, signal_source);
+        struct signalfd_siginfo info;
+
+        (void)revents;
+        while (read(guard->signal_fd, &info, sizeof(info)) == sizeof(info))
+                if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
+                        guard_order_stop(guard, GUARD_MSG_STOP);
+        return on_reap(&guard->reap);
 }
 
 /* ---- the end */
@@ -519,6 +547,8 @@ static int guard_setup(Guard *guard)
         sigfillset(&all);
         if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
                 return error_origin(-errno);
+        if (geteuid() == 0) /* a user's limit of locked memory would make later mappings fail: worse than being paged out */
+                (void)mlockall(MCL_CURRENT | MCL_FUTURE);
         (void)setsid(); /* EPERM: we lead one already. Ctrl-C in the client's terminal never reaches us */
         if (getrlimit(RLIMIT_NOFILE, &guard->nofile) == 0) {
                 struct rlimit raised = {.rlim_cur = guard->nofile.rlim_max, .rlim_max = guard->nofile.rlim_max};
@@ -556,8 +586,11 @@ int guard_main(const GuardOptions *options)
                 tell_client(&guard, GUARD_MSG_FAILED, -r, "cannot set up the guard");
                 return 1;
         }
-        if (guard_open_instance(&guard))
+        if (guard_open_instance(&guard)) {
+                if (guard.instance.dir_fd >= 0)
+                        (void)instance_remove(&guard.instance, nsec_add(clock_now(), NSEC_PER_SEC));
                 return 1;
+        }
         r = guard_watch_client(&guard);
         if (!r)
                 r = guard_start_supervisor(&guard);

@@ -9,9 +9,9 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
+#include "base/cgroup_root.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "supervisor/cgroup.h"
@@ -20,92 +20,6 @@
 #define INSTANCE_BASE       "tidegate"
 #define INSTANCE_TRIES      16
 #define INSTANCE_SWEEP_SPAN (3 * NSEC_PER_SEC)
-
-/* The first cgroup2 mount whose root is the hierarchy's (or our namespace's) root. Format: proc(5), mountinfo. */
-static int find_mount(char *ret_path)
-{
-        FILE *f = fopen("/proc/self/mountinfo", "re");
-        char line[4096], root[PATH_MAX], at[PATH_MAX], type[64];
-        int found = -ENOENT;
-
-        if (!f)
-                return error_origin(-errno);
-        while (found && fgets(line, sizeof(line), f)) {
-                char *dash = strstr(line, " - ");
-
-                if (!dash || sscanf(dash + 3, "%63s", type) != 1 || strcmp(type, "cgroup2") != 0)
-                        continue;
-                if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, at) == 2 && strcmp(root, "/") == 0) {
-                        (void)snprintf(ret_path, PATH_MAX, "%s", at);
-                        found = 0;
-                }
-        }
-        (void)fclose(f); /* read only */
-        return found;
-}
-
-/* The path behind "0::" of /proc/self/cgroup. */
-static int find_own(char *ret_path)
-{
-        FILE *f = fopen("/proc/self/cgroup", "re");
-        char line[PATH_MAX + 8];
-        int found = -ENOENT;
-
-        if (!f)
-                return error_origin(-errno);
-        while (found && fgets(line, sizeof(line), f)) {
-                if (strncmp(line, "0::", 3) != 0)
-                        continue;
-                line[strcspn(line, "\n")] = '\0';
-                (void)snprintf(ret_path, PATH_MAX, "%.*s", PATH_MAX - 1, line + 3);
-                found = 0;
-        }
-        (void)fclose(f); /* read only */
-        return found;
-}
-
-/* Root may write everywhere, so for root a directory is its own only where systemd says so (Delegate=). */
-static int is_delegated(const char *path)
-{
-        static const char *const names[] = {"trusted.delegate", "user.delegate"};
-        char value[4];
-
-        if (geteuid() != 0)
-                return access(path, W_OK) == 0;
-        for (size_t i = 0; i < ELEMENTSOF(names); i++)
-                if (getxattr(path, names[i], value, sizeof(value)) == 1 && value[0] == '1')
-                        return 1;
-        return 0;
-}
-
-int cgroup_root_find(char *ret_path, char *ret_why, size_t why_size)
-{
-        char mount[PATH_MAX], own[PATH_MAX], dir[2 * PATH_MAX];
-        int r;
-
-        r = find_mount(mount);
-        if (r) {
-                (void)snprintf(ret_why, why_size, "no cgroup v2 hierarchy is mounted here (looked in /proc/self/mountinfo)");
-                return r;
-        }
-        if (find_own(own) == 0 && strcmp(own, "/") != 0 && strncmp(own, "/..", 3) != 0) {
-                (void)snprintf(dir, sizeof(dir), "%s%s", mount, own);
-                if (strlen(dir) < PATH_MAX && is_delegated(dir)) {
-                        memcpy(ret_path, dir, strlen(dir) + 1);
-                        return 0;
-                }
-        }
-        if (access(mount, W_OK) == 0) {
-                memcpy(ret_path, mount, strlen(mount) + 1);
-                return 0;
-        }
-        r = -errno;
-        (void)snprintf(ret_why, why_size,
-                "no cgroup v2 directory that this user may write: own cgroup %s%s is not delegated, %s: %s "
-                "(running without cgroups is not supported by this version)",
-                mount, own, mount, strerror(-r));
-        return r == -EROFS ? -EACCES : error_origin(r);
-}
 
 static int open_base(const char *root)
 {
@@ -117,7 +31,11 @@ static int open_base(const char *root)
         if (mkdirat(root_fd, INSTANCE_BASE, 0755) < 0 && errno != EEXIST)
                 return -errno;
         fd = openat(root_fd, INSTANCE_BASE, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-        return fd < 0 ? -errno : fd;
+        if (fd < 0) {
+                fd = -errno;
+                (void)unlinkat(root_fd, INSTANCE_BASE, AT_REMOVEDIR); /* EBUSY when others are there */
+        }
+        return fd;
 }
 
 /* A lock that somebody took on a directory that was then removed is worthless: is it still the one of that name? */
@@ -192,9 +110,13 @@ int instance_make(Instance *ret, const char *root, const char *prefix, char *ret
         int r = -EAGAIN;
 
         if (!root) {
-                r = cgroup_root_find(found, ret_why, why_size);
-                if (r)
+                char why[256] = "";
+
+                r = cgroup_root_find(found, why, sizeof(why));
+                if (r) {
+                        (void)snprintf(ret_why, why_size, "no cgroup v2 directory to run in: %s (running without cgroups is not part of this version)", why);
                         return r;
+                }
                 root = found;
         }
         for (unsigned i = 0; i < INSTANCE_TRIES; i++) {
@@ -209,6 +131,8 @@ int instance_make(Instance *ret, const char *root, const char *prefix, char *ret
                         break;
         }
         if (r) {
+                if (instance.base_fd >= 0) /* made for nothing; EBUSY when others are there */
+                        (void)unlinkat(instance.base_fd, "../" INSTANCE_BASE, AT_REMOVEDIR);
                 (void)snprintf(ret_why, why_size, "cannot make a cgroup below %s/" INSTANCE_BASE ": %s", root, strerror(-r));
                 instance_done(&instance);
                 return error_origin(r);

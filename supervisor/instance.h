@@ -29,15 +29,6 @@ typedef struct Instance {
 #define INSTANCE_NULL ((Instance){.base_fd = -1, .dir_fd = -1})
 
 /**
- * cgroup_root_find() - where this process may make cgroups
- * @ret_path: room for PATH_MAX bytes
- * @ret_why:  room for @why_size bytes: on failure, what was tried and what stood in the way
- *
- * Return: 0, or -ENOENT (no cgroup v2 mounted), -EACCES (none that we may write), another negative errno.
- */
-int cgroup_root_find(char *ret_path, char *ret_why, size_t why_size);
-
-/**
  * instance_make() - sweep dead instances, then make and lock a new one
  * @root:     directory to use, or NULL to look for one
  * @prefix:   beginning of its name, at most 8 letters ("run")

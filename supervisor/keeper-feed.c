@@ -152,7 +152,8 @@ static bool reserve(Feed *feed, size_t n)
                 return false;
         if (feed->size + n <= feed->capacity)
                 return true;
-        memmove(feed->buf, feed->buf + feed->at, feed->size - feed->at);
+        if (feed->at > 0)
+                memmove(feed->buf, feed->buf + feed->at, feed->size - feed->at);
         feed->size -= feed->at;
         feed->at = 0;
         if (need <= feed->capacity)

@@ -18,11 +18,12 @@
 #include "supervisor/keeper-loop.h"
 #include "supervisor/spawn.h"
 
-#define REPORTS_MAX      1024            /* beyond: no orders are read, and notes are dropped */
-#define OUTPUT_READ_SIZE (32 * 1024)     /* one read, at most one per output and turn */
-#define OUTPUT_LAST_MAX  (1024 * 1024)   /* read from a pipe after the node's end: all that a pipe can hold */
-#define REMOVE_SPAN      (2 * NSEC_PER_SEC) /* for EBUSY after the last exit */
-#define ALONE_KILL_SPAN  (2 * NSEC_PER_SEC) /* guard and supervisor are gone: kill everything within this */
+#define REPORTS_MAX      1024                 /* beyond: no orders are read, and notes are dropped */
+#define OUTPUT_READ_SIZE (16 * 1024)          /* one read, at most one per output and turn; may be as many empty lines */
+#define OUTPUT_TURN_SPAN (5 * NSEC_PER_MSEC)  /* after this the other outputs wait for the next turn: orders come first */
+#define OUTPUT_LAST_MAX  (1024 * 1024)        /* read from a pipe after the node's end: all that a pipe can hold */
+#define REMOVE_SPAN      (2 * NSEC_PER_SEC)   /* for EBUSY after the last exit */
+#define ALONE_KILL_SPAN  (2 * NSEC_PER_SEC)   /* guard and supervisor are gone: kill everything within this */
 
 typedef struct Keeper Keeper;
 typedef struct Incarnation Incarnation;
@@ -110,7 +111,8 @@ struct Keeper {
         int stream_fd; /* log stream to the client, -1 */
         Source stream;
         bool stream_full;
-        unsigned n_last; /* outputs of incarnations that are over, still open */
+        nsec_t outputs_until; /* of this turn */
+        unsigned n_last;      /* outputs of incarnations that are over, still open */
 
         KeeperPhase phase;
         nsec_t phase_deadline;
@@ -130,6 +132,7 @@ void keeper_reports_done(Keeper *k);
 
 /* keeper-node.c: orders about incarnations, and their lives. Spawn consumes fds[0..n_fds). */
 void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds, int n_fds);
+void keeper_refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int error, const char *text);
 void keeper_signal(Keeper *k, const KeeperMsg *msg);
 void keeper_kill(Keeper *k, const KeeperMsg *msg);
 void keeper_look(Keeper *k, const KeeperMsg *msg);

@@ -144,8 +144,10 @@ int jobs_submit(Jobs *jobs, Job *job, JobKind kind)
         r = engage(q, kind);
         if (r && q->n_working == 0 && !job->started)
                 list_unlink(&job->link);
-        else
+        else {
                 r = 0; /* those at work will come to it */
+                jobs->n_jobs++;
+        }
         pthread_mutex_unlock(&jobs->lock);
         return r ? error_origin(r) : 0;
 }
@@ -158,15 +160,26 @@ bool job_give_up(Job *job)
 
         pthread_mutex_lock(&jobs->lock);
         waiting = !job->started;
-        if (waiting)
+        if (waiting) {
                 list_unlink(&job->link);
-        else if (!job->done && !job->given_up) {
+                jobs->n_jobs--;
+        } else if (!job->done && !job->given_up) {
                 job->given_up = true;
                 q->n_working--;
                 (void)engage(q, job->kind); /* no thread now: the next job's submission tries again */
         }
         pthread_mutex_unlock(&jobs->lock);
         return waiting;
+}
+
+bool jobs_idle(Jobs *jobs)
+{
+        bool idle;
+
+        pthread_mutex_lock(&jobs->lock);
+        idle = jobs->n_jobs == 0;
+        pthread_mutex_unlock(&jobs->lock);
+        return idle;
 }
 
 static void on_event(Source *source, uint32_t events)
@@ -187,6 +200,7 @@ static void on_event(Source *source, uint32_t events)
                 if (announced)
                         job->announced = false;
                 done = job && job->done;
+                jobs->n_jobs -= done;
                 pthread_mutex_unlock(&jobs->lock);
                 if (!job)
                         return;

@@ -55,6 +55,7 @@ struct Jobs {
         List events;
         int event_fd;
         Source source;
+        unsigned n_jobs; /* submitted and not yet dealt with */
 };
 
 int jobs_init(Jobs *jobs, Loop *loop);
@@ -69,6 +70,9 @@ int jobs_submit(Jobs *jobs, Job *job, JobKind kind);
 
 /* job_give_up() - it hangs: do not count it among those at work. True when it had not started: it never will, and on_done is not called. */
 bool job_give_up(Job *job);
+
+/* jobs_idle() - no job is waiting, at work (given up on or not), or done but not yet dealt with. */
+bool jobs_idle(Jobs *jobs);
 
 /* job_announce() - from run(): have on_announce called in the loop. Once. */
 void job_announce(Job *job);

@@ -697,7 +697,7 @@ static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, int *fds)
         return inc;
 }
 
-static void refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int error, const char *text)
+void keeper_refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int error, const char *text)
 {
         KeeperMsg answer = {.type = KEEPER_MSG_SPAWN_FAILED,
                 .node = msg->node,
@@ -730,7 +730,7 @@ void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds, int n_fds)
         }
         inc = incarnation_new(k, msg, fds);
         if (!inc) {
-                refuse_spawn(k, msg, KEEPER_STAGE_CLONE, ENOMEM, "cannot start the node: the keeper is out of memory");
+                keeper_refuse_spawn(k, msg, KEEPER_STAGE_CLONE, ENOMEM, "cannot start the node: the keeper is out of memory");
                 return;
         }
         for (int i = 0; i < 2 && !r; i++)
@@ -807,6 +807,5 @@ void incarnations_done(Keeper *k)
         Incarnation *inc, *next;
 
         list_for_each(inc, next, &k->incarnations, link)
-                if (!inc->job) /* a thread that hangs still uses its job; the process ends with it */
-                        inc = incarnation_free(inc);
+                inc = incarnation_free(inc);
 }

@@ -260,8 +260,8 @@ static void on_readable(Source *source, uint32_t events)
         if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN) ||
                 (out->last && (n < (ssize_t)sizeof(k->scratch) || out->n_last >= OUTPUT_LAST_MAX)))
                 output_close(out);
-        if (is_throttled(k))
-                k->outputs.pause = true; /* the others keep theirs in their pipes, too */
+        if (is_throttled(k) || clock_now() >= k->outputs_until)
+                k->outputs.pause = true; /* the others keep theirs in their pipes for now */
 }
 
 void output_init(Output *out, Incarnation *inc, int stream)
@@ -293,9 +293,10 @@ bool outputs_drain_last(Keeper *k)
 
         if (k->n_last == 0)
                 return false;
+        k->outputs_until = nsec_add(clock_now(), OUTPUT_TURN_SPAN);
         list_for_each(inc, next, &k->incarnations, link)
                 for (int i = 0; i < 2; i++)
-                        if (inc->out[i].last && inc->out[i].fd >= 0 && !is_throttled(k))
+                        if (inc->out[i].last && inc->out[i].fd >= 0 && !is_throttled(k) && clock_now() < k->outputs_until)
                                 on_readable(&inc->out[i].source, EPOLLIN);
         return k->n_last > 0 && !is_throttled(k);
 }
@@ -324,5 +325,6 @@ void keeper_on_outputs(Source *source, uint32_t events)
 {
         Keeper *k = container_of(source, Keeper, outputs_source);
 
+        k->outputs_until = nsec_add(clock_now(), OUTPUT_TURN_SPAN);
         (void)loop_turn(&k->outputs, 0);
 }

@@ -10,12 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/receive.h"
 #include "protocol/guard_msg.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
@@ -202,6 +204,18 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds, int n_fds)
         }
 }
 
+/* Descriptors that found no room in our table are dropped by the kernel, and the order with them. */
+static void refuse_without_fds(Keeper *k, const KeeperMsg *order, int n_fds, bool dropped)
+{
+        if (order->type == KEEPER_MSG_SPAWN && k->begun && k->phase == KEEPER_WORKING)
+                keeper_refuse_spawn(k, order, KEEPER_STAGE_FDS, dropped ? EMFILE : EPROTO,
+                        dropped ? "cannot start the node: the keeper of this dataflow has too many open files (RLIMIT_NOFILE)" :
+                                  "cannot start the node: the order came without its descriptors");
+        else
+                keeper_note(k, "an order %s was refused: %d descriptors came with it%s", keeper_msg_name(order->type), n_fds,
+                        dropped ? ", others found no room (RLIMIT_NOFILE)" : "");
+}
+
 /* One packet. 1: one was read; 0: there is none now; -errno: the socket is over. */
 static int receive_order(Keeper *k)
 {
@@ -213,7 +227,7 @@ static int receive_order(Keeper *k)
         KeeperMsg order;
         ssize_t n;
 
-        n = recvmsg(k->supervisor_fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        n = receive_message(k->supervisor_fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (n < 0)
                 return errno == EAGAIN || errno == EINTR ? 0 : -errno;
         if (n == 0)
@@ -223,10 +237,10 @@ static int receive_order(Keeper *k)
                         n_fds = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
                         memcpy(fds, CMSG_DATA(c), (size_t)n_fds * sizeof(int));
                 }
-        if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || keeper_msg_decode(&order, packet, (size_t)n) < 0 ||
-                !keeper_msg_is_order(order.type) || keeper_msg_n_fds(&order) != n_fds)
-                keeper_note(k, "an order that does not follow the protocol was refused (%zd bytes, %d descriptors%s)", n, n_fds,
-                        msg.msg_flags & MSG_CTRUNC ? ", some lost: too many open files?" : "");
+        if ((msg.msg_flags & MSG_TRUNC) || keeper_msg_decode(&order, packet, (size_t)n) < 0 || !keeper_msg_is_order(order.type))
+                keeper_note(k, "a packet of %zd bytes that does not follow the protocol was refused", n);
+        else if (keeper_msg_n_fds(&order) != n_fds)
+                refuse_without_fds(k, &order, n_fds, msg.msg_flags & MSG_CTRUNC);
         else
                 carry_out(k, &order, fds, n_fds);
         for (int i = 0; i < n_fds; i++)
@@ -402,6 +416,17 @@ static bool oom_score_is_ours(void)
         return fd >= 0 && read(fd, buf, sizeof(buf) - 1) > 0 && atoi(buf) != 0;
 }
 
+/* A dataflow of thousands of nodes needs them; the nodes get the limits of their specification. */
+static void raise_fd_limit(void)
+{
+        struct rlimit limit;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+                return;
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit); /* raising the soft limit cannot be refused */
+}
+
 static int watch_signals(Keeper *k)
 {
         sigset_t all;
@@ -428,8 +453,9 @@ static int keeper_init(Keeper *k)
         k->feed = (Feed){.pipe_fd = -1, .report_fd = -1, .pidfd = -1};
         k->reset_oom = oom_score_is_ours();
         (void)prctl(PR_SET_NAME, "tidegate-keeper");
-        (void)setsid();                    /* -EPERM when the guard made us a leader already */
-        (void)mallopt(M_ARENA_MAX, 1);     /* many threads, little to allocate */
+        (void)setsid();                /* -EPERM when the guard made us a leader already */
+        (void)mallopt(M_ARENA_MAX, 1); /* many threads, little to allocate */
+        raise_fd_limit();
         r = open_standard_fds();
         if (!r)
                 r = loop_init(&k->loop);
@@ -477,10 +503,13 @@ static int keeper_loop(Keeper *k)
         return 0;
 }
 
-static void keeper_done(Keeper *k)
+/* False: threads are still at work on something of it, so it has to stay. */
+static bool keeper_done(Keeper *k)
 {
         NodeEntry *e, *next;
 
+        if (!jobs_idle(&k->jobs))
+                return false;
         incarnations_done(k);
         stream_close(k);
         feed_done(&k->feed);
@@ -500,24 +529,22 @@ static void keeper_done(Keeper *k)
         loop_done(&k->loop);
         free(k->uuid);
         free(k->name);
+        return true;
 }
 
 int keeper_main(int supervisor_fd, int guard_fd, int instance_cgroup_fd)
 {
-        Keeper *k = calloc(1, sizeof(*k));
+        static Keeper keeper; /* one per process; idle threads may look at it until the very end */
+        Keeper *k = &keeper;
         int r;
 
-        if (!k)
-                return 1;
         k->supervisor_fd = supervisor_fd;
         k->guard_fd = guard_fd;
         k->instance_fd = instance_cgroup_fd;
         r = keeper_init(k);
         if (!r)
                 r = keeper_loop(k);
-        if (!r && incarnations_starting(k) == false && list_empty(&k->incarnations)) {
-                keeper_done(k);
-                free(k);
-        }
+        if (!keeper_done(k))
+                _exit(r ? 1 : 0); /* a thread hangs in the kernel: nothing that runs at exit may wait for it */
         return r ? 1 : 0;
 }

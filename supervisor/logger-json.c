@@ -13,6 +13,8 @@
 #include "base/clock.h"
 #include "base/utf8.h"
 
+#define REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
+
 static void format_time(char *buf, size_t size, uint64_t wall_ns)
 {
         time_t seconds = (time_t)(wall_ns / NSEC_PER_SEC);
@@ -90,37 +92,97 @@ static char *dump(json_t *take_line, size_t *ret_size)
         return with_newline;
 }
 
-char *logger_json_line(const char *id, int stream, uint64_t wall_ns, const char *data, size_t size, uint64_t truncated, size_t *ret_size)
-{
-        json_t *record = stream == 1 && truncated == 0 ? parse_record(data, size) : NULL;
-        json_t *line = json_object(), *fields = record ? record_fields(record) : json_object(), *target = NULL;
-        _cleanup_free_ char *clean = NULL;
-        char timestamp[64];
+/* Plain lines are nearly all there are, so they are written directly: no object is built for them. */
+typedef struct Text {
+        char *data;
         size_t n;
+} Text;
 
-        format_time(timestamp, sizeof(timestamp), wall_ns);
-        (void)json_object_set_new(line, "timestamp", json_string(timestamp));
-        (void)json_object_set_new(line, "level",
-                json_string(record ? known_level(json_object_get(record, "level")) : stream == 1 ? "stdout" : "stderr"));
-        (void)json_object_set_new(line, "node_id", json_string(id));
-        if (record) {
-                (void)json_object_set(line, "message", json_object_get(record, "message"));
-                target = json_object_get(record, "target");
-        } else {
-                clean = utf8_clean(data, size, &n);
-                (void)json_object_set_new(line, "message", clean ? json_stringn(clean, n) : NULL);
+static void put(Text *t, const char *s, size_t n)
+{
+        memcpy(t->data + t->n, s, n);
+        t->n += n;
+}
+
+static void put_str(Text *t, const char *s)
+{
+        put(t, s, strlen(s));
+}
+
+/* As the inside of a JSON string; at most six bytes for each of @data. */
+static void put_escaped(Text *t, const char *data, size_t size)
+{
+        static const char hex[] = "0123456789abcdef";
+        const unsigned char *p = (const unsigned char *)data;
+
+        for (size_t i = 0, k; i < size; i += k) {
+                k = utf8_sequence(p + i, size - i);
+                if (k == 0) {
+                        put(t, REPLACEMENT, 3);
+                        k = 1;
+                } else if (p[i] == '"' || p[i] == '\\') {
+                        t->data[t->n++] = '\\';
+                        t->data[t->n++] = (char)p[i];
+                } else if (p[i] < ' ') {
+                        put(t, "\\u00", 4);
+                        t->data[t->n++] = hex[p[i] >> 4];
+                        t->data[t->n++] = hex[p[i] & 15];
+                } else
+                        put(t, data + i, k);
         }
+}
+
+static char *plain_line(const char *id, int stream, const char *timestamp, const char *data, size_t size, uint64_t truncated, size_t *ret_size)
+{
+        char fields[64] = "null";
+        Text t = {.data = malloc(6 * (size + strlen(id)) + 256)};
+
+        if (!t.data)
+                return NULL;
         if (truncated)
-                (void)json_object_set_new(fields, "truncated_bytes", json_integer((json_int_t)truncated));
+                (void)snprintf(fields, sizeof(fields), "{\"truncated_bytes\":%llu}", (unsigned long long)truncated);
+        put_str(&t, "{\"timestamp\":\"");
+        put_str(&t, timestamp);
+        put_str(&t, stream == 1 ? "\",\"level\":\"stdout\",\"node_id\":\"" : "\",\"level\":\"stderr\",\"node_id\":\"");
+        put_escaped(&t, id, strlen(id));
+        put_str(&t, "\",\"message\":\"");
+        put_escaped(&t, data, size);
+        put_str(&t, "\",\"target\":null,\"fields\":");
+        put_str(&t, fields);
+        put(&t, "}\n", 3);
+        *ret_size = t.n - 1;
+        return t.data;
+}
+
+static char *record_line(const char *id, const char *timestamp, json_t *record, size_t *ret_size)
+{
+        json_t *line = json_object(), *fields = record_fields(record), *target = json_object_get(record, "target");
+
+        (void)json_object_set_new(line, "timestamp", json_string(timestamp));
+        (void)json_object_set_new(line, "level", json_string(known_level(json_object_get(record, "level"))));
+        (void)json_object_set_new(line, "node_id", json_string(id));
+        (void)json_object_set(line, "message", json_object_get(record, "message"));
         (void)json_object_set_new(line, "target", json_is_string(target) ? json_incref(target) : json_null());
         (void)json_object_set_new(line, "fields", json_object_size(fields) > 0 ? json_incref(fields) : json_null());
         json_decref(fields);
-        json_decref(record);
         if (json_object_size(line) != 6) { /* one of the setters had no memory */
                 json_decref(line);
                 return NULL;
         }
         return dump(line, ret_size);
+}
+
+char *logger_json_line(const char *id, int stream, uint64_t wall_ns, const char *data, size_t size, uint64_t truncated, size_t *ret_size)
+{
+        json_t *record = stream == 1 && truncated == 0 ? parse_record(data, size) : NULL;
+        char timestamp[64], *line;
+
+        format_time(timestamp, sizeof(timestamp), wall_ns);
+        if (!record)
+                return plain_line(id, stream, timestamp, data, size, truncated, ret_size);
+        line = record_line(id, timestamp, record, ret_size);
+        json_decref(record);
+        return line;
 }
 
 int logger_json_lost(char *buf, size_t size, const char *id, uint64_t wall_ns, uint64_t n_lines, int error)

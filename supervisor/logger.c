@@ -79,6 +79,7 @@ static void lose(Logger *l, LogFile *f, uint64_t n_lines, int error)
 static int make_parents(const char *path)
 {
         char part[PATH_MAX];
+        int error;
 
         for (size_t i = 1; path[i]; i++) {
                 if (path[i] != '/')
@@ -87,8 +88,10 @@ static int make_parents(const char *path)
                         return -ENAMETOOLONG;
                 memcpy(part, path, i);
                 part[i] = '\0';
-                if (mkdir(part, 0777) < 0 && errno != EEXIST && access(part, F_OK) < 0)
-                        return -errno;
+                error = mkdir(part, 0777) < 0 ? errno : 0;
+                /* A read-only file system says so of a directory that is there, too. */
+                if (error && error != EEXIST && access(part, F_OK) < 0)
+                        return -error;
         }
         return 0;
 }
@@ -346,6 +349,14 @@ static int loop(Logger *l)
         }
 }
 
+/* The keeper may be exempt from the OOM killer; what runs as the caller is not. */
+static void reset_oom_score(void)
+{
+        _cleanup_fd_ int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+        (void)!write(fd, "0", 1); /* cannot fail for a score below 0; 0 stays 0 */
+}
+
 static int drop_privileges(const LoggerConfig *c)
 {
         if (geteuid() == c->uid && getegid() == c->gid)
@@ -395,7 +406,10 @@ int logger_main(const LoggerConfig *config)
         LoggerConfig c = *config;
         Logger l = {.config = &c, .feed = malloc(FEED_SIZE)};
 
-        if (!l.feed || isolate(&c) < 0 || drop_privileges(&c) < 0)
+        if (!l.feed || isolate(&c) < 0)
+                return 2;
+        reset_oom_score();
+        if (drop_privileges(&c) < 0)
                 return 2;
         (void)signal(SIGPIPE, SIG_IGN);
         (void)signal(SIGXFSZ, SIG_IGN); /* a file size limit is one more reason not to be able to write */

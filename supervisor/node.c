@@ -135,6 +135,18 @@ bool node_step(NodeState state, NodeEvent event, NodeState *ret_next)
         return true;
 }
 
+static void node_set_error_va(Node *node, const char *format, va_list ap)
+{
+        _cleanup_free_ char *text = NULL;
+
+        if (node->error)
+                return;
+        if (vasprintf(&text, format, ap) < 0)
+                text = NULL; /* out of memory: the state still says that it failed */
+        if (text) /* paths in it may hold anything, and it travels as JSON */
+                node->error = utf8_clean(text, strlen(text), NULL);
+}
+
 /* ---- applying events */
 
 static int on_deadline(Timer *timer, nsec_t now)
@@ -285,9 +297,13 @@ void node_on_inputs_closed(Node *node)
                 node_set_deadline(node, nsec_add(node->dataflow->loop->now, node->plan->finish_grace_ns));
 }
 
-void node_on_violation(Node *node, const char *what)
+void node_give_up(Node *node, const char *format, ...)
 {
-        node_set_error(node, "broke the protocol of its socket: %s", what);
+        va_list ap;
+
+        va_start(ap, format);
+        node_set_error_va(node, format, ap);
+        va_end(ap);
         keeper_order_kill(node, nsec_add(node->dataflow->loop->now, node->dataflow->options.budget_ns));
 }
 
@@ -412,7 +428,7 @@ static void node_resolve(Node *node)
                 failed = true;
         } else if (failed && !node->error) {
                 node_set_error(node, "did not react to stop in time and was killed");
-        } else if (node->end == NODE_END_STOP && !failed && node->exit_code == CLD_EXITED && node->exit_status != 0 &&
+        } else if (node->end == NODE_END_STOP && !failed && !dataflow->failed_start && node->exit_code == CLD_EXITED && node->exit_status != 0 &&
                    node->exit_status != 128 + SIGTERM && node->exit_status != 128 + SIGINT) {
                 char how[64];
 
@@ -480,17 +496,11 @@ static void node_nothing(Node *node)
 
 void node_set_error(Node *node, const char *format, ...)
 {
-        _cleanup_free_ char *text = NULL;
         va_list ap;
 
-        if (node->error)
-                return;
         va_start(ap, format);
-        if (vasprintf(&text, format, ap) < 0)
-                text = NULL; /* out of memory: the state still says that it failed */
+        node_set_error_va(node, format, ap);
         va_end(ap);
-        if (text) /* paths in it may hold anything, and it travels as JSON */
-                node->error = utf8_clean(text, strlen(text), NULL);
 }
 
 const char *node_describe_end(const Node *node, char *buffer, size_t size)
@@ -549,6 +559,7 @@ void node_done(Node *node)
         free(node->outputs);
         free(node->cursor_fds);
         free(node->resume_at);
+        free(node->links);
         free(node->error);
         free(node->left);
         *node = (Node){};

@@ -114,6 +114,8 @@ struct Node {
         Region control;
         NodeOutput *outputs; /* per output */
         int *cursor_fds;     /* per input; -1 for timers */
+        struct Link **links; /* those that begin or end here; owned array of borrowed pointers */
+        uint32_t n_links;
         uint64_t *resume_at; /* per input: where the next incarnation begins to read */
 
         /* across incarnations */
@@ -157,8 +159,8 @@ static inline bool node_is_connected(const Node *node)
 /* node_on_inputs_closed() - every link that feeds it has ended: it has finish_grace to end by itself. */
 void node_on_inputs_closed(Node *node);
 
-/* node_on_violation() - it broke the rules of its socket: it fails, and is ended at once. */
-void node_on_violation(Node *node, const char *what);
+/* node_give_up() - it broke the rules of its socket, or cannot be served: it fails, and is ended at once. */
+__attribute__((format(printf, 2, 3))) void node_give_up(Node *node, const char *format, ...);
 
 /* node_may_restart() - does the policy give it another incarnation after the end it had? Does not count it. */
 bool node_may_restart(const Node *node, nsec_t now);

@@ -8,6 +8,7 @@
 #include <sys/uio.h>
 
 #include "base/error.h"
+#include "base/receive.h"
 
 typedef struct Packet {
         ListLink link;
@@ -78,12 +79,11 @@ int packet_recv(int sock, void *data, size_t size, size_t *ret_size, int *ret_fd
                 mh.msg_control = control;
                 mh.msg_controllen = CMSG_SPACE(sizeof(int) * max_fds);
         }
-        n = recvmsg(sock, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-        if (n < 0) {
-                if (errno == EAGAIN || errno == EINTR)
-                        return PACKET_E_AGAIN;
+        n = receive_message(sock, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+                return PACKET_E_AGAIN;
+        if (n < 0)
                 return errno == ECONNRESET ? PACKET_E_CLOSED : error_origin(-errno);
-        }
         if (max_fds > 0)
                 n_fds = take_fds(&mh, got);
         if (n_fds > max_fds || (mh.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {

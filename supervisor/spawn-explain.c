@@ -149,7 +149,7 @@ static void explain_exec(const SpawnOutcome *o, const KeeperSpec *spec, uid_t ui
         else if (error == ENOEXEC)
                 explain_format(o, t);
         else if (error == ENOTDIR && o->prefix_error == ENOTDIR)
-                say(t, " (a part of the path is a file)");
+                say(t, " (%s is not a directory)", o->prefix);
         else if (error == E2BIG)
                 say(t, " (%llu bytes of arguments and environment)",
                         (unsigned long long)(strv_bytes(spec->argv) + strv_bytes(spec->env)));

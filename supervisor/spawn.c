@@ -182,18 +182,22 @@ static CHILD_CODE void place_fds(Child *c)
         check(c, syscall(SYS_close_range, p->socket_fd >= 0 ? SPAWN_NODE_FD + 1 : SPAWN_NODE_FD, ~0U, 0));
 }
 
-/* The first directory on the way to the program that cannot be passed. */
+/* The first part of the way to the program that cannot be passed. */
 static CHILD_CODE void find_bad_prefix(SpawnOutcome *o)
 {
+        struct stat st;
+
         for (size_t i = 1; o->program[i]; i++) {
                 if (o->program[i] != '/')
                         continue;
                 memcpy(o->prefix, o->program, i);
                 o->prefix[i] = '\0';
-                if (faccessat(AT_FDCWD, o->prefix, X_OK, 0) < 0) {
+                if (faccessat(AT_FDCWD, o->prefix, X_OK, 0) < 0)
                         o->prefix_error = errno;
+                else if (stat(o->prefix, &st) == 0 && !S_ISDIR(st.st_mode))
+                        o->prefix_error = ENOTDIR;
+                if (o->prefix_error)
                         return;
-                }
         }
 }
 

@@ -24,6 +24,7 @@
 #define WIRING_QUEUE_DEFAULT  10u
 #define WIRING_MSGS_PER_TURN  64
 #define WIRING_POOL_SMALLEST  1024u
+#define BROKE "broke the protocol of its socket: "
 
 static void link_advance(Link *link);
 
@@ -40,14 +41,14 @@ static void node_send(Node *node, const NodeMsg *msg, int fd0, int fd1)
                 return;
         n = node_msg_encode(msg, buffer, sizeof(buffer));
         if (n < 0) {
-                node_set_error(node, "%s for it is too long", node_msg_name(msg->type));
+                node_give_up(node, "cannot be sent %s: it is too long", node_msg_name(msg->type));
                 return;
         }
         r = packet_queue_send(&node->out, node->sock, buffer, (size_t)n, fds, (size_t)(fd0 >= 0) + (size_t)(fd1 >= 0));
         if (r == PACKET_E_FULL)
-                node_on_violation(node, "it does not read its socket");
+                node_give_up(node, "does not read its socket");
         else if (r < 0)
-                node_set_error(node, "cannot send it %s: %s", node_msg_name(msg->type), strerror(-r));
+                node_give_up(node, "cannot be sent %s: %s", node_msg_name(msg->type), strerror(-r));
         if (packet_queue_pending(&node->out))
                 (void)source_set_events(&node->sock_source, EPOLLIN | EPOLLOUT);
 }
@@ -223,11 +224,9 @@ static void send_outputs(Node *node)
 
 static const Link *find_link(const Node *target, uint32_t input)
 {
-        const Dataflow *dataflow = target->dataflow;
-
-        for (uint32_t i = 0; i < dataflow->n_links; i++)
-                if (dataflow->links[i].target == target && dataflow->links[i].input == input)
-                        return &dataflow->links[i];
+        for (uint32_t i = 0; i < target->n_links; i++)
+                if (target->links[i]->target == target && target->links[i]->input == input)
+                        return target->links[i];
         return NULL;
 }
 
@@ -268,7 +267,7 @@ static void on_hello(Node *node, const NodeMsg *msg)
         NodeMsg end = {.type = NODE_MSG_SETUP_END};
 
         if (node->connected || msg->hello.version != NODE_MSG_VERSION) {
-                node_on_violation(node, node->connected ? "HELLO twice" : "it speaks another version");
+                node_give_up(node, BROKE "%s", node->connected ? "HELLO twice" : "it speaks another version (is it linked with an older libtidegate?)");
                 return;
         }
         node->connected = true;
@@ -299,21 +298,18 @@ static int seal_all(Node *node)
 
 static void on_mapped(Node *node)
 {
-        Dataflow *dataflow = node->dataflow;
-
         if (!node->connected || node->mapped) {
-                node_on_violation(node, "MAPPED out of turn");
+                node_give_up(node, BROKE "MAPPED out of turn");
                 return;
         }
         if (seal_all(node)) {
-                node_on_violation(node, "its shared memory could not be sealed");
+                node_give_up(node, BROKE "its shared memory could not be sealed");
                 return;
         }
         node->mapped = true;
-        for (uint32_t i = 0; i < dataflow->n_links; i++)
-                if (dataflow->links[i].source == node || dataflow->links[i].target == node)
-                        link_advance(&dataflow->links[i]);
-        dataflow_kick(dataflow);
+        for (uint32_t i = 0; i < node->n_links; i++)
+                link_advance(node->links[i]);
+        dataflow_kick(node->dataflow);
 }
 
 /* ---- links */
@@ -403,9 +399,9 @@ static void link_close(Link *link, bool restarting)
 
         link->state = restarting ? LINK_DETACHED : LINK_CLOSED;
         node_send(target, &msg, -1, -1);
-        for (uint32_t i = 0; i < target->dataflow->n_links; i++)
-                if (target->dataflow->links[i].target == target)
-                        all = all && target->dataflow->links[i].state == LINK_CLOSED;
+        for (uint32_t i = 0; i < target->n_links; i++)
+                if (target->links[i]->target == target)
+                        all = all && target->links[i]->state == LINK_CLOSED;
         if (all)
                 node_on_inputs_closed(target);
 }
@@ -429,7 +425,7 @@ static void link_advance(Link *link)
         }
         r = pair_tell(link);
         if (r) {
-                node_on_violation(target, strerror(-r)); /* out of descriptors: this node cannot be served */
+                node_give_up(target, "cannot be linked to %s: %s", source->plan->id, strerror(-r));
                 return;
         }
         if (node_is_there(source))
@@ -469,13 +465,11 @@ static void on_link_in_ack(Node *node, const NodeMsg *msg)
 
 static void output_close(Node *node, uint32_t output)
 {
-        Dataflow *dataflow = node->dataflow;
-
         if (node->outputs[output].closed)
                 return;
         node->outputs[output].closed = true;
-        for (uint32_t i = 0; i < dataflow->n_links; i++) {
-                Link *link = &dataflow->links[i];
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                Link *link = node->links[i];
 
                 if (link->source == node && link->output == output && link->state == LINK_ACTIVE)
                         link_close(link, false);
@@ -503,7 +497,7 @@ static void on_message(Node *node, const NodeMsg *msg)
                 if (msg->close_output.output < node->plan->n_outputs)
                         output_close(node, msg->close_output.output);
                 else
-                        node_on_violation(node, "it closes an output that it does not have");
+                        node_give_up(node, BROKE "it closes an output that it does not have");
                 break;
         case NODE_MSG_VIOLATION:
                 dataflow_note(node->dataflow, node->plan->id, msg->violation.text);
@@ -544,7 +538,7 @@ static int on_node_socket(Source *source, uint32_t revents)
                 }
                 if (r || node_msg_decode(&msg, buffer, size) || !node_msg_from_node(msg.type) ||
                         (msg.type != NODE_MSG_HELLO && !node->connected)) {
-                        node_on_violation(node, r ? strerror(-r) : "a message that cannot be understood");
+                        node_give_up(node, BROKE "%s", r ? strerror(-r) : "a message that cannot be understood");
                         on_hang_up(node);
                         return 0;
                 }
@@ -557,18 +551,14 @@ static int on_node_socket(Source *source, uint32_t revents)
 
 bool wiring_is_ready(const Node *node)
 {
-        const Dataflow *dataflow = node->dataflow;
-
         if (!node->mapped)
                 return false;
-        for (uint32_t i = 0; i < dataflow->n_links; i++) {
-                const Link *link = &dataflow->links[i];
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                const Link *link = node->links[i];
 
-                if (link->source != node && link->target != node)
-                        continue;
                 if (link->state == LINK_WAIT_OUT || link->state == LINK_WAIT_IN)
                         return false;
-                if (link->state == LINK_DETACHED && !dataflow->released)
+                if (link->state == LINK_DETACHED && !node->dataflow->released)
                         return false;
         }
         return true;
@@ -641,16 +631,14 @@ static void link_lose_source(Link *link, bool restarting)
 
 void wiring_node_ended(Node *node, bool restarting)
 {
-        Dataflow *dataflow = node->dataflow;
-
         node->finished = !restarting;
         socket_release(node);
-        for (uint32_t i = 0; i < dataflow->n_links; i++) {
-                Link *link = &dataflow->links[i];
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                Link *link = node->links[i];
 
                 if (link->target == node)
                         link_lose_target(link, restarting);
-                else if (link->source == node)
+                else
                         link_lose_source(link, restarting);
         }
 }
@@ -658,12 +646,11 @@ void wiring_node_ended(Node *node, bool restarting)
 static void tell_downstream(Node *node, NodeMsgType type, const char *text)
 {
         NodeMsg msg = {.type = type, .node_event = {.node = node->plan->id, .text = text}};
-        Dataflow *dataflow = node->dataflow;
         const Node *last = NULL;
 
         /* Links are in the order of their targets, so a target with several is told once. */
-        for (uint32_t i = 0; i < dataflow->n_links; i++) {
-                Link *link = &dataflow->links[i];
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                Link *link = node->links[i];
 
                 if (link->source != node || link->target == node || link->target == last || !node_is_connected(link->target))
                         continue;
@@ -702,6 +689,25 @@ static Pair *pair_of(Dataflow *dataflow, uint32_t n_links, Node *source, Node *t
         return &dataflow->pairs[n_links];
 }
 
+/* Each node's own links, in the order of the dataflow's. */
+static int index_links(Dataflow *dataflow)
+{
+        for (size_t k = 0; k < dataflow->plan->n_nodes; k++) {
+                Node *node = &dataflow->nodes[k];
+                uint32_t n = 0;
+
+                for (uint32_t i = 0; i < dataflow->n_links; i++)
+                        n += dataflow->links[i].source == node || dataflow->links[i].target == node;
+                node->links = calloc(n + 1, sizeof(*node->links));
+                if (!node->links)
+                        return error_origin(-ENOMEM);
+                for (uint32_t i = 0; i < dataflow->n_links; i++)
+                        if (dataflow->links[i].source == node || dataflow->links[i].target == node)
+                                node->links[node->n_links++] = &dataflow->links[i];
+        }
+        return 0;
+}
+
 int wiring_init(Dataflow *dataflow)
 {
         uint32_t n = 0;
@@ -728,5 +734,5 @@ int wiring_init(Dataflow *dataflow)
                         n++;
                 }
         }
-        return 0;
+        return index_links(dataflow);
 }

@@ -72,10 +72,14 @@ typedef enum tg_event_kind {
  * @ret: set on success; owned by the caller, released with tg_node_close()
  *
  * Uses the socket named by the environment variable TIDEGATE_NODE_FD. Blocks until every node of the dataflow is ready
- * (the startup barrier), bounded by the dataflow's startup_timeout. One call per process.
+ * (the startup barrier), bounded by the dataflow's startup_timeout. One call per process; one connection per node, so of
+ * the processes that inherit the variable (a script and its children) one may call it. The descriptor is the library's from
+ * then on: close-on-exec, so programs started later do not inherit it. The variable stays, for changing the environment
+ * is not safe beside other threads.
  *
  * Return: 0; -ENOTCONN when the process was not started by Tidegate; -ECANCELED when the start was given up (the reason is
- * printed by the supervisor); -EPROTO for a violation of the protocol; another negative errno.
+ * printed by the supervisor); -EPROTO for a violation of the protocol; -EALREADY for a second call; -EINTR when a signal
+ * handler ran: call again to go on waiting; another negative errno (-ECONNRESET: the supervisor is gone; -ETIMEDOUT).
  */
 TG_API int tg_node_open(tg_node **ret);
 
@@ -83,7 +87,8 @@ TG_API int tg_node_open(tg_node **ret);
  * tg_node_close() - leave the dataflow
  * @node: may be NULL
  *
- * Closes every output. Events still held keep their payload until they are freed. Never blocks. Return: NULL.
+ * Closes every output. Events still held keep their payload until they are freed, samples may still be freed. No other
+ * thread may be inside a call on @node. Never blocks. Return: NULL.
  */
 TG_API tg_node *tg_node_close(tg_node *node);
 
@@ -109,7 +114,11 @@ TG_API const char *tg_output_name(const tg_node *node, unsigned index);
  *
  * At most 8 messages of one input are pinned in shared memory at a time; past that the library copies.
  *
- * Return: 0, TG_E_TIMEOUT, TG_E_END, -EINTR when a signal handler ran, or another negative errno.
+ * A timer that was missed several times ticks once, with the number and time of the latest tick that was due.
+ *
+ * Return: 0, TG_E_TIMEOUT, TG_E_END, -EINTR when a signal handler ran, or another negative errno (-ENOMEM: nothing was
+ * lost, call again). To a program without any signal handler -EINTR is never returned: stopping, continuing or tracing it
+ * does not end the wait.
  */
 TG_API int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns);
 
@@ -117,7 +126,9 @@ TG_API int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns);
  * tg_node_fd() - a descriptor that polls readable when tg_next(node, &ev, 0) may have an event
  *
  * For any event loop (poll, epoll, asyncio). Call tg_next() with timeout 0 until TG_E_TIMEOUT after every wake-up: the
- * library then arms the descriptor. Borrowed; do not read, write or close it.
+ * library then arms the descriptor. Borrowed; do not read, write or close it. Readable until the first such call.
+ *
+ * Return: the descriptor (close-on-exec), or a negative errno.
  */
 TG_API int tg_node_fd(tg_node *node);
 
@@ -153,7 +164,9 @@ TG_API int tg_send(tg_node *node, const char *output, const void *data, size_t s
  * @size: bytes of payload, fixed now
  * @ret:  set on success; owned by the caller, ended by tg_send_sample() or tg_sample_free()
  *
- * Waits and fails like tg_send(). The memory is 64-byte aligned shared memory; nobody sees it before it is sent.
+ * Waits and fails like tg_send(). The memory is 64-byte aligned shared memory (private for very small messages, which travel
+ * inside the ring); nobody sees it before it is sent. Each sample holds one chunk of the output's pool; when all are in
+ * this node's own hands the result is TG_E_DROPPED.
  */
 TG_API int tg_alloc(tg_node *node, const char *output, size_t size, tg_sample **ret);
 TG_API void *tg_sample_data(tg_sample *sample);
@@ -163,7 +176,8 @@ TG_API size_t tg_sample_size(const tg_sample *sample);
  * tg_send_sample() - send what was written in place, without a copy
  * @sample: consumed, unless the result is TG_E_TIMEOUT or -EINTR: then it is still the caller's, to send again or to free
  *
- * Waits and fails like tg_send().
+ * Waits and fails like tg_send(). Metadata goes behind the payload if the chunk has room for it (sizes are rounded up to 64
+ * bytes, from 4 KiB on to 4 KiB); if not, the message is copied into a larger chunk.
  */
 TG_API int tg_send_sample(tg_sample *sample, const tg_params *params);
 TG_API tg_sample *tg_sample_free(tg_sample *sample); /* gives it back unsent; NULL is fine. Return: NULL. */

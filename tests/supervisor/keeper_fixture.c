@@ -5,7 +5,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,18 +19,18 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
-#include "supervisor/keeper.h"
 
 static void be_the_keeper(int supervisor, int guard, int cgroup)
 {
         int fds[3] = {supervisor, guard, cgroup};
 
         for (int i = 0; i < 3; i++)
-                fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 20);
+                fds[i] = fcntl(fds[i], F_DUPFD, 20);
         for (int i = 0; i < 3; i++)
-                (void)dup3(fds[i], 3 + i, O_CLOEXEC);
+                (void)dup2(fds[i], 3 + i);
         (void)close_range(6, ~0U, 0);
-        _exit(keeper_main(3, 4, 5));
+        execl(helper_path("testkeeper"), "testkeeper", NULL);
+        _exit(127);
 }
 
 Fixture *fx_open(void)
@@ -42,8 +41,7 @@ Fixture *fx_open(void)
         cr_assert(fx);
         fx->group = testgroup_make();
         cr_assert_eq(prctl(PR_SET_CHILD_SUBREAPER, 1), 0); /* as the guard is */
-        snprintf(fx->dir, sizeof(fx->dir), "/tmp/tidegate-test-XXXXXX");
-        cr_assert(mkdtemp(fx->dir));
+        testgroup_temp_dir(fx->dir, sizeof(fx->dir));
         snprintf(fx->log_dir, sizeof(fx->log_dir), "%s/out/u-1", fx->dir);
         cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, supervisor), 0);
         cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, guard), 0);
@@ -96,6 +94,9 @@ void fx_begin(Fixture *fx)
         fx->stream = stream[0];
         m = fx_expect(fx, KEEPER_MSG_BEGUN);
         snprintf(fx->dataflow, sizeof(fx->dataflow), "%s", m->msg.begun.cgroup);
+        fx_signal(fx, 99999, SIGTERM); /* answered a turn later: what BEGIN needed for a moment is closed */
+        (void)fx_expect(fx, KEEPER_MSG_SIGNALLED);
+        fx->n_fds = fx_fds(fx);
 }
 
 Fixture *fx_new(void)
@@ -143,6 +144,8 @@ void fx_spawn(Fixture *fx, const FxSpawn *s)
         order.spawn.has_socket = s->socket > 0;
         cr_assert_eq(pipe2(out, O_CLOEXEC), 0);
         cr_assert_eq(pipe2(err, O_CLOEXEC), 0);
+        if (s->keep_out)
+                *s->keep_out = fcntl(out[1], F_DUPFD_CLOEXEC, 3);
         fds[0] = spec_memfd(s, &order.spawn.spec_size);
         fds[1] = out[1];
         fds[2] = err[1];
@@ -298,6 +301,39 @@ struct guard_record fx_guard(Fixture *fx, int *ret_fd)
         return record;
 }
 
+/* The keeper's child of that name, or 0. */
+static pid_t find_logger(Fixture *fx)
+{
+        char path[64], comm[32] = "";
+        pid_t pid, found = 0;
+        FILE *f, *c;
+
+        snprintf(path, sizeof(path), "/proc/%d/task/%d/children", fx->keeper_pid, fx->keeper_pid);
+        f = fopen(path, "re");
+        cr_assert(f);
+        while (!found && fscanf(f, "%d", &pid) == 1) {
+                snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+                c = fopen(path, "re");
+                if (c && fgets(comm, sizeof(comm), c) && strncmp(comm, "tidegate-logger", 15) == 0)
+                        found = pid;
+                if (c)
+                        fclose(c);
+        }
+        fclose(f);
+        return found;
+}
+
+pid_t fx_logger(Fixture *fx)
+{
+        nsec_t until = clock_now() + FX_SPAN;
+        pid_t pid = 0;
+
+        while (!pid && clock_now() < until) /* it takes its name a moment after BEGUN */
+                pid = find_logger(fx);
+        cr_assert(pid > 0, "there is no logger");
+        return pid;
+}
+
 int fx_fds(Fixture *fx)
 {
         char path[64];
@@ -311,6 +347,41 @@ int fx_fds(Fixture *fx)
                 n++;
         closedir(d);
         return n - 2;
+}
+
+void fx_expect_fds(Fixture *fx)
+{
+        nsec_t until = clock_now() + FX_SPAN;
+        int now = -1;
+
+        while (now != fx->n_fds && clock_now() < until) {
+                fx_signal(fx, 99999, SIGTERM); /* nobody's: answered at once, one turn of the loop */
+                (void)fx_expect(fx, KEEPER_MSG_SIGNALLED);
+                now = fx_fds(fx);
+        }
+        cr_assert_eq(now, fx->n_fds, "%d descriptors in the keeper, %d before", now, fx->n_fds);
+}
+
+nsec_t fx_cpu(Fixture *fx)
+{
+        unsigned long long ns;
+        char path[64];
+        FILE *f;
+
+        snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", fx->keeper_pid, fx->keeper_pid);
+        f = fopen(path, "re");
+        cr_assert(f && fscanf(f, "%llu", &ns) == 1);
+        fclose(f);
+        return ns;
+}
+
+void fx_expect_idle(Fixture *fx)
+{
+        nsec_t before = fx_cpu(fx), spent;
+
+        (void)poll(NULL, 0, 300);
+        spent = fx_cpu(fx) - before;
+        cr_assert(spent < 30 * NSEC_PER_MSEC, "the loop spins: %d of 300 ms", (int)(spent / NSEC_PER_MSEC));
 }
 
 void fx_wait_exit(Fixture *fx, nsec_t span, int status)
@@ -335,11 +406,6 @@ bool fx_end(Fixture *fx, nsec_t span)
         return clean;
 }
 
-static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-        return remove(path);
-}
-
 void fx_close(Fixture *fx)
 {
         siginfo_t si;
@@ -354,7 +420,7 @@ void fx_close(Fixture *fx)
         while (waitid(P_ALL, 0, &si, WEXITED | WNOHANG) == 0 && si.si_pid)
                 si.si_pid = 0;
         cr_assert(waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD, "somebody lives on");
-        (void)nftw(fx->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+        testgroup_remove_dir(fx->dir);
         testgroup_done(&fx->group);
         free(fx);
 }

@@ -24,11 +24,12 @@ typedef struct Fixture {
         int keeper;            /* pidfd */
         pid_t keeper_pid;
         char dir[64];      /* a temporary directory */
-        char log_dir[128]; /* below it; "" for none */
+        char log_dir[384]; /* below it; "" for none */
         char dataflow[1024];
         unsigned n_notes;
         char note[KEEPER_MSG_TEXT_MAX + 1]; /* the last one */
         uint32_t uid, gid;
+        int n_fds; /* of the keeper, after BEGIN */
 } Fixture;
 
 typedef struct FxMsg {
@@ -50,6 +51,7 @@ typedef struct FxSpawn {
         nsec_t span;     /* until the deadline; 0: FX_SPAN */
         int socket;      /* the node socket to give, consumed; 0: none */
         bool bad_spec;   /* send garbage */
+        int *keep_out;   /* set to a copy of stdout's write end that the test keeps */
 } FxSpawn;
 
 Fixture *fx_open(void); /* keeper running, nothing ordered yet */
@@ -71,9 +73,13 @@ void fx_line(Fixture *fx, LogMsg *ret, char packet[static LOG_MSG_MAX]); /* next
 char *fx_log(Fixture *fx, const char *id);                               /* the node's log file; allocated, "" when there is none */
 struct guard_record fx_guard(Fixture *fx, int *ret_fd);                  /* next record to the guard; first fd, others closed */
 
-int fx_fds(Fixture *fx); /* open descriptors of the keeper */
+pid_t fx_logger(Fixture *fx);    /* the logger's pid */
+int fx_fds(Fixture *fx);          /* open descriptors of the keeper */
+void fx_expect_fds(Fixture *fx); /* as many as after BEGIN again, within a few orders and their answers */
 bool fx_end(Fixture *fx, nsec_t span); /* END, ENDED, exit 0; returns clean */
 void fx_close(Fixture *fx); /* fx_end when that was not done; asserts that nothing is left anywhere */
+nsec_t fx_cpu(Fixture *fx);           /* time the keeper's loop has spent on a processor */
+void fx_expect_idle(Fixture *fx);     /* it spends next to none of it now */
 void fx_wait_exit(Fixture *fx, nsec_t span, int status);
 
 #endif

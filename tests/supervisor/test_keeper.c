@@ -78,7 +78,6 @@ Test(keeper, says_failed_when_the_cgroup_exists_already, .timeout = 60)
 Test(keeper, reports_a_life_in_order_and_reaps_on_order, .timeout = 60)
 {
         Fixture *fx = fx_new();
-        int fds = fx_fds(fx);
         struct guard_record record;
         pid_t pid;
 
@@ -96,7 +95,7 @@ Test(keeper, reports_a_life_in_order_and_reaps_on_order, .timeout = 60)
         fx_signal(fx, 3, SIGTERM); /* answered after the reap: a way to wait for it */
         cr_assert_eq(fx_expect(fx, KEEPER_MSG_SIGNALLED)->msg.signalled.n, 0);
         cr_assert(kill(pid, 0) < 0 && errno == ESRCH, "not reaped");
-        cr_assert_eq(fx_fds(fx), fds, "descriptors left in the keeper");
+        fx_expect_fds(fx);
         fx_close(fx);
 }
 
@@ -240,6 +239,27 @@ Test(keeper, somebody_who_cannot_die_is_named_and_the_sweep_ends_in_time, .timeo
         fx_close(fx);
 }
 
+Test(keeper, a_leader_that_left_its_cgroup_is_not_taken_for_gone, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        FxMsg none = {.fd = -1};
+        char script[1200], packet[LOG_MSG_MAX];
+        LogMsg line;
+
+        if (getuid() != 0)
+                cr_skip_test("not root: a node cannot leave");
+        snprintf(script, sizeof(script), "echo $$ > %s/cgroup.procs && echo gone; exec sleep 1000", fx->group.path);
+        (void)fx_start(fx, &(FxSpawn){.node = 1, .argv = SH(script)});
+        fx_line(fx, &line, packet);
+        cr_assert_str_eq(line.text, "gone");
+        cr_assert(!fx_receive(fx, &none, 200 * NSEC_PER_MSEC), "EMPTY although the leader lives elsewhere");
+        fx_kill(fx, 1, FX_SPAN);
+        (void)fx_expect(fx, KEEPER_MSG_KILLING);
+        expect_exit(fx, 1, CLD_KILLED, SIGKILL);
+        expect_empty(fx, 1);
+        fx_close(fx);
+}
+
 Test(keeper, orders_about_nobody_are_answered, .timeout = 60)
 {
         Fixture *fx = fx_new();
@@ -333,7 +353,7 @@ Test(keeper, credentials_are_dropped_for_node_and_log_files, .timeout = 60)
 Test(keeper, a_hundred_nodes_start_and_end_and_no_descriptor_is_left, .timeout = 120)
 {
         Fixture *fx = fx_new();
-        int fds = fx_fds(fx), spawned = 0, exited = 0, empty = 0;
+        int spawned = 0, exited = 0, empty = 0;
         FxMsg m = {.fd = -1};
 
         for (uint32_t i = 0; i < 100; i++)
@@ -350,8 +370,6 @@ Test(keeper, a_hundred_nodes_start_and_end_and_no_descriptor_is_left, .timeout =
         m.fd = fd_close(m.fd);
         cr_assert_eq(spawned, 100);
         cr_assert_eq(exited, 100);
-        fx_signal(fx, 0, SIGTERM);
-        (void)fx_expect(fx, KEEPER_MSG_SIGNALLED);
-        cr_assert_eq(fx_fds(fx), fds, "%d descriptors before, %d after", fds, fx_fds(fx));
+        fx_expect_fds(fx);
         fx_close(fx);
 }

@@ -196,3 +196,19 @@ Test(packet, a_closed_peer_is_an_outcome_and_not_an_error, .timeout = 5)
         cr_assert_eq(packet_send(pair[0], "x", 1, NULL, 0), PACKET_E_CLOSED);
         cr_assert_eq(packet_recv(pair[0], got, sizeof(got), &size, NULL, 0, NULL), PACKET_E_CLOSED);
 }
+
+Test(packet, the_last_words_of_a_peer_that_left_something_unread_are_heard, .timeout = 5)
+{
+        int pair[2];
+        char got[8];
+        size_t size = 0;
+
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        cr_assert_eq(packet_send(pair[0], "unread", 6, NULL, 0), 0);
+        cr_assert_eq(packet_send(pair[1], "bye", 3, NULL, 0), 0);
+        fd_close(pair[1]); /* the kernel now reports ECONNRESET ahead of "bye" */
+        cr_assert_eq(packet_recv(pair[0], got, sizeof(got), &size, NULL, 0, NULL), 0);
+        cr_assert_eq(size, 3);
+        cr_assert_eq(packet_recv(pair[0], got, sizeof(got), &size, NULL, 0, NULL), PACKET_E_CLOSED);
+        fd_close(pair[0]);
+}

@@ -5,6 +5,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
+#include <glob.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <signal.h>
@@ -23,6 +25,19 @@
 
 #define CGROUP2_MAGIC 0x63677270
 #define RUN_ENV       "TIDEGATE_TEST_RUN"
+
+/* Criterion's own runner loses a few bytes now and then; a leak report must mean something. */
+const char *__lsan_default_suppressions(void);
+__attribute__((visibility("default"))) const char *__lsan_default_suppressions(void)
+{
+        return "leak:libcriterion\n";
+}
+
+const char *__lsan_default_options(void);
+__attribute__((visibility("default"))) const char *__lsan_default_options(void)
+{
+        return "print_suppressions=0";
+}
 
 static const char *find_hierarchy(void)
 {
@@ -74,6 +89,34 @@ static int wipe_leftovers(void)
         return n;
 }
 
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+        return remove(path);
+}
+
+void testgroup_temp_dir(char *ret, size_t size)
+{
+        snprintf(ret, size, "/tmp/tidegate-test-%s-XXXXXX", getenv(RUN_ENV));
+        cr_assert(mkdtemp(ret));
+}
+
+void testgroup_remove_dir(const char *path)
+{
+        (void)nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+}
+
+static void wipe_temp_dirs(void)
+{
+        char pattern[64];
+        glob_t found = {};
+
+        snprintf(pattern, sizeof(pattern), "/tmp/tidegate-test-%s-*", getenv(RUN_ENV));
+        if (glob(pattern, 0, NULL, &found) == 0)
+                for (size_t i = 0; i < found.gl_pathc; i++)
+                        testgroup_remove_dir(found.gl_pathv[i]);
+        globfree(&found);
+}
+
 int testgroup_main(int argc, char **argv)
 {
         struct criterion_test_set *tests = criterion_initialize();
@@ -95,6 +138,7 @@ int testgroup_main(int argc, char **argv)
                 ok = criterion_run_all_tests(tests);
                 if (wipe_leftovers() > 0)
                         ok = 0;
+                wipe_temp_dirs();
         }
         criterion_finalize(tests);
         return !ok;

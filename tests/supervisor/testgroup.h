@@ -33,6 +33,9 @@ void testgroup_wipe(TestGroup *g);
 /* Runs argv in @cgroup_fd and waits until its stdout says "ready". The pidfd; *ret_pid may be NULL. */
 int testgroup_spawn(int cgroup_fd, char *const argv[], pid_t *ret_pid);
 
+void testgroup_temp_dir(char *ret, size_t size); /* made; removed at the end of the run at the latest */
+void testgroup_remove_dir(const char *path);     /* with all that is in it */
+
 bool wait_readable(int fd, nsec_t span); /* poll POLLIN (or hang-up) */
 int count_fds(void);                     /* of this process */
 char *helper_path(const char *name);     /* of a test helper program; static storage, 8 in turn */

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What system tests share: the build they look at, ways to run its programs that cannot hang, and a look for leftovers."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -130,14 +131,46 @@ def unified_root():
     return None
 
 
-def tidegate_cgroups():
+def instance_folders():
+    """Where a run without --cgroup-root makes its cgroups: below our own one if that is delegated, else below the root."""
     top = unified_root()
     if not top:
-        return set()
+        return
+    yield top / "tidegate"
+    for line in open("/proc/self/cgroup"):
+        if line.startswith("0::/") and len(line) > 5:
+            yield top / line[4:].strip() / "tidegate"
+
+
+def dead_cgroups():
+    """Every cgroup .../tidegate/INSTANCE/... without an owner. A living instance holds its directory's lock: other runs beside
+    this one do not count."""
     found = set()
-    for path, names, _ in os.walk(top):
-        found.update(os.path.join(path, n) for n in names if "tidegate" in os.path.join(path, n)[len(str(top)) :])
+    for base in instance_folders():
+        try:
+            instances = [d for d in base.iterdir() if d.is_dir()]
+        except OSError:
+            continue
+        if not instances:
+            found.add(str(base))
+        for instance in instances:
+            if _lock_is_free(instance):
+                found.update(path for path, _, _ in os.walk(instance))
     return found
+
+
+def _lock_is_free(directory):
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False  # gone meanwhile
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def marked_processes(mark):
@@ -166,20 +199,25 @@ class Traces:
 
     def __init__(self):
         self.mark = uuid.uuid4().hex
+        self.elsewhere = False  # set by the fixture `home`, which counts the cgroups of its runs itself
         self.before = self.count()
 
     def count(self):
         return {
-            "cgroups": tidegate_cgroups(),
-            "files in /dev/shm": set(os.listdir("/dev/shm")),
+            "cgroups": dead_cgroups(),
+            # criterion keeps files there while tests beside this one run
+            "files in /dev/shm": {f for f in os.listdir("/dev/shm") if not f.startswith("bxfi_")},
             "our descriptors": {f"{fd}: {link}" for fd, link in _descriptors()},
         }
 
     def left(self):
         """{kind: what is there now and was not}; empty when nothing is left."""
         now = {kind: names - self.before[kind] for kind, names in self.count().items()}
-        # Another test run beside this one has cgroups of its own, with processes in them.
-        now["cgroups"] = {c for c in now["cgroups"] if not _populated(c)}
+        if self.elsewhere:
+            now["cgroups"] = set()
+        elif now["cgroups"]:  # or made by a run beside this one, which is about to lock or to remove it
+            time.sleep(0.2)
+            now["cgroups"] &= dead_cgroups()
         now["processes"] = marked_processes(self.mark)
         return {kind: names for kind, names in now.items() if names}
 
@@ -191,9 +229,16 @@ class Traces:
         """End what a failed test left, so that it fails alone."""
         for pid in marked_processes(self.mark):
             try:
-                os.kill(pid, signal.SIGKILL)
+                fd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                if pid in marked_processes(self.mark):  # still the one we meant, and the pidfd keeps it so
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+            finally:
+                os.close(fd)
 
 
 def _descriptors():
@@ -202,13 +247,6 @@ def _descriptors():
             yield fd, os.readlink(f"/proc/self/fd/{fd}")
         except OSError:
             pass  # the one that listed them
-
-
-def _populated(cgroup):
-    try:
-        return "populated 1" in pathlib.Path(cgroup, "cgroup.events").read_text()
-    except OSError:
-        return False
 
 
 @pytest.fixture
@@ -292,3 +330,7 @@ def dataflow(tmp_path):
         return path
 
     return write
+
+
+# Fixtures of runs that are looked at and killed while they live. At the end: that module uses what is defined above.
+from lives import home, live, nothing_left, script  # noqa: E402, F401

@@ -11,9 +11,6 @@
 
 static void live(int up_fd)
 {
-        signal(SIGTERM, SIG_IGN);
-        signal(SIGHUP, SIG_IGN);
-        signal(SIGINT, SIG_IGN);
         if (up_fd >= 0 && write(up_fd, "u", 1) != 1)
                 _exit(1);
         for (;;)
@@ -25,6 +22,9 @@ int main(int argc, char **argv)
         int n = argc > 1 ? atoi(argv[1]) : 1, up[2];
         char c;
 
+        signal(SIGTERM, SIG_IGN); /* inherited by all */
+        signal(SIGHUP, SIG_IGN);
+        signal(SIGINT, SIG_IGN);
         if (pipe(up) < 0)
                 return 1;
         for (int i = 1; i < n; i++) {

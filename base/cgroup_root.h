@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where this process may make cgroups: its own delegated cgroup v2 directory where it has one, else the root of the v2 hierarchy
+ * (/sys/fs/cgroup, or /sys/fs/cgroup/unified beside version 1). Looks only; touches no hierarchy of version 1.
+ *
+ * Reads /proc and one extended attribute; blocks as they do. Thread-safe.
+ */
+#ifndef TG_BASE_CGROUP_ROOT_H
+#define TG_BASE_CGROUP_ROOT_H
+
+#include <stddef.h>
+
+/**
+ * cgroup_root_find() - the directory below which everything of ours is made
+ * @ret_path: room for PATH_MAX bytes
+ * @ret_why:  room for @why_size bytes: why this one, or what was looked at and what stood in the way
+ *
+ * Return: 0, -ENOENT when no cgroup v2 is mounted, -EACCES or -EROFS when there is none that we may write, another negative errno.
+ */
+int cgroup_root_find(char *ret_path, char *ret_why, size_t why_size);
+
+#endif

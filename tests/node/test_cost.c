@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a message costs: no system call while both sides are awake, no page fault in the steady state, little memory.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "base/cleanup.h"
+#include "tests/node/harness.h"
+
+static Flow *flow;
+static _Atomic uint64_t *shared;
+
+enum { READY, TAKEN, FAULTS, RESULT };
+
+#define N_COUNTED UINT64_C(20000)
+
+static int send_for_ever(tg_node *node, void *arg)
+{
+        for (uint64_t i = 0; !tg_should_stop(node); i++) {
+                uint64_t bytes[100] = {i};
+
+                NODE_CHECK(tg_send(node, "out", bytes, i % 2 ? sizeof(bytes) : 8, NULL) == 0);
+        }
+        return 0;
+}
+
+/* Takes without ever waiting, so that it is always awake. */
+static int take_awake(tg_node *node, void *arg)
+{
+        bool stop = false;
+        tg_event *ev;
+
+        while (!stop) {
+                int r = tg_next(node, &ev, 0);
+
+                if (r == TG_E_TIMEOUT)
+                        continue;
+                NODE_CHECK(r == 0);
+                stop = tg_event_type(ev) == TG_EVENT_STOP;
+                tg_event_free(ev);
+                shared[TAKEN]++;
+        }
+        return 0;
+}
+
+typedef struct Count {
+        uint64_t all, waits;
+} Count;
+
+static void count_stop(Count *count, pid_t pid)
+{
+        struct __ptrace_syscall_info info; /* glibc's name for it */
+
+        cr_assert_gt(ptrace(PTRACE_GET_SYSCALL_INFO, pid, sizeof(info), &info), 0);
+        if (info.op != PTRACE_SYSCALL_INFO_ENTRY || info.entry.nr == SYS_rt_sigaction)
+                return; /* to attach interrupts a wait, and the library then asks whether a handler did */
+        count->all++;
+        count->waits += info.entry.nr == SYS_epoll_pwait;
+#ifdef SYS_epoll_wait
+        count->waits += info.entry.nr == SYS_epoll_wait;
+#endif
+}
+
+/* System calls of one process, counted by stopping it at each one's entry, while it goes through n messages. */
+static Count count_syscalls(pid_t pid, uint64_t n)
+{
+        uint64_t until = shared[TAKEN] + n;
+        Count count = {};
+        nsec_t deadline = clock_now() + 20 * NSEC_PER_SEC;
+        int status;
+
+        cr_assert_eq(ptrace(PTRACE_SEIZE, pid, NULL, PTRACE_O_TRACESYSGOOD), 0);
+        cr_assert_eq(ptrace(PTRACE_INTERRUPT, pid, NULL, NULL), 0);
+        cr_assert_eq(waitpid(pid, &status, __WALL), pid);
+        cr_assert_eq(ptrace(PTRACE_SYSCALL, pid, NULL, NULL), 0);
+        while (shared[TAKEN] < until) {
+                cr_assert_lt(clock_now(), deadline);
+                if (waitpid(pid, &status, __WALL | WNOHANG) != pid) {
+                        (void)sched_yield();
+                        continue;
+                }
+                cr_assert(WIFSTOPPED(status));
+                if (WSTOPSIG(status) == (SIGTRAP | 0x80))
+                        count_stop(&count, pid);
+                cr_assert_eq(ptrace(PTRACE_SYSCALL, pid, NULL, NULL), 0);
+        }
+        cr_assert_eq(ptrace(PTRACE_INTERRUPT, pid, NULL, NULL), 0);
+        cr_assert_eq(waitpid(pid, &status, __WALL), pid);
+        cr_assert_eq(ptrace(PTRACE_DETACH, pid, NULL, NULL), 0);
+        return count;
+}
+
+static void two_awake(FlowLinkSpec spec, int *ret_source, int *ret_sink)
+{
+        flow = flow_new();
+        shared = flow_shared(flow);
+        *ret_source = flow_node(flow, "source", send_for_ever, NULL);
+        *ret_sink = flow_node(flow, "sink", take_awake, NULL);
+        flow_link(flow, *ret_source, flow_output(flow, *ret_source, "out", 64, 1000, 100), *ret_sink, "in", spec);
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 10, shared[TAKEN] > 1000));
+}
+
+/* drop_oldest never waits, so with a consumer that polls neither side has a reason to call the kernel. A look at the
+ * supervisor's socket every 50 ms is all that is left. */
+Test(cost, no_system_call_per_message_while_both_are_awake, .timeout = 60)
+{
+        nsec_t began;
+        uint64_t n[2], allowed;
+        int nodes[2];
+
+        two_awake((FlowLinkSpec){.queue_size = 64}, &nodes[0], &nodes[1]);
+        for (unsigned i = 0; i < 2; i++) {
+                began = clock_now();
+                n[i] = count_syscalls(flow_pid(flow, nodes[i]), N_COUNTED).all;
+                allowed = 4 + 2 * ((clock_now() - began) / (50 * NSEC_PER_MSEC));
+                cr_expect_leq(n[i], allowed, "%s made %lu system calls in %lu messages", i ? "sink" : "source",
+                        (unsigned long)n[i], (unsigned long)N_COUNTED);
+        }
+        flow_stop(flow, nodes[0], NSEC_PER_SEC);
+        flow_stop(flow, nodes[1], NSEC_PER_SEC);
+        cr_assert(FLOW_UNTIL(flow, 10, flow_exited(flow, nodes[0], NULL) && flow_exited(flow, nodes[1], NULL)));
+        flow_close(flow);
+}
+
+/* The counter is honest: a consumer that sleeps between messages does make system calls. */
+static int take_asleep(tg_node *node, void *arg)
+{
+        tg_event *ev;
+
+        while (tg_next(node, &ev, TG_FOREVER) == 0) {
+                bool stop = tg_event_type(ev) == TG_EVENT_STOP;
+
+                tg_event_free(ev);
+                if (stop)
+                        return 0;
+                shared[TAKEN]++;
+        }
+        return 1;
+}
+
+static int send_when_asleep(tg_node *node, void *arg)
+{
+        for (uint64_t i = 0; !tg_should_stop(node); i++) {
+                NODE_CHECK(tg_send(node, "out", &i, 8, NULL) == 0);
+                for (nsec_t until = clock_now() + 200 * NSEC_PER_USEC; clock_now() < until;)
+                        ;
+        }
+        return 0;
+}
+
+Test(cost, one_that_sleeps_between_messages_polls_and_does_little_else, .timeout = 60)
+{
+        Count n;
+        int a, b;
+
+        flow = flow_new();
+        shared = flow_shared(flow);
+        a = flow_node(flow, "source", send_when_asleep, NULL);
+        b = flow_node(flow, "sink", take_asleep, NULL);
+        flow_link(flow, a, flow_output(flow, a, "out", 64, 1000, 100), b, "in", (FlowLinkSpec){});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 10, shared[TAKEN] > 100));
+        n = count_syscalls(flow_pid(flow, b), 1000);
+        cr_assert_gt(n.waits, 100);
+        cr_assert_lt(n.all - n.waits, n.waits / 8 + 5, "%lu system calls beside %lu waits",
+                (unsigned long)(n.all - n.waits), (unsigned long)n.waits); /* doorbells are emptied rarely */
+        flow_close(flow);
+}
+
+/* -------- page faults and memory -------- */
+
+static uint64_t faults(void)
+{
+        struct rusage usage;
+
+        NODE_CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
+        return (uint64_t)(usage.ru_minflt + usage.ru_majflt);
+}
+
+static int count_faults(tg_node *node, void *arg)
+{
+        uint64_t before = 0;
+        tg_event *ev;
+
+        for (unsigned i = 0; i < 30000; i++) {
+                if (i == 10000)
+                        before = faults();
+                NODE_CHECK(tg_next(node, &ev, TG_FOREVER) == 0);
+                NODE_CHECK(tg_event_type(ev) == TG_EVENT_INPUT);
+                tg_event_free(ev);
+        }
+        shared[FAULTS] = faults() - before;
+        shared[RESULT] = 1;
+        flow_note(flow);
+        return 0;
+}
+
+static int send_and_count_faults(tg_node *node, void *arg)
+{
+        uint8_t bytes[5000] = {};
+        uint64_t before = 0;
+
+        for (unsigned i = 0; i < 30000; i++) {
+                if (i == 10000)
+                        before = faults();
+                NODE_CHECK(tg_send(node, "out", bytes, i % 3 ? sizeof(bytes) : 100, NULL) == 0);
+        }
+        shared[READY] = faults() - before;
+        return 0;
+}
+
+Test(cost, steady_messages_take_no_page_fault, .timeout = 60)
+{
+        int a, b;
+
+#if defined(__SANITIZE_ADDRESS__)
+        cr_skip("the sanitizer's own memory grows");
+#endif
+        flow = flow_new();
+        shared = flow_shared(flow);
+        a = flow_node(flow, "source", send_and_count_faults, NULL);
+        b = flow_node(flow, "sink", count_faults, NULL);
+        flow_link(flow, a, flow_output(flow, a, "out", 10, 5000, 24), b, "in", (FlowLinkSpec){.backpressure = true});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 30, flow_exited(flow, a, NULL) && flow_exited(flow, b, NULL)));
+        cr_assert_eq(shared[RESULT], 1);
+        cr_assert_leq(shared[READY], 2, "the sender took %lu faults", (unsigned long)shared[READY]);
+        cr_assert_leq(shared[FAULTS], 2, "the receiver took %lu faults", (unsigned long)shared[FAULTS]);
+        flow_close(flow);
+}
+
+/* Private memory of a C node that has received: heap, stacks and data of libc included, shared memory not. */
+Test(cost, a_small_node_has_at_most_300_kib_of_its_own, .timeout = 60)
+{
+        const char *const argv[] = {TIDEGATE_PIPE, "--receive", NULL};
+        char path[64], line[200];
+        unsigned long kib = 0;
+        int a, b, null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+        FILE *f;
+
+#if defined(__SANITIZE_ADDRESS__)
+        cr_skip("the sanitizer's own memory is counted");
+#endif
+        flow = flow_new();
+        shared = flow_shared(flow);
+        a = flow_node(flow, "source", send_when_asleep, NULL);
+        b = flow_command(flow, "sink", argv, -1, null);
+        flow_link(flow, a, flow_output(flow, a, "out", 64, 1000, 100), b, "in", (FlowLinkSpec){});
+        flow_output(flow, b, "unused", 64, 1 << 20, 100);
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 10, flow_ring(flow, a, 0).head > 500));
+        (void)snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", (int)flow_pid(flow, b));
+        f = fopen(path, "re");
+        cr_assert_not_null(f);
+        while (fgets(line, sizeof(line), f))
+                (void)sscanf(line, "Anonymous: %lu kB", &kib);
+        (void)fclose(f);
+        cr_assert_gt(kib, 0);
+        cr_assert_leq(kib, 300, "%lu KiB", kib);
+        flow_close(flow);
+        (void)fd_close(null);
+}

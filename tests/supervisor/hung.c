@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "hung.h"
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "testgroup.h"
+
+bool private_mounts(void)
+{
+        return unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && access("/dev/fuse", R_OK | W_OK) == 0;
+}
+
+static void wait_for(int fd, const char *word)
+{
+        char buf[16] = {};
+        size_t n = 0;
+
+        while (n < sizeof(buf) - 1 && !memchr(buf, '\n', n)) {
+                cr_assert(wait_readable(fd, 20 * NSEC_PER_SEC), "hungfs does not say %s", word);
+                cr_assert_eq(read(fd, buf + n, 1), 1);
+                n++;
+        }
+        cr_assert_eq(strncmp(buf, word, strlen(word)), 0, "%s", buf);
+}
+
+Hung hung_start(const char *parent_dir)
+{
+        Hung h = {};
+        int out[2];
+        pid_t pid;
+
+        snprintf(h.dir, sizeof(h.dir), "%s/hung", parent_dir);
+        cr_assert_eq(mkdir(h.dir, 0755), 0);
+        cr_assert_eq(pipe2(out, O_CLOEXEC), 0);
+        pid = fork();
+        if (pid == 0) {
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* not even a test that crashes leaves somebody hanging */
+                (void)dup2(out[1], STDOUT_FILENO);
+                execl(helper_path("hungfs"), "hungfs", h.dir, NULL);
+                _exit(127);
+        }
+        h.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+        close(out[1]);
+        h.out = out[0];
+        wait_for(h.out, "ready");
+        return h;
+}
+
+void hung_wait_asked(Hung *h)
+{
+        wait_for(h->out, "asked");
+}
+
+void hung_end(Hung *h)
+{
+        cr_assert_eq(pidfd_send_signal(h->pidfd, SIGKILL, NULL, 0), 0);
+        cr_assert_eq(waitid(P_PIDFD, (id_t)h->pidfd, &(siginfo_t){}, WEXITED), 0);
+        close(h->pidfd);
+        close(h->out);
+        cr_assert_eq(umount2(h->dir, MNT_DETACH), 0);
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * hungfs DIR - a FUSE file system that takes every question and never answers: whoever asks is in uninterruptible sleep until
+ * this process ends. To be mounted in a private mount namespace. Says "ready" when mounted and "asked" at each question.
+ */
+#define FUSE_USE_VERSION 35
+#include <fuse_lowlevel.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static void on_init(void *userdata, struct fuse_conn_info *conn)
+{
+        puts("ready");
+        fflush(stdout);
+}
+
+static void on_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+        struct stat st = {.st_ino = 1, .st_mode = S_IFDIR | 0777, .st_nlink = 2};
+
+        (void)fuse_reply_attr(req, &st, 1000);
+}
+
+static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+        puts("asked");
+        fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+        static const struct fuse_lowlevel_ops ops = {.init = on_init, .getattr = on_getattr, .lookup = on_lookup};
+        struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+        struct fuse_session *session;
+
+        if (argc != 2 || fuse_opt_add_arg(&args, argv[0]) || fuse_opt_add_arg(&args, "-oallow_other"))
+                return 1;
+        session = fuse_session_new(&args, &ops, sizeof(ops), NULL);
+        if (!session || fuse_session_mount(session, argv[1]) != 0)
+                return 2;
+        return fuse_session_loop(session);
+}

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`meson install` puts down everything that somebody else's node needs, and it works from there."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+NODE = """
+#include <stdio.h>
+#include <tidegate/tidegate.h>
+int main(void) { tg_node *n = NULL; int r = tg_node_open(&n); printf("%d\\n", r); return 0; }
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(build, tmp_path_factory):
+    root = tmp_path_factory.mktemp("installed")
+    env = {**os.environ, "DESTDIR": str(root)}
+    subprocess.run(["/usr/bin/meson", "install", "-C", build, "--no-rebuild"], env=env, check=True,
+                   stdout=subprocess.DEVNULL, timeout=60)  # fmt: skip
+    return root / "usr/local"
+
+
+def one(installed, pattern):
+    found = list(installed.rglob(pattern))
+    assert len(found) == 1, f"{pattern}: {found}"
+    return found[0]
+
+
+def test_every_part_is_there(installed):
+    for name in ("tidegate", "tidegated", "tidegate-pipe"):
+        assert os.access(installed / "bin" / name, os.X_OK), name
+    for pattern in ("tidegate.h", "libtidegate.so", "tidegate.pc", "dataflow.schema.json", "_tidegate.abi3.so"):
+        one(installed, pattern)
+    assert one(installed, "__init__.py").parent.name == "tidegate"
+    for path in installed.rglob("*"):
+        assert "test" not in path.name and path.suffix not in (".a", ".o"), path
+
+
+def test_the_installed_command_runs(installed):
+    p = subprocess.run([installed / "bin/tidegate", "version"], stdout=subprocess.PIPE, text=True, timeout=30)
+    assert p.returncode == 0 and p.stdout.startswith("tidegate ")
+
+
+@pytest.mark.skipif(not shutil.which("pkg-config"), reason="no pkg-config")
+def test_a_node_builds_and_links_with_what_is_installed(installed, tmp_path):
+    (tmp_path / "node.c").write_text(NODE)
+    library = one(installed, "libtidegate.so").parent
+    env = {"PATH": "/usr/bin:/bin", "PKG_CONFIG_LIBDIR": str(library / "pkgconfig"),
+           "PKG_CONFIG_SYSROOT_DIR": str(installed.parents[1])}  # fmt: skip
+    flags = subprocess.run(["pkg-config", "--cflags", "--libs", "tidegate"], env=env, check=True, text=True,
+                           stdout=subprocess.PIPE, timeout=30).stdout.split()  # fmt: skip
+    subprocess.run(["gcc", "-Wall", "-Werror", "node.c", *flags, "-o", "node"], cwd=tmp_path, check=True, timeout=60,
+                   env={"PATH": "/usr/bin:/bin"})  # fmt: skip
+    p = subprocess.run([tmp_path / "node"], env={"LD_LIBRARY_PATH": str(library)}, stdout=subprocess.PIPE, text=True, timeout=30)
+    assert p.returncode == 0 and int(p.stdout) != 0, "outside of a dataflow there is nobody to connect to"
+
+
+def test_the_python_module_is_importable_from_there(installed):
+    package = one(installed, "__init__.py").parents[1]
+    library = one(installed, "libtidegate.so").parent
+    p = subprocess.run(
+        ["/usr/bin/python3", "-c", "import tidegate; print(tidegate.__file__, tidegate.Node)"],
+        env={"PYTHONPATH": str(package), "LD_LIBRARY_PATH": str(library)}, stdout=subprocess.PIPE, text=True, timeout=30,
+    )  # fmt: skip
+    assert p.returncode == 0 and str(package) in p.stdout
