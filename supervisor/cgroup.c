@@ -251,7 +251,10 @@ int cgroup_count(int dir_fd)
         return r < 0 ? r : n;
 }
 
-/* One pass: removes what it can below @dir_fd, children first. What is still busy stays, and is tried in the next pass. */
+/*
+ * One pass: removes what it can below @dir_fd, children first. What is still busy stays, and is tried in the next
+ * pass.
+ */
 static int remove_below(int dir_fd)
 {
         Level levels[N_LEVELS];
@@ -304,7 +307,7 @@ int cgroup_remove_tree(int parent_fd, const char *name, nsec_t until)
                         dir_fd = open_dir(parent_fd, name);
                         if (dir_fd < 0)
                                 return is_gone(dir_fd) ? 0 : error_origin(dir_fd);
-                        events_fd = cgroup_open_file(dir_fd, "cgroup.events", O_RDONLY); /* -1: then the steps alone */
+                        events_fd = cgroup_open_file(dir_fd, "cgroup.events", O_RDONLY); /* none: the steps alone */
                 }
                 if (events_fd >= 0)
                         (void)cgroup_populated(events_fd); /* arms POLLPRI for what changes from here on */

@@ -2,11 +2,11 @@
 /*
  * One cgroup v2 directory as an open file descriptor: make it, read who is in it, watch it get empty, remove it.
  *
- * Everything is relative to a directory fd, so a path that is renamed, unmounted or forged cannot lead us elsewhere. Nothing
- * allocates, logs or uses stdio, so every function may run in a thread with a small stack (32 KiB is enough) or in a child
- * forked from a threaded process. Thread-safe. cgroupfs calls wait for the kernel's cgroup lock, which a kill of a large
- * tree holds for a quarter of a second: no caller may be a loop that must not wait, except for cgroup_populated(), which
- * takes no lock.
+ * Everything is relative to a directory fd, so a path that is renamed, unmounted or forged cannot lead us elsewhere.
+ * Nothing allocates, logs or uses stdio, so every function may run in a thread with a small stack (32 KiB is enough)
+ * or in a child forked from a threaded process. Thread-safe. cgroupfs calls wait for the kernel's cgroup lock, which
+ * a kill of a large tree holds for a quarter of a second: no caller may be a loop that must not wait, except for
+ * cgroup_populated(), which takes no lock.
  *
  * Does not know: nodes, keepers, signals (supervisor/sweep.h).
  */
@@ -39,7 +39,10 @@ enum {
  */
 int cgroup_make(int parent_fd, const char *name, int *ret_fd);
 
-/* cgroup_limit_descent() - bound how many cgroups can be made below this one, so that a walk is bounded. 0 or -errno. */
+/*
+ * cgroup_limit_descent() - bound how many cgroups can be made below this one, so that a walk is bounded. 0 or
+ * -errno.
+ */
 int cgroup_limit_descent(int dir_fd);
 
 /* cgroup_open_file() - openat with O_CLOEXEC | O_NOFOLLOW; @flags is O_RDONLY or O_WRONLY. The fd or -errno. */
@@ -75,9 +78,9 @@ typedef int (*CgroupPid)(pid_t pid, void *userdata);
 /**
  * cgroup_each_process() - list the processes of this one cgroup (not of those below)
  *
- * Lists a process whose leader has exited while another thread lives, too. In a threaded cgroup, where the kernel lists
- * only threads, each thread's process is told (once per thread). The list is a moment's: pids may have ended or been
- * recycled by the time they are seen here.
+ * Lists a process whose leader has exited while another thread lives, too. In a threaded cgroup, where the kernel
+ * lists only threads, each thread's process is told (once per thread). The list is a moment's: pids may have ended or
+ * been recycled by the time they are seen here.
  *
  * Return: 0, what @each returned, or a negative errno; a cgroup that is gone has no processes: 0.
  */

@@ -22,7 +22,7 @@
 
 static void close_pipe(Feed *feed)
 {
-        loop_remove(feed->loop, &feed->pipe);
+        keeper_loop_remove(feed->loop, &feed->pipe);
         feed->pipe_fd = fd_close(feed->pipe_fd);
         feed->at = feed->size = 0;
 }
@@ -33,7 +33,7 @@ static void set_blocked(Feed *feed, bool blocked)
 
         feed->blocked = blocked;
         feed->stuck &= blocked;
-        loop_watch(feed->loop, &feed->pipe, blocked ? EPOLLOUT : 0);
+        keeper_loop_watch(feed->loop, &feed->pipe, blocked ? EPOLLOUT : 0);
         if ((blocked && !feed->stuck) != throttled)
                 feed->ops->throttle(feed->userdata, !throttled);
 }
@@ -46,7 +46,7 @@ static void abandon(Feed *feed)
         feed->failed |= !feed->closing;
 }
 
-static void on_writable(Source *source, uint32_t events)
+static void on_writable(KeeperSource *source, uint32_t events)
 {
         Feed *feed = container_of(source, Feed, pipe);
         bool was_stuck = feed->stuck;
@@ -63,7 +63,7 @@ static void on_writable(Source *source, uint32_t events)
                 abandon(feed); /* the logger closed its end: on_exit tells why */
 }
 
-static void on_report(Source *source, uint32_t events)
+static void on_report(KeeperSource *source, uint32_t events)
 {
         Feed *feed = container_of(source, Feed, report);
         struct logger_report report;
@@ -75,12 +75,12 @@ static void on_report(Source *source, uint32_t events)
                 if (report.text[0])
                         feed->ops->note(feed->userdata, report.text);
         } else if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-                loop_remove(feed->loop, &feed->report);
+                keeper_loop_remove(feed->loop, &feed->report);
                 feed->report_fd = fd_close(feed->report_fd);
         }
 }
 
-static void on_exit_(Source *source, uint32_t events)
+static void on_exit_(KeeperSource *source, uint32_t events)
 {
         Feed *feed = container_of(source, Feed, exit);
         siginfo_t si = {};
@@ -89,7 +89,7 @@ static void on_exit_(Source *source, uint32_t events)
                 return;
         while (feed->report_fd >= 0) /* its last words; the other end is closed, so this ends */
                 on_report(&feed->report, EPOLLIN);
-        loop_remove(feed->loop, &feed->exit);
+        keeper_loop_remove(feed->loop, &feed->exit);
         feed->pidfd = fd_close(feed->pidfd);
         if (!feed->closing || si.si_code != CLD_EXITED || si.si_status > 1)
                 feed->ops->note(feed->userdata, si.si_code == CLD_EXITED && si.si_status == 2 ?
@@ -99,14 +99,15 @@ static void on_exit_(Source *source, uint32_t events)
         abandon(feed);
 }
 
-int feed_start(Feed *feed, Loop *loop, const char *log_dir, uid_t uid, gid_t gid, const FeedOps *ops, void *userdata)
+int feed_start(Feed *feed, KeeperLoop *loop, const char *log_dir, uid_t uid, gid_t gid, const FeedOps *ops,
+        void *userdata)
 {
         _cleanup_fd_ int feed_read = -1, feed_write = -1, report_read = -1, report_write = -1;
         int fds[2], r;
         pid_t pid;
 
         *feed = (Feed){.ops = ops, .userdata = userdata, .loop = loop, .pipe_fd = -1, .report_fd = -1, .pidfd = -1,
-                .pipe = SOURCE_INIT, .report = SOURCE_INIT, .exit = SOURCE_INIT};
+                .pipe = KEEPER_SOURCE_INIT, .report = KEEPER_SOURCE_INIT, .exit = KEEPER_SOURCE_INIT};
         if (!*log_dir)
                 return 0;
         if (pipe2(fds, O_CLOEXEC) < 0)
@@ -124,7 +125,8 @@ int feed_start(Feed *feed, Loop *loop, const char *log_dir, uid_t uid, gid_t gid
         if (pid < 0)
                 return error_origin(-errno);
         if (pid == 0) {
-                LoggerConfig config = {.log_dir = log_dir, .feed_fd = feed_read, .report_fd = report_write, .uid = uid, .gid = gid};
+                LoggerConfig config = {.log_dir = log_dir, .feed_fd = feed_read, .report_fd = report_write,
+                        .uid = uid, .gid = gid};
 
                 _exit(logger_main(&config));
         }
@@ -135,11 +137,11 @@ int feed_start(Feed *feed, Loop *loop, const char *log_dir, uid_t uid, gid_t gid
         feed->pipe_fd = TAKE_FD(feed_write);
         feed->report_fd = TAKE_FD(report_read);
         feed->started = true;
-        r = loop_add(loop, &feed->pipe, feed->pipe_fd, 0, on_writable);
+        r = keeper_loop_add(loop, &feed->pipe, feed->pipe_fd, 0, on_writable);
         if (!r)
-                r = loop_add(loop, &feed->report, feed->report_fd, EPOLLIN, on_report);
+                r = keeper_loop_add(loop, &feed->report, feed->report_fd, EPOLLIN, on_report);
         if (!r)
-                r = loop_add(loop, &feed->exit, feed->pidfd, EPOLLIN, on_exit_);
+                r = keeper_loop_add(loop, &feed->exit, feed->pidfd, EPOLLIN, on_exit_);
         return r ? error_fold(r) : 0;
 }
 
@@ -185,7 +187,8 @@ bool feed_node(Feed *feed, uint32_t node, const char *id)
         return put_frame(feed, &frame, id);
 }
 
-bool feed_line(Feed *feed, uint32_t node, int stream, uint64_t wall_ns, const void *line, size_t size, uint64_t truncated)
+bool feed_line(Feed *feed, uint32_t node, int stream, uint64_t wall_ns, const void *line, size_t size,
+        uint64_t truncated)
 {
         struct logger_frame frame = {.type = LOGGER_FRAME_LINE,
                 .stream = (uint8_t)stream,
@@ -284,8 +287,8 @@ void feed_done(Feed *feed)
         if (!feed->loop)
                 return;
         close_pipe(feed);
-        loop_remove(feed->loop, &feed->report);
-        loop_remove(feed->loop, &feed->exit);
+        keeper_loop_remove(feed->loop, &feed->report);
+        keeper_loop_remove(feed->loop, &feed->exit);
         feed->report_fd = fd_close(feed->report_fd);
         feed->pidfd = fd_close(feed->pidfd);
         free(feed->buf);

@@ -2,10 +2,10 @@
 /*
  * The keeper's end of the logger: starts it, feeds it, notices when it makes no progress, ends it.
  *
- * Lines are gathered and written to the logger's pipe without ever blocking. While the pipe is full the nodes are throttled (the
- * caller stops reading them), so that a busy disk loses nothing. When nothing at all went into the pipe for FEED_STUCK_SPAN
- * the logger is taken for hung: nodes go on, lines are dropped and counted, and once the pipe moves again the logger is told how
- * many are missing.
+ * Lines are gathered and written to the logger's pipe without ever blocking. While the pipe is full the nodes are
+ * throttled (the caller stops reading them), so that a busy disk loses nothing. When nothing at all went into the
+ * pipe for FEED_STUCK_SPAN the logger is taken for hung: nodes go on, lines are dropped and counted, and once the
+ * pipe moves again the logger is told how many are missing.
  *
  * One thread, the loop's. Never blocks.
  */
@@ -31,9 +31,9 @@ typedef struct FeedOps {
 struct Feed {
         const FeedOps *ops;
         void *userdata;
-        Loop *loop;
+        KeeperLoop *loop;
         int pipe_fd, report_fd, pidfd; /* -1: there is no logger (any more) */
-        Source pipe, report, exit;
+        KeeperSource pipe, report, exit;
         uint8_t *buf; /* frames on their way; [at, size) */
         size_t at, size, capacity;
         bool started;     /* there was a logger at all */
@@ -52,13 +52,18 @@ struct Feed {
  *
  * To be called while the process has one thread. Return: 0 or a negative errno.
  */
-int feed_start(Feed *feed, Loop *loop, const char *log_dir, uid_t uid, gid_t gid, const FeedOps *ops, void *userdata);
+int feed_start(Feed *feed, KeeperLoop *loop, const char *log_dir, uid_t uid, gid_t gid, const FeedOps *ops,
+        void *userdata);
 
-/* feed_node() - tell the logger which id @node is, before its first line. False: not now; then nothing else may be said of it. */
+/*
+ * feed_node() - tell the logger which id @node is, before its first line. False: not now; then nothing else may be
+ * said of it.
+ */
 bool feed_node(Feed *feed, uint32_t node, const char *id);
 
 /* feed_line() - false: the line was dropped, as @node's caller must count to tell the logger later. */
-bool feed_line(Feed *feed, uint32_t node, int stream, uint64_t wall_ns, const void *line, size_t size, uint64_t truncated);
+bool feed_line(Feed *feed, uint32_t node, int stream, uint64_t wall_ns, const void *line, size_t size,
+        uint64_t truncated);
 
 /* feed_lost() - tell the logger of lines that were dropped. False: not now. */
 bool feed_lost(Feed *feed, uint32_t node, uint64_t n_lines);

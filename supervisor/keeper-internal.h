@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The keeper's own state, shared by its files: keeper.c (life and orders), keeper-report.c (the way back), keeper-node.c
- * (incarnations), keeper-output.c (what nodes print).
+ * The keeper's own state, shared by its files: keeper.c (life and orders), keeper-report.c (the way back),
+ * keeper-node.c (incarnations), keeper-output.c (what nodes print).
  */
 #ifndef TG_SUPERVISOR_KEEPER_INTERNAL_H
 #define TG_SUPERVISOR_KEEPER_INTERNAL_H
@@ -19,8 +19,8 @@
 #include "supervisor/spawn.h"
 
 #define REPORTS_MAX      1024                 /* beyond: no orders are read, and notes are dropped */
-#define OUTPUT_READ_SIZE (16 * 1024)          /* one read, at most one per output and turn; may be as many empty lines */
-#define OUTPUT_TURN_SPAN (5 * NSEC_PER_MSEC)  /* after this the other outputs wait for the next turn: orders come first */
+#define OUTPUT_READ_SIZE (16 * 1024)          /* one read, one per output and turn; may be as many empty lines */
+#define OUTPUT_TURN_SPAN (5 * NSEC_PER_MSEC)  /* then the other outputs wait for the next turn: orders come first */
 #define OUTPUT_LAST_MAX  (1024 * 1024)        /* read from a pipe after the node's end: all that a pipe can hold */
 #define REMOVE_SPAN      (2 * NSEC_PER_SEC)   /* for EBUSY after the last exit */
 #define ALONE_KILL_SPAN  (2 * NSEC_PER_SEC)   /* guard and supervisor are gone: kill everything within this */
@@ -43,7 +43,7 @@ typedef struct NodeEntry {
 /* One of the two pipes of an incarnation. */
 typedef struct Output {
         Incarnation *inc;
-        Source source;
+        KeeperSource source;
         int fd;     /* -1: closed */
         int stream; /* 1 stdout, 2 stderr */
         char *part; /* beginning of a line whose end has not come */
@@ -53,7 +53,9 @@ typedef struct Output {
         size_t n_last;   /* read since */
 } Output;
 
-/* One life of a node's process tree. Ends with exactly one EMPTY; freed once that is sent and the leader is reaped. */
+/*
+ * One life of a node's process tree. Ends with exactly one EMPTY; freed once that is sent and the leader is reaped.
+ */
 struct Incarnation {
         ListLink link;
         Keeper *keeper;
@@ -67,7 +69,7 @@ struct Incarnation {
         bool given_up; /* SPAWN_FAILED was reported while the job hangs on */
 
         int cgroup_fd, events_fd, pidfd; /* -1: not yet, or not any more */
-        Source events, exit;
+        KeeperSource events, exit;
         bool started;      /* SPAWNED was reported */
         bool exited;       /* the leader: EXITED was reported, or there never was one */
         bool reaped;
@@ -88,9 +90,9 @@ typedef enum KeeperPhase {
 } KeeperPhase;
 
 struct Keeper {
-        Loop loop;
-        Loop outputs; /* nested in loop, so that throttling is one call */
-        Source supervisor, guard, signals, outputs_source, events;
+        KeeperLoop loop;
+        KeeperLoop outputs; /* nested in loop, so that throttling is one call */
+        KeeperSource supervisor, guard, signals, outputs_source, events;
         int supervisor_fd, guard_fd, signal_fd, instance_fd; /* -1 after a hang-up */
         Jobs jobs;
         Feed feed;
@@ -109,14 +111,14 @@ struct Keeper {
         unsigned n_reports;
 
         int stream_fd; /* log stream to the client, -1 */
-        Source stream;
+        KeeperSource stream;
         bool stream_full;
         nsec_t outputs_until; /* of this turn */
         unsigned n_last;      /* outputs of incarnations that are over, still open */
 
         KeeperPhase phase;
         nsec_t phase_deadline;
-        bool remove_running, remove_done, removed; /* of the dataflow's cgroup */
+        bool remove_done, removed; /* of the dataflow's cgroup */
         bool kill_done;
         bool outputs_finished;
         bool logger_killed;
@@ -130,14 +132,27 @@ __attribute__((format(printf, 2, 3))) void keeper_note(Keeper *k, const char *fo
 void keeper_supervisor_gone(Keeper *k);
 void keeper_reports_done(Keeper *k);
 
-/* keeper-node.c: orders about incarnations, and their lives. Spawn consumes fds[0..n_fds). */
-void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds, int n_fds);
-void keeper_refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int error, const char *text);
+/*
+ * keeper-cgroup.c: signal, kill, look and remove. Quiet: the keeper's own doing, which nobody ordered and nobody is
+ * told of.
+ */
 void keeper_signal(Keeper *k, const KeeperMsg *msg);
 void keeper_kill(Keeper *k, const KeeperMsg *msg);
 void keeper_look(Keeper *k, const KeeperMsg *msg);
-void keeper_reap(Keeper *k, const KeeperMsg *msg);
+void keeper_start_signal(Keeper *k, const KeeperMsg *order, int fd, bool quiet);
+void keeper_start_kill(Keeper *k, const KeeperMsg *order, int fd, nsec_t until, bool quiet);
+typedef void (*KeeperRemoved)(Keeper *k, const KeeperMsg *about, int r); /* r: as cgroup_remove_tree() */
+bool keeper_start_remove(Keeper *k, const KeeperMsg *about, int dir_fd, const char *name, nsec_t until,
+        KeeperRemoved removed);
 void keeper_remove_dataflow(Keeper *k, nsec_t until); /* sets remove_done, removed */
+
+/* keeper-node.c: incarnations from SPAWN to EMPTY and REAP. Spawn takes the descriptors it uses. */
+void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds);
+void keeper_refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int error, const char *text);
+void keeper_reap(Keeper *k, const KeeperMsg *msg);
+Incarnation *incarnation_find(Keeper *k, uint32_t node, uint64_t generation);
+void incarnation_cancel(Incarnation *inc, nsec_t kill_until); /* a kill was ordered: no start any more */
+void incarnation_kill_leader(Incarnation *inc);
 nsec_t incarnations_deadline(const Keeper *k);
 void incarnations_tick(Keeper *k, nsec_t now);
 bool incarnations_starting(const Keeper *k); /* any start under way that was not given up */
@@ -149,8 +164,9 @@ void output_init(Output *out, Incarnation *inc, int stream);
 int output_open(Output *out, int take_fd); /* begins to read it */
 
 /*
- * output_last() - the incarnation is over: no more than what is in the pipe now. Its end is not waited for, as a grandchild
- * elsewhere may hold it open for ever. outputs_drain_last() reads it, a chunk of each per turn; true: there is more, do not wait.
+ * output_last() - the incarnation is over: no more than what is in the pipe now. Its end is not waited for, as a
+ * grandchild elsewhere may hold it open for ever. outputs_drain_last() reads it, a chunk of each per turn; true:
+ * there is more, do not wait.
  */
 void output_last(Output *out);
 bool outputs_drain_last(Keeper *k);
@@ -161,9 +177,12 @@ void stream_close(Keeper *k);
 NodeEntry *keeper_node(Keeper *k, uint32_t node, const char *id); /* found or made; NULL without memory */
 void keeper_tell_unlogged(Keeper *k);
 extern const FeedOps keeper_feed_ops;
-void keeper_on_outputs(Source *source, uint32_t events);
+void keeper_on_outputs(KeeperSource *source, uint32_t events);
 
-/* keeper-look.c: who is in the cgroup @dir_fd and below, a line for each task, into @text. How many. Runs in a thread. */
+/*
+ * keeper-look.c: who is in the cgroup @dir_fd and below, a line for each task, into @text. How many. Runs in a
+ * thread.
+ */
 uint32_t look_at_cgroup(int dir_fd, char *text, size_t size);
 
 #endif

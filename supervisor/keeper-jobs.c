@@ -83,7 +83,10 @@ static void *thread_main(void *arg)
         }
 }
 
-/* Counted here and not where it wakes up: two jobs in a row must not both rely on one idle thread. With the lock held. */
+/*
+ * Counted here and not where it wakes up: two jobs in a row must not both rely on one idle thread. With the lock
+ * held.
+ */
 static bool call_idle(JobQueue *q)
 {
         if (q->n_idle == 0)
@@ -182,7 +185,7 @@ bool jobs_idle(Jobs *jobs)
         return idle;
 }
 
-static void on_event(Source *source, uint32_t events)
+static void on_event(KeeperSource *source, uint32_t events)
 {
         Jobs *jobs = container_of(source, Jobs, source);
         uint64_t n;
@@ -211,9 +214,9 @@ static void on_event(Source *source, uint32_t events)
         }
 }
 
-int jobs_init(Jobs *jobs, Loop *loop)
+int jobs_init(Jobs *jobs, KeeperLoop *loop)
 {
-        *jobs = (Jobs){.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .source = SOURCE_INIT};
+        *jobs = (Jobs){.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .source = KEEPER_SOURCE_INIT};
         if (jobs->event_fd < 0)
                 return error_origin(-errno);
         (void)pthread_mutex_init(&jobs->lock, NULL); /* neither can fail on Linux */
@@ -222,5 +225,5 @@ int jobs_init(Jobs *jobs, Loop *loop)
                 list_init(&jobs->queues[i].waiting);
                 (void)pthread_cond_init(&jobs->queues[i].wake, NULL);
         }
-        return loop_add(loop, &jobs->source, jobs->event_fd, EPOLLIN, on_event);
+        return keeper_loop_add(loop, &jobs->source, jobs->event_fd, EPOLLIN, on_event);
 }

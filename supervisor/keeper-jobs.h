@@ -2,9 +2,10 @@
 /*
  * What can block runs as a Job in a thread; what it found comes back to the loop.
  *
- * Two kinds of threads. Spawners are kept for good once made, for a thread's exit would fire the PR_SET_PDEATHSIG of every node it
- * started; at most JOBS_SPAWNERS work at a time, not counting those given up on, which hang in the kernel and cost nobody
- * anything. Workers live for one job each (kill, signal, look, remove), at most JOBS_WORKERS at a time; more jobs wait.
+ * Two kinds of threads. Spawners are kept for good once made, for a thread's exit would fire the PR_SET_PDEATHSIG of
+ * every node it started; at most JOBS_SPAWNERS work at a time, not counting those given up on, which hang in the
+ * kernel and cost nobody anything. Workers live for one job each (kill, signal, look, remove), at most JOBS_WORKERS
+ * at a time; more jobs wait.
  *
  * Threads: every function is called by the loop's thread, except job_announce() and what says otherwise.
  */
@@ -54,21 +55,24 @@ struct Jobs {
         JobQueue queues[_JOB_KIND_MAX];
         List events;
         int event_fd;
-        Source source;
+        KeeperSource source;
         unsigned n_jobs; /* submitted and not yet dealt with */
 };
 
-int jobs_init(Jobs *jobs, Loop *loop);
+int jobs_init(Jobs *jobs, KeeperLoop *loop);
 
 /**
  * jobs_submit() - run @job as soon as a thread is free for it
  *
- * Return: 0 (the job's callbacks follow, from the loop), or -EAGAIN, -ENOMEM when no thread could be made and none exists that
- * would come to it: then nothing follows and the job is still the caller's.
+ * Return: 0 (the job's callbacks follow, from the loop), or -EAGAIN, -ENOMEM when no thread could be made and none
+ * exists that would come to it: then nothing follows and the job is still the caller's.
  */
 int jobs_submit(Jobs *jobs, Job *job, JobKind kind);
 
-/* job_give_up() - it hangs: do not count it among those at work. True when it had not started: it never will, and on_done is not called. */
+/*
+ * job_give_up() - it hangs: do not count it among those at work. True when it had not started: it never will, and
+ * on_done is not called.
+ */
 bool job_give_up(Job *job);
 
 /* jobs_idle() - no job is waiting, at work (given up on or not), or done but not yet dealt with. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Who is still there: a line for each task of a cgroup. Reads only those files of /proc that take no lock of the process they
- * tell of (not cmdline, environ, maps), so that looking at a wedged process does not wedge the one that looks.
+ * Who is still there: a line for each task of a cgroup. Reads only those files of /proc that take no lock of the
+ * process they tell of (not cmdline, environ, maps), so that looking at a wedged process does not wedge the one that
+ * looks.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -24,19 +25,21 @@ static const struct {
         long number;
         const char *name;
 } calls[] = {
-        NAME(read), NAME(write), NAME(readv), NAME(writev), NAME(pread64), NAME(pwrite64), NAME(openat), NAME(close),
-        NAME(lseek), NAME(ioctl), NAME(fcntl), NAME(flock), NAME(fsync), NAME(fdatasync), NAME(sync), NAME(syncfs), NAME(ftruncate),
-        NAME(fallocate), NAME(getdents64), NAME(newfstatat), NAME(fstat), NAME(statx), NAME(faccessat), NAME(readlinkat),
-        NAME(mkdirat), NAME(unlinkat), NAME(renameat2), NAME(chdir), NAME(mount), NAME(umount2), NAME(statfs), NAME(mmap),
-        NAME(munmap), NAME(mremap), NAME(mprotect), NAME(madvise), NAME(brk), NAME(msync), NAME(mlock), NAME(clone), NAME(clone3),
-        NAME(execve), NAME(execveat), NAME(exit), NAME(exit_group), NAME(wait4), NAME(waitid), NAME(futex), NAME(nanosleep),
-        NAME(clock_nanosleep), NAME(rt_sigsuspend), NAME(rt_sigtimedwait), NAME(ppoll), NAME(pselect6), NAME(epoll_pwait),
-        NAME(socket), NAME(connect), NAME(accept), NAME(accept4), NAME(sendto), NAME(recvfrom), NAME(sendmsg), NAME(recvmsg),
-        NAME(shutdown), NAME(splice), NAME(sendfile), NAME(io_submit), NAME(io_getevents), NAME(io_uring_enter), NAME(ptrace),
-        NAME(semtimedop), NAME(msgrcv), NAME(msgsnd), NAME(sched_yield), NAME(restart_syscall),
+        NAME(read), NAME(write), NAME(readv), NAME(writev), NAME(pread64), NAME(pwrite64), NAME(openat),
+        NAME(close), NAME(lseek), NAME(ioctl), NAME(fcntl), NAME(flock), NAME(fsync), NAME(fdatasync), NAME(sync),
+        NAME(syncfs), NAME(ftruncate), NAME(fallocate), NAME(getdents64), NAME(newfstatat), NAME(fstat),
+        NAME(statx), NAME(faccessat), NAME(readlinkat), NAME(mkdirat), NAME(unlinkat), NAME(renameat2), NAME(chdir),
+        NAME(mount), NAME(umount2), NAME(statfs), NAME(mmap), NAME(munmap), NAME(mremap), NAME(mprotect),
+        NAME(madvise), NAME(brk), NAME(msync), NAME(mlock), NAME(clone), NAME(clone3), NAME(execve), NAME(execveat),
+        NAME(exit), NAME(exit_group), NAME(wait4), NAME(waitid), NAME(futex), NAME(nanosleep),
+        NAME(clock_nanosleep), NAME(rt_sigsuspend), NAME(rt_sigtimedwait), NAME(ppoll), NAME(pselect6),
+        NAME(epoll_pwait), NAME(socket), NAME(connect), NAME(accept), NAME(accept4), NAME(sendto), NAME(recvfrom),
+        NAME(sendmsg), NAME(recvmsg), NAME(shutdown), NAME(splice), NAME(sendfile), NAME(io_submit),
+        NAME(io_getevents), NAME(io_uring_enter), NAME(ptrace), NAME(semtimedop), NAME(msgrcv), NAME(msgsnd),
+        NAME(sched_yield), NAME(restart_syscall),
 #ifdef SYS_pause
-        NAME(pause), NAME(open), NAME(stat), NAME(lstat), NAME(access), NAME(mkdir), NAME(rmdir), NAME(unlink), NAME(rename),
-        NAME(readlink), NAME(poll), NAME(select), NAME(epoll_wait), NAME(fork), NAME(vfork),
+        NAME(pause), NAME(open), NAME(stat), NAME(lstat), NAME(access), NAME(mkdir), NAME(rmdir), NAME(unlink),
+        NAME(rename), NAME(readlink), NAME(poll), NAME(select), NAME(epoll_wait), NAME(fork), NAME(vfork),
 #endif
 };
 #undef NAME

@@ -6,36 +6,37 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 
-int loop_init(Loop *loop)
+int keeper_loop_init(KeeperLoop *loop)
 {
-        *loop = (Loop){.epoll_fd = epoll_create1(EPOLL_CLOEXEC)};
+        *loop = (KeeperLoop){.epoll_fd = epoll_create1(EPOLL_CLOEXEC)};
         return loop->epoll_fd < 0 ? error_origin(-errno) : 0;
 }
 
-void loop_done(Loop *loop)
+void keeper_loop_done(KeeperLoop *loop)
 {
         loop->epoll_fd = fd_close(loop->epoll_fd);
 }
 
-int loop_add(Loop *loop, Source *source, int fd, uint32_t events, SourceEvent on_event)
+int keeper_loop_add(KeeperLoop *loop, KeeperSource *source, int fd, uint32_t events, KeeperSourceEvent on_event)
 {
         struct epoll_event ev = {.events = events, .data.ptr = source};
 
         if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
                 return error_origin(-errno);
-        *source = (Source){.on_event = on_event, .fd = fd};
+        *source = (KeeperSource){.on_event = on_event, .fd = fd};
         return 0;
 }
 
-void loop_watch(Loop *loop, Source *source, uint32_t events)
+void keeper_loop_watch(KeeperLoop *loop, KeeperSource *source, uint32_t events)
 {
         struct epoll_event ev = {.events = events, .data.ptr = source};
 
         if (source->fd >= 0)
-                (void)epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &ev); /* it is in: there is nothing to fail */
+                /* It is in: there is nothing to fail. */
+                (void)epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &ev);
 }
 
-void loop_remove(Loop *loop, Source *source)
+void keeper_loop_remove(KeeperLoop *loop, KeeperSource *source)
 {
         if (source->fd < 0)
                 return;
@@ -46,10 +47,10 @@ void loop_remove(Loop *loop, Source *source)
                         loop->batch[i].data.ptr = NULL;
 }
 
-int loop_turn(Loop *loop, nsec_t deadline)
+int keeper_loop_turn(KeeperLoop *loop, nsec_t deadline)
 {
         int timeout = deadline ? nsec_poll_ms(deadline, clock_now()) : 0;
-        int n = epoll_wait(loop->epoll_fd, loop->batch, LOOP_BATCH, timeout);
+        int n = epoll_wait(loop->epoll_fd, loop->batch, KEEPER_LOOP_BATCH, timeout);
 
         if (n < 0)
                 return errno == EINTR ? 0 : error_origin(-errno);
@@ -57,7 +58,7 @@ int loop_turn(Loop *loop, nsec_t deadline)
         loop->pause = false;
         for (loop->at = 0; loop->at < loop->n_batch && !loop->pause;) {
                 struct epoll_event *ev = &loop->batch[loop->at++];
-                Source *source = ev->data.ptr;
+                KeeperSource *source = ev->data.ptr;
 
                 if (source)
                         source->on_event(source, ev->events);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The keeper's loop: sources on an epoll. A Source is embedded in its owner and borrows its fd; it is removed before the fd is
- * closed. Any source may be removed from inside any callback: nothing is delivered to a removed source.
+ * The keeper's loop: sources on an epoll. A KeeperSource is embedded in its owner and borrows its fd; it is removed
+ * before the fd is closed. Any source may be removed from inside any callback: nothing is delivered to a removed
+ * source.
  *
  * One thread. Does not know: what the sources are for.
  */
@@ -14,34 +15,34 @@
 
 #include "base/clock.h"
 
-#define LOOP_BATCH 64
+#define KEEPER_LOOP_BATCH 64
 
-typedef struct Source Source;
-typedef void (*SourceEvent)(Source *source, uint32_t events);
+typedef struct KeeperSource KeeperSource;
+typedef void (*KeeperSourceEvent)(KeeperSource *source, uint32_t events);
 
-struct Source {
-        SourceEvent on_event;
+struct KeeperSource {
+        KeeperSourceEvent on_event;
         int fd; /* -1: not in a loop */
 };
 
-typedef struct Loop {
+typedef struct KeeperLoop {
         int epoll_fd;
-        struct epoll_event batch[LOOP_BATCH];
+        struct epoll_event batch[KEEPER_LOOP_BATCH];
         int n_batch, at; /* being delivered */
-        bool pause;      /* set by a callback: deliver the rest of the batch another time (level-triggered: nothing is lost) */
-} Loop;
+        bool pause;      /* set by a callback: the rest of the batch another time (level-triggered: nothing is lost) */
+} KeeperLoop;
 
-#define SOURCE_INIT ((Source){.fd = -1})
+#define KEEPER_SOURCE_INIT ((KeeperSource){.fd = -1})
 
-int loop_init(Loop *loop);
-void loop_done(Loop *loop);
+int keeper_loop_init(KeeperLoop *loop);
+void keeper_loop_done(KeeperLoop *loop);
 
-/* loop_add() - @fd is borrowed. 0 or -errno. */
-int loop_add(Loop *loop, Source *source, int fd, uint32_t events, SourceEvent on_event);
-void loop_watch(Loop *loop, Source *source, uint32_t events); /* changes what is waited for */
-void loop_remove(Loop *loop, Source *source);                 /* harmless when it is not in */
+/* keeper_loop_add() - @fd is borrowed. 0 or -errno. */
+int keeper_loop_add(KeeperLoop *loop, KeeperSource *source, int fd, uint32_t events, KeeperSourceEvent on_event);
+void keeper_loop_watch(KeeperLoop *loop, KeeperSource *source, uint32_t events); /* changes what is waited for */
+void keeper_loop_remove(KeeperLoop *loop, KeeperSource *source);                 /* harmless when it is not in */
 
-/* loop_turn() - wait until @deadline (absolute; 0: do not wait) for events and deliver them. 0 or -errno. */
-int loop_turn(Loop *loop, nsec_t deadline);
+/* keeper_loop_turn() - wait until @deadline (absolute; 0: do not wait) for events and deliver them. 0 or -errno. */
+int keeper_loop_turn(KeeperLoop *loop, nsec_t deadline);
 
 #endif

@@ -13,7 +13,6 @@
 #include "base/error.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
-#include "supervisor/sweep.h"
 
 #define N_SPAWN_FDS 6 /* spec, stdout write, stderr write, stdout read, stderr read, socket */
 
@@ -48,7 +47,7 @@ static SpawnJob *spawn_job_free(SpawnJob *j)
         return NULL;
 }
 
-static Incarnation *find(Keeper *k, uint32_t node, uint64_t generation)
+Incarnation *incarnation_find(Keeper *k, uint32_t node, uint64_t generation)
 {
         Incarnation *inc, *next;
 
@@ -65,8 +64,8 @@ static Incarnation *incarnation_free(Incarnation *inc)
         list_unlink(&inc->link);
         for (int i = 0; i < 2; i++)
                 output_close(&inc->out[i]);
-        loop_remove(&k->loop, &inc->events);
-        loop_remove(&k->loop, &inc->exit);
+        keeper_loop_remove(&k->loop, &inc->events);
+        keeper_loop_remove(&k->loop, &inc->exit);
         inc->events_fd = fd_close(inc->events_fd);
         inc->cgroup_fd = fd_close(inc->cgroup_fd);
         inc->pidfd = fd_close(inc->pidfd);
@@ -80,348 +79,25 @@ static KeeperMsg about(const Incarnation *inc, KeeperMsgType type)
         return (KeeperMsg){.type = type, .node = inc->entry->node, .generation = inc->generation};
 }
 
-/* ---- jobs on cgroups: kill, signal, look, remove ---- */
-
-typedef struct Tally {
-        uint32_t node;
-        uint64_t generation;
-        char *cgroup;
-        uint32_t n;
-} Tally;
-
-typedef struct CgroupJob {
-        Job job;
-        Keeper *keeper;
-        KeeperMsg order; /* what it answers */
-        int dir_fd;      /* SIGNAL, KILL, LOOK: the cgroup; REMOVE: the one it lies in */
-        nsec_t until;
-        SweepResult result;
-        int r;
-        uint32_t n;    /* KILL: there at its beginning; LOOK: tasks */
-        bool quiet;    /* our own doing: no answer */
-        bool answered; /* KILL: KILLING was dealt with */
-        char *name;    /* REMOVE */
-        Tally *tallies; /* KILL of everybody: how many each incarnation had */
-        size_t n_tallies;
-        char text[KEEPER_MSG_TEXT_MAX + 1];
-} CgroupJob;
-
-static CgroupJob *cgroup_job_free(CgroupJob *j)
+void incarnation_cancel(Incarnation *inc, nsec_t kill_until)
 {
-        j->dir_fd = fd_close(j->dir_fd);
-        for (size_t i = 0; i < j->n_tallies; i++)
-                free(j->tallies[i].cgroup);
-        free(j->tallies);
-        free(j->name);
-        free(j);
-        return NULL;
-}
-
-static CgroupJob *cgroup_job_new(Keeper *k, const KeeperMsg *order, int dir_fd)
-{
-        CgroupJob *j = calloc(1, sizeof(*j));
-
-        if (!j)
-                return NULL;
-        j->keeper = k;
-        j->order = *order;
-        j->dir_fd = fcntl(dir_fd, F_DUPFD_CLOEXEC, 3); /* its own: the incarnation may be over before the job is */
-        return j->dir_fd < 0 ? cgroup_job_free(j) : j;
-}
-
-/* No thread to be had: then here and now, without any waiting, rather than not at all. */
-static void submit(CgroupJob *j)
-{
-        if (jobs_submit(&j->keeper->jobs, &j->job, JOB_WORK) == 0)
-                return;
-        j->until = 0;
-        list_init(&j->job.events_link);
-        j->job.jobs = NULL;
-        j->job.run(&j->job);
-        j->job.on_done(&j->job);
-}
-
-/* Answers an order about nobody who is (still) there. */
-static void answer_nobody(Keeper *k, const KeeperMsg *order, KeeperMsgType type)
-{
-        keeper_report(k, &(KeeperMsg){.type = type, .node = order->node, .generation = order->generation, .left = {0, ""}}, -1);
-}
-
-static void run_signal(Job *job)
-{
-        CgroupJob *j = container_of(job, CgroupJob, job);
-
-        j->r = sweep_signal(j->dir_fd, j->order.signal.signo, j->until, &j->result);
-}
-
-static void on_signalled(Job *job)
-{
-        CgroupJob *j = container_of(job, CgroupJob, job);
-        KeeperMsg msg = {.type = KEEPER_MSG_SIGNALLED,
-                .node = j->order.node,
-                .generation = j->order.generation,
-                .signalled = {j->result.n_found, j->result.error ? j->result.error : j->r < 0 ? -j->r : 0}};
-
-        if (!j->quiet)
-                keeper_report(j->keeper, &msg, -1);
-        j = cgroup_job_free(j);
-}
-
-/* The cgroup an order is about: an incarnation's, or everybody's. -1: nobody of that name, or not made yet. */
-static int cgroup_of(Keeper *k, const KeeperMsg *order, Incarnation **ret_inc)
-{
-        *ret_inc = order->node == KEEPER_NODE_ALL ? NULL : find(k, order->node, order->generation);
-        if (order->node == KEEPER_NODE_ALL)
-                return k->dataflow_fd;
-        return *ret_inc && !(*ret_inc)->over ? (*ret_inc)->cgroup_fd : -1;
-}
-
-static void start_signal(Keeper *k, const KeeperMsg *order, int fd, bool quiet)
-{
-        CgroupJob *j = fd >= 0 ? cgroup_job_new(k, order, fd) : NULL;
-
-        if (!j) {
-                if (!quiet)
-                        answer_nobody(k, order, KEEPER_MSG_SIGNALLED);
-                return;
-        }
-        j->quiet = quiet;
-        j->until = nsec_add(clock_now(), NSEC_PER_SEC);
-        j->job.run = run_signal;
-        j->job.on_done = on_signalled;
-        submit(j);
-}
-
-void keeper_signal(Keeper *k, const KeeperMsg *msg)
-{
-        Incarnation *only, *inc, *next;
-        int fd = cgroup_of(k, msg, &only);
-
-        /* A child that is being born meanwhile must not be passed by. */
-        list_for_each(inc, next, &k->incarnations, link)
-                if (inc->job && !inc->given_up && (inc == only || msg->node == KEEPER_NODE_ALL))
-                        inc->pending_signo = msg->signal.signo;
-        start_signal(k, msg, fd, false);
-}
-
-static uint32_t count(int dir_fd)
-{
-        int n = cgroup_count(dir_fd);
-
-        return n > 0 ? (uint32_t)n : 0;
-}
-
-static void run_kill(Job *job)
-{
-        CgroupJob *j = container_of(job, CgroupJob, job);
-
-        for (size_t i = 0; i < j->n_tallies; i++) {
-                Tally *t = &j->tallies[i];
-                _cleanup_fd_ int fd = openat(j->dir_fd, t->cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-                t->n = fd < 0 ? 0 : count(fd);
-        }
-        j->n = count(j->dir_fd);
-        if (job->jobs)
-                job_announce(job);
-        j->r = sweep_kill(j->dir_fd, j->until, &j->result);
-}
-
-static void note_killed(Keeper *k, uint32_t node, uint64_t generation, uint32_t n)
-{
-        Incarnation *inc = find(k, node, generation);
-
-        if (inc)
-                inc->n_killed = MAX(inc->n_killed, n);
-}
-
-static void on_killing(Job *job)
-{
-        CgroupJob *j = container_of(job, CgroupJob, job);
-        KeeperMsg msg = {.type = KEEPER_MSG_KILLING,
-                .node = j->order.node,
-                .generation = j->order.generation,
-                .signalled = {j->n, 0}};
-
-        note_killed(j->keeper, j->order.node, j->order.generation, j->n);
-        for (size_t i = 0; i < j->n_tallies; i++)
-                note_killed(j->keeper, j->tallies[i].node, j->tallies[i].generation, j->tallies[i].n);
-        j->answered = true;
-        if (!j->quiet)
-                keeper_report(j->keeper, &msg, -1);
+        spawn_cancel(&inc->job->outcome);
+        inc->kill_until = MAX(kill_until, UINT64_C(1)); /* 0 would be: no kill was ordered */
 }
 
 /* A leader that left its cgroup is still ours, and is known by its pidfd. */
-static void kill_leader(Incarnation *inc)
+void incarnation_kill_leader(Incarnation *inc)
 {
         if (inc->pidfd >= 0 && !inc->exited)
                 (void)syscall(SYS_pidfd_send_signal, inc->pidfd, SIGKILL, NULL, 0);
 }
-
-static void on_killed(Job *job)
-{
-        CgroupJob *j = container_of(job, CgroupJob, job);
-        Keeper *k = j->keeper;
-        Incarnation *inc, *next;
-
-        if (!j->answered)
-                on_killing(job);
-        list_for_each(inc, next, &k->incarnations, link) {
-                if (j->order.node != KEEPER_NODE_ALL &&
-                        (inc->entry->node != j->order.node || inc->generation != j->order.generation))
-                        continue;
-                if (j->order.node != KEEPER_NODE_ALL)
-                        inc->n_killed = MAX(inc->n_killed, j->result.n_found);
-                if (!inc->job)
-                        kill_leader(inc);
-                incarnation_look_again(inc);
-        }
-        if (k->phase == KEEPER_ALONE)
-                k->kill_done = true;
-        j = cgroup_job_free(j);
-}
-
-/* A kill of everybody counts each incarnation before; one that cannot be remembered is killed uncounted. */
-static void make_tallies(CgroupJob *j)
-{
-        Incarnation *inc, *next;
-        size_t n = 0;
-
-        list_for_each(inc, next, &j->keeper->incarnations, link)
-                n++;
-        j->tallies = calloc(n + 1, sizeof(*j->tallies));
-        if (!j->tallies)
-                return;
-        list_for_each(inc, next, &j->keeper->incarnations, link) {
-                Tally *t = &j->tallies[j->n_tallies];
-
-                *t = (Tally){.node = inc->entry->node, .generation = inc->generation, .cgroup = strdup(inc->cgroup)};
-                if (!inc->over && t->cgroup)
-                        j->n_tallies++;
-                else
-                        free(t->cgroup);
-        }
-}
-
-static void start_kill(Keeper *k, const KeeperMsg *order, int fd, nsec_t until, bool quiet)
-{
-        CgroupJob *j = fd >= 0 ? cgroup_job_new(k, order, fd) : NULL;
-
-        if (!j) {
-                if (!quiet)
-                        answer_nobody(k, order, KEEPER_MSG_KILLING);
-                return;
-        }
-        if (order->node == KEEPER_NODE_ALL)
-                make_tallies(j);
-        j->quiet = quiet;
-        j->until = until;
-        j->job.run = run_kill;
-        j->job.on_announce = on_killing;
-        j->job.on_done = on_killed;
-        submit(j);
-}
-
-void keeper_kill(Keeper *k, const KeeperMsg *msg)
-{
-        Incarnation *only, *inc, *next;
-        int fd = cgroup_of(k, msg, &only);
-
-        list_for_each(inc, next, &k->incarnations, link)
-                if (inc->job && (inc == only || msg->node == KEEPER_NODE_ALL)) {
-                        spawn_cancel(&inc->job->outcome);
-                        inc->kill_until = MAX(msg->kill.until_ns, UINT64_C(1)); /* 0 would be: no kill was ordered */
-                }
-        start_kill(k, msg, fd, msg->kill.until_ns, false);
-}
-
-static void run_look(Job *job)
-{
-        CgroupJob *j = container_of(job, CgroupJob, job);
-
-        j->n = look_at_cgroup(j->dir_fd, j->text, sizeof(j->text));
-}
-
-static void on_looked(Job *job)
-{
-        CgroupJob *j = container_of(job, CgroupJob, job);
-        KeeperMsg msg = {.type = KEEPER_MSG_LEFT,
-                .node = j->order.node,
-                .generation = j->order.generation,
-                .left = {j->n, j->text}};
-
-        keeper_report(j->keeper, &msg, -1);
-        j = cgroup_job_free(j);
-}
-
-void keeper_look(Keeper *k, const KeeperMsg *msg)
-{
-        Incarnation *inc;
-        int fd = cgroup_of(k, msg, &inc);
-        CgroupJob *j = fd >= 0 ? cgroup_job_new(k, msg, fd) : NULL;
-
-        if (!j) {
-                answer_nobody(k, msg, KEEPER_MSG_LEFT);
-                return;
-        }
-        j->job.run = run_look;
-        j->job.on_done = on_looked;
-        submit(j);
-}
-
-static void run_remove(Job *job)
-{
-        CgroupJob *j = container_of(job, CgroupJob, job);
-
-        j->r = cgroup_remove_tree(j->dir_fd, j->name, j->until);
-}
-
-static bool start_remove(Keeper *k, const KeeperMsg *about_whom, int dir_fd, const char *name, nsec_t until, void (*on_done)(Job *))
-{
-        CgroupJob *j = cgroup_job_new(k, about_whom, dir_fd);
-
-        if (j)
-                j->name = strdup(name);
-        if (!j || !j->name) {
-                if (j)
-                        j = cgroup_job_free(j);
-                return false;
-        }
-        j->until = until;
-        j->job.run = run_remove;
-        j->job.on_done = on_done;
-        submit(j);
-        return true;
-}
-
-static void on_dataflow_removed(Job *job)
-{
-        CgroupJob *j = container_of(job, CgroupJob, job);
-
-        j->keeper->removed = j->r == 0;
-        j->keeper->remove_done = true;
-        j = cgroup_job_free(j);
-}
-
-void keeper_remove_dataflow(Keeper *k, nsec_t until)
-{
-        KeeperMsg all = {.type = KEEPER_MSG_KILL, .node = KEEPER_NODE_ALL};
-
-        k->remove_running = true;
-        if (!k->begun || !start_remove(k, &all, k->instance_fd, k->uuid, until, on_dataflow_removed)) {
-                k->remove_done = true;
-                k->removed = !k->begun;
-        }
-}
-
-/* ---- the end of an incarnation ---- */
 
 static void report_empty(Incarnation *inc, bool removed)
 {
         KeeperMsg msg = about(inc, KEEPER_MSG_EMPTY);
 
         inc->over = true;
-        loop_remove(&inc->keeper->loop, &inc->events);
+        keeper_loop_remove(&inc->keeper->loop, &inc->events);
         inc->events_fd = fd_close(inc->events_fd);
         inc->cgroup_fd = fd_close(inc->cgroup_fd);
         for (int i = 0; i < 2; i++)
@@ -431,7 +107,7 @@ static void report_empty(Incarnation *inc, bool removed)
         keeper_report(inc->keeper, &msg, -1);
 }
 
-static void on_events(Source *source, uint32_t events)
+static void on_events(KeeperSource *source, uint32_t events)
 {
         Incarnation *inc = container_of(source, Incarnation, events);
 
@@ -442,25 +118,23 @@ static void on_events(Source *source, uint32_t events)
 static void watch_events(Incarnation *inc)
 {
         if (inc->events_fd >= 0)
-                (void)loop_add(&inc->keeper->loop, &inc->events, inc->events_fd, EPOLLPRI, on_events);
+                (void)keeper_loop_add(&inc->keeper->loop, &inc->events, inc->events_fd, EPOLLPRI, on_events);
 }
 
-static void on_removed(Job *job)
+static void on_removed(Keeper *k, const KeeperMsg *whom, int r)
 {
-        CgroupJob *j = container_of(job, CgroupJob, job);
-        Incarnation *inc = find(j->keeper, j->order.node, j->order.generation);
+        Incarnation *inc = incarnation_find(k, whom->node, whom->generation);
 
-        if (inc && j->r != 0 && inc->events_fd >= 0 && cgroup_populated(inc->events_fd) == 1) {
+        if (inc && r != 0 && inc->events_fd >= 0 && cgroup_populated(inc->events_fd) == 1) {
                 inc->removing = false; /* somebody moved in meanwhile: it is not empty after all */
                 watch_events(inc);
         } else if (inc)
-                report_empty(inc, j->r == 0);
-        j = cgroup_job_free(j);
+                report_empty(inc, r == 0);
 }
 
 /*
- * Empty means: nobody in the cgroup, the start is not under way, and the leader has exited, wherever it went. A dead leader that
- * nobody has reaped does not count as somebody.
+ * Empty means: nobody in the cgroup, the start is not under way, and the leader has exited, wherever it went. A dead
+ * leader that nobody has reaped does not count as somebody.
  */
 void incarnation_look_again(Incarnation *inc)
 {
@@ -471,21 +145,26 @@ void incarnation_look_again(Incarnation *inc)
         if (inc->events_fd >= 0 && cgroup_populated(inc->events_fd) != 0)
                 return;
         inc->removing = true;
-        loop_remove(&inc->keeper->loop, &inc->events); /* the file of a removed cgroup is ready for ever */
-        if (!start_remove(inc->keeper, &msg, inc->keeper->dataflow_fd, inc->cgroup, nsec_add(clock_now(), REMOVE_SPAN), on_removed))
+        keeper_loop_remove(&inc->keeper->loop, &inc->events); /* the file of a removed cgroup is ready for ever */
+        if (!keeper_start_remove(inc->keeper, &msg, inc->keeper->dataflow_fd, inc->cgroup,
+                nsec_add(clock_now(), REMOVE_SPAN), on_removed))
                 report_empty(inc, false);
 }
 
-static void on_exit_(Source *source, uint32_t events)
+static void on_exit_(KeeperSource *source, uint32_t events)
 {
         Incarnation *inc = container_of(source, Incarnation, exit);
         KeeperMsg msg = about(inc, KEEPER_MSG_EXITED);
         siginfo_t si = {};
 
-        /* Only looked at: it is reaped once the supervisor has written it down. One that was given up nobody waits for. */
-        if (waitid(P_PIDFD, (id_t)inc->pidfd, &si, WEXITED | WNOHANG | (inc->started ? WNOWAIT : 0)) < 0 || si.si_pid == 0)
+        /*
+         * Only looked at: it is reaped once the supervisor has written it down. One that was given up nobody waits
+         * for.
+         */
+        if (waitid(P_PIDFD, (id_t)inc->pidfd, &si, WEXITED | WNOHANG | (inc->started ? WNOWAIT : 0)) < 0 ||
+                si.si_pid == 0)
                 return;
-        loop_remove(&inc->keeper->loop, &inc->exit);
+        keeper_loop_remove(&inc->keeper->loop, &inc->exit);
         inc->exited = true;
         inc->reaped = !inc->started;
         msg.exited.code = si.si_code;
@@ -497,7 +176,7 @@ static void on_exit_(Source *source, uint32_t events)
 
 void keeper_reap(Keeper *k, const KeeperMsg *msg)
 {
-        Incarnation *inc = find(k, msg->node, msg->generation);
+        Incarnation *inc = incarnation_find(k, msg->node, msg->generation);
         siginfo_t si;
 
         if (!inc || !inc->exited || inc->reaped)
@@ -507,8 +186,6 @@ void keeper_reap(Keeper *k, const KeeperMsg *msg)
         inc->pidfd = fd_close(inc->pidfd);
         inc->reaped = true;
 }
-
-/* ---- the start ---- */
 
 static int read_spec(SpawnJob *j)
 {
@@ -542,7 +219,8 @@ static int make_place(SpawnJob *j)
         j->events_fd = cgroup_open_file(j->cgroup_fd, "cgroup.events", O_RDONLY);
         if (j->events_fd < 0)
                 return j->events_fd;
-        (void)cgroup_limit_descent(j->cgroup_fd); /* a bound for hostile trees; a kernel without it only lacks the bound */
+        /* A bound for hostile trees; a kernel without it only lacks the bound */
+        (void)cgroup_limit_descent(j->cgroup_fd);
         return 0;
 }
 
@@ -606,11 +284,12 @@ static void catch_up(Incarnation *inc)
 
         if (inc->pending_signo) {
                 order.signal.signo = inc->pending_signo;
-                start_signal(inc->keeper, &order, inc->cgroup_fd, true);
+                keeper_start_signal(inc->keeper, &order, inc->cgroup_fd, true);
         }
         if (inc->kill_until) {
                 order.type = KEEPER_MSG_KILL;
-                start_kill(inc->keeper, &order, inc->cgroup_fd, MAX(inc->kill_until, nsec_add(clock_now(), NSEC_PER_SEC)), true);
+                keeper_start_kill(inc->keeper, &order, inc->cgroup_fd,
+                        MAX(inc->kill_until, nsec_add(clock_now(), NSEC_PER_SEC)), true);
         }
 }
 
@@ -628,12 +307,13 @@ static void on_spawn_done(Job *job)
                 if (!inc->given_up)
                         report_spawned(inc, j->outcome.pid);
                 else
-                        kill_leader(inc);
-                (void)loop_add(&inc->keeper->loop, &inc->exit, inc->pidfd, EPOLLIN, on_exit_);
+                        incarnation_kill_leader(inc);
+                (void)keeper_loop_add(&inc->keeper->loop, &inc->exit, inc->pidfd, EPOLLIN, on_exit_);
         } else {
                 inc->pidfd = fd_close(inc->pidfd); /* reaped in the thread */
                 inc->exited = inc->reaped = true;
-                stage = spawn_explain(&j->outcome, j->spec_read ? &j->spec : NULL, j->plan.uid, j->plan.gid, text, sizeof(text));
+                stage = spawn_explain(&j->outcome, j->spec_read ? &j->spec : NULL, j->plan.uid, j->plan.gid, text,
+                        sizeof(text));
                 if (!inc->given_up)
                         report_spawn_failed(inc, stage, j->outcome.error, text);
         }
@@ -652,7 +332,8 @@ static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, int *fds)
         SpawnJob *j = calloc(1, sizeof(*j));
         NodeEntry *entry = keeper_node(k, msg->node, msg->spawn.id);
 
-        if (!inc || !j || !entry || asprintf(&inc->cgroup, "%s.%llu", msg->spawn.id, (unsigned long long)msg->generation) < 0 ||
+        if (!inc || !j || !entry ||
+                asprintf(&inc->cgroup, "%s.%llu", msg->spawn.id, (unsigned long long)msg->generation) < 0 ||
                 !(j->cgroup = strdup(inc->cgroup))) {
                 if (inc)
                         free(inc->cgroup);
@@ -667,7 +348,7 @@ static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, int *fds)
         inc->spawn_began = clock_now();
         inc->spawn_deadline = msg->spawn.deadline_ns;
         inc->cgroup_fd = inc->events_fd = inc->pidfd = -1;
-        inc->events = inc->exit = SOURCE_INIT;
+        inc->events = inc->exit = KEEPER_SOURCE_INIT;
         output_init(&inc->out[0], inc, 1);
         output_init(&inc->out[1], inc, 2);
         list_append(&k->incarnations, &inc->link);
@@ -705,7 +386,8 @@ void keeper_refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int
                 .spawn_failed = {stage, error, text}};
 
         keeper_report(k, &answer, -1);
-        answer = (KeeperMsg){.type = KEEPER_MSG_EMPTY, .node = msg->node, .generation = msg->generation, .empty = {1, 0}};
+        answer = (KeeperMsg){.type = KEEPER_MSG_EMPTY, .node = msg->node, .generation = msg->generation,
+                .empty = {1, 0}};
         keeper_report(k, &answer, -1);
 }
 
@@ -718,19 +400,20 @@ static void fail_unstarted(Incarnation *inc, KeeperStage stage, int error, const
         report_empty(inc, true);
 }
 
-void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds, int n_fds)
+void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds)
 {
         Incarnation *inc;
         int r = 0;
 
-        if (find(k, msg->node, msg->generation)) {
+        if (incarnation_find(k, msg->node, msg->generation)) {
                 keeper_note(k, "an order to start generation %llu of node %s twice was refused",
                         (unsigned long long)msg->generation, msg->spawn.id);
                 return; /* no answer: it would be taken for the first one's */
         }
         inc = incarnation_new(k, msg, fds);
         if (!inc) {
-                keeper_refuse_spawn(k, msg, KEEPER_STAGE_CLONE, ENOMEM, "cannot start the node: the keeper is out of memory");
+                keeper_refuse_spawn(k, msg, KEEPER_STAGE_CLONE, ENOMEM,
+                        "cannot start the node: the keeper is out of memory");
                 return;
         }
         for (int i = 0; i < 2 && !r; i++)
@@ -738,12 +421,14 @@ void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds, int n_fds)
         if (!r && inc->job->dataflow_fd < 0)
                 r = -EMFILE;
         if (r) {
-                fail_unstarted(inc, KEEPER_STAGE_FDS, -r, "cannot read the node's output: out of file descriptors or memory");
+                fail_unstarted(inc, KEEPER_STAGE_FDS, -r,
+                        "cannot read the node's output: out of file descriptors or memory");
                 return;
         }
         r = jobs_submit(&k->jobs, &inc->job->job, JOB_SPAWN);
         if (r)
-                fail_unstarted(inc, KEEPER_STAGE_CLONE, -r, "cannot start the node: the keeper cannot make a thread for it");
+                fail_unstarted(inc, KEEPER_STAGE_CLONE, -r,
+                        "cannot start the node: the keeper cannot make a thread for it");
 }
 
 /* It did not come back in time: no more waiting, whatever becomes of it is killed; its cgroup tells who is left. */
@@ -756,7 +441,8 @@ static void give_up(Incarnation *inc, nsec_t now)
         bool waiting;
 
         spawn_cancel(&j->outcome);
-        stage = spawn_explain_deadline(&j->outcome, j->spec_read ? &j->spec : NULL, now - inc->spawn_began, text, sizeof(text));
+        stage = spawn_explain_deadline(&j->outcome, j->spec_read ? &j->spec : NULL, now - inc->spawn_began, text,
+                sizeof(text));
         waiting = job_give_up(&j->job);
         if (waiting) {
                 fail_unstarted(inc, stage, ETIMEDOUT, text);
@@ -766,7 +452,7 @@ static void give_up(Incarnation *inc, nsec_t now)
         report_spawn_failed(inc, stage, ETIMEDOUT, text);
         inc->kill_until = nsec_add(now, NSEC_PER_SEC);
         if (inc->cgroup_fd >= 0)
-                start_kill(inc->keeper, &order, inc->cgroup_fd, inc->kill_until, true);
+                keeper_start_kill(inc->keeper, &order, inc->cgroup_fd, inc->kill_until, true);
 }
 
 bool incarnations_starting(const Keeper *k)
@@ -797,7 +483,8 @@ void incarnations_tick(Keeper *k, nsec_t now)
         list_for_each(inc, next, &k->incarnations, link) {
                 if (inc->job && !inc->given_up && now >= inc->spawn_deadline)
                         give_up(inc, now);
-                if (inc->over && inc->reaped && !inc->job && !output_is_open(&inc->out[0]) && !output_is_open(&inc->out[1]))
+                if (inc->over && inc->reaped && !inc->job && !output_is_open(&inc->out[0]) &&
+                        !output_is_open(&inc->out[1]))
                         inc = incarnation_free(inc);
         }
 }

@@ -32,7 +32,10 @@ NodeEntry *keeper_node(Keeper *k, uint32_t node, const char *id)
         return e;
 }
 
-/* The log stream's text: no NUL bytes (U+FFFD for each), at most LOG_MSG_TEXT_MAX bytes. Returns how much of the line it shows. */
+/*
+ * The log stream's text: no NUL bytes (U+FFFD for each), at most LOG_MSG_TEXT_MAX bytes. Returns how much of the
+ * line it shows.
+ */
 static size_t screen_text(char text[static LOG_MSG_TEXT_MAX + 1], const char *line, size_t size)
 {
         size_t n = 0, i;
@@ -61,7 +64,7 @@ static int stream_send(Keeper *k, const LogMsg *msg)
                 return 0;
         if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM) {
                 k->stream_full = true;
-                loop_watch(&k->loop, &k->stream, EPOLLOUT);
+                keeper_loop_watch(&k->loop, &k->stream, EPOLLOUT);
                 return -EAGAIN;
         }
         stream_close(k);
@@ -81,10 +84,12 @@ static int stream_confess(Keeper *k, NodeEntry *e)
         return 0;
 }
 
-static void stream_line(Keeper *k, NodeEntry *e, int stream, uint64_t wall_ns, const char *line, size_t size, uint64_t n_cut)
+static void stream_line(Keeper *k, NodeEntry *e, int stream, uint64_t wall_ns, const char *line, size_t size,
+        uint64_t n_cut)
 {
         char text[LOG_MSG_TEXT_MAX + 1];
-        LogMsg msg = {.type = LOG_MSG_LINE, .node = e->node, .stream = (uint8_t)stream, .wall_ns = wall_ns, .text = text};
+        LogMsg msg = {.type = LOG_MSG_LINE, .node = e->node, .stream = (uint8_t)stream, .wall_ns = wall_ns,
+                .text = text};
 
         if (k->stream_fd < 0)
                 return;
@@ -96,7 +101,7 @@ static void stream_line(Keeper *k, NodeEntry *e, int stream, uint64_t wall_ns, c
         e->unshown++;
 }
 
-static void on_stream(Source *source, uint32_t events)
+static void on_stream(KeeperSource *source, uint32_t events)
 {
         Keeper *k = container_of(source, Keeper, stream);
         NodeEntry *e, *next;
@@ -106,7 +111,7 @@ static void on_stream(Source *source, uint32_t events)
                 return;
         }
         k->stream_full = false;
-        loop_watch(&k->loop, &k->stream, 0);
+        keeper_loop_watch(&k->loop, &k->stream, 0);
         list_for_each(e, next, &k->nodes, link)
                 if (k->stream_fd < 0 || stream_confess(k, e) < 0)
                         return;
@@ -115,16 +120,17 @@ static void on_stream(Source *source, uint32_t events)
 int stream_open(Keeper *k, int take_fd)
 {
         k->stream_fd = take_fd;
-        return loop_add(&k->loop, &k->stream, k->stream_fd, 0, on_stream);
+        return keeper_loop_add(&k->loop, &k->stream, k->stream_fd, 0, on_stream);
 }
 
 void stream_close(Keeper *k)
 {
-        loop_remove(&k->loop, &k->stream);
+        keeper_loop_remove(&k->loop, &k->stream);
         k->stream_fd = fd_close(k->stream_fd);
 }
 
-static void log_line(Keeper *k, NodeEntry *e, int stream, uint64_t wall_ns, const char *line, size_t size, uint64_t n_cut)
+static void log_line(Keeper *k, NodeEntry *e, int stream, uint64_t wall_ns, const char *line, size_t size,
+        uint64_t n_cut)
 {
         if (!e->announced)
                 e->announced = feed_node(&k->feed, e->node, e->id);
@@ -169,7 +175,8 @@ static void note_long(Output *out)
         if (e->noted_long)
                 return;
         e->noted_long = true;
-        keeper_note(out->inc->keeper, "node %s printed a line of more than %d bytes to %s: of such lines the rest is counted, not kept",
+        keeper_note(out->inc->keeper,
+                "node %s printed a line of more than %d bytes to %s: of such lines the rest is counted, not kept",
                 e->id, LOG_LINE_MAX, out->stream == 1 ? "stdout" : "stderr");
 }
 
@@ -231,7 +238,7 @@ void output_close(Output *out)
                 return;
         if (out->n_part > 0)
                 emit(out, out->part, out->n_part); /* its newline never came */
-        loop_remove(&out->inc->keeper->outputs, &out->source);
+        keeper_loop_remove(&out->inc->keeper->outputs, &out->source);
         out->fd = fd_close(out->fd);
         if (out->last)
                 out->inc->keeper->n_last--;
@@ -245,7 +252,7 @@ static bool is_throttled(const Keeper *k)
         return k->feed.blocked && !k->feed.stuck;
 }
 
-static void on_readable(Source *source, uint32_t events)
+static void on_readable(KeeperSource *source, uint32_t events)
 {
         Output *out = container_of(source, Output, source);
         Keeper *k = out->inc->keeper;
@@ -266,7 +273,7 @@ static void on_readable(Source *source, uint32_t events)
 
 void output_init(Output *out, Incarnation *inc, int stream)
 {
-        *out = (Output){.inc = inc, .source = SOURCE_INIT, .fd = -1, .stream = stream};
+        *out = (Output){.inc = inc, .source = KEEPER_SOURCE_INIT, .fd = -1, .stream = stream};
 }
 
 int output_open(Output *out, int take_fd)
@@ -276,7 +283,7 @@ int output_open(Output *out, int take_fd)
         out->fd = take_fd;
         if (flags < 0 || fcntl(take_fd, F_SETFL, flags | O_NONBLOCK) < 0)
                 return error_origin(-errno);
-        return loop_add(&out->inc->keeper->outputs, &out->source, out->fd, EPOLLIN, on_readable);
+        return keeper_loop_add(&out->inc->keeper->outputs, &out->source, out->fd, EPOLLIN, on_readable);
 }
 
 void output_last(Output *out)
@@ -296,7 +303,8 @@ bool outputs_drain_last(Keeper *k)
         k->outputs_until = nsec_add(clock_now(), OUTPUT_TURN_SPAN);
         list_for_each(inc, next, &k->incarnations, link)
                 for (int i = 0; i < 2; i++)
-                        if (inc->out[i].last && inc->out[i].fd >= 0 && !is_throttled(k) && clock_now() < k->outputs_until)
+                        if (inc->out[i].last && inc->out[i].fd >= 0 && !is_throttled(k) &&
+                                clock_now() < k->outputs_until)
                                 on_readable(&inc->out[i].source, EPOLLIN);
         return k->n_last > 0 && !is_throttled(k);
 }
@@ -311,7 +319,7 @@ static void throttle(void *userdata, bool throttled)
 {
         Keeper *k = userdata;
 
-        loop_watch(&k->loop, &k->outputs_source, throttled ? 0 : EPOLLIN);
+        keeper_loop_watch(&k->loop, &k->outputs_source, throttled ? 0 : EPOLLIN);
 }
 
 static void note(void *userdata, const char *text)
@@ -321,10 +329,10 @@ static void note(void *userdata, const char *text)
 
 const FeedOps keeper_feed_ops = {.note = note, .throttle = throttle};
 
-void keeper_on_outputs(Source *source, uint32_t events)
+void keeper_on_outputs(KeeperSource *source, uint32_t events)
 {
         Keeper *k = container_of(source, Keeper, outputs_source);
 
         k->outputs_until = nsec_add(clock_now(), OUTPUT_TURN_SPAN);
-        (void)loop_turn(&k->outputs, 0);
+        (void)keeper_loop_turn(&k->outputs, 0);
 }

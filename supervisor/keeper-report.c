@@ -62,7 +62,7 @@ void keeper_report_flush(Keeper *k)
                 k->n_reports--;
         }
         /* Orders wait while reports do: whoever does not listen cannot make us pile up answers. */
-        loop_watch(&k->loop, &k->supervisor,
+        keeper_loop_watch(&k->loop, &k->supervisor,
                 (k->n_reports < REPORTS_MAX ? EPOLLIN : 0u) | (list_empty(&k->reports) ? 0u : EPOLLOUT));
 }
 
@@ -112,7 +112,7 @@ void keeper_supervisor_gone(Keeper *k)
 {
         if (k->supervisor_fd < 0)
                 return;
-        loop_remove(&k->loop, &k->supervisor);
+        keeper_loop_remove(&k->loop, &k->supervisor);
         k->supervisor_fd = fd_close(k->supervisor_fd);
         keeper_reports_done(k);
 }

@@ -33,7 +33,8 @@ static int tell_guard(Keeper *k, int kill_fd, int events_fd)
         struct guard_record record = {.magic = GUARD_MAGIC, .type = GUARD_MSG_CGROUP, .slot = k->slot};
         char control[CMSG_SPACE(3 * sizeof(int))] __attribute__((aligned(8))) = {};
         struct iovec iov = {&record, sizeof(record)};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+                .msg_controllen = sizeof(control)};
         struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
         int fds[3] = {k->dataflow_fd, kill_fd, events_fd};
 
@@ -46,7 +47,7 @@ static int tell_guard(Keeper *k, int kill_fd, int events_fd)
 }
 
 /* Watched only while we are alone; the level is read then. */
-static void on_dataflow_events(Source *source, uint32_t events)
+static void on_dataflow_events(KeeperSource *source, uint32_t events)
 {
         Keeper *k = container_of(source, Keeper, events);
 
@@ -75,12 +76,12 @@ static int make_dataflow(Keeper *k, const char **ret_what)
         if (r)
                 return r;
         *ret_what = "watch the dataflow's cgroup";
-        return loop_add(&k->loop, &k->events, k->events_fd, EPOLLPRI, on_dataflow_events);
+        return keeper_loop_add(&k->loop, &k->events, k->events_fd, EPOLLPRI, on_dataflow_events);
 }
 
 static void unmake_dataflow(Keeper *k)
 {
-        loop_remove(&k->loop, &k->events);
+        keeper_loop_remove(&k->loop, &k->events);
         k->events_fd = fd_close(k->events_fd);
         if (k->dataflow_fd >= 0)
                 (void)cgroup_remove_tree(k->instance_fd, k->uuid, 0);
@@ -163,12 +164,12 @@ static void end_outputs(Keeper *k)
 static void begin_ending(Keeper *k, nsec_t deadline)
 {
         set_phase(k, KEEPER_ENDING, deadline);
-        loop_remove(&k->loop, &k->events); /* the file of a removed cgroup is ready for ever */
+        keeper_loop_remove(&k->loop, &k->events); /* the file of a removed cgroup is ready for ever */
         end_outputs(k);
         keeper_remove_dataflow(k, deadline);
 }
 
-static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds, int n_fds)
+static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
 {
         if (msg->type == KEEPER_MSG_BEGIN) {
                 order_begin(k, msg, fds);
@@ -180,12 +181,13 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds, int n_fds)
                 return;
         }
         if (!k->begun || k->phase != KEEPER_WORKING) {
-                keeper_note(k, "an order %s came %s and was refused", keeper_msg_name(msg->type), k->begun ? "after END" : "before BEGIN");
+                keeper_note(k, "an order %s came %s and was refused", keeper_msg_name(msg->type),
+                        k->begun ? "after END" : "before BEGIN");
                 return;
         }
         switch (msg->type) {
         case KEEPER_MSG_SPAWN:
-                keeper_spawn(k, msg, fds, n_fds);
+                keeper_spawn(k, msg, fds);
                 break;
         case KEEPER_MSG_SIGNAL:
                 keeper_signal(k, msg);
@@ -212,8 +214,8 @@ static void refuse_without_fds(Keeper *k, const KeeperMsg *order, int n_fds, boo
                         dropped ? "cannot start the node: the keeper of this dataflow has too many open files (RLIMIT_NOFILE)" :
                                   "cannot start the node: the order came without its descriptors");
         else
-                keeper_note(k, "an order %s was refused: %d descriptors came with it%s", keeper_msg_name(order->type), n_fds,
-                        dropped ? ", others found no room (RLIMIT_NOFILE)" : "");
+                keeper_note(k, "an order %s was refused: %d descriptors came with it%s",
+                        keeper_msg_name(order->type), n_fds, dropped ? ", others found no room (RLIMIT_NOFILE)" : "");
 }
 
 /* One packet. 1: one was read; 0: there is none now; -errno: the socket is over. */
@@ -222,7 +224,8 @@ static int receive_order(Keeper *k)
         char packet[KEEPER_MSG_MAX];
         char control[CMSG_SPACE(KEEPER_MSG_MAX_FDS * sizeof(int))] __attribute__((aligned(8)));
         struct iovec iov = {packet, sizeof(packet)};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+                .msg_controllen = sizeof(control)};
         int fds[KEEPER_MSG_MAX_FDS], n_fds = 0;
         KeeperMsg order;
         ssize_t n;
@@ -237,18 +240,19 @@ static int receive_order(Keeper *k)
                         n_fds = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
                         memcpy(fds, CMSG_DATA(c), (size_t)n_fds * sizeof(int));
                 }
-        if ((msg.msg_flags & MSG_TRUNC) || keeper_msg_decode(&order, packet, (size_t)n) < 0 || !keeper_msg_is_order(order.type))
+        if ((msg.msg_flags & MSG_TRUNC) || keeper_msg_decode(&order, packet, (size_t)n) < 0 ||
+                !keeper_msg_is_order(order.type))
                 keeper_note(k, "a packet of %zd bytes that does not follow the protocol was refused", n);
         else if (keeper_msg_n_fds(&order) != n_fds)
                 refuse_without_fds(k, &order, n_fds, msg.msg_flags & MSG_CTRUNC);
         else
-                carry_out(k, &order, fds, n_fds);
+                carry_out(k, &order, fds);
         for (int i = 0; i < n_fds; i++)
                 fds[i] = fd_close(fds[i]);
         return 1;
 }
 
-static void on_supervisor(Source *source, uint32_t events)
+static void on_supervisor(KeeperSource *source, uint32_t events)
 {
         Keeper *k = container_of(source, Keeper, supervisor);
         int r = 1;
@@ -264,18 +268,18 @@ static void on_supervisor(Source *source, uint32_t events)
 }
 
 /* The guard says nothing to a keeper: only its hang-up counts. The fd stays open, children may be about to use it. */
-static void on_guard(Source *source, uint32_t events)
+static void on_guard(KeeperSource *source, uint32_t events)
 {
         Keeper *k = container_of(source, Keeper, guard);
         struct guard_record record;
         ssize_t n = recv(k->guard_fd, &record, sizeof(record), MSG_DONTWAIT);
 
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-                loop_remove(&k->loop, &k->guard);
+                keeper_loop_remove(&k->loop, &k->guard);
 }
 
 /* Exits come by pidfd and orders by socket: signals are only kept from doing anything. */
-static void on_signal(Source *source, uint32_t events)
+static void on_signal(KeeperSource *source, uint32_t events)
 {
         Keeper *k = container_of(source, Keeper, signals);
         struct signalfd_siginfo si[8];
@@ -438,7 +442,7 @@ static int watch_signals(Keeper *k)
         k->signal_fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
         if (k->signal_fd < 0)
                 return error_origin(-errno);
-        return loop_add(&k->loop, &k->signals, k->signal_fd, EPOLLIN, on_signal);
+        return keeper_loop_add(&k->loop, &k->signals, k->signal_fd, EPOLLIN, on_signal);
 }
 
 static int keeper_init(Keeper *k)
@@ -448,7 +452,7 @@ static int keeper_init(Keeper *k)
         list_init(&k->nodes);
         list_init(&k->incarnations);
         list_init(&k->reports);
-        k->supervisor = k->guard = k->signals = k->outputs_source = k->events = k->stream = SOURCE_INIT;
+        k->supervisor = k->guard = k->signals = k->outputs_source = k->events = k->stream = KEEPER_SOURCE_INIT;
         k->signal_fd = k->dataflow_fd = k->events_fd = k->stream_fd = k->loop.epoll_fd = k->outputs.epoll_fd = -1;
         k->feed = (Feed){.pipe_fd = -1, .report_fd = -1, .pidfd = -1};
         k->reset_oom = oom_score_is_ours();
@@ -458,19 +462,19 @@ static int keeper_init(Keeper *k)
         raise_fd_limit();
         r = open_standard_fds();
         if (!r)
-                r = loop_init(&k->loop);
+                r = keeper_loop_init(&k->loop);
         if (!r)
-                r = loop_init(&k->outputs);
+                r = keeper_loop_init(&k->outputs);
         if (!r)
                 r = jobs_init(&k->jobs, &k->loop);
         if (!r)
                 r = watch_signals(k);
         if (!r)
-                r = loop_add(&k->loop, &k->outputs_source, k->outputs.epoll_fd, EPOLLIN, keeper_on_outputs);
+                r = keeper_loop_add(&k->loop, &k->outputs_source, k->outputs.epoll_fd, EPOLLIN, keeper_on_outputs);
         if (!r)
-                r = loop_add(&k->loop, &k->supervisor, k->supervisor_fd, EPOLLIN, on_supervisor);
+                r = keeper_loop_add(&k->loop, &k->supervisor, k->supervisor_fd, EPOLLIN, on_supervisor);
         if (!r)
-                r = loop_add(&k->loop, &k->guard, k->guard_fd, EPOLLIN, on_guard);
+                r = keeper_loop_add(&k->loop, &k->guard, k->guard_fd, EPOLLIN, on_guard);
         return r;
 }
 
@@ -484,7 +488,7 @@ static nsec_t next_deadline(const Keeper *k, bool more)
         return MAX(MIN(deadline, feed_deadline(&k->feed)), UINT64_C(1)); /* 0 means: do not wait */
 }
 
-static int keeper_loop(Keeper *k)
+static int keeper_run(Keeper *k)
 {
         while (k->phase != KEEPER_GONE) {
                 nsec_t now = clock_now();
@@ -496,7 +500,7 @@ static int keeper_loop(Keeper *k)
                 step_phase(k, now);
                 if (k->phase == KEEPER_GONE)
                         break;
-                r = loop_turn(&k->loop, next_deadline(k, more));
+                r = keeper_loop_turn(&k->loop, next_deadline(k, more));
                 if (r)
                         return r;
         }
@@ -525,8 +529,8 @@ static bool keeper_done(Keeper *k)
         k->events_fd = fd_close(k->events_fd);
         k->dataflow_fd = fd_close(k->dataflow_fd);
         k->signal_fd = fd_close(k->signal_fd);
-        loop_done(&k->outputs);
-        loop_done(&k->loop);
+        keeper_loop_done(&k->outputs);
+        keeper_loop_done(&k->loop);
         free(k->uuid);
         free(k->name);
         return true;
@@ -543,7 +547,7 @@ int keeper_main(int supervisor_fd, int guard_fd, int instance_cgroup_fd)
         k->instance_fd = instance_cgroup_fd;
         r = keeper_init(k);
         if (!r)
-                r = keeper_loop(k);
+                r = keeper_run(k);
         if (!keeper_done(k))
                 _exit(r ? 1 : 0); /* a thread hangs in the kernel: nothing that runs at exit may wait for it */
         return r ? 1 : 0;

@@ -3,9 +3,9 @@
  * The keeper: the process that acts for one dataflow. It does all that can block, on the supervisor's orders
  * (protocol/keeper_msg.h): makes and removes cgroups, spawns, signals, kills, looks, reads the nodes' output.
  *
- * Its loop never waits for a path, a disk or a reader; what can hang runs in a thread (supervisor/keeper-jobs.h) or in the
- * logger process. Without a supervisor it carries out no more orders but keeps reading the nodes' output until the
- * dataflow is empty; without guard and supervisor it kills and removes everything itself.
+ * Its loop never waits for a path, a disk or a reader; what can hang runs in a thread (supervisor/keeper-jobs.h) or
+ * in the logger process. Without a supervisor it carries out no more orders but keeps reading the nodes' output until
+ * the dataflow is empty; without guard and supervisor it kills and removes everything itself.
  */
 #ifndef TG_SUPERVISOR_KEEPER_H
 #define TG_SUPERVISOR_KEEPER_H

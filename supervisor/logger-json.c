@@ -29,7 +29,8 @@ static void format_time(char *buf, size_t size, uint64_t wall_ns)
 /* The level of a record in lower case; NULL when it is none that we know. */
 static const char *known_level(const json_t *value)
 {
-        static const char *const levels[][2] = {{"trace", "trace"}, {"debug", "debug"}, {"info", "info"}, {"warn", "warn"},
+        static const char *const levels[][2] = {{"trace", "trace"}, {"debug", "debug"}, {"info", "info"},
+                {"warn", "warn"},
                 {"warning", "warn"}, {"error", "error"}, {"critical", "error"}, {"fatal", "error"}};
 
         for (size_t i = 0; json_is_string(value) && i < ELEMENTSOF(levels); i++)
@@ -132,7 +133,8 @@ static void put_escaped(Text *t, const char *data, size_t size)
         }
 }
 
-static char *plain_line(const char *id, int stream, const char *timestamp, const char *data, size_t size, uint64_t truncated, size_t *ret_size)
+static char *plain_line(const char *id, int stream, const char *timestamp, const char *data, size_t size,
+        uint64_t truncated, size_t *ret_size)
 {
         char fields[64] = "null";
         Text t = {.data = malloc(6 * (size + strlen(id)) + 256)};
@@ -172,7 +174,8 @@ static char *record_line(const char *id, const char *timestamp, json_t *record, 
         return dump(line, ret_size);
 }
 
-char *logger_json_line(const char *id, int stream, uint64_t wall_ns, const char *data, size_t size, uint64_t truncated, size_t *ret_size)
+char *logger_json_line(const char *id, int stream, uint64_t wall_ns, const char *data, size_t size,
+        uint64_t truncated, size_t *ret_size)
 {
         json_t *record = stream == 1 && truncated == 0 ? parse_record(data, size) : NULL;
         char timestamp[64], *line;
@@ -195,6 +198,7 @@ int logger_json_lost(char *buf, size_t size, const char *id, uint64_t wall_ns, u
                 "{\"timestamp\":\"%s\",\"level\":\"warn\",\"node_id\":\"%s\",\"message\":\"%llu lines are missing here: %s\","
                 "\"target\":\"tidegate\",\"fields\":{\"lost_lines\":%llu}}\n",
                 timestamp, id, (unsigned long long)n_lines,
-                error == ETIMEDOUT ? "writing log files took too long" : strerror(error), (unsigned long long)n_lines);
+                error == ETIMEDOUT ? "writing log files took too long" : strerror(error),
+                        (unsigned long long)n_lines);
         return n > 0 && (size_t)n < size ? n : -1;
 }

@@ -18,7 +18,8 @@
  *
  * Return: allocated, or NULL when memory is short.
  */
-char *logger_json_line(const char *id, int stream, uint64_t wall_ns, const char *data, size_t size, uint64_t truncated, size_t *ret_size);
+char *logger_json_line(const char *id, int stream, uint64_t wall_ns, const char *data, size_t size,
+        uint64_t truncated, size_t *ret_size);
 
 /* logger_json_lost() - the record of lost lines into @buf. Bytes, newline included, or -1. */
 int logger_json_lost(char *buf, size_t size, const char *id, uint64_t wall_ns, uint64_t n_lines, int error);

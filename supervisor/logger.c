@@ -72,7 +72,8 @@ static void lose(Logger *l, LogFile *f, uint64_t n_lines, int error)
         if (l->outage)
                 return;
         l->outage = true;
-        report(l, "cannot write log file %s: %s; lines are lost and counted until it works again", f->path, strerror(error));
+        report(l, "cannot write log file %s: %s; lines are lost and counted until it works again", f->path,
+                strerror(error));
 }
 
 /* Makes @path's missing directories, from the root on. 0 or -errno. */
@@ -149,8 +150,8 @@ static int log_file_ensure(Logger *l, LogFile *f)
 }
 
 /*
- * Appends whole lines or nothing of them: what a full disk took of a line is cut off again. Returns how many bytes stayed;
- * *ret_error says why not all.
+ * Appends whole lines or nothing of them: what a full disk took of a line is cut off again. Returns how many bytes
+ * stayed; *ret_error says why not all.
  */
 static size_t log_file_append(LogFile *f, const char *data, size_t size, int *ret_error)
 {
@@ -329,7 +330,8 @@ static void finish(Logger *l)
                 if (l->files[i].id && l->files[i].lost && log_file_ensure(l, &l->files[i]) == 0)
                         (void)log_file_confess(&l->files[i]);
         if (l->lost > 0)
-                report(l, "%llu lines are missing in the log files of %s", (unsigned long long)l->lost, l->config->log_dir);
+                report(l, "%llu lines are missing in the log files of %s", (unsigned long long)l->lost,
+                        l->config->log_dir);
 }
 
 static int loop(Logger *l)

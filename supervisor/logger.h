@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The logger: a process with the caller's credentials that writes the nodes' lines to <log_dir>/log_<id>.jsonl, one JSON object a line:
+ * The logger: a process with the caller's credentials that writes the nodes' lines to <log_dir>/log_<id>.jsonl, one
+ * JSON object a line:
  *
  *   {"timestamp":"2026-01-31T12:00:00.123456789Z","level":"stdout","node_id":"x","message":"...","target":null,"fields":null}
  *
- * A stdout line that is itself a JSON object with a known "level" and a "message" gives these, its "target" and its "fields"; what
- * else it has joins the fields. Bytes that are not UTF-8 become U+FFFD. A cut line has fields.truncated_bytes.
+ * A stdout line that is itself a JSON object with a known "level" and a "message" gives these, its "target" and its
+ * "fields"; what else it has joins the fields. Bytes that are not UTF-8 become U+FFFD. A cut line has
+ * fields.truncated_bytes.
  *
- * It may hang on its files for ever: nobody waits for it but with a deadline (supervisor/keeper-feed.h). A full disk or any other
- * failure to write is told once, lines are counted as lost (whole lines, never half of one), and every later line tries again;
- * the first one that gets through is preceded by a record of how many are missing.
+ * It may hang on its files for ever: nobody waits for it but with a deadline (supervisor/keeper-feed.h). A full disk
+ * or any other failure to write is told once, lines are counted as lost (whole lines, never half of one), and every
+ * later line tries again; the first one that gets through is preceded by a record of how many are missing.
  *
  * The feed, a pipe: frames of struct logger_frame and `size` bytes. The end of the feed ends the logger.
  */

@@ -175,7 +175,8 @@ static void explain_other(SpawnStep step, int error, Text *t)
                 say(t, " (the system has too many open files: fs.file-max)");
 }
 
-KeeperStage spawn_explain(const SpawnOutcome *o, const KeeperSpec *spec, uid_t uid, gid_t gid, char *text, size_t size)
+KeeperStage spawn_explain(const SpawnOutcome *o, const KeeperSpec *spec, uid_t uid, gid_t gid, char *text,
+        size_t size)
 {
         SpawnStep step = step_of(o);
         int error = atomic_load(&o->error);
@@ -197,7 +198,8 @@ KeeperStage spawn_explain(const SpawnOutcome *o, const KeeperSpec *spec, uid_t u
         return steps[step].stage;
 }
 
-KeeperStage spawn_explain_deadline(const SpawnOutcome *o, const KeeperSpec *spec, nsec_t waited_ns, char *text, size_t size)
+KeeperStage spawn_explain_deadline(const SpawnOutcome *o, const KeeperSpec *spec, nsec_t waited_ns, char *text,
+        size_t size)
 {
         SpawnStep step = step_of(o);
         double seconds = (double)waited_ns / 1e9;

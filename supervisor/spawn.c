@@ -28,8 +28,8 @@
 #define DEFAULT_PATH     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 /*
- * The child runs in our memory on a stack of its own, and leaves its frames by exec or exit: a sanitizer's view of that
- * stack would be wrong ever after, so its code is not instrumented.
+ * The child runs in our memory on a stack of its own, and leaves its frames by exec or exit: a sanitizer's view of
+ * that stack would be wrong ever after, so its code is not instrumented.
  */
 #define CHILD_CODE __attribute__((no_sanitize("address", "undefined"), noinline))
 
@@ -107,12 +107,16 @@ static CHILD_CODE void check(Child *c, long r)
                 fail(c, errno);
 }
 
-/* One record with our own pidfd: from here on the guard knows us, so that no kill of the keeper can orphan us unseen. */
+/*
+ * One record with our own pidfd: from here on the guard knows us, so that no kill of the keeper can orphan us
+ * unseen.
+ */
 static CHILD_CODE void register_with_guard(Child *c)
 {
         char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = {};
         struct iovec iov = {&c->record, sizeof(c->record)};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+                .msg_controllen = sizeof(control)};
         struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
         struct pollfd p = {.fd = c->plan->guard_fd, .events = POLLOUT};
         int pid = (int)syscall(SYS_getpid), pidfd;
@@ -133,10 +137,14 @@ static CHILD_CODE void register_with_guard(Child *c)
         check(c, syscall(SYS_sendmsg, c->plan->guard_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
-/* A session of its own, so that a terminal's Ctrl-C stays with the command; nothing inherited in signals, umask, OOM score. */
+/*
+ * A session of its own, so that a terminal's Ctrl-C stays with the command; nothing inherited in signals, umask, OOM
+ * score.
+ */
 static CHILD_CODE void reset_session(Child *c)
 {
-        uint64_t default_action[8] = {}; /* struct sigaction of the kernel, of whatever size: SIG_DFL, no flags, no mask */
+        /* struct sigaction of the kernel, of whatever size: SIG_DFL, no flags, no mask */
+        uint64_t default_action[8] = {};
         int fd;
 
         check(c, syscall(SYS_setsid));
@@ -178,7 +186,10 @@ static CHILD_CODE void place_fds(Child *c)
                 check(c, fcntl(SPAWN_NODE_FD, F_SETFD, 0));
         else if (p->socket_fd >= 0)
                 check(c, dup2(p->socket_fd, SPAWN_NODE_FD));
-        /* Really closed, not left to exec: a child that hangs in execve must not hold other nodes' pipes or our sockets. */
+        /*
+         * Really closed, not left to exec: a child that hangs in execve must not hold other nodes' pipes or our
+         * sockets.
+         */
         check(c, syscall(SYS_close_range, p->socket_fd >= 0 ? SPAWN_NODE_FD + 1 : SPAWN_NODE_FD, ~0U, 0));
 }
 
@@ -201,7 +212,10 @@ static CHILD_CODE void find_bad_prefix(SpawnOutcome *o)
         }
 }
 
-/* With the caller's credentials and in the child, for the path is the user's: it may hang, and may be none of our business. */
+/*
+ * With the caller's credentials and in the child, for the path is the user's: it may hang, and may be none of our
+ * business.
+ */
 static CHILD_CODE void gather_facts(SpawnOutcome *o)
 {
         struct stat st;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One program started into a cgroup: raw clone3(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_INTO_CGROUP), with every reason for
- * which it can fail told in words.
+ * One program started into a cgroup: raw clone3(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_INTO_CGROUP), with every
+ * reason for which it can fail told in words.
  *
- * The child shares our memory until execve and does nothing but system calls. It registers itself with the guard before it
- * touches anything of the user's, drops to the caller's credentials, and only then looks at user paths: working directory,
- * program, and after a failed execve the facts that explain it. So only the calling thread can ever hang on such a path.
+ * The child shares our memory until execve and does nothing but system calls. It registers itself with the guard
+ * before it touches anything of the user's, drops to the caller's credentials, and only then looks at user paths:
+ * working directory, program, and after a failed execve the facts that explain it. So only the calling thread can
+ * ever hang on such a path.
  *
  * Does not know: the loop, deadlines (spawn_cancel() is what a deadline uses), reports.
  */
@@ -68,7 +69,8 @@ typedef struct SpawnOutcome {
         int stat_error; /* errno of stat(program), 0 if it exists */
         mode_t mode;
         bool noexec;          /* it lies on a mount that forbids execution */
-        int prefix_error;     /* errno met at `prefix`, the first directory of the path that cannot be passed; 0: none */
+        /* errno met at `prefix`, the first directory of the path that cannot be passed; 0: none */
+        int prefix_error;
         char prefix[PATH_MAX];
         char program[PATH_MAX]; /* the path tried last */
         int n_head;             /* bytes of head */
@@ -81,9 +83,9 @@ typedef struct SpawnOutcome {
  * @outcome: prepared by spawn_outcome_init(). The pidfd in it is the caller's, also after a failure: it must be closed where
  *           no spawn_cancel() can be under way
  *
- * Blocks for as long as the path does: for ever on a hung file system. Call it in a thread of its own that has every signal
- * blocked and that never exits while the child lives (a thread's exit would fire the child's PR_SET_PDEATHSIG). The stack of
- * the child is made here; nothing is left behind on failure, the child is reaped.
+ * Blocks for as long as the path does: for ever on a hung file system. Call it in a thread of its own that has every
+ * signal blocked and that never exits while the child lives (a thread's exit would fire the child's
+ * PR_SET_PDEATHSIG). The stack of the child is made here; nothing is left behind on failure, the child is reaped.
  *
  * Return: 0, or SPAWN_E_FAILED.
  */
@@ -91,7 +93,10 @@ int spawn_run(const SpawnPlan *plan, SpawnOutcome *outcome);
 
 void spawn_outcome_init(SpawnOutcome *outcome);
 
-/* spawn_cancel() - from another thread: do not start it any more; kills the child by its pidfd if there is one. Never blocks. */
+/*
+ * spawn_cancel() - from another thread: do not start it any more; kills the child by its pidfd if there is one.
+ * Never blocks.
+ */
 void spawn_cancel(SpawnOutcome *outcome);
 
 /**
@@ -100,9 +105,11 @@ void spawn_cancel(SpawnOutcome *outcome);
  *
  * Pure. Return: the stage to report.
  */
-KeeperStage spawn_explain(const SpawnOutcome *outcome, const KeeperSpec *spec, uid_t uid, gid_t gid, char *text, size_t size);
+KeeperStage spawn_explain(const SpawnOutcome *outcome, const KeeperSpec *spec, uid_t uid, gid_t gid, char *text,
+        size_t size);
 
 /* spawn_explain_deadline() - the same for a start that was given up after @waited_ns. */
-KeeperStage spawn_explain_deadline(const SpawnOutcome *outcome, const KeeperSpec *spec, nsec_t waited_ns, char *text, size_t size);
+KeeperStage spawn_explain_deadline(const SpawnOutcome *outcome, const KeeperSpec *spec, nsec_t waited_ns, char *text,
+        size_t size);
 
 #endif

@@ -34,7 +34,8 @@ typedef struct Sweep {
         int dir_fd;   /* of the cgroup being visited */
         Candidate batch[N_BATCH];
         unsigned n_batch;
-        struct pollfd witnesses[N_WITNESSES + 1]; /* some of those that were signalled, to hear of exits; [0]: cgroup.events */
+        /* some of those that were signalled, to hear of exits; [0]: cgroup.events */
+        struct pollfd witnesses[N_WITNESSES + 1];
         unsigned n_witnesses;
 } Sweep;
 
@@ -159,8 +160,8 @@ int sweep_signal(int cgroup_dirfd, int signo, nsec_t until, SweepResult *ret)
 }
 
 /*
- * Waits until @step_end for `populated 0`, reading cgroup.events at every exit that is seen. 0: empty; 1: not yet; else -errno.
- * Always takes until @step_end unless empty, so that a caller in a loop never spins.
+ * Waits until @step_end for `populated 0`, reading cgroup.events at every exit that is seen. 0: empty; 1: not yet;
+ * else -errno. Always takes until @step_end unless empty, so that a caller in a loop never spins.
  */
 static int wait_empty(Sweep *s, int events_fd, nsec_t step_end)
 {
@@ -190,7 +191,10 @@ static void look(SweepResult *result, int dir_fd)
         result->n_found = MAX(result->n_found, result->n_left);
 }
 
-/* Not there at all (a kernel before 5.14, or the cgroup is gone) is no error: the sweep does it, or there is nothing to do. */
+/*
+ * Not there at all (a kernel before 5.14, or the cgroup is gone) is no error: the sweep does it, or there is nothing
+ * to do.
+ */
 static int kill_write(int dir_fd)
 {
         int r = cgroup_write(dir_fd, "cgroup.kill", "1");

@@ -2,11 +2,11 @@
 /*
  * Signals to every process of a cgroup and of those below it, and the kill that does not give up before it is empty.
  *
- * A pid read from cgroup.procs may belong to a stranger a moment later. So each one is turned into a pidfd first, the list
- * is read again, and only who is still on it is signalled, through the pidfd. No pid is ever passed to kill(2).
+ * A pid read from cgroup.procs may belong to a stranger a moment later. So each one is turned into a pidfd first, the
+ * list is read again, and only who is still on it is signalled, through the pidfd. No pid is ever passed to kill(2).
  *
- * Nothing allocates or uses stdio: usable in a thread (stack of 64 KiB or more) and in a child forked from a threaded process.
- * Thread-safe. Uses up to about 120 descriptors for a moment; short of them it goes on in smaller steps.
+ * Nothing allocates or uses stdio: usable in a thread (stack of 64 KiB or more) and in a child forked from a threaded
+ * process. Thread-safe. Uses up to about 120 descriptors for a moment; short of them it goes on in smaller steps.
  *
  * Does not know: nodes, incarnations, who asked.
  */
@@ -49,8 +49,8 @@ int sweep_signal(int cgroup_dirfd, int signo, nsec_t until, SweepResult *ret);
  * @ret:          always set
  *
  * Blocks until `populated 0` or @until, woken by cgroup.events and by the exits of those it waits for. The write to
- * cgroup.kill itself is the kernel's and has no deadline (66 ms for 200 processes, 256 ms for 1 000). A cgroup that is
- * gone already counts as empty. A cgroup that was ever killed must not have children cloned into it again.
+ * cgroup.kill itself is the kernel's and has no deadline (66 ms for 200 processes, 256 ms for 1 000). A cgroup that
+ * is gone already counts as empty. A cgroup that was ever killed must not have children cloned into it again.
  *
  * Return: 0 when empty, SWEEP_E_LEFT, or a negative errno when the cgroup cannot be read at all.
  */

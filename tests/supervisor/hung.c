@@ -19,7 +19,8 @@
 
 bool private_mounts(void)
 {
-        return unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 && access("/dev/fuse", R_OK | W_OK) == 0;
+        return unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+                access("/dev/fuse", R_OK | W_OK) == 0;
 }
 
 static void wait_for(int fd, const char *word)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * hungfs DIR - a FUSE file system that takes every question and never answers: whoever asks is in uninterruptible sleep until
- * this process ends. To be mounted in a private mount namespace. Says "ready" when mounted and "asked" at each question.
+ * hungfs DIR - a FUSE file system that takes every question and never answers: whoever asks is in uninterruptible
+ * sleep until this process ends. To be mounted in a private mount namespace. Says "ready" when mounted and "asked" at
+ * each question.
  */
 #define FUSE_USE_VERSION 35
 #include <fuse_lowlevel.h>

@@ -134,7 +134,8 @@ static int spec_memfd(const FxSpawn *s, uint64_t *ret_size)
 
 void fx_spawn(Fixture *fx, const FxSpawn *s)
 {
-        KeeperMsg order = {.type = KEEPER_MSG_SPAWN, .node = s->node, .generation = s->generation ? s->generation : 1};
+        KeeperMsg order = {.type = KEEPER_MSG_SPAWN, .node = s->node,
+                .generation = s->generation ? s->generation : 1};
         int out[2], err[2], fds[6];
         char id[32];
 
@@ -189,7 +190,8 @@ static ssize_t receive(int socket, void *buf, size_t size, int *fds, int max_fds
 {
         char control[CMSG_SPACE(8 * sizeof(int))] __attribute__((aligned(8)));
         struct iovec iov = {buf, size};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+                .msg_controllen = sizeof(control)};
         struct cmsghdr *cmsg;
         ssize_t n;
 
@@ -219,7 +221,8 @@ bool fx_receive(Fixture *fx, FxMsg *ret, nsec_t span)
         cr_assert_eq(keeper_msg_decode(&ret->msg, ret->packet, (size_t)n), 0);
         cr_assert_eq(keeper_msg_n_fds(&ret->msg), fds[0] >= 0 ? 1 : 0);
         if (getenv("FX_VERBOSE"))
-                fprintf(stderr, "%s %d.%llu %s\n", keeper_msg_name(ret->msg.type), (int)ret->msg.node, (unsigned long long)ret->msg.generation,
+                fprintf(stderr, "%s %d.%llu %s\n", keeper_msg_name(ret->msg.type), (int)ret->msg.node,
+                        (unsigned long long)ret->msg.generation,
                         ret->msg.type == KEEPER_MSG_NOTE ? ret->msg.note.text :
                         ret->msg.type == KEEPER_MSG_SPAWN_FAILED ? ret->msg.spawn_failed.text : "");
         if (ret->msg.type == KEEPER_MSG_NOTE) {
@@ -236,7 +239,8 @@ FxMsg *fx_expect(Fixture *fx, KeeperMsgType type)
         do
                 cr_assert(fx_receive(fx, &last, FX_SPAN), "%s did not come", keeper_msg_name(type));
         while (last.msg.type == KEEPER_MSG_NOTE && type != KEEPER_MSG_NOTE);
-        cr_assert_eq(last.msg.type, type, "%s came, not %s: %s", keeper_msg_name(last.msg.type), keeper_msg_name(type),
+        cr_assert_eq(last.msg.type, type, "%s came, not %s: %s", keeper_msg_name(last.msg.type),
+                keeper_msg_name(type),
                 last.msg.type == KEEPER_MSG_SPAWN_FAILED ? last.msg.spawn_failed.text :
                 last.msg.type == KEEPER_MSG_FAILED ? last.msg.failed.text : "");
         return &last;

@@ -70,8 +70,10 @@ pid_t fx_start(Fixture *fx, const FxSpawn *spawn);     /* spawn and expect SPAWN
 void fx_reap(Fixture *fx, uint32_t node);
 
 void fx_line(Fixture *fx, LogMsg *ret, char packet[static LOG_MSG_MAX]); /* next of the log stream */
-char *fx_log(Fixture *fx, const char *id);                               /* the node's log file; allocated, "" when there is none */
-struct guard_record fx_guard(Fixture *fx, int *ret_fd);                  /* next record to the guard; first fd, others closed */
+/* the node's log file; allocated, "" when there is none */
+char *fx_log(Fixture *fx, const char *id);
+/* next record to the guard; first fd, others closed */
+struct guard_record fx_guard(Fixture *fx, int *ret_fd);
 
 pid_t fx_logger(Fixture *fx);    /* the logger's pid */
 int fx_fds(Fixture *fx);          /* open descriptors of the keeper */

@@ -37,7 +37,8 @@ Test(keeper_death, without_a_supervisor_nodes_go_on_and_are_read_until_the_last_
         Fixture *fx = fx_new();
         char path[512], *log;
 
-        (void)fx_start(fx, &(FxSpawn){.node = 1, .cwd = fx->dir, .argv = SH("while ! [ -e go ]; do sleep 0.01; done; seq 1 100000; echo bye")});
+        (void)fx_start(fx, &(FxSpawn){.node = 1, .cwd = fx->dir,
+                .argv = SH("while ! [ -e go ]; do sleep 0.01; done; seq 1 100000; echo bye")});
         fx->supervisor = fd_close(fx->supervisor);
         cr_assert(!wait_readable(fx->keeper, 200 * NSEC_PER_MSEC), "the keeper left its node alone");
         snprintf(path, sizeof(path), "%s/go", fx->dir);
@@ -69,7 +70,7 @@ Test(keeper_death, without_supervisor_and_guard_everything_is_killed_and_removed
         fx->supervisor = fd_close(fx->supervisor);
         fx_wait_exit(fx, FX_SPAN, 0);
         took = clock_now() - start;
-        cr_assert(took < 2500 * NSEC_PER_MSEC, "%d ms", (int)(took / NSEC_PER_MSEC));
+        cr_assert(took < 5 * NSEC_PER_SEC, "%d ms", (int)(took / NSEC_PER_MSEC));
         reap_everybody();
         cr_assert(access(fx->dataflow, F_OK) < 0 && errno == ENOENT, "its cgroup is left");
         fx_close(fx);
@@ -144,7 +145,8 @@ Test(keeper_death, a_keeper_killed_during_a_start_leaves_a_registered_child_or_n
                 Known known;
 
                 for (uint32_t i = 0; i < 4; i++)
-                        fx_spawn(fx, &(FxSpawn){.node = i, .argv = (char *[]){(char *)"/bin/sleep", (char *)"1000", NULL}});
+                        fx_spawn(fx, &(FxSpawn){.node = i, .argv = (char *[]){(char *)"/bin/sleep", (char *)"1000",
+                                NULL}});
                 (void)nanosleep(&delay, NULL);
                 cr_assert_eq(pidfd_send_signal(fx->keeper, SIGKILL, NULL, 0), 0);
                 cr_assert(wait_readable(fx->keeper, FX_SPAN));
@@ -174,7 +176,8 @@ Test(keeper_death, whatever_is_gone_the_loop_does_not_spin, .timeout = 60)
         Fixture *fx = fx_new();
         SweepResult result;
 
-        (void)fx_start(fx, &(FxSpawn){.node = 1, .argv = SH("exec >&- 2>&-; sleep 1000")}); /* has closed its output */
+        (void)fx_start(fx, &(FxSpawn){.node = 1,
+                .argv = SH("exec >&- 2>&-; sleep 1000")}); /* has closed its output */
         (void)fx_start(fx, &(FxSpawn){.node = 2, .argv = SH("sleep 1000")});
         (void)fx_start(fx, &(FxSpawn){.node = 3, .argv = SH("sleep 1000 & exit 0")}); /* its leader is gone */
         (void)fx_expect(fx, KEEPER_MSG_EXITED);

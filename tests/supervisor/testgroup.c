@@ -64,7 +64,9 @@ static const char *why_skip(void)
         return NULL;
 }
 
-/* .fini does not run after a crash or a timeout: whatever groups this run made are wiped from here, by their names. */
+/*
+ * .fini does not run after a crash or a timeout: whatever groups this run made are wiped from here, by their names.
+ */
 static int wipe_leftovers(void)
 {
         char prefix[64];
@@ -166,7 +168,8 @@ TestGroup testgroup_make(void)
         g.n_fds = count_fds();
         g.parent_fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         cr_assert(g.parent_fd >= 0);
-        snprintf(g.name, sizeof(g.name), "tidegate-test-%s-%d-%d", getenv(RUN_ENV), getpid(), atomic_fetch_add(&serial, 1));
+        snprintf(g.name, sizeof(g.name), "tidegate-test-%s-%d-%d", getenv(RUN_ENV), getpid(),
+                atomic_fetch_add(&serial, 1));
         snprintf(g.path, sizeof(g.path), "%s/%s", root, g.name);
         cr_assert_eq(cgroup_make(g.parent_fd, g.name, &g.fd), 0);
         return g;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * For kernel tests: a cgroup of the test's own in the cgroup v2 hierarchy, programs run in it, and the count of what is
- * left. Every wait has a deadline. Failures abort the test (Criterion).
+ * For kernel tests: a cgroup of the test's own in the cgroup v2 hierarchy, programs run in it, and the count of what
+ * is left. Every wait has a deadline. Failures abort the test (Criterion).
  */
 #ifndef TG_TESTS_SUPERVISOR_TESTGROUP_H
 #define TG_TESTS_SUPERVISOR_TESTGROUP_H
@@ -24,7 +24,10 @@ int testgroup_main(int argc, char **argv);
 
 TestGroup testgroup_make(void);
 
-/* testgroup_done() - asserts that nobody is in it, that no cgroup below it is left and that no descriptor was leaked; removes it. */
+/*
+ * testgroup_done() - asserts that nobody is in it, that no cgroup below it is left and that no descriptor was
+ * leaked; removes it.
+ */
 void testgroup_done(TestGroup *g);
 
 /* testgroup_wipe() - kill and remove whatever is there, for a test that expects leftovers. */
