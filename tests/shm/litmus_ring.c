@@ -50,7 +50,7 @@ static void meet(Litmus *x, int who)
 static void jitter(uint64_t *rng)
 {
         *rng = *rng * UINT64_C(6364136223846793005) + 1442695040888963407u;
-        for (unsigned n = (unsigned)(*rng >> 33) % 128; n; n--)
+        for (unsigned n = (unsigned)(*rng >> 33) % 400; n; n--)
                 __asm__ volatile("");
 }
 
