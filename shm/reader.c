@@ -233,7 +233,7 @@ static int claim_take(RingReader *r, RingMessage *msg, bool *ret_ring)
         if (strict(r)) /* the floor cannot pass before the tail does, and whoever sees that tail sees this claim */
                 store_release(&r->cursor->claim[k], r->tail + 1);
         else
-                store_sc(&r->cursor->claim[k], r->tail + 1); /* SC: before floor is read; the producer does the reverse */
+                store_sc(&r->cursor->claim[k], r->tail + 1); /* SC: before floor is read */
         if (load_sc(&r->ring->floor) > r->tail) {    /* acquire too: payload is read after it */
                 claim_clear(r, k);
                 if (strict(r))

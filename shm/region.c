@@ -47,7 +47,7 @@ static int memfd_new(const char *name, int *ret_fd)
         int fd;
 
         fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
-        if (fd < 0 && errno == EINVAL) /* a kernel that does not know the flag yet: +x stays set, nothing else changes */
+        if (fd < 0 && errno == EINVAL) /* a kernel that does not know the flag: +x stays set, that is all */
                 fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
         if (fd < 0)
                 return error_origin(-errno);

@@ -6,7 +6,8 @@
  * Life of a region:
  *
  *   supervisor  x_create()         memfd with its final size and header, sealed SHRINK | GROW
- *   writer      region_map_write() checks the header, maps shared and writable, touches every page (of a pool: its beginning; so the writer's
+ *   writer      region_map_write() checks the header, maps shared and writable, touches every page (of a pool: its
+ *   beginning; so the writer's
  *                                  cgroup pays for it and no fault is left for later), keeps it from forked children
  *   either      region_seal()      adds FUTURE_WRITE | SEAL: from now on nobody can map it writable, write, truncate
  *   or
@@ -35,8 +36,8 @@
 #define REGION_VERSION  1u
 #define REGION_MAX_SIZE (UINT64_C(1) << 30) /* bytes: 1 GiB */
 #define REGION_N_LAYOUT 8
-/* Of a pool only the beginning is touched while mapping: the small classes. A pool of 1 GiB would cost 3.4 s at 13 us a page before
- * the first message; its large chunks cost their pages once, when they are first used. */
+/* Of a pool only the beginning is touched while mapping: the small classes. A pool of 1 GiB would cost 3.4 s at 13 us
+ * a page before the first message; its large chunks cost their pages once, when they are first used. */
 #define REGION_POOL_TOUCHED (UINT64_C(8) << 20)
 
 typedef enum RegionKind {

@@ -87,7 +87,7 @@ SlotState slot_copy(const struct ring_slot *slot, uint64_t index, struct ring_de
                 return seq > want ? SLOT_OVERRUN : SLOT_TORN;
 
         for (size_t i = 0; i < ELEMENTSOF(slot->descriptor); i++) {
-                uint64_t word = load_relaxed(&slot->descriptor[i]); /* torn sets are caught by the second look at seq */
+                uint64_t word = load_relaxed(&slot->descriptor[i]); /* torn sets: the second look at seq */
 
                 memcpy((uint8_t *)ret_d + 8 * i, &word, 8);
         }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Attaching a new consumer to a running producer, step by step; the supervisor may crash once at any step and its
- * successor repeats what was not acknowledged. ring_writer_attach(), ring_reader_start(). Chunks are reused all the time.
- * Checked: a delivered message is intact; under backpressure nothing is lost and the window is kept; nobody hangs.
+ * successor repeats what was not acknowledged. ring_writer_attach(), ring_reader_start(). Chunks are reused all the
+ * time. Checked: a delivered message is intact; under backpressure nothing is lost and the window is kept; nobody
+ * hangs.
  *
  *   (none)      backpressure, window Q once active                                                        holds
  *   -DDROP      drop_oldest                                                                               holds
@@ -101,7 +102,8 @@ active proctype producer()
                                 do
                                 :: k < P ->
                                         if
-                                        :: owner[k] != 0 && owner[k] - 1 < floor_ && owner[k] - 1 != cl -> owner[k] = 0
+                                        :: owner[k] != 0 && owner[k] - 1 < floor_ && owner[k] - 1 != cl ->
+                                                owner[k] = 0
                                         :: else -> skip
                                         fi;
                                         k++

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Sleeping and waking: two peers, one sleeper, one edge-triggered stream socket per peer, emptied every D sleeps
- * (shm/bell.h; the sockets are the node library's). A write into a full socket gives no edge. Checked: nobody is in poll
- * with a message waiting and no edge pending; everything is taken.
+ * (shm/bell.h; the sockets are the node library's). A write into a full socket gives no edge. Checked: nobody is in
+ * poll with a message waiting and no edge pending; everything is taken.
  *
  *   (none)       -DCAP=4, that is D + 2 bytes                                                            holds
  *   -DFLOOD      peer 1 is hostile and writes into its own socket at will                                holds

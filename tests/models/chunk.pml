@@ -44,7 +44,8 @@ byte owner[P], held[2]; /* the producer's own */
 byte old = 1;
 byte found;
 
-/* Moves the floor as far as it may go (drop_oldest: to the head, under pressure), scans, and says which chunk is free. */
+/* Moves the floor as far as it may go (drop_oldest: to the head, under pressure), scans, and says which chunk is
+ * free. */
 inline look() {
         if
         :: old < head + 1 -> floor_ = head + 1

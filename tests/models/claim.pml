@@ -98,7 +98,8 @@ find:           atomic {
                                 do
                                 :: c < P ->
                                         if
-                                        :: owner[c] != 0 && owner[c] < f && owner[c] != held[0] && owner[c] != held[1] ->
+                                        :: owner[c] != 0 && owner[c] < f &&
+                                           owner[c] != held[0] && owner[c] != held[1] ->
                                                 owner[c] = 0
                                         :: else -> skip
                                         fi;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Backpressure: one producer, two consumers with queues of Q; the room word {epoch, link, target}; ring_writer_arm(),
- * must_ring(). A consumer may die at any step; the producer is told by order, or sees the hang-up of the socket itself.
- * Checked: head - tail never exceeds Q; everything arrives; the producer never sleeps for ever.
+ * must_ring(). A consumer may die at any step; the producer is told by order, or sees the hang-up of the socket
+ * itself. Checked: head - tail never exceeds Q; everything arrives; the producer never sleeps for ever.
  *
  *   (none)      nobody dies                                                                                 holds
  *   -DDIE       either may die at any step, an order tells the producer                                     holds

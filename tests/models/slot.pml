@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One slot, written again and again by the producer and copied by a reader that may come too late: slot_write() and
- * slot_copy(). The producer's stores may become visible in any order that its fences allow. Checked: whatever the reader
+ * slot_copy(). The producer's stores may become visible in any order that its fences allow. Checked: what the reader
  * takes for whole is one message, and the one it wanted.
  *
- *   (none)       sequence odd, release fence, words, sequence even by release store; second look at the sequence   holds
- *   -DNORECHECK  the reader looks at the sequence before the copy only                                              fails
- *   -DNOODD      the sequence is not made odd first                                                                fails
- *   -DNOFENCE    no release fence: new words may be visible while the sequence still says "old and whole"          fails
- *   -DNORELEASE  the even sequence may be visible before the words                                                 fails
+ *   (none)       sequence odd, release fence, words, sequence even by release store; second look      holds
+ *   -DNORECHECK  the reader looks at the sequence before the copy only                               fails
+ *   -DNOODD      the sequence is not made odd first                                                 fails
+ *   -DNOFENCE    no release fence: new words may be visible while the sequence says "old and whole" fails
+ *   -DNORELEASE  the even sequence may be visible before the words                                  fails
  */
 #define TURNS 3 /* messages 1..TURNS pass through this slot */
 

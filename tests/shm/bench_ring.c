@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * How much of a raw ring's rate is left after everything the protocol promises: one producer and one consumer thread,
- * spinning, each pinned to a CPU, messages per second over raw messages per second, rounds interleaved, median of ratios.
- * Two anchors: "raw", the least that moves bytes between two CPUs that never sleep; and "wakeable", the same ring with
- * what it takes to know whether the other side sleeps: head and tail stored SC, the other's epoch read after each.
+ * spinning, each pinned to a CPU, messages per second over raw messages per second, rounds interleaved, median of
+ * ratios. Two anchors: "raw", the least that moves bytes between two CPUs that never sleep; and "wakeable", the same
+ * ring with what it takes to know whether the other side sleeps: head and tail stored SC, the other's epoch read
+ * after each.
  *
  *   inline  64 bytes copied in and out      raw: single-producer ring of 64-byte slots, cached cursors
  *   pooled  4 KiB chunk, first and last     raw: the same ring carrying chunk numbers, chunks reused in ring order
  *           8 bytes written and read
  *
- * Usage: bench_ring [ROUNDS] [MESSAGES]. Not part of the test suite: the figures mean something on an idle machine only.
+ * Usage: bench_ring [ROUNDS] [MESSAGES]. Not part of the test suite: the figures mean something on an idle machine
+ * only.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -250,7 +252,8 @@ int main(int argc, char **argv)
 
                         b->pooled = pooled;
                         b->batch = batch;
-                        snprintf(name, sizeof(name), "%s, flush every %u", pooled ? "pooled 4 KiB" : "inline 64 B", batch);
+                        snprintf(name, sizeof(name), "%s, flush every %u", pooled ? "pooled 4 KiB" : "inline 64 B",
+                                batch);
                         compare(b, name, rounds);
                 }
         free(b->chunks);

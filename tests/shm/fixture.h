@@ -123,7 +123,8 @@ static inline struct cursor_shared *fx_cursor(Fixture *fx, unsigned l)
 /* Publishes and flushes one inline message that holds its number. */
 static inline int fx_send(Fixture *fx, uint64_t value)
 {
-        int r = ring_writer_publish(fx->w, &(RingPost){.payload = &value, .payload_len = 8, .sequence = value}, NULL, NULL);
+        RingPost post = {.payload = &value, .payload_len = 8, .sequence = value};
+        int r = ring_writer_publish(fx->w, &post, NULL, NULL);
 
         ring_writer_flush(fx->w);
         return r;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Drives an output and its links by a byte string that may also write anything into any shared word between two calls.
- * Aborts when an end hands out bytes that do not lie in its regions, when its sums do not add up, or when the writer
- * loses its head. Used by the unit tests (pseudo-random strings) and by the fuzz target.
+ * Drives an output and its links by a byte string that may also write anything into any shared word between two
+ * calls. Aborts when an end hands out bytes that do not lie in its regions, when its sums do not add up, or when the
+ * writer loses its head. Used by the unit tests (pseudo-random strings) and by the fuzz target.
  */
 #ifndef TG_TESTS_SHM_HOSTILE_H
 #define TG_TESTS_SHM_HOSTILE_H
@@ -37,7 +37,8 @@ static inline uint64_t hostile_value(Hostile *h)
 {
         uint64_t head = ring_writer_head(h->fx.w), v = 0;
         const uint64_t likely[] = {0, 1, 2, 3, head, head + 1, head - 1, head + 8, head - 8, 2 * head, 2 * head + 2,
-                2 * head + 1, UINT64_C(1) << 62, UINT64_C(1) << 63, UINT64_MAX, UINT64_MAX - 1, h->floor, h->floor + 1,
+                2 * head + 1, UINT64_C(1) << 62, UINT64_C(1) << 63, UINT64_MAX, UINT64_MAX - 1, h->floor,
+                h->floor + 1,
                 UINT32_MAX, 4096, POOL_DATA_OFFSET + 64};
         uint8_t b = hostile_byte(h);
 
@@ -106,12 +107,13 @@ static inline void hostile_send(Hostile *h, uint8_t b)
 {
         uint32_t size = (b & 64) ? 4096 : b & 63;
         uint8_t bytes[64];
+        RingPost post = {.payload = bytes, .payload_len = b & 63};
         RingBlock block;
         int r;
 
         memset(bytes, b, sizeof(bytes));
         if (!(b & 128)) {
-                (void)ring_writer_publish(h->fx.w, &(RingPost){.payload = bytes, .payload_len = b & 63}, NULL, &block);
+                (void)ring_writer_publish(h->fx.w, &post, NULL, &block);
                 return;
         }
         if (!h->chunk.data) {
@@ -125,7 +127,8 @@ static inline void hostile_send(Hostile *h, uint8_t b)
                               (uint8_t *)h->fx.pool.rw.map + h->fx.pool.size);
         }
         memset(h->chunk.data, b, h->chunk.capacity);
-        (void)ring_writer_publish(h->fx.w, &(RingPost){.payload_len = (uint32_t)h->chunk.capacity}, &h->chunk, &block);
+        post = (RingPost){.payload_len = (uint32_t)h->chunk.capacity};
+        (void)ring_writer_publish(h->fx.w, &post, &h->chunk, &block);
 }
 
 static inline void hostile_observe(Hostile *h)
@@ -161,8 +164,6 @@ static inline void hostile_reattach(Hostile *h, unsigned l)
 
 static inline void hostile_check(Hostile *h)
 {
-        struct ring_shared *s = fx_ring(&h->fx);
-
         for (unsigned l = 0; l < h->fx.n_links; l++) {
                 const RingReader *r = &h->fx.r[l];
                 uint64_t sum = r->delivered;
@@ -174,7 +175,6 @@ static inline void hostile_check(Hostile *h)
         }
         HOSTILE_CHECK(ring_writer_head(h->fx.w) >= h->head);
         h->head = ring_writer_head(h->fx.w);
-        (void)s;
 }
 
 static inline void hostile_step(Hostile *h)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The store-then-look pairs of the protocol, two threads meeting at each pair again and again: in every round at least
- * one of the two must see the other's store. On the real CPU, with the real code; the models say why, this says that the
- * compiled instructions do it. Each case runs for a fixed time; with one CPU there is nothing to meet, so it is skipped.
+ * The store-then-look pairs of the protocol, two threads meeting at each pair again and again: in every round at
+ * least one of the two must see the other's store. On the real CPU, with the real code; the models say why, this says
+ * that the compiled instructions do it. Each case runs for a fixed time; with one CPU there is nothing to meet, so it
+ * is skipped.
  *
  * Usage: litmus_ring [SECONDS per case]
  */
@@ -49,7 +50,7 @@ static void meet(Litmus *x, int who)
 static void jitter(uint64_t *rng)
 {
         *rng = *rng * UINT64_C(6364136223846793005) + 1442695040888963407u;
-        for (unsigned n = (unsigned)(*rng >> 33) % 64; n; n--)
+        for (unsigned n = (unsigned)(*rng >> 33) % 400; n; n--)
                 __asm__ volatile("");
 }
 
@@ -170,12 +171,13 @@ static void after_release(Litmus *x)
 static void write_much(Litmus *x)
 {
         uint64_t words[RING_INLINE_MAX / 8];
+        RingPost post = {.payload = words, .payload_len = sizeof(words)};
 
         for (unsigned i = 0; i < 20; i++) {
                 for (size_t k = 0; k < ELEMENTSOF(words); k++)
                         words[k] = x->rounds * 20 + i;
-                must(ring_writer_publish(x->fx.w, &(RingPost){.payload = words, .payload_len = sizeof(words),
-                                                          .sequence = words[0], .correlation = words[0]}, NULL, NULL));
+                post.sequence = post.correlation = words[0];
+                must(ring_writer_publish(x->fx.w, &post, NULL, NULL));
                 ring_writer_flush(x->fx.w);
         }
         x->a_says = false;

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One producer, up to three consumers and an observer under load: real memfds mapped and sealed in the order a dataflow
- * does it, real socketpairs as doorbells, random sizes, batches, pauses and holds, one consumer killed and replaced.
+ * One producer, up to three consumers and an observer under load: real memfds mapped and sealed in the order a
+ * dataflow does it, real socketpairs as doorbells, random sizes, batches, pauses and holds, one consumer killed and
+ * replaced.
  *
- * What must hold at the end: every delivered byte is the one published; every gap in a consumer's sequence is counted,
- * with published = delivered + dropped; backpressure dropped nothing; nobody slept with work to do (a poll that times
- * out while the look says "ready" is a lost wake-up); chunks held over many turns were never touched.
+ * What must hold at the end: every delivered byte is the one published; every gap in a consumer's sequence is
+ * counted, with published = delivered + dropped; backpressure dropped nothing; nobody slept with work to do (a poll
+ * that times out while the look says "ready" is a lost wake-up); chunks held over many turns were never touched.
  *
- * Usage: stress_ring [--threads] [--long | --seconds S] [--seed N] [CASE]. Each case takes its share of S (default 5).
- * TIDEGATE_STRESS_SECONDS sets S as well. With --threads all parts are threads on the same mappings and nobody is
+ * Usage: stress_ring [--threads] [--long | --seconds S] [--seed N] [CASE]. Each case takes its share of S (default
+ * 5). TIDEGATE_STRESS_SECONDS sets S as well. With --threads all parts are threads on the same mappings and nobody is
  * killed: that is what ThreadSanitizer looks at.
  */
 #include <errno.h>
@@ -48,8 +49,8 @@ static const Case cases[] = {
                 {{2, RING_BACKPRESSURE, 0, 50}, {3, RING_BACKPRESSURE, 0, 0}, {1, RING_DROP_OLDEST, 0, 20}}, 0,
                 {{64, 1}, {8192, 1}}, 3, false},
         {"pooled, latest only, few chunks", 1, {{1, RING_DROP_OLDEST, 1, 30}}, 16, {{64, 1}, {8192, 3}}, 1, false},
-        {"pooled, lossless, fewer chunks than queue", 2, {{5, RING_BACKPRESSURE, 2, 40}, {2, RING_BACKPRESSURE, 1, 0}},
-                16, {{64, 1}, {8192, 3}}, 2, false},
+        {"pooled, lossless, fewer chunks than queue", 2,
+                {{5, RING_BACKPRESSURE, 2, 40}, {2, RING_BACKPRESSURE, 1, 0}}, 16, {{64, 1}, {8192, 3}}, 2, false},
         {"mixed, both policies, many holds", 3,
                 {{3, RING_BACKPRESSURE, 7, 40}, {2, RING_DROP_OLDEST, 7, 20}, {10, RING_DROP_OLDEST, 3, 0}}, 9,
                 {{512, 8}, {8192, 12}}, 4, false},
@@ -59,8 +60,8 @@ static const Case cases[] = {
         {"lossless reader killed and replaced", 3,
                 {{4, RING_BACKPRESSURE, 2, 50}, {6, RING_DROP_OLDEST, 2, 0}, {3, RING_BACKPRESSURE, 3, 20}}, 10,
                 {{512, 6}, {8192, 10}}, 3, true},
-        {"latest-only reader killed and replaced", 2, {{2, RING_BACKPRESSURE, 1, 0}, {5, RING_DROP_OLDEST, 7, 20}}, 14,
-                {{512, 3}, {8192, 8}}, 2, true},
+        {"latest-only reader killed and replaced", 2,
+                {{2, RING_BACKPRESSURE, 1, 0}, {5, RING_DROP_OLDEST, 7, 20}}, 14, {{512, 3}, {8192, 8}}, 2, true},
 };
 
 typedef struct Result { /* in anonymous shared memory; each written by one party */
@@ -739,8 +740,8 @@ static int check_consumer(const World *world, unsigned i, uint64_t published)
         const Result *r = &world->result[i];
         int failures = 0;
 
-        printf("#   reader %u: from %lu, delivered %lu, dropped %lu (window %lu overrun %lu pool %lu torn %lu dead %lu), "
-               "slept %lu, rang %lu, held %lu\n",
+        printf("#   reader %u: from %lu, delivered %lu, dropped %lu (window %lu overrun %lu pool %lu torn %lu "
+               "dead %lu), slept %lu, rang %lu, held %lu\n",
                 i, r->start, r->delivered, r->dropped, r->reasons[DROP_WINDOW], r->reasons[DROP_OVERRUN],
                 r->reasons[DROP_POOL], r->reasons[DROP_TORN], r->reasons[DROP_DEAD], r->sleeps, r->rings, r->holds);
         if (!r->done || r->tail != published || r->tail - r->start != r->delivered + r->dropped) {
@@ -809,6 +810,7 @@ int main(int argc, char **argv)
                 else
                         only = atoi(argv[i]);
         }
+        (void)alarm((unsigned)(seconds * 3) + 60); /* a broken protocol hangs: end then, and with us our children */
         setvbuf(stdout, NULL, _IOLBF, 0);
         printf("1..%zu\n# seed %lu\n", only < 0 ? ELEMENTSOF(cases) : 1, seed);
         fflush(stdout);

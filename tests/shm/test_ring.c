@@ -74,8 +74,8 @@ Test(ring_inline, takes_exactly_what_fits_into_a_slot_and_no_byte_more)
                                                        .meta_len = UINT32_MAX}, NULL, NULL), RING_E_TOO_LARGE);
         cr_assert_eq(ring_writer_head(fx.w), 0, "a refused message uses no index");
         must(ring_writer_publish(fx.w, &(RingPost){.payload = bytes, .payload_len = 192}, NULL, NULL));
-        must(ring_writer_publish(fx.w, &(RingPost){.payload = bytes, .payload_len = 184, .meta = bytes, .meta_len = 8},
-                NULL, NULL));
+        must(ring_writer_publish(fx.w, &(RingPost){.payload = bytes, .payload_len = 184, .meta = bytes,
+                                               .meta_len = 8}, NULL, NULL));
         must(ring_writer_publish(fx.w, &(RingPost){}, NULL, NULL));
         ring_writer_flush(fx.w);
         for (int i = 0; i < 3; i++)

@@ -272,7 +272,8 @@ Test(room, a_backpressure_tail_in_the_way_of_a_chunk_rings_when_it_passes)
         fixture_close(&fx);
 }
 
-/* The producer stored the floor, then read this consumer's claim and honoured it; the consumer then reads the floor. */
+/* The producer stored the floor, then read this consumer's claim and honoured it; the consumer then reads the floor.
+ * */
 Test(room, a_consumer_that_is_too_late_rings_when_it_lets_its_claim_go)
 {
         const PoolClass class = {.chunk_size = 64, .n_chunks = 1};
