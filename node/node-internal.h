@@ -27,7 +27,7 @@
 #include "tidegate/tidegate.h"
 
 #define NODE_DRAIN_EPOCHS 32u /* doorbells are emptied once in so many announcements; their buffers hold more */
-#define NODE_GLANCE_NS    (50 * NSEC_PER_MSEC) /* a busy node looks at its socket at least this often */
+#define NODE_GLANCE_NS    (50 * NSEC_PER_MSEC) /* a node that never sleeps looks around at least this often */
 #define NODE_RELOOK_NS    (10 * NSEC_PER_MSEC) /* a blocked sender looks again at least this often */
 #define NODE_MAX_LINKS    1024u /* per output */
 
@@ -233,7 +233,7 @@ int socket_send(tg_node *node, const NodeMsg *msg);
 void socket_flush(tg_node *node);
 void socket_lost(tg_node *node); /* the data plane goes on without it */
 void socket_fail(tg_node *node, const char *text); /* lost, and the node is told by TG_EVENT_ERROR */
-void socket_glance(tg_node *node); /* reads when the control page says so, or when it was long ago */
+void socket_glance(tg_node *node); /* looks when the control page says so, or when the last look was long ago */
 bool socket_worth_a_glance(tg_node *node, nsec_t now);
 
 /* links.c: peers and attachments. All under node->lock. */

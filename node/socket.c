@@ -204,11 +204,14 @@ static nsec_t clock_coarse(void)
 
 void socket_glance(tg_node *node)
 {
-        nsec_t now = clock_coarse();
+        nsec_t now = MAX(clock_coarse(), node->glanced_at); /* coarse time lags the clock that was read then */
 
-        /* Coarse time lags the clock that glanced_at was read from. */
-        if (socket_worth_a_glance(node, MAX(now, node->glanced_at)))
+        if (control_epoch(&node->control) != node->control_seen) {
                 (void)socket_read(node); /* running: trouble became an event */
+        } else if (now - node->glanced_at > NODE_GLANCE_NS) {
+                __atomic_store_n(&node->glanced_at, now, __ATOMIC_RELAXED);
+                node_look_around(node); /* the socket, and peers that hung up */
+        }
         if (!node->stop_queued && control_stopping(&node->control))
                 event_queue_stop(node, "MANUAL"); /* the word on the page is enough if the packet never comes */
 }

@@ -14,6 +14,7 @@
 
 #define GUARD_MAX_CHILDREN 8192
 #define GUARD_MAX_ENFORCERS 64
+#define GUARD_REAPS_PER_TURN 256
 #define GUARD_LINGER_SPAN (4 * NSEC_PER_SEC) /* what a supervisor gets to leave once its instance was enforced; it may be stopped or wedged */
 #define GUARD_REAP_SPAN (2 * NSEC_PER_SEC) /* what keepers get to flush and leave in order before they are killed */
 
@@ -90,6 +91,7 @@ struct Guard {
         GuardEnforcer enforcers[GUARD_MAX_ENFORCERS];
         struct guard_result *results; /* per enforcer */
         Timer phase_timer;
+        Job reap; /* more children have ended than one turn reaps */
         uint32_t n_left;
 };
 

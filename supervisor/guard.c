@@ -371,26 +371,37 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
                                                .status = si->si_status});
 }
 
-static int on_signal(Source *source, uint32_t revents)
+/* A tree of thousands comes to us at once when it is killed: a part of it a turn, for SIGCHLD tells of many only once. */
+static int on_reap(Job *job)
 {
-        Guard *guard = container_of(source, Guard, signal_source);
-        struct signalfd_siginfo info;
-        siginfo_t si;
+        Guard *guard = container_of(job, Guard, reap);
+        unsigned n;
 
-        (void)revents;
-        while (read(guard->signal_fd, &info, sizeof(info)) == sizeof(info))
-                if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
-                        guard_order_stop(guard, GUARD_MSG_STOP);
         /* Looked at first, handled, and only then reaped: its pid means this process until the very end. */
-        for (unsigned i = 0; i < 256; i++) {
-                si.si_pid = 0;
+        for (n = 0; n < GUARD_REAPS_PER_TURN; n++) {
+                siginfo_t si = {};
+
                 if (waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid == 0)
                         break;
                 on_child_reaped(guard, &si);
                 (void)waitid(P_PID, (id_t)si.si_pid, &si, WEXITED | WNOHANG);
         }
+        if (n == GUARD_REAPS_PER_TURN)
+                job_post(&guard->loop, &guard->reap, on_reap);
         guard_advance(guard);
         return 0;
+}
+
+static int on_signal(Source *source, uint32_t revents)
+{
+        Guard *guard = container_of(source, Guard, signal_source);
+        struct signalfd_siginfo info;
+
+        (void)revents;
+        while (read(guard->signal_fd, &info, sizeof(info)) == sizeof(info))
+                if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
+                        guard_order_stop(guard, GUARD_MSG_STOP);
+        return on_reap(&guard->reap);
 }
 
 /* ---- the end */
@@ -575,8 +586,11 @@ int guard_main(const GuardOptions *options)
                 tell_client(&guard, GUARD_MSG_FAILED, -r, "cannot set up the guard");
                 return 1;
         }
-        if (guard_open_instance(&guard))
+        if (guard_open_instance(&guard)) {
+                if (guard.instance.dir_fd >= 0)
+                        (void)instance_remove(&guard.instance, nsec_add(clock_now(), NSEC_PER_SEC));
                 return 1;
+        }
         r = guard_watch_client(&guard);
         if (!r)
                 r = guard_start_supervisor(&guard);

@@ -31,7 +31,11 @@ static int open_base(const char *root)
         if (mkdirat(root_fd, INSTANCE_BASE, 0755) < 0 && errno != EEXIST)
                 return -errno;
         fd = openat(root_fd, INSTANCE_BASE, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-        return fd < 0 ? -errno : fd;
+        if (fd < 0) {
+                fd = -errno;
+                (void)unlinkat(root_fd, INSTANCE_BASE, AT_REMOVEDIR); /* EBUSY when others are there */
+        }
+        return fd;
 }
 
 /* A lock that somebody took on a directory that was then removed is worthless: is it still the one of that name? */
@@ -127,6 +131,8 @@ int instance_make(Instance *ret, const char *root, const char *prefix, char *ret
                         break;
         }
         if (r) {
+                if (instance.base_fd >= 0) /* made for nothing; EBUSY when others are there */
+                        (void)unlinkat(instance.base_fd, "../" INSTANCE_BASE, AT_REMOVEDIR);
                 (void)snprintf(ret_why, why_size, "cannot make a cgroup below %s/" INSTANCE_BASE ": %s", root, strerror(-r));
                 instance_done(&instance);
                 return error_origin(r);

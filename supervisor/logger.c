@@ -79,6 +79,7 @@ static void lose(Logger *l, LogFile *f, uint64_t n_lines, int error)
 static int make_parents(const char *path)
 {
         char part[PATH_MAX];
+        int error;
 
         for (size_t i = 1; path[i]; i++) {
                 if (path[i] != '/')
@@ -87,8 +88,10 @@ static int make_parents(const char *path)
                         return -ENAMETOOLONG;
                 memcpy(part, path, i);
                 part[i] = '\0';
-                if (mkdir(part, 0777) < 0 && errno != EEXIST && access(part, F_OK) < 0)
-                        return -errno;
+                error = mkdir(part, 0777) < 0 ? errno : 0;
+                /* A read-only file system says so of a directory that is there, too. */
+                if (error && error != EEXIST && access(part, F_OK) < 0)
+                        return -error;
         }
         return 0;
 }

@@ -211,3 +211,37 @@ Test(link, drop_oldest_counts_every_gap, .timeout = 90)
                 cr_assert_eq(got[CLOSED], 1);
         }
 }
+
+/* -------- wake-ups -------- */
+
+#define N_PINGS 100000
+
+/* Each message is sent when the other side is just about to fall asleep: a wake-up that is lost stays lost. */
+static int ping(tg_node *node, void *arg)
+{
+        bool first = arg;
+        tg_event *ev;
+
+        if (first)
+                NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+        for (unsigned i = 0; i < N_PINGS; i++) {
+                NODE_CHECK(tg_next(node, &ev, TG_FOREVER) == 0);
+                NODE_CHECK(tg_event_type(ev) == TG_EVENT_INPUT && tg_event_seq(ev) == i);
+                tg_event_free(ev);
+                if (!first || i + 1 < N_PINGS)
+                        NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+        }
+        return 0;
+}
+
+Test(link, two_nodes_that_wait_for_each_other_never_lose_a_wake_up, .timeout = 90)
+{
+        Flow *flow = flow_new();
+        int a = flow_node(flow, "a", ping, flow), b = flow_node(flow, "b", ping, NULL);
+
+        flow_link(flow, a, flow_output(flow, a, "out", 10, 100, 4), b, "in", (FlowLinkSpec){});
+        flow_link(flow, b, flow_output(flow, b, "out", 10, 100, 4), a, "in", (FlowLinkSpec){});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 60, all_ended_well(flow, 2)));
+        flow_close(flow);
+}

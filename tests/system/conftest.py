@@ -131,13 +131,26 @@ def unified_root():
     return None
 
 
+def instance_folders():
+    """Where a run without --cgroup-root makes its cgroups: below our own one if that is delegated, else below the root."""
+    top = unified_root()
+    if not top:
+        return
+    yield top / "tidegate"
+    for line in open("/proc/self/cgroup"):
+        if line.startswith("0::/") and len(line) > 5:
+            yield top / line[4:].strip() / "tidegate"
+
+
 def dead_cgroups():
     """Every cgroup .../tidegate/INSTANCE/... without an owner. A living instance holds its directory's lock: other runs beside
     this one do not count."""
-    top = unified_root()
     found = set()
-    for base in top.glob("**/tidegate") if top else ():
-        instances = [d for d in base.iterdir() if d.is_dir()]
+    for base in instance_folders():
+        try:
+            instances = [d for d in base.iterdir() if d.is_dir()]
+        except OSError:
+            continue
         if not instances:
             found.add(str(base))
         for instance in instances:
@@ -202,6 +215,9 @@ class Traces:
         now = {kind: names - self.before[kind] for kind, names in self.count().items()}
         if self.elsewhere:
             now["cgroups"] = set()
+        elif now["cgroups"]:  # or made by a run beside this one, which is about to lock or to remove it
+            time.sleep(0.2)
+            now["cgroups"] &= dead_cgroups()
         now["processes"] = marked_processes(self.mark)
         return {kind: names for kind, names in now.items() if names}
 
@@ -213,9 +229,16 @@ class Traces:
         """End what a failed test left, so that it fails alone."""
         for pid in marked_processes(self.mark):
             try:
-                os.kill(pid, signal.SIGKILL)
+                fd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                if pid in marked_processes(self.mark):  # still the one we meant, and the pidfd keeps it so
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+            finally:
+                os.close(fd)
 
 
 def _descriptors():

@@ -95,9 +95,13 @@ class Live(Run):
         process.close()
         return True
 
+    def output(self):
+        text = super().output()
+        return text if len(text) < 6000 else text[:2000] + "\n[...]\n" + text[-4000:]
+
     def until(self, pattern, seconds=30.0):
         """Wait until the output matches; returns the match."""
-        found = eventually(lambda: re.search(pattern, self.output(), re.MULTILINE), seconds)
+        found = eventually(lambda: re.search(pattern, super(Live, self).output(), re.MULTILINE), seconds)
         assert found, f"no `{pattern}` within {seconds} s:\n{self.output()}"
         return found
 
@@ -159,10 +163,11 @@ def live(build, node_environment, traces, home, tmp_path):
     """Start `tidegate run DESCRIPTOR ARGS...` in the test's own cgroup; returns a Live."""
     runs = []
 
-    def start(descriptor, *args, cwd=None, env=None, json=True):
+    def start(descriptor, *args, cwd=None, env=None, json=True, prefix=()):
+        """@prefix: a command that ends by executing its arguments."""
         directory = tmp_path / f"live-{len(runs)}"
         directory.mkdir()
-        command = [build / "bin/tidegate", "run", str(descriptor), "--cgroup-root", str(home), *map(str, args)]
+        command = [*prefix, build / "bin/tidegate", "run", str(descriptor), "--cgroup-root", str(home), *map(str, args)]
         environment = {**node_environment, MARK: traces.mark, **(env or {})}
         run = Live(command + (["--json"] if json else []), environment, cwd or tmp_path, directory)
         runs.append(run)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The look for leftovers must see them, or every other test could pass in vain."""
+
+import os
+import subprocess
+import tempfile
+
+import pytest
+from conftest import MARK, Traces, instance_folders
+
+
+def test_a_process_is_seen_by_its_mark():
+    t = Traces()
+    p = subprocess.Popen(["sleep", "60"], env={**os.environ, MARK: t.mark}, start_new_session=True)
+    try:
+        assert list(t.left()) == ["processes"] and list(t.left()["processes"]) == [p.pid]
+        t.sweep()
+        p.wait(10)
+        assert t.left() == {}
+    finally:
+        p.kill()
+        p.wait(10)
+
+
+def test_a_descriptor_and_a_file_in_dev_shm_are_seen():
+    t = Traces()
+    with tempfile.TemporaryFile() as file, tempfile.NamedTemporaryFile(dir="/dev/shm") as shm:
+        left = t.left()
+        assert left["files in /dev/shm"] == {os.path.basename(shm.name)}
+        assert any(name.startswith(f"{file.fileno()}: ") for name in left["our descriptors"])
+    assert t.left() == {}
+
+
+def test_a_cgroup_without_an_owner_is_seen():
+    base = next(instance_folders(), None)
+    if not base or not os.access(base.parent, os.W_OK):
+        pytest.skip("no cgroup v2 that we may write")
+    t = Traces()
+    left = base / f"test-{os.getpid()}"
+    os.makedirs(left / "node.1")
+    try:
+        assert {str(left), str(left / "node.1")} <= t.left()["cgroups"]
+    finally:
+        for path in (left / "node.1", left):
+            if path.exists():  # a run beside this one may have swept it: that is what runs do
+                path.rmdir()
+        if base.exists() and not any(d.is_dir() for d in base.iterdir()):
+            base.rmdir()
