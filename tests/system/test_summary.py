@@ -99,6 +99,15 @@ def test_an_empty_sanitizer_report_is_red(run):
     assert run({"testlog.json": program(PASS), "reports/asan.17": ""})[:3] == (1, 2, 1)
 
 
+def test_what_the_leak_checker_says_about_threads_is_no_report_of_its_own(run):
+    noise = "==9==Running thread 7 was not suspended. False leaks are possible.\n"
+    leak = "==9==ERROR: LeakSanitizer: detected memory leaks\n"
+    files = {"testlog.json": program(PASS), "reports/asan.8": noise * 2, "reports/asan.9": noise + leak}
+    code, passed, failed, _, output = run(files)
+    assert (code, passed, failed) == (1, 2, 1)
+    assert "asan.9: ==9==ERROR: LeakSanitizer" in output and "asan.8" not in output
+
+
 def test_a_skipped_test_keeps_its_reason(run, root, tmp_path):
     assert run({"testlog.json": program(SKIP)})[:4] == (0, 1, 0, 1)
     one = subprocess.run(
