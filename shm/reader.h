@@ -66,8 +66,8 @@ int ring_reader_start(RingReader *r); /* 0, RING_E_VIOLATION */
 
 /* ring_reader_start_at() - the same in place of a dead consumer that stood at @position: begins there, as far as the
  * messages still exist; what does not is counted as DROP_DEAD, so tail - start still adds up from @position. For a
- * backpressure link to lose nothing, attach the successor first and detach the dead one once it has started: until then
- * the dead cursor goes on gating. */
+ * backpressure link to lose nothing, attach the successor first and detach the dead one once it has started: until
+ * then the dead cursor goes on gating. */
 int ring_reader_start_at(RingReader *r, uint64_t position);
 
 /**
@@ -96,6 +96,10 @@ uint64_t ring_reader_backlog(const RingReader *r);
 void ring_reader_ref(RingReader *r, int claim);
 bool ring_reader_release(RingReader *r, int claim);
 uint32_t ring_reader_n_held(const RingReader *r);
+
+/* ring_reader_reject() - the message just taken proved unusable (its metadata does not decode): it counts as dropped,
+ * reason "invalid", instead of delivered. Once a message; its claim is released as usual. */
+void ring_reader_reject(RingReader *r, const RingMessage *msg);
 
 /* ring_reader_skip() - pass the next message and count it. @ret_ring as in take. No effect when there is none. */
 void ring_reader_skip(RingReader *r, DropReason reason, bool *ret_ring);

@@ -26,12 +26,15 @@ SlotState slot_copy(const struct ring_slot *slot, uint64_t index, struct ring_de
 /* slot_stable() - whether the slot still holds @index; call it after an acquire fence. */
 bool slot_stable(const struct ring_slot *slot, uint64_t index);
 
-/* descriptor_extent() - bytes from the payload's start to the end of the metadata. Cannot overflow 64 bits. */
+/* extent_of() - bytes from the payload's start to the end of the metadata. Cannot overflow 64 bits. */
+static inline uint64_t extent_of(uint64_t payload_len, uint64_t meta_len)
+{
+        return meta_len ? ((payload_len + 7) & ~UINT64_C(7)) + meta_len : payload_len;
+}
+
 static inline uint64_t descriptor_extent(const struct ring_descriptor *d)
 {
-        uint64_t payload = d->payload_len;
-
-        return d->meta_len ? ((payload + 7) & ~UINT64_C(7)) + d->meta_len : payload;
+        return extent_of(d->payload_len, d->meta_len);
 }
 
 /* descriptor_check() - 0, RING_E_INVALID, or RING_E_SEGMENT when it names a segment that is not attached. */

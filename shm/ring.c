@@ -68,6 +68,7 @@ void ring_read_status(const Region *map, RingStatus *ret)
                 .n_blocked_chunk = load_relaxed(&s->blocked_chunk),
                 .over_quota = load_relaxed(&s->over_quota),
                 .violations = load_relaxed(&s->violations),
+                .refused = load_relaxed(&s->refused),
         };
 }
 
@@ -78,7 +79,6 @@ bool slot_stable(const struct ring_slot *slot, uint64_t index)
 
 SlotState slot_copy(const struct ring_slot *slot, uint64_t index, struct ring_descriptor *ret_d, uint64_t *ret_bytes)
 {
-        uint64_t words[ELEMENTSOF(slot->descriptor)];
         uint64_t want = 2 * index + 2, seq;
         uint64_t n = 0;
 
@@ -86,9 +86,11 @@ SlotState slot_copy(const struct ring_slot *slot, uint64_t index, struct ring_de
         if (seq != want)
                 return seq > want ? SLOT_OVERRUN : SLOT_TORN;
 
-        for (size_t i = 0; i < ELEMENTSOF(words); i++)
-                words[i] = load_relaxed(&slot->descriptor[i]); /* torn sets are caught by the second look at seq */
-        memcpy(ret_d, words, sizeof(*ret_d));
+        for (size_t i = 0; i < ELEMENTSOF(slot->descriptor); i++) {
+                uint64_t word = load_relaxed(&slot->descriptor[i]); /* torn sets are caught by the second look at seq */
+
+                memcpy((uint8_t *)ret_d + 8 * i, &word, 8);
+        }
 
         if (ret_d->flags & RING_FLAG_INLINE)
                 n = (MIN(descriptor_extent(ret_d), (uint64_t)RING_INLINE_MAX) + 7) / 8;

@@ -103,7 +103,8 @@ struct ring_shared {
         uint64_t blocked_chunk;
         uint64_t over_quota; /* claims not honoured */
         uint64_t violations; /* values of cursors that no honest consumer stores */
-        uint8_t pad3[448];
+        uint64_t refused;    /* messages given up by their sender for want of room or a chunk */
+        uint8_t pad3[440];
         /* 1024 */
         struct ring_slot slot[];
 };
@@ -129,7 +130,7 @@ typedef struct RingStatus {
         uint32_t blocked_link;
         RoomReason blocked_reason;
         uint64_t published_bytes, published_pooled, reclaims, pressure, n_blocked_slot, n_blocked_chunk;
-        uint64_t over_quota, violations;
+        uint64_t over_quota, violations, refused;
 } RingStatus;
 
 /* ring_read_status() - a copy of everything but the slots, for status; the producer's word, not consistent in itself.

@@ -36,7 +36,8 @@ struct RingWriter {
         uint32_t max_queue; /* of the attached links */
         bool closed;
         uint64_t room_epoch;
-        uint64_t bytes, pooled, reclaims, pressure, blocked_slot, blocked_chunk, over_quota, violations;
+        uint64_t bytes, pooled, reclaims, pressure, blocked_slot, blocked_chunk, over_quota, violations,
+                refused;
 
         Pool pool;
         Link *link;

@@ -161,6 +161,9 @@ void ring_writer_close(RingWriter *w);
 
 uint64_t ring_writer_head(const RingWriter *w); /* next index; includes what is not flushed */
 
+/* ring_writer_count_refused() - a message that its sender gave up for want of room or a chunk; for status only. */
+void ring_writer_count_refused(RingWriter *w);
+
 /* ring_writer_take_violation() - a link whose cursor held values that no honest consumer stores. It has no say any
  * more (gates nothing, no new claims honoured). Each is told once: report it, let the supervisor end it, detach. */
 bool ring_writer_take_violation(RingWriter *w, uint32_t *ret_link);

@@ -7,6 +7,7 @@ usage: sink.py [--out DIR]     (default: out/ beside this file)
 import argparse
 import json
 import math
+import os
 import pathlib
 import sys
 
@@ -123,7 +124,7 @@ def main():
     write_jsonl(frames.done, arguments.out / "frames.jsonl")
     if frames.done:
         plot(frames.done, arguments.out / "audio.png")
-    print(f"wrote {len(frames.done)} frames to {arguments.out}")
+    print(f"wrote {len(frames.done)} frames to {os.path.relpath(arguments.out)}/frames.jsonl")
 
 
 if __name__ == "__main__":

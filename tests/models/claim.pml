@@ -5,6 +5,8 @@
  *
  *   (none)      drop_oldest, window Q                                                                       holds
  *   -DBP        backpressure: the floor is the tail                                                         holds
+ *   -DBP -DLAZY the claim may sit in the store buffer until the tail is stored: the tail's order covers it   holds
+ *   -DLAZY      the same under drop_oldest, where the floor does not wait for the tail                      fails
  *   -DNOSC_C    the consumer's claim may still sit in its store buffer when it reads the floor              fails
  *   -DNOSC_P    the producer's floor may still sit in its store buffer when it reads the claims             fails
  *   -DNOCHECK   the consumer does not look at the floor after claiming                                      fails
@@ -25,6 +27,10 @@ byte claim[2];         /* shared: message, 0 = free */
 byte slot[M + 2];      /* message -> chunk (the slot's own race is slot.pml's) */
 byte content[P];       /* 0 = being written */
 byte delivered, dropped;
+
+#ifdef LAZY
+#define NOSC_C
+#endif
 
 /* One pending store a side is enough for the race; without -DNOSC_x a store is visible at once. */
 #ifdef NOSC_C
@@ -150,6 +156,9 @@ active proctype consumer()
 #endif
                 if
                 :: ok ->
+#ifdef LAZY
+                        !cb_full; /* release: what was stored before the tail is visible before it */
+#endif
                         tail = t + 1;
                         assert(content[c] == t);
 #ifdef MOVE

@@ -361,6 +361,48 @@ Test(claim, of_a_detached_consumer_is_forgotten)
         fixture_close(&fx);
 }
 
+Test(claim, of_an_heir_that_starts_below_the_floor_is_no_violation_and_what_is_gone_counts_as_dead)
+{
+        const PoolClass class = {64, 2};
+        Mapped cursor = {.fd = -1};
+        RingReader heir;
+        RingMessage msg;
+        CursorStatus s;
+        uint32_t link;
+        Fixture fx;
+        bool ring;
+
+        fixture_ring(&fx, 16);
+        fixture_pool(&fx, &class, 1);
+        fixture_link(&fx, 8, RING_BACKPRESSURE);
+        must(fx_send_pooled(&fx, 0, 64));
+        must(ring_writer_detach(fx.w, 0)); /* dead at 0 */
+        must(fx_send(&fx, 1));
+        for (uint64_t i = 2; i < 6; i++)
+                must(fx_send_pooled(&fx, i, 64));
+        cr_assert_eq(fx_ring(&fx)->floor, 5, "nobody held it back");
+
+        must(cursor_create(&cursor.fd));
+        mapped_open(&cursor, REGION_CURSOR, cursor_size());
+        must(ring_reader_init(&heir, &fx.ring.ro, &cursor.rw, 9, 8, RING_BACKPRESSURE));
+        must(ring_reader_add_segment(&heir, 0, &fx.pool.ro));
+        must(ring_writer_attach(fx.w, &(RingLinkSpec){.id = 9, .queue_size = 8, .policy = RING_BACKPRESSURE,
+                                               .cursor = &cursor.ro}));
+        must(ring_reader_start_at(&heir, 0));
+        must(fx_send(&fx, 6));
+        cr_assert_not(ring_writer_take_violation(fx.w, &link));
+        must(ring_reader_take(&heir, &msg, &ring));
+        cr_assert_eq(msg.index, 1, "inline: still whole");
+        must(ring_reader_take(&heir, &msg, &ring));
+        cr_assert_eq(msg.index, 5);
+        cursor_read(&cursor.ro, &s);
+        cr_assert_eq(s.dropped[DROP_DEAD], 4);
+        cr_assert_eq(s.dropped[DROP_POOL], 0);
+        cr_assert_eq(s.tail - s.start, s.delivered + s.dropped[DROP_DEAD]);
+        mapped_close(&cursor);
+        fixture_close(&fx);
+}
+
 Test(claim, survives_a_stop_until_the_producer_detaches)
 {
         const PoolClass class = {64, 2};

@@ -388,6 +388,30 @@ Test(ending, skip_and_discard_are_counted_and_give_room)
         fixture_close(&fx);
 }
 
+Test(status, a_rejected_message_counts_as_invalid_and_a_refused_one_as_refused)
+{
+        RingMessage msg;
+        RingStatus s;
+        Fixture fx;
+
+        fixture_ring(&fx, 4);
+        fixture_link(&fx, 3, RING_BACKPRESSURE);
+        must(fx_send(&fx, 0));
+        must(fx_send(&fx, 1));
+        fx_take(&fx, 0, &msg);
+        fx_take(&fx, 0, &msg);
+        ring_reader_reject(&fx.r[0], &msg);
+        cr_assert_eq(fx.r[0].delivered, 1);
+        cr_assert_eq(fx.r[0].delivered_bytes, 8);
+        cr_assert_eq(fx_dropped(&fx, 0, DROP_INVALID), 1);
+        cr_assert(fx_adds_up(&fx, 0));
+        ring_writer_count_refused(fx.w);
+        ring_writer_count_refused(fx.w);
+        ring_read_status(&fx.ring.ro, &s);
+        cr_assert_eq(s.refused, 2);
+        fixture_close(&fx);
+}
+
 Test(status, shows_what_was_published_and_whom_the_producer_waits_for)
 {
         Fixture fx;

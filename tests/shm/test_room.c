@@ -271,3 +271,28 @@ Test(room, a_backpressure_tail_in_the_way_of_a_chunk_rings_when_it_passes)
         cr_assert_eq(ring_writer_arm(fx.w, 1, 64, &block), 0);
         fixture_close(&fx);
 }
+
+/* The producer stored the floor, then read this consumer's claim and honoured it; the consumer then reads the floor. */
+Test(room, a_consumer_that_is_too_late_rings_when_it_lets_its_claim_go)
+{
+        const PoolClass class = {.chunk_size = 64, .n_chunks = 1};
+        struct ring_shared *s;
+        RingMessage msg;
+        Fixture fx;
+        bool ring;
+
+        fixture_ring(&fx, 8);
+        fixture_pool(&fx, &class, 1);
+        fixture_link(&fx, 4, RING_DROP_OLDEST);
+        must(fx_send_pooled(&fx, 0, 64));
+        s = fx_ring(&fx);
+        s->floor = 1;
+        s->room_link = 0;
+        s->room_reason = ROOM_CHUNK;
+        s->room_target = UINT64_MAX;
+        s->room_epoch = 1;
+        cr_assert_eq(ring_reader_take(&fx.r[0], &msg, &ring), RING_E_EMPTY);
+        cr_assert_eq(fx_dropped(&fx, 0, DROP_POOL), 1);
+        cr_assert(ring, "or the producer waits for a release that has happened already");
+        fixture_close(&fx);
+}

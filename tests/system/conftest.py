@@ -215,7 +215,7 @@ class Traces:
         now = {kind: names - self.before[kind] for kind, names in self.count().items()}
         if self.elsewhere:
             now["cgroups"] = set()
-        if now["cgroups"]:  # or made by a run beside this one, which is about to lock or to remove it
+        elif now["cgroups"]:  # or made by a run beside this one, which is about to lock or to remove it
             time.sleep(0.2)
             now["cgroups"] &= dead_cgroups()
         now["processes"] = marked_processes(self.mark)
@@ -229,9 +229,16 @@ class Traces:
         """End what a failed test left, so that it fails alone."""
         for pid in marked_processes(self.mark):
             try:
-                os.kill(pid, signal.SIGKILL)
+                fd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                if pid in marked_processes(self.mark):  # still the one we meant, and the pidfd keeps it so
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+            finally:
+                os.close(fd)
 
 
 def _descriptors():

@@ -236,7 +236,7 @@ def test_ctrl_c_ends_the_wait_of_a_node(flow):
     try:
         node.next()
     except KeyboardInterrupt:
-        print("interrupted", "at once" if time.monotonic() - begin < 2 else "late")
+        print("interrupted", "at once" if time.monotonic() - begin < 20 else "late")
     """
     run = flow({"node": (node, {"inputs": {"tick": "dora/timer/secs/60"}})}, timeout=30)
     assert printed(run, "node") == ["interrupted at once"]
