@@ -714,6 +714,11 @@ CursorStatus flow_cursor(const Flow *flow, int link)
         return status;
 }
 
+bool flow_cursor_active(const Flow *flow, int link)
+{
+        return flow->links[link].cursor.map && flow_cursor(flow, link).active;
+}
+
 RingStatus flow_ring(const Flow *flow, int node, int output)
 {
         const FlowOutput *o = &flow->nodes[node].outputs[output];

@@ -85,6 +85,7 @@ unsigned flow_n_violations(const Flow *flow);
 unsigned flow_n_detach_acks(const Flow *flow);
 bool flow_output_closed(const Flow *flow, int node, int output); /* CLOSE_OUTPUT came */
 CursorStatus flow_cursor(const Flow *flow, int link);
+bool flow_cursor_active(const Flow *flow, int link); /* false also before it is mapped */
 RingStatus flow_ring(const Flow *flow, int node, int output);
 void flow_spoil_cursor(Flow *flow, int link); /* what a hostile consumer would store: a tail beyond the head */
 

@@ -200,6 +200,32 @@ Test(open, a_start_that_nobody_gives_ends_at_its_deadline, .timeout = 20)
         cr_assert_eq(lone_result(&lone), -ETIMEDOUT);
 }
 
+static int say_that_we_run(tg_node *node, void *arg)
+{
+        Flow *flow = *(Flow **)arg;
+
+        flow_shared(flow)[1]++;
+        flow_note(flow);
+        return 0;
+}
+
+Test(open, nobody_runs_before_all_are_ready, .timeout = 30)
+{
+        Flow *flow = flow_new();
+        int a, b;
+
+        a = flow_node(flow, "a", say_that_we_run, &flow);
+        b = flow_node(flow, "b", say_that_we_run, &flow);
+        flow_link(flow, a, flow_output(flow, a, "out", 10, 100, 4), b, "in", (FlowLinkSpec){.backpressure = true});
+        flow_hold_start(flow, true);
+        flow_spawn(flow);
+        cr_assert(FLOW_UNTIL(flow, 10, flow_cursor_active(flow, 0))); /* everything is wired */
+        cr_assert(!FLOW_UNTIL(flow, 0.1, flow_shared(flow)[1] > 0 || flow_exited(flow, a, NULL)));
+        flow_hold_start(flow, false);
+        cr_assert(FLOW_UNTIL(flow, 10, flow_shared(flow)[1] == 2));
+        flow_close(flow);
+}
+
 /* -------- what must not be believed -------- */
 
 typedef void (*Lie)(Lone *lone, Regions *r);

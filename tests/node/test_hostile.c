@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Producers that write what no honest one writes, straight into the regions they own. The consumer must not crash, hang
+ * or deliver what was not published, and must say what it saw.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "node/node-internal.h"
+#include "tests/node/harness.h"
+
+static Flow *flow;
+static _Atomic uint64_t *shared;
+static int source, sink;
+
+enum { GO, GOT, CLOSED, INVALID, ENDED, PARAMS };
+
+static void tell(unsigned what, uint64_t value)
+{
+        shared[what] = value;
+        flow_note(flow);
+}
+
+static void await(unsigned what, uint64_t value)
+{
+        nsec_t deadline = clock_now() + 20 * NSEC_PER_SEC;
+
+        while (shared[what] < value) {
+                NODE_CHECK(clock_now() < deadline);
+                (void)sched_yield();
+        }
+}
+
+static int take_all(tg_node *node, void *arg)
+{
+        struct tg_input_stats stats;
+        tg_event *ev;
+
+        while (tg_next(node, &ev, TG_FOREVER) == 0) {
+                if (tg_event_type(ev) == TG_EVENT_INPUT) {
+                        volatile uint8_t sum = 0;
+
+                        for (size_t i = 0; i < tg_event_size(ev); i++) /* every byte is there to be read */
+                                sum = (uint8_t)(sum + ((const uint8_t *)tg_event_data(ev))[i]);
+                        shared[PARAMS] += tg_params_count(tg_event_params(ev));
+                        shared[GOT]++;
+                }
+                shared[CLOSED] += tg_event_type(ev) == TG_EVENT_INPUT_CLOSED;
+                tg_event_free(ev);
+                flow_note(flow);
+                NODE_CHECK(tg_input_stats(node, "in", &stats) == 0);
+                shared[INVALID] = stats.dropped_invalid;
+        }
+        tell(ENDED, 1);
+        return 0;
+}
+
+static void begin(FlowBody liar, bool backpressure)
+{
+        flow = flow_new();
+        shared = flow_shared(flow);
+        source = flow_node(flow, "liar", liar, NULL);
+        sink = flow_node(flow, "sink", take_all, NULL);
+        flow_link(flow, source, flow_output(flow, source, "out", 10, 1000, 20), sink, "in",
+                (FlowLinkSpec){.backpressure = backpressure});
+        flow_start(flow);
+}
+
+static bool sink_ended_well(void)
+{
+        int status;
+
+        if (!flow_exited(flow, sink, &status))
+                return false;
+        cr_assert_eq(status, 0, "the sink ended with %#x", (unsigned)status);
+        return true;
+}
+
+static struct ring_shared *ring_of(tg_node *node)
+{
+        return node->outputs[0].ring.map;
+}
+
+static void ring_the_sink(tg_node *node)
+{
+        Peer *peer = list_first(&node->peers, Peer, link);
+
+        peer_send(node, peer);
+}
+
+/* -------- positions -------- */
+
+static int store_a_head_beyond_all_messages(tg_node *node, void *arg)
+{
+        NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+        await(GOT, 1);
+        __atomic_store_n(&ring_of(node)->head, UINT64_C(1) << 63, __ATOMIC_SEQ_CST);
+        ring_the_sink(node);
+        await(ENDED, 1);
+        return 0;
+}
+
+static int store_a_head_that_goes_back(tg_node *node, void *arg)
+{
+        for (unsigned i = 0; i < 5; i++)
+                NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+        await(GOT, 5);
+        __atomic_store_n(&ring_of(node)->head, 2, __ATOMIC_SEQ_CST);
+        ring_the_sink(node);
+        await(ENDED, 1);
+        return 0;
+}
+
+Test(hostile, positions_that_nobody_honest_stores_end_the_link_and_are_reported, .timeout = 60)
+{
+        static const FlowBody liars[] = {store_a_head_beyond_all_messages, store_a_head_that_goes_back};
+
+        for (unsigned i = 0; i < 4; i++) {
+                begin(liars[i / 2], i % 2);
+                cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()), "liar %u", i);
+                cr_assert_eq(shared[CLOSED], 1);
+                cr_assert_eq(flow_n_violations(flow), 1);
+                flow_close(flow);
+        }
+}
+
+/* -------- descriptors and metadata -------- */
+
+/* Publishes by hand: message i with this descriptor. */
+static void publish_raw(tg_node *node, uint64_t i, struct ring_descriptor d, const void *bytes, size_t size)
+{
+        struct ring_shared *ring = ring_of(node);
+        struct ring_slot *slot = &ring->slot[i % 16];
+
+        __atomic_store_n(&slot->seq, 2 * i + 1, __ATOMIC_SEQ_CST);
+        memcpy(slot->descriptor, &d, sizeof(d));
+        if (size)
+                memcpy(slot->bytes, bytes, size);
+        __atomic_store_n(&slot->seq, 2 * i + 2, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&ring->head, i + 1, __ATOMIC_SEQ_CST);
+        ring_the_sink(node);
+}
+
+static int describe_what_is_not_there(tg_node *node, void *arg)
+{
+        uint64_t size = node->outputs[0].pool.size, i = 0;
+        const struct ring_descriptor bad[] = {
+                {.offset = size, .payload_len = 1},
+                {.offset = size - 1, .payload_len = 2},
+                {.offset = UINT64_MAX - 1, .payload_len = 4},
+                {.offset = 4096, .payload_len = UINT32_MAX},
+                {.offset = 4096, .payload_len = 8, .meta_len = UINT32_MAX},
+                {.offset = 4096, .segment = 1, .payload_len = 1},
+                {.offset = 4096, .segment = 65535, .payload_len = 1},
+                {.flags = RING_FLAG_INLINE, .payload_len = RING_INLINE_MAX + 1},
+                {.flags = RING_FLAG_INLINE, .payload_len = UINT32_MAX, .meta_len = UINT32_MAX},
+                {.flags = RING_FLAG_INLINE, .payload_len = 8, .meta_len = 192},
+        };
+
+        for (unsigned k = 0; k < ELEMENTSOF(bad); k++, i++) {
+                publish_raw(node, i, bad[k], NULL, 0);
+                publish_raw(node, ++i, (struct ring_descriptor){.flags = RING_FLAG_INLINE, .payload_len = 3}, "abc", 3);
+                await(GOT, k + 1);
+        }
+        tell(GO, ELEMENTSOF(bad));
+        await(ENDED, 1);
+        return 0;
+}
+
+Test(hostile, descriptors_of_bytes_that_do_not_exist_are_counted_and_passed, .timeout = 60)
+{
+        begin(describe_what_is_not_there, false);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[GO]));
+        cr_assert_eq(shared[INVALID], shared[GO]);
+        cr_assert_eq(flow_n_violations(flow), 0);
+        flow_kill(flow, source);
+        cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
+        flow_close(flow);
+}
+
+static int send_broken_metadata(tg_node *node, void *arg)
+{
+        uint8_t bytes[192] = "payload";
+        unsigned seed = 99;
+        uint64_t i = 0;
+
+        for (uint64_t round = 1; round <= 300; round++) {
+                uint32_t meta = 1 + (uint32_t)rand_r(&seed) % 100;
+
+                for (unsigned k = 8; k < 8 + meta; k++)
+                        bytes[k] = rand_r(&seed) % 4 ? (uint8_t)(rand_r(&seed) % 8) : (uint8_t)rand_r(&seed);
+                publish_raw(node, i++, (struct ring_descriptor){.flags = RING_FLAG_INLINE, .payload_len = 8, .meta_len = meta},
+                        bytes, sizeof(bytes));
+                publish_raw(node, i++, (struct ring_descriptor){.flags = RING_FLAG_INLINE, .payload_len = 1}, "x", 1);
+                await(GOT, round); /* the one after it, and no other */
+        }
+        tell(GO, 1);
+        await(ENDED, 1);
+        return 0;
+}
+
+Test(hostile, metadata_that_does_not_decode_is_refused_with_its_message, .timeout = 60)
+{
+        begin(send_broken_metadata, false);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[GO]));
+        flow_kill(flow, source);
+        cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
+        cr_assert_eq(shared[GOT], 300);
+        cr_assert_eq(shared[INVALID], 300);
+        cr_assert_eq(shared[PARAMS], 0);
+        flow_close(flow);
+}
+
+/* -------- noise -------- */
+
+static int scribble(tg_node *node, void *arg)
+{
+        nsec_t until = clock_now() + 700 * NSEC_PER_MSEC;
+        uint64_t *ring = (uint64_t *)(void *)ring_of(node), *pool = node->outputs[0].pool.map;
+        size_t n_ring = node->outputs[0].ring.size / 8, n_pool = node->outputs[0].pool.size / 8;
+        uint64_t head = 0;
+        unsigned seed = 7;
+
+        while (clock_now() < until) {
+                for (unsigned i = 0; i < 50; i++) {
+                        /* Everything but the head, which ends the link at once; every third word small, thus plausible. */
+                        size_t at = 32 + (size_t)rand_r(&seed) % (n_ring - 32);
+                        uint64_t v = (uint64_t)rand_r(&seed) << 32 | (uint64_t)rand_r(&seed);
+
+                        __atomic_store_n(&ring[at], i % 3 ? v : v % 200, __ATOMIC_RELAXED);
+                        __atomic_store_n(&pool[(size_t)rand_r(&seed) % n_pool], v, __ATOMIC_RELAXED);
+                }
+                for (unsigned i = 0; i < 16; i++) /* make some slots whole, or they would all be torn */
+                        __atomic_store_n(&ring_of(node)->slot[i].seq, 2 * (head / 16 * 16 + i) + 2, __ATOMIC_RELAXED);
+                __atomic_store_n(&ring_of(node)->head, ++head, __ATOMIC_SEQ_CST);
+                ring_the_sink(node);
+        }
+        tell(GO, 1);
+        await(ENDED, 1);
+        return 0;
+}
+
+Test(hostile, noise_all_over_ring_and_pool_never_crashes_a_consumer, .timeout = 60)
+{
+        for (unsigned i = 0; i < 2; i++) {
+                begin(scribble, i);
+                cr_assert(FLOW_UNTIL(flow, 20, shared[GO] || flow_exited(flow, sink, NULL)));
+                flow_kill(flow, source);
+                cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
+                flow_close(flow);
+        }
+}
+
+/* A flood of the doorbell may cost the flooder its own wake-ups, for its socket is full; it hides nobody else's. */
+static int flood_the_doorbell(tg_node *node, void *arg)
+{
+        Peer *peer = list_first(&node->peers, Peer, link);
+        static const char bytes[4096];
+
+        while (!tg_should_stop(node)) {
+                (void)send(peer->fd, bytes, sizeof(bytes), MSG_DONTWAIT | MSG_NOSIGNAL);
+                (void)sched_yield();
+        }
+        return 0;
+}
+
+static int be_honest_beside(tg_node *node, void *arg)
+{
+        for (uint64_t i = 0; i < 3000; i++) {
+                NODE_CHECK(tg_send(node, "out", &i, 8, NULL) == 0);
+                await(GOT, i + 1);
+        }
+        return 0;
+}
+
+Test(hostile, a_flooded_doorbell_hides_nobody_elses_messages, .timeout = 60)
+{
+        int other;
+
+        flow = flow_new();
+        shared = flow_shared(flow);
+        source = flow_node(flow, "flooder", flood_the_doorbell, NULL);
+        other = flow_node(flow, "honest", be_honest_beside, NULL);
+        sink = flow_node(flow, "sink", take_all, NULL);
+        flow_link(flow, other, flow_output(flow, other, "out", 10, 100, 20), sink, "in", (FlowLinkSpec){.backpressure = true});
+        flow_link(flow, source, flow_output(flow, source, "out", 10, 100, 20), sink, "in2", (FlowLinkSpec){});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 30, flow_exited(flow, other, NULL)), "%lu came", (unsigned long)shared[GOT]);
+        cr_assert_eq(shared[GOT], 3000);
+        flow_kill(flow, source);
+        cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
+        flow_close(flow);
+}
