@@ -58,7 +58,8 @@ void print_diagnostics(FILE *f, const Diagnostics *diags, bool warnings)
 
 int print_json(const json_t *json)
 {
-        if (json_dumpf(json, stdout, JSON_INDENT(2) | JSON_SORT_KEYS) < 0 || fputc('\n', stdout) == EOF || fflush(stdout) == EOF)
+        if (json_dumpf(json, stdout, JSON_INDENT(2) | JSON_SORT_KEYS) < 0 || fputc('\n', stdout) == EOF ||
+                fflush(stdout) == EOF)
                 return error_origin(-EIO);
         return 0;
 }

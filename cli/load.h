@@ -18,16 +18,16 @@ typedef struct LoadOptions {
 #define LOAD_OPTIONS_INIT {.env = NULL}
 
 /* For getopt_long(): the options below, whose values load_option() takes. */
-#define LOAD_LONG_OPTIONS                                                                                              \
-        {"name", required_argument, NULL, 'N'}, {"env", required_argument, NULL, 'E'},                                 \
-        {                                                                                                              \
-                "allow-shell-nodes", no_argument, NULL, 'S'                                                            \
+#define LOAD_LONG_OPTIONS                                                                                            \
+        {"name", required_argument, NULL, 'N'}, {"env", required_argument, NULL, 'E'},                               \
+        {                                                                                                            \
+                "allow-shell-nodes", no_argument, NULL, 'S'                                                          \
         }
 
 /* Their lines for the table of commands. */
-#define LOAD_OPTIONS_HELP                                                                                              \
-        "  --name N             name of the dataflow, default the file's\n"                                            \
-        "  --env KEY=VALUE      set a variable for every node; a node's own env wins; repeatable\n"                    \
+#define LOAD_OPTIONS_HELP                                                                                            \
+        "  --name N             name of the dataflow, default the file's\n"                                          \
+        "  --env KEY=VALUE      set a variable for every node; a node's own env wins; repeatable\n"                  \
         "  --allow-shell-nodes  accept nodes with `path: shell`\n"
 
 /* load_option() - take one of LOAD_LONG_OPTIONS. Return: 0, 1 when it is none of them, or -ENOMEM. */
@@ -40,7 +40,8 @@ bool color_wanted(FILE *f);
 /* print_diagnostics() - errors, and warnings where wanted, to f. */
 void print_diagnostics(FILE *f, const Diagnostics *diags, bool warnings);
 
-/* print_json() - one JSON value and a newline on stdout, keys sorted. Return: 0 or a negative errno (nothing was said). */
+/* print_json() - one JSON value and a newline on stdout, keys sorted. Return: 0 or a negative errno (nothing was
+ * said). */
 int print_json(const json_t *json);
 
 #endif

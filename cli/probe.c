@@ -23,7 +23,8 @@ static ProgramState look(const char *path, bool is_script)
         return is_script || access(path, X_OK) == 0 ? PROGRAM_OK : PROGRAM_NOT_EXECUTABLE;
 }
 
-/* Never returns. Holds nothing but its end of the pipe: whoever reads our output must not wait for a child that hangs. */
+/* Never returns. Holds nothing but its end of the pipe: whoever reads our output must not wait for a child that
+ * hangs. */
 static void child(int fd, const char *path, bool is_script)
 {
         unsigned char answer;

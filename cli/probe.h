@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Probe: look at a program's file without being caught by a file system that does not answer: a child looks, we wait for it
- * PROBE_WAIT_MS at most. A child that hangs is killed and left to die when it can.
+ * Probe: look at a program's file without being caught by a file system that does not answer: a child looks, we wait
+ * for it PROBE_WAIT_MS at most. A child that hangs is killed and left to die when it can.
  */
 #ifndef TG_CLI_PROBE_H
 #define TG_CLI_PROBE_H

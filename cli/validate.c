@@ -82,7 +82,8 @@ static int print_result_json(const Validate *v, bool ok, const json_t *plan, con
 
         if (list)
                 result = json_pack("{s:b, s:s%, s:i, s:i, s:o}", "ok", ok, "file", v->path,
-                        utf8_valid(v->path, strlen(v->path)) ? strlen(v->path) : (size_t)0, "errors", (int)diags->n_errors,
+                        utf8_valid(v->path, strlen(v->path)) ? strlen(v->path) : (size_t)0, "errors",
+                        (int)diags->n_errors,
                         "warnings", (int)diags->n_warnings, "diagnostics", list);
         if (result && plan && json_object_set(result, "name", json_object_get(plan, "name")) < 0)
                 return -ENOMEM;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Arena: memory that is released all at once. Everything read from one descriptor (tree, model, texts) lives in one arena
- * and dies with it, so no half-built object needs a destructor of its own.
+ * Arena: memory that is released all at once. Everything read from one descriptor (tree, model, texts) lives in one
+ * arena and dies with it, so no half-built object needs a destructor of its own.
  *
  * An arena has a budget; an allocation beyond it fails like one beyond the machine's memory. Failure is sticky in
  * arena->failed, so that a caller may build several things and look once.

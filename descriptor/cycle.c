@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Nodes that wait for each other: cycles of links that all have queue_policy backpressure. Tarjan's strongly connected
- * components; the recursion is at most NODES_MAX deep and its frame is small. */
+/* Nodes that wait for each other: cycles of links that all have queue_policy backpressure. Tarjan's strongly
+ * connected components; the recursion is at most NODES_MAX deep and its frame is small. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -42,7 +42,8 @@ __attribute__((noinline)) static void warn(const Search *s, const Leaf *const *m
                 if (link_waits(&members[0]->links[i]))
                         place = &members[0]->links[i];
         diagnostics_warning(s->ex->diags, place ? place->input->source.span : members[0]->spec->id.span,
-                "a cycle of links that all have queue_policy backpressure: once every queue is full, %s%s wait%s for %s for ever",
+                "a cycle of links that all have queue_policy backpressure: once every queue is full, %s%s wait%s for "
+                "%s for ever",
                 names, n > 6 ? ", …" : "", n == 1 ? "s" : "", n == 1 ? "itself" : "each other");
 }
 

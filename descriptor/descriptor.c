@@ -48,7 +48,8 @@ static const char *default_name(Arena *arena, const char *file)
 }
 
 /* Root environment, then what the command line says. */
-static int merge_env(Arena *arena, const DescriptorOptions *options, const EnvList *root, EnvList *ret, Diagnostics *diags)
+static int merge_env(Arena *arena, const DescriptorOptions *options, const EnvList *root, EnvList *ret,
+        Diagnostics *diags)
 {
         *ret = (EnvList){.items = arena_alloc(arena, (root->n + options->n_env + 1) * sizeof(EnvItem))};
         if (!ret->items)
@@ -70,7 +71,8 @@ static int merge_env(Arena *arena, const DescriptorOptions *options, const EnvLi
                         continue;
                 if (strchr(item.value, '$') || strlen(item.value) > STRING_MAX ||
                         !utf8_valid(options->env[i], strlen(options->env[i]))) {
-                        diagnostics_error_in(diags, NULL, "--env %s: the value must be UTF-8 text of at most %d bytes without $",
+                        diagnostics_error_in(diags, NULL,
+                                "--env %s: the value must be UTF-8 text of at most %d bytes without $",
                                 item.name, STRING_MAX);
                         continue;
                 }
@@ -79,10 +81,12 @@ static int merge_env(Arena *arena, const DescriptorOptions *options, const EnvLi
         return 0;
 }
 
-static int build(Arena *arena, const Source *source, const char *file, const DescriptorOptions *options, json_t **ret_plan,
+static int build(Arena *arena, const Source *source, const char *file, const DescriptorOptions *options,
+        json_t **ret_plan,
         Diagnostics *diags)
 {
-        Reader reader = {.arena = arena, .diags = diags, .source = source, .allow_shell_nodes = options->allow_shell_nodes};
+        Reader reader = {.arena = arena, .diags = diags, .source = source,
+                .allow_shell_nodes = options->allow_shell_nodes};
         Expander ex = {.arena = arena, .diags = diags, .allow_shell_nodes = options->allow_shell_nodes};
         const char *name = options->name, *slash = strrchr(file, '/');
         FileSpec *spec;
@@ -96,7 +100,8 @@ static int build(Arena *arena, const Source *source, const char *file, const Des
                 return error_origin(-ENOMEM);
         if (!name_ok(name))
                 diagnostics_error_in(diags, NULL,
-                        "name %s must be letters (a-z), digits, _ . and -, at most %d, not beginning with a dot", QUOTE(name),
+                        "name %s must be letters (a-z), digits, _ . and -, at most %d, not beginning with a dot",
+                        QUOTE(name),
                         NAME_BYTES_MAX);
         r = read_file(&reader, &spec);
         if (!r)
@@ -146,7 +151,8 @@ int descriptor_load(const char *path, const DescriptorOptions *options, json_t *
         return load(NULL, 0, path, file, options ? options : &no_options, ret_plan, diags);
 }
 
-int descriptor_parse(const void *data, size_t size, const char *file, const DescriptorOptions *options, json_t **ret_plan,
+int descriptor_parse(const void *data, size_t size, const char *file, const DescriptorOptions *options,
+        json_t **ret_plan,
         Diagnostics *diags)
 {
         return load(data ? data : "", data ? size : 0, file, file, options ? options : &no_options, ret_plan, diags);

@@ -291,7 +291,8 @@ static void render_one(FILE *f, const Diagnostic *d, bool color)
                 [SEVERITY_WARNING] = "\033[1;35m",
                 [SEVERITY_ERROR] = "\033[1;31m",
         };
-        const char *tint = color ? colors[d->severity] : "", *bold = color ? "\033[1m" : "", *off = color ? "\033[0m" : "";
+        const char *tint = color ? colors[d->severity] : "";
+        const char *bold = color ? "\033[1m" : "", *off = color ? "\033[0m" : "";
 
         if (d->file[0])
                 fprintf(f, "%s%s:", bold, d->file);
@@ -335,9 +336,9 @@ json_t *diagnostics_to_json(const Diagnostics *diags)
 
         for (size_t i = 0; array && i < diags->n; i++) {
                 const Diagnostic *d = &diags->items[i];
-                json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:s, s:s*, s:s*}", "severity", severity_name(d->severity), "file",
-                        d->file, "line", (int)d->line, "column", (int)d->column, "message", d->message, "suggestion",
-                        d->suggestion, "text", d->text);
+                json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:s, s:s*, s:s*}", "severity", severity_name(d->severity),
+                        "file", d->file, "line", (int)d->line, "column", (int)d->column, "message", d->message,
+                        "suggestion", d->suggestion, "text", d->text);
 
                 if (!o || json_array_append_new(array, o) < 0) {
                         json_decref(array);

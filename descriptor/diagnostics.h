@@ -7,9 +7,9 @@
  *           ^~~~~~~~~~
  *           did you mean "queue_size"?
  *
- * Text that comes from the file is shown with control and bidirectional characters replaced, and cut to a sensible length; a
- * message never contains a line break. At most DIAGNOSTICS_MAX are kept, errors before warnings; the rest are counted. Does no
- * output itself.
+ * Text that comes from the file is shown with control and bidirectional characters replaced, and cut to a sensible
+ * length; a message never contains a line break. At most DIAGNOSTICS_MAX are kept, errors before warnings; the rest
+ * are counted. Does no output itself.
  *
  * Not thread-safe per Diagnostics.
  */
@@ -69,11 +69,11 @@ void diagnostics_done(Diagnostics *diags);
 void diagnostics_add(Diagnostics *diags, Severity severity, Span span, const char *file, const char *suggestion,
         const char *format, ...) __attribute__((format(printf, 6, 7)));
 
-#define diagnostics_error(d, span, ...)              diagnostics_add((d), SEVERITY_ERROR, (span), NULL, NULL, __VA_ARGS__)
-#define diagnostics_error_hint(d, span, hint, ...)   diagnostics_add((d), SEVERITY_ERROR, (span), NULL, (hint), __VA_ARGS__)
-#define diagnostics_error_in(d, file, ...)           diagnostics_add((d), SEVERITY_ERROR, (Span){0}, (file), NULL, __VA_ARGS__)
-#define diagnostics_warning(d, span, ...)            diagnostics_add((d), SEVERITY_WARNING, (span), NULL, NULL, __VA_ARGS__)
-#define diagnostics_warning_hint(d, span, hint, ...) diagnostics_add((d), SEVERITY_WARNING, (span), NULL, (hint), __VA_ARGS__)
+#define diagnostics_error(d, span, ...)    diagnostics_add((d), SEVERITY_ERROR, (span), NULL, NULL, __VA_ARGS__)
+#define diagnostics_error_in(d, file, ...) diagnostics_add((d), SEVERITY_ERROR, (Span){0}, (file), NULL, __VA_ARGS__)
+#define diagnostics_warning(d, span, ...)  diagnostics_add((d), SEVERITY_WARNING, (span), NULL, NULL, __VA_ARGS__)
+#define diagnostics_error_hint(d, span, hint, ...) \
+        diagnostics_add((d), SEVERITY_ERROR, (span), NULL, (hint), __VA_ARGS__)
 
 /* diagnostics_full() - whether the next error would only be counted: then it need not be a good one. */
 static inline bool diagnostics_full(const Diagnostics *diags)
@@ -94,13 +94,15 @@ void diagnostics_sort(Diagnostics *diags);
  */
 int diagnostics_render(const Diagnostics *diags, bool color, bool warnings, char **ret);
 
-/* diagnostics_to_json() - an array of {severity, file, line, column, message, suggestion, text}; NULL without memory. */
+/* diagnostics_to_json() - an array of {severity, file, line, column, message, suggestion, text}; NULL without
+ * memory. */
 json_t *diagnostics_to_json(const Diagnostics *diags);
 
 const char *severity_name(Severity severity);
 
 /*
- * quote() - a piece of the user's text for use inside a message: in double quotes, made harmless, cut at 64 characters.
+ * quote() - a piece of the user's text for use inside a message: in double quotes, made harmless, cut at 64
+ * characters.
  * quote_path() - the same for a path: up to 200 characters, and of a longer one the end.
  * The result is a value: QUOTE(s) is valid until the end of the full expression it stands in.
  */

@@ -56,7 +56,8 @@ static const char *shown_name(Arena *arena, const char *user_file, const char *p
 
 static int read_module_file(Expander *ex, const char *path, const char *name, Span blame, LoadedFile *ret)
 {
-        Reader reader = {.arena = ex->arena, .diags = ex->diags, .is_module = true, .allow_shell_nodes = ex->allow_shell_nodes};
+        Reader reader = {.arena = ex->arena, .diags = ex->diags, .is_module = true,
+                .allow_shell_nodes = ex->allow_shell_nodes};
         const char *slash = strrchr(path, '/');
         Source *source;
         int r;
@@ -72,7 +73,8 @@ static int read_module_file(Expander *ex, const char *path, const char *name, Sp
                 return r < 0 ? error_fold(r) : 0;
         ex->file_bytes += source->size;
         if (ex->file_bytes > FILE_BYTES_MAX) {
-                diagnostics_error(ex->diags, blame, "the modules are larger than %zu bytes altogether", FILE_BYTES_MAX);
+                diagnostics_error(ex->diags, blame, "the modules are larger than %zu bytes altogether",
+                        FILE_BYTES_MAX);
                 return 0;
         }
         reader.source = source;
@@ -98,11 +100,13 @@ static int load_module(Expander *ex, const Scope *scope, const NodeSpec *user, c
         if (!path || !name)
                 return error_origin(-ENOMEM);
         if (!realpath(path, real)) {
-                diagnostics_error(ex->diags, blame, "module %s cannot be read: %s", QUOTE_PATH(user->module.s), strerror(errno));
+                diagnostics_error(ex->diags, blame, "module %s cannot be read: %s", QUOTE_PATH(user->module.s),
+                        strerror(errno));
                 return 0;
         }
         if (!path_is_below(real, ex->dir)) {
-                diagnostics_error(ex->diags, blame, "module %s lies outside the folder of the dataflow", QUOTE_PATH(user->module.s));
+                diagnostics_error(ex->diags, blame, "module %s lies outside the folder of the dataflow",
+                        QUOTE_PATH(user->module.s));
                 return 0;
         }
         for (size_t i = 0; i < ex->n_files; i++)
@@ -144,7 +148,8 @@ static const char *flat_id(Expander *ex, const Scope *scope, const NodeSpec *spe
         const char *id = arena_printf(ex->arena, "%s%s", scope->prefix, spec->id.s);
 
         if (id && *scope->prefix && strlen(id) > ID_BYTES_MAX)
-                diagnostics_error(ex->diags, spec->id.span, "node id %s is longer than %d bytes once the module is expanded",
+                diagnostics_error(ex->diags, spec->id.span,
+                        "node id %s is longer than %d bytes once the module is expanded",
                         QUOTE(id), ID_BYTES_MAX);
         return id;
 }
@@ -199,7 +204,8 @@ static void check_ports(Expander *ex, const NodeSpec *user, const FileSpec *file
                 const Text *id = &user->inputs[i].id;
                 Suggest suggest = SUGGEST_INIT(id->s);
 
-                if (!list_offer(&file->inputs, id->s, &suggest) && !list_offer(&file->inputs_optional, id->s, &suggest))
+                if (!list_offer(&file->inputs, id->s, &suggest) &&
+                        !list_offer(&file->inputs_optional, id->s, &suggest))
                         diagnostics_error_hint(
                                 ex->diags, id->span, suggest.best, "the module has no input %s", QUOTE(id->s));
         }
@@ -227,7 +233,8 @@ static int take_params(Expander *ex, Scope *scope)
                         if (r < 0)
                                 return error_fold(r);
                         if (r)
-                                diagnostics_error(ex->diags, item.span, "the parameter is longer than %d bytes", STRING_MAX);
+                                diagnostics_error(ex->diags, item.span, "the parameter is longer than %d bytes",
+                                        STRING_MAX);
                 }
                 all.items[all.n++] = item;
         }
@@ -240,9 +247,10 @@ static int take_params(Expander *ex, Scope *scope)
 static bool node_produces(const Scope *scope, size_t index, const char *output)
 {
         const NodeSpec *node = &scope->file->nodes[index];
-        const TextList *outputs = node->module.s ? (scope->children[index] ? &scope->children[index]->file->outputs : NULL)
-                                                 : &node->outputs;
+        const TextList *outputs = &node->outputs;
 
+        if (node->module.s)
+                outputs = scope->children[index] ? &scope->children[index]->file->outputs : NULL;
         for (size_t i = 0; outputs && i < outputs->n; i++)
                 if (strcmp(outputs->items[i].s, output) == 0)
                         return true;
@@ -266,7 +274,8 @@ static int find_producers(Expander *ex, Scope *scope)
                                 found = k;
                 scope->producers[i] = n == 1 ? found : SIZE_MAX;
                 if (n == 0)
-                        diagnostics_error(ex->diags, output->span, "no node of the module has the output %s", QUOTE(output->s));
+                        diagnostics_error(ex->diags, output->span, "no node of the module has the output %s",
+                                QUOTE(output->s));
                 else if (n > 1)
                         diagnostics_error(ex->diags, output->span, "%zu nodes of the module have the output %s", n,
                                 QUOTE(output->s));
@@ -293,7 +302,8 @@ static int expand_module(Expander *ex, Scope *scope, size_t index)
         return expand_scope(ex, loaded->spec, scope, user, loaded->dir, &scope->children[index]);
 }
 
-int expand_scope(Expander *ex, const FileSpec *file, Scope *parent, const NodeSpec *user, const char *dir, Scope **ret)
+int expand_scope(Expander *ex, const FileSpec *file, Scope *parent, const NodeSpec *user, const char *dir,
+        Scope **ret)
 {
         Scope *scope = arena_alloc(ex->arena, sizeof(*scope));
         int r;
@@ -306,7 +316,8 @@ int expand_scope(Expander *ex, const FileSpec *file, Scope *parent, const NodeSp
         if (!scope->leaves || !scope->children)
                 return error_origin(-ENOMEM);
         if (parent) {
-                scope->line = parent->parent ? parent->line : source_line_number(parent->file->source, user->id.span.offset);
+                scope->line = parent->parent ? parent->line
+                        : source_line_number(parent->file->source, user->id.span.offset);
                 scope->prefix = arena_printf(ex->arena, "%s%s.", parent->prefix, user->id.s);
                 if (!scope->prefix)
                         return error_origin(-ENOMEM);
@@ -345,7 +356,8 @@ static int index_leaves(Expander *ex)
                 const Leaf *x = ex->by_id[i - 1], *y = ex->by_id[i];
 
                 if (x->scope != y->scope && strcmp(x->id, y->id) == 0)
-                        diagnostics_error(ex->diags, y->spec->id.span, "two nodes are called %s once the modules are expanded",
+                        diagnostics_error(ex->diags, y->spec->id.span,
+                                "two nodes are called %s once the modules are expanded",
                                 QUOTE(y->id));
         }
         return 0;

@@ -2,8 +2,9 @@
 /*
  * Expand: modules become the nodes they stand for, and every name of a source is looked up.
  *
- * A Scope is one use of one file: the dataflow itself (no parent), or a module used by a node of another scope. A Leaf is a
- * node that runs. The id of a leaf is its path of ids joined by dots; links lead from leaf to leaf. Inside the room only.
+ * A Scope is one use of one file: the dataflow itself (no parent), or a module used by a node of another scope. A
+ * Leaf is a node that runs. The id of a leaf is its path of ids joined by dots; links lead from leaf to leaf. Inside
+ * the room only.
  */
 #ifndef TG_DESCRIPTOR_EXPAND_H
 #define TG_DESCRIPTOR_EXPAND_H
@@ -75,7 +76,8 @@ int expand(Expander *ex, const FileSpec *file);
 const NodeSpec *file_find_node(const FileSpec *file, const char *id);
 
 /* expand_scope() - make a scope and, recursively, those of the modules it uses (expand.c). */
-int expand_scope(Expander *ex, const FileSpec *file, Scope *parent, const NodeSpec *user, const char *dir, Scope **ret);
+int expand_scope(Expander *ex, const FileSpec *file, Scope *parent, const NodeSpec *user, const char *dir,
+        Scope **ret);
 
 /* resolve_links() - look up every source of every leaf (resolve.c). */
 int resolve_links(Expander *ex);

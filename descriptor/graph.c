@@ -77,7 +77,8 @@ static void put_interval(FILE *out, int64_t ns)
 /* output, "as input" when it is called otherwise, and the queue when it is not the default. */
 static bool edge_has_label(const Edge *e)
 {
-        return e->output || e->input || e->queue_size != DEFAULT_QUEUE_SIZE || strcmp(e->queue_policy, DEFAULT_QUEUE_POLICY) != 0;
+        return e->output || e->input || e->queue_size != DEFAULT_QUEUE_SIZE ||
+                strcmp(e->queue_policy, DEFAULT_QUEUE_POLICY) != 0;
 }
 
 static void put_edge_label(const Graph *g, const Edge *e)
@@ -128,7 +129,8 @@ static int graph_find_timers(Graph *g)
         n = 0;
         json_array_foreach(json_object_get(g->plan, "nodes"), i, node) {
                 json_array_foreach(json_object_get(node, "inputs"), k, input) {
-                        int64_t ns = json_integer_value(json_object_get(json_object_get(input, "source"), "timer_ns"));
+                        const json_t *source = json_object_get(input, "source");
+                        int64_t ns = json_integer_value(json_object_get(source, "timer_ns"));
 
                         if (ns > 0)
                                 g->timers[n++] = ns;
@@ -241,7 +243,7 @@ static void dot(const Graph *g)
         json_array_foreach(json_object_get(g->plan, "nodes"), i, node) {
                 fprintf(g->out, "  n%zu [label=\"", i);
                 g->put_text(g->out, get_string(node, "id"));
-                fprintf(g->out, "\"%s];\n", strcmp(get_string(node, "kind"), "program") == 0 ? ", style=rounded" : "");
+                fputs(strcmp(get_string(node, "kind"), "program") == 0 ? "\", style=rounded];\n" : "\"];\n", g->out);
         }
         for (i = 0; i < g->n_timers; i++) {
                 fprintf(g->out, "  t%zu [shape=hexagon, label=\"every ", i);
@@ -257,7 +259,8 @@ static int render(const json_t *plan, void (*put_text)(FILE *, const char *), vo
         _cleanup_(json_decrefp) json_t *index = NULL;
         _cleanup_free_ int64_t *timers = NULL;
         _cleanup_free_ char *text = NULL;
-        Graph g = {.plan = (json_t *)plan, .put_text = put_text}; /* jansson's getters want it writable; nothing writes */
+        /* jansson's getters want it writable; nothing writes */
+        Graph g = {.plan = (json_t *)plan, .put_text = put_text};
         size_t size;
         int r;
 

@@ -107,8 +107,8 @@ const KeyTable keys_module_header = {"moduleHeader", "module", (const Key[]){
         {NULL}}};
 /* clang-format on */
 
-const KeyTable *const keys_all[] = {&keys_dataflow, &keys_debug, &keys_node, &keys_custom, &keys_input, &keys_module_file,
-        &keys_module_header, NULL};
+const KeyTable *const keys_all[] = {&keys_dataflow, &keys_debug, &keys_node, &keys_custom, &keys_input,
+        &keys_module_file, &keys_module_header, NULL};
 
 const Key *keys_find(const KeyTable *table, const char *name)
 {

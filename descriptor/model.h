@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Model: one descriptor or module file as read, before modules are expanded and names are looked up. Passive data in the
- * arena of the load; every part knows its place in the text. Inside the room only.
+ * Model: one descriptor or module file as read, before modules are expanded and names are looked up. Passive data in
+ * the arena of the load; every part knows its place in the text. Inside the room only.
  */
 #ifndef TG_DESCRIPTOR_MODEL_H
 #define TG_DESCRIPTOR_MODEL_H

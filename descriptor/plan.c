@@ -13,6 +13,8 @@
 
 #define PLAN_VERSION    1
 #define FINISH_GRACE_NS (120 * NSEC_PER_SEC)
+/* of environments laid over each other: what is overridden does not stay */
+#define MERGE_BYTES_MAX (4 * PLAN_BYTES_MAX)
 #define WORDS_MAX       65000 /* of args; the supervisor takes 65536 strings of argv */
 #define QUEUE_SIZE      10 /* Dora's default */
 
@@ -46,7 +48,7 @@ static int put_string(Planner *p, json_t *array_or_object, const char *key, cons
 
 static int put_env(Planner *p, json_t *env, const EnvList *list)
 {
-        for (size_t i = 0; i < list->n && p->bytes <= PLAN_BYTES_MAX; i++) {
+        for (size_t i = 0; i < list->n && p->bytes <= MERGE_BYTES_MAX; i++) {
                 int r = put_string(p, env, list->items[i].name, list->items[i].value, list->items[i].span);
 
                 if (r)
@@ -66,7 +68,7 @@ static int put_scope_env(Planner *p, json_t *env, const Scope *scope)
 /* Last in the list are the outermost, so that the inner ones win. */
 static int put_params(Planner *p, json_t *env, const Scope *scope)
 {
-        for (size_t i = scope->params.n; i-- > 0 && p->bytes <= PLAN_BYTES_MAX;) {
+        for (size_t i = scope->params.n; i-- > 0 && p->bytes <= MERGE_BYTES_MAX;) {
                 const EnvItem *item = &scope->params.items[i];
                 char name[sizeof("PARAM_") + ID_BYTES_MAX] = "PARAM_";
                 size_t n = strlen(name);
@@ -82,9 +84,21 @@ static int put_params(Planner *p, json_t *env, const Scope *scope)
         return 0;
 }
 
+static size_t env_bytes(json_t *env)
+{
+        const char *key;
+        json_t *value;
+        size_t n = 0;
+
+        json_object_foreach(env, key, value)
+                n += strlen(key) + json_string_length(value) + 6;
+        return n;
+}
+
 static int plan_env(Planner *p, const Leaf *leaf, json_t **ret)
 {
         _cleanup_json_ json_t *env = json_object();
+        size_t before = p->bytes;
         int r;
 
         if (!env)
@@ -98,6 +112,8 @@ static int plan_env(Planner *p, const Leaf *leaf, json_t **ret)
                 r = put_params(p, env, leaf->scope);
         if (r)
                 return error_fold(r);
+        if (p->bytes <= MERGE_BYTES_MAX)
+                p->bytes = before + env_bytes(env);
         *ret = TAKE_PTR(env);
         return 0;
 }
@@ -110,7 +126,8 @@ static void report_program(Planner *p, const Leaf *leaf, const char *path, bool 
         if (!p->options->probe)
                 return;
         if (path[0] != '/') {
-                diagnostics_warning(diags, span, "program %s is neither beside the descriptor nor in $PATH", QUOTE_PATH(path));
+                diagnostics_warning(diags, span, "program %s is neither beside the descriptor nor in $PATH",
+                        QUOTE_PATH(path));
                 return;
         }
         switch (p->options->probe(path, is_script, p->options->userdata)) {
@@ -148,7 +165,8 @@ static int leaf_args(Planner *p, const Leaf *leaf, const char **ret)
                 *ret = NULL;
                 diagnostics_error(p->ex->diags, args->span, "args are longer than %d bytes", STRING_MAX);
         } else if (unknown) {
-                diagnostics_warning(p->ex->diags, args->span, "the module was given no parameter %s; its place in args stays as it is",
+                diagnostics_warning(p->ex->diags, args->span,
+                        "the module was given no parameter %s; its place in args stays as it is",
                         QUOTE(unknown));
         }
         return 0;
@@ -166,11 +184,14 @@ static int put_words(Planner *p, json_t *argv, const Leaf *leaf, const char *arg
         if (r < 0)
                 return error_fold(r);
         if (r == TEXT_E_UNBALANCED)
-                diagnostics_error(p->ex->diags, leaf->spec->args.span, "a quote or a backslash in args is not finished");
+                diagnostics_error(p->ex->diags, leaf->spec->args.span,
+                        "a quote or a backslash in args is not finished");
         else if (r)
-                diagnostics_error(p->ex->diags, leaf->spec->args.span, "a word of args is longer than %d bytes", STRING_MAX);
+                diagnostics_error(p->ex->diags, leaf->spec->args.span, "a word of args is longer than %d bytes",
+                        STRING_MAX);
         if (r == 0 && n > WORDS_MAX) {
-                diagnostics_error(p->ex->diags, leaf->spec->args.span, "%zu words in args; at most %d are allowed", n, WORDS_MAX);
+                diagnostics_error(p->ex->diags, leaf->spec->args.span, "%zu words in args; at most %d are allowed", n,
+                        WORDS_MAX);
                 return 0;
         }
         for (size_t i = 0; i < n && r == 0 && p->bytes <= PLAN_BYTES_MAX; i++)
@@ -189,12 +210,16 @@ static int put_program(Planner *p, json_t *argv, const Leaf *leaf)
         if (r < 0)
                 return error_fold(r);
         if (r) {
-                diagnostics_error(p->ex->diags, spec->span, r == TEXT_E_UNKNOWN ? "environment variable %s is not set" :
-                                "path is too long once %s is expanded", QUOTE(r == TEXT_E_UNKNOWN ? unknown : spec->s));
+                if (r == TEXT_E_UNKNOWN)
+                        diagnostics_error(
+                                p->ex->diags, spec->span, "environment variable %s is not set", QUOTE(unknown));
+                else
+                        diagnostics_error(p->ex->diags, spec->span, "path is too long once it is expanded");
                 return 0;
         }
         if (leaf->scope->parent && path[0] != '/' && !path_stays_below(path, leaf->scope->dir, p->ex->dir))
-                diagnostics_error(p->ex->diags, spec->span, "path %s leads out of the folder of the dataflow", QUOTE(path));
+                diagnostics_error(p->ex->diags, spec->span, "path %s leads out of the folder of the dataflow",
+                        QUOTE(path));
         script = program_is_python(path);
         if (script && !p->python) {
                 p->python = program_find_python(p->ex->arena);
@@ -243,21 +268,28 @@ static int plan_argv(Planner *p, const Leaf *leaf, json_t **ret)
         return 0;
 }
 
+static json_t *plan_source(const Link *link)
+{
+        if (!link->from)
+                return json_pack("{s:I}", "timer_ns", (json_int_t)link->timer_ns);
+        return json_pack("{s:s, s:s}", "node", link->from->id, "output", link->output);
+}
+
 static int plan_input(Planner *p, const Leaf *leaf, const Link *link, json_t **ret)
 {
         const LinkOptions *o = &link->options;
-        const char *policy =
-                queue_policy_names[o->queue_policy == QUEUE_POLICY_UNSET ? QUEUE_POLICY_DROP_OLDEST : o->queue_policy];
-        unsigned line = leaf->scope->parent ? leaf->line
-                                            : source_line_number(leaf->scope->file->source, link->input->id.span.offset);
-        json_t *source = link->from ? json_pack("{s:s, s:s}", "node", link->from->id, "output", link->output)
-                                    : json_pack("{s:I}", "timer_ns", (json_int_t)link->timer_ns);
+        QueuePolicy policy = o->queue_policy == QUEUE_POLICY_UNSET ? QUEUE_POLICY_DROP_OLDEST : o->queue_policy;
+        unsigned line = leaf->line;
 
-        *ret = source ? json_pack("{s:s, s:i, s:o, s:i, s:s, s:I}", "id", link->input->id.s, "line", (int)line, "source", source,
-                                "queue_size", (int)(o->queue_size ? o->queue_size : QUEUE_SIZE), "queue_policy", policy,
-                                "input_timeout_ns", (json_int_t)o->timeout_ns)
-                      : NULL;
-        p->bytes += 100 + strlen(link->input->id.s) + (link->from ? strlen(link->from->id) + strlen(link->output) : 0);
+        if (!leaf->scope->parent)
+                line = source_line_number(leaf->scope->file->source, link->input->id.span.offset);
+        p->bytes += 100 + strlen(link->input->id.s);
+        if (link->from)
+                p->bytes += strlen(link->from->id) + strlen(link->output);
+        /* json_pack() fails, and releases what it was given, when the source is NULL. */
+        *ret = json_pack("{s:s, s:i, s:o, s:i, s:s, s:I}", "id", link->input->id.s, "line", (int)line, "source",
+                plan_source(link), "queue_size", (int)(o->queue_size ? o->queue_size : QUEUE_SIZE), "queue_policy",
+                queue_policy_names[policy], "input_timeout_ns", (json_int_t)o->timeout_ns);
         return *ret ? 0 : error_origin(-ENOMEM);
 }
 
@@ -307,9 +339,9 @@ static json_t *plan_cpus(const NodeSpec *spec)
 
 static json_t *plan_restart(const RestartSpec *r)
 {
-        return json_pack("{s:s, s:I, s:I, s:I, s:I}", "policy", restart_policy_names[r->policy], "max_restarts",
-                (json_int_t)r->max_restarts, "delay_ns", (json_int_t)r->delay_ns, "max_delay_ns", (json_int_t)r->max_delay_ns,
-                "window_ns", (json_int_t)r->window_ns);
+        return json_pack("{s:s, s:I, s:I, s:I, s:I}", "policy", restart_policy_names[r->policy],
+                "max_restarts", (json_int_t)r->max_restarts, "delay_ns", (json_int_t)r->delay_ns,
+                "max_delay_ns", (json_int_t)r->max_delay_ns, "window_ns", (json_int_t)r->window_ns);
 }
 
 static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
@@ -328,11 +360,11 @@ static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
                 r = plan_outputs(p, leaf, &outputs);
         if (r)
                 return error_fold(r);
-        *ret = json_pack("{s:s, s:i, s:s, s:O, s:O, s:o, s:O, s:O, s:o, s:I, s:I, s:I}", "id", leaf->id, "line", (int)leaf->line, "kind",
-                spec->n_inputs || spec->outputs.n ? "node" : "program", "argv", argv, "env", env, "cpu_affinity", plan_cpus(spec),
-                "inputs", inputs, "outputs", outputs, "restart", plan_restart(&spec->restart), "startup_timeout_ns",
-                (json_int_t)spec->startup_timeout_ns, "finish_grace_ns", (json_int_t)spec->finish_grace_ns, "pool_size",
-                (json_int_t)spec->pool_size);
+        *ret = json_pack("{s:s, s:i, s:s, s:O, s:O, s:o, s:O, s:O, s:o, s:I, s:I, s:I}", "id", leaf->id,
+                "line", (int)leaf->line, "kind", spec->n_inputs || spec->outputs.n ? "node" : "program",
+                "argv", argv, "env", env, "cpu_affinity", plan_cpus(spec), "inputs", inputs, "outputs", outputs,
+                "restart", plan_restart(&spec->restart), "startup_timeout_ns", (json_int_t)spec->startup_timeout_ns,
+                "finish_grace_ns", (json_int_t)spec->finish_grace_ns, "pool_size", (json_int_t)spec->pool_size);
         return *ret ? 0 : error_origin(-ENOMEM);
 }
 
@@ -359,7 +391,8 @@ static int plan_nodes(Planner *p, json_t *nodes)
         return 0;
 }
 
-int plan_build(const Expander *ex, const DescriptorOptions *options, const char *name, const char *file, const EnvList *env,
+int plan_build(const Expander *ex, const DescriptorOptions *options, const char *name, const char *file,
+        const EnvList *env,
         json_t **ret)
 {
         Planner p = {.ex = ex, .options = options, .env = env};
@@ -371,8 +404,8 @@ int plan_build(const Expander *ex, const DescriptorOptions *options, const char 
         r = plan_nodes(&p, nodes);
         if (r)
                 return error_fold(r);
-        plan = json_pack("{s:i, s:s, s:s, s:s, s:I, s:O}", "version", PLAN_VERSION, "name", name, "file", file, "dir", ex->dir,
-                "finish_grace_ns", (json_int_t)FINISH_GRACE_NS, "nodes", nodes);
+        plan = json_pack("{s:i, s:s, s:s, s:s, s:I, s:O}", "version", PLAN_VERSION, "name", name, "file", file,
+                "dir", ex->dir, "finish_grace_ns", (json_int_t)FINISH_GRACE_NS, "nodes", nodes);
         if (!plan)
                 return error_origin(-ENOMEM);
         if (p.bytes > PLAN_BYTES_MAX || json_dumpb(plan, NULL, 0, JSON_COMPACT | JSON_SORT_KEYS) > PLAN_BYTES_MAX)

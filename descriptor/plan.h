@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Plan: expanded leaves to the JSON of docs/plan.md: environments merged, args split, programs found. Inside the room only.
+ * Plan: expanded leaves to the JSON of docs/plan.md: environments merged, args split, programs found. Inside the room
+ * only.
  */
 #ifndef TG_DESCRIPTOR_PLAN_H
 #define TG_DESCRIPTOR_PLAN_H
@@ -19,7 +20,8 @@
  *
  * Stops early, with an error, when the plan grows beyond PLAN_BYTES_MAX. Return: 0 or -ENOMEM.
  */
-int plan_build(const Expander *ex, const DescriptorOptions *options, const char *name, const char *file, const EnvList *env,
+int plan_build(const Expander *ex, const DescriptorOptions *options, const char *name, const char *file,
+        const EnvList *env,
         json_t **ret);
 
 #endif

@@ -74,7 +74,8 @@ const char *program_find(Arena *arena, const char *path, const char *dir)
         found = find_in_path(arena, path);
         if (found != path)
                 return found;
-        /* Nowhere. A script, or a directory of that name, is named in full: the reason it cannot run will be clearer. */
+        /* Nowhere. A script, or a directory of that name, is named in full: the reason it cannot run will be
+         * clearer. */
         if (program_is_python(path) || fstatat(AT_FDCWD, here, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) == 0)
                 return here;
         return path;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Read: the YAML tree of one file into the model. Checks everything that can be said of a file by itself: keys, types, ranges,
- * grammar of ids and sources, duplicates. Looks no name up and opens no file. Inside the room only.
+ * Read: the YAML tree of one file into the model. Checks everything that can be said of a file by itself: keys,
+ * types, ranges, grammar of ids and sources, duplicates. Looks no name up and opens no file. Inside the room only.
  *
- * All functions report to the reader's diagnostics and go on; the return value only tells whether memory sufficed (0 or
- * -ENOMEM), except where said.
+ * All functions report to the reader's diagnostics and go on; the return value only tells whether memory sufficed (0
+ * or -ENOMEM), except where said.
  */
 #ifndef TG_DESCRIPTOR_READ_H
 #define TG_DESCRIPTOR_READ_H
@@ -39,7 +39,8 @@ int read_env(Reader *reader, const YamlNode *value, EnvList *ret);
 bool check_keys(Reader *reader, const YamlNode *node, const KeyTable *table);
 void read_string(Reader *reader, const YamlNode *value, const char *what, Text *ret);
 void read_seconds(Reader *reader, const YamlNode *value, const char *what, bool zero_allowed, uint64_t *ret_ns);
-/* read_size() - bytes, or a text such as "64MB": B, K, KB, M, MB, G, GB in either case, powers of 1024, fractions allowed. */
+/* read_size() - bytes, or a text such as "64MB": B, K, KB, M, MB, G, GB in either case, powers of 1024, fractions
+ * allowed. */
 void read_size(Reader *reader, const YamlNode *value, const char *what, uint64_t min, uint64_t max, uint64_t *ret);
 /* read_uint() - true when *ret was set. */
 bool read_uint(Reader *reader, const YamlNode *value, const char *what, int64_t min, int64_t max, int64_t *ret);

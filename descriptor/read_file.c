@@ -27,8 +27,10 @@ static int index_nodes(Reader *reader, FileSpec *file)
         qsort(file->by_id, file->n_by_id, sizeof(*file->by_id), node_compare);
         for (size_t i = 1; i < file->n_by_id; i++)
                 if (strcmp(file->by_id[i - 1]->id.s, file->by_id[i]->id.s) == 0)
-                        diagnostics_error(reader->diags, file->by_id[i]->id.span, "duplicate node id %s (first in line %u)",
-                                QUOTE(file->by_id[i]->id.s), source_line_number(file->source, file->by_id[i - 1]->id.span.offset));
+                        diagnostics_error(reader->diags, file->by_id[i]->id.span,
+                                "duplicate node id %s (first in line %u)",
+                                QUOTE(file->by_id[i]->id.s),
+                                source_line_number(file->source, file->by_id[i - 1]->id.span.offset));
         return 0;
 }
 
@@ -39,7 +41,8 @@ static int read_nodes(Reader *reader, const YamlNode *root, FileSpec *file)
 
         file->broken = true;
         if (!nodes) {
-                diagnostics_error(reader->diags, root->span, "there is no key \"nodes\" (the list of programs to run)");
+                diagnostics_error(reader->diags, root->span,
+                        "there is no key \"nodes\" (the list of programs to run)");
                 return 0;
         }
         if (nodes->kind != YAML_LIST) {
@@ -47,7 +50,8 @@ static int read_nodes(Reader *reader, const YamlNode *root, FileSpec *file)
                 return 0;
         }
         if (nodes->n == 0 || nodes->n > NODES_MAX) {
-                diagnostics_error(reader->diags, nodes->span, "there must be 1 to %d nodes, not %zu", NODES_MAX, nodes->n);
+                diagnostics_error(reader->diags, nodes->span, "there must be 1 to %d nodes, not %zu", NODES_MAX,
+                        nodes->n);
                 return 0;
         }
         file->nodes = arena_alloc(reader->arena, nodes->n * sizeof(*file->nodes));
@@ -84,7 +88,8 @@ static int read_dataflow(Reader *reader, const YamlNode *root, FileSpec *file)
 
                 (void)yaml_get(root, "module", &key);
                 diagnostics_error(reader->diags, key->span,
-                        "this is a module file: it is used by a node of a dataflow (\"module: <file>\"), not run by itself");
+                        "this is a module file: it is used by a node of a dataflow (\"module: <file>\"), not run by "
+                        "itself");
                 file->broken = true;
                 return 0;
         }
@@ -118,13 +123,15 @@ static int read_module_header(Reader *reader, const YamlNode *header, FileSpec *
         read_string(reader, yaml_get(header, "name", NULL), "name", &file->module_name);
         r = read_ids(reader, yaml_get(header, "inputs", NULL), "input", &file->inputs);
         if (!r)
-                r = read_ids(reader, yaml_get(header, "inputs_optional", NULL), "optional input", &file->inputs_optional);
+                r = read_ids(reader, yaml_get(header, "inputs_optional", NULL), "optional input",
+                        &file->inputs_optional);
         if (!r)
                 r = read_ids(reader, yaml_get(header, "outputs", NULL), "output", &file->outputs);
         for (size_t i = 0; i < file->inputs_optional.n; i++)
                 if (list_holds(&file->inputs, file->inputs_optional.items[i].s))
                         diagnostics_error(reader->diags, file->inputs_optional.items[i].span,
-                                "input %s is either required or optional, not both", QUOTE(file->inputs_optional.items[i].s));
+                                "input %s is either required or optional, not both",
+                                QUOTE(file->inputs_optional.items[i].s));
         return r;
 }
 
@@ -138,7 +145,8 @@ static int read_module(Reader *reader, const YamlNode *root, FileSpec *file)
                 return 0;
         header = yaml_get(root, "module", NULL);
         if (!header) {
-                diagnostics_error(reader->diags, root->span, "a module file needs the key \"module\" (its name, inputs and outputs)");
+                diagnostics_error(reader->diags, root->span,
+                        "a module file needs the key \"module\" (its name, inputs and outputs)");
                 return 0;
         }
         r = read_module_header(reader, header, file);

@@ -74,7 +74,8 @@ static void read_timer(Reader *reader, InputSpec *input, const char *rest)
                         input->kind = INPUT_TIMER;
                 else if (unit->ns)
                         diagnostics_error(reader->diags, input->source.span,
-                                "a timer in %s needs a whole number above 0 (up to 1000000000 s in all), not %s", unit->name,
+                                "a timer in %s needs a whole number above 0 (up to 1000000000 s in all), not %s",
+                                unit->name,
                                 QUOTE(slash ? slash + 1 : ""));
                 else
                         diagnostics_error(reader->diags, input->source.span,
@@ -186,7 +187,8 @@ int read_inputs(Reader *reader, const YamlNode *value, NodeSpec *node)
                 return 0;
         }
         if (value->n > PORTS_MAX) {
-                diagnostics_error(reader->diags, value->span, "%zu inputs; at most %d are allowed", value->n, PORTS_MAX);
+                diagnostics_error(reader->diags, value->span, "%zu inputs; at most %d are allowed", value->n,
+                        PORTS_MAX);
                 return 0;
         }
         node->inputs = arena_alloc(reader->arena, value->n * sizeof(*node->inputs));

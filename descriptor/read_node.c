@@ -58,9 +58,11 @@ static NodeKind read_kind(Reader *reader, const YamlNode *map, Text id)
                 first = first ? first : kind_keys[i].key;
         }
         if (kind == NODE_UNKNOWN && id.s)
-                diagnostics_error(reader->diags, id.span, "node %s has no path (the program to run) and no module", QUOTE(id.s));
+                diagnostics_error(reader->diags, id.span, "node %s has no path (the program to run) and no module",
+                        QUOTE(id.s));
         else if (kind == NODE_UNKNOWN)
-                diagnostics_error(reader->diags, map->span, "the node has no path (the program to run) and no module");
+                diagnostics_error(reader->diags, map->span,
+                        "the node has no path (the program to run) and no module");
         return kind;
 }
 
@@ -112,7 +114,8 @@ static bool param_name_ok(Reader *reader, const YamlNode *key, const EnvList *be
 
         if (!*s || strlen(s) > ID_BYTES_MAX ||
                 s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")] != '\0') {
-                diagnostics_error(reader->diags, key->span, "parameter %s may only hold letters (a-z), digits and _, at most %d",
+                diagnostics_error(reader->diags, key->span,
+                        "parameter %s may only hold letters (a-z), digits and _, at most %d",
                         QUOTE(s), ID_BYTES_MAX);
                 return false;
         }
@@ -131,7 +134,8 @@ static int read_params(Reader *reader, const YamlNode *value, EnvList *ret)
         if (!value || value->kind == YAML_NULL)
                 return 0;
         if (value->kind != YAML_MAP || value->n > PORTS_MAX) {
-                wrong_kind(reader, value, "params", value->kind == YAML_MAP ? "a map of at most 256 entries" : "a map");
+                wrong_kind(reader, value, "params", value->kind == YAML_MAP ? "a map of at most 256 entries"
+                        : "a map");
                 return 0;
         }
         for (size_t i = 0; i < value->n; i++) {
@@ -166,7 +170,8 @@ static void check_path(Reader *reader, const NodeSpec *node)
                         "\"path: dynamic\" (a node started by hand) is not supported yet by this version");
         else if (strncmp(path, "http://", 7) == 0 || strncmp(path, "https://", 8) == 0)
                 diagnostics_error(
-                        reader->diags, node->path.span, "a URL as path is not supported yet by this version; download it first");
+                        reader->diags, node->path.span,
+                        "a URL as path is not supported yet by this version; download it first");
         else if (strcmp(path, "shell") == 0 && !reader->allow_shell_nodes)
                 diagnostics_error(reader->diags, node->path.span,
                         "\"path: shell\" runs its args as a shell command; say --allow-shell-nodes to allow that");
@@ -214,10 +219,12 @@ static int read_custom(Reader *reader, const YamlNode *map, NodeSpec *ret)
         YamlNode *key, *custom = yaml_get(map, "custom", &key);
         const char *path_key;
 
-        diagnostics_warning(reader->diags, key->span, "\"custom\" is the form of an older Dora; its keys may stand in the node itself");
+        diagnostics_warning(reader->diags, key->span,
+                "\"custom\" is the form of an older Dora; its keys may stand in the node itself");
         for (size_t i = 0; i < ELEMENTSOF(moved); i++)
                 if (yaml_get(map, moved[i], &key))
-                        diagnostics_error(reader->diags, key->span, "key \"%s\" belongs into \"custom\" here", moved[i]);
+                        diagnostics_error(reader->diags, key->span, "key \"%s\" belongs into \"custom\" here",
+                                moved[i]);
         if (!check_keys(reader, custom, &keys_custom))
                 return 0;
         path_key = yaml_get(custom, "source", NULL) ? "source" : "path";
@@ -241,7 +248,8 @@ static int read_module_user(Reader *reader, const YamlNode *map, NodeSpec *ret)
                         ok = ok || strcmp(key->text, allowed[k]) == 0;
                 if (!ok)
                         diagnostics_error(reader->diags, key->span,
-                                "key \"%s\" belongs to the nodes inside the module, not to the one that uses it", key->text);
+                                "key \"%s\" belongs to the nodes inside the module, not to the one that uses it",
+                                key->text);
         }
         read_string(reader, yaml_get(map, "module", NULL), "module", &ret->module);
         r = read_env(reader, yaml_get(map, "env", NULL), &ret->env);
@@ -258,7 +266,8 @@ static void read_node_id(Reader *reader, const YamlNode *map, NodeSpec *ret)
                 diagnostics_error(reader->diags, map->span, "the node has no id");
         read_string(reader, id, "id", &ret->id);
         if (ret->id.s)
-                (void)node_id_ok(reader->diags, ret->id, "node id"); /* reported; others may refer to it all the same */
+                /* reported; others may refer to it all the same */
+                (void)node_id_ok(reader->diags, ret->id, "node id");
 }
 
 int read_node(Reader *reader, const YamlNode *map, NodeSpec *ret)
@@ -290,9 +299,12 @@ int read_node(Reader *reader, const YamlNode *map, NodeSpec *ret)
         }
         if (yaml_get(map, "params", &key))
                 diagnostics_error(reader->diags, key->span, "params mean something with a module only");
-        read_seconds(reader, yaml_get(map, "startup_timeout", NULL), "startup_timeout", false, &ret->startup_timeout_ns);
-        read_seconds(reader, yaml_get(map, "finish_grace_secs", NULL), "finish_grace_secs", true, &ret->finish_grace_ns);
-        read_size(reader, yaml_get(map, "shared_memory_pool_size", NULL), "shared_memory_pool_size", POOL_SIZE_MIN, POOL_SIZE_MAX,
+        read_seconds(reader, yaml_get(map, "startup_timeout", NULL), "startup_timeout", false,
+                &ret->startup_timeout_ns);
+        read_seconds(reader, yaml_get(map, "finish_grace_secs", NULL), "finish_grace_secs", true,
+                &ret->finish_grace_ns);
+        read_size(reader, yaml_get(map, "shared_memory_pool_size", NULL), "shared_memory_pool_size", POOL_SIZE_MIN,
+                POOL_SIZE_MAX,
                 &ret->pool_size);
         return r ? r : read_cpus(reader, yaml_get(map, "cpu_affinity", NULL), ret);
 }

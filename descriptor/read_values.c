@@ -15,7 +15,8 @@ void wrong_kind(Reader *reader, const YamlNode *value, const char *what, const c
 {
         bool quotable = value->kind > YAML_NULL && value->kind < YAML_STRING && strstr(wanted, "string");
 
-        diagnostics_error(reader->diags, value->span, "%s must be %s, not %s%s", what, wanted, yaml_kind_name(value->kind),
+        diagnostics_error(reader->diags, value->span, "%s must be %s, not %s%s", what, wanted,
+                yaml_kind_name(value->kind),
                 quotable ? "; put it in quotes" : "");
 }
 
@@ -29,12 +30,15 @@ static void report_key(Reader *reader, const YamlNode *key, const KeyTable *tabl
                         if (k->status == KEY_ACCEPTED)
                                 suggest_offer(&suggest, k->name);
                 diagnostics_error_hint(
-                        reader->diags, key->span, suggest.best, "unknown key %s of %s", QUOTE(key->text), table->where);
+                        reader->diags, key->span, suggest.best, "unknown key %s of %s", QUOTE(key->text),
+                        table->where);
         } else if (known->status == KEY_LATER) {
-                diagnostics_error(reader->diags, key->span, "key \"%s\" of %s is not supported yet by this version%s%s",
+                diagnostics_error(reader->diags, key->span,
+                        "key \"%s\" of %s is not supported yet by this version%s%s",
                         known->name, table->where, known->note ? ": " : "", known->note ? known->note : "");
         } else if (known->status == KEY_IGNORED) {
-                diagnostics_warning(reader->diags, key->span, "key \"%s\" of %s has no effect: %s", known->name, table->where,
+                diagnostics_warning(reader->diags, key->span, "key \"%s\" of %s has no effect: %s", known->name,
+                        table->where,
                         known->note);
         }
 }
@@ -84,7 +88,8 @@ static bool parse_size(const char *text, double *ret)
         static const struct {
                 const char *name;
                 double bytes;
-        } units[] = {{"", 1}, {"B", 1}, {"K", 0x1p10}, {"KB", 0x1p10}, {"M", 0x1p20}, {"MB", 0x1p20}, {"G", 0x1p30}, {"GB", 0x1p30}};
+        } units[] = {{"", 1}, {"B", 1}, {"K", 0x1p10}, {"KB", 0x1p10}, {"M", 0x1p20}, {"MB", 0x1p20}, {"G", 0x1p30},
+                {"GB", 0x1p30}};
         char *end;
         double v;
 
@@ -107,10 +112,12 @@ void read_size(Reader *reader, const YamlNode *value, const char *what, uint64_t
 
         if (!value)
                 return;
-        if (value->kind == YAML_INT ? yaml_as_double(value, &v) != 0 : value->kind != YAML_STRING || !parse_size(value->text, &v))
+        if (value->kind == YAML_INT ? yaml_as_double(value, &v) != 0
+                                    : value->kind != YAML_STRING || !parse_size(value->text, &v))
                 wrong_kind(reader, value, what, "a size (bytes, or a text such as 64MB)");
         else if (!(v >= (double)min && v <= (double)max))
-                diagnostics_error(reader->diags, value->span, "%s must be between %llu and %llu bytes", what, (unsigned long long)min,
+                diagnostics_error(reader->diags, value->span, "%s must be between %llu and %llu bytes", what,
+                        (unsigned long long)min,
                         (unsigned long long)max);
         else
                 *ret = (uint64_t)v;
@@ -127,7 +134,8 @@ bool read_uint(Reader *reader, const YamlNode *value, const char *what, int64_t 
                 return false;
         }
         if (yaml_as_int(value, &v) != 0 || v < min || v > max) {
-                diagnostics_error(reader->diags, value->span, "%s must be between %lld and %lld", what, (long long)min,
+                diagnostics_error(reader->diags, value->span, "%s must be between %lld and %lld", what,
+                        (long long)min,
                         (long long)max);
                 return false;
         }
@@ -177,7 +185,8 @@ void read_bool_off(Reader *reader, const YamlNode *value, const char *what)
         if (yaml_as_bool(value, &on) != 0)
                 wrong_kind(reader, value, what, "true or false");
         else if (on)
-                diagnostics_error(reader->diags, value->span, "\"%s: true\" is not supported yet by this version", what);
+                diagnostics_error(reader->diags, value->span, "\"%s: true\" is not supported yet by this version",
+                        what);
 }
 
 static bool id_ok(Diagnostics *diags, Text id, const char *what, const char *punctuation)
@@ -190,7 +199,8 @@ static bool id_ok(Diagnostics *diags, Text id, const char *what, const char *pun
                 return false;
         }
         if (size > ID_BYTES_MAX) {
-                diagnostics_error(diags, id.span, "%s %s is %zu bytes long; at most %d are allowed", what, QUOTE(id.s), size,
+                diagnostics_error(diags, id.span, "%s %s is %zu bytes long; at most %d are allowed", what,
+                        QUOTE(id.s), size,
                         ID_BYTES_MAX);
                 return false;
         }
@@ -198,7 +208,8 @@ static bool id_ok(Diagnostics *diags, Text id, const char *what, const char *pun
                 (*s && strchr(punctuation, *s)))
                 s++;
         if (*s) {
-                diagnostics_error(diags, id.span, "%s %s may only hold letters (a-z), digits and %s", what, QUOTE(id.s),
+                diagnostics_error(diags, id.span, "%s %s may only hold letters (a-z), digits and %s", what,
+                        QUOTE(id.s),
                         strchr(punctuation, '/') ? "_ . - /" : "_ . -");
                 return false;
         }
@@ -230,7 +241,8 @@ bool data_id_ok(Diagnostics *diags, Text id, const char *what)
         if (!id_ok(diags, id, what, "_.-/"))
                 return false;
         if (id.s[0] == '.' || id.s[0] == '/' || id.s[size - 1] == '/' || strstr(id.s, "//")) {
-                diagnostics_error(diags, id.span, "%s %s may not begin with . or /, nor end with /, nor hold two / in a row",
+                diagnostics_error(diags, id.span,
+                        "%s %s may not begin with . or /, nor end with /, nor hold two / in a row",
                         what, QUOTE(id.s));
                 return false;
         }
@@ -259,7 +271,8 @@ static int check_duplicates(Reader *reader, const TextList *list, const char *wh
         qsort(sorted, list->n, sizeof(*sorted), text_compare);
         for (size_t i = 1; i < list->n; i++)
                 if (strcmp(sorted[i - 1]->s, sorted[i]->s) == 0)
-                        diagnostics_error(reader->diags, sorted[i]->span, "duplicate %s %s", what, QUOTE(sorted[i]->s));
+                        diagnostics_error(reader->diags, sorted[i]->span, "duplicate %s %s", what,
+                                QUOTE(sorted[i]->s));
         return 0;
 }
 
@@ -268,12 +281,14 @@ int read_ids(Reader *reader, const YamlNode *value, const char *what, TextList *
         if (!value || value->kind == YAML_NULL)
                 return 0;
         if (value->kind != YAML_LIST) {
-                diagnostics_error(reader->diags, value->span, "%ss must be a list, not %s", what, yaml_kind_name(value->kind));
+                diagnostics_error(reader->diags, value->span, "%ss must be a list, not %s", what,
+                        yaml_kind_name(value->kind));
                 ret->broken = true;
                 return 0;
         }
         if (value->n > PORTS_MAX) {
-                diagnostics_error(reader->diags, value->span, "%zu %ss; at most %d are allowed", value->n, what, PORTS_MAX);
+                diagnostics_error(reader->diags, value->span, "%zu %ss; at most %d are allowed", value->n, what,
+                        PORTS_MAX);
                 ret->broken = true;
                 return 0;
         }
@@ -298,7 +313,8 @@ bool env_name_ok(Diagnostics *diags, Severity severity, Span span, const char *n
 {
         /* Names by which runtimes hand things to a node, and names that change what program runs at all. */
         static const char *const reserved[] = {"DORA_NODE_CONFIG", "DORA_RUNTIME_CONFIG", "DORA_ZENOH_LISTEN",
-                "DORA_ZENOH_LISTEN_EXTRA", "DORA_ZENOH_CONNECT", "DORA_ZENOH_MULTICAST", "DORA_RUN_PARENT_PID", "ZENOH_CONFIG",
+                "DORA_ZENOH_LISTEN_EXTRA", "DORA_ZENOH_CONNECT", "DORA_ZENOH_MULTICAST", "DORA_RUN_PARENT_PID",
+                "ZENOH_CONFIG",
                 "DORA_ZENOH_CONFIG_OVERLAY", "DORA_AUTH_TOKEN", "DORA_ALLOW_SHELL_NODES", "LD_PRELOAD", "LD_AUDIT",
                 "LD_LIBRARY_PATH", NULL};
         static const char *const prefixes[] = {"DYLD_", "TIDEGATE_", NULL};
@@ -332,7 +348,8 @@ static int read_env_value(Reader *reader, const YamlNode *value, const char **re
                 *ret = value->text[0] == 't' || value->text[0] == 'T' ? "true" : "false";
                 return 0;
         case YAML_INT:
-                *ret = yaml_as_int(value, &whole) == 0 ? arena_printf(reader->arena, "%lld", (long long)whole) : value->text;
+                *ret = yaml_as_int(value, &whole) == 0 ? arena_printf(reader->arena, "%lld", (long long)whole)
+                        : value->text;
                 return *ret ? 0 : error_origin(-ENOMEM);
         case YAML_FLOAT:
                 (void)yaml_as_double(value, &number); /* it is one */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where each input of each leaf comes from. Going up (a module's port) and then down (a module's output) ends, because the
- * way down never turns up again and both are at most MODULE_DEPTH_MAX long. */
+/* Where each input of each leaf comes from. Going up (a module's port) and then down (a module's output) ends,
+ * because the way down never turns up again and both are at most MODULE_DEPTH_MAX long. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -108,7 +108,8 @@ static const Leaf *find_leaf(const Expander *ex, const char *id)
         return NULL;
 }
 
-static Found resolve_in_file(Expander *ex, const Scope *scope, const NodeSpec *node, const InputSpec *input, Link *link)
+static Found resolve_in_file(Expander *ex, const Scope *scope, const NodeSpec *node, const InputSpec *input,
+        Link *link)
 {
         size_t index = (size_t)(node - scope->file->nodes);
 
@@ -192,7 +193,8 @@ static Found resolve_port(Expander *ex, const Scope *scope, const InputSpec *inp
                 found = resolve(ex, scope->parent, wired, link);
                 if (found == FOUND_NOTHING && required) {
                         diagnostics_error(ex->diags, wired->source.span,
-                                "input %s of the module is required, but this optional input is not wired", QUOTE(wired->id.s));
+                                "input %s of the module is required, but this optional input is not wired",
+                                QUOTE(wired->id.s));
                         return FOUND_ERROR;
                 }
                 return found;
@@ -238,7 +240,8 @@ int resolve_links(Expander *ex)
         for (size_t i = 0; i < ex->n_leaves; i++)
                 n += ex->leaves[i]->spec->n_inputs;
         if (n > LINKS_MAX) {
-                diagnostics_error(ex->diags, (Span){.source = ex->root->file->source}, "%zu inputs; at most %d are allowed", n,
+                diagnostics_error(ex->diags, (Span){.source = ex->root->file->source},
+                        "%zu inputs; at most %d are allowed", n,
                         LINKS_MAX);
                 return 0;
         }

@@ -15,7 +15,7 @@ long utf8_next(const char *s, size_t left, size_t *ret_size)
 {
         static const long least[] = {0, 0, 0x80, 0x800, 0x10000};
         unsigned char c = (unsigned char)s[0];
-        size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+        size_t n = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
         long code = n <= 1 ? c : c & (0x7f >> n);
 
         if (n == 0 || n > left)
@@ -68,8 +68,11 @@ static const char *source_name_encoding(const Source *source)
 /* What YAML calls printable, plus nothing. The parser below us is not asked to cope with anything else. */
 static bool char_is_printable(long c)
 {
-        return c == '\t' || c == '\n' || c == '\r' || (c >= 0x20 && c < 0x7f) || c == 0x85 || (c >= 0xa0 && c != 0xfeff &&
-                (c & 0xfffe) != 0xfffe);
+        if (c < 0x20)
+                return c == '\t' || c == '\n' || c == '\r';
+        if (c >= 0x7f && c < 0xa0)
+                return c == 0x85;
+        return c != 0xfeff && (c & 0xfffe) != 0xfffe;
 }
 
 static int source_check_text(const Source *source, Diagnostics *diags)
@@ -90,7 +93,8 @@ static int source_check_text(const Source *source, Diagnostics *diags)
                         return SOURCE_E_REFUSED;
                 }
                 if (!char_is_printable(c)) {
-                        diagnostics_error(diags, span_at(source, i, n), "character U+%04lX is not allowed in YAML%s", c,
+                        diagnostics_error(diags, span_at(source, i, n), "character U+%04lX is not allowed in YAML%s",
+                                c,
                                 c == 0 ? " (is this a binary file?)" : "");
                         return SOURCE_E_REFUSED;
                 }
@@ -104,7 +108,8 @@ static int source_check_lines(const Source *source, Diagnostics *diags)
                 size_t end = i + 1 < source->n_lines ? source->lines[i + 1] : source->size;
 
                 if (end - source->lines[i] > SOURCE_LINE_MAX + 2) {
-                        diagnostics_error(diags, span_at(source, source->lines[i], 0), "the line is longer than %zu bytes",
+                        diagnostics_error(diags, span_at(source, source->lines[i], 0),
+                                "the line is longer than %zu bytes",
                                 SOURCE_LINE_MAX);
                         return SOURCE_E_REFUSED;
                 }
@@ -146,7 +151,8 @@ static Source *source_new(Arena *arena, const char *name)
         return source && source->name ? source : NULL;
 }
 
-int source_from_memory(Source **ret, Arena *arena, const char *name, const void *data, size_t size, Diagnostics *diags)
+int source_from_memory(Source **ret, Arena *arena, const char *name, const void *data, size_t size,
+        Diagnostics *diags)
 {
         Source *source = source_new(arena, name);
 
@@ -186,8 +192,8 @@ static const char *mode_name(mode_t mode)
         }
 }
 
-/* Opening some devices does things (a watchdog starts to run), hence the look before the open; the second look closes the
- * race. O_NONBLOCK: a FIFO that took the file's place must not hang us. */
+/* Opening some devices does things (a watchdog starts to run), hence the look before the open; the second look
+ * closes the race. O_NONBLOCK: a FIFO that took the file's place must not hang us. */
 static int source_open(const char *path, const char *name, Span blame, Diagnostics *diags)
 {
         _cleanup_fd_ int fd = -1;

@@ -2,9 +2,9 @@
 /*
  * Source: the text of one file, and places in it.
  *
- * Reading is for files people hand us: only regular files are opened (a FIFO or a device is refused, unopened), at most
- * SOURCE_MAX bytes are read, and the text is checked to be clean UTF-8 with lines of sensible length before any parser sees it.
- * Knows no YAML.
+ * Reading is for files people hand us: only regular files are opened (a FIFO or a device is refused, unopened), at
+ * most SOURCE_MAX bytes are read, and the text is checked to be clean UTF-8 with lines of sensible length before any
+ * parser sees it. Knows no YAML.
  */
 #ifndef TG_DESCRIPTOR_SOURCE_H
 #define TG_DESCRIPTOR_SOURCE_H
@@ -42,11 +42,13 @@ typedef struct SourcePosition {
  * source_from_memory() - take a copy of a buffer as a source
  * @ret:   set on success; lives in @arena
  * @name:  shown in messages; copied
- * @diags: told why the text is refused: too large, UTF-16, not UTF-8, NUL or other control characters, a line too long
+ * @diags: told why the text is refused: too large, UTF-16, not UTF-8, NUL or other control characters, a line too
+ *         long
  *
  * Return: 0, SOURCE_E_REFUSED, or -ENOMEM.
  */
-int source_from_memory(Source **ret, Arena *arena, const char *name, const void *data, size_t size, Diagnostics *diags);
+int source_from_memory(Source **ret, Arena *arena, const char *name, const void *data, size_t size,
+        Diagnostics *diags);
 
 /**
  * source_from_file() - the same from a file

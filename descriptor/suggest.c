@@ -67,7 +67,8 @@ void suggest_offer(Suggest *s, const char *name)
 
         if (s->n_offered++ >= SUGGEST_OFFERS_MAX || strcmp(s->wrong, name) == 0)
                 return;
-        /* A third of the letters may differ, at least one, at most four; a guess that replaces all letters is no guess. */
+        /* A third of the letters may differ, at least one, at most four; a guess that replaces all letters is no
+         * guess. */
         d = edit_distance(s->wrong, name, limit);
         m = strlen(name);
         if (d > limit || d >= MAX(n, m) || (s->best && d >= s->distance))

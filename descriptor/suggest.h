@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Suggest: the name somebody probably meant. Edit distance with transpositions, over whatever names the caller offers.
+ * Suggest: the name somebody probably meant. Edit distance with transpositions, over whatever names the caller
+ * offers.
  */
 #ifndef TG_DESCRIPTOR_SUGGEST_H
 #define TG_DESCRIPTOR_SUGGEST_H
@@ -23,7 +24,8 @@ void suggest_offer(Suggest *s, const char *name);
  * edit_distance() - insertions, deletions, replacements and swaps of neighbours that make one name of the other
  * @limit: above it the exact number does not matter
  *
- * Case is ignored, and - is the same as _. Return: the distance; limit + 1 when it is larger, or a name is longer than 48 bytes.
+ * Case is ignored, and - is the same as _. Return: the distance; limit + 1 when it is larger, or a name is longer
+ * than 48 bytes.
  */
 unsigned edit_distance(const char *a, const char *b, unsigned limit);
 

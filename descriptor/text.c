@@ -127,8 +127,8 @@ typedef struct Reference {
         const char *end;
 } Reference;
 
-/* At a $. Returns false when it begins no reference; *unbalanced when a brace is not closed. Looks no further than the
- * reference goes, so that reading a whole text stays linear. */
+/* At a $. Returns false when it begins no reference; *unbalanced when a brace is not closed. Looks no further than
+ * the reference goes, so that reading a whole text stays linear. */
 static bool reference_read(const char *s, bool defaults, Reference *ret, bool *unbalanced)
 {
         bool brace = s[1] == '{';
@@ -253,7 +253,8 @@ static const char *param_find(const EnvList *params, const char *name, size_t si
 }
 
 /* At a $: is this a parameter? Sets the name, and whether it is in capitals, and where the text goes on. */
-static bool param_read(const char *s, const char **ret_name, size_t *ret_size, bool *ret_capitals, const char **ret_end)
+static bool param_read(const char *s, const char **ret_name, size_t *ret_size, bool *ret_capitals,
+        const char **ret_end)
 {
         Reference ref;
         bool unbalanced;

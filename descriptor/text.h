@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Text: the little languages inside the strings of a descriptor: shell-like splitting, $VAR expansion, module parameters,
- * numbers as environment values. Pure, except that env_expand() reads the caller's environment.
+ * Text: the little languages inside the strings of a descriptor: shell-like splitting, $VAR expansion, module
+ * parameters, numbers as environment values. Pure, except that env_expand() reads the caller's environment.
  *
  * Results live in the arena given. No result is longer than STRING_MAX bytes: what would be is TEXT_E_TOO_LONG.
  */
@@ -20,8 +20,8 @@ enum {
 /**
  * args_split() - words as a POSIX shell would see them, without any expansion
  *
- * Blanks and line ends separate; '…' keeps everything, "…" everything but \\ \" \$ \` and \newline, a backslash outside quotes
- * the next character. A # has no meaning.
+ * Blanks and line ends separate; '…' keeps everything, "…" everything but \\ \" \$ \` and \newline, a backslash
+ * outside quotes the next character. A # has no meaning.
  *
  * Return: 0, TEXT_E_TOO_LONG (one word), TEXT_E_UNBALANCED, or -ENOMEM.
  */
@@ -49,7 +49,8 @@ int path_expand(Arena *arena, const char *s, const char **ret, const char **ret_
  */
 int params_substitute(Arena *arena, const char *s, const EnvList *params, const char **ret, const char **ret_unknown);
 
-/* double_to_text() - the shortest decimal that reads back as the same number, without an exponent: 0.5, 100, inf, NaN. */
+/* double_to_text() - the shortest decimal that reads back as the same number, without an exponent: 0.5, 100, inf,
+ * NaN. */
 const char *double_to_text(Arena *arena, double v);
 
 #endif

@@ -102,8 +102,8 @@ static bool text_is_int(const char *s)
 
 static bool text_is_float(const char *s)
 {
-        static const char *const special[] = {".inf", ".Inf", ".INF", "-.inf", "-.Inf", "-.INF", "+.inf", "+.Inf", "+.INF",
-                ".nan", ".NaN", ".NAN", NULL};
+        static const char *const special[] = {".inf", ".Inf", ".INF", "-.inf", "-.Inf", "-.INF", "+.inf", "+.Inf",
+                "+.INF", ".nan", ".NaN", ".NAN", NULL};
         size_t whole, fraction = 0;
 
         if (in_list(s, special))
@@ -376,7 +376,8 @@ static int builder_alias(Builder *b, struct fy_event *event)
                         return builder_place(b, b->anchors[i].node, span);
         for (size_t i = 0; i < b->n_frames; i++)
                 if (b->frames[i].anchor && strcmp(b->frames[i].anchor, name) == 0)
-                        return builder_refuse(b, span, "the alias stands for something that contains the alias itself");
+                        return builder_refuse(b, span,
+                                "the alias stands for something that contains the alias itself");
         diagnostics_error(b->diags, span, "no anchor %s before this alias", QUOTE(name));
         return YAML_E_INVALID;
 }
@@ -386,7 +387,8 @@ static int builder_event(Builder *b, struct fy_event *event)
         switch (event->type) {
         case FYET_DOCUMENT_START:
                 if (++b->n_documents > 1)
-                        return builder_refuse(b, event_span(b, event), "only one document per file: remove what begins here");
+                        return builder_refuse(b, event_span(b, event),
+                                "only one document per file: remove what begins here");
                 return 0;
         case FYET_SCALAR:
                 return builder_scalar(b, event);
@@ -432,15 +434,16 @@ static int builder_report_syntax(Builder *b, struct fy_diag *diag)
                 diagnostics_error_in(b->diags, b->source->name, "not valid YAML");
                 return YAML_E_INVALID;
         }
-        diagnostics_error(b->diags, span_at(b->source, offset_of(b->source, e->line, e->column), 1), "not valid YAML: %s",
+        diagnostics_error(b->diags, span_at(b->source, offset_of(b->source, e->line, e->column), 1),
+                "not valid YAML: %s",
                 e->msg);
         return YAML_E_INVALID;
 }
 
 /*
- * What libfyaml is not asked to cope with: it reads all opening brackets there are before it gives out the first (350 MB for
- * a megabyte of them), and looks through all %TAG directives for each new one (a minute for a megabyte). Brackets in quotes
- * and comments count too; nobody has a thousand of them there that are never closed.
+ * What libfyaml is not asked to cope with: it reads all opening brackets there are before it gives out the first (350
+ * MB for a megabyte of them), and looks through all %TAG directives for each new one (a minute for a megabyte).
+ * Brackets in quotes and comments count too; nobody has a thousand of them there that are never closed.
  */
 static int builder_prefilter(Builder *b)
 {
@@ -459,7 +462,8 @@ static int builder_prefilter(Builder *b)
         }
         for (size_t i = 0; i < source->n_lines; i++)
                 if (source->size - source->lines[i] >= 4 && memcmp(source->data + source->lines[i], "%TAG", 4) == 0)
-                        return builder_refuse(b, span_at(source, source->lines[i], 4), "%TAG directives are not supported");
+                        return builder_refuse(b, span_at(source, source->lines[i], 4),
+                                "%TAG directives are not supported");
         return 0;
 }
 

@@ -3,10 +3,12 @@
  * Yaml: one YAML document as a tree whose every value knows its place, built from libfyaml's events.
  *
  * Bounded on purpose: depth (YAML_DEPTH_MAX, aliases included), number of values as written and as expanded
- * (YAML_VALUES_MAX), anchors. Aliases share the tree they name, so a bomb costs nothing before it is refused. Refused:
- * a second document, tags other than !!str !!map !!seq, keys that are not scalars, duplicate keys, merge keys.
+ * (YAML_VALUES_MAX), anchors. Aliases share the tree they name, so a bomb costs nothing before it is refused.
+ * Refused: a second document, tags other than !!str !!map !!seq, keys that are not scalars, duplicate keys, merge
+ * keys.
  *
- * Knows nothing of dataflows. Scalars are kept as written; the yaml_as_*() functions read them by the YAML 1.2 core schema.
+ * Knows nothing of dataflows. Scalars are kept as written; the yaml_as_*() functions read them by the YAML 1.2 core
+ * schema.
  */
 #ifndef TG_DESCRIPTOR_YAML_H
 #define TG_DESCRIPTOR_YAML_H
@@ -72,8 +74,8 @@ const char *yaml_kind_name(YamlKind kind);
 /* yaml_get() - the value of a key of a map, NULL when there is none (or the node is no map). ret_key may be NULL. */
 YamlNode *yaml_get(const YamlNode *map, const char *key, YamlNode **ret_key);
 
-/* yaml_as_bool() etc. - the value of a scalar of that kind. An integer beyond int64_t is YAML_E_INVALID; yaml_as_double()
- * also takes integers. Return: 0 or YAML_E_INVALID. */
+/* yaml_as_bool() etc. - the value of a scalar of that kind. An integer beyond int64_t is YAML_E_INVALID;
+ * yaml_as_double() also takes integers. Return: 0 or YAML_E_INVALID. */
 int yaml_as_bool(const YamlNode *node, bool *ret);
 int yaml_as_int(const YamlNode *node, int64_t *ret);
 int yaml_as_double(const YamlNode *node, double *ret);

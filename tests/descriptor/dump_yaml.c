@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prints a YAML file as JSON, as the reader sees it: so that docs/dataflow.schema.json is held against what is really read. */
+/* Prints a YAML file as JSON, as the reader sees it: so that docs/dataflow.schema.json is held against what is really
+ * read. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -64,7 +64,8 @@ static void expect_refused(const char *text, size_t size, const char *what)
         _cleanup_result_ Result res = parse(text, size, NULL);
 
         cr_expect_eq(res.r, DESCRIPTOR_E_INVALID, "%.60s", text);
-        cr_expect(says(&res, what), "wanted \"%s\", got \"%s\"", what, res.diags.n ? res.diags.items[0].message : "nothing");
+        cr_expect(says(&res, what), "wanted \"%s\", got \"%s\"", what, res.diags.n ? res.diags.items[0].message
+                : "nothing");
         cr_expect_lt(clock_now() - before, 20 * NSEC_PER_SEC, "%.60s", text);
 }
 
@@ -81,7 +82,8 @@ static char *repeat(const char *before, const char *what, size_t n, const char *
         return s;
 }
 
-static void expect_repeat_refused(const char *before, const char *what, size_t n, const char *after, const char *message)
+static void expect_repeat_refused(const char *before, const char *what, size_t n, const char *after,
+        const char *message)
 {
         _cleanup_free_ char *s = repeat(before, what, n, after);
 
@@ -116,8 +118,10 @@ Test(options, the_name_is_given_or_taken_from_the_file)
 {
         static const struct {
                 const char *file, *name;
-        } cases[] = {{"/x/audio/dataflow.yml", "audio"}, {"/x/arm.yml", "arm"}, {"/x/arm", "arm"}, {"/x/a.b.yaml", "a.b"},
-                {"/x/.hidden", "_hidden"}, {"/x/ä b.yml", "___b"}, {"/dataflow.yml", "dataflow"}, {"/x y/dataflow.yaml", "x_y"}};
+        } cases[] = {{"/x/audio/dataflow.yml", "audio"}, {"/x/arm.yml", "arm"}, {"/x/arm", "arm"},
+                {"/x/a.b.yaml", "a.b"},
+                {"/x/.hidden", "_hidden"}, {"/x/ä b.yml", "___b"}, {"/dataflow.yml", "dataflow"},
+                {"/x y/dataflow.yaml", "x_y"}};
         static const char text[] = "nodes: [{id: a, path: /b}]";
 
         for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
@@ -149,12 +153,14 @@ Test(options, shell_nodes_run_only_when_allowed)
 {
         static const char text[] = "nodes: [{id: a, path: shell, args: \"echo 'x  y' | cat $HOME\"}]";
         DescriptorOptions options = {.allow_shell_nodes = true};
-        _cleanup_result_ Result refused = parse(text, strlen(text), NULL), allowed = parse(text, strlen(text), &options);
+        _cleanup_result_ Result refused = parse(text, strlen(text), NULL),
+                allowed = parse(text, strlen(text), &options);
         _cleanup_(json_decrefp) json_t *wanted = json_pack("[s, s, s]", "/bin/sh", "-c", "echo 'x  y' | cat $HOME");
 
         cr_expect(says(&refused, "--allow-shell-nodes"));
         cr_assert_eq(allowed.r, 0);
-        cr_expect(json_equal(json_object_get(json_array_get(json_object_get(allowed.plan, "nodes"), 0), "argv"), wanted));
+        cr_expect(json_equal(json_object_get(json_array_get(json_object_get(allowed.plan, "nodes"), 0), "argv"),
+                wanted));
 }
 
 Test(options, the_command_lines_environment_lies_between_root_and_node)
@@ -171,7 +177,8 @@ Test(options, the_command_lines_environment_lies_between_root_and_node)
 
 Test(options, wrong_environment_on_the_command_line_is_an_error)
 {
-        static const char *const wrong[] = {"A", "=x", "LD_PRELOAD=x", "TIDEGATE_NODE_FD=3", "A=$HOME", "A B=c", "A=\xff"};
+        static const char *const wrong[] = {"A", "=x", "LD_PRELOAD=x", "TIDEGATE_NODE_FD=3", "A=$HOME", "A B=c",
+                "A=\xff"};
         static const char text[] = "nodes: [{id: a, path: /b}]";
 
         for (size_t i = 0; i < ELEMENTSOF(wrong); i++) {
@@ -196,7 +203,8 @@ static ProgramState probe(const char *path, bool is_script, void *userdata)
 Test(options, what_the_probe_finds_becomes_a_warning)
 {
         static const char text[] = "nodes: [{id: a, path: /missing}, {id: b, path: /folder}, {id: c, path: /text},\n"
-                                   " {id: d, path: /hung}, {id: e, path: /fine}, {id: f, path: x.py}, {id: g, path: tg-no-such}]";
+                                   " {id: d, path: /hung}, {id: e, path: /fine}, {id: f, path: x.py}, {id: g, path: "
+                                   "tg-no-such}]";
         unsigned n = 0;
         DescriptorOptions options = {.probe = probe, .userdata = &n};
         _cleanup_result_ Result res = parse(text, strlen(text), &options);
@@ -239,7 +247,8 @@ Test(limits, hostile_nesting_and_numbers_are_refused_in_bounded_time, .timeout =
 Test(limits, of_a_level_are_exact)
 {
         _cleanup_free_ char *deep = repeat("nodes: [{id: a, path: /b, env: {A: ", "[", 60, ""),
-                            *deepest = repeat(deep, "]", 60, "}}]"), *deeper = repeat("nodes: [{id: a, path: /b, env: {A: [", "[", 60, ""),
+                            *deepest = repeat(deep, "]", 60, "}}]"),
+                            *deeper = repeat("nodes: [{id: a, path: /b, env: {A: [", "[", 60, ""),
                             *too_deep = repeat(deeper, "]", 61, "}}]");
 
         expect_refused(deepest, strlen(deepest), "the value of an environment variable must be");
@@ -248,7 +257,8 @@ Test(limits, of_a_level_are_exact)
 
 Test(limits, more_errors_than_anyone_reads_are_found_in_bounded_time, .timeout = 120)
 {
-        _cleanup_free_ char *unknown = number("nodes:\n", "- {id: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx%u, path: /b, inputs: {a: "
+        _cleanup_free_ char *unknown = number("nodes:\n",
+                "- {id: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx%u, path: /b, inputs: {a: "
                                                           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxy%u/o}}\n",
                                     4096);
         _cleanup_result_ Result res = parse(unknown, strlen(unknown), NULL);
@@ -262,7 +272,8 @@ Test(limits, of_ids_nodes_and_ports)
 {
         _cleanup_free_ char *id = repeat("nodes: [{id: ", "x", 10000, ", path: /b}]"),
                             *nodes = number("nodes:\n", "- {id: n%u, path: /b}\n", 4097),
-                            *inputs = number("nodes:\n- id: a\n  path: /b\n  inputs:\n", "    i%u: dora/timer/secs/1\n", 257),
+                            *inputs = number("nodes:\n- id: a\n  path: /b\n  inputs:\n",
+                            "    i%u: dora/timer/secs/1\n", 257),
                             *outputs = number("nodes:\n- id: a\n  path: /b\n  outputs:\n", "  - o%u\n", 257);
 
         expect_refused(id, strlen(id), "is 10000 bytes long; at most 128");
@@ -278,6 +289,37 @@ Test(limits, of_the_plan_hold_for_an_environment_that_every_node_inherits)
 
         cr_assert(asprintf(&text, "%s%s", env, nodes) > 0);
         expect_refused(text, strlen(text), "the plan would be larger than 1048576 bytes");
+}
+
+Test(limits, of_the_plan_do_not_count_what_is_overridden)
+{
+        static const char text[] = "env: {A: $TG_BIG, B: $TG_BIG, C: $TG_BIG, D: $TG_BIG, E: $TG_BIG, F: $TG_BIG}\n"
+                                   "nodes: [{id: a, path: /b, env: {A: $TG_BIG, B: $TG_BIG, C: $TG_BIG, D: x, E: x, "
+                                   "F: x}},\n"
+                                   " {id: c, path: /d, env: {A: 1, B: 1, C: 1, D: 1, E: 1, F: 1}}]";
+        _cleanup_free_ char *big = repeat("", "x", 130000, "");
+
+        setenv("TG_BIG", big, 1);
+        _cleanup_result_ Result res = parse(text, strlen(text), NULL);
+
+        cr_expect_eq(res.r, 0);
+        cr_expect_eq(json_object_size(json_object_get(json_array_get(json_object_get(res.plan, "nodes"), 1), "env")),
+                6);
+}
+
+Test(limits, a_megabyte_of_brackets_does_not_cost_hundreds)
+{
+        _cleanup_free_ char *brackets = NULL;
+        struct rlimit limit, tight;
+
+        if (SANITIZED)
+                cr_skip_test("the sanitizer's own memory is beyond measure");
+        brackets = repeat("", "[\n", 1 << 19, "");
+        cr_assert(getrlimit(RLIMIT_DATA, &limit) == 0);
+        tight = (struct rlimit){.rlim_cur = 64 << 20, .rlim_max = limit.rlim_max};
+        cr_assert(setrlimit(RLIMIT_DATA, &tight) == 0);
+        expect_refused(brackets, strlen(brackets), "deeper than 64");
+        cr_assert(setrlimit(RLIMIT_DATA, &limit) == 0);
 }
 
 Test(limits, an_id_of_128_bytes_is_fine_and_of_129_is_not)
@@ -387,7 +429,8 @@ Test(modules, that_multiply_are_refused_in_bounded_time, .timeout = 60)
                 _cleanup_free_ char *text = NULL;
                 char format[64];
 
-                (void)snprintf(format, sizeof(format), d < 8 ? "- {id: m%%u, module: m%u.yml}\n" : "- {id: x%%u, path: /b}\n", d + 1);
+                (void)snprintf(format, sizeof(format), d < 8 ? "- {id: m%%u, module: m%u.yml}\n"
+                        : "- {id: x%%u, path: /b}\n", d + 1);
                 (void)snprintf(name, sizeof(name), d ? "m%u.yml" : "dataflow.yml", d);
                 text = number(d ? "module: {name: m}\nnodes:\n" : "nodes:\n", format, 10);
                 folder_write(&folder, name, text);

@@ -43,7 +43,8 @@ Test(diagnostics, show_the_line_a_caret_and_what_was_meant)
         Fixture fx;
 
         fixture_open(&fx, "a: 1\n  queue_sise: 3\n");
-        diagnostics_error_hint(&fx.diags, span_at(fx.source, 7, 10), "queue_size", "unknown key %s", QUOTE("queue_sise"));
+        diagnostics_error_hint(&fx.diags, span_at(fx.source, 7, 10), "queue_size", "unknown key %s",
+                QUOTE("queue_sise"));
         expect_rendered(&fx, "f.yml:2:3: error: unknown key \"queue_sise\"\n"
                              "      queue_sise: 3\n"
                              "      ^~~~~~~~~~\n"
@@ -183,8 +184,10 @@ Test(diagnostics, as_json_hold_what_is_known)
         diagnostics_error_hint(&fx.diags, span_at(fx.source, 1, 1), "x", "m");
         diagnostics_error_in(&fx.diags, "g", "n");
         got = diagnostics_to_json(&fx.diags);
-        wanted = json_pack("[{s:s,s:s,s:i,s:i,s:s,s:s,s:s},{s:s,s:s,s:i,s:i,s:s}]", "severity", "error", "file", "f.yml", "line",
-                1, "column", 2, "message", "m", "suggestion", "x", "text", "abc", "severity", "error", "file", "g", "line", 0,
+        wanted = json_pack("[{s:s,s:s,s:i,s:i,s:s,s:s,s:s},{s:s,s:s,s:i,s:i,s:s}]", "severity", "error", "file",
+                "f.yml", "line",
+                1, "column", 2, "message", "m", "suggestion", "x", "text", "abc", "severity", "error", "file", "g",
+                "line", 0,
                 "column", 0, "message", "n");
         cr_expect(json_equal(got, wanted));
         fixture_close(&fx);
@@ -229,6 +232,8 @@ Test(source, takes_utf8_text_only)
         expect_refusal("a\xef\xbf\xbe", 4, "U+FFFE");
         expect_refusal("a\xff", 2, "0xff");
         expect_refusal("a\xc0\xaf", 3, "0xc0");         /* overlong */
+        expect_refusal("a\xe0\x80\xaf", 4, "0xe0");
+        expect_refusal("a\xf0\x80\x80\xaf", 5, "0xf0");
         expect_refusal("a\xed\xa0\x80", 4, "0xed");     /* surrogate */
         expect_refusal("a\xf4\x90\x80\x80", 5, "0xf4"); /* beyond Unicode */
         expect_refusal("a\xe2\x82", 3, "0xe2");         /* cut short */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Each fixtures/NAME.yml is a case: NAME.txt is what is said about it (missing: nothing), NAME.plan the plan (missing: the file is
- * refused). The first line of both is the licence. Absolute paths of the fixtures are written /DIR there.
+ * Each fixtures/NAME.yml is a case: NAME.txt is what is said about it (missing: nothing), NAME.plan the plan
+ * (missing: the file is refused). The first line of both is the licence. Absolute paths of the fixtures are written
+ * /DIR there.
  *
  * TIDEGATE_UPDATE_FIXTURES=1 writes what comes out instead of comparing; look at the difference before you keep it.
  */

@@ -83,13 +83,17 @@ Test(graph, text_that_means_something_to_the_renderer_is_escaped)
         cr_assert_eq(graph_mermaid(plan, &mermaid), 0);
         cr_assert_eq(graph_dot(plan, &dot), 0);
         cr_expect_str_eq(mermaid, "flowchart LR\n  n0[\"a#34;#93;#59; b #60;i#62;#35;1#59;#92; \"]\n");
-        cr_expect_str_eq(dot, "digraph \"q\\\"\\\\ \" {\n  rankdir=LR;\n  node [shape=box];\n  n0 [label=\"a\\\"]; b <i>#1;\\\\ \"];\n}\n");
+        cr_expect_str_eq(dot,
+                "digraph \"q\\\"\\\\ \" {\n  rankdir=LR;\n  node [shape=box];\n  n0 [label=\"a\\\"]; b "
+                "<i>#1;\\\\ \"];\n}\n");
 }
 
 Test(graph, of_something_that_is_no_plan_is_empty_and_no_crash)
 {
-        static const char *const texts[] = {"{}", "[]", "{\"nodes\": 5}", "{\"nodes\": [5, {}, {\"inputs\": [1, {}, {\"source\": 3}]}]}",
-                "{\"nodes\": [{\"id\": \"a\", \"inputs\": [{\"source\": {\"node\": \"none\", \"output\": \"x\"}}]}]}"};
+        static const char *const texts[] = {"{}", "[]", "{\"nodes\": 5}",
+                "{\"nodes\": [5, {}, {\"inputs\": [1, {}, {\"source\": 3}]}]}",
+                "{\"nodes\": [{\"id\": \"a\", \"inputs\": [{\"source\": {\"node\": \"none\", \"output\": "
+                "\"x\"}}]}]}"};
 
         for (size_t i = 0; i < ELEMENTSOF(texts); i++) {
                 _cleanup_(json_decrefp) json_t *plan = json_loads(texts[i], 0, NULL);

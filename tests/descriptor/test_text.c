@@ -132,17 +132,20 @@ Test(path, only_a_few_variables_are_expanded)
 Test(params, are_put_into_args_by_either_name)
 {
         _cleanup_(arena_done) Arena arena = ARENA_INIT(0);
-        EnvItem items[] = {{.name = "speed", .value = "2.0"}, {.name = "Mode_2", .value = "a b"}, {.name = "speed", .value = "outer"}};
+        EnvItem items[] = {{.name = "speed", .value = "2.0"}, {.name = "Mode_2", .value = "a b"},
+                {.name = "speed", .value = "outer"}};
         EnvList params = {.items = items, .n = 3};
         const char *out, *unknown;
 
-        cr_expect_eq(params_substitute(&arena, "${_param.speed} $PARAM_SPEED ${PARAM_MODE_2} ${_param.Mode_2}x", &params, &out,
+        cr_expect_eq(params_substitute(&arena, "${_param.speed} $PARAM_SPEED ${PARAM_MODE_2} ${_param.Mode_2}x",
+                &params, &out,
                              &unknown),
                 0);
         cr_expect_str_eq(out, "2.0 2.0 a b a bx");
         cr_expect_null(unknown);
 
-        cr_expect_eq(params_substitute(&arena, "$PARAM_SPEEDY ${_param.none} $HOME ${_param.} $PARAM_ $", &params, &out, &unknown), 0);
+        cr_expect_eq(params_substitute(&arena, "$PARAM_SPEEDY ${_param.none} $HOME ${_param.} $PARAM_ $", &params,
+                &out, &unknown), 0);
         cr_expect_str_eq(out, "$PARAM_SPEEDY ${_param.none} $HOME ${_param.} $PARAM_ $");
         cr_expect_str_eq(unknown, "SPEEDY");
 }
@@ -152,7 +155,8 @@ Test(numbers, become_the_shortest_text_that_reads_back_the_same)
         static const struct {
                 double v;
                 const char *text;
-        } cases[] = {{0, "0"}, {1, "1"}, {-1.5, "-1.5"}, {0.1, "0.1"}, {1e3, "1000"}, {1e21, "1000000000000000000000"},
+        } cases[] = {{0, "0"}, {1, "1"}, {-1.5, "-1.5"}, {0.1, "0.1"}, {1e3, "1000"},
+                {1e21, "1000000000000000000000"},
                 {1.25e-3, "0.00125"}, {123456.789, "123456.789"}, {1.0 / 3, "0.3333333333333333"}, {-0.5, "-0.5"},
                 {__builtin_inf(), "inf"}, {-__builtin_inf(), "-inf"}, {__builtin_nan(""), "NaN"}};
         _cleanup_(arena_done) Arena arena = ARENA_INIT(0);
@@ -168,14 +172,18 @@ Test(suggest, counts_edits_up_to_a_limit)
         static const struct {
                 const char *a, *b;
                 unsigned distance;
-        } cases[] = {{"", "", 0}, {"abc", "abc", 0}, {"ABC", "abc", 0}, {"queue-size", "queue_size", 0}, {"abc", "abd", 1},
-                {"abc", "ab", 1}, {"abc", "abcd", 1}, {"abc", "acb", 1}, {"abcd", "badc", 2}, {"kitten", "sitting", 3},
+        } cases[] = {{"", "", 0}, {"abc", "abc", 0}, {"ABC", "abc", 0}, {"queue-size", "queue_size", 0},
+                {"abc", "abd", 1},
+                {"abc", "ab", 1}, {"abc", "abcd", 1}, {"abc", "acb", 1}, {"abcd", "badc", 2},
+                {"kitten", "sitting", 3},
                 {"", "abc", 3}, {"abcd", "wxyz", 4}, {"abcdef", "uvwxyz", 5}, {"a", "abcdefg", 5}};
         char longer[60];
 
         for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
-                cr_expect_eq(edit_distance(cases[i].a, cases[i].b, 4), cases[i].distance, "%s %s", cases[i].a, cases[i].b);
-                cr_expect_eq(edit_distance(cases[i].b, cases[i].a, 4), cases[i].distance, "%s %s", cases[i].b, cases[i].a);
+                cr_expect_eq(edit_distance(cases[i].a, cases[i].b, 4), cases[i].distance, "%s %s", cases[i].a,
+                        cases[i].b);
+                cr_expect_eq(edit_distance(cases[i].b, cases[i].a, 4), cases[i].distance, "%s %s", cases[i].b,
+                        cases[i].a);
         }
         memset(longer, 'x', sizeof(longer) - 1);
         longer[sizeof(longer) - 1] = '\0';

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Any bytes as a descriptor: a plan or at least one error, never a crash, a leak or a long wait. What follows a line "%%%%" in
- * the input is the module file mod.yml beside it.
+ * Any bytes as a descriptor: a plan or at least one error, never a crash, a leak or a long wait. What follows a line
+ * "%%%%" in the input is the module file mod.yml beside it.
  *
- *   fuzz_descriptor -dict=tests/fuzz/descriptor.dict -timeout=10 -rss_limit_mb=1024 CORPUS tests/fuzz/corpus/fuzz_descriptor
+ *   fuzz_descriptor -dict=tests/fuzz/descriptor.dict -timeout=10 -rss_limit_mb=1024 CORPUS
+ *   tests/fuzz/corpus/fuzz_descriptor
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -21,8 +22,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 const char *__lsan_default_suppressions(void);
 
-/* libfyaml 0.7.12 leaks 4 KiB in fy_token_get_text() for a single-quoted scalar that holds five quotes in a row: small,
- * bounded by the size of the file, and not ours to free. */
+/* libfyaml 0.7.12 leaks 4 KiB in fy_token_get_text() for a single-quoted scalar that holds five quotes in a row:
+ * small, bounded by the size of the file, and not ours to free. */
 const char *__lsan_default_suppressions(void)
 {
         return "leak:libfyaml.so";
