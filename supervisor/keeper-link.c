@@ -248,8 +248,12 @@ static void on_empty(Node *node, const KeeperMsg *msg)
 
 static void on_left(Node *node, const KeeperMsg *msg)
 {
+        size_t n = strlen(msg->left.text);
+
+        while (n > 0 && msg->left.text[n - 1] == '\n')
+                n--; /* lines between tasks; the last one is followed by ours */
         free(node->left);
-        node->left = utf8_clean(msg->left.text, strlen(msg->left.text), NULL);
+        node->left = utf8_clean(msg->left.text, n, NULL);
         if (node->rung == NODE_RUNG_VERDICT)
                 node_post(node, NODE_EV_DEADLINE); /* the list is here: no need to wait for it any longer */
 }

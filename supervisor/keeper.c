@@ -329,6 +329,7 @@ static void go_on_ending(Keeper *k, nsec_t now)
         }
         if (late && !feed_ended(&k->feed) && !k->logger_killed) {
                 k->logger_killed = true;
+                keeper_note(k, "the logger did not end in time (a hung disk?): lines are missing in the log files");
                 feed_kill(&k->feed);
                 k->phase_deadline = nsec_add(now, LOGGER_DIES_SPAN);
                 return;

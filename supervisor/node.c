@@ -35,6 +35,7 @@ static void node_on_finish_timeout(Node *node);
 static void node_begin_ladder(Node *node);
 static void node_next_rung(Node *node);
 static void node_resolve(Node *node);
+static void node_tell_end(Node *node, bool restart, bool failed);
 static void node_end_now(Node *node, NodeEnd end);
 static void node_back_off(Node *node);
 static void node_on_final(Node *node);
@@ -318,6 +319,11 @@ static void node_end_with_leader(Node *node, NodeEnd end)
 
 static void node_on_exit(Node *node)
 {
+        bool over = node->plan->restart == PLAN_RESTART_NEVER || node->stop_wanted || node->inputs_closed;
+
+        /* Its consumers need not wait for what it may have left behind. Of a failure they hear first, in node_resolve(). */
+        if (over && node->exit_code == CLD_EXITED && node->exit_status == 0)
+                wiring_close_outputs(node);
         node_end_with_leader(node, NODE_END_EXIT);
 }
 
@@ -399,12 +405,23 @@ static void node_next_rung(Node *node)
                 break;
         default:
                 node->quarantined = true;
-                node_set_error(node, "would not end: %s", node->left ? node->left : "its cgroup is not empty, and its keeper did not say who is left");
+                node_set_error(node, "would not end%s%s%s: %s", node->spawned ? "" : " (execve of ", node->spawned ? "" : node->plan->argv[0],
+                        node->spawned ? "" : " has not returned)",
+                        node->left ? node->left : "its cgroup is not empty, and its keeper did not say who is left");
                 dataflow_ledger(dataflow, "verdict", node, "left", -1);
+                node_tell_end(node, false, true);
                 node_post(node, NODE_EV_FAIL);
                 return;
         }
         node_arm_rung(node);
+}
+
+/* A consumer whose last input closes is done, so it has to hear why before. */
+static void node_tell_end(Node *node, bool restart, bool failed)
+{
+        if (failed && !restart && !node->dataflow->stop_ordered)
+                wiring_tell_failed(node, node->error ? node->error : "failed");
+        wiring_node_ended(node, restart);
 }
 
 /* Nobody is left: how did it end, and does another incarnation follow? */
@@ -435,7 +452,7 @@ static void node_resolve(Node *node)
                 node_set_error(node, "%s after it was asked to stop", node_describe_end(node, how, sizeof(how)));
                 failed = true;
         }
-        wiring_node_ended(node, restart);
+        node_tell_end(node, restart, failed);
         keeper_order_reap(node);
         node_post(node, restart ? NODE_EV_RESTART : failed ? NODE_EV_FAIL : NODE_EV_DONE);
 }
@@ -480,8 +497,6 @@ static void node_back_off(Node *node)
 static void node_on_final(Node *node)
 {
         wiring_release(node);
-        if (node->state == NODE_FAILED && !node->dataflow->stop_ordered)
-                wiring_tell_failed(node, node->error ? node->error : "failed");
 }
 
 static void node_nothing(Node *node)
@@ -547,6 +562,7 @@ void node_done(Node *node)
         if (!node->dataflow)
                 return;
         timer_disarm(&node->deadline);
+        timer_disarm(&node->hung_up);
         job_cancel(&node->job);
         wiring_release(node);
         source_remove(&node->pid_source);

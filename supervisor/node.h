@@ -110,6 +110,7 @@ struct Node {
         int sock; /* our end of the node socket */
         Source sock_source;
         PacketQueue out;
+        Timer hung_up; /* it hung up: its outputs are closed if it lives on without its socket */
         int control_fd, bell_fd;
         Region control;
         NodeOutput *outputs; /* per output */

@@ -2,6 +2,7 @@
 #include "supervisor/wiring.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -23,6 +24,7 @@
 
 #define WIRING_QUEUE_DEFAULT  10u
 #define WIRING_MSGS_PER_TURN  64
+#define WIRING_LEFT_SPAN      (250 * NSEC_PER_MSEC) /* between a process's closing of its files and its end, on a busy machine */
 #define WIRING_POOL_SMALLEST  1024u
 #define BROKE "broke the protocol of its socket: "
 
@@ -507,12 +509,31 @@ static void on_message(Node *node, const NodeMsg *msg)
         }
 }
 
-/* The node closed its socket: nothing more will be sent. Its end, if that is what it was, comes from the keeper. */
+void wiring_close_outputs(Node *node)
+{
+        for (uint32_t i = 0; i < node->plan->n_outputs; i++)
+                output_close(node, i);
+}
+
+static int on_left(Timer *timer, nsec_t now)
+{
+        Node *node = container_of(timer, Node, hung_up);
+        struct pollfd p = {.fd = node->pidfd, .events = POLLIN};
+
+        (void)now;
+        if (!node->exited && !(node->pidfd >= 0 && poll(&p, 1, 0) == 1))
+                wiring_close_outputs(node); /* it closed its node, and goes on with other things */
+        return 0;
+}
+
+/*
+ * Its socket is closed. Mostly because it has ended: then what follows, and what its consumers are to hear (that it failed, that it
+ * will be back, that nothing more comes), is known only with its exit status, from the keeper.
+ */
 static void on_hang_up(Node *node)
 {
         socket_release(node);
-        for (uint32_t i = 0; i < node->plan->n_outputs; i++)
-                output_close(node, i);
+        timer_arm(node->dataflow->loop, &node->hung_up, nsec_add(node->dataflow->loop->now, WIRING_LEFT_SPAN), on_left);
 }
 
 static int on_node_socket(Source *source, uint32_t revents)
@@ -632,6 +653,7 @@ static void link_lose_source(Link *link, bool restarting)
 void wiring_node_ended(Node *node, bool restarting)
 {
         node->finished = !restarting;
+        timer_disarm(&node->hung_up);
         socket_release(node);
         for (uint32_t i = 0; i < node->n_links; i++) {
                 Link *link = node->links[i];
