@@ -136,7 +136,7 @@ bool node_step(NodeState state, NodeEvent event, NodeState *ret_next)
         return true;
 }
 
-static void node_set_error_va(Node *node, const char *format, va_list ap)
+__attribute__((format(printf, 2, 0))) static void node_set_error_va(Node *node, const char *format, va_list ap)
 {
         _cleanup_free_ char *text = NULL;
 

@@ -92,8 +92,7 @@ Test(graph, of_something_that_is_no_plan_is_empty_and_no_crash)
 {
         static const char *const texts[] = {"{}", "[]", "{\"nodes\": 5}",
                 "{\"nodes\": [5, {}, {\"inputs\": [1, {}, {\"source\": 3}]}]}",
-                "{\"nodes\": [{\"id\": \"a\", \"inputs\": [{\"source\": {\"node\": \"none\", \"output\": "
-                "\"x\"}}]}]}"};
+                "{\"nodes\": [{\"id\": \"a\", \"inputs\": [{\"source\": {\"node\": \"none\", \"output\": \"x\"}}]}]}"};
 
         for (size_t i = 0; i < ELEMENTSOF(texts); i++) {
                 _cleanup_(json_decrefp) json_t *plan = json_loads(texts[i], 0, NULL);

@@ -42,6 +42,8 @@ static int take_all(tg_node *node, void *arg)
         tg_event *ev;
 
         while (tg_next(node, &ev, TG_FOREVER) == 0) {
+                NODE_CHECK(tg_input_stats(node, "in", &stats) == 0);
+                shared[INVALID] = stats.dropped_invalid; /* before GOT: what was refused came first */
                 if (tg_event_type(ev) == TG_EVENT_INPUT) {
                         volatile uint8_t sum = 0;
 
@@ -53,8 +55,6 @@ static int take_all(tg_node *node, void *arg)
                 shared[CLOSED] += tg_event_type(ev) == TG_EVENT_INPUT_CLOSED;
                 tg_event_free(ev);
                 flow_note(flow);
-                NODE_CHECK(tg_input_stats(node, "in", &stats) == 0);
-                shared[INVALID] = stats.dropped_invalid;
         }
         tell(ENDED, 1);
         return 0;
@@ -86,11 +86,10 @@ static struct ring_shared *ring_of(tg_node *node)
         return node->outputs[0].ring.map;
 }
 
+/* Once per sleep, as the honest do: a producer that rings without need fills its own doorbell and loses wake-ups. */
 static void ring_the_sink(tg_node *node)
 {
-        Peer *peer = list_first(&node->peers, Peer, link);
-
-        peer_send(node, peer);
+        output_tell(&node->outputs[0]);
 }
 
 /* -------- positions -------- */
