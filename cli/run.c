@@ -24,7 +24,7 @@
 #include "cli/probe.h"
 #include "cli/run-instance.h"
 #include "cli/run-screen.h"
-#include "cli/span.h"
+#include "base/span.h"
 #include "cli/table.h"
 
 #define RUN_BUDGET       (2 * NSEC_PER_SEC)   /* kill budget of a stop */

@@ -30,12 +30,17 @@ static const char *const state_names[_DATAFLOW_STATE_MAX] = {
         [DATAFLOW_ENDED] = "ended",
 };
 
+const char *dataflow_state_to_string(DataflowState state)
+{
+        return state < _DATAFLOW_STATE_MAX ? state_names[state] : "?";
+}
+
 /* ---- telling */
 
 static void dataflow_emit(Dataflow *dataflow, json_t *take_event)
 {
         if (take_event && dataflow->event_fn)
-                dataflow->event_fn(dataflow, take_event, dataflow->event_userdata);
+                dataflow->event_fn(dataflow, take_event, dataflow->options.owner);
         json_decref(take_event);
 }
 
@@ -44,6 +49,7 @@ static void dataflow_set_state(Dataflow *dataflow, DataflowState state)
         if (dataflow->state == state)
                 return;
         dataflow->state = state;
+        dataflow->since = clock_now();
         dataflow_emit(dataflow, json_pack("{ss ss}", "type", "dataflow", "state", state_names[state]));
 }
 
@@ -187,6 +193,7 @@ static int on_advance(Job *job)
         if (dataflow->state == DATAFLOW_ENDING && dataflow->keeper_gone) {
                 timer_disarm(&dataflow->timer);
                 dataflow_ledger(dataflow, "audit", NULL, dataflow->n_left ? "left" : "empty", dataflow->n_left);
+                dataflow->ended_at = dataflow->loop->now;
                 dataflow_set_state(dataflow, DATAFLOW_ENDED);
                 supervisor_dataflow_ended(dataflow->supervisor, dataflow);
         }
@@ -418,7 +425,7 @@ static json_t *node_result(const Node *node)
 json_t *dataflow_result(const Dataflow *dataflow)
 {
         json_t *nodes = json_array();
-        nsec_t now = clock_now();
+        nsec_t now = dataflow->ended_at ? dataflow->ended_at : clock_now();
 
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
                 (void)json_array_append_new(nodes, node_result(&dataflow->nodes[i]));
@@ -468,7 +475,7 @@ static int dataflow_setup(Dataflow *dataflow, const DataflowOptions *options)
         return r ? error_fold(r) : 0;
 }
 
-int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, const DataflowOptions *options, DataflowEventFn fn, void *userdata)
+int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, uint32_t slot, const DataflowOptions *options, DataflowEventFn fn)
 {
         Dataflow *dataflow = calloc(1, sizeof(*dataflow));
         int r;
@@ -479,12 +486,13 @@ int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, const Dataf
                 .loop = &supervisor->loop,
                 .plan = plan,
                 .options = *options,
-                .slot = 1,
+                .slot = slot,
                 .keeper_fd = -1,
                 .keeper_pidfd = -1,
                 .begun_at = supervisor->loop.now,
-                .event_fn = fn,
-                .event_userdata = userdata};
+                .since = supervisor->loop.now,
+                .event_fn = fn};
+        list_init(&dataflow->link);
         packet_queue_init(&dataflow->keeper_out, 8192);
         dataflow_make_uuid(dataflow);
         r = dataflow_setup(dataflow, options);
@@ -502,6 +510,7 @@ Dataflow *dataflow_free(Dataflow *dataflow)
 {
         if (!dataflow)
                 return NULL;
+        list_unlink(&dataflow->link);
         timer_disarm(&dataflow->timer);
         timer_disarm(&dataflow->deaf_timer);
         job_cancel(&dataflow->advance);

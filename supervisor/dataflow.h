@@ -36,13 +36,17 @@ typedef struct DataflowOptions {
         const char *log_dir;  /* absolute, without the uuid; NULL: no log files */
         char *const *environ; /* of the nodes; borrowed for the life of the dataflow */
         mode_t umask;
+        uid_t uid; /* credentials of nodes and logger: the caller's */
+        gid_t gid;
         int log_fd;           /* keeper's end of the log stream, or -1; consumed */
+        void *owner;          /* whoever reads events: handed to event_fn */
 } DataflowOptions;
 
-/* Called with every event that a client may want to see; @event is borrowed. */
-typedef void (*DataflowEventFn)(Dataflow *dataflow, json_t *event, void *userdata);
+/* Called with every event that a client may want to see; @event is borrowed, @owner as in the options. */
+typedef void (*DataflowEventFn)(Dataflow *dataflow, json_t *event, void *owner);
 
 struct Dataflow {
+        ListLink link; /* in supervisor->dataflows */
         Supervisor *supervisor;
         Loop *loop;
         Plan *plan;
@@ -56,6 +60,8 @@ struct Dataflow {
         NodeLadder ladder; /* of the stop, once ordered */
         nsec_t stop_at;    /* when it was ordered */
         nsec_t begun_at;
+        nsec_t ended_at;   /* 0: not yet */
+        nsec_t since;      /* when the present state began */
         Timer timer;       /* beginning: keeper's answer; stopping: guard's confirmation; ending: keeper's end */
         Timer deaf_timer;  /* the guard says that nobody is left, and the keeper has not said so yet */
         Job advance;
@@ -78,17 +84,16 @@ struct Dataflow {
         char *error;    /* first thing that went wrong; NULL: nothing */
         uint32_t n_killed, n_left;
         DataflowEventFn event_fn;
-        void *event_userdata;
 };
 
 /**
  * dataflow_new() - take a plan over and begin it
  * @plan: consumed, whatever is returned
+ * @slot: the guard's number for it, not in use
  *
  * Return: 0 or a negative errno.
  */
-int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, const DataflowOptions *options, DataflowEventFn fn,
-        void *userdata);
+int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, uint32_t slot, const DataflowOptions *options, DataflowEventFn fn);
 Dataflow *dataflow_free(Dataflow *dataflow);
 
 /**
@@ -108,6 +113,8 @@ void dataflow_note(Dataflow *dataflow, const char *node, const char *text);
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count);
 void dataflow_on_begun(Dataflow *dataflow);
 void dataflow_kick(Dataflow *dataflow); /* look again, from the loop, whether something follows */
+
+const char *dataflow_state_to_string(DataflowState state);
 
 /* dataflow_result() - what to tell the client at the end: new reference. */
 json_t *dataflow_result(const Dataflow *dataflow);

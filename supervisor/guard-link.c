@@ -35,6 +35,11 @@ void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t
                 (struct guard_record){.type = GUARD_MSG_ESCROW, .slot = slot, .at_ns = at, .until_ns = until, .term_ns = term_ns});
 }
 
+void guard_slot_free_order(Supervisor *supervisor, uint32_t slot)
+{
+        guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_SLOT_FREE, .slot = slot});
+}
+
 void guard_bye(Supervisor *supervisor, int status)
 {
         guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_BYE, .status = status});
@@ -42,14 +47,18 @@ void guard_bye(Supervisor *supervisor, int status)
 
 static void on_record(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds)
 {
-        Dataflow *dataflow = supervisor->dataflow;
-        bool ours = dataflow && dataflow->slot == record->slot;
+        Dataflow *dataflow = record->slot < GUARD_MAX_SLOTS ? supervisor->slots[record->slot] : NULL;
 
+        if (record->slot < GUARD_MAX_SLOTS && (record->type == GUARD_MSG_KEEPER_GONE || record->type == GUARD_MSG_KEEPER_FAILED)) {
+                supervisor->slot_state[record->slot] &= (uint8_t)~SLOT_KEEPER;
+                if (!dataflow)
+                        supervisor_look_at_slot(supervisor, record->slot);
+        }
         if (record->type == GUARD_MSG_CLIENT_GONE)
-                supervisor_stop_all(supervisor, "the command is gone");
+                supervisor_stop_all(supervisor, NSEC_NEVER, false, "the command is gone");
         else if (record->type == GUARD_MSG_STOP)
-                supervisor_stop_all(supervisor, "the guard was asked to end");
-        else if (!ours)
+                supervisor_stop_all(supervisor, NSEC_NEVER, false, "the guard was asked to end");
+        else if (!dataflow)
                 return;
         else if (record->type == GUARD_MSG_KEEPER && n_fds == 2)
                 dataflow_on_keeper(dataflow, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
@@ -80,7 +89,7 @@ static int on_guard_socket(Source *source, uint32_t revents)
                         source_remove(source);
                         supervisor->guard_fd = fd_close(supervisor->guard_fd);
                         supervisor->guard_gone = true;
-                        supervisor_stop_all(supervisor, "the guard is gone");
+                        supervisor_stop_all(supervisor, NSEC_NEVER, false, "the guard is gone");
                         return 0;
                 }
                 if (size == sizeof(record) && record.magic == GUARD_MAGIC)
@@ -96,7 +105,7 @@ int guard_link_open(Supervisor *supervisor, int take_fd)
         int r;
 
         supervisor->guard_fd = take_fd;
-        supervisor->epoch = 1;
+        supervisor->epoch = supervisor->options.epoch;
         r = source_add(&supervisor->loop, &supervisor->guard_source, take_fd, EPOLLIN, SOURCE_EXITS, on_guard_socket);
         if (r)
                 return error_fold(r);

@@ -50,8 +50,8 @@ void keeper_order_begin(Dataflow *dataflow)
                         .name = dataflow->plan->name,
                         .log_dir = dataflow->log_dir ? dataflow->log_dir : "",
                         .slot = dataflow->slot,
-                        .uid = getuid(),
-                        .gid = getgid(),
+                        .uid = dataflow->options.uid,
+                        .gid = dataflow->options.gid,
                         .has_log_stream = dataflow->options.log_fd >= 0}};
 
         (void)keeper_send(dataflow, &msg, &dataflow->options.log_fd, dataflow->options.log_fd >= 0);

@@ -14,13 +14,24 @@
 
 typedef struct Control Control;
 
+typedef struct Server Server;
+
 #define SUPERVISOR_MAX_CONTROLS 2 /* connections of a private instance: one for the run, one for orders */
 
 typedef struct SupervisorOptions {
         int guard_fd;                              /* consumed */
-        int control_fds[SUPERVISOR_MAX_CONTROLS]; /* consumed; -1: none */
+        int control_fds[SUPERVISOR_MAX_CONTROLS]; /* consumed; -1: none. A private instance has both, a daemon none */
+        int listen_fd;                             /* a daemon's control socket, listening; consumed; -1: none */
+        int node_listen_fd;                        /* a daemon's socket for nodes that connect by name; the same */
+        int runtime_fd;                            /* a daemon's runtime directory; consumed; -1: none */
+        uint64_t epoch;                            /* 1 for the first supervisor of an instance */
         struct rlimit nofile;                      /* RLIMIT_NOFILE for nodes */
 } SupervisorOptions;
+
+enum {
+        SLOT_KEEPER = 1, /* its keeper was ordered and has not been reaped */
+        SLOT_LEFT = 2,   /* somebody would not die there */
+};
 
 struct Supervisor {
         Loop loop;
@@ -32,7 +43,12 @@ struct Supervisor {
         uint64_t epoch;
         bool guard_gone;
         Control *controls[SUPERVISOR_MAX_CONTROLS];
-        Dataflow *dataflow; /* a private instance has one */
+        Server *server;    /* a daemon's; NULL: a private instance */
+        List dataflows;    /* in the order of their start; those that have ended stay until they are forgotten */
+        unsigned n_dataflows;
+        Dataflow *slots[GUARD_MAX_SLOTS]; /* those that have not ended */
+        uint8_t slot_state[GUARD_MAX_SLOTS]; /* SLOT_*: why the number cannot be used again yet */
+        bool ending;       /* everything was ordered to stop: nothing begins any more */
         int exit_code;
         Timer last_words;
         nsec_t last_words_until;
@@ -47,9 +63,28 @@ void guard_kill_keeper_order(Supervisor *supervisor, uint32_t slot);
 void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
 void guard_bye(Supervisor *supervisor, int status);
 
+void guard_slot_free_order(Supervisor *supervisor, uint32_t slot);
+
+static inline bool supervisor_is_private(const Supervisor *supervisor)
+{
+        return supervisor->options.listen_fd < 0;
+}
+
+/**
+ * supervisor_start() - begin a dataflow
+ * @plan: consumed, whatever is returned
+ *
+ * Return: 0, -EAGAIN when all slots are in use, -ESHUTDOWN when everything is ending, another negative errno.
+ */
+int supervisor_start(Supervisor *supervisor, Plan *plan, const DataflowOptions *options, DataflowEventFn fn, Dataflow **ret);
+
+/* supervisor_forget() - free one that has ended. */
+void supervisor_forget(Supervisor *supervisor, Dataflow *dataflow);
+
 /* supervisor.c: what its parts tell it. */
 void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow);
-void supervisor_stop_all(Supervisor *supervisor, const char *who);
+void supervisor_look_at_slot(Supervisor *supervisor, uint32_t slot);
+void supervisor_stop_all(Supervisor *supervisor, nsec_t grace_ns, bool force, const char *who);
 
 /* What the guard's answers mean for a dataflow (dataflow.c). */
 void dataflow_on_keeper(Dataflow *dataflow, int take_sock, int take_pidfd);
