@@ -210,9 +210,7 @@ void dataflow_kick(Dataflow *dataflow)
 static void dataflow_stop_nodes(Dataflow *dataflow)
 {
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
-                dataflow->nodes[i].stop_wanted = true;
-                if (!node_is_final(&dataflow->nodes[i]))
-                        node_post(&dataflow->nodes[i], NODE_EV_STOP);
+                node_order_stop(&dataflow->nodes[i], &dataflow->ladder);
         }
         dataflow_kick(dataflow);
 }
@@ -236,30 +234,16 @@ void dataflow_on_escrow_ok(Dataflow *dataflow)
         dataflow_stop_nodes(dataflow);
 }
 
-static bool ladder_tighten(NodeLadder *ladder, const NodeLadder *wanted)
-{
-        bool changed = wanted->kill < ladder->kill;
-
-        ladder->term = MIN(ladder->term, wanted->term);
-        ladder->kill = MIN(ladder->kill, wanted->kill);
-        ladder->verdict = MIN(ladder->verdict, wanted->verdict);
-        return changed;
-}
-
 void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *who)
 {
         nsec_t now = dataflow->loop->now;
-        nsec_t grace = force ? 0 : grace_ns == NSEC_NEVER ? dataflow->options.grace_ns : grace_ns;
-        NodeLadder wanted;
+        NodeLadder wanted = node_ladder(now, grace_ns == NSEC_NEVER ? dataflow->options.grace_ns : grace_ns, dataflow->options.budget_ns, force);
 
         if (dataflow->state >= DATAFLOW_ENDING)
                 return;
-        wanted.term = nsec_add(now, grace);
-        wanted.kill = nsec_add(now, nsec_add(grace, grace / 2));
-        wanted.verdict = nsec_add(wanted.kill, dataflow->options.budget_ns);
         if (!dataflow->stop_ordered)
                 dataflow->stop_at = now;
-        else if (!ladder_tighten(&dataflow->ladder, &wanted))
+        else if (!node_ladder_tighten(&dataflow->ladder, &wanted))
                 return;
         if (!dataflow->stop_ordered)
                 dataflow->ladder = wanted;

@@ -123,10 +123,12 @@ struct Node {
         NodeEnd end;
         NodeRung rung;
         NodeLadder ladder;
+        NodeLadder ordered;  /* of the stop that was asked for; a later order only ever moves it earlier */
         uint32_t n_restarts; /* in all */
         uint32_t n_window;   /* in the present window */
         nsec_t window_start;
         bool stop_wanted;  /* the operator's wish; kept apart from state */
+        bool restart_wanted; /* the operator wants another incarnation, whatever the policy says */
         bool quarantined;  /* its cgroup would not become empty */
         bool finished;     /* no further incarnation will come */
         bool was_ready;    /* some incarnation got that far */
@@ -139,6 +141,27 @@ void node_done(Node *node);
 
 /* node_post() - queue an event; it is applied from the loop, never from inside the caller. */
 void node_post(Node *node, NodeEvent event);
+
+#define NODE_LADDER_NEVER ((NodeLadder){NSEC_NEVER, NSEC_NEVER, NSEC_NEVER})
+
+/* node_ladder() - the rungs' times of a stop ordered now; force begins with the kill. */
+NodeLadder node_ladder(nsec_t now, nsec_t grace_ns, nsec_t budget_ns, bool force);
+
+/* node_ladder_tighten() - each rung at the earlier of both times. True when the kill moved. */
+bool node_ladder_tighten(NodeLadder *ladder, const NodeLadder *wanted);
+
+/**
+ * node_order_stop() - stop it for good: no restart follows
+ * @ladder: when
+ */
+void node_order_stop(Node *node, const NodeLadder *ladder);
+
+/* node_order_restart() - end its incarnation and begin another, whatever its policy says; also of one that has ended. False: its
+ * dataflow is being stopped, or somebody of the last one would not end. */
+bool node_order_restart(Node *node, const NodeLadder *ladder);
+
+/* node_reset() - it has its full number of restarts again; one that failed for good is started. False: nothing to reset. */
+bool node_reset(Node *node);
 
 /* node_step() - the table, for tests and for the docs: true if @event means something in @state. */
 bool node_step(NodeState state, NodeEvent event, NodeState *ret_next);

@@ -665,6 +665,13 @@ void wiring_node_ended(Node *node, bool restarting)
         }
 }
 
+void wiring_reopen(Node *node)
+{
+        for (uint32_t i = 0; i < node->n_links; i++)
+                if (node->links[i]->state == LINK_CLOSED)
+                        node->links[i]->state = LINK_DETACHED;
+}
+
 static void tell_downstream(Node *node, NodeMsgType type, const char *text)
 {
         NodeMsg msg = {.type = type, .node_event = {.node = node->plan->id, .text = text}};

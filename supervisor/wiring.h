@@ -54,6 +54,9 @@ void wiring_abort(Node *node, const char *text);
 /* wiring_node_ended() - nobody of the incarnation is left: tell its peers. @restarting: another incarnation will come. */
 void wiring_node_ended(Node *node, bool restarting);
 
+/* wiring_reopen() - a node that had ended for good begins again: its links attach as if it had been restarted. */
+void wiring_reopen(Node *node);
+
 /* wiring_close_outputs() - nothing more will come from it, of this or any other incarnation. */
 void wiring_close_outputs(Node *node);
 void wiring_tell_failed(Node *node, const char *text);
