@@ -62,8 +62,9 @@ typedef enum tg_event_kind {
         TG_EVENT_INPUT_CLOSED = 2,   /* id: the input; every message sent before was delivered or counted as dropped */
         TG_EVENT_INPUT_RECOVERED = 3, /* id: the input that had timed out (input_timeout) and has data again */
         TG_EVENT_STOP = 4,           /* id: "MANUAL" or "ALL_INPUTS_CLOSED"; finish and exit before tg_stop_deadline() */
-        TG_EVENT_NODE_FAILED = 5,    /* id: the failed node; data: the reason as text */
-        TG_EVENT_NODE_RESTARTED = 6, /* id: the restarted node */
+        TG_EVENT_NODE_FAILED = 5,    /* id: the failed node; data: the reason as text. Once per incarnation of that node, also
+                                      * when the supervisor dies in between and its successor says it again */
+        TG_EVENT_NODE_RESTARTED = 6, /* id: the restarted node; once, as above */
         TG_EVENT_ERROR = 7,          /* data: what went wrong, as text; the stream ends after it */
 } tg_event_kind;
 
@@ -77,11 +78,37 @@ typedef enum tg_event_kind {
  * then on: close-on-exec, so programs started later do not inherit it. The variable stays, for changing the environment
  * is not safe beside other threads.
  *
+ * When the supervisor dies, the connection goes on with its successor. Messages flow meanwhile, nothing waits for it and no event
+ * tells of it. A node of a daemon (TIDEGATE_NODE_SOCKET is set) whose socket hung up looks for the next daemon at that path,
+ * in calls that the program makes anyway and at most every 100 ms; until one is there, the end of a source closes no input. Any
+ * other node takes each end for the last then. A daemon that does not want the node any more ends its stream: TG_EVENT_ERROR.
+ *
  * Return: 0; -ENOTCONN when the process was not started by Tidegate; -ECANCELED when the start was given up (the reason is
  * printed by the supervisor); -EPROTO for a violation of the protocol; -EALREADY for a second call; -EINTR when a signal
  * handler ran: call again to go on waiting; another negative errno (-ECONNRESET: the supervisor is gone; -ETIMEDOUT).
  */
 TG_API int tg_node_open(tg_node **ret);
+
+/**
+ * tg_node_open_as() - connect a process that was started by hand, as a dynamic node (`path: dynamic`) of a dataflow
+ * @ret:      set on success; owned by the caller, released with tg_node_close()
+ * @node_id:  id of the node in the descriptor, 1..128 bytes; borrowed
+ * @dataflow: its name, or its uuid as text, at most 256 bytes; NULL or "" for the only one that runs here and has such a
+ *            node; borrowed
+ *
+ * Connects to the daemon whose socket is named by the environment variable TIDEGATE_NODE_SOCKET; without it, to node.sock in
+ * TIDEGATE_RUNTIME_DIR, else in /run/tidegate if that is there or this is root, else in $XDG_RUNTIME_DIR/tidegate. The
+ * variable TIDEGATE_NODE_FD is not looked at. The daemon decides by the process's uid. Blocks, is bounded and goes on
+ * after a signal (with the same arguments) as tg_node_open() does; until it returned 0 the process is part of nothing.
+ * Then the node is like any other. One connection per process, be it by this or by tg_node_open(); after a failure it may be
+ * called again.
+ *
+ * Return: 0; -ENOTCONN when no daemon is there; -ECANCELED when the daemon refused (no such node, connected already, not
+ * authorised: the reason is printed to stderr) or the start was given up; -EINVAL for an id or name that is none;
+ * -EACCES when the socket is not for this user; -ENAMETOOLONG when its path is longer than a socket's may be; -EPROTO, -EALREADY,
+ * -EINTR and others as above.
+ */
+TG_API int tg_node_open_as(tg_node **ret, const char *node_id, const char *dataflow);
 
 /**
  * tg_node_close() - leave the dataflow
