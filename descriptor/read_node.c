@@ -203,7 +203,8 @@ static int read_order(Reader *reader, const YamlNode *map, NodeSpec *ret)
                         check_dynamic(reader, custom);
         } else if (ret->path.s && yaml_get(map, "capture", &key)) {
                 diagnostics_error(reader->diags, key->span,
-                        "capture means something with \"path: dynamic\" only: of any other node the process is ours from its birth");
+                        "capture means something with \"path: dynamic\" only: "
+                        "of any other node the process is ours from its birth");
         }
         read_on_failure(reader, yaml_get(map, "on_failure", NULL), &ret->on_failure);
         read_stuck_timeout(reader, yaml_get(map, "stuck_timeout", NULL), &ret->stuck_timeout_ns);
