@@ -90,7 +90,7 @@ static Found resolve_module(Expander *ex, const Scope *scope, const InputSpec *i
         }
 }
 
-static const Leaf *find_leaf(const Expander *ex, const char *id)
+const Leaf *expander_find_leaf(const Expander *ex, const char *id)
 {
         size_t low = 0, high = ex->n_leaves;
 
@@ -144,7 +144,7 @@ static Found resolve_node(Expander *ex, const Scope *scope, const InputSpec *inp
         node = file_find_node(ex->root->file, input->node);
         if (node)
                 return resolve_in_file(ex, ex->root, node, input, link);
-        leaf = find_leaf(ex, input->node);
+        leaf = expander_find_leaf(ex, input->node);
         if (leaf)
                 return resolve_leaf(ex, leaf, input, link);
         return report_node(ex, scope, input);
