@@ -17,6 +17,7 @@
 #include "protocol/keeper_msg.h"
 #include "supervisor/node.h"
 
+typedef struct JournalEntry JournalEntry;
 typedef struct Supervisor Supervisor;
 typedef struct Link Link;
 typedef struct Pair Pair;
@@ -52,6 +53,12 @@ struct Dataflow {
         Plan *plan;
         DataflowOptions options;
         char *log_dir; /* with the uuid; NULL: none */
+        char **environ; /* owned copy of the options' */
+        JournalEntry *journal; /* NULL: a private instance, or it could not be written */
+        bool journal_failed;   /* said once */
+        bool adopting;         /* its keeper has not said yet what is there: it is made from the journal, or the keeper is a new one */
+        bool fresh;            /* made from the journal: nothing of it is written back before it was held against what is there */
+        bool slot_known;       /* fresh: the guard has named its slot */
         uint8_t uuid[16];
         char uuid_text[37];
         DataflowState state;
@@ -83,6 +90,10 @@ struct Dataflow {
         json_t *notes;  /* array of strings for people */
         char *error;    /* first thing that went wrong; NULL: nothing */
         uint32_t n_killed, n_left;
+        uint32_t n_keeper_deaths;
+        nsec_t keeper_died_at;
+        bool keeper_replaced; /* the next keeper takes over what the last one left */
+        Timer keeper_timer;   /* it has so long to do it */
         DataflowEventFn event_fn;
 };
 
@@ -96,6 +107,9 @@ struct Dataflow {
 int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, uint32_t slot, const DataflowOptions *options, DataflowEventFn fn);
 Dataflow *dataflow_free(Dataflow *dataflow);
 
+/* dataflow_make() - everything but a beginning: no keeper, no log directory, no slot. @plan is consumed; the rest is copied. */
+int dataflow_make(Dataflow **ret, Supervisor *supervisor, Plan *plan, const DataflowOptions *options, const uint8_t uuid[16], DataflowEventFn fn);
+
 /**
  * dataflow_stop() - begin the stop ladder, or tighten one that is under way
  * @grace_ns: span; NSEC_NEVER: the dataflow's own
@@ -103,6 +117,30 @@ Dataflow *dataflow_free(Dataflow *dataflow);
  * @who:      for the ledger
  */
 void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *who);
+
+/* dataflow-journal.c: what is intended, written down before it is ordered. Without a journal they do nothing. */
+int dataflow_journal_create(Dataflow *dataflow); /* 0 or a negative errno: then nothing is left behind */
+void dataflow_journal(Dataflow *dataflow);
+void node_journal(Node *node);
+void link_journal(Link *link);
+void dataflow_unjournal(Dataflow *dataflow); /* forgotten for good */
+
+/**
+ * dataflow_restore() - a dataflow as the journal has it; its sockets, memory and keeper come later (adopt.c)
+ * @take_entry: consumed, whatever is returned
+ * @text:       what dataflow_journal_create() wrote
+ * @ret_why:    room for @why_size bytes, set on failure
+ *
+ * Return: 0, or a negative errno: the journal holds what no supervisor of this version writes.
+ */
+int dataflow_restore(Dataflow **ret, Supervisor *supervisor, JournalEntry *take_entry, const char *text, DataflowEventFn fn, char *ret_why,
+        size_t why_size);
+
+/* dataflow_replace_keeper() - the last one is dead or being killed; another is asked for, once the guard has reaped it. */
+void dataflow_replace_keeper(Dataflow *dataflow, const char *why);
+
+/* dataflow_go_on() - adopted: what its state waited for is asked for again. @begun: its keeper has made its cgroup. */
+void dataflow_go_on(Dataflow *dataflow, bool begun);
 
 /* dataflow_fail() - remember the first thing that went wrong; @node: whose fault it is, or NULL. */
 __attribute__((format(printf, 3, 4))) void dataflow_fail(Dataflow *dataflow, const Node *node, const char *format, ...);
@@ -130,6 +168,10 @@ void keeper_order_kill(Node *node, nsec_t until);
 void keeper_order_look(Node *node);
 void keeper_order_reap(Node *node);
 void keeper_order_end(Dataflow *dataflow, nsec_t deadline);
+void keeper_order_resume(Dataflow *dataflow);
+void keeper_order_forget(Dataflow *dataflow, uint32_t node, uint64_t generation);
+void keeper_order_adopt(Node *node);
+void keeper_take_pidfd(Node *node, int32_t pid, int take_pidfd);
 void keeper_lost(Dataflow *dataflow, const char *why); /* it died, or is being killed: the guard enforces */
 
 #endif

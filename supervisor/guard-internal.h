@@ -123,6 +123,7 @@ struct Guard {
         unsigned stored_top; /* beyond it nothing was ever stored */
         unsigned n_stored, n_refused;
         bool replaying;     /* the present supervisor is being told what there is */
+        uint32_t replay_slot; /* of that one only; GUARD_SLOT_INSTANCE: everything */
         unsigned replay_at; /* next thing to tell: slots, then stored ones, then exits */
 };
 
@@ -131,6 +132,7 @@ void guard_store(Guard *guard, const struct guard_record *record, int *fds, size
 void guard_unstore(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation);
 void guard_unstore_slot(Guard *guard, uint32_t slot);
 void guard_replay(Guard *guard); /* begin to tell a new supervisor */
+void guard_fetch(Guard *guard, uint32_t slot);
 void guard_pump(Guard *guard);   /* go on telling, as far as its socket takes it */
 
 /* guard.c */
@@ -146,6 +148,7 @@ void guard_tell_kept(Guard *guard, uint32_t slot);
 /* guard-enforce.c */
 int guard_escrow(Guard *guard, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
 int guard_enforce(Guard *guard, uint32_t slot, bool remove);
+void guard_remove_dataflow(Guard *guard, GuardSlot *slot); /* the directory of a slot whose keeper could not do it any more */
 bool guard_enforcing(const Guard *guard);
 
 void guard_process_kill(GuardProcess *process);

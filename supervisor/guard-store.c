@@ -107,7 +107,7 @@ static int tell_stored(Guard *guard, unsigned *at)
         unsigned i = *at;
         int r;
 
-        if (first->fd < 0) {
+        if (first->fd < 0 || (guard->replay_slot != GUARD_SLOT_INSTANCE && first->slot != guard->replay_slot)) {
                 (*at)++;
                 return 0;
         }
@@ -123,7 +123,7 @@ static int tell_stored(Guard *guard, unsigned *at)
 
 static int tell_all(Guard *guard)
 {
-        struct guard_record end = {.type = GUARD_MSG_STORE_END, .count = guard->n_refused};
+        struct guard_record end = {.type = GUARD_MSG_STORE_END, .slot = guard->replay_slot, .count = guard->n_refused};
         int r = 0;
 
         while (!r && guard->replay_at < GUARD_MAX_SLOTS) {
@@ -187,6 +187,19 @@ void guard_replay(Guard *guard)
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
                 guard->children[i].owes_exit = guard->children[i].ours; /* the last supervisor may have died with it unwritten */
         guard->replaying = true;
+        guard->replay_slot = GUARD_SLOT_INSTANCE;
         guard->replay_at = 0;
+        guard_pump(guard);
+}
+
+void guard_fetch(Guard *guard, uint32_t slot)
+{
+        if (guard->replaying) { /* asked twice at once: all of it, once more */
+                guard_replay(guard);
+                return;
+        }
+        guard->replaying = true;
+        guard->replay_slot = slot;
+        guard->replay_at = GUARD_MAX_SLOTS;
         guard_pump(guard);
 }

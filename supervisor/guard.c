@@ -262,6 +262,7 @@ static void guard_slot_free(GuardSlot *slot)
         if (slot->number == GUARD_SLOT_INSTANCE || slot->keeper.pid > 0 || (slot->events_fd >= 0 && cgroup_populated(slot->events_fd) == 1))
                 return;
         timer_disarm(&slot->timer);
+        guard_remove_dataflow(slot->guard, slot);
         slot->dir_fd = fd_close(slot->dir_fd);
         slot->kill_fd = fd_close(slot->kill_fd);
         slot->events_fd = fd_close(slot->events_fd);
@@ -295,6 +296,9 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
                 break;
         case GUARD_MSG_UNSTORE:
                 guard_unstore(guard, record->slot, record->node, record->generation);
+                break;
+        case GUARD_MSG_FETCH:
+                guard_fetch(guard, record->slot);
                 break;
         case GUARD_MSG_REAP:
                 guard_reap(guard, record->slot, record->node, record->generation);

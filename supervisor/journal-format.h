@@ -90,6 +90,7 @@ enum { /* journal_node.flags */
         JOURNAL_NODE_QUARANTINED = 1u << 11,
         JOURNAL_NODE_FINISHED = 1u << 12,
         JOURNAL_NODE_WAS_READY = 1u << 13,
+        JOURNAL_NODE_RESTART_WANTED = 1u << 14,
 };
 
 struct journal_node {
@@ -111,10 +112,11 @@ struct journal_node {
         uint64_t deadline_ns;
         uint64_t window_start_ns;
         struct journal_ladder ladder;
+        struct journal_ladder ordered; /* of the stop that was asked for */
         uint8_t outputs_closed[JOURNAL_MAX_OUTPUTS / 8]; /* output i: bit i % 8 of byte i / 8 */
         char error[JOURNAL_TEXT_SIZE];
         char left[JOURNAL_TEXT_SIZE];
-        uint8_t reserved[116];
+        uint8_t reserved[92];
         uint32_t crc;
 };
 

@@ -11,7 +11,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/utf8.h"
-#include "supervisor/dataflow.h"
+#include "supervisor/supervisor.h"
 #include "supervisor/wiring.h"
 
 #define NODE_BACKOFF_EXPONENT_MAX 16
@@ -175,9 +175,11 @@ static void node_apply(Node *node, NodeEvent event)
         if (step->next != from) {
                 timer_disarm(&node->deadline);
                 node->state = step->next;
+                node->since = node->dataflow->loop->now;
         }
         dataflow_node_changed(node, from, event);
         step->act(node);
+        node_journal(node);
         dataflow_kick(node->dataflow);
 }
 
@@ -223,15 +225,15 @@ static void node_begin_incarnation(Node *node)
         node->error = NULL;
 }
 
-static void node_spawn(Node *node)
+static void node_order_spawn(Node *node)
 {
-        _cleanup_fd_ int sock = -1;
         nsec_t now = node->dataflow->loop->now, deadline = nsec_add(now, node->plan->startup_timeout_ns);
+        _cleanup_fd_ int sock = -1;
         int r = 0;
 
-        node_begin_incarnation(node);
         node->started_at = now;
         node_set_deadline(node, deadline);
+        node_journal(node); /* the intent, before anything can come of it */
         if (node->plan->kind == PLAN_KIND_NODE) {
                 r = wiring_prepare(node, &sock);
                 if (r)
@@ -244,6 +246,24 @@ static void node_spawn(Node *node)
         }
         if (r)
                 node_post(node, NODE_EV_SPAWN_FAILED);
+}
+
+static void node_spawn(Node *node)
+{
+        guard_unstore_order(node);
+        node_begin_incarnation(node);
+        node_order_spawn(node);
+}
+
+void node_repeat_spawn(Node *node)
+{
+        guard_unstore_order(node);
+        node_order_spawn(node);
+}
+
+void node_arm(Node *node, nsec_t at)
+{
+        node_set_deadline(node, at);
 }
 
 static void node_spawn_again(Node *node)
@@ -464,7 +484,9 @@ static void node_resolve(Node *node)
                 failed = true;
         }
         node_tell_end(node, restart, failed);
+        node_journal(node); /* how it ended, before anybody forgets it */
         keeper_order_reap(node);
+        guard_reap_order(node);
         node_post(node, restart ? NODE_EV_RESTART : failed ? NODE_EV_FAIL : NODE_EV_DONE);
 }
 
@@ -617,6 +639,7 @@ int node_init(Node *node, Dataflow *dataflow, uint32_t index)
                 .sock = -1,
                 .control_fd = -1,
                 .bell_fd = -1,
+                .out_fds = {-1, -1},
                 .ordered = NODE_LADDER_NEVER,
                 .control = REGION_INIT};
         packet_queue_init(&node->out, NODE_OUT_QUEUE_MAX);
@@ -649,6 +672,8 @@ void node_done(Node *node)
                 node->outputs[i].pool_fd = fd_close(node->outputs[i].pool_fd);
         }
         node->bell_fd = fd_close(node->bell_fd);
+        for (unsigned i = 0; i < ELEMENTSOF(node->out_fds); i++)
+                node->out_fds[i] = fd_close(node->out_fds[i]);
         free(node->outputs);
         free(node->cursor_fds);
         free(node->resume_at);

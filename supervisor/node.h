@@ -80,6 +80,12 @@ typedef struct NodeOutput { /* regions of the present incarnation; kept after it
         bool closed; /* the node said that nothing more will come */
 } NodeOutput;
 
+/* What a keeper said of an incarnation to a supervisor that did not see it begin. */
+typedef struct NodeFound {
+        bool there, starting, spawned, failed, exited, over;
+        int32_t code, status;
+} NodeFound;
+
 struct Node {
         Dataflow *dataflow;
         uint32_t index; /* in the plan */
@@ -102,16 +108,20 @@ struct Node {
         bool killed;    /* needed SIGKILL */
         bool resolved;  /* it was decided what follows */
         bool exec_stuck;    /* execve has not come back: the process may be unkillable */
+        bool resuming;      /* asked what it knows (NODE_MSG_RESUME), and has not said all yet */
+        NodeFound found;    /* while the dataflow is being adopted */
         bool inputs_closed; /* every link that feeds it has ended */
         int32_t pid, exit_code, exit_status; /* exit_*: as siginfo's si_code and si_status */
         int pidfd;
         Source pid_source;
         nsec_t started_at;
+        nsec_t since; /* when the present state began */
         int sock; /* our end of the node socket */
         Source sock_source;
         PacketQueue out;
         Timer hung_up; /* it hung up: its outputs are closed if it lives on without its socket */
         int control_fd, bell_fd;
+        int out_fds[2];     /* while adopting: what a new keeper reads; else -1 */
         Region control;
         NodeOutput *outputs; /* per output */
         int *cursor_fds;     /* per input; -1 for timers */
@@ -137,6 +147,12 @@ struct Node {
 };
 
 int node_init(Node *node, Dataflow *dataflow, uint32_t index);
+
+/* node_repeat_spawn() - adopted: its start was intended, and never reached the keeper. */
+void node_repeat_spawn(Node *node);
+
+/* node_arm() - adopted: the deadline that its state had. */
+void node_arm(Node *node, nsec_t at);
 void node_done(Node *node);
 
 /* node_post() - queue an event; it is applied from the loop, never from inside the caller. */

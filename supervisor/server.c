@@ -87,6 +87,17 @@ void server_dataflow_ended(Server *server, Dataflow *dataflow)
         (void)dataflow;
 }
 
+void server_adopted(Server *server)
+{
+        (void)server;
+}
+
+DataflowEventFn server_event_fn(Server *server)
+{
+        (void)server;
+        return NULL;
+}
+
 bool server_flushed(const Server *server)
 {
         Client *it, *next;

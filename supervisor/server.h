@@ -16,6 +16,9 @@ Server *server_free(Server *server);
 /* What the supervisor tells it. */
 void server_dataflow_ended(Server *server, Dataflow *dataflow);
 
+void server_adopted(Server *server); /* what the last supervisor left has been taken over */
+DataflowEventFn server_event_fn(Server *server); /* for dataflows that no client of ours started; owner NULL */
+
 bool server_flushed(const Server *server); /* every client has what was sent to it */
 unsigned server_n_clients(const Server *server);
 

@@ -31,7 +31,6 @@ int supervisor_start(Supervisor *supervisor, Plan *plan, const DataflowOptions *
         if (r)
                 return error_fold(r);
         supervisor->slots[slot] = dataflow;
-        supervisor->slot_state[slot] = SLOT_KEEPER;
         list_append(&supervisor->dataflows, &dataflow->link);
         supervisor->n_dataflows++;
         *ret = dataflow;
@@ -41,6 +40,7 @@ int supervisor_start(Supervisor *supervisor, Plan *plan, const DataflowOptions *
 void supervisor_forget(Supervisor *supervisor, Dataflow *dataflow)
 {
         supervisor->n_dataflows--;
+        dataflow_unjournal(dataflow);
         (void)dataflow_free(dataflow);
 }
 
@@ -184,6 +184,8 @@ static int supervisor_setup(Supervisor *supervisor)
         }
         if (!supervisor_is_private(supervisor)) {
                 r = server_new(&supervisor->server, supervisor, supervisor->options.listen_fd);
+                if (!r)
+                        r = adopt_begin(supervisor);
                 if (r)
                         return error_fold(r);
         }
@@ -197,7 +199,7 @@ int supervisor_main(const SupervisorOptions *options)
         Dataflow *it, *next;
         int r;
 
-        supervisor = (Supervisor){.options = *options, .signal_fd = -1, .guard_fd = -1};
+        supervisor = (Supervisor){.options = *options, .signal_fd = -1, .guard_fd = -1, .journal = JOURNAL_NULL};
         list_init(&supervisor.dataflows);
         if (!supervisor_is_private(&supervisor))
                 log_open("supervisor");
@@ -210,6 +212,8 @@ int supervisor_main(const SupervisorOptions *options)
         for (unsigned i = 0; i < SUPERVISOR_MAX_CONTROLS; i++)
                 (void)control_free(supervisor.controls[i]);
         supervisor.server = server_free(supervisor.server);
+        journal_close(&supervisor.journal);
+        packet_queue_done(&supervisor.guard_out);
         source_remove(&supervisor.guard_source);
         (void)fd_close(supervisor.guard_fd);
         (void)fd_close(supervisor.signal_fd);

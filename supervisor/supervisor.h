@@ -10,6 +10,7 @@
 
 #include "protocol/guard_msg.h"
 #include "supervisor/dataflow.h"
+#include "supervisor/journal.h"
 #include "supervisor/loop.h"
 
 typedef struct Control Control;
@@ -48,6 +49,14 @@ struct Supervisor {
         unsigned n_dataflows;
         Dataflow *slots[GUARD_MAX_SLOTS]; /* those that have not ended */
         uint8_t slot_state[GUARD_MAX_SLOTS]; /* SLOT_*: why the number cannot be used again yet */
+        Journal journal;   /* a daemon's */
+        PacketQueue guard_out;
+
+        /* adopt.c: what the last supervisor left */
+        bool adopting;
+        nsec_t adopt_began;
+        unsigned n_adopted, n_lost, n_duplicated;
+
         bool ending;       /* everything was ordered to stop: nothing begins any more */
         int exit_code;
         Timer last_words;
@@ -64,6 +73,12 @@ void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t
 void guard_bye(Supervisor *supervisor, int status);
 
 void guard_slot_free_order(Supervisor *supervisor, uint32_t slot);
+
+/* The guard keeps copies of what an incarnation's successor at the helm would need; a private instance has none. */
+void guard_store_order(const Node *node, const struct guard_item *items, const int *fds, size_t n);
+void guard_unstore_order(const Node *node);
+void guard_reap_order(const Node *node);
+void guard_fetch_order(Supervisor *supervisor, uint32_t slot);
 
 static inline bool supervisor_is_private(const Supervisor *supervisor)
 {
@@ -85,6 +100,25 @@ void supervisor_forget(Supervisor *supervisor, Dataflow *dataflow);
 void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow);
 void supervisor_look_at_slot(Supervisor *supervisor, uint32_t slot);
 void supervisor_stop_all(Supervisor *supervisor, nsec_t grace_ns, bool force, const char *who);
+
+/**
+ * adopt_begin() - read the journal: every dataflow in it exists again, and waits for its keeper
+ *
+ * Reads files of the runtime directory; called before the loop turns.
+ *
+ * Return: 0, or a negative errno when the journal as a whole cannot be used.
+ */
+int adopt_begin(Supervisor *supervisor);
+
+/* What the guard and the keepers say of what is there. */
+void adopt_stored(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds); /* takes what is wanted */
+void adopt_slot(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds);   /* likewise */
+void adopt_store_end(Supervisor *supervisor, uint32_t slot);
+void adopt_without_keeper(Dataflow *dataflow);
+void adopt_look(Supervisor *supervisor);
+void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds); /* likewise */
+void adopt_resumed(Dataflow *dataflow, const KeeperMsg *msg);
+void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record);
 
 /* What the guard's answers mean for a dataflow (dataflow.c). */
 void dataflow_on_keeper(Dataflow *dataflow, int take_sock, int take_pidfd);
