@@ -235,6 +235,7 @@ def test_a_full_disk_costs_lines_and_says_so(options, reason, tmp_path, live, no
     notes = [n["text"] for n in run.result()["notes"]]
     assert len([n for n in notes if "log_chatty.jsonl" in n and reason in n]) == 1, notes
     assert any(re.search(r"^\d+ lines are missing in the log files", n) for n in notes)
+    assert len(notes) == 2, "what the disk cost is told once, and nothing vague beside it"
     lines = [e["text"] for e in run.events() if e["type"] == "log" and e["node"] == "chatty"]
     dropped = sum(e["count"] for e in run.events() if e["type"] == "dropped")
     assert len(lines) + dropped == 20000, "the terminal gets them all the same, or is told how many not"
