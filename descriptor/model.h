@@ -103,6 +103,7 @@ typedef struct NodeSpec {
         uint64_t pool_size; /* bytes, of each output */
         unsigned *cpus;
         size_t n_cpus;
+        Span cpus_span;
 } NodeSpec;
 
 typedef struct FileSpec {
