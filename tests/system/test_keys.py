@@ -9,6 +9,8 @@ import time
 import pytest
 from lives import SLACK
 
+pytestmark = pytest.mark.sanitized
+
 
 def lines_of(run, node):
     """What a node printed."""
