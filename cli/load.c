@@ -40,6 +40,13 @@ void load_options_done(LoadOptions *options)
         *options = (LoadOptions)LOAD_OPTIONS_INIT;
 }
 
+unsigned cpus_here(void)
+{
+        long n = sysconf(_SC_NPROCESSORS_CONF);
+
+        return n > 0 ? (unsigned)n : 0;
+}
+
 bool color_wanted(FILE *f)
 {
         const char *no = getenv("NO_COLOR"), *term = getenv("TERM");

@@ -34,6 +34,9 @@ typedef struct LoadOptions {
 int load_option(LoadOptions *options, int option, char *value);
 void load_options_done(LoadOptions *options);
 
+/* cpus_here() - how many CPUs this machine has, whoever may use them; 0 when that cannot be told. */
+unsigned cpus_here(void);
+
 /* color_wanted() - whether f is a terminal that wants colours (NO_COLOR, TERM=dumb). */
 bool color_wanted(FILE *f);
 

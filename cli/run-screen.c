@@ -158,7 +158,7 @@ void screen_log(Screen *screen, const LogMsg *msg)
         clear_status(screen);
         n = prefix(screen, line, sizeof(line), id);
         if (msg->type == LOG_MSG_DROPPED)
-                n += snprintf(line + n, sizeof(line) - (size_t)n, "(%llu lines not shown here: this terminal is slow; the log file has them)\n",
+                n += snprintf(line + n, sizeof(line) - (size_t)n, "(%llu lines not shown: they came faster than they could be written here; see the log file)\n",
                         (unsigned long long)msg->count);
         else if (msg->count)
                 n += snprintf(line + n, sizeof(line) - (size_t)n, "%.*s (line cut: %llu bytes more)\n", LOG_MSG_TEXT_MAX, msg->text,

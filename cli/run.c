@@ -96,8 +96,10 @@ static int read_arguments(Run *run, int argc, char **argv)
 static int load_plan(Run *run)
 {
         Diagnostics diags = DIAGNOSTICS_INIT;
-        int r = descriptor_load(run->path, &run->load.descriptor, &run->plan, &diags);
+        int r;
 
+        run->load.descriptor.n_cpus = cpus_here();
+        r = descriptor_load(run->path, &run->load.descriptor, &run->plan, &diags);
         print_diagnostics(stderr, &diags, true);
         diagnostics_done(&diags);
         if (r < 0)

@@ -130,6 +130,7 @@ typedef struct NodeSpec {
         uint64_t pool_size; /* bytes, of each output */
         unsigned *cpus;
         size_t n_cpus;
+        Span cpus_span;
         bool is_dynamic, capture;
         AfterSpec *after;
         size_t n_after;

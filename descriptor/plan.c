@@ -153,6 +153,16 @@ static void report_program(Planner *p, const Leaf *leaf, const char *path, bool 
         }
 }
 
+/* As Dora has it: they are left out. (When no other is named, starting the node fails.) */
+static void report_cpus(const Planner *p, const NodeSpec *spec)
+{
+        unsigned last = spec->n_cpus ? spec->cpus[spec->n_cpus - 1] : 0; /* they are sorted */
+
+        if (p->options->n_cpus && last >= p->options->n_cpus)
+                diagnostics_warning(p->ex->diags, spec->cpus_span,
+                        "this machine has no CPU %u (its last one is %u); it is left out", last, p->options->n_cpus - 1);
+}
+
 /* args after the module's parameters were put in; NULL when there are none, or they could not be made (reported). */
 static int leaf_args(Planner *p, const Leaf *leaf, const char **ret)
 {
@@ -396,6 +406,7 @@ static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
         int r;
 
         p->bytes += 290 + strlen(leaf->id);
+        report_cpus(p, spec);
         r = plan_env(p, leaf, &env);
         if (!r)
                 r = plan_argv(p, leaf, &argv);

@@ -99,6 +99,7 @@ static int read_cpus(Reader *reader, const YamlNode *value, NodeSpec *ret)
         for (size_t i = 0; i < value->n; i++)
                 if (read_uint(reader, value->items[i], "a CPU number", 0, CPU_MAX, &cpu))
                         wanted[cpu] = true;
+        ret->cpus_span = value->span;
         ret->cpus = arena_alloc(reader->arena, MIN(value->n + 1, (size_t)CPU_MAX + 1) * sizeof(*ret->cpus));
         if (!ret->cpus)
                 return error_origin(-ENOMEM);

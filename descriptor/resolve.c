@@ -127,6 +127,10 @@ static Found report_node(Expander *ex, const Scope *scope, const InputSpec *inpu
 
         for (size_t i = 0; i < scope->file->n_by_id && !diagnostics_full(ex->diags); i++)
                 suggest_offer(&suggest, scope->file->by_id[i]->id.s);
+        if (strncmp(input->output, "timer/", 6) == 0) {
+                suggest_offer(&suggest, "tidegate");
+                suggest_offer(&suggest, "dora");
+        }
         if (suggest.best && asprintf(&full, "%s/%s", suggest.best, input->output) < 0)
                 full = NULL;
         diagnostics_error_hint(ex->diags, input->source.span, full, "there is no node %s", QUOTE(input->node));

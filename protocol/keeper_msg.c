@@ -228,7 +228,8 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 field_str(c, &m->note.text, KEEPER_MSG_TEXT_MAX);
                 break;
         case KEEPER_MSG_ENDED:
-                field_u8(c, &m->ended.clean, 0, 1);
+                field_u8(c, &m->ended.removed, 0, 1);
+                field_u8(c, &m->ended.logged, 0, 1);
                 break;
         case KEEPER_MSG_INCARNATION:
                 fields_incarnation(c, m);

@@ -170,7 +170,8 @@ typedef struct KeeperMsg {
                         const char *cgroup; /* as in BEGUN; "" before it */
                 } resumed;
                 struct { /* ENDED */
-                        uint8_t clean; /* the dataflow's cgroup is gone and every log line was written */
+                        uint8_t removed; /* the dataflow's cgroup is gone */
+                        uint8_t logged;  /* every log line was written; what is missing a NOTE has told */
                 } ended;
         };
 } KeeperMsg;

@@ -354,8 +354,8 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 dataflow_note(dataflow, NULL, msg->note.text);
                 break;
         case KEEPER_MSG_ENDED:
-                if (!msg->ended.clean)
-                        dataflow_note(dataflow, NULL, "the keeper could not leave everything clean");
+                if (!msg->ended.removed)
+                        dataflow_note(dataflow, NULL, "the dataflow's cgroup could not be removed yet");
                 keeper_link_close(dataflow); /* that was its last word: it leaves at once, and the guard reaps it */
                 dataflow->keeper_gone = true;
                 dataflow_kick(dataflow);

@@ -325,9 +325,9 @@ static void close_outputs(Keeper *k)
 
 static void report_ended(Keeper *k, nsec_t now)
 {
-        bool clean = k->removed && feed_ended(&k->feed) && feed_clean(&k->feed);
+        bool logged = feed_ended(&k->feed) && feed_clean(&k->feed);
 
-        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_ENDED, .ended = {clean}}, -1);
+        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_ENDED, .ended = {.removed = k->removed, .logged = logged}}, -1);
         set_phase(k, KEEPER_LAST, nsec_add(now, LAST_REPORTS_SPAN));
 }
 

@@ -216,6 +216,21 @@ Test(options, what_the_probe_finds_becomes_a_warning)
         cr_expect_eq(n, 6, "a bare name is not probed");
 }
 
+Test(options, cpus_that_the_machine_does_not_have_become_a_warning)
+{
+        static const char text[] = "nodes: [{id: a, path: /b, cpu_affinity: [7, 0]},\n"
+                                   " {id: b, path: /b, cpu_affinity: [3]}]";
+
+        for (unsigned n = 0; n <= 8; n += 4) {
+                DescriptorOptions options = {.n_cpus = n};
+                _cleanup_result_ Result res = parse(text, strlen(text), &options);
+
+                cr_expect_eq(res.r, 0);
+                cr_expect_eq(res.diags.n_warnings, n == 4, "with %u CPUs", n);
+                cr_expect_eq(says(&res, "no CPU 7"), n == 4, "with %u CPUs", n);
+        }
+}
+
 Test(values, from_the_environment_must_be_text)
 {
         static const char text[] = "nodes: [{id: a, path: /b, env: {A: $TG_BYTES}}]";
