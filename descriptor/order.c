@@ -70,6 +70,7 @@ static bool target_ok(const Order *o, const Entry *e, const Leaf *target)
 
 static int add_target(Order *o, const Entry *e, const Leaf *target)
 {
+        const After entry = {.leaf = target, .until = e->spec->until, .span = e->spec->id.span, .line = e->line};
         Leaf *leaf = e->to;
         After *slot;
 
@@ -83,8 +84,8 @@ static int add_target(Order *o, const Entry *e, const Leaf *target)
                 if (i >= e->n_before)
                         diagnostics_error(o->ex->diags, e->spec->id.span, "node %s is there twice in after",
                                 QUOTE(target->id));
-                /* The stronger condition includes the other. */
-                known->until = MAX(known->until, e->spec->until);
+                if (known->until < e->spec->until) /* the stronger condition includes the other */
+                        *known = entry;
                 return 0;
         }
         if (leaf->n_after == AFTER_MAX) {
@@ -102,7 +103,7 @@ static int add_target(Order *o, const Entry *e, const Leaf *target)
         slot = arena_grow(o->ex->arena, &leaf->after, leaf->n_after, sizeof(*slot));
         if (!slot)
                 return error_origin(-ENOMEM);
-        *slot = (After){.leaf = target, .until = e->spec->until, .span = e->spec->id.span, .line = e->line};
+        *slot = entry;
         leaf->n_after++;
         return 0;
 }

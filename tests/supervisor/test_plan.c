@@ -2,8 +2,10 @@
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "supervisor/plan.h"
 
 #define COMMON                                                                                                         \
@@ -138,6 +140,28 @@ Test(plan, a_producer_that_starts_after_its_consumer_has_ended_is_refused)
         cr_expect_eq(plan_new(&plan, json, why, sizeof(why)), -EINVAL);
         cr_expect_not_null(strstr(why, "has ended"), "%s", why);
         json_decref(json);
+}
+
+/* Expected plans of the descriptor room; their first line is the licence. */
+Test(plan, what_the_descriptor_room_makes_is_taken)
+{
+        static const char *const names[] = {"full", "module", "legacy", "cycle", "order", "dynamic"};
+
+        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
+                char path[512], line[256], why[256] = "";
+                Plan *plan = NULL;
+                json_t *json;
+                FILE *f;
+
+                (void)snprintf(path, sizeof(path), "%s/%s.plan", FIXTURES, names[i]);
+                f = fopen(path, "r");
+                cr_assert(f && fgets(line, sizeof(line), f), "%s", path);
+                json = json_loadf(f, 0, NULL);
+                (void)fclose(f);
+                cr_expect_eq(plan_new(&plan, json, why, sizeof(why)), 0, "%s: %s", names[i], why);
+                (void)plan_free(plan);
+                json_decref(json);
+        }
 }
 
 /* n<i> is after n<i - 1>, and n0 after n<from_first> when there is such a node. */
