@@ -17,6 +17,22 @@ enum {
 };
 
 int cmd_run(int argc, char **argv);
+int cmd_up(int argc, char **argv);
+int cmd_down(int argc, char **argv);
+int cmd_start(int argc, char **argv);
+int cmd_stop(int argc, char **argv);
+int cmd_restart(int argc, char **argv);
+int cmd_list(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_node(int argc, char **argv);
+int cmd_pid(int argc, char **argv);
+int cmd_tail(int argc, char **argv);
+int cmd_logs(int argc, char **argv);
+int cmd_events(int argc, char **argv);
+int cmd_wait(int argc, char **argv);
+int cmd_clean(int argc, char **argv);
+int cmd_reset(int argc, char **argv);
+int cmd_shell(int argc, char **argv);
 int cmd_validate(int argc, char **argv);
 int cmd_graph(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);

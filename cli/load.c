@@ -3,8 +3,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -47,13 +45,6 @@ unsigned cpus_here(void)
         return n > 0 ? (unsigned)n : 0;
 }
 
-bool color_wanted(FILE *f)
-{
-        const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
-
-        return !(no && *no) && term && strcmp(term, "dumb") != 0 && isatty(fileno(f));
-}
-
 void print_diagnostics(FILE *f, const Diagnostics *diags, bool warnings)
 {
         _cleanup_free_ char *text = NULL;
@@ -61,12 +52,4 @@ void print_diagnostics(FILE *f, const Diagnostics *diags, bool warnings)
         if (diagnostics_render(diags, color_wanted(f), warnings, &text) != 0)
                 text = NULL;
         fputs(text ? text : "out of memory\n", f);
-}
-
-int print_json(const json_t *json)
-{
-        if (json_dumpf(json, stdout, JSON_INDENT(2) | JSON_SORT_KEYS) < 0 || fputc('\n', stdout) == EOF ||
-                fflush(stdout) == EOF)
-                return error_origin(-EIO);
-        return 0;
 }

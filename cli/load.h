@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "cli/print.h"
 #include "descriptor/descriptor.h"
 
 typedef struct LoadOptions {
@@ -37,14 +38,7 @@ void load_options_done(LoadOptions *options);
 /* cpus_here() - how many CPUs this machine has, whoever may use them; 0 when that cannot be told. */
 unsigned cpus_here(void);
 
-/* color_wanted() - whether f is a terminal that wants colours (NO_COLOR, TERM=dumb). */
-bool color_wanted(FILE *f);
-
 /* print_diagnostics() - errors, and warnings where wanted, to f. */
 void print_diagnostics(FILE *f, const Diagnostics *diags, bool warnings);
-
-/* print_json() - one JSON value and a newline on stdout, keys sorted. Return: 0 or a negative errno (nothing was
- * said). */
-int print_json(const json_t *json);
 
 #endif

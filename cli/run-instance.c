@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/receive.h"
+#include "cli/beside.h"
 #include "protocol/control_msg.h"
 
 #define RUN_READ_SIZE  65536u
@@ -34,22 +35,6 @@ static int pair_new(int type, int *ret_ours, int *ret_theirs)
         *ret_ours = pair[0];
         *ret_theirs = pair[1];
         return 0;
-}
-
-/* tidegated lies beside this program, in the build tree as after an installation. */
-static int find_tidegated(char *ret, size_t size)
-{
-        ssize_t n = readlink("/proc/self/exe", ret, size - 1);
-        char *slash;
-
-        if (n < 0)
-                return error_origin(-errno);
-        ret[n] = '\0';
-        slash = strrchr(ret, '/');
-        if (!slash || (size_t)(slash - ret) + sizeof("/tidegated") > size)
-                return error_origin(-ENAMETOOLONG);
-        memcpy(slash, "/tidegated", sizeof("/tidegated"));
-        return access(ret, X_OK) < 0 ? -errno : 0;
 }
 
 typedef struct Inherited {

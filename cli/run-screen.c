@@ -52,6 +52,12 @@ static void put_json(Screen *screen, json_t *value)
         free(text);
 }
 
+void screen_json(Screen *screen, json_t *take_value)
+{
+        put_json(screen, take_value);
+        json_decref(take_value);
+}
+
 static void clear_status(Screen *screen)
 {
         if (screen->status_shown)
@@ -130,42 +136,50 @@ void screen_say(Screen *screen, bool failure, const char *format, ...)
 
 /* ---- lines of nodes */
 
-static void log_json(Screen *screen, const LogMsg *msg)
+static void log_json(Screen *screen, const ScreenLine *line)
 {
-        json_t *line;
+        json_t *out;
 
-        if (msg->type == LOG_MSG_DROPPED)
-                line = json_pack("{ss ss sI}", "type", "dropped", "node", node_id(screen, msg->node), "count", (json_int_t)msg->count);
+        if (!line->text)
+                out = json_pack("{ss ss sI}", "type", "dropped", "node", line->id, "count", (json_int_t)line->count);
         else
-                line = json_pack("{ss ss ss sI so}", "type", "log", "node", node_id(screen, msg->node), "stream",
-                        msg->stream == 2 ? "stderr" : "stdout", "time_ns", (json_int_t)msg->wall_ns, "text", json_text(msg->text));
-        if (line && msg->type == LOG_MSG_LINE && msg->count)
-                (void)json_object_set_new(line, "truncated_bytes", json_integer((json_int_t)msg->count));
-        put_json(screen, line);
-        json_decref(line);
+                out = json_pack("{ss ss ss sI so}", "type", "log", "node", line->id, "stream", line->stream == 2 ? "stderr" : "stdout",
+                        "time_ns", (json_int_t)line->wall_ns, "text", json_text(line->text));
+        if (out && line->text && line->count)
+                (void)json_object_set_new(out, "truncated_bytes", json_integer((json_int_t)line->count));
+        put_json(screen, out);
+        json_decref(out);
 }
 
-void screen_log(Screen *screen, const LogMsg *msg)
+void screen_line(Screen *screen, const ScreenLine *l)
 {
-        const char *id = node_id(screen, msg->node);
         char line[LOG_MSG_TEXT_MAX + 512];
         int n;
 
         if (screen->json) {
-                log_json(screen, msg);
+                log_json(screen, l);
                 return;
         }
         clear_status(screen);
-        n = prefix(screen, line, sizeof(line), id);
-        if (msg->type == LOG_MSG_DROPPED)
+        n = prefix(screen, line, sizeof(line), l->id);
+        if (!l->text)
                 n += snprintf(line + n, sizeof(line) - (size_t)n, "(%llu lines not shown: they came faster than they could be written here; see the log file)\n",
-                        (unsigned long long)msg->count);
-        else if (msg->count)
-                n += snprintf(line + n, sizeof(line) - (size_t)n, "%.*s (line cut: %llu bytes more)\n", LOG_MSG_TEXT_MAX, msg->text,
-                        (unsigned long long)msg->count);
+                        (unsigned long long)l->count);
+        else if (l->count)
+                n += snprintf(line + n, sizeof(line) - (size_t)n, "%.*s (line cut: %llu bytes more)\n", LOG_MSG_TEXT_MAX, l->text,
+                        (unsigned long long)l->count);
         else
-                n += snprintf(line + n, sizeof(line) - (size_t)n, "%.*s\n", LOG_MSG_TEXT_MAX, msg->text);
+                n += snprintf(line + n, sizeof(line) - (size_t)n, "%.*s\n", LOG_MSG_TEXT_MAX, l->text);
         put(screen, line, MIN((size_t)n, sizeof(line) - 1));
+}
+
+void screen_log(Screen *screen, const LogMsg *msg)
+{
+        screen_line(screen, &(ScreenLine){.id = node_id(screen, msg->node),
+                                    .stream = msg->stream,
+                                    .wall_ns = msg->wall_ns,
+                                    .count = msg->count,
+                                    .text = msg->type == LOG_MSG_DROPPED ? NULL : msg->text});
 }
 
 /* ---- events */
@@ -205,11 +219,16 @@ static void ledger_event(Screen *screen, const json_t *event)
                 screen_say(screen, true, "+%.1f s: the guard does not answer; the stop goes on without it", at);
 }
 
-static void dataflow_event(Screen *screen, const json_t *event, nsec_t now)
+void screen_phase(Screen *screen, const char *phase, nsec_t now)
 {
-        (void)snprintf(screen->phase, sizeof(screen->phase), "%s", text_of(event, "state"));
+        (void)snprintf(screen->phase, sizeof(screen->phase), "%s", phase);
         screen->phase_since = now;
         screen->status_at = 0;
+}
+
+static void dataflow_event(Screen *screen, const json_t *event, nsec_t now)
+{
+        screen_phase(screen, text_of(event, "state"), now);
         if (!screen->json && screen->tty && strcmp(screen->phase, "running") == 0)
                 screen_say(screen, false, "%s is running", text_of(screen->plan, "name"));
 }

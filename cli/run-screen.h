@@ -32,12 +32,26 @@ typedef struct Screen {
 int screen_init(Screen *screen, const json_t *plan, bool json);
 void screen_done(Screen *screen, nsec_t deadline);
 
+typedef struct ScreenLine {
+        const char *id; /* of the node */
+        int stream;     /* 1 stdout, 2 stderr */
+        uint64_t wall_ns, count; /* count: bytes of the line that are missing; without a text: lines */
+        const char *text;        /* NULL: lines are missing here */
+} ScreenLine;
+
+void screen_line(Screen *screen, const ScreenLine *line);
 void screen_log(Screen *screen, const LogMsg *msg);
 void screen_event(Screen *screen, json_t *event, nsec_t now);
 void screen_result(Screen *screen, json_t *result);
 
 /* screen_say() - one line of our own; @failure: to stderr. In JSON a {"type": "message"} line. */
 __attribute__((format(printf, 3, 4))) void screen_say(Screen *screen, bool failure, const char *format, ...);
+
+/* screen_json() - a JSON line; consumes the value. */
+void screen_json(Screen *screen, json_t *take_value);
+
+/* screen_phase() - what the dataflow is doing from @now on: "starting" and "stopping" have a status line. */
+void screen_phase(Screen *screen, const char *phase, nsec_t now);
 
 /* screen_tick() - what is waited for, and until when. Return: when to call again. */
 nsec_t screen_tick(Screen *screen, nsec_t now);

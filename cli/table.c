@@ -9,12 +9,14 @@
 #include "base/cleanup.h"
 #include "cli/commands.h"
 #include "cli/load.h"
+#include "cli/session.h"
 
 /*
  * These are linked in only when their libraries were found (cli/meson.build). A weak reference that nothing defines is
  * NULL, and the table then says what the build lacked: no list of features has to be kept in step by hand.
  */
 #pragma weak cmd_run
+#pragma weak cmd_start
 #pragma weak cmd_validate
 #pragma weak cmd_graph
 
@@ -36,6 +38,209 @@ const Command cli_commands[] = {
                            "  --cgroup-root DIR    make the cgroups below DIR instead of where `doctor` says\n"
                            "  --json               one JSON object per event on stdout\n",
                 .main = cmd_run,
+        },
+        {
+                .name = "up",
+                .synopsis = "[--cgroup-root DIR] [--watchdog D] [--json]",
+                .summary = "start the daemon in the background, unless it runs",
+                .details = "Returns once its supervisor answers, 10 s at most (--timeout D). The daemon's own log is\n"
+                           "tidegated.log in the runtime directory.\n"
+                           "\n"
+                           "  --cgroup-root DIR    make the cgroups below DIR instead of where `doctor` says\n"
+                           "  --watchdog D         a supervisor whose loop stands still for so long is replaced\n"
+                           "  --json               whether it was started, and its health\n" SESSION_OPTIONS_HELP,
+                .main = cmd_up,
+        },
+        {
+                .name = "down",
+                .synopsis = "[--force] [--grace-duration D] [--json]",
+                .summary = "stop every dataflow and end the daemon",
+                .details = "Ends by a deadline known beforehand, also when the supervisor does not answer: then the\n"
+                           "processes are ended from here, through the cgroups that its status page names.\n"
+                           "\n"
+                           "  --force              begin with SIGKILL\n"
+                           "  --grace-duration D   time nodes get to end by themselves, default each dataflow's own\n"
+                           "  --json               one JSON object per event\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_down,
+        },
+        {
+                .name = "start",
+                .synopsis = "FILE [--attach | --detach] [--name N] [--replace] [--grace-duration D]",
+                .summary = "hand a dataflow to the daemon",
+                .details = "Attached it shows lines and events until the dataflow ends, and Ctrl-C stops it: once\n"
+                           "gracefully, twice now, a third time only the command leaves. Detached it returns once the\n"
+                           "dataflow runs. The default is attached on a terminal.\n"
+                           "\n"
+                           "  --attach, --detach   stay with it, or not\n"
+                           "  --replace            stop a running dataflow of that name first\n"
+                           "  --grace-duration D   of its stops: time nodes get to end by themselves, default 10s\n"
+                           "  --log-dir DIR        write the nodes' log files to DIR/<uuid>, default out/ beside FILE\n"
+                           "  --no-logs            write none\n"
+                           "  --json               one JSON object per event\n" LOAD_OPTIONS_HELP SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_start,
+        },
+        {
+                .name = "stop",
+                .synopsis = "[NAME ... | --all] [--force] [--grace-duration D] [--json]",
+                .summary = "stop dataflows by a deadline known beforehand, and show how",
+                .details = "NAME is a name, a uuid or its beginning; without one, the only dataflow that runs. Shows the\n"
+                           "ladder as it is climbed and prints its ledger. Ctrl-C leaves; the stop goes on. When the\n"
+                           "supervisor does not answer the processes are ended from here, through their cgroup.\n"
+                           "\n"
+                           "  --all                all that run\n"
+                           "  --force              begin with SIGKILL\n"
+                           "  --grace-duration D   time nodes get to end by themselves; SIGTERM follows, after half as\n"
+                           "                       much again SIGKILL; default as given when it was started\n"
+                           "  --json               one JSON object per event, then the results\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_stop,
+        },
+        {
+                .name = "restart",
+                .synopsis = "NAME [--force] [--grace-duration D] [--json]",
+                .summary = "stop a dataflow and start the same plan again",
+                .details = "The new one begins when nobody of the old one is left, and has a uuid of its own.\n"
+                           "\n"
+                           "  --force              begin the stop with SIGKILL\n"
+                           "  --grace-duration D   time nodes get to end by themselves\n"
+                           "  --json               one JSON object per event\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_restart,
+        },
+        {
+                .name = "list",
+                .synopsis = "[--status S] [--name PAT] [--sort-by KEY] [-q] [--json]",
+                .summary = "the dataflows, one a line",
+                .details = "CPU is of one processor, over the dataflow's life. Without an answer the supervisor's status\n"
+                           "page is shown, and it is said so (exit status 5).\n"
+                           "\n"
+                           "  --status S           only running, finished or failed ones\n"
+                           "  --name PAT           only those whose name has PAT in it, or matches it (*, ?)\n"
+                           "  --sort-by KEY        cpu or memory, most first\n"
+                           "  -q, --quiet          uuids only\n"
+                           "  --json               the dataflows as JSON\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_list,
+        },
+        {
+                .name = "ps",
+                .synopsis = "[--status S] [--name PAT] [--sort-by KEY] [-q] [--json]",
+                .summary = "the same as list",
+                .details = "CPU is of one processor, over the dataflow's life. Without an answer the supervisor's status\n"
+                           "page is shown, and it is said so (exit status 5).\n"
+                           "\n"
+                           "  --status S           only running, finished or failed ones\n"
+                           "  --name PAT           only those whose name has PAT in it, or matches it (*, ?)\n"
+                           "  --sort-by KEY        cpu or memory, most first\n"
+                           "  -q, --quiet          uuids only\n"
+                           "  --json               the dataflows as JSON\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_list,
+        },
+        {
+                .name = "status",
+                .synopsis = "[NAME | DATAFLOW:NODE ...] [--exit-code-on=failed|any-not-running] [--json]",
+                .summary = "one line a node as supervisorctl has it; of one dataflow, all about it",
+                .details = "`status NAME` adds the tree of its processes, memory and CPU, last exits and log lines. Exit\n"
+                           "status 3 when one that is shown has failed, 4 for an unknown name. Without an answer the\n"
+                           "supervisor's status page is shown, and it is said so (exit status 5).\n"
+                           "\n"
+                           "  --exit-code-on=any-not-running  3 also for nodes that are stopped or about to start\n"
+                           "  --json               dataflows, nodes and their processes\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_status,
+        },
+        {
+                .name = "node",
+                .synopsis = "list | info NODE | stop NODE | restart NODE | signal NODE SIGNAL",
+                .summary = "one node: look at it, stop, restart or signal it",
+                .details = "NODE is DATAFLOW:NODE, or the node's id where only one dataflow has it. `stop` lets no restart\n"
+                           "follow; `restart` starts also what has ended, whatever its policy. Both return when done.\n"
+                           "\n"
+                           "  -d, --dataflow NAME  of that dataflow\n"
+                           "  -q, --quiet          list: names only\n"
+                           "  --force              stop: begin with SIGKILL\n"
+                           "  --grace-duration D   stop, restart: time it gets to end by itself (also --grace)\n"
+                           "  --all                signal: to all processes of the node, not only its first\n"
+                           "  --json               the same as JSON\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_node,
+        },
+        {
+                .name = "pid",
+                .synopsis = "[NAME | DATAFLOW:NODE | --guard] [--json]",
+                .summary = "pid of the supervisor, the guard, a node or all nodes of a dataflow",
+                .details = "0, and exit status 3, for what does not run.\n"
+                           "\n"
+                           "  --guard              of the guard\n"
+                           "  --json               the same as JSON\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_pid,
+        },
+        {
+                .name = "tail",
+                .synopsis = "NAME | DATAFLOW:NODE [-n LINES] [-f] [--json]",
+                .summary = "the last lines that nodes printed",
+                .details = "  -n, --lines LINES    so many, default 10\n"
+                           "  -f, --follow         and what follows, until the dataflow ends\n"
+                           "  --json               records of the log files, one a line\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_tail,
+        },
+        {
+                .name = "logs",
+                .synopsis = "[NAME] [-n NODE] [-f] [--tail N] [--since T] [--level L] [--grep TEXT]",
+                .summary = "what nodes printed, from their log files, by time",
+                .details = "Read with your own rights, in this order: read, time, level and text, tail, shown. T is a span\n"
+                           "back from now (30, 30s, 5m, 1h, 2d) or a date (2026-01-31T12:00:00, with Z for UTC).\n"
+                           "\n"
+                           "  -n, --node NODE      of that node; may be repeated\n"
+                           "  --tail N             the last N of what passes\n"
+                           "  -f, --follow         and what follows, until the dataflow ends\n"
+                           "  --since T, --until T from and to that time\n"
+                           "  --level L            so severe or more: stdout, trace, debug, info, warn (stderr), error\n"
+                           "  --grep TEXT          with TEXT in message, node or target, in any case\n"
+                           "  --log-dir DIR        read DIR; needs no daemon\n"
+                           "  --json               records of the log files, one a line\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_logs,
+        },
+        {
+                .name = "events",
+                .synopsis = "[NAME] [--json]",
+                .summary = "what happens from now on, until Ctrl-C",
+                .details = "  --json               one JSON object a line\n" SESSION_OPTIONS_HELP,
+                .main = cmd_events,
+        },
+        {
+                .name = "wait",
+                .synopsis = "NAME | DATAFLOW:NODE STATE [--timeout D] [--json]",
+                .summary = "wait until a dataflow or a node is in a state",
+                .details = "STATE of a dataflow: beginning, starting, running, stopping, ending, ended; of a node: pending,\n"
+                           "starting, running, stopping, backoff, stopped, failed. Exit status 3 when the time is over, 1\n"
+                           "when it can no longer get there.\n"
+                           "\n"
+                           "  --timeout D          how long, default 1m\n"
+                           "  --json               the state as JSON\n" SESSION_OPTIONS_HELP,
+                .main = cmd_wait,
+        },
+        {
+                .name = "clean",
+                .synopsis = "[NAME] [--json]",
+                .summary = "forget dataflows that have ended",
+                .details = "Those whose processes would not die stay.\n"
+                           "\n"
+                           "  --json               how many, as JSON\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_clean,
+        },
+        {
+                .name = "reset",
+                .synopsis = "NAME [NODE] [--json]",
+                .summary = "let failed nodes have their full number of restarts again",
+                .details = "Starts those that should be running.\n"
+                           "\n"
+                           "  --json               how many, as JSON\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_reset,
+        },
+        {
+                .name = "shell",
+                .synopsis = "[--runtime-dir DIR]",
+                .summary = "commands one after the other, with completion and history",
+                .details = "Begins with `status`. `exit`, `quit`, Ctrl-D and Ctrl-C leave. The history is\n"
+                           "~/.tidegate_history, or the file $TIDEGATE_HISTORY; empty: none is kept.\n"
+                           "\n" SESSION_OPTIONS_HELP,
+                .main = cmd_shell,
         },
         {
                 .name = "validate",

@@ -9,7 +9,10 @@ import pytest
 
 pytestmark = pytest.mark.sanitized
 
-COMMANDS = ["run", "validate", "graph", "doctor", "version", "help"]
+COMMANDS = [
+    "run", "up", "down", "start", "stop", "restart", "list", "ps", "status", "node", "pid", "tail", "logs", "events", "wait", "clean", "reset",
+    "shell", "validate", "graph", "doctor", "version", "help",
+]  # fmt: skip
 
 
 def test_help_lists_every_command_with_one_line(tidegate):

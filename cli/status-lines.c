@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/status.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/cleanup.h"
+#include "cli/print.h"
+
+#define NAME_WIDTH 30 /* of supervisorctl; scripts look at columns */
+
+const char *node_word(const json_t *node)
+{
+        static const char *const words[][2] = {{"pending", "PENDING"}, {"starting", "STARTING"}, {"running", "RUNNING"}, {"stopping", "STOPPING"},
+                {"backoff", "BACKOFF"}, {"stopped", "STOPPED"}, {"failed", "FAILED"}};
+
+        for (size_t i = 0; i < ELEMENTSOF(words); i++)
+                if (strcmp(json_get_text(node, "state"), words[i][0]) == 0)
+                        return words[i][1];
+        return "UNKNOWN";
+}
+
+/* "Aug 29 10:47 AM". */
+static void format_day(char *buffer, size_t size, long long since_ms)
+{
+        time_t seconds = (time_t)(wall_ms(since_ms) / 1000);
+        struct tm tm;
+
+        if (!localtime_r(&seconds, &tm) || strftime(buffer, size, "%b %d %I:%M %p", &tm) == 0)
+                (void)snprintf(buffer, size, "?");
+}
+
+static void describe_running(char *buffer, size_t size, const json_t *node)
+{
+        long long now = now_ms(), since = json_get_number(node, "since_at_ms"), stuck = json_get_number(node, "stuck_since_at_ms");
+        char uptime[64], stuck_for[64];
+        int n;
+
+        format_uptime(uptime, sizeof(uptime), since ? now - since : 0);
+        n = snprintf(buffer, size, "pid %lld, uptime %s", json_get_number(node, "pid"), uptime);
+        if (strcmp(json_get_text(node, "health"), "stuck") != 0 || n < 0 || (size_t)n >= size)
+                return;
+        format_uptime(stuck_for, sizeof(stuck_for), stuck ? now - stuck : 0);
+        (void)snprintf(buffer + n, size - (size_t)n, ", stuck for %s: messages wait, it takes none", stuck_for);
+}
+
+static void describe_end(char *buffer, size_t size, const json_t *node)
+{
+        const json_t *exit_ = json_object_get(node, "exit");
+        const char *code = json_get_text(exit_, "code"), *error = json_get_text(node, "error"), *left = json_get_text(node, "left");
+
+        if (left[0])
+                (void)snprintf(buffer, size, "left: %s", left);
+        else if (error[0])
+                (void)snprintf(buffer, size, "%s", error);
+        else if (strcmp(node_word(node), "STOPPED") == 0 && json_get_number(node, "generation") > 0)
+                format_day(buffer, size, json_get_number(node, "since_at_ms"));
+        else if (strcmp(code, "exited") == 0)
+                (void)snprintf(buffer, size, "Bad exit code %lld", json_get_number(exit_, "status"));
+        else if (strcmp(code, "signalled") == 0)
+                (void)snprintf(buffer, size, "terminated by SIG%s", sigabbrev_np((int)json_get_number(exit_, "status")) ?: "?");
+        else
+                (void)snprintf(buffer, size, "Not started");
+}
+
+static void describe(char *buffer, size_t size, const json_t *node)
+{
+        const char *word = node_word(node);
+
+        buffer[0] = '\0';
+        if (strcmp(word, "RUNNING") == 0)
+                describe_running(buffer, size, node);
+        else if (strcmp(word, "STARTING") != 0 && strcmp(word, "STOPPING") != 0)
+                describe_end(buffer, size, node);
+        if (json_is_true(json_object_get(node, "quarantined"))) {
+                size_t n = strlen(buffer);
+
+                (void)snprintf(buffer + n, size - n, "%squarantined: its cgroup does not empty", n ? "; " : "");
+        }
+        (void)text_tame(buffer, false);
+}
+
+static const char *word_color(const char *word, const json_t *node)
+{
+        if (strcmp(word, "FAILED") == 0)
+                return "31";
+        if (strcmp(json_get_text(node, "health"), "stuck") == 0 || strcmp(word, "BACKOFF") == 0)
+                return "33";
+        return strcmp(word, "RUNNING") == 0 ? "32" : NULL;
+}
+
+static int full_name(char *buffer, size_t size, const json_t *dataflow, const json_t *node)
+{
+        int n = snprintf(buffer, size, "%s:%s", json_get_text(dataflow, "name"), json_get_text(node, "id"));
+
+        (void)text_tame(buffer, false);
+        return n < (int)size ? n : (int)size - 1;
+}
+
+void status_print_lines(const json_t *dataflows)
+{
+        const bool color = color_wanted(stdout);
+        int width = NAME_WIDTH;
+        json_t *dataflow, *node;
+        char name[512], text[1024];
+        size_t i, k;
+
+        json_array_foreach(dataflows, i, dataflow)
+                json_array_foreach(json_object_get(dataflow, "nodes"), k, node)
+                        width = MAX(width, full_name(name, sizeof(name), dataflow, node));
+        json_array_foreach(dataflows, i, dataflow) {
+                json_array_foreach(json_object_get(dataflow, "nodes"), k, node) {
+                        const char *word = node_word(node), *tint = color ? word_color(word, node) : NULL;
+
+                        (void)full_name(name, sizeof(name), dataflow, node);
+                        describe(text, sizeof(text), node);
+                        printf("%-*s%s%s%s%-10s%s%s\n", width + 3, name, tint ? "\033[" : "", tint ? tint : "", tint ? "m" : "", word, tint ? "\033[0m" : "", text);
+                }
+        }
+}

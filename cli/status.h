@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How dataflows and their nodes are shown, from the objects of the control interface or of the status page: supervisorctl's columns
+ * for nodes, Dora's for dataflows.
+ */
+#ifndef TG_CLI_STATUS_H
+#define TG_CLI_STATUS_H
+
+#include <jansson.h>
+
+#include "cli/session.h"
+
+/* status_print_lines() - one line a node: `dataflow:node  STATE  description`. */
+void status_print_lines(const json_t *dataflows);
+
+/* status_print_block() - what systemctl would show of one dataflow, by its processes and its log files. */
+void status_print_block(const json_t *dataflow);
+
+/* list_print_table() - one line a dataflow. @usage: of usage_read(), entry by entry; NULL: not known. */
+void list_print_table(const json_t *dataflows, const json_t *usage);
+
+/* dataflow_word() - "running", "finished", "failed", ...: Dora's word for its state. */
+const char *dataflow_word(const json_t *dataflow);
+
+/* node_word() - its state in capitals, static. */
+const char *node_word(const json_t *node);
+
+/* dataflows_usage() - usage_read() for an array of them. New reference or NULL. */
+json_t *dataflows_usage(const json_t *dataflows);
+
+#endif
