@@ -25,24 +25,6 @@ static json_t *options_to_json(const Dataflow *dataflow)
                 environment);
 }
 
-int dataflow_journal_create(Dataflow *dataflow)
-{
-        json_t *options = options_to_json(dataflow);
-        json_t *all = options ? json_pack("{so sO}", "options", options, "plan", dataflow->plan->json) : NULL;
-        _cleanup_free_ char *text = all ? json_dumps(all, JSON_COMPACT) : NULL;
-        int r;
-
-        json_decref(all);
-        if (!text)
-                return error_origin(-ENOMEM);
-        r = journal_create(&dataflow->supervisor->journal, &dataflow->journal, dataflow->uuid, text, strlen(text), (uint32_t)dataflow->plan->n_nodes,
-                dataflow->n_links);
-        if (r)
-                return r > 0 ? error_origin(-EIO) : error_fold(r);
-        dataflow_journal(dataflow);
-        return 0;
-}
-
 /* The supervisor goes on without what could not be written; a successor would know less. */
 static void look(Dataflow *dataflow, int r)
 {
@@ -56,9 +38,9 @@ static struct journal_ladder ladder_to_record(const NodeLadder *ladder)
         return (struct journal_ladder){.term_ns = ladder->term, .kill_ns = ladder->kill, .verdict_ns = ladder->verdict};
 }
 
-void dataflow_journal(Dataflow *dataflow)
+static void dataflow_to_record(const Dataflow *dataflow, struct journal_dataflow *ret)
 {
-        struct journal_dataflow record = {.wanted = dataflow->stop_ordered,
+        *ret = (struct journal_dataflow){.wanted = dataflow->stop_ordered,
                 .state = (uint8_t)dataflow->state,
                 .flags = (dataflow->released ? JOURNAL_DATAFLOW_RELEASED : 0u) | (dataflow->stop_ordered ? JOURNAL_DATAFLOW_STOP_ORDERED : 0u) |
                          (dataflow->failed_start ? JOURNAL_DATAFLOW_FAILED_START : 0u) |
@@ -73,11 +55,39 @@ void dataflow_journal(Dataflow *dataflow)
                 .stop_at_ns = dataflow->stop_at,
                 .ended_at_ns = dataflow->ended_at,
                 .ladder = ladder_to_record(&dataflow->ladder)};
+        journal_set_text(ret->error, dataflow->error);
+}
+
+void dataflow_journal(Dataflow *dataflow)
+{
+        struct journal_dataflow record;
 
         if (!dataflow->journal || dataflow->fresh)
                 return;
-        journal_set_text(record.error, dataflow->error);
+        dataflow_to_record(dataflow, &record);
         look(dataflow, journal_put_dataflow(dataflow->journal, &record));
+}
+
+int dataflow_journal_create(Dataflow *dataflow)
+{
+        struct journal_dataflow record;
+        json_t *options = options_to_json(dataflow);
+        json_t *all = options ? json_pack("{so sO}", "options", options, "plan", dataflow->plan->json) : NULL;
+        _cleanup_free_ char *text = all ? json_dumps(all, JSON_COMPACT) : NULL;
+        int r;
+
+        json_decref(all);
+        if (!text)
+                return error_origin(-ENOMEM);
+        dataflow_to_record(dataflow, &record);
+        r = journal_create(&dataflow->supervisor->journal, &dataflow->journal,
+                &(JournalSpec){.uuid = dataflow->uuid,
+                        .plan = text,
+                        .plan_size = strlen(text),
+                        .n_nodes = (uint32_t)dataflow->plan->n_nodes,
+                        .n_links = dataflow->n_links,
+                        .dataflow = &record});
+        return r > 0 ? error_origin(-EIO) : r ? error_fold(r) : 0;
 }
 
 static uint32_t node_flags(const Node *node)

@@ -9,8 +9,8 @@
  * of everything before it is right, and its texts end in NUL. Of two good slots the higher number is the record; without any, the
  * record was never written.
  *
- * The journal knows bytes: the values of wanted, state, rung and end are the supervisor's, which checks them when it reads them back.
- * `reserved` is written as zero and not looked at; a change of anything else is another JOURNAL_VERSION.
+ * The journal knows bytes: the values of wanted, state, rung and end are the supervisor's, which checks them when it reads them
+ * back. `reserved` is written as zero and not looked at; a change of anything else is another JOURNAL_VERSION.
  */
 #ifndef TG_SUPERVISOR_JOURNAL_FORMAT_H
 #define TG_SUPERVISOR_JOURNAL_FORMAT_H

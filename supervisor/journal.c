@@ -253,33 +253,54 @@ static int publish(const Journal *journal, const Name *name, const void *data, s
         return 0;
 }
 
-int journal_create(
-        const Journal *journal, JournalEntry **ret, const uint8_t uuid[UUID_SIZE], const char *plan, size_t plan_size,
-        uint32_t n_nodes, uint32_t n_links)
+/* How a state file begins, and all that is written into a new one. */
+struct head {
+        struct journal_header header;
+        struct journal_dataflow slots[2];
+};
+_Static_assert(sizeof(struct head) == NODES_AT, "no padding");
+
+static void head_init(struct head *head, const Journal *journal, const JournalSpec *spec)
 {
+        struct journal_dataflow *first = &head->slots[1];
+
+        *head = (struct head){.header = {.magic = JOURNAL_MAGIC,
+                                      .version = JOURNAL_VERSION,
+                                      .n_nodes = spec->n_nodes,
+                                      .n_links = spec->n_links,
+                                      .plan_size = (uint32_t)spec->plan_size,
+                                      .plan_crc = crc32_of(spec->plan, spec->plan_size)}};
+        memcpy(head->header.boot_id, journal->boot_id, UUID_SIZE);
+        memcpy(head->header.uuid, spec->uuid, UUID_SIZE);
+        record_sign(&head->header, sizeof(head->header));
+        *first = *spec->dataflow;
+        first->sequence = 1;
+        record_sign(first, sizeof(*first));
+}
+
+int journal_create(const Journal *journal, JournalEntry **ret, const JournalSpec *spec)
+{
+        Name state_name = name_of(spec->uuid, STATE_SUFFIX), plan_name = name_of(spec->uuid, PLAN_SUFFIX);
         _cleanup_(journal_entry_freep) JournalEntry *entry = NULL;
-        struct journal_header header = {.magic = JOURNAL_MAGIC, .version = JOURNAL_VERSION, .n_nodes = n_nodes,
-                .n_links = n_links, .plan_size = (uint32_t)plan_size};
-        Name state_name = name_of(uuid, STATE_SUFFIX), plan_name = name_of(uuid, PLAN_SUFFIX);
+        struct head head;
         int r;
 
-        if (plan_size == 0 || plan_size > JOURNAL_MAX_PLAN || n_nodes > JOURNAL_MAX_NODES || n_links > JOURNAL_MAX_LINKS)
+        if (spec->plan_size == 0 || spec->plan_size > JOURNAL_MAX_PLAN || spec->n_nodes > JOURNAL_MAX_NODES ||
+                spec->n_links > JOURNAL_MAX_LINKS)
                 return error_origin(-E2BIG);
-        if (memchr(plan, '\0', plan_size))
+        if (memchr(spec->plan, '\0', spec->plan_size) || !text_ends(spec->dataflow->error))
                 return error_origin(-EINVAL);
         if (faccessat(journal->dir_fd, plan_name.text, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
                 return error_origin(-EEXIST);
-        r = entry_new(&entry, uuid, n_nodes, n_links);
+        r = entry_new(&entry, spec->uuid, spec->n_nodes, spec->n_links);
         if (r)
                 return error_fold(r);
-        memcpy(header.boot_id, journal->boot_id, UUID_SIZE);
-        memcpy(header.uuid, uuid, UUID_SIZE);
-        header.plan_crc = crc32_of(plan, plan_size);
-        record_sign(&header, sizeof(header));
-        r = publish(journal, &state_name, &header, sizeof(header), state_size(n_nodes, n_links), &entry->state_fd);
+        head_init(&head, journal, spec);
+        *entry->dataflow = head.slots[1];
+        r = publish(journal, &state_name, &head, sizeof(head), state_size(spec->n_nodes, spec->n_links), &entry->state_fd);
         if (r)
                 return error_fold(r);
-        r = publish(journal, &plan_name, plan, plan_size, plan_size, NULL);
+        r = publish(journal, &plan_name, spec->plan, spec->plan_size, spec->plan_size, NULL);
         if (r) {
                 (void)unlinkat(journal->dir_fd, state_name.text, 0);
                 return error_fold(r);

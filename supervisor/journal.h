@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The journal: one dataflow's plan and state records in two files (docs/daemon.md), so that the next supervisor knows what this one
- * intended. supervisor/journal-format.h has the records.
+ * The journal: one dataflow's plan and state records in two files (docs/daemon.md), so that the next supervisor knows what this
+ * one intended. supervisor/journal-format.h has the records.
  *
  * It knows bytes and files. It does not know what a state means, what lives, or when to write: the supervisor puts a record
  * before it sends the order that the record intends.
@@ -60,21 +60,25 @@ typedef struct JournalEntry {
 int journal_open(Journal *ret, int take_dir_fd);
 void journal_close(Journal *journal);
 
+typedef struct JournalSpec { /* all borrowed */
+        const uint8_t *uuid; /* UUID_SIZE bytes */
+        const char *plan;    /* JSON text, without NUL */
+        size_t plan_size;    /* 1..JOURNAL_MAX_PLAN */
+        uint32_t n_nodes;    /* at most JOURNAL_MAX_NODES */
+        uint32_t n_links;    /* at most JOURNAL_MAX_LINKS */
+        const struct journal_dataflow *dataflow; /* its first record: a dataflow is never without one */
+} JournalSpec;
+
 /**
- * journal_create() - a new dataflow: its plan, and room for its records
- * @plan:      JSON text, without NUL
- * @plan_size: 1..JOURNAL_MAX_PLAN
- * @n_nodes:   at most JOURNAL_MAX_NODES
- * @n_links:   at most JOURNAL_MAX_LINKS
+ * journal_create() - a new dataflow: its plan, its first record, and room for all others
  *
  * All room the records will ever need is taken here, so that a full file system refuses a new dataflow and not the stop of an
  * old one. The plan appears last: until then there is no such dataflow.
  *
- * Return: 0, -E2BIG when a number is out of its range, -EINVAL for a plan with a NUL, -EEXIST, or another negative errno; nothing is left behind then.
+ * Return: 0, -E2BIG when a number is out of its range, -EINVAL for a plan with a NUL or a record that journal_put_dataflow()
+ * would refuse, -EEXIST, or another negative errno. On failure nothing is left behind.
  */
-int journal_create(
-        const Journal *journal, JournalEntry **ret, const uint8_t uuid[UUID_SIZE], const char *plan, size_t plan_size,
-        uint32_t n_nodes, uint32_t n_links);
+int journal_create(const Journal *journal, JournalEntry **ret, const JournalSpec *spec);
 
 /* journal_entry_free() - let go of a dataflow; its files stay. Accepts NULL, returns NULL. */
 JournalEntry *journal_entry_free(JournalEntry *entry);
@@ -95,7 +99,7 @@ int journal_put_link(JournalEntry *entry, uint32_t index, const struct journal_l
 void journal_set_text(char ret_text[JOURNAL_TEXT_SIZE], const char *text);
 
 /**
- * journal_list() - the dataflows that the journal knows, in no order; removes what a death in the middle of a create or remove left
+ * journal_list() - the dataflows that the journal knows, in no order; removes what a death amid a create or remove left
  * @ret_uuids: array, the caller frees it; NULL when there are none
  *
  * Return: 0 or a negative errno.
@@ -108,8 +112,8 @@ int journal_list(const Journal *journal, uint8_t (**ret_uuids)[UUID_SIZE], size_
  * @ret_plan: its plan, NUL-terminated, the caller frees it. It is the text that was given to journal_create(), nothing more
  *            is promised
  *
- * The state file is replaced by a copy, so that a predecessor that was killed but hangs in the kernel in the middle of a put cannot
- * change it any more. If there is no room for the copy the old file is used: that predecessor is a rare case of a rare case.
+ * The state file is replaced by a copy, so that a predecessor that was killed but hangs in the kernel, amid a put, cannot change
+ * it any more. If there is no room for the copy the old file is used: that predecessor is a rare case of a rare case.
  *
  * Return: 0, JOURNAL_E_DAMAGED, JOURNAL_E_VERSION, JOURNAL_E_BOOT (look at it no further: journal_remove() it), -ENOENT when
  * there is no such dataflow, or another negative errno, which says nothing about the files.

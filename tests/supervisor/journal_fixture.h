@@ -90,14 +90,6 @@ static inline void fixture_close(Fixture *fx)
         cr_assert_eq(rmdir(fx->dir), 0);
 }
 
-static inline JournalEntry *create(Fixture *fx, const uint8_t *uuid, uint32_t n_nodes, uint32_t n_links)
-{
-        JournalEntry *entry = NULL;
-
-        cr_assert_eq(journal_create(&fx->journal, &entry, uuid, plan_text, PLAN_SIZE, n_nodes, n_links), 0);
-        return entry;
-}
-
 static inline JournalEntry *load(Fixture *fx, const uint8_t *uuid)
 {
         _cleanup_free_ char *plan = NULL;
@@ -196,6 +188,24 @@ static inline struct journal_dataflow dataflow_of(uint64_t k)
 
         journal_set_text(dataflow.error, "no such program");
         return dataflow;
+}
+
+/* Its first record is dataflow_of(1). */
+static inline int try_create(Fixture *fx, JournalEntry **ret, const uint8_t *uuid, const char *plan, size_t plan_size,
+        uint32_t n_nodes, uint32_t n_links)
+{
+        struct journal_dataflow first = dataflow_of(1);
+        JournalSpec spec = {uuid, plan, plan_size, n_nodes, n_links, &first};
+
+        return journal_create(&fx->journal, ret, &spec);
+}
+
+static inline JournalEntry *create(Fixture *fx, const uint8_t *uuid, uint32_t n_nodes, uint32_t n_links)
+{
+        JournalEntry *entry = NULL;
+
+        cr_assert_eq(try_create(fx, &entry, uuid, plan_text, PLAN_SIZE, n_nodes, n_links), 0);
+        return entry;
 }
 
 static inline struct journal_link link_of(uint64_t k)

@@ -40,6 +40,23 @@ Test(journal, a_successor_reads_what_was_put, .timeout = 20)
         fixture_close(&fx);
 }
 
+Test(journal, a_new_dataflow_has_its_first_record_at_once, .timeout = 20)
+{
+        Fixture fx = fixture_make();
+        JournalEntry *entry = create(&fx, uuid_a, 1, 0);
+        struct journal_dataflow first = dataflow_of(1);
+
+        for (unsigned i = 0; i < 2; i++) {
+                cr_expect_eq(entry->dataflow->sequence, 1);
+                cr_expect(same(entry->dataflow, &first));
+                cr_expect_eq(entry->nodes[0].sequence, 0);
+                journal_entry_free(entry);
+                entry = load(&fx, uuid_a);
+        }
+        journal_entry_free(entry);
+        fixture_close(&fx);
+}
+
 Test(journal, numbers_go_on_from_one_supervisor_to_the_next, .timeout = 20)
 {
         Fixture fx = fixture_make();
@@ -73,7 +90,7 @@ Test(journal, what_did_not_change_is_not_written, .timeout = 20)
                 cr_assert_eq(journal_put_node(entry, 0, &node), 0);
                 cr_assert_eq(journal_put_link(entry, 0, &link), 0);
         }
-        cr_expect_eq(entry->dataflow->sequence, 1, "all zero is a record too, once");
+        cr_expect_eq(entry->dataflow->sequence, 2, "all zero is a record too, once");
         cr_expect_eq(entry->nodes[0].sequence, 1);
         cr_expect_eq(entry->links[0].sequence, 1);
         node.left[0] ^= 1;
@@ -95,21 +112,25 @@ Test(journal, what_cannot_be_a_record_is_refused, .timeout = 20)
 {
         Fixture fx = fixture_make();
         JournalEntry *entry = create(&fx, uuid_a, 2, 1), *other = NULL;
+        struct journal_dataflow endless = dataflow_of(1);
+        JournalSpec spec = {uuid_b, plan_text, PLAN_SIZE, 1, 1, &endless};
         struct journal_node node = node_of(1);
         struct journal_link link = link_of(1);
 
+        memset(endless.error, 'x', sizeof(endless.error));
         cr_expect_eq(journal_put_node(entry, 2, &node), -EINVAL);
         cr_expect_eq(journal_put_link(entry, 1, &link), -EINVAL);
         cr_expect_eq(journal_put_node(entry, UINT32_MAX, &node), -EINVAL);
         memset(node.left, 'x', sizeof(node.left));
         cr_expect_eq(journal_put_node(entry, 0, &node), -EINVAL, "a text without an end");
         cr_expect_eq(entry->nodes[0].sequence, 0);
-        cr_expect_eq(journal_create(&fx.journal, &other, uuid_a, plan_text, PLAN_SIZE, 1, 0), -EEXIST);
-        cr_expect_eq(journal_create(&fx.journal, &other, uuid_b, plan_text, 0, 1, 0), -E2BIG);
-        cr_expect_eq(journal_create(&fx.journal, &other, uuid_b, plan_text, JOURNAL_MAX_PLAN + 1, 1, 0), -E2BIG);
-        cr_expect_eq(journal_create(&fx.journal, &other, uuid_b, plan_text, PLAN_SIZE, JOURNAL_MAX_NODES + 1, 0), -E2BIG);
-        cr_expect_eq(journal_create(&fx.journal, &other, uuid_b, plan_text, PLAN_SIZE, 0, JOURNAL_MAX_LINKS + 1), -E2BIG);
-        cr_expect_eq(journal_create(&fx.journal, &other, uuid_b, "a\0b", 3, 0, 0), -EINVAL);
+        cr_expect_eq(try_create(&fx, &other, uuid_a, plan_text, PLAN_SIZE, 1, 0), -EEXIST);
+        cr_expect_eq(try_create(&fx, &other, uuid_b, plan_text, 0, 1, 0), -E2BIG);
+        cr_expect_eq(try_create(&fx, &other, uuid_b, plan_text, JOURNAL_MAX_PLAN + 1, 1, 0), -E2BIG);
+        cr_expect_eq(try_create(&fx, &other, uuid_b, plan_text, PLAN_SIZE, JOURNAL_MAX_NODES + 1, 0), -E2BIG);
+        cr_expect_eq(try_create(&fx, &other, uuid_b, plan_text, PLAN_SIZE, 0, JOURNAL_MAX_LINKS + 1), -E2BIG);
+        cr_expect_eq(try_create(&fx, &other, uuid_b, "a\0b", 3, 0, 0), -EINVAL);
+        cr_expect_eq(journal_create(&fx.journal, &other, &spec), -EINVAL, "a first record without an end");
         cr_expect_null(other);
         cr_expect_eq(count_files(&fx), 2, "what was refused left nothing");
         journal_entry_free(entry);
@@ -126,7 +147,8 @@ Test(journal, the_largest_dataflow_fits, .timeout = 60)
 
         cr_assert_not_null(plan);
         memset(plan, ' ', JOURNAL_MAX_PLAN);
-        cr_assert_eq(journal_create(&fx.journal, &entry, uuid_a, plan, JOURNAL_MAX_PLAN, JOURNAL_MAX_NODES, JOURNAL_MAX_LINKS), 0);
+        cr_assert_eq(
+                try_create(&fx, &entry, uuid_a, plan, JOURNAL_MAX_PLAN, JOURNAL_MAX_NODES, JOURNAL_MAX_LINKS), 0);
         created = clock_now();
         put_node(entry, JOURNAL_MAX_NODES - 1, 8);
         cr_assert_eq(journal_put_link(entry, JOURNAL_MAX_LINKS - 1, &link), 0);

@@ -60,7 +60,7 @@ Test(journal_death, too_few_descriptors_are_an_error_and_no_more, .timeout = 20)
 
                 cr_expect_eq(journal_open(&journal, 0), spare > 0 ? 0 : -EMFILE); /* stdin: not looked at, not closed */
                 put_node(entry, 0, spare);
-                created = journal_create(&fx.journal, &other, uuid_b, plan_text, PLAN_SIZE, 1, 1);
+                created = try_create(&fx, &other, uuid_b, plan_text, PLAN_SIZE, 1, 1);
                 cr_expect(created == 0 || created == -EMFILE, "create with %u: %d", spare, created);
                 other = journal_entry_free(other);
                 r = journal_list(&fx.journal, &uuids, &n);
@@ -93,17 +93,18 @@ static bool mount_tiny(const char *dir)
                mount("tmpfs", dir, "tmpfs", MS_NOSUID | MS_NODEV, "size=64k,mode=0700") == 0;
 }
 
-/* Takes the last byte that the file system has. */
-static void fill(Fixture *fx)
+/* Leaves @n_pages of the file system, all others are in the file "filler". */
+static void fill(Fixture *fx, unsigned n_pages)
 {
         static const uint8_t bytes[4096];
-        _cleanup_fd_ int fd = openat(fx->journal.dir_fd, "filler", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        _cleanup_fd_ int fd = openat(fx->journal.dir_fd, "filler", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
         ssize_t n;
 
         cr_assert_geq(fd, 0);
         while ((n = write(fd, bytes, sizeof(bytes))) > 0)
                 ;
         cr_assert(n < 0 && errno == ENOSPC);
+        cr_assert_eq(ftruncate(fd, lseek(fd, 0, SEEK_END) - n_pages * (off_t)sizeof(bytes)), 0);
 }
 
 Test(journal_death, a_full_file_system_refuses_new_dataflows_and_keeps_old_ones, .timeout = 20)
@@ -111,8 +112,11 @@ Test(journal_death, a_full_file_system_refuses_new_dataflows_and_keeps_old_ones,
         Fixture fx = fixture_make();
         JournalEntry *entry, *other = NULL;
         struct journal_node node = node_of(77);
+        char filler[128], plan[16384];
         int r, fd;
 
+        snprintf(filler, sizeof(filler), "%s/filler", fx.dir);
+        memset(plan, ' ', sizeof(plan));
         journal_close(&fx.journal);
         if (!mount_tiny(fx.dir)) {
                 (void)rmdir(fx.dir);
@@ -120,12 +124,18 @@ Test(journal_death, a_full_file_system_refuses_new_dataflows_and_keeps_old_ones,
         }
         fixture_enter(&fx);
         entry = create(&fx, uuid_a, 8, 8);
-        r = journal_create(&fx.journal, &other, uuid_b, plan_text, PLAN_SIZE, 100, 0);
+        r = try_create(&fx, &other, uuid_b, plan_text, PLAN_SIZE, 100, 0);
         cr_expect_eq(r, -ENOSPC, "the state does not fit: %d", r);
-        fill(&fx);
-        r = journal_create(&fx.journal, &other, uuid_b, plan_text, PLAN_SIZE, 0, 0);
+        fill(&fx, 0);
+        r = try_create(&fx, &other, uuid_b, plan_text, PLAN_SIZE, 0, 0);
         cr_expect_eq(r, -ENOSPC, "%d", r);
         cr_expect_eq(count_files(&fx), 3, "a create that failed left nothing");
+        cr_assert_eq(truncate(filler, 0), 0);
+        fill(&fx, 2);
+        r = try_create(&fx, &other, uuid_b, plan, sizeof(plan), 0, 0);
+        cr_expect_eq(r, -ENOSPC, "the state fits, the plan does not: %d", r);
+        cr_expect_eq(count_files(&fx), 3, "and takes the state along");
+        fill(&fx, 0);
 
         for (uint64_t k = 0; k < 100; k++)
                 put_node(entry, (uint32_t)(k % 8), k); /* their room was taken at the beginning */
@@ -139,7 +149,7 @@ Test(journal_death, a_full_file_system_refuses_new_dataflows_and_keeps_old_ones,
         fd = openat(fx.journal.dir_fd, NAME_A ".state", O_RDWR | O_CLOEXEC);
         cr_assert_eq(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 8192, 4096), 0);
         (void)close(fd);
-        fill(&fx);
+        fill(&fx, 0);
         r = journal_put_node(entry, 5, &node);
         cr_expect_eq(r, -ENOSPC, "%d", r);
         cr_expect(node_is(entry, 5, 93), "as before");
@@ -234,7 +244,7 @@ static void churn(Fixture *fx, Shared *shared)
                 JournalEntry *entry = NULL;
                 char *plan = NULL;
 
-                if (journal_create(&fx->journal, &entry, uuid, plan_text, PLAN_SIZE, 20, 5))
+                if (try_create(fx, &entry, uuid, plan_text, PLAN_SIZE, 20, 5))
                         _exit(1);
                 journal_entry_free(entry);
                 if (journal_load(&fx->journal, &entry, &plan, uuid))
@@ -269,7 +279,11 @@ Test(journal_death, a_creator_killed_anywhere_leaves_dataflows_whole_or_not_at_a
                 cr_assert_leq(n, 1);
                 cr_assert_eq(count_files(&fx), 2 * n, "round %u: what was half done is gone", round);
                 for (size_t i = 0; i < n; i++) {
-                        cr_assert_eq(try_load(&fx, uuids[i]), 0, "round %u", round);
+                        JournalEntry *entry = load(&fx, uuids[i]);
+
+                        cr_assert_eq(entry->dataflow->sequence, 1, "round %u", round);
+                        cr_assert_eq(entry->n_lost, 0);
+                        journal_entry_free(entry);
                         cr_assert_eq(journal_remove(&fx.journal, uuids[i]), 0);
                         n_alive++;
                 }
