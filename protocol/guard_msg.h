@@ -32,6 +32,7 @@ typedef enum GuardMsgType {
         GUARD_MSG_STORE = 8,       /* node, generation, count items; fds: one an item. Kept for the next supervisor */
         GUARD_MSG_UNSTORE = 9,     /* slot, node, generation: close what was stored of it */
         GUARD_MSG_FETCH = 12,      /* slot: say STORED again of all that is its, then STORE_END with the slot */
+        GUARD_MSG_PONG = 13,       /* the answer to PING: its loop turns */
         GUARD_MSG_SLOT_FREE = 7,   /* slot: its dataflow has ended, another may have the number; refused while anybody lives there */
         /* keeper to guard */
         GUARD_MSG_CGROUP = 16, /* slot; fds: directory, cgroup.kill (write), cgroup.events (read) */
@@ -48,6 +49,7 @@ typedef enum GuardMsgType {
         GUARD_MSG_STORED = 39,        /* as STORE: what the last supervisor left */
         GUARD_MSG_SLOT = 40,          /* slot in use, at: its escrow or UINT64_MAX; fds: keeper socket and pidfd, or none when it is dead */
         GUARD_MSG_STORE_END = 41,     /* that was all, of the slot that was asked for or (0) of everything; count: descriptors that found no room */
+        GUARD_MSG_PING = 44,
         GUARD_MSG_RELOAD = 42,        /* SIGHUP */
         GUARD_MSG_DUMP = 43,          /* SIGUSR1 */
         /* guard to client */

@@ -16,7 +16,8 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "supervisor/server.h"
-#include "supervisor/supervisor.h"
+#include "supervisor/show.h"
+#include "supervisor/status.h"
 #include "supervisor/wiring.h"
 
 /* ---- the journal */
@@ -42,6 +43,7 @@ static void adopt_one(Supervisor *supervisor, const uint8_t uuid[UUID_SIZE])
         }
         list_append(&supervisor->dataflows, &dataflow->link);
         supervisor->n_dataflows++;
+        show_all(dataflow);
         if (dataflow->adopting) {
                 supervisor->slots[dataflow->slot] = dataflow;
                 supervisor->adopting = true;
@@ -278,6 +280,10 @@ static void dataflow_reconcile(Dataflow *dataflow, bool begun)
         for (size_t i = 0; fresh && i < dataflow->plan->n_nodes; i++)
                 if (node_has_life(&dataflow->nodes[i]) && dataflow->nodes[i].found.there)
                         wiring_resume(&dataflow->nodes[i]);
+        for (size_t i = 0; fresh && dataflow->released && i < dataflow->plan->n_nodes; i++)
+                if (dataflow->nodes[i].state == NODE_RUNNING)
+                        show_node_runs(&dataflow->nodes[i]);
+        show_all(dataflow);
         dataflow_go_on(dataflow, begun);
         adopt_look(dataflow->supervisor);
 }
@@ -331,5 +337,7 @@ void adopt_look(Supervisor *supervisor)
         supervisor->adopting = false;
         log_line("adopted %u, lost %u, duplicated %u in %u ms", supervisor->n_adopted, supervisor->n_lost, supervisor->n_duplicated,
                 (unsigned)((clock_now() - supervisor->adopt_began) / NSEC_PER_MSEC));
+        status_set_adopted(supervisor->status, supervisor->n_adopted, supervisor->n_lost, supervisor->n_duplicated);
+        status_settle(supervisor->status);
         server_adopted(supervisor->server);
 }

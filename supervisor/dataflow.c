@@ -12,7 +12,8 @@
 #include "base/error.h"
 #include "base/utf8.h"
 #include "base/uuid.h"
-#include "supervisor/supervisor.h"
+#include "supervisor/progress.h"
+#include "supervisor/show.h"
 #include "supervisor/wiring.h"
 
 #define DATAFLOW_BEGIN_SPAN    (5 * NSEC_PER_SEC)     /* the keeper makes one directory and forks */
@@ -54,6 +55,7 @@ static void dataflow_set_state(Dataflow *dataflow, DataflowState state)
         dataflow->state = state;
         dataflow->since = clock_now();
         dataflow_journal(dataflow);
+        show_dataflow(dataflow);
         dataflow_emit(dataflow, json_pack("{ss ss}", "type", "dataflow", "state", state_names[state]));
 }
 
@@ -75,6 +77,11 @@ void dataflow_note(Dataflow *dataflow, const char *node, const char *text)
         if (note && json_array_size(dataflow->notes) < 1000)
                 (void)json_array_append(dataflow->notes, note);
         dataflow_emit(dataflow, note);
+}
+
+void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text)
+{
+        dataflow_emit(dataflow, json_pack("{ss ss ss}", "type", type, "node", node->plan->id, "text", text));
 }
 
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count)
@@ -137,6 +144,8 @@ static void dataflow_release(Dataflow *dataflow)
 
                 if (node->plan->kind == PLAN_KIND_NODE && node->state == NODE_RUNNING)
                         wiring_start(node);
+                if (node->state == NODE_RUNNING)
+                        show_node_runs(node);
         }
         dataflow_set_state(dataflow, DATAFLOW_RUNNING);
 }
@@ -542,6 +551,8 @@ static int dataflow_setup(Dataflow *dataflow)
                         return error_fold(r);
         }
         r = wiring_init(dataflow);
+        if (!r)
+                r = progress_new(&dataflow->progress, (uint32_t)dataflow->plan->n_nodes, dataflow->n_links);
         return r ? error_fold(r) : 0;
 }
 
@@ -644,6 +655,7 @@ Dataflow *dataflow_free(Dataflow *dataflow)
         timer_disarm(&dataflow->timer);
         timer_disarm(&dataflow->deaf_timer);
         timer_disarm(&dataflow->keeper_timer);
+        timer_disarm(&dataflow->progress_timer);
         job_cancel(&dataflow->advance);
         for (size_t i = 0; dataflow->nodes && dataflow->plan && i < dataflow->plan->n_nodes; i++)
                 node_done(&dataflow->nodes[i]);
@@ -655,6 +667,7 @@ Dataflow *dataflow_free(Dataflow *dataflow)
         free(dataflow->log_dir);
         (void)environ_free(dataflow->environ);
         (void)journal_entry_free(dataflow->journal);
+        dataflow->progress = progress_free(dataflow->progress);
         free(dataflow->cgroup);
         free(dataflow->error);
         json_decref(dataflow->ledger);

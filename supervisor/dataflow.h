@@ -18,6 +18,7 @@
 #include "supervisor/node.h"
 
 typedef struct JournalEntry JournalEntry;
+typedef struct Progress Progress;
 typedef struct Supervisor Supervisor;
 typedef struct Link Link;
 typedef struct Pair Pair;
@@ -93,6 +94,8 @@ struct Dataflow {
         uint32_t n_keeper_deaths;
         nsec_t keeper_died_at;
         bool keeper_replaced; /* the next keeper takes over what the last one left */
+        Progress *progress;
+        Timer progress_timer;
         Timer keeper_timer;   /* it has so long to do it */
         DataflowEventFn event_fn;
 };
@@ -149,6 +152,7 @@ __attribute__((format(printf, 3, 4))) void dataflow_fail(Dataflow *dataflow, con
 void dataflow_node_changed(Node *node, NodeState from, NodeEvent event);
 void dataflow_note(Dataflow *dataflow, const char *node, const char *text);
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count);
+void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text); /* "stuck", "resumed" */
 void dataflow_on_begun(Dataflow *dataflow);
 void dataflow_kick(Dataflow *dataflow); /* look again, from the loop, whether something follows */
 

@@ -103,6 +103,10 @@ struct Guard {
         Source supervisor_source;
         nsec_t supervisor_began, backoff;
         Timer restart_timer;
+        Timer watch_timer;
+        nsec_t tick_due, pinged_at; /* pinged_at 0: no answer is owed */
+        int notify_fd;
+        bool ready_told;
         bool stop_ordered; /* each supervisor is told, until one says BYE */
         bool bye;
         int32_t bye_status;
@@ -135,7 +139,14 @@ void guard_replay(Guard *guard); /* begin to tell a new supervisor */
 void guard_fetch(Guard *guard, uint32_t slot);
 void guard_pump(Guard *guard);   /* go on telling, as far as its socket takes it */
 
+/* guard-watch.c */
+void guard_watch_begin(Guard *guard); /* a supervisor was started */
+void guard_watch_answer(Guard *guard);
+void guard_notify(Guard *guard, const char *text);
+void guard_notify_status(Guard *guard, const char *state); /* @state: "READY=1\n" or so, or "" */
+
 /* guard.c */
+void guard_give_up_supervisor(Guard *guard); /* it does not answer */
 int guard_record_send(int sock, struct guard_record *record, const int *fds, size_t n_fds);
 
 /* guard-fork.c: our processes. They return the pid's pidfd in @ret; 0 or a negative errno. */

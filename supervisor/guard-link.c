@@ -101,7 +101,9 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 if (!dataflow)
                         supervisor_look_at_slot(supervisor, record->slot);
         }
-        if (record->type == GUARD_MSG_STORED)
+        if (record->type == GUARD_MSG_PING)
+                guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_PONG});
+        else if (record->type == GUARD_MSG_STORED)
                 adopt_stored(supervisor, record, fds, n_fds);
         else if (record->type == GUARD_MSG_SLOT)
                 adopt_slot(supervisor, record, fds, n_fds);

@@ -70,6 +70,8 @@ static void guard_order_stop(Guard *guard, GuardMsgType why)
 {
         nsec_t grace = guard->options->grace_ns;
 
+        if (guard->options->daemon && !guard->stop_ordered)
+                guard_notify(guard, "STOPPING=1\nSTATUS=ending");
         guard->stop_ordered = true;
         guard_end_all(guard, nsec_add(guard->loop.now, nsec_add(grace + grace / 2, 100 * NSEC_PER_MSEC)), grace / 2);
         tell_supervisor(guard, (struct guard_record){.type = why});
@@ -275,6 +277,9 @@ static void on_hello(Guard *guard)
 {
         if (!guard->options->daemon)
                 return;
+        guard_watch_answer(guard);
+        guard_notify_status(guard, guard->ready_told ? "" : "READY=1\n");
+        guard->ready_told = true;
         guard_replay(guard);
         if (guard->stop_ordered)
                 tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_STOP});
@@ -290,6 +295,9 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
         switch (record->type) {
         case GUARD_MSG_HELLO:
                 on_hello(guard);
+                break;
+        case GUARD_MSG_PONG:
+                guard_watch_answer(guard);
                 break;
         case GUARD_MSG_STORE:
                 guard_store(guard, record, fds, n_fds);
@@ -579,7 +587,7 @@ static void guard_init(Guard *guard, const GuardOptions *options)
         /* Zeroed as it is, and not to be touched as a whole: what is not used costs no memory. */
         guard->options = options;
         guard->instance.base_fd = guard->instance.dir_fd = -1;
-        guard->signal_fd = guard->supervisor_fd = -1;
+        guard->signal_fd = guard->supervisor_fd = guard->notify_fd = -1;
         guard->client_fd = options->client_fd;
         guard->client_pidfd = options->client_pidfd;
         for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++)
@@ -651,6 +659,8 @@ static int guard_start_supervisor(Guard *guard)
         r = source_add(&guard->loop, &guard->supervisor_source, guard->supervisor_fd, EPOLLIN, SOURCE_EXITS, on_supervisor_socket);
         if (!r)
                 r = guard_fork_supervisor(guard, theirs, &guard->supervisor);
+        if (!r && guard->options->daemon)
+                guard_watch_begin(guard);
         return r ? error_fold(r) : 0;
 }
 
@@ -685,6 +695,23 @@ static void guard_replace_supervisor(Guard *guard, const siginfo_t *si)
                 log_line("the supervisor was ended by SIG%s; the next one starts in %u ms", sigabbrev_np(si->si_status) ?: "?",
                         (unsigned)(guard->backoff / NSEC_PER_MSEC));
         timer_arm(&guard->loop, &guard->restart_timer, nsec_add(now, guard->backoff), on_restart);
+}
+
+/* It may hang in the kernel and not die of it: the next one does not wait for that. Its epoch is over, nobody reads it any more. */
+void guard_give_up_supervisor(Guard *guard)
+{
+        nsec_t silent = guard->loop.now - guard->pinged_at;
+
+        if (guard->slots[GUARD_SLOT_INSTANCE].at <= guard->loop.now)
+                return; /* everything is being ended anyway */
+        log_line("the supervisor (pid %d) has not answered for %.1f s; it is killed and replaced", (int)guard->supervisor.pid, (double)silent / 1e9);
+        guard_process_kill(&guard->supervisor);
+        guard->supervisor.pid = 0; /* reaped as a stranger, if ever */
+        guard->supervisor.pidfd = fd_close(guard->supervisor.pidfd);
+        source_remove(&guard->supervisor_source);
+        guard->supervisor_fd = fd_close(guard->supervisor_fd);
+        guard->backoff = guard->loop.now - guard->supervisor_began > GUARD_BACKOFF_CALM ? 0 : MIN(MAX(2 * guard->backoff, GUARD_BACKOFF_MIN), GUARD_BACKOFF_MAX);
+        timer_arm(&guard->loop, &guard->restart_timer, nsec_add(guard->loop.now, guard->backoff), on_restart);
 }
 
 static int guard_setup(Guard *guard)

@@ -192,6 +192,9 @@ static int run_role(Arguments *a)
         if (strcmp(a->role, "supervisor") == 0 && a->guard_fd >= 0 && has_control(a)) {
                 (void)prctl(PR_SET_NAME, "tidegate-super");
                 a->supervisor.guard_fd = a->guard_fd;
+                a->supervisor.lock_fd = a->lock_fd;
+                a->supervisor.watchdog_ns = a->guard.watchdog_ns;
+                a->supervisor.guard_pid = getppid();
                 return supervisor_main(&a->supervisor);
         }
         if (strcmp(a->role, "keeper") == 0 && a->supervisor_fd >= 0 && a->guard_fd >= 0 && a->lock_fd >= 0) {

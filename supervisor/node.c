@@ -11,7 +11,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/utf8.h"
-#include "supervisor/supervisor.h"
+#include "supervisor/show.h"
 #include "supervisor/wiring.h"
 
 #define NODE_BACKOFF_EXPONENT_MAX 16
@@ -180,6 +180,14 @@ static void node_apply(Node *node, NodeEvent event)
         dataflow_node_changed(node, from, event);
         step->act(node);
         node_journal(node);
+        if (node->state != from) {
+                if (node->state == NODE_RUNNING && node->dataflow->released)
+                        show_node_runs(node);
+                else if (from == NODE_RUNNING)
+                        show_node_ends(node);
+                show_dataflow(node->dataflow);
+        }
+        show_node(node);
         dataflow_kick(node->dataflow);
 }
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
@@ -12,6 +13,7 @@
 #include "base/log.h"
 #include "supervisor/control.h"
 #include "supervisor/server.h"
+#include "supervisor/status.h"
 
 #define SUPERVISOR_LAST_WORDS_SPAN NSEC_PER_SEC /* what the client gets to read the result */
 
@@ -41,6 +43,8 @@ void supervisor_forget(Supervisor *supervisor, Dataflow *dataflow)
 {
         supervisor->n_dataflows--;
         dataflow_unjournal(dataflow);
+        if (supervisor->status)
+                status_remove_dataflow(supervisor->status, dataflow->uuid_text);
         (void)dataflow_free(dataflow);
 }
 
@@ -86,6 +90,8 @@ void supervisor_stop_all(Supervisor *supervisor, nsec_t grace_ns, bool force, co
                 log_line("step 2/5: deadlines in escrow, stop ordered from %u dataflows", supervisor->n_dataflows);
         }
         supervisor->ending = true;
+        if (supervisor->status)
+                status_set_state(supervisor->status, STATUS_STOPPING);
         list_for_each(it, next, &supervisor->dataflows, link) {
                 n += it->state != DATAFLOW_ENDED;
                 dataflow_stop(it, grace_ns, force, who);
@@ -160,6 +166,44 @@ static int on_signal(Source *source, uint32_t revents)
         return 0;
 }
 
+/* Where the instance's cgroup is, from the descriptor that holds its lock: for people, and for the last resort. */
+static void supervisor_find_cgroup(Supervisor *supervisor)
+{
+        char link[64];
+        const char *slash;
+        ssize_t n;
+
+        (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", supervisor->options.lock_fd);
+        n = readlink(link, supervisor->cgroup, sizeof(supervisor->cgroup) - 1);
+        supervisor->cgroup[MAX(n, (ssize_t)0)] = '\0';
+        slash = strrchr(supervisor->cgroup, '/');
+        (void)snprintf(supervisor->instance, sizeof(supervisor->instance), "%.63s", slash ? slash + 1 : "");
+}
+
+static int supervisor_open_status(Supervisor *supervisor)
+{
+        const SupervisorOptions *o = &supervisor->options;
+        StatusOptions options = {.dir_fd = o->runtime_fd,
+                .epoch = o->epoch,
+                .guard_pid = o->guard_pid,
+                .instance = supervisor->instance,
+                .cgroup = supervisor->cgroup,
+                .started_at = clock_now(),
+                .stale_after_ns = o->watchdog_ns};
+        const char *trouble;
+        int r;
+
+        supervisor_find_cgroup(supervisor);
+        r = status_open(&supervisor->status, &options);
+        if (r)
+                return error_fold(r);
+        loop_set_pulse(&supervisor->loop, status_pulse(supervisor->status));
+        trouble = status_trouble(supervisor->status);
+        if (trouble)
+                log_line("status pages: %s", trouble);
+        return 0;
+}
+
 static int supervisor_setup(Supervisor *supervisor)
 {
         sigset_t all;
@@ -183,6 +227,9 @@ static int supervisor_setup(Supervisor *supervisor)
                         return error_fold(r);
         }
         if (!supervisor_is_private(supervisor)) {
+                r = supervisor_open_status(supervisor);
+                if (r)
+                        return error_fold(r);
                 r = server_new(&supervisor->server, supervisor, supervisor->options.listen_fd);
                 if (!r)
                         r = adopt_begin(supervisor);
@@ -211,6 +258,10 @@ int supervisor_main(const SupervisorOptions *options)
                 (void)dataflow_free(it);
         for (unsigned i = 0; i < SUPERVISOR_MAX_CONTROLS; i++)
                 (void)control_free(supervisor.controls[i]);
+        loop_set_pulse(&supervisor.loop, NULL);
+        if (supervisor.status && supervisor.ending)
+                status_set_state(supervisor.status, STATUS_ENDED);
+        supervisor.status = status_free(supervisor.status);
         supervisor.server = server_free(supervisor.server);
         journal_close(&supervisor.journal);
         packet_queue_done(&supervisor.guard_out);

@@ -12,10 +12,12 @@
 #include "supervisor/dataflow.h"
 #include "supervisor/journal.h"
 #include "supervisor/loop.h"
+#include "supervisor/runtime.h"
 
 typedef struct Control Control;
 
 typedef struct Server Server;
+typedef struct Status Status;
 
 #define SUPERVISOR_MAX_CONTROLS 2 /* connections of a private instance: one for the run, one for orders */
 
@@ -25,6 +27,9 @@ typedef struct SupervisorOptions {
         int listen_fd;                             /* a daemon's control socket, listening; consumed; -1: none */
         int node_listen_fd;                        /* a daemon's socket for nodes that connect by name; the same */
         int runtime_fd;                            /* a daemon's runtime directory; consumed; -1: none */
+        int lock_fd;                               /* the instance's cgroup directory; consumed; -1: not told */
+        nsec_t watchdog_ns;                        /* what a turn of the loop may take; 0: anything */
+        pid_t guard_pid;
         uint64_t epoch;                            /* 1 for the first supervisor of an instance */
         struct rlimit nofile;                      /* RLIMIT_NOFILE for nodes */
 } SupervisorOptions;
@@ -44,6 +49,8 @@ struct Supervisor {
         uint64_t epoch;
         bool guard_gone;
         Control *controls[SUPERVISOR_MAX_CONTROLS];
+        Status *status;    /* a daemon's pages; NULL: a private instance */
+        char instance[RUNTIME_NAME_MAX], cgroup[PATH_MAX]; /* of the instance, for people */
         Server *server;    /* a daemon's; NULL: a private instance */
         List dataflows;    /* in the order of their start; those that have ended stay until they are forgotten */
         unsigned n_dataflows;

@@ -16,7 +16,7 @@
 #include "shm/cursor.h"
 #include "shm/pool.h"
 #include "shm/ring.h"
-#include "supervisor/supervisor.h"
+#include "supervisor/show.h"
 
 #ifndef SO_PASSRIGHTS
 #define SO_PASSRIGHTS 83 /* Linux 6.16 */
@@ -29,6 +29,7 @@
 #define BROKE "broke the protocol of its socket: "
 
 static void link_advance(Link *link);
+static void link_set_state(Link *link, LinkState state);
 static void link_is_up(Link *link);
 static void on_resumed(Node *node, const NodeMsg *msg);
 
@@ -435,8 +436,7 @@ static void link_send_out(Link *link)
                         .policy = input->backpressure ? NODE_QUEUE_BACKPRESSURE : NODE_QUEUE_DROP_OLDEST,
                         .cursor_size = cursor_size()}};
 
-        link->state = LINK_WAIT_OUT;
-        link_journal(link);
+        link_set_state(link, LINK_WAIT_OUT);
         node_send(link->source, &msg, link->target->cursor_fds[link->input], -1);
 }
 
@@ -454,8 +454,7 @@ static void link_send_in(Link *link)
                         .pool_size = output->pool_size,
                         .start_at = target->resume_at[link->input]}};
 
-        link->state = LINK_WAIT_IN;
-        link_journal(link);
+        link_set_state(link, LINK_WAIT_IN);
         node_send(target, &msg, output->ring_fd, output->pool_fd);
 }
 
@@ -466,14 +465,20 @@ static void link_close(Link *link, bool restarting)
         Node *target = link->target;
         bool all = true;
 
-        link->state = restarting ? LINK_DETACHED : LINK_CLOSED;
-        link_journal(link);
+        link_set_state(link, restarting ? LINK_DETACHED : LINK_CLOSED);
         node_send(target, &msg, -1, -1);
         for (uint32_t i = 0; i < target->n_links; i++)
                 if (target->links[i]->target == target)
                         all = all && target->links[i]->state == LINK_CLOSED;
         if (all)
                 node_on_inputs_closed(target);
+}
+
+static void link_set_state(Link *link, LinkState state)
+{
+        link->state = state;
+        link_journal(link);
+        show_link(link);
 }
 
 /* The next step of an attachment that both sides allow. */
@@ -536,8 +541,7 @@ static void on_link_in_ack(Node *node, const NodeMsg *msg)
 
 static void link_is_up(Link *link)
 {
-        link->state = LINK_ACTIVE;
-        link_journal(link);
+        link_set_state(link, LINK_ACTIVE);
         if (link->source->finished || link->source->outputs[link->output].closed)
                 link_close(link, false);
         dataflow_kick(link->target->dataflow);
@@ -718,8 +722,7 @@ static void link_lose_target(Link *link, bool restarting)
                 link->target->resume_at[link->input] = cursor_tail(link->target, link->input);
         if (link->state != LINK_DETACHED && node_is_there(link->source))
                 node_send(link->source, &msg, -1, -1);
-        link->state = restarting ? LINK_DETACHED : LINK_CLOSED;
-        link_journal(link);
+        link_set_state(link, restarting ? LINK_DETACHED : LINK_CLOSED);
 }
 
 static void link_lose_source(Link *link, bool restarting)
@@ -729,8 +732,7 @@ static void link_lose_source(Link *link, bool restarting)
         if (link->state == LINK_ACTIVE || link->state == LINK_WAIT_IN)
                 link_close(link, restarting);
         else if (link->state == LINK_WAIT_OUT)
-                link->state = LINK_DETACHED;
-        link_journal(link);
+                link_set_state(link, LINK_DETACHED);
         if (!restarting)
                 link_advance(link);
 }
@@ -754,7 +756,7 @@ void wiring_reopen(Node *node)
 {
         for (uint32_t i = 0; i < node->n_links; i++)
                 if (node->links[i]->state == LINK_CLOSED)
-                        node->links[i]->state = LINK_DETACHED;
+                        link_set_state(node->links[i], LINK_DETACHED);
 }
 
 static void tell_downstream(Node *node, NodeMsgType type, const char *text)
@@ -858,13 +860,12 @@ static void link_settle(Link *link)
         if (link->state == LINK_CLOSED) {
                 link_close(link, false); /* said again: it changes nothing for who heard it */
         } else if (link->state != LINK_DETACHED && link_holds(link)) {
-                if (link->state != LINK_ACTIVE)
-                        link_is_up(link);
+                link_is_up(link);
         } else {
                 if (!link->pair->renewed && !pair_is_up(link))
                         link->pair->a_generation = link->pair->b_generation = 0; /* of no incarnation: introduced anew */
                 link->pair->renewed = true;
-                link->state = LINK_DETACHED;
+                link_set_state(link, LINK_DETACHED);
                 link_advance(link);
         }
 }
