@@ -31,7 +31,7 @@ typedef enum GuardMsgType {
         GUARD_MSG_REAP = 6,        /* an orphan's exit is journalled: slot, node, generation */
         GUARD_MSG_STORE = 8,       /* node, generation, count items; fds: one an item. Kept for the next supervisor */
         GUARD_MSG_UNSTORE = 9,     /* slot, node, generation: close what was stored of it */
-        GUARD_MSG_FETCH = 12,      /* slot: say STORED again of all that is its, then STORE_END with the slot */
+        GUARD_MSG_FOUND = 14,      /* slot, pid, text: its cgroup; fds: keeper socket, keeper's pidfd: a keeper of a daemon that died. Answered by SLOT */
         GUARD_MSG_PONG = 13,       /* the answer to PING: its loop turns */
         GUARD_MSG_SLOT_FREE = 7,   /* slot: its dataflow has ended, another may have the number; refused while anybody lives there */
         /* keeper to guard */
@@ -47,8 +47,9 @@ typedef enum GuardMsgType {
         GUARD_MSG_ORPHAN_EXITED = 37, /* slot, node, generation, code, status: a child whose keeper is dead */
         GUARD_MSG_STOP = 38,          /* the guard was asked to end (SIGTERM, SIGINT): stop everything */
         GUARD_MSG_STORED = 39,        /* as STORE: what the last supervisor left */
-        GUARD_MSG_SLOT = 40,          /* slot in use, at: its escrow or UINT64_MAX; fds: keeper socket and pidfd, or none when it is dead */
-        GUARD_MSG_STORE_END = 41,     /* that was all, of the slot that was asked for or (0) of everything; count: descriptors that found no room */
+        GUARD_MSG_SLOT = 40,          /* slot in use, at: its escrow or UINT64_MAX; fds: keeper socket and pidfd, or none when it is dead; and a third
+                                       * when the keeper knows another guard: the socket that it is to use (KEEPER_MSG_GUARD) */
+        GUARD_MSG_STORE_END = 41,     /* that was all; count: descriptors that had found no room in the store */
         GUARD_MSG_PING = 44,
         GUARD_MSG_RELOAD = 42,        /* SIGHUP */
         GUARD_MSG_DUMP = 43,          /* SIGUSR1 */

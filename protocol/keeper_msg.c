@@ -180,6 +180,7 @@ static void fields_order(Codec *c, KeeperMsg *m)
         case KEEPER_MSG_LOOK:
         case KEEPER_MSG_REAP:
         case KEEPER_MSG_RESUME:
+        case KEEPER_MSG_GUARD:
                 break;
         case KEEPER_MSG_ADOPT:
                 field_id(c, &m->adopt.id, ID_MAX);
@@ -261,6 +262,7 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_REAP] = {"REAP", true, true, false},
                 [KEEPER_MSG_END] = {"END", true, false, false},
                 [KEEPER_MSG_RESUME] = {"RESUME", true, false, false},
+                [KEEPER_MSG_GUARD] = {"GUARD", true, false, false},
                 [KEEPER_MSG_ADOPT] = {"ADOPT", true, true, false},
                 [KEEPER_MSG_INCARNATION] = {"INCARNATION", true, true, false},
                 [KEEPER_MSG_RESUMED] = {"RESUMED", true, false, false},
@@ -338,6 +340,7 @@ int keeper_msg_n_fds(const KeeperMsg *msg)
         case KEEPER_MSG_SPAWN:
                 return msg->spawn.has_socket ? 6 : 5;
         case KEEPER_MSG_SPAWNED:
+        case KEEPER_MSG_GUARD:
                 return 1;
         case KEEPER_MSG_ADOPT:
                 return 2;

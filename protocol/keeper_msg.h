@@ -19,6 +19,7 @@
  *   REAP                          (none) the exit is journalled: reap the leader now
  *   END                           ENDED, and the keeper exits
  *   RESUME                        INCARNATION for each that was not REAPed, then RESUMED: a successor of the supervisor asks
+ *   GUARD                         (none) the guard was replaced: children register there, and so does the cgroup, at once
  *   ADOPT                         (none) a keeper that took the place of a dead one is told of an incarnation: INCARNATION later
  *
  * Every SPAWN is answered by SPAWNED or SPAWN_FAILED and ends with exactly one EMPTY, also after SPAWN_FAILED: EMPTY comes when
@@ -53,6 +54,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_END = 7,
         KEEPER_MSG_RESUME = 10,
         KEEPER_MSG_ADOPT = 11,
+        KEEPER_MSG_GUARD = 12,
 
         KEEPER_MSG_BEGUN = 32,
         KEEPER_MSG_FAILED = 33,
@@ -149,6 +151,7 @@ typedef struct KeeperMsg {
                 struct { /* NOTE */
                         const char *text;
                 } note;
+                /* GUARD; fds: the socket. No fields */
                 struct { /* ADOPT; fds: stdout read, stderr read */
                         const char *id;
                 } adopt;

@@ -129,10 +129,14 @@ void adopt_slot(Supervisor *supervisor, const struct guard_record *record, int *
                 return;
         }
         dataflow->slot_known = true;
-        if (n_fds == 2) {
-                supervisor->slot_state[record->slot] |= SLOT_KEEPER;
-                (void)keeper_link_open(dataflow, TAKE_FD(fds[0]), TAKE_FD(fds[1])); /* fails: as a keeper that does not answer */
-        }
+        if (n_fds < 2 || dataflow->keeper_fd >= 0)
+                return;
+        supervisor->slot_state[record->slot] |= SLOT_KEEPER;
+        (void)keeper_link_open(dataflow, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1])); /* fails: as a keeper that does not answer */
+        if (n_fds == 3)
+                keeper_order_guard(dataflow, fds[2]);
+        if (dataflow->found_by_name)
+                keeper_order_resume(dataflow);
 }
 
 static bool node_has_life(const Node *node)
@@ -141,7 +145,7 @@ static bool node_has_life(const Node *node)
 }
 
 /* A keeper that took the place of another hears of each life there, and then says what it found. */
-static void adopt_with_new_keeper(Dataflow *dataflow)
+void adopt_with_new_keeper(Dataflow *dataflow)
 {
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
                 if (node_has_life(&dataflow->nodes[i]) && !(dataflow->nodes[i].exited && dataflow->nodes[i].empty))
@@ -149,15 +153,10 @@ static void adopt_with_new_keeper(Dataflow *dataflow)
         keeper_order_resume(dataflow);
 }
 
-void adopt_store_end(Supervisor *supervisor, uint32_t slot)
+void adopt_store_end(Supervisor *supervisor)
 {
         Dataflow *it, *next;
 
-        if (slot != GUARD_SLOT_INSTANCE) {
-                if (supervisor->slots[slot] && supervisor->slots[slot]->keeper_replaced && supervisor->slots[slot]->keeper_fd >= 0)
-                        adopt_with_new_keeper(supervisor->slots[slot]);
-                return;
-        }
         list_for_each(it, next, &supervisor->dataflows, link) {
                 if (!it->adopting || it->keeper_replaced)
                         continue;
@@ -274,8 +273,6 @@ static void dataflow_reconcile(Dataflow *dataflow, bool begun)
                 Node *node = &dataflow->nodes[i];
 
                 node_reconcile(node, dataflow->journal->nodes[i].sequence ? dataflow->journal->nodes[i].deadline_ns : NSEC_NEVER, fresh);
-                for (unsigned k = 0; k < ELEMENTSOF(node->out_fds); k++)
-                        node->out_fds[k] = fd_close(node->out_fds[k]);
         }
         for (size_t i = 0; fresh && i < dataflow->plan->n_nodes; i++)
                 if (node_has_life(&dataflow->nodes[i]) && dataflow->nodes[i].found.there)
@@ -317,7 +314,11 @@ void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record)
 /* Its keeper died too, or was never made. The guard is asked for another, which takes over what is there. */
 void adopt_without_keeper(Dataflow *dataflow)
 {
-        if (dataflow->state == DATAFLOW_BEGINNING || !dataflow->slot_known) {
+        if (!dataflow->slot_known && !dataflow->found_by_name && heir_find_keeper(dataflow)) {
+                dataflow->found_by_name = true; /* the guard answers with its slot */
+                return;
+        }
+        if (dataflow->state == DATAFLOW_BEGINNING) {
                 dataflow_reconcile(dataflow, false);
                 return;
         }

@@ -340,9 +340,9 @@ static bool dataflow_may_replace(const Dataflow *dataflow)
                dataflow->state < DATAFLOW_ENDING && (dataflow->n_keeper_deaths == 0 || nsec_add(dataflow->keeper_died_at, DATAFLOW_CALM_SPAN) <= now);
 }
 
-void dataflow_on_keeper(Dataflow *dataflow, int take_sock, int take_pidfd)
+void dataflow_on_keeper(Dataflow *dataflow, int32_t pid, int take_sock, int take_pidfd)
 {
-        if (keeper_link_open(dataflow, take_sock, take_pidfd))
+        if (keeper_link_open(dataflow, pid, take_sock, take_pidfd))
                 keeper_lost(dataflow, "could not be spoken to");
         else if (dataflow->state == DATAFLOW_ENDING) /* stopped before it began */
                 keeper_order_end(dataflow, nsec_add(dataflow->loop->now, DATAFLOW_END_SPAN));
@@ -618,6 +618,11 @@ int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, uint32_t sl
         dataflow_order_keeper(dataflow);
         *ret = dataflow;
         return 0;
+}
+
+nsec_t dataflow_escrow_at(const Dataflow *dataflow)
+{
+        return nsec_add(dataflow->ladder.kill, DATAFLOW_STOP_SLACK);
 }
 
 void dataflow_go_on(Dataflow *dataflow, bool begun)

@@ -60,6 +60,7 @@ struct Dataflow {
         bool adopting;         /* its keeper has not said yet what is there: it is made from the journal, or the keeper is a new one */
         bool fresh;            /* made from the journal: nothing of it is written back before it was held against what is there */
         bool slot_known;       /* fresh: the guard has named its slot */
+        bool found_by_name;    /* fresh: its keeper was found by its socket, and the guard is being told */
         uint8_t uuid[16];
         char uuid_text[37];
         DataflowState state;
@@ -77,6 +78,7 @@ struct Dataflow {
         /* keeper-link.c */
         uint32_t slot;
         int keeper_fd, keeper_pidfd;
+        int32_t keeper_pid; /* for a guard that has to be told; 0: not known */
         Source keeper_source;
         PacketQueue keeper_out;
         bool keeper_gone;
@@ -142,6 +144,9 @@ int dataflow_restore(Dataflow **ret, Supervisor *supervisor, JournalEntry *take_
 /* dataflow_replace_keeper() - the last one is dead or being killed; another is asked for, once the guard has reaped it. */
 void dataflow_replace_keeper(Dataflow *dataflow, const char *why);
 
+/* dataflow_escrow_at() - when the guard begins to enforce the stop that was ordered. */
+nsec_t dataflow_escrow_at(const Dataflow *dataflow);
+
 /* dataflow_go_on() - adopted: what its state waited for is asked for again. @begun: its keeper has made its cgroup. */
 void dataflow_go_on(Dataflow *dataflow, bool begun);
 
@@ -163,7 +168,7 @@ json_t *dataflow_result(const Dataflow *dataflow);
 bool dataflow_succeeded(const Dataflow *dataflow);
 
 /* keeper-link.c: orders out, reports in. Orders are silent no-ops once the keeper is gone. */
-int keeper_link_open(Dataflow *dataflow, int take_sock, int take_pidfd);
+int keeper_link_open(Dataflow *dataflow, int32_t pid, int take_sock, int take_pidfd);
 void keeper_link_close(Dataflow *dataflow);
 void keeper_order_begin(Dataflow *dataflow);
 int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline);
@@ -175,6 +180,8 @@ void keeper_order_end(Dataflow *dataflow, nsec_t deadline);
 void keeper_order_resume(Dataflow *dataflow);
 void keeper_order_forget(Dataflow *dataflow, uint32_t node, uint64_t generation);
 void keeper_order_adopt(Node *node);
+void keeper_order_guard(Dataflow *dataflow, int guard_fd);
+void adopt_with_new_keeper(Dataflow *dataflow);
 void keeper_take_pidfd(Node *node, int32_t pid, int take_pidfd);
 void keeper_lost(Dataflow *dataflow, const char *why); /* it died, or is being killed: the guard enforces */
 

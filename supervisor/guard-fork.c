@@ -56,10 +56,10 @@ int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret)
         const GuardOptions *o = guard->options;
         const int fds[] = {socket_fd, o->control_fds[0], o->control_fds[1], guard->instance.dir_fd, guard->runtime.control_fd, guard->runtime.node_fd,
                 guard->runtime.dir_fd};
-        char sock[32], control0[32], control1[32], lock[32], nofile[64], listen[32], nodes[32], runtime[32], epoch[40], watchdog[48];
+        char sock[32], control0[32], control1[32], lock[32], nofile[64], listen[32], nodes[32], runtime[32], epoch[40], watchdog[48], grace[48], budget[48];
         char role[] = "--role=supervisor", name[] = "tidegated";
         char *argv_private[] = {name, role, sock, lock, nofile, epoch, control0, control1, NULL};
-        char *argv_daemon[] = {name, role, sock, lock, nofile, epoch, listen, nodes, runtime, watchdog, NULL};
+        char *argv_daemon[] = {name, role, sock, lock, nofile, epoch, listen, nodes, runtime, watchdog, grace, budget, NULL};
 
         (void)snprintf(sock, sizeof(sock), "--guard-fd=%d", socket_fd);
         (void)snprintf(control0, sizeof(control0), "--control-fd=%d", o->control_fds[0]);
@@ -68,6 +68,8 @@ int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret)
         (void)snprintf(nodes, sizeof(nodes), "--node-listen-fd=%d", guard->runtime.node_fd);
         (void)snprintf(runtime, sizeof(runtime), "--runtime-fd=%d", guard->runtime.dir_fd);
         (void)snprintf(epoch, sizeof(epoch), "--epoch=%llu", (unsigned long long)guard->epoch);
+        (void)snprintf(grace, sizeof(grace), "--grace-ns=%llu", (unsigned long long)o->grace_ns);
+        (void)snprintf(budget, sizeof(budget), "--budget-ns=%llu", (unsigned long long)o->budget_ns);
         (void)snprintf(watchdog, sizeof(watchdog), "--watchdog=%lluns", (unsigned long long)o->watchdog_ns);
         (void)snprintf(lock, sizeof(lock), "--lock-fd=%d", guard->instance.dir_fd);
         (void)snprintf(nofile, sizeof(nofile), "--nofile=%llu:%llu", (unsigned long long)guard->nofile.rlim_cur,
@@ -75,15 +77,16 @@ int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret)
         return guard_fork_role(o->daemon ? argv_daemon : argv_private, fds, ELEMENTSOF(fds), ret);
 }
 
-int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, GuardProcess *ret)
+int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, int listen_fd, GuardProcess *ret)
 {
-        const int fds[] = {supervisor_fd, guard_fd, guard->instance.dir_fd};
-        char sup[40], sock[32], dir[32], role[] = "--role=keeper", name[] = "tidegated";
-        char *argv[] = {name, role, sup, sock, dir, NULL};
+        const int fds[] = {supervisor_fd, guard_fd, guard->instance.dir_fd, listen_fd};
+        char sup[40], sock[32], dir[32], listen[32], role[] = "--role=keeper", name[] = "tidegated";
+        char *argv[] = {name, role, sup, sock, dir, listen_fd >= 0 ? listen : NULL, NULL};
 
         (void)snprintf(sup, sizeof(sup), "--supervisor-fd=%d", supervisor_fd);
         (void)snprintf(sock, sizeof(sock), "--guard-fd=%d", guard_fd);
         (void)snprintf(dir, sizeof(dir), "--lock-fd=%d", guard->instance.dir_fd);
+        (void)snprintf(listen, sizeof(listen), "--listen-fd=%d", listen_fd);
         return guard_fork_role(argv, fds, ELEMENTSOF(fds), ret);
 }
 

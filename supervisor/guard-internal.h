@@ -3,6 +3,7 @@
 #ifndef TG_SUPERVISOR_GUARD_INTERNAL_H
 #define TG_SUPERVISOR_GUARD_INTERNAL_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <sys/resource.h>
 #include <sys/types.h>
@@ -40,6 +41,8 @@ typedef struct GuardSlot {
         GuardProcess keeper;
         Source keeper_source; /* its socket */
         int keeper_fd;
+        Source keeper_exit_source; /* of a keeper that is not our child */
+        int keeper_guard_fd;       /* its end of a socket to us, until it uses it; -1: it does, or always did */
         int keeper_peer_fd; /* the supervisor's end of its socket to the keeper, for a successor; daemon only */
         bool owes_gone;     /* the supervisor has not been told that the keeper is gone */
         int32_t gone_code, gone_status;
@@ -127,7 +130,6 @@ struct Guard {
         unsigned stored_top; /* beyond it nothing was ever stored */
         unsigned n_stored, n_refused;
         bool replaying;     /* the present supervisor is being told what there is */
-        uint32_t replay_slot; /* of that one only; GUARD_SLOT_INSTANCE: everything */
         unsigned replay_at; /* next thing to tell: slots, then stored ones, then exits */
 };
 
@@ -136,8 +138,16 @@ void guard_store(Guard *guard, const struct guard_record *record, int *fds, size
 void guard_unstore(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation);
 void guard_unstore_slot(Guard *guard, uint32_t slot);
 void guard_replay(Guard *guard); /* begin to tell a new supervisor */
-void guard_fetch(Guard *guard, uint32_t slot);
 void guard_pump(Guard *guard);   /* go on telling, as far as its socket takes it */
+
+/* guard-heir.c: keepers and children of a guard that died. */
+int guard_adopt_keeper(Guard *guard, GuardSlot *slot, pid_t pid, int take_socket, int take_pidfd, const char *cgroup);
+int guard_restore(Guard *guard, int state_fd); /* closes it; 0 or a negative errno */
+void guard_on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si);
+int guard_keeper_watch(GuardSlot *slot, int take_fd); /* our end of its socket */
+void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd);
+int guard_tell_slot(Guard *guard, const GuardSlot *slot);
+int guard_open_instance_files(Guard *guard);
 
 /* guard-watch.c */
 void guard_watch_begin(Guard *guard); /* a supervisor was started */
@@ -151,7 +161,7 @@ int guard_record_send(int sock, struct guard_record *record, const int *fds, siz
 
 /* guard-fork.c: our processes. They return the pid's pidfd in @ret; 0 or a negative errno. */
 int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret);
-int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, GuardProcess *ret);
+int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, int listen_fd, GuardProcess *ret);
 
 /* guard.c: an escrow's time has come, and there was nobody to end. The supervisor knows, unless its keeper does not tell it. */
 void guard_tell_kept(Guard *guard, uint32_t slot);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The supervisor's side of the guard's socket (protocol/guard_msg.h). */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 
@@ -56,9 +57,12 @@ void guard_unstore_order(const Node *node)
         guard_send_about(node, GUARD_MSG_UNSTORE);
 }
 
-void guard_fetch_order(Supervisor *supervisor, uint32_t slot)
+void guard_found_order(Supervisor *supervisor, uint32_t slot, int32_t pid, const int fds[2], const char *cgroup)
 {
-        guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_FETCH, .slot = slot});
+        struct guard_record record = {.type = GUARD_MSG_FOUND, .slot = slot, .pid = pid};
+
+        (void)snprintf(record.text, sizeof(record.text), "%s", cgroup);
+        guard_send_fds(supervisor, &record, fds, 2);
 }
 
 void guard_reap_order(const Node *node)
@@ -108,7 +112,7 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
         else if (record->type == GUARD_MSG_SLOT)
                 adopt_slot(supervisor, record, fds, n_fds);
         else if (record->type == GUARD_MSG_STORE_END)
-                adopt_store_end(supervisor, record->slot);
+                adopt_store_end(supervisor);
         else if (record->type == GUARD_MSG_CLIENT_GONE)
                 supervisor_stop_all(supervisor, NSEC_NEVER, false, "the command is gone");
         else if (record->type == GUARD_MSG_STOP)
@@ -116,7 +120,7 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
         else if (!dataflow)
                 return;
         else if (record->type == GUARD_MSG_KEEPER && n_fds == 2)
-                dataflow_on_keeper(dataflow, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
+                dataflow_on_keeper(dataflow, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
         else if (record->type == GUARD_MSG_KEEPER_FAILED)
                 dataflow_on_keeper_failed(dataflow, record->error);
         else if (record->type == GUARD_MSG_KEEPER_GONE)
@@ -150,6 +154,8 @@ static int on_guard_socket(Source *source, uint32_t revents)
                         source_remove(source);
                         supervisor->guard_fd = fd_close(supervisor->guard_fd);
                         supervisor->guard_gone = true;
+                        if (!supervisor_is_private(supervisor))
+                                heir_become_guard(supervisor); /* returns only when that cannot be done */
                         supervisor_stop_all(supervisor, NSEC_NEVER, false, "the guard is gone");
                         return 0;
                 }

@@ -83,14 +83,15 @@ static int tell(Guard *guard, struct guard_record *record, const int *fds, size_
         return r == PACKET_E_AGAIN ? r : 0; /* a dead one's successor is told all of it again */
 }
 
-static int tell_slot(Guard *guard, const GuardSlot *slot)
+int guard_tell_slot(Guard *guard, const GuardSlot *slot)
 {
         struct guard_record record = {.type = GUARD_MSG_SLOT, .slot = slot->number, .at_ns = slot->at, .until_ns = slot->until, .pid = slot->keeper.pid};
-        const int fds[] = {slot->keeper_peer_fd, slot->keeper.pidfd};
+        const int fds[] = {slot->keeper_peer_fd, slot->keeper.pidfd, slot->keeper_guard_fd};
+        size_t n_fds = slot->keeper.pid <= 0 || slot->keeper_peer_fd < 0 ? 0 : slot->keeper_guard_fd < 0 ? 2 : 3;
 
         if (slot->number == GUARD_SLOT_INSTANCE || (slot->dir_fd < 0 && slot->keeper.pid == 0))
                 return 0;
-        return tell(guard, &record, fds, slot->keeper.pid > 0 && slot->keeper_peer_fd >= 0 ? 2 : 0);
+        return tell(guard, &record, fds, n_fds);
 }
 
 static bool same_owner(const GuardStored *a, const GuardStored *b)
@@ -107,7 +108,7 @@ static int tell_stored(Guard *guard, unsigned *at)
         unsigned i = *at;
         int r;
 
-        if (first->fd < 0 || (guard->replay_slot != GUARD_SLOT_INSTANCE && first->slot != guard->replay_slot)) {
+        if (first->fd < 0) {
                 (*at)++;
                 return 0;
         }
@@ -123,11 +124,11 @@ static int tell_stored(Guard *guard, unsigned *at)
 
 static int tell_all(Guard *guard)
 {
-        struct guard_record end = {.type = GUARD_MSG_STORE_END, .slot = guard->replay_slot, .count = guard->n_refused};
+        struct guard_record end = {.type = GUARD_MSG_STORE_END, .count = guard->n_refused};
         int r = 0;
 
         while (!r && guard->replay_at < GUARD_MAX_SLOTS) {
-                r = tell_slot(guard, &guard->slots[guard->replay_at]);
+                r = guard_tell_slot(guard, &guard->slots[guard->replay_at]);
                 guard->replay_at += !r;
         }
         while (!r && guard->replay_at - GUARD_MAX_SLOTS < guard->stored_top) {
@@ -187,19 +188,6 @@ void guard_replay(Guard *guard)
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
                 guard->children[i].owes_exit = guard->children[i].ours; /* the last supervisor may have died with it unwritten */
         guard->replaying = true;
-        guard->replay_slot = GUARD_SLOT_INSTANCE;
         guard->replay_at = 0;
-        guard_pump(guard);
-}
-
-void guard_fetch(Guard *guard, uint32_t slot)
-{
-        if (guard->replaying) { /* asked twice at once: all of it, once more */
-                guard_replay(guard);
-                return;
-        }
-        guard->replaying = true;
-        guard->replay_slot = slot;
-        guard->replay_at = GUARD_MAX_SLOTS;
         guard_pump(guard);
 }

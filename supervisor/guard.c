@@ -135,7 +135,7 @@ static void guard_reap(Guard *guard, uint32_t slot, uint32_t node, uint64_t gene
         }
 }
 
-static void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd)
+void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd)
 {
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
                 GuardChild *child = &guard->children[i];
@@ -179,10 +179,13 @@ static void on_keeper_record(GuardSlot *slot, const struct guard_record *record,
 
         if (record->type == GUARD_MSG_CHILD && n_fds == 1) {
                 guard_add_child(guard, record, &fds[0]);
-        } else if (record->type == GUARD_MSG_CGROUP && n_fds == 3 && slot->dir_fd < 0) {
+        } else if (record->type == GUARD_MSG_CGROUP && slot->dir_fd >= 0) {
+                slot->keeper_guard_fd = fd_close(slot->keeper_guard_fd); /* known already: it only says that it has its own end */
+        } else if (record->type == GUARD_MSG_CGROUP && n_fds == 3) {
                 slot->dir_fd = TAKE_FD(fds[0]);
                 slot->kill_fd = TAKE_FD(fds[1]);
                 slot->events_fd = TAKE_FD(fds[2]);
+                slot->keeper_guard_fd = fd_close(slot->keeper_guard_fd); /* it has its own end */
                 if (slot->at <= guard->loop.now) /* its time came while it was being made */
                         (void)guard_enforce(guard, slot->number, false);
         }
@@ -215,9 +218,20 @@ static int on_keeper_socket(Source *source, uint32_t revents)
 
 /* ---- records in: supervisor and client */
 
+int guard_keeper_watch(GuardSlot *slot, int take_fd)
+{
+        int r = source_add(&slot->guard->loop, &slot->keeper_source, take_fd, EPOLLIN, SOURCE_EXITS, on_keeper_socket);
+
+        if (r)
+                (void)fd_close(take_fd);
+        else
+                slot->keeper_fd = take_fd;
+        return r;
+}
+
 static int guard_start_keeper(Guard *guard, GuardSlot *slot)
 {
-        _cleanup_fd_ int sup0 = -1, sup1 = -1, guard0 = -1, guard1 = -1;
+        _cleanup_fd_ int sup0 = -1, sup1 = -1, guard0 = -1, guard1 = -1, listen = -1;
         struct guard_record record = {.magic = GUARD_MAGIC, .type = GUARD_MSG_KEEPER, .slot = slot->number};
         int pair[2], fds[2], r;
 
@@ -232,7 +246,9 @@ static int guard_start_keeper(Guard *guard, GuardSlot *slot)
         r = source_add(&guard->loop, &slot->keeper_source, guard0, EPOLLIN, SOURCE_EXITS, on_keeper_socket);
         if (r)
                 return error_fold(r);
-        r = guard_fork_keeper(guard, sup1, guard1, &slot->keeper);
+        if (guard->options->daemon)
+                (void)runtime_listen_keeper(&guard->runtime, slot->number, &listen); /* without it: lost when supervisor and guard die together */
+        r = guard_fork_keeper(guard, sup1, guard1, listen, &slot->keeper);
         if (r) {
                 source_remove(&slot->keeper_source);
                 return error_fold(r);
@@ -305,8 +321,9 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
         case GUARD_MSG_UNSTORE:
                 guard_unstore(guard, record->slot, record->node, record->generation);
                 break;
-        case GUARD_MSG_FETCH:
-                guard_fetch(guard, record->slot);
+        case GUARD_MSG_FOUND:
+                if (n_fds == 2 && guard_adopt_keeper(guard, slot, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]), record->text) == 0)
+                        (void)guard_tell_slot(guard, slot);
                 break;
         case GUARD_MSG_REAP:
                 guard_reap(guard, record->slot, record->node, record->generation);
@@ -417,8 +434,10 @@ static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
         guard_end_all(guard, nsec_add(guard->loop.now, guard->options->grace_ns / 2), guard->options->grace_ns / 2);
 }
 
-static void on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si)
+void guard_on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si)
 {
+        source_remove(&slot->keeper_exit_source);
+        slot->keeper_guard_fd = fd_close(slot->keeper_guard_fd);
         slot->keeper.pid = 0;
         slot->keeper.pidfd = fd_close(slot->keeper.pidfd);
         source_remove(&slot->keeper_source);
@@ -466,7 +485,7 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
         }
         for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++) {
                 if (guard->slots[i].keeper.pid == si->si_pid) {
-                        on_keeper_exit(guard, &guard->slots[i], si);
+                        guard_on_keeper_exit(guard, &guard->slots[i], si);
                         return;
                 }
         }
@@ -598,6 +617,7 @@ static void guard_init(Guard *guard, const GuardOptions *options)
                         .events_fd = -1,
                         .keeper_fd = -1,
                         .keeper_peer_fd = -1,
+                        .keeper_guard_fd = -1,
                         .keeper = {.pidfd = -1},
                         .at = NSEC_NEVER};
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
@@ -617,21 +637,11 @@ static int guard_watch_client(Guard *guard)
         return r;
 }
 
-static int guard_open_instance(Guard *guard)
+int guard_open_instance_files(Guard *guard)
 {
         GuardSlot *slot = &guard->slots[GUARD_SLOT_INSTANCE];
-        char why[400] = "";
-        int r = instance_make(&guard->instance, guard->options->cgroup_root, guard->options->daemon ? "daemon" : "run", why, sizeof(why));
+        int r;
 
-        if (r) {
-                tell_client(guard, GUARD_MSG_FAILED, -r, why);
-                return r;
-        }
-        r = guard->options->daemon ? runtime_note_instance(&guard->runtime, guard->instance.name) : 0;
-        if (r) {
-                tell_client(guard, GUARD_MSG_FAILED, -r, "cannot write to the runtime directory");
-                return r;
-        }
         slot->dir_fd = openat(guard->instance.dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         slot->events_fd = openat(guard->instance.dir_fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
         slot->kill_fd = openat(guard->instance.dir_fd, "cgroup.kill", O_WRONLY | O_CLOEXEC);
@@ -643,6 +653,29 @@ static int guard_open_instance(Guard *guard)
                 return error_origin(r);
         }
         return 0;
+}
+
+static int guard_open_instance(Guard *guard)
+{
+        char why[400] = "";
+        int r = guard->runtime.instance[0] ? instance_reopen(&guard->instance, guard->options->cgroup_root, guard->runtime.instance) : -ENOENT;
+
+        if (r == 0) {
+                log_line("taking over the instance %s, which a daemon left here", guard->instance.name);
+                guard->epoch = guard->loop.now / NSEC_PER_MSEC; /* beyond any that it may have used */
+        } else {
+                r = instance_make(&guard->instance, guard->options->cgroup_root, guard->options->daemon ? "daemon" : "run", why, sizeof(why));
+        }
+        if (r) {
+                tell_client(guard, GUARD_MSG_FAILED, -r, why);
+                return r;
+        }
+        r = guard->options->daemon ? runtime_note_instance(&guard->runtime, guard->instance.name) : 0;
+        if (r) {
+                tell_client(guard, GUARD_MSG_FAILED, -r, "cannot write to the runtime directory");
+                return r;
+        }
+        return guard_open_instance_files(guard);
 }
 
 static int guard_start_supervisor(Guard *guard)
@@ -758,8 +791,9 @@ int guard_main(const GuardOptions *options)
         int r;
 
         guard_init(&guard, options);
-        if (options->daemon) {
+        if (options->daemon)
                 log_open("guard");
+        if (options->daemon && options->state_fd < 0) {
                 r = runtime_open(&guard.runtime, options->runtime_dir, why, sizeof(why));
                 if (r) {
                         fprintf(stderr, "tidegated: %s\n", why[0] ? why : strerror(-r));
@@ -767,11 +801,13 @@ int guard_main(const GuardOptions *options)
                 }
         }
         r = guard_setup(&guard);
+        if (!r && options->state_fd >= 0)
+                r = guard_restore(&guard, options->state_fd);
         if (r) {
                 tell_client(&guard, GUARD_MSG_FAILED, -r, "cannot set up the guard");
                 return 1;
         }
-        if (guard_open_instance(&guard)) {
+        if (options->state_fd < 0 && guard_open_instance(&guard)) {
                 if (guard.instance.dir_fd >= 0)
                         (void)instance_remove(&guard.instance, nsec_add(clock_now(), NSEC_PER_SEC));
                 runtime_remove(&guard.runtime);

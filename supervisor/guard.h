@@ -19,6 +19,7 @@ typedef struct GuardOptions {
         bool daemon;             /* outlives its starter, and supervisors that die are replaced */
         const char *runtime_dir; /* daemon: NULL for the usual one */
         nsec_t watchdog_ns;      /* daemon: a turn of the supervisor's loop that takes longer ends it; 0: never */
+        int state_fd;            /* daemon: what the supervisor whose guard died hands to itself (guard-state.h); consumed; -1: a fresh start */
         int client_fd;     /* SEQPACKET, records to and from the client; consumed */
         int client_pidfd;  /* consumed */
         int control_fds[2]; /* stream sockets for the supervisor's control server; consumed */

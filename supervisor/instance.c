@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -18,6 +19,7 @@
 #include "supervisor/sweep.h"
 
 #define INSTANCE_BASE       "tidegate"
+#define INSTANCE_DAEMON     "daemon-"
 #define INSTANCE_TRIES      16
 #define INSTANCE_SWEEP_SPAN (3 * NSEC_PER_SEC)
 
@@ -62,6 +64,13 @@ static int lock_dir(int base_fd, const char *name, int *ret_fd)
         return 0;
 }
 
+static bool is_populated(int dir_fd)
+{
+        _cleanup_fd_ int fd = cgroup_open_file(dir_fd, "cgroup.events", O_RDONLY);
+
+        return fd >= 0 && cgroup_populated(fd) != 0;
+}
+
 unsigned instance_sweep(int base_fd, nsec_t until)
 {
         int dup_fd = openat(base_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -79,6 +88,8 @@ unsigned instance_sweep(int base_fd, nsec_t until)
 
                 if (e->d_type != DT_DIR || e->d_name[0] == '.' || lock_dir(base_fd, e->d_name, &fd))
                         continue;
+                if (strncmp(e->d_name, INSTANCE_DAEMON, strlen(INSTANCE_DAEMON)) == 0 && is_populated(fd))
+                        continue; /* its nodes wait for the next daemon on its runtime directory, which adopts them */
                 (void)sweep_kill(fd, until, &result); /* whoever stays is tried again by the next command */
                 if (cgroup_remove_tree(base_fd, e->d_name, until) == 0)
                         n++;
@@ -137,6 +148,31 @@ int instance_make(Instance *ret, const char *root, const char *prefix, char *ret
                 instance_done(&instance);
                 return error_origin(r);
         }
+        (void)snprintf(instance.path, sizeof(instance.path), "%.3900s/" INSTANCE_BASE "/%s", root, instance.name);
+        *ret = instance;
+        return 0;
+}
+
+int instance_reopen(Instance *ret, const char *root, const char *name)
+{
+        Instance instance = INSTANCE_NULL;
+        char found[PATH_MAX], base[PATH_MAX + 16], why[256];
+        int r = root ? 0 : cgroup_root_find(found, why, sizeof(why));
+
+        if (r)
+                return r;
+        root = root ? root : found;
+        (void)snprintf(base, sizeof(base), "%s/" INSTANCE_BASE, root);
+        instance.base_fd = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        if (instance.base_fd >= 0)
+                instance.dir_fd = openat(instance.base_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        if (instance.dir_fd < 0) {
+                r = -errno;
+                instance_done(&instance);
+                return r;
+        }
+        (void)flock(instance.dir_fd, LOCK_EX | LOCK_NB); /* its keepers may have it */
+        (void)snprintf(instance.name, sizeof(instance.name), "%.31s", name);
         (void)snprintf(instance.path, sizeof(instance.path), "%.3900s/" INSTANCE_BASE "/%s", root, instance.name);
         *ret = instance;
         return 0;

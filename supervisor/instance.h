@@ -46,6 +46,17 @@ int instance_make(Instance *ret, const char *root, const char *prefix, char *ret
  */
 unsigned instance_sweep(int base_fd, nsec_t until);
 
+/**
+ * instance_reopen() - take over the directory of a daemon that died
+ * @root: as for instance_make()
+ * @name: of the instance
+ *
+ * Keepers of that daemon may hold its lock; whoever holds the daemon's runtime directory may go on here all the same.
+ *
+ * Return: 0, -ENOENT when there is none, or another negative errno.
+ */
+int instance_reopen(Instance *ret, const char *root, const char *name);
+
 /* instance_remove() - remove the empty directory, and tidegate/ if that was the last. 0 or a negative errno. */
 int instance_remove(Instance *instance, nsec_t until);
 void instance_done(Instance *instance);

@@ -23,6 +23,7 @@
 #define OUTPUT_TURN_SPAN (5 * NSEC_PER_MSEC)  /* then the other outputs wait for the next turn: orders come first */
 #define OUTPUT_LAST_MAX  (1024 * 1024)        /* read from a pipe after the node's end: all that a pipe can hold */
 #define REMOVE_SPAN      (2 * NSEC_PER_SEC)   /* for EBUSY after the last exit */
+#define ALONE_WAIT_SPAN  (60 * NSEC_PER_SEC)  /* nobody is left, and neither guard nor supervisor: how long exits are kept for the next ones */
 #define ALONE_KILL_SPAN  (2 * NSEC_PER_SEC)   /* guard and supervisor are gone: kill everything within this */
 
 typedef struct Keeper Keeper;
@@ -99,11 +100,13 @@ typedef enum KeeperPhase {
 struct Keeper {
         KeeperLoop loop;
         KeeperLoop outputs; /* nested in loop, so that throttling is one call */
-        KeeperSource supervisor, guard, signals, outputs_source, events;
+        KeeperSource supervisor, guard, signals, outputs_source, events, listener;
         int supervisor_fd, guard_fd, signal_fd, instance_fd; /* -1 after a hang-up */
         Jobs jobs;
         Feed feed;
 
+        int listen_fd;      /* where a supervisor finds us whose guard died with its predecessor; -1: none */
+        nsec_t alone_since; /* without anybody, and nobody is left to look after; 0: not so */
         bool begun;
         bool persistent;
         char *uuid, *name;
@@ -138,6 +141,7 @@ void keeper_report(Keeper *k, const KeeperMsg *msg, int take_fd);
 void keeper_report_flush(Keeper *k);
 __attribute__((format(printf, 2, 3))) void keeper_note(Keeper *k, const char *format, ...);
 void keeper_supervisor_gone(Keeper *k);
+void keeper_await_supervisor(Keeper *k);
 void keeper_reports_done(Keeper *k);
 
 /*

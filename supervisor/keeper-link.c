@@ -146,6 +146,17 @@ static int pipe_new(int *ret_read, int *ret_write)
         return 0;
 }
 
+static void keep_pipes(Node *node, int out, int err)
+{
+        const int fds[] = {out, err};
+
+        for (unsigned i = 0; i < ELEMENTSOF(node->out_fds); i++) {
+                node->out_fds[i] = fd_close(node->out_fds[i]);
+                if (!supervisor_is_private(node->dataflow->supervisor))
+                        node->out_fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3); /* none: what it prints is lost with this keeper */
+        }
+}
+
 int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline)
 {
         _cleanup_fd_ int spec = -1, out_r = -1, out_w = -1, err_r = -1, err_w = -1;
@@ -163,6 +174,7 @@ int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline)
         if (r)
                 return error_fold(r);
         guard_store_order(node, (const struct guard_item[]){{GUARD_ITEM_STDOUT, 0}, {GUARD_ITEM_STDERR, 0}}, (const int[]){out_r, err_r}, 2);
+        keep_pipes(node, out_r, err_r);
         fds[0] = spec;
         fds[1] = out_w;
         fds[2] = err_w;
@@ -307,14 +319,24 @@ void keeper_order_resume(Dataflow *dataflow)
         (void)keeper_send(dataflow, &msg, NULL, 0); /* a keeper that is gone is told by the guard */
 }
 
+void keeper_order_guard(Dataflow *dataflow, int guard_fd)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_GUARD};
+
+        (void)keeper_send(dataflow, &msg, &guard_fd, 1); /* starts fail there until the next guard, with a reason */
+}
+
 void keeper_order_adopt(Node *node)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_ADOPT, .node = node->index, .generation = node->generation, .adopt = {.id = node->plan->id}};
 
-        if (node->out_fds[0] >= 0 && node->out_fds[1] >= 0)
-                (void)keeper_send(node->dataflow, &msg, node->out_fds, 2); /* not known to RESUME then: taken for lost */
-        for (unsigned i = 0; i < ELEMENTSOF(node->out_fds); i++)
-                node->out_fds[i] = fd_close(node->out_fds[i]);
+        for (unsigned i = 0; i < 2; i++) {
+                int write_end = -1;
+
+                if (node->out_fds[i] < 0 && pipe_new(&node->out_fds[i], &write_end) == 0)
+                        write_end = fd_close(write_end); /* lost with a guard: one that is at its end is as good */
+        }
+        (void)keeper_send(node->dataflow, &msg, node->out_fds, 2); /* without descriptors refused, and taken for lost */
 }
 
 void keeper_take_pidfd(Node *node, int32_t pid, int take_pidfd)
@@ -342,8 +364,8 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_BEGUN:
                 free(dataflow->cgroup);
                 dataflow->cgroup = strdup(msg->begun.cgroup);
-                if (dataflow->keeper_replaced) /* then it is told of what lives there, with the pipes to read */
-                        guard_fetch_order(dataflow->supervisor, dataflow->slot);
+                if (dataflow->keeper_replaced)
+                        adopt_with_new_keeper(dataflow);
                 else
                         dataflow_on_begun(dataflow);
                 break;
@@ -398,10 +420,11 @@ static int on_keeper_socket(Source *source, uint32_t revents)
         return 0;
 }
 
-int keeper_link_open(Dataflow *dataflow, int take_sock, int take_pidfd)
+int keeper_link_open(Dataflow *dataflow, int32_t pid, int take_sock, int take_pidfd)
 {
         int r;
 
+        dataflow->keeper_pid = pid;
         dataflow->keeper_fd = take_sock;
         dataflow->keeper_pidfd = take_pidfd;
         r = source_add(dataflow->loop, &dataflow->keeper_source, take_sock, EPOLLIN, SOURCE_EXITS, on_keeper_socket);

@@ -115,4 +115,5 @@ void keeper_supervisor_gone(Keeper *k)
         keeper_loop_remove(&k->loop, &k->supervisor);
         k->supervisor_fd = fd_close(k->supervisor_fd);
         keeper_reports_done(k);
+        keeper_await_supervisor(k);
 }

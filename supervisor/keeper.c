@@ -26,6 +26,9 @@
 #define LAST_REPORTS_SPAN (200 * NSEC_PER_MSEC) /* for the supervisor to take what is queued, after the end */
 #define LOGGER_DIES_SPAN  (200 * NSEC_PER_MSEC) /* from its SIGKILL to its exit; one in D never gets there */
 
+static void on_guard(KeeperSource *source, uint32_t events);
+static void on_supervisor(KeeperSource *source, uint32_t events);
+
 /* ---- BEGIN ---- */
 
 static int tell_guard(Keeper *k, int kill_fd, int events_fd)
@@ -77,6 +80,21 @@ static int make_dataflow(Keeper *k, bool takeover, const char **ret_what)
                 return r;
         *ret_what = "watch the dataflow's cgroup";
         return keeper_loop_add(&k->loop, &k->events, k->events_fd, EPOLLPRI, on_dataflow_events);
+}
+
+/* Ours is the socket's number that children of ours may be about to use: the new one takes its place. */
+static void order_guard(Keeper *k, const int *fds)
+{
+        _cleanup_fd_ int kill_fd = -1;
+
+        keeper_loop_remove(&k->loop, &k->guard);
+        if (dup3(fds[0], k->guard_fd, O_CLOEXEC) < 0 || keeper_loop_add(&k->loop, &k->guard, k->guard_fd, EPOLLIN, on_guard))
+                keeper_note(k, "the new guard cannot be reached: %s", strerror(errno));
+        if (!k->begun)
+                return;
+        kill_fd = cgroup_open_file(k->dataflow_fd, "cgroup.kill", O_WRONLY);
+        if (kill_fd < 0 || tell_guard(k, kill_fd, k->events_fd))
+                keeper_note(k, "the dataflow's cgroup could not be registered with the new guard");
 }
 
 static void unmake_dataflow(Keeper *k)
@@ -192,6 +210,10 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
                 keeper_resume(k);
                 return;
         }
+        if (msg->type == KEEPER_MSG_GUARD) {
+                order_guard(k, fds);
+                return;
+        }
         if (!k->begun || k->phase != KEEPER_WORKING) {
                 keeper_note(k, "an order %s came %s and was refused", keeper_msg_name(msg->type),
                         k->begun ? "after END" : "before BEGIN");
@@ -293,6 +315,29 @@ static void on_guard(KeeperSource *source, uint32_t events)
                 keeper_loop_remove(&k->loop, &k->guard);
 }
 
+/* Its guard is dead too, or we would not have heard of its end. One of ours, by its credentials: the socket is 0600 besides. */
+static void on_connection(KeeperSource *source, uint32_t events)
+{
+        Keeper *k = container_of(source, Keeper, listener);
+        _cleanup_fd_ int fd = accept4(k->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        struct ucred peer = {.uid = (uid_t)-1};
+        socklen_t size = sizeof(peer);
+
+        if (fd < 0 || k->supervisor_fd >= 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != geteuid())
+                return;
+        if (keeper_loop_add(&k->loop, &k->supervisor, fd, EPOLLIN, on_supervisor))
+                return;
+        keeper_loop_remove(&k->loop, &k->listener);
+        k->supervisor_fd = TAKE_FD(fd);
+        k->alone_since = 0;
+}
+
+void keeper_await_supervisor(Keeper *k)
+{
+        if (k->persistent && k->listen_fd >= 0 && k->phase == KEEPER_WORKING && k->listener.fd < 0)
+                (void)keeper_loop_add(&k->loop, &k->listener, k->listen_fd, EPOLLIN, on_connection);
+}
+
 /* Exits come by pidfd and orders by socket: signals are only kept from doing anything. */
 static void on_signal(KeeperSource *source, uint32_t events)
 {
@@ -367,12 +412,25 @@ static void go_alone(Keeper *k, nsec_t now)
         keeper_kill(k, &all);
 }
 
+/* Nodes run on without supervisor and guard. With nobody left to look after, a successor that comes soon learns how they ended. */
+static void wait_alone(Keeper *k, nsec_t now)
+{
+        if (incarnations_starting(k) || cgroup_populated(k->events_fd) != 0)
+                k->alone_since = 0;
+        else if (!k->alone_since)
+                k->alone_since = now;
+        else if (now - k->alone_since >= ALONE_WAIT_SPAN)
+                begin_ending(k, nsec_add(now, ALONE_KILL_SPAN));
+}
+
 static void go_on_working(Keeper *k, nsec_t now)
 {
         if (!supervisor_gone(k))
                 return;
         if (!k->begun)
                 set_phase(k, KEEPER_GONE, NSEC_NEVER);
+        else if (k->persistent)
+                wait_alone(k, now);
         else if (k->guard.fd < 0)
                 go_alone(k, now);
         else if (!incarnations_starting(k) && cgroup_populated(k->events_fd) == 0)
@@ -468,7 +526,7 @@ static int keeper_init(Keeper *k)
         list_init(&k->nodes);
         list_init(&k->incarnations);
         list_init(&k->reports);
-        k->supervisor = k->guard = k->signals = k->outputs_source = k->events = k->stream = KEEPER_SOURCE_INIT;
+        k->supervisor = k->guard = k->signals = k->outputs_source = k->events = k->listener = k->stream = KEEPER_SOURCE_INIT;
         k->signal_fd = k->dataflow_fd = k->events_fd = k->stream_fd = k->loop.epoll_fd = k->outputs.epoll_fd = -1;
         k->feed = (Feed){.pipe_fd = -1, .report_fd = -1, .pidfd = -1};
         k->reset_oom = oom_score_is_ours();
@@ -500,6 +558,8 @@ static nsec_t next_deadline(const Keeper *k, bool more)
 
         if (more)
                 return 0;
+        if (k->alone_since)
+                deadline = MIN(deadline, nsec_add(k->alone_since, ALONE_WAIT_SPAN));
         deadline = MIN(deadline, incarnations_deadline(k));
         return MAX(MIN(deadline, feed_deadline(&k->feed)), UINT64_C(1)); /* 0 means: do not wait */
 }
@@ -541,6 +601,7 @@ static bool keeper_done(Keeper *k)
                 free(e);
         }
         k->guard_fd = fd_close(k->guard_fd);
+        k->listen_fd = fd_close(k->listen_fd);
         k->instance_fd = fd_close(k->instance_fd);
         k->events_fd = fd_close(k->events_fd);
         k->dataflow_fd = fd_close(k->dataflow_fd);
@@ -552,7 +613,7 @@ static bool keeper_done(Keeper *k)
         return true;
 }
 
-int keeper_main(int supervisor_fd, int guard_fd, int instance_cgroup_fd)
+int keeper_main(int supervisor_fd, int guard_fd, int instance_cgroup_fd, int listen_fd)
 {
         static Keeper keeper; /* one per process; idle threads may look at it until the very end */
         Keeper *k = &keeper;
@@ -561,6 +622,7 @@ int keeper_main(int supervisor_fd, int guard_fd, int instance_cgroup_fd)
         k->supervisor_fd = supervisor_fd;
         k->guard_fd = guard_fd;
         k->instance_fd = instance_cgroup_fd;
+        k->listen_fd = listen_fd;
         r = keeper_init(k);
         if (!r)
                 r = keeper_run(k);

@@ -15,9 +15,10 @@
  * @supervisor_fd:      SOCK_SEQPACKET, orders and reports; closed at the end, as the others are
  * @guard_fd:           SOCK_SEQPACKET, registrations; its hang-up says that the guard is gone
  * @instance_cgroup_fd: directory of the instance's cgroup, below which the dataflow's is made
+ * @listen_fd:          listening, for the next daemon when supervisor and guard died together; -1: none
  *
  * Return: the exit status: 0 after END or when nobody was left to work for, 1 when it could not begin.
  */
-int keeper_main(int supervisor_fd, int guard_fd, int instance_cgroup_fd);
+int keeper_main(int supervisor_fd, int guard_fd, int instance_cgroup_fd, int listen_fd);
 
 #endif

@@ -38,6 +38,7 @@ enum {
         OPT_NODE_LISTEN_FD,
         OPT_RUNTIME_FD,
         OPT_EPOCH,
+        OPT_STATE_FD,
 };
 
 static const struct option long_options[] = {
@@ -60,6 +61,7 @@ static const struct option long_options[] = {
         {"node-listen-fd", required_argument, NULL, OPT_NODE_LISTEN_FD},
         {"runtime-fd", required_argument, NULL, OPT_RUNTIME_FD},
         {"epoch", required_argument, NULL, OPT_EPOCH},
+        {"state-fd", required_argument, NULL, OPT_STATE_FD},
         {"version", no_argument, NULL, 'V'},
         {"help", no_argument, NULL, 'h'},
         {},
@@ -176,6 +178,9 @@ static void parse_one(Arguments *a, int option, const char *value)
         case OPT_RUNTIME_FD:
                 a->supervisor.runtime_fd = parse_fd(value);
                 break;
+        case OPT_STATE_FD:
+                a->guard.state_fd = parse_fd(value);
+                break;
         case OPT_EPOCH:
                 a->supervisor.epoch = strtoull(value, NULL, 10);
                 break;
@@ -194,19 +199,26 @@ static int run_role(Arguments *a)
                 a->supervisor.guard_fd = a->guard_fd;
                 a->supervisor.lock_fd = a->lock_fd;
                 a->supervisor.watchdog_ns = a->guard.watchdog_ns;
+                a->supervisor.grace_ns = a->guard.grace_ns;
+                a->supervisor.budget_ns = a->guard.budget_ns;
                 a->supervisor.guard_pid = getppid();
                 return supervisor_main(&a->supervisor);
         }
         if (strcmp(a->role, "keeper") == 0 && a->supervisor_fd >= 0 && a->guard_fd >= 0 && a->lock_fd >= 0) {
                 (void)prctl(PR_SET_NAME, "tidegate-keeper");
-                return keeper_main(a->supervisor_fd, a->guard_fd, a->lock_fd);
+                return keeper_main(a->supervisor_fd, a->guard_fd, a->lock_fd, a->supervisor.listen_fd);
+        }
+        if (strcmp(a->role, "guard") == 0 && a->guard.state_fd >= 0) {
+                (void)prctl(PR_SET_NAME, "tidegate-guard");
+                a->guard.daemon = true;
+                return guard_main(&a->guard);
         }
         return usage("this role is started by the guard");
 }
 
 int main(int argc, char **argv)
 {
-        Arguments a = {.guard = {.client_fd = -1, .client_pidfd = -1, .control_fds = {-1, -1}, .grace_ns = 10 * NSEC_PER_SEC, .budget_ns = 2 * NSEC_PER_SEC, .watchdog_ns = 5 * NSEC_PER_SEC},
+        Arguments a = {.guard = {.state_fd = -1, .client_fd = -1, .client_pidfd = -1, .control_fds = {-1, -1}, .grace_ns = 10 * NSEC_PER_SEC, .budget_ns = 2 * NSEC_PER_SEC, .watchdog_ns = 5 * NSEC_PER_SEC},
                 .supervisor = {.guard_fd = -1, .control_fds = {-1, -1}, .listen_fd = -1, .node_listen_fd = -1, .runtime_fd = -1, .epoch = 1},
                 .guard_fd = -1,
                 .supervisor_fd = -1,

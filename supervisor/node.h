@@ -121,7 +121,7 @@ struct Node {
         PacketQueue out;
         Timer hung_up; /* it hung up: its outputs are closed if it lives on without its socket */
         int control_fd, bell_fd;
-        int out_fds[2];     /* while adopting: what a new keeper reads; else -1 */
+        int out_fds[2];     /* a daemon's: its output pipes, for the keeper that takes the place of this one; else -1 */
         Region control;
         NodeOutput *outputs; /* per output */
         int *cursor_fds;     /* per input; -1 for timers */

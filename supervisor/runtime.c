@@ -206,6 +206,23 @@ int runtime_open(Runtime *ret, const char *path, char *ret_why, size_t why_size)
         return 0;
 }
 
+int runtime_listen_keeper(const Runtime *runtime, unsigned slot, int *ret_fd)
+{
+        char name[32];
+        int r;
+
+        (void)snprintf(name, sizeof(name), "keeper/%u.sock", slot);
+        r = listen_at(runtime, name, SOCK_SEQPACKET, ret_fd);
+        return r ? r : fchmodat(runtime->dir_fd, name, 0600, 0) < 0 ? -errno : 0;
+}
+
+int runtime_take_lock(Runtime *runtime)
+{
+        char why[512];
+
+        return take_lock(runtime, why, sizeof(why));
+}
+
 int runtime_note_instance(const Runtime *runtime, const char *name)
 {
         _cleanup_fd_ int fd = openat(runtime->dir_fd, "instance.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);

@@ -36,6 +36,12 @@ enum {
  */
 int runtime_open(Runtime *ret, const char *path, char *ret_why, size_t why_size);
 
+/* runtime_listen_keeper() - bind keeper/<slot>.sock for a keeper. 0 or a negative errno. */
+int runtime_listen_keeper(const Runtime *runtime, unsigned slot, int *ret_fd);
+
+/* runtime_take_lock() - again, for a process that follows the guard that held it. 0, RUNTIME_E_TAKEN or a negative errno. */
+int runtime_take_lock(Runtime *runtime);
+
 /* runtime_note_instance() - write down the cgroup's name for the daemon that finds this directory after our death. */
 int runtime_note_instance(const Runtime *runtime, const char *name);
 

@@ -28,6 +28,7 @@ typedef struct SupervisorOptions {
         int node_listen_fd;                        /* a daemon's socket for nodes that connect by name; the same */
         int runtime_fd;                            /* a daemon's runtime directory; consumed; -1: none */
         int lock_fd;                               /* the instance's cgroup directory; consumed; -1: not told */
+        nsec_t grace_ns, budget_ns;                /* of the guard's own stops */
         nsec_t watchdog_ns;                        /* what a turn of the loop may take; 0: anything */
         pid_t guard_pid;
         uint64_t epoch;                            /* 1 for the first supervisor of an instance */
@@ -85,7 +86,17 @@ void guard_slot_free_order(Supervisor *supervisor, uint32_t slot);
 void guard_store_order(const Node *node, const struct guard_item *items, const int *fds, size_t n);
 void guard_unstore_order(const Node *node);
 void guard_reap_order(const Node *node);
-void guard_fetch_order(Supervisor *supervisor, uint32_t slot);
+void guard_found_order(Supervisor *supervisor, uint32_t slot, int32_t pid, const int fds[2], const char *cgroup);
+
+/**
+ * heir_become_guard() - the guard is gone: this process, which has everything, becomes the guard and forks a supervisor
+ *
+ * Does not return unless that cannot be done; everything is as before then.
+ */
+void heir_become_guard(Supervisor *supervisor);
+
+/* heir_find_keeper() - the keeper of a dataflow whose guard died with its supervisor, by its socket's name. True: the guard was told. */
+bool heir_find_keeper(Dataflow *dataflow);
 
 static inline bool supervisor_is_private(const Supervisor *supervisor)
 {
@@ -120,7 +131,7 @@ int adopt_begin(Supervisor *supervisor);
 /* What the guard and the keepers say of what is there. */
 void adopt_stored(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds); /* takes what is wanted */
 void adopt_slot(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds);   /* likewise */
-void adopt_store_end(Supervisor *supervisor, uint32_t slot);
+void adopt_store_end(Supervisor *supervisor);
 void adopt_without_keeper(Dataflow *dataflow);
 void adopt_look(Supervisor *supervisor);
 void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds); /* likewise */
@@ -128,7 +139,7 @@ void adopt_resumed(Dataflow *dataflow, const KeeperMsg *msg);
 void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record);
 
 /* What the guard's answers mean for a dataflow (dataflow.c). */
-void dataflow_on_keeper(Dataflow *dataflow, int take_sock, int take_pidfd);
+void dataflow_on_keeper(Dataflow *dataflow, int32_t pid, int take_sock, int take_pidfd);
 void dataflow_on_keeper_failed(Dataflow *dataflow, int error);
 void dataflow_on_keeper_gone(Dataflow *dataflow, int code, int status);
 void dataflow_on_escrow_ok(Dataflow *dataflow);

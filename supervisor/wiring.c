@@ -258,6 +258,8 @@ void wiring_release(Node *node)
         node->control_fd = fd_close(node->control_fd);
         for (size_t i = 0; node->cursor_fds && i < node->plan->n_inputs; i++)
                 node->cursor_fds[i] = fd_close(node->cursor_fds[i]);
+        for (size_t i = 0; i < ELEMENTSOF(node->out_fds); i++)
+                node->out_fds[i] = fd_close(node->out_fds[i]); /* its keeper reads what is left */
         /* Outputs and bell stay: consumers that are not attached yet may still read what is there. */
 }
 

@@ -4,5 +4,5 @@
 
 int main(void)
 {
-        return keeper_main(3, 4, 5);
+        return keeper_main(3, 4, 5, -1);
 }

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a process hands to itself when it becomes the guard: a supervisor whose guard died, or a guard that executes a newer program. A
+ * sealed memfd with this, descriptors by number, kept open over execve.
+ *
+ *     header | n_slots x guard_state_slot | n_items x guard_state_item | n_children x guard_state_child
+ */
+#ifndef TG_SUPERVISOR_GUARD_STATE_H
+#define TG_SUPERVISOR_GUARD_STATE_H
+
+#include <limits.h>
+#include <stdint.h>
+
+#include "protocol/guard_msg.h"
+
+#define GUARD_STATE_MAGIC   UINT32_C(0x54534754) /* "TGST" */
+#define GUARD_STATE_VERSION 1u
+
+struct guard_state_header {
+        uint32_t magic, version;
+        uint64_t size; /* of all of it */
+        uint64_t epoch;
+        uint64_t nofile_soft, nofile_hard;
+        int32_t instance_fd, runtime_fd, control_fd, node_fd;
+        uint32_t n_slots, n_items, n_children;
+        uint32_t stop_ordered;
+        char runtime_path[PATH_MAX];
+};
+
+struct guard_state_slot {
+        uint32_t slot;
+        int32_t keeper_pid, keeper_fd, keeper_pidfd; /* keeper_fd: the supervisor's end of its socket */
+        uint64_t at_ns, until_ns; /* escrow; at UINT64_MAX: none */
+        char cgroup[PATH_MAX];
+};
+
+struct guard_state_item {
+        uint32_t slot, node;
+        uint64_t generation;
+        struct guard_item item;
+        int32_t fd;
+};
+
+struct guard_state_child {
+        uint32_t slot, node;
+        uint64_t generation;
+        int32_t pid, pidfd;
+};
+
+#endif
