@@ -79,8 +79,8 @@ static int pread_changes(int fd, uint64_t *ret)
         return pread(fd, ret, sizeof(*ret), offsetof(struct status_page_header, changes)) == sizeof(*ret) ? 0 : -ENODATA;
 }
 
-/* A copy during which nothing moved; after a bounded number of tries one during which something did: each row is then looked at by its
- * own number all the same. */
+/* A copy during which nothing moved; after a bounded number of tries one during which something did: each row is then looked
+ * at by its own number all the same. */
 static int copy_page(int fd, void *buffer, size_t size, bool *ret_consistent)
 {
         uint64_t before, after;
@@ -252,7 +252,8 @@ static void look_at_process(StatusFacts *facts, const struct status_info *info)
 
         if (r == 0) {
                 facts->state = stat.state;
-                facts->alive = stat.state != 'Z' && stat.state != 'X' && (info->pid_start == 0 || info->pid_start == stat.start_time);
+                facts->alive = stat.state != 'Z' && stat.state != 'X' &&
+                        (info->pid_start == 0 || info->pid_start == stat.start_time);
         } else { /* /proc may hide it (hidepid) */
                 facts->alive = info->pid > 0 && (kill(info->pid, 0) == 0 || errno == EPERM);
         }
@@ -325,7 +326,8 @@ void status_view_judge(StatusView *view, const StatusFacts *facts, nsec_t now)
         } else if (info->state == STATUS_ENDED && !facts->alive) {
                 judge(view, STATUS_VERDICT_NONE, STATUS_REASON_ENDED, 0);
                 say(view->why, "the daemon has ended in good order");
-        } else if (facts->lock_known && facts->locked && facts->lock_pid > 0 && info->guard_pid > 0 && facts->lock_pid != info->guard_pid &&
+        } else if (facts->lock_known && facts->locked && facts->lock_pid > 0 && info->guard_pid > 0 &&
+                facts->lock_pid != info->guard_pid &&
                    !facts->alive) {
                 judge(view, STATUS_VERDICT_WEDGED, STATUS_REASON_LOCK, 0);
                 say(view->why, "its guard (pid %d) has changed and no supervisor has written a page since", facts->lock_pid);
@@ -333,10 +335,12 @@ void status_view_judge(StatusView *view, const StatusFacts *facts, nsec_t now)
         } else if (!facts->alive && facts->lock_known && !facts->locked) {
                 judge(view, STATUS_VERDICT_WEDGED, STATUS_REASON_DEAD, 0);
                 say(view->why, "supervisor (pid %d) and guard are gone; nodes may still run", info->pid);
-                say(view->action, "start tidegated again with the same runtime directory: it adopts them; `tidegate down --force` ends them");
+                say(view->action, "start tidegated again in the same runtime directory: it adopts them; `tidegate down --force` "
+                                  "ends them");
         } else if (!facts->alive) {
                 judge(view, STATUS_VERDICT_WEDGED, STATUS_REASON_GONE, 0);
-                say(view->why, "the supervisor (pid %d) is gone; its guard (pid %d) starts the next one", info->pid, info->guard_pid);
+                say(view->why, "the supervisor (pid %d) is gone; its guard (pid %d) starts the next one", info->pid,
+                        info->guard_pid);
                 say(view->action, "wait a moment, then ask again; `tidegate down --force` does not need it");
         } else if (facts->state == 'T' || facts->state == 't') {
                 judge(view, STATUS_VERDICT_WEDGED, STATUS_REASON_STOPPED,
@@ -350,9 +354,10 @@ void status_view_judge(StatusView *view, const StatusFacts *facts, nsec_t now)
         } else if (status_pulse_is_stale(&view->pulse, info->stale_after_ns, now)) {
                 judge(view, STATUS_VERDICT_WEDGED, STATUS_REASON_TURN, view->pulse.turn_started_ns);
                 say(view->why, "the supervisor (pid %d%s) has not completed a turn of its loop%s", info->pid,
-                        facts->state == 'D' ? ", in uninterruptible sleep" : "", info->guard == STATUS_GUARD_OK ? "" : ", and its guard does not answer");
-                say(view->action, "kill -KILL %d: its guard starts the next one, which adopts everything; `tidegate down --force` does not need it",
-                        info->pid);
+                        facts->state == 'D' ? ", in uninterruptible sleep" : "",
+                        info->guard == STATUS_GUARD_OK ? "" : ", and its guard does not answer");
+                say(view->action, "kill -KILL %d: its guard starts the next one, which adopts everything; `tidegate down --force` "
+                                  "does not need it", info->pid);
         } else {
                 judge_dataflows(view, now);
         }
@@ -515,7 +520,8 @@ void status_view_dataflow_text(const StatusView *view, const struct status_dataf
         }
         say(why, "node %.128s has taken nothing for %s, %" PRIu32 " message%s in its queue", node->id,
                 status_view_since(node->stuck_since_ns, now, since, sizeof(since)), node->waiting, node->waiting == 1 ? "" : "s");
-        say(action, "`tidegate logs %.60s %.60s` for what it said last, then `tidegate node restart %.60s %.40s`", dataflow->name, node->id,
+        say(action, "`tidegate logs %.60s %.60s` for what it said last, then `tidegate node restart %.60s %.40s`",
+                dataflow->name, node->id,
                 dataflow->name, node->id);
 }
 
@@ -575,8 +581,8 @@ static void print_dataflow(const StatusView *view, const struct status_dataflow 
         char since[32], why[256], action[256];
 
         fprintf(f, "  %-24s %s for %s, %" PRIu32 " of %" PRIu32 " nodes running", d->name[0] ? d->name : d->uuid,
-                status_dataflow_state_to_string(d->state), status_view_since(d->since_ns, now, since, sizeof(since)), d->n_running,
-                d->n_nodes);
+                status_dataflow_state_to_string(d->state), status_view_since(d->since_ns, now, since, sizeof(since)),
+                d->n_running, d->n_nodes);
         if (d->n_failed)
                 fprintf(f, ", %" PRIu32 " failed", d->n_failed);
         fputc('\n', f);
@@ -585,7 +591,8 @@ static void print_dataflow(const StatusView *view, const struct status_dataflow 
         status_view_dataflow_text(view, d, now, why, action);
         fputs("            ", f);
         paint(f, colour, "33", "STUCK");
-        fprintf(f, " for %s: %s\n            to do: %s\n", status_view_since(d->stuck_since_ns, now, since, sizeof(since)), why, action);
+        fprintf(f, " for %s: %s\n            to do: %s\n", status_view_since(d->stuck_since_ns, now, since,
+                sizeof(since)), why, action);
 }
 
 void status_view_print(const StatusView *view, nsec_t now, bool colour, FILE *f)
@@ -599,7 +606,8 @@ void status_view_print(const StatusView *view, nsec_t now, bool colour, FILE *f)
         paint(f, colour, view->info.guard == STATUS_GUARD_OK ? "32" : "31", status_guard_to_string(view->info.guard));
         fprintf(f, ", pid %d\n", view->info.guard_pid);
         fprintf(f, "loop        %" PRIu64 " turns; lag p50 %s, p99.9 %s, at most %s\n", view->pulse.turns,
-                span_us(status_lag_us(&view->pulse, 500), p50, sizeof(p50)), span_us(status_lag_us(&view->pulse, 999), p999, sizeof(p999)),
+                span_us(status_lag_us(&view->pulse, 500), p50, sizeof(p50)),
+                span_us(status_lag_us(&view->pulse, 999), p999, sizeof(p999)),
                 span_us(view->pulse.lag_max_us, max, sizeof(max)));
         fprintf(f, "dataflows   %" PRIu32 " with %" PRIu32 " nodes", view->n_dataflows_all, view->n_nodes_all);
         if (view->n_dataflows < view->n_dataflows_all)

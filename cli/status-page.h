@@ -88,23 +88,24 @@ void status_view_done(StatusView *view);
 /* status_view_judge() - fill verdict, reason, since, why and action from the rest. Pure. */
 void status_view_judge(StatusView *view, const StatusFacts *facts, nsec_t now);
 
-/* status_view_find() - by uuid, by an unambiguous beginning of it (4 characters or more) or by name. NULL: none, or (*ret_ambiguous)
- * several. */
+/* status_view_find() - by uuid, by an unambiguous beginning of it (4 characters or more) or by name. NULL: none, or
+ * (*ret_ambiguous) several. */
 const struct status_dataflow *status_view_find(const StatusView *view, const char *name, bool *ret_ambiguous);
 
 /**
  * status_view_cgroup() - the directory to kill in as a last resort
  * @dataflow: of this view; NULL: the whole instance
  *
- * Return: an absolute path without "." and "..", that of a dataflow below the instance's and named by its uuid; borrowed. NULL when the
- * page does not say, or when somebody else could have written it (!view->trusted).
+ * Return: an absolute path without "." and "..", that of a dataflow below the instance's and named by its uuid; borrowed.
+ * NULL when the page does not say, or when somebody else could have written it (!view->trusted).
  */
 const char *status_view_cgroup(const StatusView *view, const struct status_dataflow *dataflow);
 
 /* status_view_since() - "12.3 s", "4 min 10 s" between @since and @now, into @buffer; "?" for 0. */
 const char *status_view_since(nsec_t since, nsec_t now, char *buffer, size_t size);
 
-/* status_view_dataflow_text() - a stuck dataflow: who takes nothing, and what the operator can do. Both empty for one that is not. */
+/* status_view_dataflow_text() - a stuck dataflow: who takes nothing, and what the operator can do. Both empty for one that
+ * is not. */
 void status_view_dataflow_text(const StatusView *view, const struct status_dataflow *dataflow, nsec_t now, char why[static 256],
         char action[static 256]);
 

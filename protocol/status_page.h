@@ -9,10 +9,10 @@
  * the rows of that user's dataflows, and no pulse: readers judge the supervisor by `status` alone.
  *
  * Everything with more than one word is there twice, and the low bit of a sequence number says which of the two is
- * whole. The writer fills the other one, then moves on the number. So a supervisor that was killed at any instruction leaves every
- * row readable, which is when people read it, and a reader that finds the same number before and after its copy has a
- * whole one. `changes` is odd while any of them is being written; two equal even values around a copy of everything
- * mean that nothing moved in between.
+ * whole. The writer fills the other one, then moves on the number. So a supervisor that was killed at any instruction leaves
+ * every row readable, which is when people read it, and a reader that finds the same number before and after its copy has
+ * a whole one. `changes` is odd while any of them is being written; two equal even values around a copy of everything mean
+ * that nothing moved in between.
  *
  * Readers treat every byte as written by somebody else: sizes come from the file and not from the page, indices are
  * checked, text is cut, cleaned of control characters and ended, unknown numbers are named "?". No I/O here, no blocking:
@@ -118,7 +118,7 @@ struct status_pulse {
         uint64_t turn_completed_ns; /* release */
         uint64_t turns;
         uint64_t lag_max_us;
-        uint64_t lag[STATUS_LAG_BUCKETS]; /* turns by lag: [0] below 1 us, [k] from 2^(k-1) to below 2^k us, the last: all above */
+        uint64_t lag[STATUS_LAG_BUCKETS]; /* turns: [0] below 1 us, [k] from 2^(k-1) to below 2^k us, the last all above */
 };
 _Static_assert(sizeof(struct status_pulse) == 288, "shared between processes");
 
@@ -126,7 +126,7 @@ struct status_info { /* changes seldom */
         uint64_t epoch;
         uint64_t started_at_ns;  /* this supervisor */
         uint64_t stale_after_ns; /* a turn under way for longer is a wedged supervisor */
-        uint64_t pid_start;      /* field 22 of /proc/PID/stat of pid, so that another process under its number is told apart; 0: unknown */
+        uint64_t pid_start;      /* field 22 of /proc/PID/stat: tells another process of that number apart; 0: unknown */
         int32_t pid;
         int32_t guard_pid;
         uint32_t uid; /* of the dataflows in this page; `status`: the daemon's own */

@@ -69,7 +69,8 @@ bool progress_link_sample(ProgressLink *link, uint64_t head, uint64_t tail, nsec
 
 void progress_node_begin(ProgressNode *node, nsec_t timeout, nsec_t now);
 
-/* A round: progress_node_round(), progress_node_add() for each open link of it, progress_node_judge(). Each change is returned once. */
+/* A round: progress_node_round(), progress_node_add() for each open link of it, progress_node_judge(). Each change is
+ * returned once. */
 void progress_node_round(ProgressNode *node);
 void progress_node_add(ProgressNode *node, const ProgressLink *link, bool taken, nsec_t now);
 ProgressChange progress_node_judge(ProgressNode *node, nsec_t now);
@@ -122,7 +123,8 @@ typedef void (*ProgressFn)(const ProgressEvent *event, void *userdata);
  * progress_free(). */
 void progress_look(Progress *progress, nsec_t now, ProgressFn fn, void *userdata);
 
-/* progress_next() - when to look again: arm a timer for it after progress_look(), progress_open(), _close(), _begin() and _end(). */
+/* progress_next() - when to look again: arm a timer for it after progress_look(), progress_open(), _close(), _begin() and
+ * _end(). */
 nsec_t progress_next(const Progress *progress, nsec_t now);
 
 typedef struct ProgressState { /* for status */

@@ -113,7 +113,8 @@ static void info_changed(Status *status)
                 info_write(status, &page->file, page->uid);
 }
 
-static void counts_write(StatusFile *file, uint32_t n_dataflows, uint32_t n_nodes, uint32_t dataflows_missing, uint32_t nodes_missing)
+static void counts_write(StatusFile *file, uint32_t n_dataflows, uint32_t n_nodes, uint32_t dataflows_missing,
+        uint32_t nodes_missing)
 {
         if (!file->header)
                 return;
@@ -128,7 +129,8 @@ static void counts_changed(Status *status, Page *changed)
         uint32_t sum[4] = {0};
         Page *page, *next;
 
-        counts_write(&changed->file, changed->dataflows_used, changed->nodes_used, changed->dataflows_missing, changed->nodes_missing);
+        counts_write(&changed->file, changed->dataflows_used, changed->nodes_used, changed->dataflows_missing,
+                changed->nodes_missing);
         list_for_each(page, next, &status->pages, link) {
                 sum[0] += page->dataflows_used;
                 sum[1] += page->nodes_used;
@@ -183,7 +185,8 @@ static uint32_t dataflow_slot_find(Status *status, Page *page)
         if (slot == end) {
                 r = status_file_reserve(file, &file->dataflows[slot], sizeof(file->dataflows[slot]));
                 if (r) {
-                        complain(status, "no room for another dataflow in the status page of uid %u: %s", page->uid, strerrordesc_np(-r));
+                        complain(status, "no room for another dataflow in the status page of uid %u: %s", page->uid,
+                                strerrordesc_np(-r));
                         return STATUS_NONE;
                 }
                 store(&file->header->dataflows_end, end + 1);
@@ -207,7 +210,8 @@ static uint32_t node_slot_find(Status *status, Page *page)
         if (slot == end) {
                 r = status_file_reserve(file, &file->nodes[slot], sizeof(file->nodes[slot]));
                 if (r) {
-                        complain(status, "no room for another node in the status page of uid %u: %s", page->uid, strerrordesc_np(-r));
+                        complain(status, "no room for another node in the status page of uid %u: %s", page->uid,
+                                strerrordesc_np(-r));
                         return STATUS_NONE;
                 }
                 store(&file->header->nodes_end, end + 1);
@@ -378,7 +382,8 @@ static Page *page_of(Status *status, uid_t uid)
         r = status->n_pages > STATUS_MAX_PAGES ? -EUSERS :
                 status_file_make(&page->file, status->dir_fd, name, status->n_dataflows, status->n_nodes, &info, uid);
         if (r == STATUS_FILE_E_ACCESS)
-                complain(status, "the status page of uid %u can be read by the daemon's user only: the runtime directory's file system "
+                complain(status,
+                        "the status page of uid %u can be read by the daemon's user only: the runtime directory's file system "
                                  "has no access lists", uid);
         else if (r)
                 complain(status, "no status page for uid %u: %s", uid, strerrordesc_np(-r));
@@ -470,8 +475,8 @@ int status_open(Status **ret, const StatusOptions *options)
         list_init(&status->shown);
         info_fill(&status->info, options);
         r = status_file_take(&status->own, status->dir_fd, STATUS_NAME, 0, 0);
-        if (r == 0) {
-                for (size_t i = 0; i < sizeof(struct status_pulse) / sizeof(uint64_t); i++) /* our predecessor's last turn is not ours */
+        if (r == 0) { /* our predecessor's last turn is not ours */
+                for (size_t i = 0; i < sizeof(struct status_pulse) / sizeof(uint64_t); i++)
                         store((uint64_t *)&status->own.header->pulse + i, 0);
                 info_write(status, &status->own, geteuid());
         } else {

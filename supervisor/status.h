@@ -4,9 +4,9 @@
  *
  *   status        0644. The supervisor's own: pulse, header, no rows. Mapped, so that the loop's words cost two stores a turn.
  *   status.<uid>  the rows of that user's dataflows. Readable by that user and the daemon's, and by nobody else, writable by
- *                 nobody. Of a daemon that runs as that user: 0400. Else: owned by the daemon with an entry for the user in its access
- *                 list, for the owner of a file could truncate it under our mapping (SIGBUS), or hold our next fault up for as
- *                 long as he likes (a hole punched, a huge fallocate).
+ *                 nobody. Of a daemon that runs as that user: 0400. Else: owned by the daemon with an entry for the user in
+ *                 its access list, for the owner of a file could truncate it under our mapping (SIGBUS), or hold our next
+ *                 fault up for as long as he likes (a hole punched, a huge fallocate).
  *
  * A page is written in place and never truncated. A predecessor's page of the same layout is taken over, the same inode, so
  * mappings of readers stay valid; rows it left are shown on until they are put again or status_settle() says that
@@ -48,14 +48,15 @@ typedef struct StatusOptions {
  */
 int status_open(Status **ret, const StatusOptions *options);
 
-/* status_free() - unmap. The files stay, for a successor or for whoever wants to know. Take the pulse off before: loop_set_pulse(loop,
- * NULL). NULL: harmless. */
+/* status_free() - unmap. The files stay, for a successor or for whoever wants to know. Take the pulse off before:
+ * loop_set_pulse(loop, NULL). NULL: harmless. */
 Status *status_free(Status *status);
 
 /* status_pulse() - for the loop; NULL without a page. */
 struct status_pulse *status_pulse(Status *status);
 
-/* status_trouble() - what went wrong since the last call, for one line in the log; NULL: nothing new. Static until the next call. */
+/* status_trouble() - what went wrong since the last call, for one line in the log; NULL: nothing new. Static until the next
+ * call. */
 const char *status_trouble(Status *status);
 
 void status_set_state(Status *status, StatusState state);

@@ -31,13 +31,18 @@ static void put_all(Room *room, bool stuck)
 {
         nsec_t since = clock_now() - 42 * NSEC_PER_SEC;
 
-        status_put_dataflow(room->status, &(StatusDataflow){.uuid = UUID, .name = "camera", .cgroup = INSTANCE "/" UUID, .uid = geteuid(),
-                                                  .state = STATUS_DATAFLOW_RUNNING, .n_nodes = 2, .n_running = 2, .since = since,
-                                                  .health = stuck ? STATUS_HEALTH_STUCK : STATUS_HEALTH_OK, .stuck_since = stuck ? since : 0});
-        status_put_node(room->status, &(StatusNode){.uuid = UUID, .index = 0, .id = "grab", .state = STATUS_NODE_RUNNING, .stuck_since = since,
-                                              .health = stuck ? STATUS_HEALTH_STUCK : STATUS_HEALTH_OK, .waits_for = 1});
-        status_put_node(room->status, &(StatusNode){.uuid = UUID, .index = 1, .id = "show", .state = STATUS_NODE_RUNNING, .stuck_since = since,
-                                              .health = stuck ? STATUS_HEALTH_STUCK : STATUS_HEALTH_OK, .waiting = 10, .waits_for = STATUS_NONE});
+        status_put_dataflow(room->status, &(StatusDataflow){.uuid = UUID, .name = "camera", .cgroup = INSTANCE "/" UUID,
+                .uid = geteuid(),
+                .state = STATUS_DATAFLOW_RUNNING, .n_nodes = 2, .n_running = 2, .since = since,
+                .health = stuck ? STATUS_HEALTH_STUCK : STATUS_HEALTH_OK,
+                .stuck_since = stuck ? since : 0});
+        status_put_node(room->status, &(StatusNode){.uuid = UUID, .index = 0, .id = "grab",
+                .state = STATUS_NODE_RUNNING, .stuck_since = since,
+                .health = stuck ? STATUS_HEALTH_STUCK : STATUS_HEALTH_OK, .waits_for = 1});
+        status_put_node(room->status, &(StatusNode){.uuid = UUID, .index = 1, .id = "show",
+                .state = STATUS_NODE_RUNNING, .stuck_since = since,
+                .health = stuck ? STATUS_HEALTH_STUCK : STATUS_HEALTH_OK, .waiting = 10,
+                .waits_for = STATUS_NONE});
 }
 
 static void room_make(Room *room)
@@ -51,8 +56,10 @@ static void room_make(Room *room)
 
 static void room_write(Room *room)
 {
-        cr_assert_eq(status_open(&room->status, &(StatusOptions){.dir_fd = room->fd, .epoch = 1, .guard_pid = getppid(), .instance = "d-1",
-                                                        .cgroup = INSTANCE, .started_at = clock_now(), .n_dataflows = 4, .n_nodes = 8}),
+        cr_assert_eq(status_open(&room->status, &(StatusOptions){.dir_fd = room->fd, .epoch = 1, .guard_pid = getppid(),
+                .instance = "d-1",
+                .cgroup = INSTANCE, .started_at = clock_now(), .n_dataflows = 4,
+                .n_nodes = 8}),
                 0);
         put_all(room, false);
 }
@@ -214,7 +221,8 @@ Test(status_view, the_judgement_goes_by_the_first_fact_that_is_against_it)
                 uint32_t state;
                 StatusReason reason;
         } cases[] = {
-                {{.same_boot = true, .alive = true, .state = 'S', .lock_known = true, .locked = true, .lock_pid = 10}, STATUS_RUNNING, STATUS_REASON_NONE},
+                {{.same_boot = true, .alive = true, .state = 'S', .lock_known = true, .locked = true, .lock_pid = 10},
+                        STATUS_RUNNING, STATUS_REASON_NONE},
                 {{.same_boot = true, .alive = true}, STATUS_RUNNING, STATUS_REASON_NONE}, /* /proc hides it */
                 {{.same_boot = false, .alive = true, .state = 'T'}, STATUS_RUNNING, STATUS_REASON_BOOT},
                 {{.same_boot = true}, STATUS_ENDED, STATUS_REASON_ENDED},
@@ -228,7 +236,8 @@ Test(status_view, the_judgement_goes_by_the_first_fact_that_is_against_it)
         for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
                 StatusView v = STATUS_VIEW_NULL;
 
-                v.info = (struct status_info){.pid = 20, .guard_pid = 10, .state = cases[i].state, .guard = STATUS_GUARD_OK, .stale_after_ns = 5};
+                v.info = (struct status_info){.pid = 20, .guard_pid = 10, .state = cases[i].state,
+                        .guard = STATUS_GUARD_OK, .stale_after_ns = 5};
                 status_view_judge(&v, &cases[i].facts, 1000);
                 cr_assert_eq(v.reason, cases[i].reason, "case %zu: %s (%s)", i, status_reason_to_string(v.reason), v.why);
                 cr_assert_eq(v.verdict == STATUS_VERDICT_OK, v.why[0] == '\0');
@@ -274,7 +283,8 @@ Test(status_view, a_path_to_kill_in_is_believed_of_nobody_else_and_only_below_th
         room_make(&room);
         room_write(&room);
         for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
-                status_put_dataflow(room.status, &(StatusDataflow){.uuid = UUID, .name = "camera", .cgroup = bad[i], .uid = geteuid()});
+                status_put_dataflow(room.status, &(StatusDataflow){.uuid = UUID, .name = "camera", .cgroup = bad[i],
+                        .uid = geteuid()});
                 load(&v, &room);
                 cr_assert_null(status_view_cgroup(&v, v.dataflows), "%s", bad[i]);
         }
@@ -313,7 +323,8 @@ Test(status_view, a_user_sees_the_own_dataflows_and_how_many_there_are, .timeout
         if (pid == 0) {
                 StatusView v = STATUS_VIEW_NULL;
 
-                if (setgroups(0, NULL) < 0 || setgid(4242) < 0 || setuid(4242) < 0 || status_view_load(&v, room.path, clock_now()))
+                if (setgroups(0, NULL) < 0 || setgid(4242) < 0 || setuid(4242) < 0 ||
+                        status_view_load(&v, room.path, clock_now()))
                         _exit(1);
                 _exit(v.verdict != STATUS_VERDICT_OK || v.n_dataflows != 1 || strcmp(v.dataflows[0].name, "audio") != 0 ? 2 :
                       v.n_dataflows_all != 2 || v.n_hidden != 1 || !v.trusted ? 3 : 0);

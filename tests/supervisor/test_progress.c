@@ -78,7 +78,8 @@ Test(progress, one_that_takes_a_message_resumes_and_that_is_said_once)
 
 Test(progress, a_slow_node_is_not_stuck_while_it_takes_something_now_and_then)
 {
-        WALK(30, {1, 100, 5, PROGRESS_OK, 0}, {29, 200, 6, PROGRESS_OK, 0}, {58, 300, 7, PROGRESS_OK, 0}, {87, 400, 8, PROGRESS_OK, 0});
+        WALK(30, {1, 100, 5, PROGRESS_OK, 0}, {29, 200, 6, PROGRESS_OK, 0}, {58, 300, 7, PROGRESS_OK, 0},
+                {87, 400, 8, PROGRESS_OK, 0});
 }
 
 Test(progress, without_a_timeout_nobody_is_stuck)
@@ -159,7 +160,8 @@ static void scene_open(Scene *s)
                 s->cursor_fd[l] = dup(c->fd);
                 mapped_open(c, REGION_CURSOR, cursor_size());
                 must(ring_reader_init(&s->fx.r[l], &s->fx.ring.ro, &c->rw, l + 1, 4, RING_BACKPRESSURE));
-                must(ring_writer_attach(s->fx.w, &(RingLinkSpec){.id = l + 1, .queue_size = 4, .policy = RING_BACKPRESSURE, .cursor = &c->ro}));
+                must(ring_writer_attach(s->fx.w, &(RingLinkSpec){.id = l + 1, .queue_size = 4,
+                        .policy = RING_BACKPRESSURE, .cursor = &c->ro}));
                 must(ring_reader_start(&s->fx.r[l]));
         }
 }
@@ -167,8 +169,10 @@ static void scene_open(Scene *s)
 static void scene_watch(Scene *s, nsec_t timeout)
 {
         for (uint32_t l = 0; l < 2; l++) {
-                cr_assert_eq(progress_open(s->progress, l, &(ProgressLinkSpec){.source = 0, .target = l + 1, .number = l + 1, .queue_size = 4,
-                                                                   .ring_fd = s->ring_fd, .cursor_fd = s->cursor_fd[l], .ring_size = ring_size(16)}),
+                cr_assert_eq(progress_open(s->progress, l, &(ProgressLinkSpec){.source = 0, .target = l + 1,
+                        .number = l + 1, .queue_size = 4,
+                        .ring_fd = s->ring_fd, .cursor_fd = s->cursor_fd[l],
+                        .ring_size = ring_size(16)}),
                         0);
                 progress_begin(s->progress, l + 1, timeout, 0);
         }
@@ -292,7 +296,8 @@ Test(progress, a_ring_and_a_cursor_full_of_nonsense_do_no_harm, .timeout = 10)
         scene_open(&s);
         scene_watch(&s, 30 * SEC);
         memset((char *)s.fx.ring.rw.map + sizeof(struct region_header), 0xff, s.fx.ring.rw.size - sizeof(struct region_header));
-        memset((char *)s.fx.cursor[0].rw.map + sizeof(struct region_header), 0xff, sizeof(struct cursor_shared) - sizeof(struct region_header));
+        memset((char *)s.fx.cursor[0].rw.map + sizeof(struct region_header), 0xff,
+                sizeof(struct cursor_shared) - sizeof(struct region_header));
         for (nsec_t at = 1; at < 100; at++)
                 progress_look(s.progress, at * SEC, tell, &s.told);
         cr_assert_eq(s.told.n, 0, "nobody is blamed for it");

@@ -27,7 +27,8 @@ typedef struct Room { /* a runtime directory */
 
 static StatusOptions options(const Room *room, uint64_t epoch)
 {
-        return (StatusOptions){.dir_fd = room->fd, .epoch = epoch, .guard_pid = 77, .instance = "test", .cgroup = "/sys/fs/cgroup/tidegate/test",
+        return (StatusOptions){.dir_fd = room->fd, .epoch = epoch, .guard_pid = 77, .instance = "test",
+                .cgroup = "/sys/fs/cgroup/tidegate/test",
                 .started_at = 5, .n_dataflows = 4, .n_nodes = 8};
 }
 
@@ -106,9 +107,11 @@ static void put(Room *room, const char *uuid, const char *name, uint32_t n_nodes
 
         (void)snprintf(cgroup, sizeof(cgroup), "/sys/fs/cgroup/tidegate/test/%s", uuid);
         status_put_dataflow(room->status, &(StatusDataflow){.uuid = uuid, .name = name, .uid = UID, .cgroup = cgroup,
-                                                  .state = STATUS_DATAFLOW_RUNNING, .wanted = STATUS_WANTED_RUNNING, .n_nodes = n_nodes});
+                .state = STATUS_DATAFLOW_RUNNING, .wanted = STATUS_WANTED_RUNNING,
+                .n_nodes = n_nodes});
         for (uint32_t i = 0; i < n_nodes; i++)
-                status_put_node(room->status, &(StatusNode){.uuid = uuid, .index = i, .id = "n", .state = STATUS_NODE_RUNNING, .waits_for = STATUS_NONE});
+                status_put_node(room->status, &(StatusNode){.uuid = uuid, .index = i, .id = "n",
+                        .state = STATUS_NODE_RUNNING, .waits_for = STATUS_NONE});
 }
 
 Test(status, what_is_put_is_read_and_what_is_removed_is_gone, .timeout = 10)
@@ -121,7 +124,8 @@ Test(status, what_is_put_is_read_and_what_is_removed_is_gone, .timeout = 10)
         put(&room, "uuid-a", "camera", 2);
         put(&room, "uuid-b", "audio", 1);
         status_put_node(room.status, &(StatusNode){.uuid = "uuid-a", .index = 1, .id = "show", .kind = STATUS_KIND_PROGRAM,
-                                             .state = STATUS_NODE_BACKOFF, .generation = 3, .restarts = 2, .pid = 4711, .waits_for = 0});
+                .state = STATUS_NODE_BACKOFF, .generation = 3, .restarts = 2, .pid = 4711,
+                .waits_for = 0});
         view_open(&v, &room, "status.12345");
         s = look(&v);
         cr_assert_eq(s->info.pid, getpid());
@@ -441,7 +445,8 @@ Test(status, a_full_disk_costs_the_rows_that_do_not_fit_and_no_signal, .timeout 
         put(&room, "uuid-a", "a", 0);
         cr_assert_eq(getrlimit(RLIMIT_FSIZE, &before), 0);
         signal(SIGXFSZ, SIG_IGN);
-        cr_assert_eq(setrlimit(RLIMIT_FSIZE, &(struct rlimit){small.rlim_cur, before.rlim_max}), 0); /* stands in for ENOSPC: EFBIG */
+        cr_assert_eq(setrlimit(RLIMIT_FSIZE, &(struct rlimit){small.rlim_cur, before.rlim_max}),
+                0); /* stands in for ENOSPC: EFBIG */
         put(&room, "uuid-b", "b", 1);
         cr_assert_eq(setrlimit(RLIMIT_FSIZE, &before), 0);
         cr_assert_not_null(status_trouble(room.status));
@@ -469,9 +474,11 @@ static void *race_write(void *userdata)
                 char text[32];
 
                 (void)snprintf(text, sizeof(text), "%016lx", n);
-                status_put_dataflow(race->room->status, &(StatusDataflow){.uuid = "uuid-a", .name = text, .cgroup = text, .uid = UID,
-                                                                .since = n, .n_nodes = (uint32_t)n});
-                status_put_node(race->room->status, &(StatusNode){.uuid = "uuid-a", .id = text, .generation = n, .since = n, .waits_for = STATUS_NONE});
+                status_put_dataflow(race->room->status, &(StatusDataflow){.uuid = "uuid-a", .name = text,
+                        .cgroup = text, .uid = UID,
+                        .since = n, .n_nodes = (uint32_t)n});
+                status_put_node(race->room->status, &(StatusNode){.uuid = "uuid-a", .id = text, .generation = n,
+                        .since = n, .waits_for = STATUS_NONE});
                 if (n % 100 == 0) { /* the slots change hands */
                         status_remove_dataflow(race->room->status, "uuid-a");
                         put(race->room, "uuid-z", "z", n / 100 % 3);
