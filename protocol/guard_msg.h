@@ -31,6 +31,7 @@ typedef enum GuardMsgType {
         GUARD_MSG_REAP = 6,        /* an orphan's exit is journalled: slot, node, generation */
         GUARD_MSG_STORE = 8,       /* node, generation, count items; fds: one an item. Kept for the next supervisor */
         GUARD_MSG_UNSTORE = 9,     /* slot, node, generation: close what was stored of it */
+        GUARD_MSG_ASK = 12,        /* slot, node, generation: what became of it? Answered by ORPHAN_EXITED, when it has ended */
         GUARD_MSG_FOUND = 14,      /* slot, pid, text: its cgroup; fds: keeper socket, keeper's pidfd: a keeper of a daemon that died. Answered by SLOT */
         GUARD_MSG_PONG = 13,       /* the answer to PING: its loop turns */
         GUARD_MSG_SLOT_FREE = 7,   /* slot: its dataflow has ended, another may have the number; refused while anybody lives there */
@@ -44,7 +45,8 @@ typedef enum GuardMsgType {
         GUARD_MSG_KEEPER_GONE = 34,   /* slot, code, status */
         GUARD_MSG_ESCROW_OK = 35,     /* slot, at; to whoever asked */
         GUARD_MSG_CLIENT_GONE = 36,
-        GUARD_MSG_ORPHAN_EXITED = 37, /* slot, node, generation, code, status: a child whose keeper is dead */
+        GUARD_MSG_ORPHAN_EXITED = 37, /* slot, node, generation, code, status: a child whose keeper is dead. Code 0: not known how;
+                                       * then error ENOENT: it never ran; EAGAIN: if it ran, it registered with another guard */
         GUARD_MSG_STOP = 38,          /* the guard was asked to end (SIGTERM, SIGINT): stop everything */
         GUARD_MSG_STORED = 39,        /* as STORE: what the last supervisor left */
         GUARD_MSG_SLOT = 40,          /* slot in use, at: its escrow or UINT64_MAX; fds: keeper socket and pidfd, or none when it is dead; and a third

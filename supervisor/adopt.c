@@ -234,9 +234,24 @@ static void node_adopt(Node *node, bool fresh)
         if (found->over) {
                 node->empty = true;
                 node_post(node, NODE_EV_EMPTY);
+                if (!node->exited)
+                        guard_ask_order(node); /* its keeper is dead, and its successor found nobody: did it run at all? */
         }
         if (node->rung == NODE_RUNG_ASK && !node->connected && !found->exited)
                 keeper_order_signal(node, SIGTERM); /* may be the second one: better than none */
+}
+
+/* Its connection is what there is of it. */
+static void dynamic_reconcile(Node *node, bool fresh)
+{
+        if (!fresh)
+                return;
+        if (node->sock >= 0) {
+                node->dataflow->supervisor->n_adopted++;
+                wiring_resume(node);
+        } else if (node->spawned && !node->exited) {
+                node_on_left(node); /* while nobody looked, or with the guard that held its socket: it comes again by name */
+        }
 }
 
 /* What was intended against what is there. */
@@ -249,6 +264,9 @@ static void node_reconcile(Node *node, nsec_t deadline, bool fresh)
                         node_post(node, NODE_EV_START);
         } else if (node->state == NODE_BACKOFF) {
                 node_arm(node, deadline);
+        } else if (node_has_life(node) && node_is_dynamic(node)) {
+                node_arm(node, deadline);
+                dynamic_reconcile(node, fresh);
         } else if (node_has_life(node)) {
                 node_arm(node, deadline);
                 if (node->found.there)
@@ -302,6 +320,8 @@ void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record)
 
         if (!node || node->generation != record->generation || node->exited)
                 return;
+        if (record->code == 0 && record->error == ENOENT && !dataflow->stop_ordered)
+                node->restart_wanted = true; /* it never ran: begun again, and not counted against it */
         node->exited = true;
         node->exit_code = record->code;
         node->exit_status = record->status;

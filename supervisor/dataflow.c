@@ -124,6 +124,30 @@ static bool dataflow_is_final(const Dataflow *dataflow)
         return true;
 }
 
+/* Only dynamic nodes are left, and there were others: nobody is there any more for whom they could do anything. */
+static bool dataflow_is_done(const Dataflow *dataflow)
+{
+        bool any = false;
+
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                bool dynamic = dataflow->plan->nodes[i].kind == PLAN_KIND_DYNAMIC;
+
+                if (!dynamic && !node_is_final(&dataflow->nodes[i]))
+                        return false;
+                any = any || !dynamic;
+        }
+        return any;
+}
+
+static void dataflow_let_go(Dataflow *dataflow)
+{
+        NodeLadder ladder = node_ladder(dataflow->loop->now, dataflow->options.grace_ns, dataflow->options.budget_ns, false);
+
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                if (!node_is_final(&dataflow->nodes[i]) && !dataflow->nodes[i].stop_wanted)
+                        node_order_stop(&dataflow->nodes[i], &ladder);
+}
+
 static void dataflow_abort_start(Dataflow *dataflow, const Node *failed)
 {
         dataflow->failed_start = true;
@@ -160,6 +184,8 @@ static void dataflow_look_at_start(Dataflow *dataflow)
 
                 if (node->state == NODE_STARTING && !program && wiring_is_ready(node))
                         node_post(node, NODE_EV_READY);
+                if (!node_holds_barrier(node))
+                        continue;
                 if (node->state == NODE_FAILED && !node->was_ready && !dataflow->released) {
                         dataflow_abort_start(dataflow, node);
                         return;
@@ -204,6 +230,9 @@ static int on_advance(Job *job)
                 return 0;
         if (dataflow->state == DATAFLOW_STARTING || dataflow->state == DATAFLOW_RUNNING)
                 dataflow_look_at_start(dataflow);
+        dataflow_look_at_order(dataflow);
+        if (dataflow->state >= DATAFLOW_STARTING && dataflow->state < DATAFLOW_STOPPING && dataflow_is_done(dataflow))
+                dataflow_let_go(dataflow);
         if (dataflow->state >= DATAFLOW_STARTING && dataflow->state < DATAFLOW_ENDING && dataflow_is_final(dataflow))
                 dataflow_end(dataflow);
         if (dataflow->state == DATAFLOW_ENDING && dataflow->keeper_gone) {
@@ -225,10 +254,7 @@ void dataflow_kick(Dataflow *dataflow)
 
 static void dataflow_stop_nodes(Dataflow *dataflow)
 {
-        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
-                node_order_stop(&dataflow->nodes[i], &dataflow->ladder);
-        }
-        dataflow_kick(dataflow);
+        dataflow_stop_some(dataflow);
 }
 
 static int on_unconfirmed(Timer *timer, nsec_t now)
@@ -237,7 +263,20 @@ static int on_unconfirmed(Timer *timer, nsec_t now)
 
         (void)now;
         dataflow_ledger(dataflow, "escrow", NULL, "guard unresponsive", -1);
-        dataflow_stop_nodes(dataflow);
+        if (!dataflow->confirm_again)
+                dataflow_stop_nodes(dataflow);
+        guard_replace_order(dataflow->supervisor);
+        return 0;
+}
+
+/* When the kill is due, whoever else would see to it has to be there: the guard is asked once more. */
+static int on_confirm_again(Timer *timer, nsec_t now)
+{
+        Dataflow *dataflow = container_of(timer, Dataflow, timer);
+
+        dataflow->confirm_again = true;
+        timer_arm(dataflow->loop, timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_unconfirmed);
+        guard_escrow_order(dataflow->supervisor, dataflow->slot, dataflow_escrow_at(dataflow), nsec_add(dataflow->ladder.verdict, DATAFLOW_STOP_SLACK), 0);
         return 0;
 }
 
@@ -246,8 +285,12 @@ void dataflow_on_escrow_ok(Dataflow *dataflow)
         if (dataflow->state != DATAFLOW_STOPPING || !dataflow->timer.loop)
                 return; /* too late, or a second confirmation */
         timer_disarm(&dataflow->timer);
+        if (dataflow->confirm_again)
+                return;
         dataflow_ledger(dataflow, "escrow", NULL, "confirmed", -1);
         dataflow_stop_nodes(dataflow);
+        if (!supervisor_is_private(dataflow->supervisor) && dataflow->state == DATAFLOW_STOPPING)
+                timer_arm(dataflow->loop, &dataflow->timer, dataflow->ladder.kill, on_confirm_again);
 }
 
 void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *who)
@@ -268,6 +311,7 @@ void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *
         dataflow_ledger(dataflow, force ? "force" : "stop", NULL, who, -1);
 
         /* Nobody hears of a stop before its deadline is in other hands. */
+        dataflow->confirm_again = false;
         dataflow_set_state(dataflow, DATAFLOW_STOPPING);
         timer_arm(dataflow->loop, &dataflow->timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_unconfirmed);
         guard_escrow_order(dataflow->supervisor, dataflow->slot, nsec_add(wanted.kill, DATAFLOW_STOP_SLACK),
@@ -282,8 +326,7 @@ void dataflow_on_begun(Dataflow *dataflow)
                 return;
         timer_disarm(&dataflow->timer);
         dataflow_set_state(dataflow, DATAFLOW_STARTING);
-        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
-                node_post(&dataflow->nodes[i], NODE_EV_START);
+        dataflow_start_some(dataflow);
 }
 
 static int on_begin_late(Timer *timer, nsec_t now)
@@ -552,6 +595,8 @@ static int dataflow_setup(Dataflow *dataflow)
         }
         r = wiring_init(dataflow);
         if (!r)
+                r = dataflow_order_init(dataflow);
+        if (!r)
                 r = progress_new(&dataflow->progress, (uint32_t)dataflow->plan->n_nodes, dataflow->n_links);
         return r ? error_fold(r) : 0;
 }
@@ -661,6 +706,8 @@ Dataflow *dataflow_free(Dataflow *dataflow)
         timer_disarm(&dataflow->deaf_timer);
         timer_disarm(&dataflow->keeper_timer);
         timer_disarm(&dataflow->progress_timer);
+        timer_disarm(&dataflow->order_timer);
+        dataflow_order_done(dataflow);
         job_cancel(&dataflow->advance);
         for (size_t i = 0; dataflow->nodes && dataflow->plan && i < dataflow->plan->n_nodes; i++)
                 node_done(&dataflow->nodes[i]);

@@ -66,8 +66,10 @@ struct Dataflow {
         DataflowState state;
         bool released; /* the barrier opened */
         bool stop_ordered, failed_start;
+        bool stopping; /* nodes are being asked: the guard has confirmed, or had its time */
         NodeLadder ladder; /* of the stop, once ordered */
         nsec_t stop_at;    /* when it was ordered */
+        bool confirm_again; /* the guard has confirmed, and is asked once more */
         nsec_t begun_at;
         nsec_t ended_at;   /* 0: not yet */
         nsec_t since;      /* when the present state began */
@@ -96,6 +98,11 @@ struct Dataflow {
         uint32_t n_keeper_deaths;
         nsec_t keeper_died_at;
         bool keeper_replaced; /* the next keeper takes over what the last one left */
+        struct Order *order;     /* dataflow-order.c */
+        struct OrderFact *facts; /* one a node, of the last look */
+        uint32_t *held;          /* likewise */
+        bool ordered;            /* some node is after another */
+        Timer order_timer;       /* a stop: when everybody is asked */
         Progress *progress;
         Timer progress_timer;
         Timer keeper_timer;   /* it has so long to do it */
@@ -140,6 +147,14 @@ void dataflow_unjournal(Dataflow *dataflow); /* forgotten for good */
  */
 int dataflow_restore(Dataflow **ret, Supervisor *supervisor, JournalEntry *take_entry, const char *text, DataflowEventFn fn, char *ret_why,
         size_t why_size);
+
+/* dataflow-order.c: docs/ordering.md, carried out. */
+int dataflow_order_init(Dataflow *dataflow);
+void dataflow_order_done(Dataflow *dataflow);
+void dataflow_start_some(Dataflow *dataflow); /* those that are after nobody who has not come far enough */
+void dataflow_stop_some(Dataflow *dataflow);  /* those whom nobody is after any more */
+void dataflow_look_at_order(Dataflow *dataflow); /* again, after a change */
+void dataflow_on_node_failed(Node *node, bool restart);
 
 /* dataflow_replace_keeper() - the last one is dead or being killed; another is asked for, once the guard has reaped it. */
 void dataflow_replace_keeper(Dataflow *dataflow, const char *why);

@@ -51,6 +51,21 @@ static int remove_children(int dir_fd, nsec_t until)
         return r;
 }
 
+/* rmdir is the fence: what a keeper that slept through it all still wants to start has no place to be born. */
+static void remove_dataflow(const GuardSlot *slot, nsec_t until)
+{
+        char link[64], path[PATH_MAX];
+        const char *name;
+        ssize_t n;
+
+        (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", slot->dir_fd);
+        n = readlink(link, path, sizeof(path) - 1);
+        path[MAX(n, (ssize_t)0)] = '\0';
+        name = strrchr(path, '/');
+        if (name && !strstr(path, " (deleted)"))
+                (void)cgroup_remove_tree(slot->guard->instance.dir_fd, name + 1, until); /* EBUSY: somebody is left, and told */
+}
+
 static void enforcer_run(GuardSlot *slot, bool remove, struct guard_result *result)
 {
         SweepResult swept = {};
@@ -62,7 +77,9 @@ static void enforcer_run(GuardSlot *slot, bool remove, struct guard_result *resu
         (void)sweep_kill(slot->dir_fd, slot->until, &swept);
         result->n_found = swept.n_found;
         result->n_left = swept.n_left;
-        if (remove)
+        if (slot->number != GUARD_SLOT_INSTANCE)
+                remove_dataflow(slot, slot->until);
+        else if (remove)
                 (void)remove_children(slot->dir_fd, slot->until);
 }
 
@@ -101,35 +118,55 @@ int guard_enforce(Guard *guard, uint32_t number, bool remove)
         return 0;
 }
 
+/* The last word on an escrow is that its directory is gone: an empty one may be born into yet. A removed one has no files. */
+static bool dataflow_is_gone(const GuardSlot *slot)
+{
+        return slot->number != GUARD_SLOT_INSTANCE && slot->dir_fd >= 0 && faccessat(slot->dir_fd, "cgroup.procs", F_OK, 0) < 0 &&
+               (errno == ENOENT || errno == ENODEV);
+}
+
 /* Its keeper does that, if it lives to the end. In a child, for cgroupfs may hold us up; nobody waits for it. */
 void guard_remove_dataflow(Guard *guard, GuardSlot *slot)
 {
         struct clone_args args = {.exit_signal = SIGCHLD};
-        char link[64], path[PATH_MAX];
-        const char *name;
-        ssize_t n;
 
-        (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", slot->dir_fd);
-        n = slot->dir_fd < 0 ? -1 : readlink(link, path, sizeof(path) - 1);
-        path[MAX(n, (ssize_t)0)] = '\0';
-        name = strrchr(path, '/');
-        if (!name || strstr(path, " (deleted)"))
+        if (slot->dir_fd < 0 || dataflow_is_gone(slot))
                 return;
         if (syscall(SYS_clone3, &args, sizeof(args)) == 0) {
-                (void)cgroup_remove_tree(guard->instance.dir_fd, name + 1, nsec_add(clock_now(), NSEC_PER_SEC));
+                remove_dataflow(slot, nsec_add(clock_now(), NSEC_PER_SEC));
                 _exit(0);
         }
 }
+
+static bool enforcing(const Guard *guard, uint32_t slot)
+{
+        for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++)
+                if (guard->enforcers[i].process.pid > 0 && guard->enforcers[i].slot == slot)
+                        return true;
+        return false;
+}
+
+/* Half of the budget has gone by: whoever was sent may be stopped, or held up in a write. Another does no harm. */
+static int on_enforcer_late(Timer *timer, nsec_t now)
+{
+        GuardSlot *slot = container_of(timer, GuardSlot, timer);
+
+        (void)now;
+        if (enforcing(slot->guard, slot->number))
+                (void)guard_enforce(slot->guard, slot->number, slot->keeper.pid == 0);
+        return 0;
+}
+
 
 static int on_escrow_due(Timer *timer, nsec_t now)
 {
         GuardSlot *slot = container_of(timer, GuardSlot, timer);
 
-        (void)now;
-        if (slot->events_fd >= 0 && cgroup_populated(slot->events_fd) == 0 && slot->number != GUARD_SLOT_INSTANCE) {
-                guard_tell_kept(slot->guard, slot->number); /* it was empty in time */
+        if (dataflow_is_gone(slot)) {
+                guard_tell_kept(slot->guard, slot->number); /* in time */
                 return 0;
         }
+        timer_arm(&slot->guard->loop, timer, MAX(nsec_add(slot->at, (slot->until - slot->at) / 2), nsec_add(now, NSEC_PER_MSEC)), on_enforcer_late);
         if (guard_enforce(slot->guard, slot->number, slot->keeper.pid == 0))
                 /* No process to be had, or 64 enforcers at work: try again shortly, for an escrow is a promise. */
                 timer_arm(&slot->guard->loop, &slot->timer, nsec_add(slot->guard->loop.now, 20 * NSEC_PER_MSEC), on_escrow_due);

@@ -65,6 +65,7 @@ int guard_adopt_keeper(Guard *guard, GuardSlot *slot, pid_t pid, int take_socket
         slot->keeper = (GuardProcess){.pid = pid, .pidfd = TAKE_FD(pidfd)};
         slot->keeper_peer_fd = TAKE_FD(socket_fd);
         slot->owes_gone = false;
+        slot->inherited = true;
         open_cgroup(slot, cgroup);
         return 0;
 }

@@ -44,6 +44,7 @@ typedef struct GuardSlot {
         Source keeper_exit_source; /* of a keeper that is not our child */
         int keeper_guard_fd;       /* its end of a socket to us, until it uses it; -1: it does, or always did */
         int keeper_peer_fd; /* the supervisor's end of its socket to the keeper, for a successor; daemon only */
+        bool inherited;     /* some keeper of this slot registered its children with another guard */
         bool owes_gone;     /* the supervisor has not been told that the keeper is gone */
         int32_t gone_code, gone_status;
 } GuardSlot;

@@ -2,11 +2,14 @@
 /* The supervisor's side of the guard's socket (protocol/guard_msg.h). */
 #include <errno.h>
 #include <stdio.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/epoll.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "supervisor/packet.h"
 #include "supervisor/supervisor.h"
 
@@ -55,6 +58,19 @@ static void guard_send_about(const Node *node, GuardMsgType type)
 void guard_unstore_order(const Node *node)
 {
         guard_send_about(node, GUARD_MSG_UNSTORE);
+}
+
+void guard_ask_order(const Node *node)
+{
+        guard_send_about(node, GUARD_MSG_ASK);
+}
+
+void guard_replace_order(Supervisor *supervisor)
+{
+        if (supervisor->guard_pidfd < 0)
+                return;
+        log_line("the guard does not answer; it is killed, and this process takes its place");
+        (void)syscall(SYS_pidfd_send_signal, supervisor->guard_pidfd, SIGKILL, NULL, 0);
 }
 
 void guard_found_order(Supervisor *supervisor, uint32_t slot, int32_t pid, const int fds[2], const char *cgroup)

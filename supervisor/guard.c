@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -122,6 +123,29 @@ static int on_child_exit(Source *source, uint32_t revents)
         if (!child->ours && !child->guard->options->daemon) /* nobody will ask */
                 child_free(child);
         return 0;
+}
+
+/* Whether an incarnation ever ran: its first process registers before it does anything, and its keeper is dead. */
+static void guard_answer(Guard *guard, const GuardSlot *slot, const struct guard_record *record)
+{
+        struct guard_record answer = {.type = GUARD_MSG_ORPHAN_EXITED,
+                .slot = record->slot,
+                .node = record->node,
+                .generation = record->generation,
+                .error = slot->inherited ? EAGAIN : ENOENT};
+
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
+                GuardChild *child = &guard->children[i];
+
+                if (child->pidfd < 0 || child->slot != record->slot || child->node != record->node || child->generation != record->generation)
+                        continue;
+                child->owes_exit = child->ours; /* not yet: told when it is */
+                if (child->ended && !child->ours)
+                        break; /* reaped by its keeper, which took it along */
+                guard_pump(guard);
+                return;
+        }
+        tell_supervisor(guard, answer);
 }
 
 /* The supervisor has written its exit down. */
@@ -285,6 +309,7 @@ static void guard_slot_free(GuardSlot *slot)
         slot->kill_fd = fd_close(slot->kill_fd);
         slot->events_fd = fd_close(slot->events_fd);
         guard_unstore_slot(slot->guard, slot->number);
+        slot->inherited = false;
         slot->at = NSEC_NEVER;
         slot->until = slot->term_ns = 0;
 }
@@ -324,6 +349,9 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
         case GUARD_MSG_FOUND:
                 if (n_fds == 2 && guard_adopt_keeper(guard, slot, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]), record->text) == 0)
                         (void)guard_tell_slot(guard, slot);
+                break;
+        case GUARD_MSG_ASK:
+                guard_answer(guard, slot, record);
                 break;
         case GUARD_MSG_REAP:
                 guard_reap(guard, record->slot, record->node, record->generation);
@@ -434,8 +462,21 @@ static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
         guard_end_all(guard, nsec_add(guard->loop.now, guard->options->grace_ns / 2), guard->options->grace_ns / 2);
 }
 
+/* Registrations that lie unread are of children that live: they come before the end of the keeper, and before that of its orphans. */
+static void read_keeper(GuardSlot *slot)
+{
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN / 32 && slot->keeper_source.loop; i++) {
+                struct pollfd p = {.fd = slot->keeper_fd, .events = POLLIN};
+
+                if (poll(&p, 1, 0) != 1 || !(p.revents & POLLIN))
+                        return;
+                (void)on_keeper_socket(&slot->keeper_source, EPOLLIN);
+        }
+}
+
 void guard_on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si)
 {
+        read_keeper(slot);
         source_remove(&slot->keeper_exit_source);
         slot->keeper_guard_fd = fd_close(slot->keeper_guard_fd);
         slot->keeper.pid = 0;
@@ -496,6 +537,12 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
                 }
         }
         child = guard_find_child(guard, si->si_pid); /* an orphan of a dead keeper; anybody else's is just reaped */
+        for (unsigned i = 0; i < GUARD_MAX_SLOTS && !child && guard->options->daemon; i++) {
+                if (guard->slots[i].keeper.pid <= 0)
+                        continue;
+                read_keeper(&guard->slots[i]);
+                child = guard_find_child(guard, si->si_pid);
+        }
         if (child)
                 child_look(child);
 }

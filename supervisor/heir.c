@@ -103,7 +103,7 @@ static void add_dataflow(Buffer *slots, Buffer *items, Buffer *children, const D
                 .at_ns = dataflow->stop_ordered ? dataflow_escrow_at(dataflow) : NSEC_NEVER,
                 .until_ns = dataflow->ladder.verdict};
 
-        (void)snprintf(slot.cgroup, sizeof(slot.cgroup), "%s", dataflow->cgroup ? dataflow->cgroup : "");
+        (void)snprintf(slot.cgroup, sizeof(slot.cgroup), "%.4000s/%s", dataflow->supervisor->cgroup, dataflow->uuid_text);
         keep(dataflow->keeper_fd);
         keep(dataflow->keeper_pidfd);
         add(slots, &slot, sizeof(slot));

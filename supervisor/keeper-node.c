@@ -163,12 +163,12 @@ static void on_exit_(KeeperSource *source, uint32_t events)
          * Only looked at: it is reaped once the supervisor has written it down. One that was given up nobody waits
          * for.
          */
-        if (waitid(P_PIDFD, (id_t)inc->pidfd, &si, WEXITED | WNOHANG | (inc->started ? WNOWAIT : 0)) < 0 ||
+        if (waitid(P_PIDFD, (id_t)inc->pidfd, &si, WEXITED | WNOHANG | (inc->started || inc->keeper->persistent ? WNOWAIT : 0)) < 0 ||
                 si.si_pid == 0)
                 return;
         keeper_loop_remove(&inc->keeper->loop, &inc->exit);
         inc->exited = true;
-        inc->reaped = !inc->started;
+        inc->reaped = !inc->started && !inc->keeper->persistent;
         inc->exit_code = msg.exited.code = si.si_code;
         inc->exit_status = msg.exited.status = si.si_status;
         if (inc->started)

@@ -45,6 +45,7 @@ static const NodeStep node_steps[_NODE_STATE_MAX][_NODE_EVENT_MAX] = {
         [NODE_PENDING] = {
                 [NODE_EV_START]        = { NODE_STARTING, node_spawn },
                 [NODE_EV_STOP]         = { NODE_STOPPED,  node_on_final },
+                [NODE_EV_FAIL]         = { NODE_FAILED,   node_on_final }, /* whom it is after ended too soon */
         },
         [NODE_STARTING] = {
                 [NODE_EV_READY]        = { NODE_RUNNING,  node_on_ready },
@@ -155,8 +156,13 @@ __attribute__((format(printf, 2, 0))) static void node_set_error_va(Node *node, 
 
 static int on_deadline(Timer *timer, nsec_t now)
 {
-        (void)now;
-        node_post(container_of(timer, Node, deadline), NODE_EV_DEADLINE);
+        Node *node = container_of(timer, Node, deadline);
+
+        /* It has done its part, and waits for links with nodes that have not begun: they have deadlines of their own. */
+        if (node->state == NODE_STARTING && node->mapped && wiring_waits_for_others(node))
+                timer_arm(node->dataflow->loop, timer, nsec_add(now, node->plan->startup_timeout_ns), on_deadline);
+        else
+                node_post(node, NODE_EV_DEADLINE);
         return 0;
 }
 
@@ -240,6 +246,10 @@ static void node_order_spawn(Node *node)
         int r = 0;
 
         node->started_at = now;
+        if (node_is_dynamic(node)) { /* whoever connects; nobody waits for it */
+                node_journal(node);
+                return;
+        }
         node_set_deadline(node, deadline);
         node_journal(node); /* the intent, before anything can come of it */
         if (node->plan->kind == PLAN_KIND_NODE) {
@@ -261,6 +271,23 @@ static void node_spawn(Node *node)
         guard_unstore_order(node);
         node_begin_incarnation(node);
         node_order_spawn(node);
+}
+
+void node_on_connected(Node *node)
+{
+        node->spawned = true;
+        node_set_deadline(node, nsec_add(node->dataflow->loop->now, node->plan->startup_timeout_ns));
+        node_journal(node);
+        dataflow_kick(node->dataflow);
+}
+
+void node_on_left(Node *node)
+{
+        node->exited = node->empty = true;
+        node->exit_code = CLD_EXITED; /* nobody sees how it ended, and nobody is to blame */
+        node->exit_status = 0;
+        node_post(node, NODE_EV_EXITED);
+        node_post(node, NODE_EV_EMPTY);
 }
 
 void node_repeat_spawn(Node *node)
@@ -346,6 +373,10 @@ void node_give_up(Node *node, const char *format, ...)
         va_start(ap, format);
         node_set_error_va(node, format, ap);
         va_end(ap);
+        if (node_is_dynamic(node)) {
+                wiring_let_go(node, node->error ? node->error : "it was let go of");
+                return;
+        }
         keeper_order_kill(node, nsec_add(node->dataflow->loop->now, node->dataflow->options.budget_ns));
 }
 
@@ -410,6 +441,8 @@ static void node_begin_ladder(Node *node)
         node->ladder = node->ordered;
         if (node->end == NODE_END_NONE)
                 node->end = NODE_END_STOP;
+        if (node_is_dynamic(node) && !node_is_connected(node) && !node->exited)
+                node_on_left(node); /* nobody came: nobody is waited for */
         if (node->rung == NODE_RUNG_NONE) {
                 node->rung = NODE_RUNG_ASK;
                 if (node_is_connected(node))
@@ -431,6 +464,11 @@ static void node_next_rung(Node *node)
                 node->rung = node->rung == NODE_RUNG_NONE ? NODE_RUNG_TERM : node->rung + 1;
         while (node->rung == NODE_RUNG_TERM && node->ladder.kill <= now);
 
+        if (node_is_dynamic(node)) { /* not our process: it was asked, and is let go of */
+                dataflow_ledger(dataflow, node_rung_to_string(node->rung), node, "let go", -1);
+                wiring_let_go(node, "the dataflow has ended");
+                return;
+        }
         switch (node->rung) {
         case NODE_RUNG_TERM:
                 keeper_order_signal(node, SIGTERM);
@@ -492,6 +530,8 @@ static void node_resolve(Node *node)
                 failed = true;
         }
         node_tell_end(node, restart, failed);
+        if (failed)
+                dataflow_on_node_failed(node, restart);
         node_journal(node); /* how it ended, before anybody forgets it */
         keeper_order_reap(node);
         guard_reap_order(node);
@@ -508,6 +548,8 @@ bool node_may_restart(const Node *node, nsec_t now)
                 return false;
         if (node->restart_wanted)
                 return true;
+        if (node_is_dynamic(node)) /* its place is free for another process */
+                return !node->stop_wanted;
         if (node->stop_wanted || plan->restart == PLAN_RESTART_NEVER)
                 return false;
         if (node->inputs_closed) /* its work is done, or it died of having none */

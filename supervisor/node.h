@@ -196,6 +196,21 @@ static inline bool node_is_connected(const Node *node)
         return node->sock >= 0 && node->connected;
 }
 
+/* node_holds_barrier() - the others are not released before it is ready. */
+static inline bool node_holds_barrier(const Node *node)
+{
+        return node->plan->kind != PLAN_KIND_DYNAMIC && !node->plan->late;
+}
+
+static inline bool node_is_dynamic(const Node *node)
+{
+        return node->plan->kind == PLAN_KIND_DYNAMIC;
+}
+
+/* node_on_connected() - dynamic: a process has taken its place. node_on_left() - it is gone, or was let go of. */
+void node_on_connected(Node *node);
+void node_on_left(Node *node);
+
 /* node_on_inputs_closed() - every link that feeds it has ended: it has finish_grace to end by itself. */
 void node_on_inputs_closed(Node *node);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -194,6 +195,7 @@ static int supervisor_open_status(Supervisor *supervisor)
         int r;
 
         supervisor_find_cgroup(supervisor);
+        supervisor->guard_pidfd = (int)syscall(SYS_pidfd_open, o->guard_pid, 0);
         r = status_open(&supervisor->status, &options);
         if (r)
                 return error_fold(r);
@@ -246,7 +248,7 @@ int supervisor_main(const SupervisorOptions *options)
         Dataflow *it, *next;
         int r;
 
-        supervisor = (Supervisor){.options = *options, .signal_fd = -1, .guard_fd = -1, .journal = JOURNAL_NULL};
+        supervisor = (Supervisor){.options = *options, .signal_fd = -1, .guard_fd = -1, .guard_pidfd = -1, .journal = JOURNAL_NULL};
         list_init(&supervisor.dataflows);
         if (!supervisor_is_private(&supervisor))
                 log_open("supervisor");
@@ -267,6 +269,7 @@ int supervisor_main(const SupervisorOptions *options)
         packet_queue_done(&supervisor.guard_out);
         source_remove(&supervisor.guard_source);
         (void)fd_close(supervisor.guard_fd);
+        (void)fd_close(supervisor.guard_pidfd);
         (void)fd_close(supervisor.signal_fd);
         loop_done(&supervisor.loop);
         return r < 0 ? 1 : r;

@@ -49,6 +49,7 @@ struct Supervisor {
         Source guard_source;
         uint64_t epoch;
         bool guard_gone;
+        int guard_pidfd; /* -1: a private instance, or none to be had */
         Control *controls[SUPERVISOR_MAX_CONTROLS];
         Status *status;    /* a daemon's pages; NULL: a private instance */
         char instance[RUNTIME_NAME_MAX], cgroup[PATH_MAX]; /* of the instance, for people */
@@ -86,6 +87,8 @@ void guard_slot_free_order(Supervisor *supervisor, uint32_t slot);
 void guard_store_order(const Node *node, const struct guard_item *items, const int *fds, size_t n);
 void guard_unstore_order(const Node *node);
 void guard_reap_order(const Node *node);
+void guard_ask_order(const Node *node);
+void guard_replace_order(Supervisor *supervisor); /* it does not answer: it is killed, and its hang-up makes us the guard */
 void guard_found_order(Supervisor *supervisor, uint32_t slot, int32_t pid, const int fds[2], const char *cgroup);
 
 /**

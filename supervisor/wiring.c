@@ -28,6 +28,9 @@
 #define WIRING_POOL_SMALLEST  1024u
 #define BROKE "broke the protocol of its socket: "
 
+static void wiring_abort_any(Node *node, const char *text);
+static void on_hello(Node *node, const NodeMsg *msg);
+static void on_hang_up(Node *node);
 static void link_advance(Link *link);
 static void link_set_state(Link *link, LinkState state);
 static void link_is_up(Link *link);
@@ -242,6 +245,32 @@ int wiring_prepare(Node *node, int *ret_sock)
         store_all(node);
         *ret_sock = TAKE_FD(theirs);
         return 0;
+}
+
+int wiring_connect(Node *node, int take_fd, const NodeMsg *hello)
+{
+        int r = regions_make(node);
+
+        if (!r)
+                r = source_add(node->dataflow->loop, &node->sock_source, take_fd, EPOLLIN, SOURCE_NODES, on_node_socket);
+        if (r) {
+                (void)fd_close(take_fd); /* accepted from a socket of ours */
+                return error_fold(r);
+        }
+        node->sock = take_fd;
+        store_all(node);
+        node_on_connected(node);
+        on_hello(node, hello);
+        return 0;
+}
+
+void wiring_let_go(Node *node, const char *text)
+{
+        wiring_abort_any(node, text);
+        if (node->sock >= 0)
+                on_hang_up(node);
+        else
+                node_on_left(node);
 }
 
 static void socket_release(Node *node)
@@ -621,6 +650,10 @@ static int on_left(Timer *timer, nsec_t now)
 static void on_hang_up(Node *node)
 {
         socket_release(node);
+        if (node_is_dynamic(node)) {
+                node_on_left(node);
+                return;
+        }
         timer_arm(node->dataflow->loop, &node->hung_up, nsec_add(node->dataflow->loop->now, WIRING_LEFT_SPAN), on_left);
 }
 
@@ -667,10 +700,22 @@ bool wiring_is_ready(const Node *node)
 
                 if (link->state == LINK_WAIT_OUT || link->state == LINK_WAIT_IN)
                         return false;
-                if (link->state == LINK_DETACHED && !node->dataflow->released)
+                if (link->state == LINK_DETACHED && !node->dataflow->released && node_holds_barrier(link->source == node ? link->target : link->source))
                         return false;
         }
         return true;
+}
+
+bool wiring_waits_for_others(const Node *node)
+{
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                const Link *link = node->links[i];
+                const Node *other = link->source == node ? link->target : link->source;
+
+                if (link->state == LINK_DETACHED && !other->mapped && !node_is_final(other))
+                        return true;
+        }
+        return false;
 }
 
 void wiring_start(Node *node)
@@ -693,14 +738,19 @@ void wiring_stop(Node *node, nsec_t deadline)
         node_send(node, &msg, -1, -1);
 }
 
-void wiring_abort(Node *node, const char *text)
+static void wiring_abort_any(Node *node, const char *text)
 {
         char cut[NODE_MSG_TEXT_MAX];
         NodeMsg msg = {.type = NODE_MSG_ABORT, .abort = {.text = cut}};
 
         (void)snprintf(cut, sizeof(cut), "%s", text);
+        node_send(node, &msg, -1, -1);
+}
+
+void wiring_abort(Node *node, const char *text)
+{
         if (!node->started)
-                node_send(node, &msg, -1, -1);
+                wiring_abort_any(node, text);
 }
 
 /* Where the next incarnation goes on reading: only a lossless link cares. */

@@ -10,6 +10,7 @@
 #define TG_SUPERVISOR_WIRING_H
 
 #include "protocol/guard_msg.h"
+#include "protocol/node_msg.h"
 #include "supervisor/dataflow.h"
 
 typedef enum LinkState {
@@ -66,6 +67,21 @@ void wiring_abort(Node *node, const char *text);
 
 /* wiring_node_ended() - nobody of the incarnation is left: tell its peers. @restarting: another incarnation will come. */
 void wiring_node_ended(Node *node, bool restarting);
+
+/* wiring_waits_for_others() - some link of it waits for a node that has not made its own part of the handshake. */
+bool wiring_waits_for_others(const Node *node);
+
+/**
+ * wiring_connect() - a dynamic node: a process has asked to be it, and may be
+ * @take_fd: its connection, consumed
+ * @hello:   what it said
+ *
+ * Return: 0 or a negative errno.
+ */
+int wiring_connect(Node *node, int take_fd, const NodeMsg *hello);
+
+/* wiring_let_go() - a dynamic node: end the connection, after a last word. Nobody is killed. */
+void wiring_let_go(Node *node, const char *text);
 
 /* wiring_reopen() - a node that had ended for good begins again: its links attach as if it had been restarted. */
 void wiring_reopen(Node *node);
