@@ -59,6 +59,7 @@ bool je = false, jstop = false;         /* its EMPTY; the stop */
 
 byte s = 1;                             /* the supervisor: 0 dead, 1 reads journal and store, 2 wrote RESUME, 3 works */
 bool s_known, s_sent, s_reaped, s_kill; /* the keeper knew of jg; ordered on this connection */
+bool s_midway = false;                  /* ORDERFIRST: between its order and the journal */
 bool ask_stop = false, reported = false;
 chan q = [4] of { mtype, byte };        /* orders on the supervisor's connection */
 chan old = [5] of { mtype, byte };      /* on its predecessor's */
@@ -152,12 +153,13 @@ end:    do
                 s = 3;
                 s_known = false;
                 s_sent = false;
+                s_midway = false;
                 s_reaped = false;
                 s_kill = false
            }
 #ifdef ORDERFIRST
-        :: atomic { MAY_INTEND && !s_sent && nfull(q) -> q!SPAWN(jg + 1); s_sent = true }
-        :: atomic { MAY_INTEND && s_sent -> intend() }
+        :: atomic { MAY_INTEND && !s_midway && nfull(q) -> q!SPAWN(jg + 1); s_midway = true }
+        :: atomic { MAY_INTEND && s_midway -> intend(); s_midway = false; s_sent = true }
 #else
         :: atomic { MAY_INTEND -> intend(); s_sent = false }
 #endif
@@ -198,7 +200,7 @@ end:    do
 #endif
                 fi
            }
-        :: atomic { s == 3 && ask_stop && !jstop -> jstop = true }
+        :: atomic { s == 3 && ask_stop && !jstop && !s_midway -> jstop = true }
         :: atomic { s == 3 && k && jstop && jg > 0 && !je && (s_sent || s_known) && !s_kill && nfull(q) ->
                 q!KILL(jg);
                 s_kill = true
@@ -352,6 +354,7 @@ end:    do
                 s = 3;
                 s_known = false;
                 s_sent = false;
+                s_midway = false;
                 s_reaped = false;
                 s_kill = false;
                 known(1);
@@ -455,6 +458,7 @@ inline kill_supervisor() {
         i = 0;
         s_known = false;
         s_sent = false;
+        s_midway = false;
         s_reaped = false;
         s_kill = false
 }
