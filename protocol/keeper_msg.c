@@ -114,6 +114,10 @@ static void fields_begin(Codec *c, KeeperMsg *m)
         field_u8(c, &m->begin.has_log_stream, 0, 1);
         field_u8(c, &m->begin.persistent, 0, 1);
         field_u8(c, &m->begin.takeover, 0, 1);
+        field_u32(c, &m->begin.n_groups);
+        check(c, m->begin.n_groups <= KEEPER_MSG_MAX_GROUPS);
+        for (uint32_t i = 0; i < m->begin.n_groups && i < KEEPER_MSG_MAX_GROUPS; i++)
+                field_u32(c, &m->begin.groups[i]);
 }
 
 static void fields_spawn(Codec *c, KeeperMsg *m)
@@ -179,6 +183,7 @@ static void fields_order(Codec *c, KeeperMsg *m)
                 break;
         case KEEPER_MSG_LOOK:
         case KEEPER_MSG_REAP:
+        case KEEPER_MSG_STREAM:
         case KEEPER_MSG_RESUME:
         case KEEPER_MSG_GUARD:
                 break;
@@ -261,6 +266,7 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_LOOK] = {"LOOK", true, true, true},
                 [KEEPER_MSG_REAP] = {"REAP", true, true, false},
                 [KEEPER_MSG_END] = {"END", true, false, false},
+                [KEEPER_MSG_STREAM] = {"STREAM", true, false, false},
                 [KEEPER_MSG_RESUME] = {"RESUME", true, false, false},
                 [KEEPER_MSG_GUARD] = {"GUARD", true, false, false},
                 [KEEPER_MSG_ADOPT] = {"ADOPT", true, true, false},
@@ -341,6 +347,7 @@ int keeper_msg_n_fds(const KeeperMsg *msg)
                 return msg->spawn.has_socket ? 6 : 5;
         case KEEPER_MSG_SPAWNED:
         case KEEPER_MSG_GUARD:
+        case KEEPER_MSG_STREAM:
                 return 1;
         case KEEPER_MSG_ADOPT:
                 return 2;

@@ -18,6 +18,7 @@
  *   LOOK                          LEFT: who is still there
  *   REAP                          (none) the exit is journalled: reap the leader now
  *   END                           ENDED, and the keeper exits
+ *   STREAM                        (none) lines go to another log stream from here on
  *   RESUME                        INCARNATION for each that was not REAPed, then RESUMED: a successor of the supervisor asks
  *   GUARD                         (none) the guard was replaced: children register there, and so does the cgroup, at once
  *   ADOPT                         (none) a keeper that took the place of a dead one is told of an incarnation: INCARNATION later
@@ -42,6 +43,7 @@
 #define KEEPER_MSG_MAX_FDS  6
 #define KEEPER_MSG_TEXT_MAX 8192
 #define KEEPER_MSG_PATH_MAX 4095
+#define KEEPER_MSG_MAX_GROUPS 64
 #define KEEPER_NODE_ALL     UINT32_MAX /* SIGNAL, KILL, LOOK: every incarnation of the dataflow */
 
 typedef enum KeeperMsgType {
@@ -52,6 +54,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_LOOK = 5,
         KEEPER_MSG_REAP = 6,
         KEEPER_MSG_END = 7,
+        KEEPER_MSG_STREAM = 8,
         KEEPER_MSG_RESUME = 10,
         KEEPER_MSG_ADOPT = 11,
         KEEPER_MSG_GUARD = 12,
@@ -85,7 +88,7 @@ typedef enum KeeperStage {
 
 typedef struct KeeperMsg {
         KeeperMsgType type;
-        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, END, ENDED */
+        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, STREAM, END, ENDED */
         uint64_t generation; /* same; 0 together with KEEPER_NODE_ALL */
         union {
                 struct { /* BEGIN; fds: the log stream to the client (protocol/log_msg.h), if has_log_stream */
@@ -97,6 +100,8 @@ typedef struct KeeperMsg {
                         uint8_t has_log_stream;
                         uint8_t persistent; /* supervisors come and go: incarnations are remembered until REAP, and outlive everybody */
                         uint8_t takeover;   /* the dataflow's cgroup is there already: a keeper before this one made it and died */
+                        uint32_t n_groups; /* supplementary; 0: the keeper's own if uid and gid are, else none */
+                        uint32_t groups[KEEPER_MSG_MAX_GROUPS];
                 } begin;
                 struct { /* SPAWN; fds: spec memfd (see KeeperSpec), stdout write, stderr write, stdout read, stderr read, and
                           * the node socket if has_socket */
@@ -114,6 +119,9 @@ typedef struct KeeperMsg {
                 struct { /* REAP: nothing more */
                         uint8_t unused;
                 } reap;
+                struct { /* STREAM; fds: the log stream (protocol/log_msg.h), in place of the one there was. A reader that hangs up ends it */
+                        uint8_t unused;
+                } stream;
                 struct { /* END: remove the dataflow's cgroup, flush and end the logger, exit */
                         uint64_t deadline_ns;
                 } end;

@@ -32,7 +32,7 @@ static void adopt_one(Supervisor *supervisor, const uint8_t uuid[UUID_SIZE])
 
         uuid_format(text, uuid);
         if (!r)
-                r = dataflow_restore(&dataflow, supervisor, entry, plan, server_event_fn(supervisor->server), why, sizeof(why));
+                r = dataflow_restore(&dataflow, supervisor, entry, plan, server_on_event, why, sizeof(why));
         if (r == -ENOENT)
                 return;
         if (r) { /* whoever lives there is ended, once the guard names its slot: nobody could ever stop it otherwise */
@@ -43,6 +43,8 @@ static void adopt_one(Supervisor *supervisor, const uint8_t uuid[UUID_SIZE])
         }
         list_append(&supervisor->dataflows, &dataflow->link);
         supervisor->n_dataflows++;
+        if (server_adopt(supervisor->server, dataflow))
+                log_line("dataflow %s: no client can be told of it: out of memory", text);
         show_all(dataflow);
         if (dataflow->adopting) {
                 supervisor->slots[dataflow->slot] = dataflow;

@@ -2,44 +2,84 @@
 #include "supervisor/control.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "protocol/control_msg.h"
 
-#define CONTROL_OUT_MAX   (4u << 20) /* bytes a peer may leave unread before events are dropped */
-#define CONTROL_READ_SIZE 65536u
+#define CONTROL_READS_PER_TURN 4
+#define CONTROL_ORDINARY_EVENT 16384u
 
 struct Control {
-        Supervisor *supervisor;
+        Loop *loop;
         int fd;
         Source source;
-        char *in;
-        size_t in_size, in_room;
+        const ControlOps *ops;
+        void *owner;
+        const ControlLimits *limits;
+        ControlQuota *quota;
+        size_t charged; /* of the quota */
+
+        Frames in;
+        Timer frame_timer;
         char *out;
         size_t out_size, out_room, out_sent;
-        int send_fd; /* goes with the next bytes */
+        Timer reading_timer;
+        bool reply_waits; /* among what the peer has not taken */
+        int send_fd;      /* goes with the next bytes */
+
         bool busy;   /* a call is under way: one at a time */
+        bool oneway; /* and wants no answer */
+        bool ended;  /* the peer sends no more */
         uint64_t n_dropped;
+        Job job; /* the next frame of several, or the news that the peer is gone */
 };
+
+static int on_job(Job *job);
+
+/* ---- what it holds */
+
+/* False: those who share the quota hold too much already. */
+static bool control_charge(Control *control)
+{
+        size_t holds = control->in.room + control->out_room;
+
+        if (!control->quota)
+                return true;
+        control->quota->used += holds - control->charged;
+        control->charged = holds;
+        return control->quota->used <= control->quota->max;
+}
+
+static bool control_may_hold(const Control *control, size_t more)
+{
+        return !control->quota || control->quota->used + more <= control->quota->max;
+}
 
 static void control_hang_up(Control *control)
 {
+        if (control->fd < 0)
+                return;
         source_remove(&control->source);
-        control->fd = fd_close(control->fd);
-        control->out_size = control->out_sent = 0;
+        timer_disarm(&control->frame_timer);
+        timer_disarm(&control->reading_timer);
+        control->fd = fd_close(control->fd); /* a socket of ours: what the peer sent with it is dropped by the kernel */
+        frames_done(&control->in);
+        free(control->out);
+        control->out = NULL;
+        control->out_size = control->out_sent = control->out_room = 0;
+        (void)control_charge(control);
+        job_post(control->loop, &control->job, on_job);
 }
 
 /* ---- out */
 
-static ssize_t send_some(Control *control)
+static ssize_t send_some(Control *control, const char *data, size_t size)
 {
-        struct iovec iov = {.iov_base = control->out + control->out_sent, .iov_len = control->out_size - control->out_sent};
+        struct iovec iov = {.iov_base = (char *)(uintptr_t)data, .iov_len = size};
         char space[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = {};
         struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
         ssize_t n;
@@ -55,31 +95,57 @@ static ssize_t send_some(Control *control)
                 c->cmsg_len = CMSG_LEN(sizeof(int));
                 memcpy(CMSG_DATA(c), &control->send_fd, sizeof(int));
         }
-        n = sendmsg(control->fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL);
+        do
+                n = sendmsg(control->fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL);
+        while (n < 0 && errno == EINTR);
         if (n > 0)
                 control->send_fd = fd_close(control->send_fd); /* ours: a socket that we made */
         return n;
 }
 
-static void control_flush(Control *control)
+/* Bytes sent; 0: no room now. Anything worse hangs up. */
+static size_t control_write(Control *control, const char *data, size_t size)
 {
-        while (control->fd >= 0 && control->out_sent < control->out_size) {
-                ssize_t n = send_some(control);
+        size_t n_sent = 0;
 
-                if (n > 0) {
-                        control->out_sent += (size_t)n;
-                        continue;
-                }
-                if (errno == EINTR)
-                        continue;
-                if (errno == EAGAIN)
+        while (control->fd >= 0 && n_sent < size) {
+                ssize_t n = send_some(control, data + n_sent, size - n_sent);
+
+                if (n > 0)
+                        n_sent += (size_t)n;
+                else if (errno == EAGAIN)
                         break;
-                control_hang_up(control);
-                return;
+                else
+                        control_hang_up(control);
         }
-        if (control->out_sent == control->out_size)
-                control->out_sent = control->out_size = 0;
-        (void)source_set_events(&control->source, EPOLLIN | (control->out_size > 0 ? EPOLLOUT : 0u));
+        return n_sent;
+}
+
+static void control_watch(Control *control)
+{
+        uint32_t events = control->out_size > 0 ? EPOLLOUT : 0;
+
+        if (control->fd < 0)
+                return;
+        if (!control->ended)
+                events |= EPOLLRDHUP;
+        if (!control->ended && !frames_has_whole(&control->in)) /* else there is nothing to read for yet */
+                events |= EPOLLIN;
+        (void)source_set_events(&control->source, events);
+}
+
+static int on_not_reading(Timer *timer, nsec_t now)
+{
+        (void)now;
+        control_hang_up(container_of(timer, Control, reading_timer));
+        return 0;
+}
+
+static void control_expect_reading(Control *control)
+{
+        timer_disarm(&control->reading_timer);
+        if (control->reply_waits && control->fd >= 0)
+                timer_arm(control->loop, &control->reading_timer, nsec_add(control->loop->now, control->limits->reading_span), on_not_reading);
 }
 
 static int out_reserve(Control *control, size_t size)
@@ -101,50 +167,175 @@ static int out_reserve(Control *control, size_t size)
                 return error_origin(-ENOMEM);
         control->out = grown;
         control->out_room = room;
+        (void)control_charge(control);
         return 0;
 }
 
-/* Consumes @message. Whether the peer reads or not, we never wait for it. */
-static int control_send(Control *control, json_t *message, size_t max)
+/* Whole or not at all. Whether the peer reads or not, we never wait for it. */
+static int control_put(Control *control, const char *text, size_t size, size_t max)
 {
-        char *text = message && control->fd >= 0 ? json_dumps(message, JSON_COMPACT) : NULL;
-        size_t size = text ? strlen(text) + 1 : 0;
-        int r = -ENOBUFS;
+        size_t unread = control->out_size - control->out_sent, n = 0;
 
-        json_decref(message);
-        if (text && control->out_size - control->out_sent + size <= max && out_reserve(control, size) == 0) {
-                memcpy(control->out + control->out_size, text, size);
-                control->out_size += size;
-                control_flush(control);
-                r = 0;
+        if (control->fd < 0)
+                return 0;
+        if (unread > 0 && (unread + size > max || !control_may_hold(control, size)))
+                return -ENOBUFS;
+        if (unread == 0) {
+                if (size > max)
+                        return -ENOBUFS;
+                n = control_write(control, text, size);
         }
+        if (control->fd < 0 || n == size)
+                return 0;
+        if (out_reserve(control, size - n)) {
+                control_hang_up(control); /* half of it is out: the stream is broken */
+                return 0;
+        }
+        memcpy(control->out + control->out_size, text + n, size - n);
+        control->out_size += size - n;
+        control_watch(control);
+        return 0;
+}
+
+static int control_put_json(Control *control, json_t *take_message, size_t max)
+{
+        char *text = take_message ? json_dumps(take_message, JSON_COMPACT) : NULL;
+        int r = text ? control_put(control, text, strlen(text) + 1, max) : -ENOMEM;
+
+        json_decref(take_message);
         free(text);
         return r;
 }
 
+char *control_event_encode(json_t *event, size_t *ret_size)
+{
+        json_t *message = json_pack("{sb s{sO}}", "continues", 1, "parameters", "event", event);
+        char *text = message ? json_dumps(message, JSON_COMPACT) : NULL;
+
+        json_decref(message);
+        *ret_size = text ? strlen(text) + 1 : 0;
+        return text;
+}
+
+static void control_confess(Control *control)
+{
+        json_t *gap;
+
+        if (control->n_dropped == 0)
+                return;
+        gap = json_pack("{sb s{s{ss sI sI}}}", "continues", 1, "parameters", "event", "type", "dropped", "at_ms",
+                (json_int_t)(control->loop->now / NSEC_PER_MSEC), "count", (json_int_t)control->n_dropped);
+        if (control_put_json(control, gap, control->limits->events_max) == 0)
+                control->n_dropped = 0;
+}
+
+static void control_flush(Control *control)
+{
+        size_t n = control_write(control, control->out + control->out_sent, control->out_size - control->out_sent);
+
+        if (control->fd < 0)
+                return;
+        control->out_sent += n;
+        if (control->out_sent == control->out_size) {
+                free(control->out);
+                control->out = NULL;
+                control->out_sent = control->out_size = control->out_room = 0;
+                control->reply_waits = false;
+                (void)control_charge(control);
+                if (control->ended) {
+                        control_hang_up(control);
+                        return;
+                }
+                if (control->busy)
+                        control_confess(control);
+        }
+        if (n > 0)
+                control_expect_reading(control);
+        control_watch(control);
+        if (n > 0 && control->ops->room)
+                control->ops->room(control->owner);
+}
+
+void control_event_text(Control *control, const char *text, size_t size)
+{
+        if (control->oneway)
+                return;
+        control_confess(control);
+        if (control->n_dropped > 0 || control_put(control, text, size, control->limits->events_max))
+                control->n_dropped++;
+}
+
 void control_event(Control *control, json_t *event)
 {
-        if (control->n_dropped > 0) {
-                json_t *gap = json_pack("{sb s{s{ss sI}}}", "continues", 1, "parameters", "event", "type", "dropped", "count",
-                        (json_int_t)control->n_dropped);
+        size_t size;
+        char *text = control_event_encode(event, &size);
 
-                if (control_send(control, gap, CONTROL_OUT_MAX) == 0)
-                        control->n_dropped = 0;
-        }
-        if (control_send(control, json_pack("{sb s{sO}}", "continues", 1, "parameters", "event", event), CONTROL_OUT_MAX))
+        if (text)
+                control_event_text(control, text, size);
+        else
                 control->n_dropped++;
+        free(text);
+}
+
+bool control_continue(Control *control, json_t *take_parameters)
+{
+        if (control->oneway) {
+                json_decref(take_parameters);
+                return true;
+        }
+        return control_put_json(control, json_pack("{sb so}", "continues", 1, "parameters", take_parameters), control->limits->events_max) == 0;
+}
+
+/* One that is too large is replaced by a word that says so; if even that does not fit, nobody is reading. */
+static void control_finish(Control *control, json_t *take_message)
+{
+        bool oneway = control->oneway;
+        json_t *refusal;
+
+        control->busy = control->oneway = false;
+        if (oneway) {
+                json_decref(take_message);
+        } else {
+                control_confess(control);
+                control->n_dropped = 0; /* if there was no room to say so: the next call's stream is another one */
+                if (control_put_json(control, take_message, control->limits->replies_max)) {
+                        refusal = json_pack("{ss s{ss}}", "error", CONTROL_E_QUOTA, "parameters", "text",
+                                "the reply does not fit into what may wait for you; read faster, or ask for less");
+                        if (control_put_json(control, refusal, SIZE_MAX))
+                                control_hang_up(control);
+                }
+        }
+        control->reply_waits = control->out_size > 0;
+        control_expect_reading(control);
+        if (frames_has_whole(&control->in)) /* the next one, a turn later: others come first */
+                job_post(control->loop, &control->job, on_job);
+        control_watch(control);
 }
 
 void control_reply(Control *control, json_t *take_parameters)
 {
-        control->busy = false;
-        (void)control_send(control, json_pack("{so}", "parameters", take_parameters), SIZE_MAX / 2);
+        control_finish(control, json_pack("{so}", "parameters", take_parameters));
 }
 
-void control_error(Control *control, const char *error, const char *text)
+void control_error(Control *control, const char *error, json_t *take_parameters)
 {
-        control->busy = false;
-        (void)control_send(control, json_pack("{ss s{ss}}", "error", error, "parameters", "text", text), SIZE_MAX / 2);
+        control_finish(control, json_pack("{ss so}", "error", error, "parameters", take_parameters));
+}
+
+void control_error_text(Control *control, const char *error, const char *text)
+{
+        control_error(control, error, json_pack("{ss}", "text", text));
+}
+
+void control_send_fd(Control *control, int take_fd)
+{
+        control->send_fd = fd_close(control->send_fd);
+        control->send_fd = take_fd;
+}
+
+bool control_has_room(const Control *control)
+{
+        return control->fd < 0 || (control->n_dropped == 0 && control->out_size - control->out_sent + CONTROL_ORDINARY_EVENT <= control->limits->events_max / 2);
 }
 
 bool control_flushed(const Control *control)
@@ -152,177 +343,142 @@ bool control_flushed(const Control *control)
         return control->fd < 0 || control->out_size == 0;
 }
 
-/* ---- methods */
-
-static nsec_t get_span(json_t *parameters, const char *key, nsec_t otherwise)
+int control_fd(const Control *control)
 {
-        json_t *value = json_object_get(parameters, key);
-
-        return json_is_integer(value) && json_integer_value(value) >= 0 ? (nsec_t)json_integer_value(value) : otherwise;
-}
-
-static void on_dataflow_event(Dataflow *dataflow, json_t *event, void *owner)
-{
-        (void)dataflow;
-        control_event(owner, event);
-}
-
-/* The log stream: the keeper writes one end, the client reads the other. Both are ours by birth. */
-static int log_stream_new(int *ret_keeper, int *ret_client)
-{
-        int pair[2];
-
-        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-                return error_origin(-errno);
-        *ret_keeper = pair[0];
-        *ret_client = pair[1];
-        return 0;
-}
-
-static void method_run(Control *control, json_t *parameters)
-{
-        Supervisor *supervisor = control->supervisor;
-        const char *log_dir = json_string_value(json_object_get(parameters, "log_dir"));
-        DataflowOptions options = {.grace_ns = get_span(parameters, "grace_ns", 10 * NSEC_PER_SEC),
-                .budget_ns = get_span(parameters, "budget_ns", 2 * NSEC_PER_SEC),
-                .log_dir = log_dir && log_dir[0] == '/' && strlen(log_dir) < PATH_MAX - 64 ? log_dir : NULL,
-                .environ = environ,
-                .umask = (mode_t)(get_span(parameters, "umask", 022) & 0777),
-                .uid = getuid(),
-                .gid = getgid(),
-                .owner = control,
-                .log_fd = -1};
-        Dataflow *dataflow = NULL;
-        json_t *accepted;
-        char why[512] = "";
-        Plan *plan = NULL;
-        int r;
-
-        if (supervisor->n_dataflows > 0) {
-                control_error(control, CONTROL_E_BUSY, "this instance runs its dataflow already");
-                return;
-        }
-        r = plan_new(&plan, json_object_get(parameters, "plan"), why, sizeof(why));
-        if (r) {
-                control_error(control, CONTROL_E_PLAN, why[0] ? why : strerror(-r));
-                return;
-        }
-        r = log_stream_new(&options.log_fd, &control->send_fd);
-        if (r)
-                plan = plan_free(plan);
-        else
-                r = supervisor_start(supervisor, plan, &options, on_dataflow_event, &dataflow);
-        if (r) {
-                control_error(control, CONTROL_E_PLAN, strerror(-r));
-                return;
-        }
-        accepted = json_pack("{ss ss}", "type", "accepted", "uuid", dataflow->uuid_text);
-        control_event(control, accepted);
-        json_decref(accepted);
-}
-
-static void method_stop(Control *control, json_t *parameters)
-{
-        Supervisor *supervisor = control->supervisor;
-
-        Dataflow *dataflow = list_first(&supervisor->dataflows, Dataflow, link);
-
-        if (dataflow)
-                dataflow_stop(dataflow, get_span(parameters, "grace_ns", NSEC_NEVER),
-                        json_is_true(json_object_get(parameters, "force")), "the command");
-        control_reply(control, json_object());
-}
-
-static void control_call(Control *control, json_t *call)
-{
-        const char *method = json_string_value(json_object_get(call, "method"));
-        json_t *parameters = json_object_get(call, "parameters");
-
-        control->busy = true;
-        if (!method)
-                control_error(control, CONTROL_E_PARAMETER, "no method");
-        else if (strcmp(method, CONTROL_RUN) == 0)
-                method_run(control, parameters);
-        else if (strcmp(method, CONTROL_STOP) == 0)
-                method_stop(control, parameters);
-        else
-                control_error(control, CONTROL_E_METHOD, method);
+        return control->fd;
 }
 
 /* ---- in */
 
-/* Takes one frame off the buffer. Depth and size of what jansson sees are bounded: 1 MiB, 2048 levels. */
-static bool control_take_frame(Control *control)
+static int on_half_frame(Timer *timer, nsec_t now)
 {
-        char *end = control->in_size ? memchr(control->in, '\0', control->in_size) : NULL;
-        size_t size;
-        json_t *call;
-
-        if (!end || control->busy)
-                return false;
-        size = (size_t)(end - control->in) + 1;
-        call = json_loadb(control->in, size - 1, JSON_REJECT_DUPLICATES, NULL);
-        memmove(control->in, control->in + size, control->in_size - size);
-        control->in_size -= size;
-        if (!json_is_object(call))
-                control_hang_up(control);
-        else
-                control_call(control, call);
-        json_decref(call);
-        return control->fd >= 0;
+        (void)now;
+        control_hang_up(container_of(timer, Control, frame_timer));
+        return 0;
 }
 
-static int in_reserve(Control *control)
+static void control_expect_frame(Control *control)
 {
-        char *grown;
+        if (!frames_is_partial(&control->in))
+                timer_disarm(&control->frame_timer);
+        else if (!control->frame_timer.loop)
+                timer_arm(control->loop, &control->frame_timer, nsec_add(control->loop->now, control->limits->frame_span), on_half_frame);
+}
 
-        if (control->in_room - control->in_size >= CONTROL_READ_SIZE)
-                return 0;
-        if (control->in_size >= CONTROL_FRAME_MAX)
-                return -EMSGSIZE;
-        grown = realloc(control->in, control->in_size + CONTROL_READ_SIZE);
-        if (!grown)
-                return error_origin(-ENOMEM);
-        control->in = grown;
-        control->in_room = control->in_size + CONTROL_READ_SIZE;
+static void control_take_call(Control *control)
+{
+        json_t *frame = NULL;
+        ControlCall call;
+        int r;
+
+        if (control->busy || control->fd < 0)
+                return;
+        r = frames_take(&control->in, &frame);
+        if (r == FRAMES_E_MORE)
+                return;
+        (void)control_charge(control);
+        if (r || control_call_parse(&call, frame)) {
+                control_hang_up(control);
+        } else {
+                control->busy = true;
+                control->oneway = call.oneway;
+                control->ops->call(control->owner, &call);
+        }
+        json_decref(frame);
+}
+
+/* After every change of what came in. */
+static void control_digest(Control *control)
+{
+        control_take_call(control);
+        if (control->fd < 0)
+                return;
+        if (control->in.size == 0) {
+                frames_done(&control->in);
+                (void)control_charge(control);
+        }
+        control_expect_frame(control);
+        control_watch(control);
+}
+
+static int on_job(Job *job)
+{
+        Control *control = container_of(job, Control, job);
+
+        if (control->fd >= 0)
+                control_digest(control);
+        else if (control->ops->gone)
+                control->ops->gone(control->owner);
         return 0;
+}
+
+/* It sends no more: what it asked for is over, but it may still read what waits for it. */
+static void control_end_of_calls(Control *control)
+{
+        control->ended = true;
+        if (control->busy || control_flushed(control))
+                control_hang_up(control);
+        else
+                control_watch(control);
+}
+
+static void control_read(Control *control)
+{
+        for (unsigned i = 0; i < CONTROL_READS_PER_TURN && control->fd >= 0; i++) {
+                char *at;
+                size_t room;
+                ssize_t n;
+
+                if (frames_reserve(&control->in, &at, &room) || !control_charge(control)) {
+                        control_hang_up(control);
+                        return;
+                }
+                n = recv(control->fd, at, room, MSG_DONTWAIT);
+                if (n < 0 && (errno == EAGAIN || errno == EINTR))
+                        return;
+                if (n <= 0) {
+                        control_end_of_calls(control);
+                        return;
+                }
+                frames_added(&control->in, (size_t)n);
+                if ((size_t)n < room || frames_has_whole(&control->in))
+                        return;
+        }
 }
 
 static int on_control_socket(Source *source, uint32_t revents)
 {
         Control *control = container_of(source, Control, source);
-        ssize_t n;
 
         if (revents & EPOLLOUT)
                 control_flush(control);
-        if (control->fd < 0 || !(revents & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+        if (control->fd < 0)
                 return 0;
-        if (in_reserve(control)) {
+        if ((revents & (EPOLLHUP | EPOLLERR)) && !(revents & EPOLLIN)) {
                 control_hang_up(control);
                 return 0;
         }
-        n = recv(control->fd, control->in + control->in_size, control->in_room - control->in_size, MSG_DONTWAIT);
-        if (n < 0 && (errno == EAGAIN || errno == EINTR))
-                return 0;
-        if (n <= 0) { /* a private instance's client: the guard sees its death and orders the stop */
-                control_hang_up(control);
+        /* Behind a call that waits its turn there may be an end that is not read yet. */
+        if ((revents & EPOLLRDHUP) && control->busy && frames_has_whole(&control->in)) {
+                control_end_of_calls(control);
                 return 0;
         }
-        control->in_size += (size_t)n;
-        while (control_take_frame(control))
-                ;
+        if (!frames_has_whole(&control->in) && (revents & (EPOLLIN | EPOLLRDHUP)))
+                control_read(control);
+        if (control->fd >= 0)
+                control_digest(control);
         return 0;
 }
 
-int control_new(Control **ret, Supervisor *supervisor, int take_fd)
+int control_new(Control **ret, Loop *loop, int take_fd, const ControlOps *ops, void *owner, const ControlLimits *limits, ControlQuota *quota)
 {
         Control *control = calloc(1, sizeof(*control));
         int r;
 
         if (!control)
                 return error_origin(-ENOMEM);
-        *control = (Control){.supervisor = supervisor, .fd = take_fd, .send_fd = -1};
-        r = source_add(&supervisor->loop, &control->source, take_fd, EPOLLIN, SOURCE_CLIENTS, on_control_socket);
+        *control = (Control){.loop = loop, .fd = take_fd, .ops = ops, .owner = owner, .limits = limits, .quota = quota, .send_fd = -1};
+        r = source_add(loop, &control->source, take_fd, EPOLLIN | EPOLLRDHUP, SOURCE_CLIENTS, on_control_socket);
         if (r) {
                 free(control);
                 return error_fold(r);
@@ -336,9 +492,8 @@ Control *control_free(Control *control)
         if (!control)
                 return NULL;
         control_hang_up(control);
+        job_cancel(&control->job);
         control->send_fd = fd_close(control->send_fd);
-        free(control->in);
-        free(control->out);
         free(control);
         return NULL;
 }

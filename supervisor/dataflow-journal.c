@@ -13,14 +13,22 @@
 
 /* ---- writing */
 
+static json_int_t limit_to_json(rlim_t limit)
+{
+        return limit > INT64_MAX ? INT64_MAX : (json_int_t)limit; /* more files than there can be, either way */
+}
+
 static json_t *options_to_json(const Dataflow *dataflow)
 {
         const DataflowOptions *o = &dataflow->options;
-        json_t *environment = json_array();
+        json_t *environment = json_array(), *groups = json_array();
 
         for (size_t i = 0; environment && dataflow->environ[i]; i++)
                 (void)json_array_append_new(environment, json_stringn_nocheck(dataflow->environ[i], strlen(dataflow->environ[i])));
-        return json_pack("{sI sI sI sI sI ss* so}", "grace_ns", (json_int_t)o->grace_ns, "budget_ns", (json_int_t)o->budget_ns, "umask",
+        for (size_t i = 0; groups && i < o->n_groups; i++)
+                (void)json_array_append_new(groups, json_integer(o->groups[i]));
+        return json_pack("{sI sI so ss* sI sI sI sI sI ss* so}", "nofile_soft", limit_to_json(o->nofile.rlim_cur), "nofile_hard",
+                limit_to_json(o->nofile.rlim_max), "groups", groups, "waits_for", dataflow->waits_for[0] ? dataflow->waits_for : NULL, "grace_ns", (json_int_t)o->grace_ns, "budget_ns", (json_int_t)o->budget_ns, "umask",
                 (json_int_t)o->umask, "uid", (json_int_t)o->uid, "gid", (json_int_t)o->gid, "log_dir", dataflow->log_dir, "environment",
                 environment);
 }
@@ -44,7 +52,7 @@ static void dataflow_to_record(const Dataflow *dataflow, struct journal_dataflow
                 .state = (uint8_t)dataflow->state,
                 .flags = (dataflow->released ? JOURNAL_DATAFLOW_RELEASED : 0u) | (dataflow->stop_ordered ? JOURNAL_DATAFLOW_STOP_ORDERED : 0u) |
                          (dataflow->failed_start ? JOURNAL_DATAFLOW_FAILED_START : 0u) |
-                         (dataflow->keeper_gone ? JOURNAL_DATAFLOW_KEEPER_GONE : 0u),
+                         (dataflow->keeper_gone ? JOURNAL_DATAFLOW_KEEPER_GONE : 0u) | (dataflow->waits_for[0] ? JOURNAL_DATAFLOW_WAITS : 0u),
                 .slot = dataflow->slot,
                 .uid = dataflow->options.uid,
                 .gid = dataflow->options.gid,
@@ -171,16 +179,34 @@ static bool get_number(json_t *object, const char *key, json_int_t max, json_int
         return true;
 }
 
+static bool groups_from_json(json_t *array, DataflowOptions *options)
+{
+        size_t n = json_array_size(array);
+
+        if (n > ELEMENTSOF(options->groups))
+                return false;
+        for (size_t i = 0; i < n; i++) {
+                json_int_t group = json_integer_value(json_array_get(array, i));
+
+                if (!json_is_integer(json_array_get(array, i)) || group < 0 || group >= UINT32_MAX)
+                        return false;
+                options->groups[i] = (uint32_t)group;
+        }
+        options->n_groups = (uint32_t)n;
+        return true;
+}
+
 /* @ret->environ is the caller's to free, also on failure. */
 static bool options_from_json(json_t *object, Options *ret)
 {
         json_t *environment = json_object_get(object, "environment");
         size_t n = json_array_size(environment);
-        json_int_t grace, budget, mask, uid, gid;
+        json_int_t grace, budget, mask, uid, gid, nofile_soft, nofile_hard;
 
         if (!get_number(object, "grace_ns", INT64_MAX, &grace) || !get_number(object, "budget_ns", INT64_MAX, &budget) ||
                 !get_number(object, "umask", 0777, &mask) || !get_number(object, "uid", UINT32_MAX - 1, &uid) ||
-                !get_number(object, "gid", UINT32_MAX - 1, &gid))
+                !get_number(object, "gid", UINT32_MAX - 1, &gid) || !get_number(object, "nofile_hard", INT64_MAX, &nofile_hard) ||
+                !get_number(object, "nofile_soft", nofile_hard, &nofile_soft))
                 return false;
         ret->environ = calloc(n + 1, sizeof(*ret->environ));
         if (!ret->environ)
@@ -195,9 +221,11 @@ static bool options_from_json(json_t *object, Options *ret)
                 .umask = (mode_t)mask,
                 .uid = (uid_t)uid,
                 .gid = (gid_t)gid,
+                .nofile = {.rlim_cur = (rlim_t)nofile_soft, .rlim_max = (rlim_t)nofile_hard},
+                .waits_for = json_string_value(json_object_get(object, "waits_for")),
                 .environ = (char *const *)ret->environ,
                 .log_fd = -1};
-        return true;
+        return groups_from_json(json_object_get(object, "groups"), &ret->options);
 }
 
 static NodeLadder ladder_from_record(const struct journal_ladder *record)
@@ -227,6 +255,8 @@ static bool dataflow_from_record(Dataflow *dataflow, const struct journal_datafl
         dataflow->ended_at = record->ended_at_ns;
         dataflow->ladder = ladder_from_record(&record->ladder);
         dataflow->error = text_from_record(record->error);
+        if ((record->flags & JOURNAL_DATAFLOW_WAITS) && dataflow->state == DATAFLOW_BEGINNING)
+                (void)snprintf(dataflow->waits_for, sizeof(dataflow->waits_for), "%s", dataflow->options.waits_for ? dataflow->options.waits_for : "?");
         return true;
 }
 
@@ -329,6 +359,8 @@ int dataflow_restore(Dataflow **ret, Supervisor *supervisor, JournalEntry *take_
                 r = error_origin(-EBADMSG);
         }
         json_decref(all);
+        if (dataflow)
+                dataflow->options.waits_for = NULL; /* borrowed */
         if (r) {
                 (void)journal_entry_free(take_entry);
                 (void)dataflow_free(dataflow);

@@ -293,6 +293,17 @@ void dataflow_on_escrow_ok(Dataflow *dataflow)
                 timer_arm(dataflow->loop, &dataflow->timer, dataflow->ladder.kill, on_confirm_again);
 }
 
+/* Nothing of it was begun, so nothing has to be awaited. */
+static void dataflow_end_unbegun(Dataflow *dataflow, const char *who)
+{
+        dataflow->stop_ordered = true;
+        dataflow->stop_at = dataflow->ended_at = dataflow->loop->now;
+        dataflow_fail(dataflow, NULL, "was stopped before it began (%s)", who);
+        dataflow->waits_for[0] = '\0';
+        dataflow_set_state(dataflow, DATAFLOW_ENDED);
+        supervisor_dataflow_ended(dataflow->supervisor, dataflow);
+}
+
 void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *who)
 {
         nsec_t now = dataflow->loop->now;
@@ -300,6 +311,10 @@ void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *
 
         if (dataflow->state >= DATAFLOW_ENDING)
                 return;
+        if (dataflow->waits_for[0]) {
+                dataflow_end_unbegun(dataflow, who);
+                return;
+        }
         if (!dataflow->stop_ordered)
                 dataflow->stop_at = now;
         else if (!node_ladder_tighten(&dataflow->ladder, &wanted))
@@ -650,6 +665,8 @@ int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, uint32_t sl
         if (r)
                 return error_fold(r);
         dataflow->slot = slot;
+        dataflow->options.log_dir = dataflow->options.waits_for = NULL; /* borrowed */
+        (void)snprintf(dataflow->waits_for, sizeof(dataflow->waits_for), "%s", options->waits_for ? options->waits_for : "");
         if (options->log_dir && asprintf(&dataflow->log_dir, "%s/%s", options->log_dir, dataflow->uuid_text) < 0) {
                 dataflow->log_dir = NULL;
                 r = error_origin(-ENOMEM);
@@ -660,7 +677,8 @@ int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, uint32_t sl
                 (void)dataflow_free(dataflow);
                 return error_fold(r);
         }
-        dataflow_order_keeper(dataflow);
+        if (!dataflow->waits_for[0])
+                dataflow_order_keeper(dataflow);
         *ret = dataflow;
         return 0;
 }
@@ -668,6 +686,16 @@ int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, uint32_t sl
 nsec_t dataflow_escrow_at(const Dataflow *dataflow)
 {
         return nsec_add(dataflow->ladder.kill, DATAFLOW_STOP_SLACK);
+}
+
+void dataflow_begin(Dataflow *dataflow)
+{
+        if (!dataflow->waits_for[0] || dataflow->state != DATAFLOW_BEGINNING)
+                return;
+        dataflow->waits_for[0] = '\0';
+        dataflow->since = dataflow->loop->now;
+        dataflow_journal(dataflow);
+        dataflow_order_keeper(dataflow);
 }
 
 void dataflow_go_on(Dataflow *dataflow, bool begun)
@@ -678,6 +706,8 @@ void dataflow_go_on(Dataflow *dataflow, bool begun)
         dataflow->keeper_replaced = false;
         if (dataflow->stop_ordered && dataflow->state < DATAFLOW_STOPPING)
                 dataflow_set_state(dataflow, DATAFLOW_STOPPING);
+        if (dataflow->waits_for[0])
+                return;
         if (dataflow->state == DATAFLOW_BEGINNING) {
                 if (begun)
                         dataflow_on_begun(dataflow);

@@ -12,6 +12,8 @@
 #ifndef TG_SUPERVISOR_DATAFLOW_H
 #define TG_SUPERVISOR_DATAFLOW_H
 
+#include <sys/resource.h>
+
 #include <jansson.h>
 
 #include "protocol/keeper_msg.h"
@@ -40,6 +42,10 @@ typedef struct DataflowOptions {
         mode_t umask;
         uid_t uid; /* credentials of nodes and logger: the caller's */
         gid_t gid;
+        uint32_t n_groups; /* supplementary; 0: ours if uid and gid are ours, else none */
+        uint32_t groups[KEEPER_MSG_MAX_GROUPS];
+        struct rlimit nofile;      /* of the nodes */
+        const char *waits_for;     /* uuid of another that has to be gone first: it does not begin before dataflow_begin(); NULL */
         int log_fd;           /* keeper's end of the log stream, or -1; consumed */
         void *owner;          /* whoever reads events: handed to event_fn */
 } DataflowOptions;
@@ -63,6 +69,7 @@ struct Dataflow {
         bool found_by_name;    /* fresh: its keeper was found by its socket, and the guard is being told */
         uint8_t uuid[16];
         char uuid_text[37];
+        char waits_for[37]; /* "": it has begun; else the uuid of the one that has to be gone first */
         DataflowState state;
         bool released; /* the barrier opened */
         bool stop_ordered, failed_start;
@@ -118,6 +125,9 @@ struct Dataflow {
  */
 int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, uint32_t slot, const DataflowOptions *options, DataflowEventFn fn);
 Dataflow *dataflow_free(Dataflow *dataflow);
+
+/* dataflow_begin() - one that waited: it need not any more. Harmless for others. */
+void dataflow_begin(Dataflow *dataflow);
 
 /* dataflow_make() - everything but a beginning: no keeper, no log directory, no slot. @plan is consumed; the rest is copied. */
 int dataflow_make(Dataflow **ret, Supervisor *supervisor, Plan *plan, const DataflowOptions *options, const uint8_t uuid[16], DataflowEventFn fn);
@@ -187,11 +197,12 @@ int keeper_link_open(Dataflow *dataflow, int32_t pid, int take_sock, int take_pi
 void keeper_link_close(Dataflow *dataflow);
 void keeper_order_begin(Dataflow *dataflow);
 int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline);
-void keeper_order_signal(Node *node, int signo);
+uint32_t keeper_order_signal(Node *node, int signo); /* which of the node's n_signals_sent it is; 0: not sent */
 void keeper_order_kill(Node *node, nsec_t until);
 void keeper_order_look(Node *node);
 void keeper_order_reap(Node *node);
 void keeper_order_end(Dataflow *dataflow, nsec_t deadline);
+int keeper_order_stream(Dataflow *dataflow, int fd); /* lines of nodes go to @fd from now on; 0 or a negative errno */
 void keeper_order_resume(Dataflow *dataflow);
 void keeper_order_forget(Dataflow *dataflow, uint32_t node, uint64_t generation);
 void keeper_order_adopt(Node *node);

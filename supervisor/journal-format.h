@@ -52,6 +52,7 @@ enum { /* journal_dataflow.flags */
         JOURNAL_DATAFLOW_STOP_ORDERED = 1u << 1,
         JOURNAL_DATAFLOW_FAILED_START = 1u << 2,
         JOURNAL_DATAFLOW_KEEPER_GONE = 1u << 3,
+        JOURNAL_DATAFLOW_WAITS = 1u << 4, /* for the one whose uuid is among its options to be gone; it has not begun */
 };
 
 struct journal_dataflow {

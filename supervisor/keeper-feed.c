@@ -14,7 +14,6 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "supervisor/logger.h"
 
 #define PIPE_SIZE   (256 * 1024)
 #define BUFFER_IDLE (64 * 1024)   /* kept when empty */
@@ -99,8 +98,7 @@ static void on_exit_(KeeperSource *source, uint32_t events)
         abandon(feed);
 }
 
-int feed_start(Feed *feed, KeeperLoop *loop, const char *log_dir, uid_t uid, gid_t gid, const FeedOps *ops,
-        void *userdata)
+int feed_start(Feed *feed, KeeperLoop *loop, const LoggerConfig *config, const FeedOps *ops, void *userdata)
 {
         _cleanup_fd_ int feed_read = -1, feed_write = -1, report_read = -1, report_write = -1;
         int fds[2], r;
@@ -108,7 +106,7 @@ int feed_start(Feed *feed, KeeperLoop *loop, const char *log_dir, uid_t uid, gid
 
         *feed = (Feed){.ops = ops, .userdata = userdata, .loop = loop, .pipe_fd = -1, .report_fd = -1, .pidfd = -1,
                 .pipe = KEEPER_SOURCE_INIT, .report = KEEPER_SOURCE_INIT, .exit = KEEPER_SOURCE_INIT};
-        if (!*log_dir)
+        if (!*config->log_dir)
                 return 0;
         if (pipe2(fds, O_CLOEXEC) < 0)
                 return error_origin(-errno);
@@ -125,10 +123,11 @@ int feed_start(Feed *feed, KeeperLoop *loop, const char *log_dir, uid_t uid, gid
         if (pid < 0)
                 return error_origin(-errno);
         if (pid == 0) {
-                LoggerConfig config = {.log_dir = log_dir, .feed_fd = feed_read, .report_fd = report_write,
-                        .uid = uid, .gid = gid};
+                LoggerConfig logger = *config;
 
-                _exit(logger_main(&config));
+                logger.feed_fd = feed_read;
+                logger.report_fd = report_write;
+                _exit(logger_main(&logger));
         }
         /* Our child and not reaped: the pid is certainly its. */
         feed->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);

@@ -18,6 +18,7 @@
 #include <sys/types.h>
 
 #include "supervisor/keeper-loop.h"
+#include "supervisor/logger.h"
 
 #define FEED_STUCK_SPAN (1 * NSEC_PER_SEC)
 
@@ -48,12 +49,11 @@ struct Feed {
 
 /**
  * feed_start() - fork the logger
- * @log_dir: absolute; "" for no logger: then lines go nowhere and nothing is ever lost
+ * @config: without descriptors; log_dir "" for no logger: then lines go nowhere and nothing is ever lost
  *
  * To be called while the process has one thread. Return: 0 or a negative errno.
  */
-int feed_start(Feed *feed, KeeperLoop *loop, const char *log_dir, uid_t uid, gid_t gid, const FeedOps *ops,
-        void *userdata);
+int feed_start(Feed *feed, KeeperLoop *loop, const LoggerConfig *config, const FeedOps *ops, void *userdata);
 
 /*
  * feed_node() - tell the logger which id @node is, before its first line. False: not now; then nothing else may be

@@ -113,6 +113,8 @@ struct Keeper {
         uint32_t slot;
         uid_t uid;
         gid_t gid;
+        uint32_t n_groups;
+        gid_t groups[KEEPER_MSG_MAX_GROUPS];
         bool reset_oom;
         int dataflow_fd, events_fd;
 
@@ -187,7 +189,7 @@ void output_last(Output *out);
 bool outputs_drain_last(Keeper *k);
 bool output_is_open(const Output *out);
 void output_close(Output *out);
-int stream_open(Keeper *k, int take_fd);
+int stream_open(Keeper *k, int take_fd); /* in place of the one there was */
 void stream_close(Keeper *k);
 NodeEntry *keeper_node(Keeper *k, uint32_t node, const char *id); /* found or made; NULL without memory */
 void keeper_tell_unlogged(Keeper *k);

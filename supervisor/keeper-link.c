@@ -13,6 +13,7 @@
 #include "base/utf8.h"
 #include "protocol/node_msg.h"
 #include "supervisor/dataflow.h"
+#include "supervisor/server.h"
 #include "supervisor/supervisor.h"
 #include "supervisor/wiring.h"
 
@@ -54,8 +55,10 @@ void keeper_order_begin(Dataflow *dataflow)
                         .gid = dataflow->options.gid,
                         .has_log_stream = dataflow->options.log_fd >= 0,
                         .persistent = !supervisor_is_private(dataflow->supervisor),
-                        .takeover = dataflow->state > DATAFLOW_BEGINNING}};
+                        .takeover = dataflow->state > DATAFLOW_BEGINNING,
+                        .n_groups = dataflow->options.n_groups}};
 
+        memcpy(msg.begin.groups, dataflow->options.groups, dataflow->options.n_groups * sizeof(msg.begin.groups[0]));
         (void)keeper_send(dataflow, &msg, &dataflow->options.log_fd, dataflow->options.log_fd >= 0);
         dataflow->options.log_fd = fd_close(dataflow->options.log_fd); /* ours: a socket that we made */
 }
@@ -104,7 +107,6 @@ static void env_free(char **env)
 /* A spec in a memfd of ours: any size, and the keeper can read it without trusting a length. */
 static int spec_new(const Node *node, bool has_socket, int *ret_fd, uint64_t *ret_size)
 {
-        const Supervisor *supervisor = node->dataflow->supervisor;
         char **env = env_new(node, has_socket);
         KeeperSpec spec = {.argv = (char **)node->plan->argv,
                 .env = env,
@@ -112,8 +114,8 @@ static int spec_new(const Node *node, bool has_socket, int *ret_fd, uint64_t *re
                 .cpus = node->plan->cpus,
                 .n_cpus = (uint32_t)node->plan->n_cpus,
                 .umask = node->dataflow->options.umask,
-                .nofile_soft = supervisor->options.nofile.rlim_cur,
-                .nofile_hard = supervisor->options.nofile.rlim_max};
+                .nofile_soft = node->dataflow->options.nofile.rlim_cur,
+                .nofile_hard = node->dataflow->options.nofile.rlim_max};
         int64_t size = env ? keeper_spec_encode(&spec, NULL, 0) : -ENOMEM;
         _cleanup_free_ char *buffer = NULL;
         _cleanup_fd_ int fd = -1;
@@ -184,11 +186,11 @@ int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline)
         return keeper_send(node->dataflow, &msg, fds, node_sock >= 0 ? 6 : 5);
 }
 
-void keeper_order_signal(Node *node, int signo)
+uint32_t keeper_order_signal(Node *node, int signo)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_SIGNAL, .node = node->index, .generation = node->generation, .signal = {.signo = signo}};
 
-        (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the next rung does not depend on this one */
+        return keeper_send(node->dataflow, &msg, NULL, 0) ? 0 : ++node->n_signals_sent;
 }
 
 void keeper_order_kill(Node *node, nsec_t until)
@@ -217,6 +219,13 @@ void keeper_order_forget(Dataflow *dataflow, uint32_t node, uint64_t generation)
         KeeperMsg msg = {.type = KEEPER_MSG_REAP, .node = node, .generation = generation};
 
         (void)keeper_send(dataflow, &msg, NULL, 0); /* asked again by the next successor */
+}
+
+int keeper_order_stream(Dataflow *dataflow, int fd)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_STREAM};
+
+        return keeper_send(dataflow, &msg, &fd, 1);
 }
 
 void keeper_order_end(Dataflow *dataflow, nsec_t deadline)
@@ -300,6 +309,10 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 on_empty(node, msg);
                 break;
         case KEEPER_MSG_SIGNALLED:
+                node->n_signals_done++;
+                if (server_signalled(dataflow->supervisor->server, node, msg->signalled.n, msg->signalled.error))
+                        break;
+                __attribute__((fallthrough));
         case KEEPER_MSG_KILLING:
                 dataflow_ledger(dataflow, msg->type == KEEPER_MSG_KILLING ? "kill" : "term", node,
                         msg->signalled.error ? strerror(msg->signalled.error) : "sent", msg->signalled.n);

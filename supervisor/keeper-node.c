@@ -380,6 +380,8 @@ static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, int *fds)
                 .generation = msg->generation,
                 .uid = k->uid,
                 .gid = k->gid,
+                .groups = k->groups,
+                .n_groups = k->n_groups,
                 .reset_oom = k->reset_oom};
         j->job = (Job){.run = run_spawn, .on_announce = on_place_made, .on_done = on_spawn_done};
         return inc;

@@ -119,6 +119,8 @@ static void on_stream(KeeperSource *source, uint32_t events)
 
 int stream_open(Keeper *k, int take_fd)
 {
+        stream_close(k);
+        k->stream_full = false;
         k->stream_fd = take_fd;
         return keeper_loop_add(&k->loop, &k->stream, k->stream_fd, 0, on_stream);
 }

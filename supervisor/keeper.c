@@ -146,12 +146,16 @@ static void order_begin(Keeper *k, const KeeperMsg *msg, int *fds)
         k->uid = msg->begin.uid;
         k->gid = msg->begin.gid;
         k->persistent = msg->begin.persistent;
+        k->n_groups = msg->begin.n_groups;
+        memcpy(k->groups, msg->begin.groups, k->n_groups * sizeof(k->groups[0]));
         k->uuid = strdup(msg->begin.uuid);
         k->name = strdup(msg->begin.name);
         r = k->uuid && k->name ? make_dataflow(k, msg->begin.takeover, &what) : -ENOMEM;
         if (!r) {
                 what = "start the logger";
-                r = feed_start(&k->feed, &k->loop, msg->begin.log_dir, k->uid, k->gid, &keeper_feed_ops, k);
+                LoggerConfig logger = {.log_dir = msg->begin.log_dir, .uid = k->uid, .gid = k->gid, .groups = k->groups, .n_groups = k->n_groups};
+
+                r = feed_start(&k->feed, &k->loop, &logger, &keeper_feed_ops, k);
         }
         if (!r && msg->begin.has_log_stream) {
                 what = "use the log stream";
@@ -237,6 +241,10 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
                 break;
         case KEEPER_MSG_ADOPT:
                 keeper_adopt(k, msg, fds);
+                break;
+        case KEEPER_MSG_STREAM:
+                if (stream_open(k, TAKE_FD(fds[0])))
+                        stream_close(k); /* its reader sees the end of it */
                 break;
         default:
                 break;

@@ -361,9 +361,9 @@ static void reset_oom_score(void)
 
 static int drop_privileges(const LoggerConfig *c)
 {
-        if (geteuid() == c->uid && getegid() == c->gid)
+        if (geteuid() == c->uid && getegid() == c->gid && c->n_groups == 0)
                 return 0;
-        if (setgroups(0, NULL) < 0 || setresgid(c->gid, c->gid, c->gid) < 0 || setresuid(c->uid, c->uid, c->uid) < 0)
+        if (setgroups(c->n_groups, c->groups) < 0 || setresgid(c->gid, c->gid, c->gid) < 0 || setresuid(c->uid, c->uid, c->uid) < 0)
                 return -errno;
         return 0;
 }

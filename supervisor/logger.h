@@ -51,6 +51,8 @@ typedef struct LoggerConfig {
         int report_fd;       /* write */
         uid_t uid;
         gid_t gid;
+        const gid_t *groups; /* supplementary; none: ours if uid and gid are ours, else none */
+        uint32_t n_groups;
 } LoggerConfig;
 
 /**

@@ -235,6 +235,7 @@ static void node_begin_incarnation(Node *node)
         node->rung = NODE_RUNG_NONE;
         node->ordered = NODE_LADDER_NEVER;
         node->restart_wanted = false;
+        node->n_signals_sent = node->n_signals_done = 0;
         free(node->error);
         node->error = NULL;
 }
@@ -448,7 +449,7 @@ static void node_begin_ladder(Node *node)
                 if (node_is_connected(node))
                         wiring_stop(node, node->ladder.kill);
                 else if (!node->exited) /* nobody there who could hear a stop event */
-                        keeper_order_signal(node, SIGTERM);
+                        (void)keeper_order_signal(node, SIGTERM); /* the next rung does not depend on it */
         }
         node_arm_rung(node);
         node_resolve(node);
@@ -471,7 +472,7 @@ static void node_next_rung(Node *node)
         }
         switch (node->rung) {
         case NODE_RUNG_TERM:
-                keeper_order_signal(node, SIGTERM);
+                (void)keeper_order_signal(node, SIGTERM); /* the next rung does not depend on it */
                 break;
         case NODE_RUNG_KILL:
                 node->killed = true;
@@ -685,6 +686,7 @@ int node_init(Node *node, Dataflow *dataflow, uint32_t index)
         *node = (Node){.dataflow = dataflow,
                 .index = index,
                 .plan = plan,
+                .since = dataflow->loop->now,
                 .pidfd = -1,
                 .sock = -1,
                 .control_fd = -1,

@@ -116,6 +116,7 @@ struct Node {
         Source pid_source;
         nsec_t started_at;
         nsec_t since; /* when the present state began */
+        uint32_t n_signals_sent, n_signals_done; /* orders to its keeper, and answers to them, which come in order */
         int sock; /* our end of the node socket */
         Source sock_source;
         PacketQueue out;

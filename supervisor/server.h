@@ -3,7 +3,7 @@
  * The daemon's control server: accepts connections, knows who is at the other end, serves the interface
  * protocol/dev.tidegate.Supervisor.varlink. The listening socket is bound once for the life of the daemon, by the guard.
  *
- * Nothing here blocks. Trouble with one client is that client's.
+ * Nothing here blocks. Trouble with one client is that client's; what one user's clients hold is bounded by quotas.
  */
 #ifndef TG_SUPERVISOR_SERVER_H
 #define TG_SUPERVISOR_SERVER_H
@@ -13,11 +13,18 @@
 int server_new(Server **ret, Supervisor *supervisor, int listen_fd); /* listen_fd: borrowed */
 Server *server_free(Server *server);
 
+/* server_on_event() - what a daemon's dataflows are made with: DataflowEventFn. Without an owner nobody hears anything. */
+void server_on_event(Dataflow *dataflow, json_t *event, void *owner);
+
+/* server_adopt() - show and serve a dataflow that no client of ours started: it becomes the owner. 0 or a negative errno. */
+int server_adopt(Server *server, Dataflow *dataflow);
+
 /* What the supervisor tells it. */
 void server_dataflow_ended(Server *server, Dataflow *dataflow);
-
 void server_adopted(Server *server); /* what the last supervisor left has been taken over */
-DataflowEventFn server_event_fn(Server *server); /* for dataflows that no client of ours started; owner NULL */
+
+/* server_signalled() - the keeper has answered the oldest order to signal a node. True: a client had asked for it. @server may be NULL. */
+bool server_signalled(Server *server, Node *node, uint32_t n, int error);
 
 bool server_flushed(const Server *server); /* every client has what was sent to it */
 unsigned server_n_clients(const Server *server);

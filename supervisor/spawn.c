@@ -167,7 +167,7 @@ static CHILD_CODE void drop_credentials(Child *c)
                 check(c, prctl(PR_SET_SECUREBITS, 0));
         if (!c->drop)
                 return;
-        check(c, syscall(SYS_setgroups, 0, NULL));
+        check(c, syscall(SYS_setgroups, (size_t)c->plan->n_groups, c->plan->groups));
         check(c, syscall(SYS_setresgid, c->plan->gid, c->plan->gid, c->plan->gid));
         check(c, syscall(SYS_setresuid, c->plan->uid, c->plan->uid, c->plan->uid));
 }
@@ -355,7 +355,7 @@ static void prepare_child(Child *c, const SpawnPlan *plan, SpawnOutcome *outcome
                 .generation = plan->generation};
         for (uint32_t i = 0; i < plan->spec->n_cpus; i++)
                 c->cpus[plan->spec->cpus[i] / bits] |= 1UL << (plan->spec->cpus[i] % bits);
-        c->drop = geteuid() != plan->uid || getuid() != plan->uid || getegid() != plan->gid || getgid() != plan->gid;
+        c->drop = plan->n_groups > 0 || geteuid() != plan->uid || getuid() != plan->uid || getegid() != plan->gid || getgid() != plan->gid;
 }
 
 /* The child has told why it failed: it is exiting. The pidfd stays open: another thread may be about to signal it. */

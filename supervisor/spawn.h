@@ -54,6 +54,8 @@ typedef struct SpawnPlan {
         uint64_t generation;
         uid_t uid; /* dropped to when they are not ours already */
         gid_t gid;
+        const gid_t *groups; /* supplementary; none: ours if uid and gid are ours, else none */
+        uint32_t n_groups;
         bool reset_oom; /* our own oom_score_adj is not the node's */
 } SpawnPlan;
 

@@ -12,7 +12,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "supervisor/control.h"
+#include "supervisor/private.h"
 #include "supervisor/server.h"
 #include "supervisor/status.h"
 
@@ -111,7 +111,7 @@ static int on_last_words(Timer *timer, nsec_t now)
         bool flushed = true;
 
         for (unsigned i = 0; i < SUPERVISOR_MAX_CONTROLS; i++)
-                flushed = flushed && (!supervisor->controls[i] || control_flushed(supervisor->controls[i]));
+                flushed = flushed && (!supervisor->privates[i] || private_flushed(supervisor->privates[i]));
         if (flushed || now >= supervisor->last_words_until)
                 loop_exit(&supervisor->loop, supervisor->exit_code);
         else
@@ -120,14 +120,14 @@ static int on_last_words(Timer *timer, nsec_t now)
 }
 
 /* A private instance ends with its dataflow. */
-static void private_ended(Supervisor *supervisor, Dataflow *dataflow)
+static void end_private(Supervisor *supervisor, Dataflow *dataflow)
 {
         json_t *result = json_object();
 
         supervisor->exit_code = dataflow->n_left > 0 ? 3 : dataflow_succeeded(dataflow) ? 0 : 1;
         if (result)
                 (void)json_object_set_new(result, "result", dataflow_result(dataflow));
-        control_reply(supervisor->controls[0], result);
+        private_ended(supervisor->privates[0], result);
         guard_bye(supervisor, supervisor->exit_code);
         supervisor->last_words_until = nsec_add(supervisor->loop.now, SUPERVISOR_LAST_WORDS_SPAN);
         timer_arm(&supervisor->loop, &supervisor->last_words, supervisor->loop.now, on_last_words);
@@ -148,7 +148,7 @@ void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow)
                 supervisor->slot_state[dataflow->slot] |= SLOT_LEFT;
         supervisor_look_at_slot(supervisor, dataflow->slot);
         if (supervisor_is_private(supervisor))
-                private_ended(supervisor, dataflow);
+                end_private(supervisor, dataflow);
         else
                 server_dataflow_ended(supervisor->server, dataflow);
         if (supervisor->ending && !supervisor_is_private(supervisor))
@@ -224,7 +224,7 @@ static int supervisor_setup(Supervisor *supervisor)
         if (r)
                 return error_fold(r);
         for (unsigned i = 0; i < SUPERVISOR_MAX_CONTROLS && supervisor_is_private(supervisor); i++) {
-                r = control_new(&supervisor->controls[i], supervisor, supervisor->options.control_fds[i]);
+                r = private_new(&supervisor->privates[i], supervisor, supervisor->options.control_fds[i]);
                 if (r)
                         return error_fold(r);
         }
@@ -259,7 +259,7 @@ int supervisor_main(const SupervisorOptions *options)
         list_for_each(it, next, &supervisor.dataflows, link)
                 (void)dataflow_free(it);
         for (unsigned i = 0; i < SUPERVISOR_MAX_CONTROLS; i++)
-                (void)control_free(supervisor.controls[i]);
+                (void)private_free(supervisor.privates[i]);
         loop_set_pulse(&supervisor.loop, NULL);
         if (supervisor.status && supervisor.ending)
                 status_set_state(supervisor.status, STATUS_ENDED);

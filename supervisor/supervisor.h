@@ -14,8 +14,7 @@
 #include "supervisor/loop.h"
 #include "supervisor/runtime.h"
 
-typedef struct Control Control;
-
+typedef struct Private Private;
 typedef struct Server Server;
 typedef struct Status Status;
 
@@ -50,7 +49,7 @@ struct Supervisor {
         uint64_t epoch;
         bool guard_gone;
         int guard_pidfd; /* -1: a private instance, or none to be had */
-        Control *controls[SUPERVISOR_MAX_CONTROLS];
+        Private *privates[SUPERVISOR_MAX_CONTROLS];
         Status *status;    /* a daemon's pages; NULL: a private instance */
         char instance[RUNTIME_NAME_MAX], cgroup[PATH_MAX]; /* of the instance, for people */
         Server *server;    /* a daemon's; NULL: a private instance */

@@ -334,3 +334,4 @@ def dataflow(tmp_path):
 
 # Fixtures of runs that are looked at and killed while they live. At the end: that module uses what is defined above.
 from lives import home, live, nothing_left, script  # noqa: E402, F401
+from daemon import daemon, start_daemon  # noqa: E402, F401

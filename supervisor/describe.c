@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Dataflows and nodes as the control interface shows them. */
+#include <signal.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "supervisor/server-internal.h"
+
+static json_int_t ms(nsec_t t)
+{
+        return (json_int_t)(t / NSEC_PER_MSEC);
+}
+
+static const char *kind_of(const PlanNode *plan)
+{
+        static const char *const names[] = {[PLAN_KIND_NODE] = "node", [PLAN_KIND_PROGRAM] = "program", [PLAN_KIND_DYNAMIC] = "dynamic"};
+
+        return names[plan->kind];
+}
+
+static json_t *describe_exit(const Node *node)
+{
+        const char *code = node->exit_code == CLD_EXITED                                   ? "exited"
+                           : node->exit_code == CLD_KILLED || node->exit_code == CLD_DUMPED ? "signalled"
+                                                                                            : "unknown";
+
+        return json_pack("{ss si}", "code", code, "status", (int)node->exit_status);
+}
+
+json_t *describe_node(const Node *node)
+{
+        bool wanted = !node->stop_wanted && !node->dataflow->stop_ordered;
+        json_t *result = json_pack("{ss ss ss ss sI si sI sI si ss sb ss*}", "id", node->plan->id, "kind", kind_of(node->plan), "state",
+                node_state_to_string(node->state), "wanted", wanted ? "running" : "stopped", "generation", (json_int_t)node->generation, "pid",
+                node->exited ? 0 : (int)node->pid, "restarts", (json_int_t)node->n_restarts, "since_at_ms", ms(node->since), "line", (int)node->plan->line,
+                "protection", "cgroup", "quarantined", node->quarantined, "error", node->error);
+
+        if (result && node->spawned && node->exited)
+                (void)json_object_set_new(result, "exit", describe_exit(node));
+        if (result && node->left)
+                (void)json_object_set_new(result, "left", json_string(node->left));
+        return result;
+}
+
+const char *describe_result_word(const Dataflow *dataflow)
+{
+        if (dataflow->state != DATAFLOW_ENDED)
+                return NULL;
+        return dataflow->n_left > 0 ? "left" : dataflow_succeeded(dataflow) ? "succeeded" : "failed";
+}
+
+static void count_nodes(const Dataflow *dataflow, int *ret_running, int *ret_failed)
+{
+        *ret_running = *ret_failed = 0;
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                *ret_running += dataflow->nodes[i].state == NODE_RUNNING;
+                *ret_failed += dataflow->nodes[i].state == NODE_FAILED;
+        }
+}
+
+json_t *describe_dataflow(const Flow *flow, bool with_nodes)
+{
+        const Dataflow *d = flow->dataflow;
+        int n_running, n_failed;
+        json_t *result, *nodes = json_array();
+
+        count_nodes(d, &n_running, &n_failed);
+        for (size_t i = 0; with_nodes && i < d->plan->n_nodes; i++)
+                (void)json_array_append_new(nodes, describe_node(&d->nodes[i]));
+        result = json_pack("{ss ss ss sI ss ss ss* ss* ss* ss* ss* sI sI si si si so}", "uuid", d->uuid_text, "name", d->plan->name, "file", d->plan->file, "uid",
+                (json_int_t)d->options.uid, "state", dataflow_state_to_string(d->state), "wanted", d->stop_ordered || d->state >= DATAFLOW_STOPPING ? "stopped" : "running",
+                "result", describe_result_word(d), "error", d->error, "log_dir", d->log_dir, "cgroup", d->cgroup, "waits_for",
+                flow->after ? flow->after->dataflow->uuid_text : NULL, "started_at_ms", ms(d->begun_at), "since_at_ms", ms(d->since), "n_nodes", (int)d->plan->n_nodes,
+                "n_running", n_running, "n_failed", n_failed, "nodes", nodes);
+        if (result && d->state == DATAFLOW_STOPPING)
+                (void)json_object_set_new(result, "stop_until_at_ms", json_integer(ms(d->ladder.verdict)));
+        return result;
+}
+
+json_t *describe_result(const Dataflow *dataflow)
+{
+        json_t *result = dataflow_result(dataflow);
+
+        if (result)
+                (void)json_object_del(result, "type");
+        return result;
+}

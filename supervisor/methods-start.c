@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Start and Restart. Once accepted a dataflow begins whatever becomes of the client. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "protocol/control_msg.h"
+#include "supervisor/server-internal.h"
+
+#define START_PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" /* for want of an environment */
+
+/* ---- the plan, and what goes with it */
+
+/* @name in place of the plan's own. The caller owns the plan. */
+static int make_plan(Plan **ret, json_t *json, const char *name, char *ret_why, size_t why_size)
+{
+        json_t *named = name ? json_copy(json) : json_incref(json);
+        int r = -ENOMEM;
+
+        if (named && (!name || json_object_set_new(named, "name", json_string(name)) == 0))
+                r = plan_new(ret, named, ret_why, why_size);
+        json_decref(named);
+        if (r && !ret_why[0])
+                (void)snprintf(ret_why, why_size, "%s", strerror(-r));
+        return r;
+}
+
+/* An array of borrowed strings; the caller frees it. NULL: one of them is no K=V, or memory is short. */
+static char **make_environ(json_t *environment)
+{
+        static char path[] = START_PATH;
+        size_t n = json_array_size(environment);
+        char **environ_ = calloc(n + 2, sizeof(*environ_));
+
+        if (environ_ && !environment)
+                environ_[0] = path;
+        for (size_t i = 0; environ_ && i < n; i++) {
+                const char *entry = json_string_value(json_array_get(environment, i));
+
+                if (!strchr(entry, '=') || *entry == '=') {
+                        free(environ_);
+                        return NULL;
+                }
+                environ_[i] = (char *)(uintptr_t)entry;
+        }
+        return environ_;
+}
+
+static nsec_t span_of(json_int_t ms, nsec_t otherwise)
+{
+        return ms == PARAM_ABSENT ? otherwise : (nsec_t)ms * NSEC_PER_MSEC;
+}
+
+static DataflowOptions options_of(const Client *client, const Parameters *parameters, const PeerFacts *facts, char **environ_)
+{
+        DataflowOptions options = {.grace_ns = span_of(parameters->grace_ms, 10 * NSEC_PER_SEC),
+                .budget_ns = span_of(parameters->budget_ms, 2 * NSEC_PER_SEC),
+                .log_dir = parameters->log_dir,
+                .environ = environ_,
+                .umask = parameters->umask == PARAM_ABSENT ? 022 : (mode_t)parameters->umask,
+                .uid = client->peer.uid,
+                .gid = client->peer.gid,
+                .n_groups = facts->n_groups,
+                .nofile = facts->nofile,
+                .log_fd = -1};
+
+        memcpy(options.groups, facts->groups, facts->n_groups * sizeof(options.groups[0]));
+        return options;
+}
+
+/* ---- beginning one */
+
+/*
+ * Starts @plan, which is consumed; it waits for @before to be gone (NULL: nobody of that name lives), which take_over() stops.
+ * NULL: it could not be, and the call was answered so.
+ */
+static Flow *begin(Client *client, Plan *plan, DataflowOptions *options, Flow *before)
+{
+        Server *server = client->server;
+        Flow *flow = NULL;
+        int r = flow_new(&flow, server);
+
+        if (r) {
+                (void)plan_free(plan);
+                client_fail(client, CONTROL_E_QUOTA, "the daemon is short of memory");
+                return NULL;
+        }
+        options->owner = flow;
+        options->waits_for = before ? before->dataflow->uuid_text : NULL;
+        r = supervisor_start(server->supervisor, plan, options, server_on_event, &flow->dataflow);
+        if (r) {
+                free(flow);
+                if (r == -ESHUTDOWN)
+                        client_fail(client, CONTROL_E_SHUTTING, "the daemon is ending");
+                else if (r == -EAGAIN)
+                        client_fail(client, CONTROL_E_QUOTA, "as many dataflows as there can be are running");
+                else
+                        client_fail(client, CONTROL_E_REFUSED, "it cannot be started: %s", strerror(-r));
+                return NULL;
+        }
+        list_append(&server->flows, &flow->link);
+        flow->after = before;
+        events_accepted(flow);
+        return flow;
+}
+
+/* The request that was accepted last wins: another that waits gives way, and the one that lives is stopped. */
+static void take_over(Flow *flow, nsec_t grace_ns, bool force, const char *why)
+{
+        Flow *it, *next, *before = flow->after;
+
+        if (!before)
+                return;
+        list_for_each(it, next, &flow->server->flows, link)
+                if (it != flow && it->after == before && flow_is_live(it))
+                        dataflow_stop(it->dataflow, 0, true, "another took its place");
+        dataflow_stop(before->dataflow, grace_ns, force, why);
+}
+
+static bool has_too_many(Client *client, uid_t uid)
+{
+        unsigned n = 0;
+        Flow *it, *next;
+
+        list_for_each(it, next, &client->server->flows, link)
+                n += flow_is_live(it) && it->dataflow->options.uid == uid;
+        if (client_may_all(client) || n < SERVER_LIVE_MAX)
+                return false;
+        client_fail(client, CONTROL_E_QUOTA, "you run %u dataflows already", n);
+        return true;
+}
+
+/* ---- until it runs, or has ended */
+
+static void reply_started(Client *client)
+{
+        const Dataflow *d = client->call.flow->dataflow;
+        bool ended = d->state == DATAFLOW_ENDED;
+        json_t *reply = json_pack("{ss ss}", "uuid", d->uuid_text, "state", ended ? "ended" : "running");
+
+        if (reply && ended)
+                (void)json_object_set_new(reply, "result", describe_result(d));
+        client_reply(client, reply);
+}
+
+static void look_for_start(Client *client)
+{
+        const Call *call = &client->call;
+        const Dataflow *d = call->flow->dataflow;
+
+        if (d->state == DATAFLOW_ENDED || call->seen || (int)d->state == call->awaited)
+                reply_started(client);
+}
+
+/* Replies now, or has the client follow its events. */
+static void follow(Client *client, Flow *flow, Flow *before, DataflowState until, json_int_t timeout_ms)
+{
+        Call *call = &client->call;
+        json_t *accepted;
+
+        if (!call->more) {
+                client_reply(client, json_pack("{ss}", "uuid", flow->dataflow->uuid_text));
+                return;
+        }
+        call->flow = flow;
+        call->other = before;
+        call->events = true;
+        call->awaited = (int)until;
+        accepted = json_pack("{ss sI ss ss ss}", "type", "accepted", "at_ms", (json_int_t)(client->server->loop->now / NSEC_PER_MSEC), "uuid",
+                flow->dataflow->uuid_text, "dataflow", flow->dataflow->uuid_text, "name", flow->dataflow->plan->name);
+        control_event(client->control, accepted);
+        json_decref(accepted);
+        client_wait(client, look_for_start, timeout_ms, NSEC_NEVER);
+}
+
+static void look_at_caller(Client *client, const Parameters *parameters, Plan *take_plan, DataflowState until)
+{
+        _cleanup_free_ char **environ_ = make_environ(parameters->environment);
+        Flow *before = flow_of(client->server, client->peer.uid, take_plan->name), *flow;
+        char why[256] = "";
+        DataflowOptions options;
+        PeerFacts facts;
+
+        if (!environ_) {
+                (void)plan_free(take_plan);
+                client_bad_parameter(client, "environment");
+                return;
+        }
+        if (peer_examine(&client->peer, control_fd(client->control), &client->server->supervisor->options.nofile, &facts, why, sizeof(why))) {
+                (void)plan_free(take_plan);
+                client_fail(client, CONTROL_E_REFUSED, "%s", why);
+                return;
+        }
+        if (before && !parameters->replace) {
+                client_fail(client, CONTROL_E_BUSY, "dataflow %.128s is %s", take_plan->name, dataflow_state_to_string(before->dataflow->state));
+                (void)plan_free(take_plan);
+                return;
+        }
+        options = options_of(client, parameters, &facts, environ_);
+        flow = begin(client, take_plan, &options, before);
+        if (!flow)
+                return;
+        follow(client, flow, before, until, parameters->timeout_ms);
+        take_over(flow, NSEC_NEVER, false, "a new one takes its place");
+}
+
+static void start(Client *client, const Parameters *parameters)
+{
+        DataflowState until = DATAFLOW_RUNNING;
+        char why[512] = "";
+        Plan *plan = NULL;
+
+        flows_follow(client->server); /* what is about to begin has begun */
+        if (parameters->wait && strcmp(parameters->wait, "ended") == 0)
+                until = DATAFLOW_ENDED;
+        else if (parameters->wait && strcmp(parameters->wait, "running") != 0) {
+                client_bad_parameter(client, "wait");
+                return;
+        }
+        if (parameters->log_dir && parameters->log_dir[0] != '/') {
+                client_bad_parameter(client, "log_dir");
+                return;
+        }
+        if (has_too_many(client, client->peer.uid))
+                return; /* answered */
+        if (make_plan(&plan, parameters->plan, parameters->name, why, sizeof(why)))
+                client_fail(client, CONTROL_E_PLAN, "%s", why);
+        else
+                look_at_caller(client, parameters, plan, until);
+}
+
+/* ---- again */
+
+/* A log directory without the uuid that was appended; NULL: none. */
+static char *base_of(const char *log_dir)
+{
+        const char *slash = log_dir ? strrchr(log_dir, '/') : NULL;
+
+        return slash ? strndup(log_dir, (size_t)(slash - log_dir)) : NULL;
+}
+
+static void restart(Client *client, const Parameters *parameters)
+{
+        nsec_t grace = span_of(parameters->grace_ms, NSEC_NEVER);
+        DataflowOptions options;
+        _cleanup_free_ char *log_dir = NULL;
+        Flow *old, *alive, *flow;
+        char why[512] = "";
+        Plan *plan = NULL;
+
+        flows_follow(client->server);
+        old = flow_resolve(client, parameters->dataflow);
+        if (!old)
+                return;
+        alive = flow_of(client->server, old->dataflow->options.uid, old->dataflow->plan->name);
+        if (!flow_is_live(old) && alive) {
+                client_fail(client, CONTROL_E_BUSY, "that one has ended, and dataflow %.128s lives as %s", old->dataflow->plan->name, alive->dataflow->uuid_text);
+                return;
+        }
+        if (plan_new(&plan, old->dataflow->plan->json, why, sizeof(why))) {
+                client_fail(client, CONTROL_E_PLAN, "%s", why);
+                return;
+        }
+        options = old->dataflow->options;
+        options.log_fd = -1;
+        options.log_dir = log_dir = base_of(old->dataflow->log_dir);
+        flow = begin(client, plan, &options, alive);
+        if (!flow)
+                return;
+        follow(client, flow, alive, DATAFLOW_RUNNING, parameters->timeout_ms);
+        take_over(flow, grace, parameters->force, "a restart");
+}
+
+const Method methods_start[] = {
+        {.name = "Start",
+                .takes = {PARAM_PLAN | PARAM_REQUIRED, PARAM_NAME, PARAM_ENVIRONMENT, PARAM_UMASK, PARAM_LOG_DIR, PARAM_GRACE_MS, PARAM_BUDGET_MS, PARAM_REPLACE,
+                        PARAM_WAIT, PARAM_TIMEOUT_MS},
+                .run = start},
+        {.name = "Restart", .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_FORCE, PARAM_TIMEOUT_MS}, .run = restart},
+        {},
+};

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor/private.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "protocol/control_msg.h"
+#include "supervisor/control.h"
+
+struct Private {
+        Supervisor *supervisor;
+        Control *control;
+};
+
+/* Its owner may be suspended for as long as it likes: it loses events, never the result. */
+static const ControlLimits limits = {.events_max = 4u << 20, .replies_max = SIZE_MAX / 2, .frame_span = NSEC_NEVER, .reading_span = NSEC_NEVER};
+
+static nsec_t get_span(json_t *parameters, const char *key, nsec_t otherwise)
+{
+        json_t *value = json_object_get(parameters, key);
+
+        return json_is_integer(value) && json_integer_value(value) >= 0 ? (nsec_t)json_integer_value(value) : otherwise;
+}
+
+static void on_dataflow_event(Dataflow *dataflow, json_t *event, void *owner)
+{
+        Private *private = owner;
+
+        (void)dataflow;
+        control_event(private->control, event);
+}
+
+/* The log stream: the keeper writes one end, the client reads the other. Both are ours by birth. */
+static int log_stream_new(int *ret_keeper, int *ret_client)
+{
+        int pair[2];
+
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+                return error_origin(-errno);
+        *ret_keeper = pair[0];
+        *ret_client = pair[1];
+        return 0;
+}
+
+static void method_run(Private *private, json_t *parameters)
+{
+        Supervisor *supervisor = private->supervisor;
+        const char *log_dir = json_string_value(json_object_get(parameters, "log_dir"));
+        DataflowOptions options = {.grace_ns = get_span(parameters, "grace_ns", 10 * NSEC_PER_SEC),
+                .budget_ns = get_span(parameters, "budget_ns", 2 * NSEC_PER_SEC),
+                .log_dir = log_dir && log_dir[0] == '/' && strlen(log_dir) < PATH_MAX - 64 ? log_dir : NULL,
+                .environ = environ,
+                .umask = (mode_t)(get_span(parameters, "umask", 022) & 0777),
+                .uid = getuid(),
+                .gid = getgid(),
+                .nofile = supervisor->options.nofile,
+                .owner = private,
+                .log_fd = -1};
+        Dataflow *dataflow = NULL;
+        json_t *accepted;
+        char why[512] = "";
+        Plan *plan = NULL;
+        int r, client_fd = -1;
+
+        if (supervisor->n_dataflows > 0) {
+                control_error_text(private->control, CONTROL_E_BUSY, "this instance runs its dataflow already");
+                return;
+        }
+        r = plan_new(&plan, json_object_get(parameters, "plan"), why, sizeof(why));
+        if (r) {
+                control_error_text(private->control, CONTROL_E_PLAN, why[0] ? why : strerror(-r));
+                return;
+        }
+        r = log_stream_new(&options.log_fd, &client_fd);
+        if (r) {
+                plan = plan_free(plan);
+        } else {
+                control_send_fd(private->control, client_fd);
+                r = supervisor_start(supervisor, plan, &options, on_dataflow_event, &dataflow);
+        }
+        if (r) {
+                control_error_text(private->control, CONTROL_E_PLAN, strerror(-r));
+                return;
+        }
+        accepted = json_pack("{ss ss}", "type", "accepted", "uuid", dataflow->uuid_text);
+        control_event(private->control, accepted);
+        json_decref(accepted);
+}
+
+static void method_stop(Private *private, json_t *parameters)
+{
+        Dataflow *dataflow = list_first(&private->supervisor->dataflows, Dataflow, link);
+
+        if (dataflow)
+                dataflow_stop(dataflow, get_span(parameters, "grace_ns", NSEC_NEVER), json_is_true(json_object_get(parameters, "force")), "the command");
+        control_reply(private->control, json_object());
+}
+
+static void on_call(void *owner, const ControlCall *call)
+{
+        Private *private = owner;
+
+        if (strcmp(call->method, CONTROL_RUN) == 0)
+                method_run(private, call->parameters);
+        else if (strcmp(call->method, CONTROL_STOP) == 0)
+                method_stop(private, call->parameters);
+        else
+                control_error(private->control, CONTROL_E_METHOD, json_pack("{ss}", "method", call->method));
+}
+
+/* When its owner is gone the guard sees its death and orders the stop: a connection that is over means nothing more. */
+static const ControlOps ops = {.call = on_call};
+
+int private_new(Private **ret, Supervisor *supervisor, int take_fd)
+{
+        Private *private = calloc(1, sizeof(*private));
+        int r;
+
+        if (!private)
+                return error_origin(-ENOMEM);
+        private->supervisor = supervisor;
+        r = control_new(&private->control, &supervisor->loop, take_fd, &ops, private, &limits, NULL);
+        if (r) {
+                free(private);
+                return error_fold(r);
+        }
+        *ret = private;
+        return 0;
+}
+
+Private *private_free(Private *private)
+{
+        if (!private)
+                return NULL;
+        (void)control_free(private->control);
+        free(private);
+        return NULL;
+}
+
+void private_ended(Private *private, json_t *take_result)
+{
+        control_reply(private->control, take_result);
+}
+
+bool private_flushed(const Private *private)
+{
+        return control_flushed(private->control);
+}

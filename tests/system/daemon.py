@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon of the test's own: started, talked to over its control socket, ended by SIGTERM, and nothing may be left of it."""
+
+import os
+import pathlib
+import signal
+import subprocess
+
+import pytest
+from conftest import MARK, eventually, marked_processes
+from client import Client
+from lives import cgroups_in, children_of, arguments_of
+
+
+class Daemon:
+    def __init__(self, command, env, directory, home, preexec=None):
+        self.runtime = directory / "runtime"
+        self.socket = self.runtime / "control.sock"
+        self.log = directory / "tidegated.log"
+        self.home = home
+        self.clients = []
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--runtime-dir", self.runtime, "--cgroup-root", home],
+                env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=preexec,
+            )  # fmt: skip
+
+    def client(self, **kwargs):
+        client = Client(self.socket, **kwargs)
+        self.clients.append(client)
+        return client
+
+    def call(self, method, **parameters):
+        with Client(self.socket) as client:
+            return client.call(method, **parameters)
+
+    def output(self):
+        return self.log.read_text(errors="replace")[-6000:]
+
+    def wait_until_ready(self):
+        def answers():
+            if self.process.poll() is not None:
+                pytest.fail(f"tidegated ended with status {self.process.returncode}:\n{self.output()}")
+            try:
+                return self.call("GetHealth")
+            except (FileNotFoundError, ConnectionRefusedError):
+                return None
+
+        assert eventually(answers, 10), self.output()
+
+    def supervisor(self):
+        return next((p for p in children_of(self.process.pid) if "--role=supervisor" in arguments_of(p)), None)
+
+    def status(self, name):
+        return self.call("Status", names=[name])["dataflows"][0]
+
+    def end(self, seconds=30):
+        """SIGTERM to the process that was started, and its exit status."""
+        for client in self.clients:
+            client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+            pytest.fail(f"the daemon did not end:\n{self.output()}")
+
+    def left(self, mark):
+        return {
+            "processes": marked_processes(mark),
+            "cgroups": cgroups_in(self.home),
+            "files": sorted(os.listdir(self.runtime)) if self.runtime.exists() else [],
+        }
+
+
+@pytest.fixture
+def start_daemon(build, node_environment, traces, home, tmp_path):
+    """Start `tidegated ARGS...`; returns a Daemon that answers. At the end nothing of it may be left."""
+    daemons = []
+
+    def start(*args, env=None, preexec=None, directory=None):
+        directory = pathlib.Path(directory or tmp_path / f"daemon-{len(daemons)}")
+        directory.mkdir(exist_ok=True)
+        environment = {**node_environment, MARK: traces.mark, **(env or {})}
+        daemons.append(Daemon([build / "bin/tidegated", *map(str, args)], environment, directory, home, preexec))
+        daemons[-1].wait_until_ready()
+        return daemons[-1]
+
+    yield start
+    statuses = [daemon.end() for daemon in daemons]
+    for daemon, status in zip(daemons, statuses):
+        left = eventually(lambda: not any(daemon.left(traces.mark).values()), 3) or daemon.left(traces.mark)
+        assert left is True, f"the daemon left {left}\n{daemon.output()}"
+        assert status == 0, daemon.output()
+
+
+@pytest.fixture
+def daemon(start_daemon):
+    return start_daemon()
+
+
+# Plans, as the command makes them from descriptors
+
+
+def program(id, script, **keys):
+    """A node that is a shell script."""
+    return {
+        "id": id, "line": 1, "kind": "program", "argv": ["/bin/sh", "-c", script], "env": {}, "cpu_affinity": [], "inputs": [], "outputs": [],
+        "pool_size": 1 << 26, "restart": {"policy": "never", "max_restarts": 0, "delay_ns": 0, "max_delay_ns": 0, "window_ns": 0},
+        "startup_timeout_ns": 60 * 10**9, "finish_grace_ns": 0, "stuck_timeout_ns": 0, "on_failure": "ignore", "after": [], **keys,
+    }  # fmt: skip
+
+
+def plan(*nodes, name="flow", directory="/"):
+    return {"version": 1, "name": name, "file": f"{directory}/{name}.yml", "dir": str(directory), "nodes": list(nodes)}
