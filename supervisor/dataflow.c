@@ -494,7 +494,7 @@ static int on_keeper_deaf(Timer *timer, nsec_t now)
         (void)now;
         if (dataflow->state >= DATAFLOW_ENDING || dataflow_is_final(dataflow))
                 return 0;
-        keeper_lost(dataflow, "did not react any more");
+        dataflow_end_without_keeper(dataflow, "did not react any more");
         dataflow_believe_guard(dataflow);
         return 0;
 }

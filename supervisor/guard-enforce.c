@@ -173,6 +173,16 @@ static int on_escrow_due(Timer *timer, nsec_t now)
         return 0;
 }
 
+void guard_enforce_overdue(Guard *guard, uint32_t number)
+{
+        GuardSlot *slot = &guard->slots[number];
+
+        if (number == GUARD_SLOT_INSTANCE || slot->at > guard->loop.now || slot->timer.loop || enforcing(guard, number))
+                return;
+        slot->until = MAX(slot->until, nsec_add(guard->loop.now, NSEC_PER_SEC));
+        (void)on_escrow_due(&slot->timer, guard->loop.now);
+}
+
 int guard_escrow(Guard *guard, uint32_t number, nsec_t at, nsec_t until, nsec_t term_ns)
 {
         GuardSlot *slot;

@@ -171,6 +171,7 @@ void guard_tell_kept(Guard *guard, uint32_t slot);
 int guard_escrow(Guard *guard, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
 int guard_enforce(Guard *guard, uint32_t slot, bool remove);
 void guard_remove_dataflow(Guard *guard, GuardSlot *slot); /* the directory of a slot whose keeper could not do it any more */
+void guard_enforce_overdue(Guard *guard, uint32_t slot); /* asked again about one whose time has passed: once more, or it is over */
 bool guard_enforcing(const Guard *guard);
 
 void guard_process_kill(GuardProcess *process);

@@ -294,6 +294,7 @@ static void on_escrow(Guard *guard, const struct guard_record *record, int answe
 
         if (guard_escrow(guard, record->slot, record->at_ns, record->until_ns, record->term_ns))
                 return;
+        guard_enforce_overdue(guard, record->slot);
         ok.type = GUARD_MSG_ESCROW_OK;
         record_send(answer_fd, &ok, NULL, 0);
 }

@@ -266,6 +266,8 @@ static void on_empty(Node *node, const KeeperMsg *msg)
         Dataflow *dataflow = node->dataflow;
 
         node->empty = true;
+        if (!node->exited && !supervisor_is_private(dataflow->supervisor))
+                guard_ask_order(node); /* a keeper that took it over does not see how its first process ends */
         dataflow->n_killed += msg->empty.n_killed;
         if (!msg->empty.removed)
                 dataflow_note(dataflow, node->plan->id, "its cgroup is empty, but could not be removed yet");

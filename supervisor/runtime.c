@@ -102,7 +102,7 @@ static int open_to(const Runtime *runtime, const char *name, mode_t for_group, m
 }
 
 /* Bound through /proc/self/fd, so that a long path does not matter. A predecessor's socket file is replaced: we hold the lock. */
-static int listen_at(const Runtime *runtime, const char *name, int type, int *ret)
+static int listen_at(const Runtime *runtime, const char *name, int type, bool rights, int *ret)
 {
         struct sockaddr_un address = {.sun_family = AF_UNIX};
         _cleanup_fd_ int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -110,7 +110,8 @@ static int listen_at(const Runtime *runtime, const char *name, int type, int *re
 
         if (fd < 0)
                 return error_origin(-errno);
-        (void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off)); /* accepted sockets inherit it; older kernels: no room is given */
+        if (!rights) /* accepted sockets inherit it; older kernels: no room is given for descriptors */
+                (void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off));
         if (unlinkat(runtime->dir_fd, name, 0) < 0 && errno != ENOENT)
                 return error_origin(-errno);
         (void)snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s", runtime->dir_fd, name);
@@ -122,12 +123,12 @@ static int listen_at(const Runtime *runtime, const char *name, int type, int *re
 
 static int make_sockets(Runtime *runtime, char *ret_why, size_t why_size)
 {
-        int r = listen_at(runtime, "control.sock", SOCK_STREAM, &runtime->control_fd);
+        int r = listen_at(runtime, "control.sock", SOCK_STREAM, false, &runtime->control_fd);
 
         if (!r)
                 r = open_to(runtime, "control.sock", 0660, 0666);
         if (!r)
-                r = listen_at(runtime, "node.sock", SOCK_SEQPACKET, &runtime->node_fd);
+                r = listen_at(runtime, "node.sock", SOCK_SEQPACKET, false, &runtime->node_fd);
         if (!r)
                 r = open_to(runtime, "node.sock", 0666, 0666);
         if (r)
@@ -212,7 +213,7 @@ int runtime_listen_keeper(const Runtime *runtime, unsigned slot, int *ret_fd)
         int r;
 
         (void)snprintf(name, sizeof(name), "keeper/%u.sock", slot);
-        r = listen_at(runtime, name, SOCK_SEQPACKET, ret_fd);
+        r = listen_at(runtime, name, SOCK_SEQPACKET, true, ret_fd); /* orders to a keeper carry descriptors */
         return r ? r : fchmodat(runtime->dir_fd, name, 0600, 0) < 0 ? -errno : 0;
 }
 

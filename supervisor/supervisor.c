@@ -16,6 +16,7 @@
 #include "supervisor/server.h"
 #include "supervisor/status.h"
 
+#define SUPERVISOR_END_SLACK       (3 * NSEC_PER_SEC) /* from the last dataflow's kill: verdicts, logs, directories */
 #define SUPERVISOR_LAST_WORDS_SPAN NSEC_PER_SEC /* what the client gets to read the result */
 
 int supervisor_start(Supervisor *supervisor, Plan *plan, const DataflowOptions *options, DataflowEventFn fn, Dataflow **ret)
@@ -84,6 +85,7 @@ static void supervisor_leave_if_done(Supervisor *supervisor)
 void supervisor_stop_all(Supervisor *supervisor, nsec_t grace_ns, bool force, const char *who)
 {
         Dataflow *it, *next;
+        nsec_t kill = supervisor->loop.now;
         unsigned n = 0;
 
         if (!supervisor_is_private(supervisor) && !supervisor->ending) {
@@ -96,8 +98,13 @@ void supervisor_stop_all(Supervisor *supervisor, nsec_t grace_ns, bool force, co
         list_for_each(it, next, &supervisor->dataflows, link) {
                 n += it->state != DATAFLOW_ENDED;
                 dataflow_stop(it, grace_ns, force, who);
+                if (it->state != DATAFLOW_ENDED)
+                        kill = MAX(kill, it->ladder.kill);
         }
         if (!supervisor_is_private(supervisor)) {
+                /* The end of the daemon has a deadline of its own, which does not depend on us. */
+                kill = nsec_add(kill, SUPERVISOR_END_SLACK);
+                guard_escrow_order(supervisor, GUARD_SLOT_INSTANCE, kill, nsec_add(kill, supervisor->options.budget_ns), 0);
                 log_line("step 3/5: %u dataflows are ending", n);
                 supervisor_leave_if_done(supervisor);
         } else if (n == 0) /* nothing runs, and nobody is left to ask for anything */
