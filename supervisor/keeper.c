@@ -542,6 +542,8 @@ static int keeper_init(Keeper *k)
         (void)setsid();                /* -EPERM when the guard made us a leader already */
         (void)mallopt(M_ARENA_MAX, 1); /* many threads, little to allocate */
         raise_fd_limit();
+        if (k->listen_fd >= 0)
+                (void)listen(k->listen_fd, 1); /* again, by us: whoever connects sees the credentials and the pidfd of who called this */
         r = open_standard_fds();
         if (!r)
                 r = keeper_loop_init(&k->loop);
