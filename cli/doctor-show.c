@@ -177,22 +177,29 @@ static void list_titles(const Doctor *doctor, const Probe *const *probes, char *
 
 static void show_promises(const Doctor *doctor, FILE *f)
 {
+        static const Colour colours[] = {
+                [PROMISE_WEAKER] = COLOUR_RED,
+                [PROMISE_PARTLY] = COLOUR_YELLOW,
+                [PROMISE_KEPT] = COLOUR_GREEN,
+        };
+
         fputc('\n', f);
         paint(f, COLOUR_BOLD, "promises");
         fputc('\n', f);
         for (int i = 1; i <= PROMISE_MAX; i++) {
                 const PromiseState *promise = &doctor->promises[i];
-                char text[1024] = "";
+                char text[1024] = "", kept[16];
 
-                if (!promise->kept) {
+                if (promise->kept == PROMISE_WEAKER) {
                         (void)snprintf(text, sizeof(text), "missing: ");
                         list_titles(doctor, promise->missing, text, sizeof(text));
                 } else if (promise->fallbacks[0]) {
                         (void)snprintf(text, sizeof(text), "done without: ");
                         list_titles(doctor, promise->fallbacks, text, sizeof(text));
                 }
+                (void)snprintf(kept, sizeof(kept), "%-7s", doctor_kept(promise));
                 fputs("  ", f);
-                paint(f, promise->kept ? COLOUR_GREEN : COLOUR_RED, promise->kept ? "kept   " : "weaker ");
+                paint(f, colours[promise->kept], kept);
                 if (promise->limit)
                         (void)snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s%s", text[0] ? "; " : "",
                                 promise->limit);
@@ -201,25 +208,35 @@ static void show_promises(const Doctor *doctor, FILE *f)
         }
 }
 
+/* "P1, P2" */
+static void list_promises(const Doctor *doctor, PromiseKept kept, char *ret, size_t size)
+{
+        size_t used = 0;
+
+        ret[0] = '\0';
+        for (int i = 1; i <= PROMISE_MAX && used < size; i++)
+                if (doctor->promises[i].kept == kept)
+                        used += (size_t)snprintf(ret + used, size - used, "%sP%d", used ? ", " : "", i);
+}
+
 void doctor_show_judgement(const Doctor *doctor, FILE *f)
 {
-        char weaker[64] = "";
+        char weaker[64], partly[64];
 
         show_backends(doctor, f);
         show_promises(doctor, f);
         fputc('\n', f);
-        if (doctor->ok) {
-                paint(f, COLOUR_GREEN, "`tidegate run` can keep its promises here.");
-                fputc('\n', f);
-                return;
+        if (doctor->ok)
+                paint(f, COLOUR_GREEN, "`tidegate run` can keep its promises here");
+        else {
+                paint(f, COLOUR_RED, "`tidegate run` cannot keep its promises here");
+                list_promises(doctor, PROMISE_WEAKER, weaker, sizeof(weaker));
+                if (weaker[0])
+                        fprintf(f, "; weaker: %s", weaker);
         }
-        for (int i = 1; i <= PROMISE_MAX; i++)
-                if (!doctor->promises[i].kept)
-                        (void)snprintf(weaker + strlen(weaker), sizeof(weaker) - strlen(weaker), "%sP%d",
-                                weaker[0] ? ", " : "", i);
-        paint(f, COLOUR_RED, "`tidegate run` cannot keep its promises here");
-        if (weaker[0])
-                fprintf(f, "; weaker: %s", weaker);
+        list_promises(doctor, PROMISE_PARTLY, partly, sizeof(partly));
+        if (partly[0])
+                fprintf(f, "; only partly: %s", partly);
         fputs(".\n", f);
 }
 
@@ -278,8 +295,8 @@ int doctor_show_json(const Doctor *doctor, FILE *f)
                 const PromiseState *promise = &doctor->promises[i];
                 const char key[] = {'P', (char)('0' + i), '\0'};
 
-                (void)json_object_set_new(promises, key, json_pack("{s:s, s:b, s:o, s:o, s:s?}", "name", promise->name, "kept",
-                        promise->kept, "missing", json_ids(promise->missing), "done_without",
+                (void)json_object_set_new(promises, key, json_pack("{s:s, s:s, s:o, s:o, s:s?}", "name", promise->name, "kept",
+                        doctor_kept(promise), "missing", json_ids(promise->missing), "done_without",
                         json_ids(promise->fallbacks), "limit", promise->limit));
         }
         root = json_pack("{s:s, s:s, s:i, s:b, s:s?, s:o, s:o, s:o, s:o}", "tidegate", TIDEGATE_VERSION, "kernel",

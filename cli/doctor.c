@@ -42,6 +42,17 @@ static bool works(const Doctor *doctor, const char *id)
         return doctor_find(doctor, id)->report.verdict == PROBE_VERDICT_YES;
 }
 
+const char *doctor_kept(const PromiseState *promise)
+{
+        static const char *const names[] = {
+                [PROMISE_WEAKER] = "weaker",
+                [PROMISE_PARTLY] = "partly",
+                [PROMISE_KEPT] = "kept",
+        };
+
+        return names[promise->kept];
+}
+
 const char *doctor_verdict(const DoctorResult *result)
 {
         static const char *const names[_PROBE_VERDICT_MAX] = {
@@ -99,6 +110,18 @@ static void judge_backends(Doctor *doctor)
                         doctor->chosen = i;
 }
 
+/* What a run of this version does not keep of a promise, whatever the host offers. */
+static const char *promise_limit(const Doctor *doctor, unsigned number)
+{
+        if (number == 4)
+                return "whichever part of a run dies, everything ends in bounded time; that nodes go on and a new supervisor "
+                       "adopts them is not in this version";
+        if (number == 6 && doctor->chosen != BACKEND_PIDNS)
+                return "nothing that a node sends or writes can harm another; but they run as the same user as their supervisor and "
+                       "could signal it, trace it or leave their cgroup; the pidns backend, not in this version, prevents that";
+        return NULL;
+}
+
 static void judge_promise(Doctor *doctor, unsigned number)
 {
         PromiseState *promise = &doctor->promises[number];
@@ -117,7 +140,8 @@ static void judge_promise(Doctor *doctor, unsigned number)
                                 promise->fallbacks[n_fallbacks++] = probe;
                 }
         }
-        promise->kept = n_missing == 0;
+        promise->limit = promise_limit(doctor, number);
+        promise->kept = n_missing > 0 ? PROMISE_WEAKER : promise->limit ? PROMISE_PARTLY : PROMISE_KEPT;
 }
 
 void doctor_judge(Doctor *doctor)
@@ -126,12 +150,8 @@ void doctor_judge(Doctor *doctor)
         doctor->ok = doctor->chosen >= 0;
         for (unsigned i = 1; i <= PROMISE_MAX; i++) {
                 judge_promise(doctor, i);
-                doctor->ok &= doctor->promises[i].kept;
+                doctor->ok &= doctor->promises[i].kept != PROMISE_WEAKER;
         }
-        doctor->promises[4].limit = "as far as `run` goes: whichever part dies, everything ends in bounded time; adoption by a "
-                                    "new supervisor is not in this version";
-        doctor->promises[6].limit = "nodes run as the same user as their supervisor and could signal it; the pidns "
-                                    "backend, not in this version, prevents that";
 }
 
 static void host_describe(DoctorHost *host)

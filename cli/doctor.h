@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the probes' outcomes mean for a run: which backend it would choose, which promise is kept, by what. Pure: from
+ * What the probes' outcomes mean for a run: which backend it would choose, which promise is kept how far, by what. Pure: from
  * outcomes to a judgement, no system calls. Shown by doctor-show.c.
  */
 #ifndef TG_CLI_DOCTOR_H
@@ -41,12 +41,18 @@ typedef struct BackendState {
         char because[200];    /* the cgroup directory, or what is in the way */
 } BackendState;
 
+typedef enum PromiseKept {
+        PROMISE_WEAKER, /* something that it needs is not there */
+        PROMISE_PARTLY, /* what it needs is there, but this version does not keep it whole */
+        PROMISE_KEPT,
+} PromiseKept;
+
 typedef struct PromiseState {
         const char *name;
-        bool kept;
+        PromiseKept kept;
         const Probe *missing[DOCTOR_GROUPS_MAX * DOCTOR_PROBES_MAX];   /* required and not there; NULL at the end */
         const Probe *fallbacks[DOCTOR_GROUPS_MAX * DOCTOR_PROBES_MAX]; /* not there, and done without */
-        const char *limit; /* what the promise does not cover in this version, or NULL */
+        const char *limit; /* what is not kept of it by this version, or NULL */
 } PromiseState;
 
 typedef struct Doctor {
@@ -66,6 +72,9 @@ void doctor_judge(Doctor *doctor);
 
 /* doctor_find() - the result of the probe of that id, which must be one of the tables'. */
 const DoctorResult *doctor_find(const Doctor *doctor, const char *id);
+
+/* doctor_kept() - "kept", "partly", "weaker": stable names. */
+const char *doctor_kept(const PromiseState *promise);
 
 /* doctor_verdict() - "yes", "no", "timeout", "skipped": stable names. */
 const char *doctor_verdict(const DoctorResult *result);

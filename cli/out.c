@@ -124,6 +124,16 @@ size_t out_backlog(Out *out)
         return n;
 }
 
+size_t out_written(Out *out)
+{
+        size_t n;
+
+        (void)pthread_mutex_lock(&out->lock);
+        n = out->head;
+        (void)pthread_mutex_unlock(&out->lock);
+        return n;
+}
+
 int out_error(Out *out)
 {
         int error;

@@ -23,6 +23,7 @@ int out_new(Out **ret, int fd); /* fd: borrowed; 0 or a negative errno */
 bool out_write(Out *out, const void *data, size_t size);
 
 size_t out_backlog(Out *out); /* bytes that wait */
+size_t out_written(Out *out); /* bytes that do not wait any more, in all, modulo SIZE_MAX + 1 */
 int out_error(Out *out);      /* errno of the write that failed, after which everything is dropped; 0: none */
 
 /* out_finish() - wait until everything was written or @deadline; then the thread is left behind if it still blocks. */

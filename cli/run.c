@@ -51,7 +51,9 @@ typedef struct Run {
         nsec_t stop_at;   /* --stop-after, absolute; NSEC_NEVER */
         nsec_t deadline;  /* absolute: by then the instance has done what it is doing, or we end it ourselves */
         const char *waits_for; /* what the deadline is about */
-        nsec_t drain_until; /* the guard has gone: how long a reader that takes no lines is waited for */
+        bool stop_ordered;  /* by us, at the latest when somebody pressed Ctrl-C */
+        nsec_t drain_until; /* everybody has gone: how long a reader that takes no lines is waited for */
+        size_t drained;     /* bytes it had taken when that was last looked at */
         json_t *result;
         bool guard_exited, failed;
         int status; /* exit status; -1: not known yet */
@@ -124,13 +126,24 @@ static void order_stop(Run *run, nsec_t grace, bool force)
         run_instance_escrow(&run->instance, at, until);
         run_instance_stop(&run->instance, grace, force);
         run->stop_at = NSEC_NEVER;
+        run->stop_ordered = true;
         run->screen.stop_until = until;
         set_deadline(run, nsec_add(until, RUN_LEAVE_SPAN), "the stop to end");
+}
+
+/* Nobody is there any more: what was to be said lies in the log stream and in our own buffer. */
+static bool is_draining(const Run *run)
+{
+        return run->guard_exited && run->instance.control_fds[0] < 0;
 }
 
 static void on_interrupt(Run *run, const char *what)
 {
         run->n_interrupts++;
+        if (is_draining(run)) {
+                run->drain_until = 0;
+                return;
+        }
         if (run->n_interrupts == 1) {
                 screen_say(&run->screen, false, "%s: stopping, nodes have %.1f s to end; once more to stop now", what, (double)run->grace / 1e9);
                 order_stop(run, run->grace, false);
@@ -296,8 +309,8 @@ static nsec_t run_wake_at(Run *run, nsec_t now)
         nsec_t at = MIN(run->deadline, run->stop_at);
 
         at = MIN(at, screen_tick(&run->screen, now));
-        /* A terminal that does not take more: look again shortly, the keeper counts what it must drop meanwhile. */
-        return screen_is_full(&run->screen) ? MIN(at, nsec_add(now, 20 * NSEC_PER_MSEC)) : at;
+        /* A terminal that does not take more: look again shortly, the keeper holds the nodes up or drops meanwhile. */
+        return screen_is_full(&run->screen) || is_draining(run) ? MIN(at, nsec_add(now, 20 * NSEC_PER_MSEC)) : at;
 }
 
 static void run_poll(Run *run)
@@ -328,17 +341,31 @@ static void run_poll(Run *run)
         if (p[GUARD].revents) {
                 run->guard_exited = true;
                 run->drain_until = nsec_add(now, RUN_FLUSH_SPAN);
+                run->drained = out_written(run->screen.out);
         }
         if (p[SIGNAL].revents)
                 read_signals(run);
 }
 
-/* The guard has gone: everything that was to be said lies in the sockets. Lines that nobody takes are not waited for long. */
+/*
+ * A reader that takes lines gets them all, however slowly. One that takes none for RUN_FLUSH_SPAN is left, and so is,
+ * after that span, any reader when a stop was ordered: a stop waits for nobody.
+ */
 static bool run_is_drained(Run *run)
 {
-        if (!run->guard_exited || run->instance.control_fds[0] >= 0)
+        size_t written;
+        nsec_t now;
+
+        if (!is_draining(run))
                 return false;
-        return run->instance.log_fd < 0 || (screen_is_full(&run->screen) && clock_now() >= run->drain_until);
+        if (run->instance.log_fd < 0 && out_backlog(run->screen.out) == 0)
+                return true;
+        now = clock_now();
+        written = out_written(run->screen.out);
+        if (written != run->drained && !run->stop_ordered && run->n_interrupts == 0)
+                run->drain_until = nsec_add(now, RUN_FLUSH_SPAN);
+        run->drained = written;
+        return now >= run->drain_until;
 }
 
 static void on_deadline(Run *run)
@@ -356,6 +383,8 @@ static void run_loop(Run *run)
                 nsec_t now;
 
                 run_poll(run);
+                if (is_draining(run))
+                        continue; /* which has a bound of its own */
                 now = clock_now();
                 if (now >= run->stop_at) {
                         screen_say(&run->screen, false, "--stop-after has passed: stopping");
@@ -383,6 +412,8 @@ static int run_status(Run *run)
 {
         int guard = guard_status(run);
 
+        if (run->status < 0 && (run->instance.log_fd >= 0 || out_backlog(run->screen.out) > 0))
+                screen_say(&run->screen, true, "the last lines are not shown: whoever reads this output is too slow");
         if (run->result)
                 screen_result(&run->screen, run->result);
         if (run->status >= 0)

@@ -25,9 +25,11 @@ const Command cli_commands[] = {
                 .name = "run",
                 .synopsis = "FILE [--stop-after D] [--grace-duration D] [--name N] [--json]",
                 .summary = "run a dataflow in the foreground, from start to bounded stop",
-                .details = "Needs no daemon, no root and no fixed port; any number run side by side. Ctrl-C once stops\n"
-                           "gracefully, twice stops now, three times aborts; each ends in bounded time. The exit\n"
-                           "status says whether the dataflow succeeded.\n"
+                .details = "Needs no daemon and no fixed port; any number run side by side. Needs root, or as an ordinary\n"
+                           "user to run within a cgroup that is delegated to that user, as\n"
+                           "`systemd-run --user --scope -p Delegate=yes tidegate run FILE` does; `tidegate doctor`\n"
+                           "says whether it is. Ctrl-C once stops gracefully, twice stops now, three times aborts;\n"
+                           "each ends in bounded time. The exit status says whether the dataflow succeeded.\n"
                            "\n"
                            "  --stop-after D       stop after this time (as if Ctrl-C was pressed): 500ms, 2s, 1m\n"
                            "  --grace-duration D   time nodes get to end by themselves, default 10s; the whole stop\n"

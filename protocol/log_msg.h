@@ -2,8 +2,9 @@
 /*
  * The log stream: lines of the nodes' stdout and stderr on their way from a keeper to whoever shows them.
  *
- * Transport: SOCK_SEQPACKET unix socket pair made by the supervisor, written by the keeper without ever blocking. What the reader does
- * not take in time is dropped and counted in a DROPPED record once there is room again. No I/O here.
+ * Transport: SOCK_SEQPACKET unix socket pair made by the supervisor, written by the keeper without ever blocking. While it is full the
+ * nodes are not read; what a reader does not take for too long (supervisor/keeper-stream.h) is dropped, and counted in a DROPPED record
+ * once there is room again. No I/O here.
  */
 #ifndef TG_PROTOCOL_LOG_MSG_H
 #define TG_PROTOCOL_LOG_MSG_H

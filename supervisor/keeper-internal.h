@@ -16,6 +16,7 @@
 #include "supervisor/keeper-feed.h"
 #include "supervisor/keeper-jobs.h"
 #include "supervisor/keeper-loop.h"
+#include "supervisor/keeper-stream.h"
 #include "supervisor/spawn.h"
 
 #define REPORTS_MAX      1024                 /* beyond: no orders are read, and notes are dropped */
@@ -123,9 +124,7 @@ struct Keeper {
         List reports;      /* Report */
         unsigned n_reports;
 
-        int stream_fd; /* log stream to the client, -1 */
-        KeeperSource stream;
-        bool stream_full;
+        Stream stream;        /* to the client */
         nsec_t outputs_until; /* of this turn */
         unsigned n_last;      /* outputs of incarnations that are over, still open */
 
@@ -189,11 +188,11 @@ void output_last(Output *out);
 bool outputs_drain_last(Keeper *k);
 bool output_is_open(const Output *out);
 void output_close(Output *out);
-int stream_open(Keeper *k, int take_fd); /* in place of the one there was */
-void stream_close(Keeper *k);
 NodeEntry *keeper_node(Keeper *k, uint32_t node, const char *id); /* found or made; NULL without memory */
 void keeper_tell_unlogged(Keeper *k);
+void keeper_tell_unshown(Keeper *k);
 extern const FeedOps keeper_feed_ops;
+extern const StreamOps keeper_stream_ops;
 void keeper_on_outputs(KeeperSource *source, uint32_t events);
 
 /*

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -52,36 +51,15 @@ static size_t screen_text(char text[static LOG_MSG_TEXT_MAX + 1], const char *li
         return i;
 }
 
-/* 0, or -EAGAIN when the reader has no room; a reader that is gone is forgotten. */
-static int stream_send(Keeper *k, const LogMsg *msg)
-{
-        char packet[LOG_MSG_MAX];
-        int n = log_msg_encode(msg, packet, sizeof(packet));
-
-        if (n < 0)
-                return n;
-        if (send(k->stream_fd, packet, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
-                return 0;
-        if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM) {
-                k->stream_full = true;
-                keeper_loop_watch(&k->loop, &k->stream, EPOLLOUT);
-                return -EAGAIN;
-        }
-        stream_close(k);
-        return 0;
-}
-
 /* Before a node's next line is shown, how many of its lines were not. */
-static int stream_confess(Keeper *k, NodeEntry *e)
+static bool stream_confess(Keeper *k, NodeEntry *e)
 {
         LogMsg msg = {.type = LOG_MSG_DROPPED, .node = e->node, .wall_ns = clock_wall(), .count = e->unshown};
 
-        if (e->unshown == 0 || k->stream_fd < 0)
-                return 0;
-        if (stream_send(k, &msg) < 0)
-                return -EAGAIN;
+        if (e->unshown > 0 && !stream_put(&k->stream, &msg))
+                return false;
         e->unshown = 0;
-        return 0;
+        return true;
 }
 
 static void stream_line(Keeper *k, NodeEntry *e, int stream, uint64_t wall_ns, const char *line, size_t size,
@@ -91,44 +69,34 @@ static void stream_line(Keeper *k, NodeEntry *e, int stream, uint64_t wall_ns, c
         LogMsg msg = {.type = LOG_MSG_LINE, .node = e->node, .stream = (uint8_t)stream, .wall_ns = wall_ns,
                 .text = text};
 
-        if (k->stream_fd < 0)
+        if (k->stream.fd < 0)
                 return;
-        if (!k->stream_full && stream_confess(k, e) == 0 && k->stream_fd >= 0) {
+        if (!k->stream.dropping && stream_confess(k, e)) {
                 msg.count = n_cut + size - screen_text(text, line, size);
-                if (stream_send(k, &msg) == 0)
+                if (stream_put(&k->stream, &msg))
                         return;
         }
         e->unshown++;
 }
 
-static void on_stream(KeeperSource *source, uint32_t events)
+static void on_stream_lost(void *userdata, uint32_t node, uint64_t n_lines)
 {
-        Keeper *k = container_of(source, Keeper, stream);
+        Keeper *k = userdata;
         NodeEntry *e, *next;
 
-        if (events & (EPOLLHUP | EPOLLERR)) {
-                stream_close(k);
-                return;
-        }
-        k->stream_full = false;
-        keeper_loop_watch(&k->loop, &k->stream, 0);
         list_for_each(e, next, &k->nodes, link)
-                if (k->stream_fd < 0 || stream_confess(k, e) < 0)
+                if (e->node == node)
+                        e->unshown += n_lines;
+}
+
+static void on_stream_room(void *userdata)
+{
+        Keeper *k = userdata;
+        NodeEntry *e, *next;
+
+        list_for_each(e, next, &k->nodes, link)
+                if (!stream_confess(k, e))
                         return;
-}
-
-int stream_open(Keeper *k, int take_fd)
-{
-        stream_close(k);
-        k->stream_full = false;
-        k->stream_fd = take_fd;
-        return keeper_loop_add(&k->loop, &k->stream, k->stream_fd, 0, on_stream);
-}
-
-void stream_close(Keeper *k)
-{
-        keeper_loop_remove(&k->loop, &k->stream);
-        k->stream_fd = fd_close(k->stream_fd);
 }
 
 static void log_line(Keeper *k, NodeEntry *e, int stream, uint64_t wall_ns, const char *line, size_t size,
@@ -143,6 +111,21 @@ static void log_line(Keeper *k, NodeEntry *e, int stream, uint64_t wall_ns, cons
                 e->unlogged++;
         } else if (!feed_line(&k->feed, e->node, stream, wall_ns, line, size, n_cut))
                 e->unlogged++;
+}
+
+/* At the end, when the stream's reader will not hear of it any more. */
+void keeper_tell_unshown(Keeper *k)
+{
+        NodeEntry *e, *next;
+        uint64_t n = 0;
+
+        stream_give_up(&k->stream);
+        list_for_each(e, next, &k->nodes, link) {
+                n += e->unshown;
+                e->unshown = 0;
+        }
+        if (n > 0 && k->stream.fd >= 0)
+                keeper_note(k, "%llu lines were not shown: their reader was too slow", (unsigned long long)n);
 }
 
 void keeper_tell_unlogged(Keeper *k)
@@ -251,7 +234,7 @@ void output_close(Output *out)
 
 static bool is_throttled(const Keeper *k)
 {
-        return k->feed.blocked && !k->feed.stuck;
+        return (k->feed.blocked && !k->feed.stuck) || stream_throttles(&k->stream);
 }
 
 static void on_readable(KeeperSource *source, uint32_t events)
@@ -317,11 +300,19 @@ bool output_is_open(const Output *out)
 }
 
 /* Throttled, the nested epoll is simply not looked at. */
-static void throttle(void *userdata, bool throttled)
+static void throttle(Keeper *k)
 {
-        Keeper *k = userdata;
+        keeper_loop_watch(&k->loop, &k->outputs_source, is_throttled(k) ? 0 : EPOLLIN);
+}
 
-        keeper_loop_watch(&k->loop, &k->outputs_source, throttled ? 0 : EPOLLIN);
+static void on_feed_throttle(void *userdata, bool throttled)
+{
+        throttle(userdata);
+}
+
+static void on_stream_throttle(void *userdata)
+{
+        throttle(userdata);
 }
 
 static void note(void *userdata, const char *text)
@@ -329,7 +320,8 @@ static void note(void *userdata, const char *text)
         keeper_note(userdata, "%s", text);
 }
 
-const FeedOps keeper_feed_ops = {.note = note, .throttle = throttle};
+const FeedOps keeper_feed_ops = {.note = note, .throttle = on_feed_throttle};
+const StreamOps keeper_stream_ops = {.throttle = on_stream_throttle, .lost = on_stream_lost, .room = on_stream_room};
 
 void keeper_on_outputs(KeeperSource *source, uint32_t events)
 {

@@ -159,7 +159,7 @@ static void order_begin(Keeper *k, const KeeperMsg *msg, int *fds)
         }
         if (!r && msg->begin.has_log_stream) {
                 what = "use the log stream";
-                r = stream_open(k, TAKE_FD(fds[0]));
+                r = stream_open(&k->stream, &k->loop, TAKE_FD(fds[0]), &keeper_stream_ops, k);
         }
         if (r) {
                 feed_done(&k->feed);
@@ -196,6 +196,7 @@ static void begin_ending(Keeper *k, nsec_t deadline)
         set_phase(k, KEEPER_ENDING, deadline);
         keeper_loop_remove(&k->loop, &k->events); /* the file of a removed cgroup is ready for ever */
         end_outputs(k);
+        stream_last(&k->stream, clock_now());
         keeper_remove_dataflow(k, deadline);
 }
 
@@ -243,8 +244,8 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
                 keeper_adopt(k, msg, fds);
                 break;
         case KEEPER_MSG_STREAM:
-                if (stream_open(k, TAKE_FD(fds[0])))
-                        stream_close(k); /* its reader sees the end of it */
+                stream_close(&k->stream); /* in place of the one there was */
+                (void)stream_open(&k->stream, &k->loop, TAKE_FD(fds[0]), &keeper_stream_ops, k); /* its reader sees the end of it */
                 break;
         default:
                 break;
@@ -380,11 +381,12 @@ static void report_ended(Keeper *k, nsec_t now)
 {
         bool logged = feed_ended(&k->feed) && feed_clean(&k->feed);
 
+        keeper_tell_unshown(k);
         keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_ENDED, .ended = {.removed = k->removed, .logged = logged}}, -1);
         set_phase(k, KEEPER_LAST, nsec_add(now, LAST_REPORTS_SPAN));
 }
 
-/* Three things at a time: the cgroup is removed, the pipes are emptied, and then the logger ends. */
+/* Three things at a time: the cgroup is removed, the pipes are emptied, and then the logger ends and lines go out. */
 static void go_on_ending(Keeper *k, nsec_t now)
 {
         bool late = now >= k->phase_deadline;
@@ -402,7 +404,7 @@ static void go_on_ending(Keeper *k, nsec_t now)
                 k->phase_deadline = nsec_add(now, LOGGER_DIES_SPAN);
                 return;
         }
-        if (late || (k->outputs_finished && k->remove_done && feed_ended(&k->feed)))
+        if (late || (k->outputs_finished && k->remove_done && feed_ended(&k->feed) && !stream_throttles(&k->stream)))
                 report_ended(k, now);
 }
 
@@ -534,8 +536,9 @@ static int keeper_init(Keeper *k)
         list_init(&k->nodes);
         list_init(&k->incarnations);
         list_init(&k->reports);
-        k->supervisor = k->guard = k->signals = k->outputs_source = k->events = k->listener = k->stream = KEEPER_SOURCE_INIT;
-        k->signal_fd = k->dataflow_fd = k->events_fd = k->stream_fd = k->loop.epoll_fd = k->outputs.epoll_fd = -1;
+        k->supervisor = k->guard = k->signals = k->outputs_source = k->events = k->listener = KEEPER_SOURCE_INIT;
+        k->signal_fd = k->dataflow_fd = k->events_fd = k->loop.epoll_fd = k->outputs.epoll_fd = -1;
+        k->stream = STREAM_NULL;
         k->feed = (Feed){.pipe_fd = -1, .report_fd = -1, .pidfd = -1};
         k->reset_oom = oom_score_is_ours();
         (void)prctl(PR_SET_NAME, "tidegate-keeper");
@@ -571,6 +574,7 @@ static nsec_t next_deadline(const Keeper *k, bool more)
         if (k->alone_since)
                 deadline = MIN(deadline, nsec_add(k->alone_since, ALONE_WAIT_SPAN));
         deadline = MIN(deadline, incarnations_deadline(k));
+        deadline = MIN(deadline, stream_deadline(&k->stream));
         return MAX(MIN(deadline, feed_deadline(&k->feed)), UINT64_C(1)); /* 0 means: do not wait */
 }
 
@@ -582,6 +586,7 @@ static int keeper_run(Keeper *k)
                 int r;
 
                 feed_tick(&k->feed, now);
+                stream_tick(&k->stream, now);
                 incarnations_tick(k, now);
                 step_phase(k, now);
                 if (k->phase == KEEPER_GONE)
@@ -601,7 +606,7 @@ static bool keeper_done(Keeper *k)
         if (!jobs_idle(&k->jobs))
                 return false;
         incarnations_done(k);
-        stream_close(k);
+        stream_close(&k->stream);
         feed_done(&k->feed);
         keeper_supervisor_gone(k);
         keeper_reports_done(k);

@@ -163,6 +163,8 @@ static void explain_other(SpawnStep step, int error, Text *t)
                 say(t, " (a limit on the number of processes is reached: ulimit -u, pids.max or kernel.pid_max)");
         else if (step == SPAWN_STEP_CLONE && error == ENOSYS)
                 say(t, " (clone3 is not allowed here)");
+        else if (step == SPAWN_STEP_CLONE && error == EACCES)
+                say(t, " (an ordinary user must run tidegate within the cgroup that is delegated to that user)");
         else if (step == SPAWN_STEP_CLONE && (error == ENOENT || error == ENODEV))
                 say(t, " (its cgroup was removed meanwhile)");
         else if (step == SPAWN_STEP_AFFINITY && error == EINVAL)

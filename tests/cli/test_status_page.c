@@ -48,7 +48,8 @@ static void put_all(Room *room, bool stuck)
 static void room_make(Room *room)
 {
         *room = (Room){.fd = -1};
-        strcpy(room->path, access("/dev/shm", W_OK) == 0 ? "/dev/shm/tg-page-XXXXXX" : "/tmp/tg-page-XXXXXX");
+        /* not in /dev/shm, where system tests beside this one count what is there */
+        strcpy(room->path, "/tmp/tg-page-XXXXXX");
         cr_assert_not_null(mkdtemp(room->path));
         cr_assert_eq(chmod(room->path, 0755), 0);
         room->fd = open(room->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

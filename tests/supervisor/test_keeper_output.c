@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@
 #include "hung.h"
 #include "keeper_fixture.h"
 #include "supervisor/cgroup.h"
+#include "supervisor/keeper-stream.h"
 
 __attribute__((visibility("default"))) int main(int argc, char **argv)
 {
@@ -216,27 +218,115 @@ Test(keeper_output, somebody_who_holds_stdout_open_delays_nothing, .timeout = 60
         fx_close(fx);
 }
 
-Test(keeper_output, a_reader_that_is_slow_loses_lines_that_are_counted_and_the_file_has_all, .timeout = 60)
+/* Lines @from .. @to of `seq` are next on the stream, every one of them. */
+static void expect_seq(Fixture *fx, uint32_t node, int from, int to)
+{
+        char packet[LOG_MSG_MAX];
+        LogMsg line;
+
+        for (int i = from; i <= to; i++) {
+                fx_line(fx, &line, packet);
+                cr_assert_eq(line.type, LOG_MSG_LINE, "%llu lines dropped before %d", (unsigned long long)line.count, i);
+                cr_assert(line.node == node && atoi(line.text) == i, "%s instead of %d", line.text, i);
+        }
+}
+
+Test(keeper_output, a_reader_that_reads_gets_every_line_in_order, .timeout = 60)
 {
         Fixture *fx = fx_new();
+
+        run(fx, 1, "seq 1 100000"); /* twenty times what the socket holds */
+        expect_seq(fx, 1, 1, 100000);
+        wait_over(fx, 1);
+        cr_assert_eq(fx->n_notes, 0, "%s", fx->note);
+        fx_close(fx);
+}
+
+Test(keeper_output, a_reader_that_is_slow_but_takes_something_loses_nothing, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        FxMsg none = {.fd = -1};
+
+        run(fx, 1, "seq 1 20000");
+        for (int i = 1; i <= 40; i += 10) { /* twice as long as a reader that takes nothing gets, in all */
+                cr_assert(!fx_receive(fx, &none, STREAM_STUCK_SPAN / 2), "the node was not held up");
+                expect_seq(fx, 1, i, i + 9);
+        }
+        fx_expect_idle(fx);
+        expect_seq(fx, 1, 41, 20000);
+        wait_over(fx, 1);
+        fx_close(fx);
+}
+
+Test(keeper_output, a_reader_that_does_not_read_holds_up_the_nodes_once_and_no_order, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        nsec_t start = clock_now(), took;
         uint64_t shown = 0, dropped = 0;
         char packet[LOG_MSG_MAX];
+        FxMsg none = {.fd = -1};
         LogMsg line;
         Log log;
 
-        run(fx, 1, "seq 1 20000");
-        wait_over(fx, 1); /* although nobody reads the stream */
-        while (shown + dropped < 20000) {
+        run(fx, 1, "seq 1 40000");
+        cr_assert(!fx_receive(fx, &none, 100 * NSEC_PER_MSEC), "the node was not held up");
+        fx_signal(fx, 99999, SIGTERM);
+        (void)fx_expect(fx, KEEPER_MSG_SIGNALLED); /* before the node's end */
+        wait_over(fx, 1);
+        took = clock_now() - start;
+        cr_assert(took >= STREAM_STUCK_SPAN && took < STREAM_STUCK_SPAN + 5 * NSEC_PER_SEC, "%d ms", (int)(took / NSEC_PER_MSEC));
+        for (int i = 2; i < 12; i++) /* each of which would be held up by its pipe */
+                run(fx, (uint32_t)i, "seq 1 40000");
+        start = clock_now();
+        for (int i = 2; i < 12; i++)
+                (void)fx_wait(fx, KEEPER_MSG_EMPTY);
+        cr_assert(clock_now() - start < 10 * STREAM_STUCK_SPAN, "held up again");
+        while (shown + dropped < 11 * 40000) {
                 fx_line(fx, &line, packet);
                 shown += line.type == LOG_MSG_LINE;
                 dropped += line.type == LOG_MSG_DROPPED ? line.count : 0;
         }
-        cr_assert_eq(shown + dropped, 20000);
+        cr_assert_eq(shown + dropped, 11 * 40000);
         cr_assert(dropped > 0);
+        run(fx, 12, "seq 1 20000"); /* it reads again */
+        expect_seq(fx, 12, 1, 20000);
+        (void)fx_wait(fx, KEEPER_MSG_EMPTY);
         cr_assert(fx_end(fx, FX_SPAN));
         log = read_log(fx, "n1");
-        cr_assert_eq(json_array_size(log.lines), 20000);
-        cr_assert_str_eq(field(&log, 19999, "message"), "20000");
+        cr_assert_eq(json_array_size(log.lines), 40000);
+        cr_assert_str_eq(field(&log, 39999, "message"), "40000");
+        json_decref(log.lines);
+        fx_close(fx);
+}
+
+Test(keeper_output, the_end_waits_for_a_reader_that_does_not_read_for_a_moment_and_says_what_it_missed, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        unsigned long long shown = 0, unshown = 0;
+        char packet[LOG_MSG_MAX];
+        FxMsg none = {.fd = -1};
+        nsec_t start, took;
+        LogMsg line;
+        ssize_t n;
+        Log log;
+
+        run(fx, 1, "seq 1 40000");
+        cr_assert(!fx_receive(fx, &none, 100 * NSEC_PER_MSEC), "the node was not held up");
+        fx_kill(fx, 1, FX_SPAN);
+        (void)fx_wait(fx, KEEPER_MSG_EMPTY); /* its pipe is full still */
+        start = clock_now();
+        cr_assert(fx_end(fx, FX_SPAN));
+        took = clock_now() - start;
+        cr_assert(took < STREAM_LAST_SPAN + 2 * NSEC_PER_SEC, "%d ms", (int)(took / NSEC_PER_MSEC));
+        while ((n = recv(fx->stream, packet, sizeof(packet), MSG_DONTWAIT)) > 0) {
+                cr_assert_eq(log_msg_decode(&line, packet, (size_t)n), 0);
+                cr_assert(line.type == LOG_MSG_LINE && atoi(line.text) == (int)++shown);
+        }
+        cr_assert_eq(sscanf(fx->note, "%llu lines were not shown", &unshown), 1, "%s", fx->note);
+        cr_assert_eq(fx->n_notes, 1);
+        log = read_log(fx, "n1");
+        cr_assert_eq(json_array_size(log.lines), shown + unshown, "%zu in the file, %llu shown, %llu not",
+                json_array_size(log.lines), shown, unshown);
         json_decref(log.lines);
         fx_close(fx);
 }
@@ -263,6 +353,7 @@ Test(keeper_output, a_busy_logger_throttles_the_nodes_and_loses_nothing, .timeou
         FxMsg none = {.fd = -1};
         Log log;
 
+        fx->stream = fd_close(fx->stream); /* which would hold them up too */
         cr_assert_eq(kill(logger, SIGSTOP), 0); /* it is the keeper's unreaped child: the pid is its */
         run(fx, 1, "seq 1 200000");             /* 1.3 MB: more than pipes and buffers hold */
         cr_assert(!fx_receive(fx, &none, 200 * NSEC_PER_MSEC), "the node was not held up");
@@ -285,6 +376,7 @@ Test(keeper_output, a_logger_without_progress_holds_up_nobody_and_what_is_missin
         nsec_t start = clock_now(), took;
         Log log;
 
+        fx->stream = fd_close(fx->stream); /* which would hold them up too */
         cr_assert_eq(kill(logger, SIGSTOP), 0);
         run(fx, 1, "seq 1 400000");
         wait_over(fx, 1);

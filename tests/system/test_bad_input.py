@@ -3,13 +3,15 @@
 
 import json
 import os
+import pathlib
 import random
 import re
 import shutil
 import subprocess
+import tempfile
 
 import pytest
-from conftest import eventually
+from conftest import MARK, eventually
 from lives import Process, status_field
 
 BOUND = 15.0
@@ -40,6 +42,61 @@ def refused(dataflow, beside, live, nothing_left):
         return line.partition(" failed: ")[2]
 
     return run
+
+
+# Users without privilege
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def delegated(home):
+    """A cgroup of an ordinary user's, as service managers delegate them."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to delegate a cgroup")
+    path = home / "delegated"
+    path.mkdir()
+    for p in (path, path / "cgroup.procs", path / "cgroup.threads", path / "cgroup.subtree_control"):
+        os.chown(p, NOBODY, NOBODY)
+    yield path
+    path.rmdir()
+
+
+@pytest.fixture
+def as_nobody(build, traces, delegated):
+    """Run the command as an ordinary user, in the cgroup @within; returns the completed process."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o777)
+        for name in ("tidegate", "tidegated"):
+            shutil.copy(build / "bin" / name, place)
+        flow = pathlib.Path(place, "flow.yml")
+        flow.write_text(json.dumps({"nodes": [{"id": "lonely", "path": "/usr/bin/id", "args": "-u"}]}))
+
+        def run(within, *args):
+            return subprocess.run(
+                ["sh", "-c", 'echo $$ >"$0/cgroup.procs"; exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"',
+                 within, f"{place}/tidegate", "run", flow, *args],
+                env={**os.environ, MARK: traces.mark, "NO_COLOR": "1"}, text=True, timeout=60,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+
+        if subprocess.run([f"{place}/tidegate", "version"], user=NOBODY, stdout=subprocess.DEVNULL).returncode:
+            pytest.skip("this build cannot run as another user")
+        yield run
+
+
+def test_an_ordinary_user_runs_within_a_delegated_cgroup(as_nobody, delegated, tidegate):
+    p = as_nobody(delegated)
+    assert p.returncode == 0 and p.stderr == "" and "[lonely] 65534\n" in p.stdout
+    assert [d for d in delegated.iterdir() if d.is_dir()] == []
+    assert "an ordinary user to run within a cgroup" in " ".join(tidegate("help", "run").stdout.split())
+
+
+def test_an_ordinary_user_elsewhere_is_told_where_to_run(as_nobody, delegated, home):
+    p = as_nobody(home, "--cgroup-root", delegated)
+    assert p.returncode == 1
+    assert "node lonely (line " in p.stderr and "within the cgroup that is delegated" in p.stderr
+    assert [d for d in delegated.iterdir() if d.is_dir()] == []
 
 
 # Programs that cannot be executed

@@ -46,3 +46,10 @@ def test_a_cgroup_without_an_owner_is_seen():
                 path.rmdir()
         if base.exists() and not any(d.is_dir() for d in base.iterdir()):
             base.rmdir()
+
+
+def test_tests_that_run_beside_these_make_no_files_in_dev_shm(root):
+    """Every file that appears there while a test runs counts as left by it."""
+    sources = [path for kind in ("*.c", "*.h") for path in (root / "tests").rglob(kind)]
+    assert len(sources) > 50
+    assert [str(path) for path in sources if '"/dev/shm' in path.read_text()] == []
