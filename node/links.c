@@ -267,6 +267,10 @@ int links_out(tg_node *node, const NodeMsg *msg, int *fds)
         link = out_link_find(node, id, &output);
         if (link && link->generation > generation)
                 return 0;
+        if (link && link->generation == generation && link->peer != &node->self && has_hung_up(link->peer)) {
+                peer_gone(node, link->peer); /* its edge was not taken yet; whoever takes it would drop the link after our answer */
+                link = NULL;
+        }
         if ((link && link->generation == generation) || peer->gone)
                 return ack(node, NODE_MSG_LINK_OUT_ACK, id, generation); /* the dead need no room */
         if (link) {

@@ -121,7 +121,7 @@ static int on_resume(tg_node *node, const NodeMsg *msg, int *fds)
                 return r;
         return socket_answer(node, &(NodeMsg){
                 .type = NODE_MSG_RESUMED,
-                .resumed = {.running = node->state == NODE_RUNNING},
+                .resume = {.epoch = msg->resume.epoch, .running = node->state == NODE_RUNNING},
         });
 }
 

@@ -30,6 +30,7 @@ typedef struct Buffer {
 
 typedef struct Pipe {
         /* from the command line */
+        const char *as, *dataflow;   /* a dynamic node; NULL: whatever this process was started as */
         const char *output;          /* NULL: nothing is sent */
         const char *const *inputs;   /* of --receive; none named: all */
         size_t n_inputs, raw_bytes;  /* raw_bytes: size of the chunks that are sent; 0: lines */
@@ -50,13 +51,15 @@ static const char help[] =
         "       tidegate-pipe --receive [INPUT...] [--raw] [--with-id]\n"
         "       tidegate-pipe --receive [INPUT...] --send OUTPUT [options] -- COMMAND [ARGUMENT...]\n"
         "\n"
-        "Makes a node of a shell script: run it from a program that Tidegate started. A node has one connection,\n"
-        "so one tidegate-pipe per node; the third form does both directions.\n"
+        "Makes a node of a shell script: run it from a program that Tidegate started, or by hand with --as. A node has one\n"
+        "connection, so one tidegate-pipe per node; the third form does both directions.\n"
         "\n"
         "  --send OUTPUT       each line of stdin, without its newline, becomes a message; the end of stdin closes OUTPUT\n"
         "  --receive [INPUT]   each message of these inputs (default: all) is printed, with a newline after it\n"
         "  --raw [BYTES]       no newlines: --send reads chunks of BYTES, --receive prints the bytes alone\n"
         "  --with-id           prints the input's id and a tab before each message\n"
+        "  --as ID             started by hand: connects as the dynamic node ID of a dataflow that runs\n"
+        "  --dataflow NAME     with --as, when more than one has such a node: the dataflow's name or uuid\n"
         "  -- COMMAND          messages go to its stdin, its lines are sent; exits with its status\n"
         "\n"
         "Exit status: 0 at the end of the stream, after a stop, or when nobody reads any more; 1 failed; 2 usage.\n";
@@ -406,6 +409,16 @@ static int parse_raw(Pipe *p, const char *next, bool sending, int *i)
         return 0;
 }
 
+static int parse_word(const char **ret, const char *option, const char *word)
+{
+        if (!word || !*word || strncmp(word, "--", 2) == 0)
+                return usage(option, " wants a word after it");
+        if (*ret)
+                return usage(option, " can be given once");
+        *ret = word;
+        return 0;
+}
+
 static int parse(Pipe *p, int argc, char **argv)
 {
         bool sending = has_send(argc, argv);
@@ -427,7 +440,11 @@ static int parse(Pipe *p, int argc, char **argv)
                         p->inputs = (const char *const *)(argv + i + 1);
                         for (p->n_inputs = 0; i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0; i++)
                                 p->n_inputs++;
-                } else if (strcmp(argv[i], "--raw") == 0)
+                } else if (strcmp(argv[i], "--as") == 0)
+                        r = parse_word(&p->as, argv[i], argv[i + 1]), i++;
+                else if (strcmp(argv[i], "--dataflow") == 0)
+                        r = parse_word(&p->dataflow, argv[i], argv[i + 1]), i++;
+                else if (strcmp(argv[i], "--raw") == 0)
                         r = parse_raw(p, argv[i + 1], sending, &i);
                 else if (strcmp(argv[i], "--with-id") == 0)
                         p->with_id = true;
@@ -449,6 +466,8 @@ static int check(const Pipe *p)
                 return usage("--raw wants the number of bytes of a chunk when sending", NULL);
         if (p->with_id && !p->receive)
                 return usage("--with-id is for --receive", NULL);
+        if (p->dataflow && !p->as)
+                return usage("--dataflow is for --as", NULL);
         return 0;
 }
 
@@ -489,7 +508,11 @@ int main(int argc, char **argv)
         if (r)
                 return r;
         (void)signal(SIGPIPE, SIG_IGN); /* write() says it */
-        r = tg_node_open(&p.node);
+        r = p.as ? tg_node_open_as(&p.node, p.as, p.dataflow) : tg_node_open(&p.node);
+        if (r == -ENOTCONN && p.as) {
+                fprintf(stderr, "tidegate-pipe: connecting as %s: no tidegated is running here\n", p.as);
+                return 1;
+        }
         if (r)
                 return fail("connecting", r);
         if (!names_are_known(&p))

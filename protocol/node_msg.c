@@ -243,7 +243,11 @@ static void walk_body(Codec *c, NodeMsg *m)
                 walk_str(c, &m->violation.text, NODE_MSG_TEXT_MAX);
                 break;
         case NODE_MSG_RESUMED:
-                walk_flag(c, &m->resumed.running);
+                walk_u64(c, &m->resume.epoch);
+                walk_flag(c, &m->resume.running);
+                break;
+        case NODE_MSG_RESUME:
+                walk_u64(c, &m->resume.epoch);
                 break;
         case NODE_MSG_WELCOME:
                 walk_welcome(c, m);
@@ -285,7 +289,6 @@ static void walk_body(Codec *c, NodeMsg *m)
         case NODE_MSG_MAPPED:
         case NODE_MSG_SETUP_END:
         case NODE_MSG_START:
-        case NODE_MSG_RESUME:
                 break;
         }
 }

@@ -50,7 +50,8 @@
  *   CLOSE_OUTPUT           ──►   one for each output that was closed
  *   RESUMED                ──►   that was all; and whether START came
  *
- * Everything the node said before is in the socket ahead of that. A link that both its ends name in their answers is up,
+ * The answer is what stands between RESUMED with the epoch of the question and the last HELLO before it; all that is in the
+ * socket ahead of that was said to a predecessor, another RESUMED too. A link that both its ends name in their answers is up,
  * and so is the pair of doorbells below it. For any other link the successor cannot know whether both ends have their doorbell,
  * or whether one end's hang-up was taken for a death already: it attaches the link anew, under a higher generation, and
  * introduces the pair anew too unless another link of it is up. So never two doorbells between two nodes that use the first.
@@ -145,9 +146,10 @@ typedef struct NodeMsg {
                         uint32_t link, generation;
                         const char *text;
                 } violation;
-                struct { /* RESUMED: everything that RESUME asked for was said */
-                        uint8_t running; /* START came */
-                } resumed;
+                struct { /* RESUME; RESUMED: everything that RESUME asked for was said */
+                        uint64_t epoch;  /* of the supervisor that asks; the answer's is that of its question */
+                        uint8_t running; /* RESUMED alone: START came */
+                } resume;
                 struct { /* WELCOME; fds: control page (read), bell (write) */
                         uint8_t uuid[16];
                         const char *dataflow; /* name */

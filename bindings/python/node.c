@@ -519,25 +519,35 @@ static PyObject *node_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 
 static int node_init(PyObject *o, PyObject *args, PyObject *kwargs)
 {
-        static char *names[] = {NULL};
+        static char *names[] = {"node_id", "dataflow", NULL};
+        const char *node_id = NULL, *dataflow = NULL, *inherited = getenv("TIDEGATE_NODE_FD");
         NodeObject *self = (NodeObject *)o;
         tg_node *node = NULL;
         int r;
 
-        if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":Node", names))
+        if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|z$z:Node", names, &node_id, &dataflow))
                 return -1;
+        if (dataflow && !node_id) {
+                PyErr_SetString(PyExc_TypeError, "dataflow= says where to look for a node; give the node's id too");
+                return -1;
+        }
+        if (inherited && *inherited)
+                node_id = NULL; /* started by Tidegate: it knows better which node this is */
         if (self->node || self->closing) {
                 error_raise(errors.error, EALREADY, "the node is open already");
                 return -1;
         }
         do {
                 Py_BEGIN_ALLOW_THREADS
-                r = tg_node_open(&node);
+                r = node_id ? tg_node_open_as(&node, node_id, dataflow) : tg_node_open(&node);
                 Py_END_ALLOW_THREADS
         } while (r == -EINTR && PyErr_CheckSignals() == 0); /* the next call goes on where this one was */
         if (r == -EINTR)
                 return -1;
-        if (r == -ENOTCONN)
+        if (r == -ENOTCONN && node_id)
+                error_raise(errors.not_connected, ENOTCONN,
+                        "no tidegated is running here, so this process cannot become the node '%.128s'", node_id);
+        else if (r == -ENOTCONN)
                 error_raise(errors.not_connected, ENOTCONN,
                         "this process was not started by Tidegate; start the dataflow with: tidegate run dataflow.yml");
         else if (r)

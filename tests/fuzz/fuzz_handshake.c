@@ -19,6 +19,17 @@ static void require(int good)
                 abort();
 }
 
+/* Who says HELLO is nobody yet, somebody who asks, or an incarnation: nothing in between. */
+static void one_greeting(const NodeMsg *m)
+{
+        static const uint8_t nobody[16];
+
+        require(m->hello.library && m->hello.dataflow && m->hello.node);
+        require(strlen(m->hello.node) <= NODE_MSG_ID_MAX && strlen(m->hello.dataflow) <= NODE_MSG_NAME_MAX);
+        require(*m->hello.node || (!*m->hello.dataflow && m->hello.generation == 0));
+        require(m->hello.generation > 0 || memcmp(m->hello.uuid, nobody, sizeof(nobody)) == 0);
+}
+
 static void one_message(const uint8_t *data, size_t size)
 {
         uint8_t *packet = malloc(size ? size : 1); /* exact, so that one byte past the end is seen */
@@ -31,6 +42,8 @@ static void one_message(const uint8_t *data, size_t size)
                 require(node_msg_n_fds(&m) >= 0 && node_msg_n_fds(&m) <= NODE_MSG_MAX_FDS);
                 require(!node_msg_from_node(m.type) || node_msg_n_fds(&m) == 0);
                 require(strcmp(node_msg_name(m.type), "?") != 0);
+                if (m.type == NODE_MSG_HELLO)
+                        one_greeting(&m);
                 require(node_msg_encode(&m, again, sizeof(again)) == (int)size);
                 require(memcmp(again, packet, size) == 0);
         }

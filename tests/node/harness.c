@@ -14,12 +14,15 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
 #include "shm/pool.h"
 
-#define NODE_FD 3 /* in the child */
+#define NODE_FD    3 /* in the child */
+#define MAX_KNOCKS 16
+#define DATAFLOW   "test"
 
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
 
@@ -55,6 +58,8 @@ typedef struct FlowNode {
         Region control;
         uint32_t peers[FLOW_MAX_NODES]; /* generation of each other node that it got PEER for */
         bool mapped, started, exited, will_restart;
+        bool dynamic;  /* connects by name from the beginning */
+        bool resuming; /* it was sent RESUME and has not said RESUMED */
         int status;
 } FlowNode;
 
@@ -70,6 +75,8 @@ typedef struct FlowLink {
         Region spoil;
         LinkState state;
         uint64_t start_at;
+        bool again; /* to be told anew under the same generation */
+        uint32_t out_held, in_held; /* generations that the ends named to a successor */
 } FlowLink;
 
 struct Flow {
@@ -78,6 +85,14 @@ struct Flow {
         int n_nodes, n_links, n_fds_before, note_fd;
         bool barrier_open, hold_start;
         unsigned n_violations, n_detach_acks;
+        bool dead, asking;
+        unsigned n_left; /* messages until it dies; 0: it does not */
+        uint32_t epoch;  /* of the supervisor */
+        uint32_t pairs[FLOW_MAX_NODES][FLOW_MAX_NODES]; /* how often the two were introduced anew; [lower][higher] */
+        char socket_dir[32], socket_path[64];
+        int listen_fd, knocks[MAX_KNOCKS];
+        const char *turn_away;
+        unsigned n_knocks, n_joined;
         _Atomic uint64_t *shared;
 };
 
@@ -98,6 +113,9 @@ Flow *flow_new(void)
 
         flow->n_fds_before = count_fds();
         flow->note_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        flow->listen_fd = -1;
+        for (int i = 0; i < MAX_KNOCKS; i++)
+                flow->knocks[i] = -1;
         flow->shared = mmap(NULL, FLOW_SHARED_WORDS * 8, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         cr_assert(flow->note_fd >= 0 && flow->shared != MAP_FAILED);
         return flow;
@@ -135,6 +153,22 @@ int flow_command(Flow *flow, const char *id, const char *const *argv, int stdin_
         flow->nodes[n].argv = argv;
         flow->nodes[n].stdin_fd = stdin_fd;
         flow->nodes[n].stdout_fd = stdout_fd;
+        return n;
+}
+
+int flow_dynamic(Flow *flow, const char *id, FlowBody body, void *arg)
+{
+        int n = flow_node(flow, id, body, arg);
+
+        flow->nodes[n].dynamic = true;
+        return n;
+}
+
+int flow_dynamic_command(Flow *flow, const char *id, const char *const *argv, int stdin_fd, int stdout_fd)
+{
+        int n = flow_command(flow, id, argv, stdin_fd, stdout_fd);
+
+        flow->nodes[n].dynamic = true;
         return n;
 }
 
@@ -195,7 +229,7 @@ static void send_fds(FlowNode *node, const NodeMsg *msg, const int *fds, int n_f
 
         cr_assert_gt(n, 0, "%s was not encoded: %d", node_msg_name(msg->type), n);
         cr_assert_eq(n_fds, node_msg_n_fds(msg));
-        if (node->fd < 0)
+        if (node->fd < 0 || node->flow->dead)
                 return; /* hung up on purpose */
         if (n_fds) {
                 mh.msg_control = &control;
@@ -209,6 +243,8 @@ static void send_fds(FlowNode *node, const NodeMsg *msg, const int *fds, int n_f
                 cr_assert(errno == EPIPE || errno == ECONNRESET, "send %s: %m", node_msg_name(msg->type));
         if (node->control.map)
                 control_bump(&node->control);
+        if (node->flow->n_left > 0 && --node->flow->n_left == 0)
+                node->flow->dead = true;
 }
 
 void flow_send(Flow *flow, int node, const NodeMsg *msg)
@@ -236,20 +272,22 @@ static void child(FlowNode *node, int fd)
         if (node->stdout_fd >= 0)
                 (void)dup2(node->stdout_fd, STDOUT_FILENO);
         /* Nothing of the supervisor or of other nodes: a copied doorbell would hide a death. */
-        fd = fcntl(fd, F_DUPFD, 100);
         note_fd = fcntl(flow->note_fd, F_DUPFD, 100);
-        (void)dup2(fd, NODE_FD);
+        if (fd >= 0)
+                (void)dup2(fcntl(fd, F_DUPFD, 100), NODE_FD);
         (void)dup2(note_fd, NODE_FD + 1);
         (void)fcntl(NODE_FD + 1, F_SETFD, FD_CLOEXEC);
         (void)syscall(SYS_close_range, NODE_FD + 2, ~0u, 0);
         flow->note_fd = NODE_FD + 1;
-        (void)setenv(NODE_MSG_FD_ENV, "3", 1);
+        (void)(fd >= 0 ? setenv(NODE_MSG_FD_ENV, "3", 1) : unsetenv(NODE_MSG_FD_ENV));
+        if (*flow->socket_path)
+                (void)setenv(NODE_MSG_SOCKET_ENV, flow->socket_path, 1);
         (void)signal(SIGPIPE, SIG_DFL);
         if (node->argv) {
                 (void)execv(node->argv[0], (char *const *)(uintptr_t)node->argv);
                 _exit(127);
         }
-        r = tg_node_open(&n);
+        r = node->dynamic ? tg_node_open_as(&n, node->id, DATAFLOW) : tg_node_open(&n);
         if (r) {
                 fprintf(stderr, "%s: tg_node_open: %d (%s)\n", node->id, r, tg_strerror(r));
                 _exit(98);
@@ -311,13 +349,14 @@ static void make_regions(Flow *flow, FlowNode *node)
 
 static void spawn(Flow *flow, FlowNode *node)
 {
-        int pair[2];
+        int pair[2] = {-1, -1};
 
         make_regions(flow, node);
-        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        if (!node->dynamic)
+                cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
         fd_replace(&node->fd, pair[0]);
         node->generation++;
-        node->mapped = node->started = node->exited = node->will_restart = false;
+        node->mapped = node->started = node->exited = node->will_restart = node->resuming = false;
         memset(node->peers, 0, sizeof(node->peers));
         fflush(NULL);
         node->pid = fork();
@@ -359,7 +398,7 @@ void flow_restart(Flow *flow, int node)
 
 static void welcome(Flow *flow, FlowNode *node)
 {
-        NodeMsg m = {.type = NODE_MSG_WELCOME, .welcome = {.uuid = {0xab}, .dataflow = "test", .node = node->id,
+        NodeMsg m = {.type = NODE_MSG_WELCOME, .welcome = {.uuid = {0xab}, .dataflow = DATAFLOW, .node = node->id,
                 .generation = node->generation, .restart_count = node->generation - 1,
                 .n_inputs = (uint32_t)node->n_inputs, .n_outputs = (uint32_t)node->n_outputs,
                 .control_size = control_size(), .bell_size = bell_size(),
@@ -400,7 +439,8 @@ static void seal_all(Flow *flow, FlowNode *node)
                 if (!link)
                         continue;
                 cr_assert_eq(region_seal(link->cursor_fd, REGION_CURSOR), 0);
-                cr_assert_eq(region_map_read(&link->cursor, link->cursor_fd, REGION_CURSOR, cursor_size()), 0);
+                if (!link->cursor.map)
+                        cr_assert_eq(region_map_read(&link->cursor, link->cursor_fd, REGION_CURSOR, cursor_size()), 0);
         }
         node->mapped = true;
 }
@@ -417,7 +457,8 @@ static void introduce(Flow *flow, int a, int b)
         for (int i = 0; i < 2; i++) {
                 FlowNode *to = i ? nb : na, *other = i ? na : nb;
                 NodeMsg m = {.type = NODE_MSG_PEER, .peer = {.peer = (uint32_t)(i ? a : b) + 1,
-                        .generation = to->generation * 1000 + other->generation, /* grows when either starts anew */
+                        /* grows when either starts anew, or when a successor does not trust what is there */
+                        .generation = (to->generation * 1000 + other->generation) * 1000 + flow->pairs[MIN(a, b)][MAX(a, b)],
                         .node = other->id, .bell_size = bell_size()}};
 
                 send_fds(to, &m, (int[]){other->bell_fd, pair[i]}, 2);
@@ -454,11 +495,13 @@ static void send_link_in(Flow *flow, int l)
 /* Begins every link whose ends are both mapped and of which one is new. */
 static void wire(Flow *flow)
 {
+        if (flow->asking)
+                return; /* not before all have said what there is */
         for (int l = 0; l < flow->n_links; l++) {
                 FlowLink *link = &flow->links[l];
                 FlowNode *from = &flow->nodes[link->from], *to = &flow->nodes[link->to];
 
-                if (!from->mapped || !to->mapped || from->exited || to->exited)
+                if (!from->mapped || !to->mapped || from->exited || to->exited || from->resuming || to->resuming)
                         continue;
                 if (link->out_generation == from->generation && link->in_generation == to->generation)
                         continue;
@@ -466,7 +509,8 @@ static void wire(Flow *flow)
                         link->start_at = NODE_START_AT_HEAD;
                 link->out_generation = from->generation;
                 link->in_generation = to->generation;
-                link->generation++;
+                link->generation += !link->again;
+                link->again = false;
                 introduce(flow, link->from, link->to);
                 send_link_out(flow, l);
                 link->state = LINK_TOLD_PRODUCER;
@@ -536,6 +580,106 @@ static void close_link(Flow *flow, FlowLink *link, bool restarting)
                 .restarting = restarting}}, NULL, 0);
 }
 
+static void say_what_ended(Flow *flow, const FlowNode *node)
+{
+        for (int l = 0; l < flow->n_links; l++) {
+                FlowLink *link = &flow->links[l];
+
+                if (&flow->nodes[link->to] != node || !flow->nodes[link->from].exited || link->generation == 0)
+                        continue;
+                link->state = LINK_UP;
+                close_link(flow, link, flow->nodes[link->from].will_restart);
+        }
+}
+
+/* Whatever of it was sent may have arrived on one side only. */
+static void doubt_pair(Flow *flow, const FlowLink *of)
+{
+        int a = MIN(of->from, of->to), b = MAX(of->from, of->to);
+
+        flow->pairs[a][b]++;
+        flow->nodes[a].peers[b] = flow->nodes[b].peers[a] = 0;
+}
+
+static bool pair_is_up(const Flow *flow, const FlowLink *of)
+{
+        for (int l = 0; l < flow->n_links; l++) {
+                const FlowLink *link = &flow->links[l];
+
+                if (((link->from == of->from && link->to == of->to) || (link->from == of->to && link->to == of->from)) &&
+                    link->generation > 0 && link->out_held == link->generation && link->in_held == link->generation)
+                        return true;
+        }
+        return false;
+}
+
+/* Everybody has said what there is. */
+static void conclude(Flow *flow)
+{
+        for (int i = 0; i < flow->n_nodes; i++)
+                if (flow->nodes[i].resuming && !flow->nodes[i].exited)
+                        return;
+        flow->asking = false;
+        for (int l = 0; l < flow->n_links; l++) {
+                FlowLink *link = &flow->links[l];
+                FlowNode *from = &flow->nodes[link->from], *to = &flow->nodes[link->to];
+
+                if (from->exited || to->exited)
+                        continue;
+                if (pair_is_up(flow, link)) {
+                        from->peers[link->to] = to->generation;
+                        to->peers[link->from] = from->generation;
+                } else
+                        doubt_pair(flow, link);
+                if (link->generation == 0 || link->out_held != link->generation || link->in_held != link->generation)
+                        continue;
+                link->state = LINK_UP;
+                link->out_generation = from->generation;
+                link->in_generation = to->generation;
+        }
+        for (int i = 0; i < flow->n_nodes; i++) {
+                FlowNode *node = &flow->nodes[i];
+
+                if (!node->exited && !node->mapped)
+                        welcome(flow, node);
+                else if (!node->exited)
+                        say_what_ended(flow, node);
+        }
+        wire(flow);
+}
+
+static void on_resumed(Flow *flow, FlowNode *node)
+{
+        cr_assert(node->resuming);
+        node->resuming = false;
+        if (flow->asking)
+                conclude(flow);
+        else { /* it came by name */
+                flow->n_joined++;
+                say_what_ended(flow, node);
+        }
+}
+
+/* What was said to the dead one may not be so any more: the answer begins here. */
+static void forget_answers(Flow *flow, int node)
+{
+        for (int l = 0; l < flow->n_links; l++) {
+                if (flow->links[l].from == node)
+                        flow->links[l].out_held = 0;
+                if (flow->links[l].to == node)
+                        flow->links[l].in_held = 0;
+        }
+}
+
+static void on_ack_to_successor(FlowNode *node, FlowLink *link, const NodeMsg *m)
+{
+        cr_assert_leq(m->ack.generation, link->generation);
+        if (m->type == NODE_MSG_LINK_OUT_ACK)
+                link->out_held = m->ack.generation;
+        else
+                link->in_held = m->ack.generation;
+}
+
 static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
 {
         int index = (int)(node - flow->nodes);
@@ -544,7 +688,11 @@ static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
         switch (m->type) {
         case NODE_MSG_HELLO:
                 cr_assert_eq(m->hello.version, NODE_MSG_VERSION);
-                welcome(flow, node);
+                cr_assert(m->hello.generation == 0 || m->hello.generation == node->generation);
+                if (node->resuming)
+                        forget_answers(flow, index);
+                else
+                        welcome(flow, node);
                 break;
         case NODE_MSG_MAPPED:
                 seal_all(flow, node);
@@ -553,7 +701,9 @@ static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
         case NODE_MSG_LINK_OUT_ACK:
                 link = link_of(flow, m->ack.link);
                 cr_assert_eq(link->from, index);
-                if (m->ack.generation == link->generation && link->state == LINK_TOLD_PRODUCER) {
+                if (node->resuming)
+                        on_ack_to_successor(node, link, m);
+                else if (m->ack.generation == link->generation && link->state == LINK_TOLD_PRODUCER) {
                         link->state = LINK_TOLD_CONSUMER;
                         send_link_in(flow, (int)(link - flow->links));
                 }
@@ -561,7 +711,9 @@ static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
         case NODE_MSG_LINK_IN_ACK:
                 link = link_of(flow, m->ack.link);
                 cr_assert_eq(link->to, index);
-                if (m->ack.generation == link->generation && link->state == LINK_TOLD_CONSUMER)
+                if (node->resuming)
+                        on_ack_to_successor(node, link, m);
+                else if (m->ack.generation == link->generation && link->state == LINK_TOLD_CONSUMER)
                         link->state = LINK_UP;
                 break;
         case NODE_MSG_DETACH_ACK:
@@ -577,6 +729,11 @@ static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
         case NODE_MSG_VIOLATION:
                 flow->n_violations++;
                 break;
+        case NODE_MSG_RESUMED:
+                cr_assert(!m->resume.running || flow->barrier_open);
+                if (m->resume.epoch == flow->epoch) /* else it is for a dead one */
+                        on_resumed(flow, node);
+                break;
         default:
                 cr_assert_fail("%s from a node", node_msg_name(m->type));
         }
@@ -586,15 +743,15 @@ static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
 static void read_node(Flow *flow, FlowNode *node)
 {
         uint8_t packet[NODE_MSG_MAX + 1];
-        ssize_t n;
+        ssize_t n = 1;
         NodeMsg m;
 
-        while ((n = recv(node->fd, packet, sizeof(packet), MSG_DONTWAIT)) > 0) {
+        while (!flow->dead && (n = recv(node->fd, packet, sizeof(packet), MSG_DONTWAIT)) > 0) {
                 cr_assert_eq(node_msg_decode(&m, packet, (size_t)n), 0, "%zd bytes from %s do not decode", n, node->id);
                 cr_assert(node_msg_from_node(m.type));
                 on_message(flow, node, &m);
         }
-        if (n == 0 || (n < 0 && errno != EAGAIN))
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != ECONNRESET))
                 node->fd = fd_close(node->fd);
 }
 
@@ -610,6 +767,8 @@ static void on_exit_of(Flow *flow, FlowNode *node)
         node->mapped = false;
         node->pidfd = fd_close(node->pidfd);
         node->fd = fd_close(node->fd);
+        if (flow->asking)
+                conclude(flow);
         for (int l = 0; l < flow->n_links; l++) {
                 FlowLink *link = &flow->links[l];
 
@@ -626,26 +785,210 @@ static void on_exit_of(Flow *flow, FlowNode *node)
         }
 }
 
+/* -------- who comes by name -------- */
+
+static void on_knock(Flow *flow)
+{
+        int fd = accept4(flow->listen_fd, NULL, NULL, SOCK_CLOEXEC), i = 0;
+
+        cr_assert_geq(fd, 0);
+        flow->n_knocks++;
+        if (flow->turn_away && !*flow->turn_away) {
+                (void)fd_close(fd);
+                return;
+        }
+        while (i < MAX_KNOCKS && flow->knocks[i] >= 0)
+                i++;
+        cr_assert_lt(i, MAX_KNOCKS);
+        flow->knocks[i] = fd;
+}
+
+static FlowNode *who_is_it(Flow *flow, const NodeMsg *hello)
+{
+        for (int i = 0; i < flow->n_nodes; i++)
+                if (strcmp(flow->nodes[i].id, hello->hello.node) == 0)
+                        return &flow->nodes[i];
+        cr_assert_fail("nobody of that name: %s", hello->hello.node);
+        abort();
+}
+
+static void let_in(Flow *flow, int fd, const NodeMsg *hello)
+{
+        FlowNode *node = who_is_it(flow, hello);
+
+        cr_assert_str_eq(hello->hello.dataflow, DATAFLOW);
+        fd_replace(&node->fd, fd);
+        if (flow->turn_away) {
+                send_fds(node, &(NodeMsg){.type = NODE_MSG_ABORT, .abort = {.text = flow->turn_away}}, NULL, 0);
+                return;
+        }
+        if (hello->hello.generation == 0) {
+                cr_assert(node->dynamic);
+                flow->n_joined++;
+                welcome(flow, node);
+                return;
+        }
+        cr_assert_eq(hello->hello.generation, node->generation);
+        cr_assert_eq(hello->hello.uuid[0], 0xab);
+        node->resuming = true;
+        send_fds(node, &(NodeMsg){.type = NODE_MSG_RESUME, .resume = {.epoch = flow->epoch}}, NULL, 0);
+}
+
+static void on_stranger(Flow *flow, int i)
+{
+        uint8_t packet[NODE_MSG_MAX + 1];
+        ssize_t n = recv(flow->knocks[i], packet, sizeof(packet), MSG_DONTWAIT);
+        NodeMsg m;
+
+        if (n <= 0) {
+                flow->knocks[i] = fd_close(flow->knocks[i]);
+                return;
+        }
+        cr_assert(node_msg_decode(&m, packet, (size_t)n) == 0 && m.type == NODE_MSG_HELLO);
+        let_in(flow, TAKE_FD(flow->knocks[i]), &m);
+}
+
+void flow_by_name(Flow *flow)
+{
+        (void)snprintf(flow->socket_dir, sizeof(flow->socket_dir), "/tmp/tidegate-flow-XXXXXX");
+        cr_assert(mkdtemp(flow->socket_dir));
+        (void)snprintf(flow->socket_path, sizeof(flow->socket_path), "%s/node.sock", flow->socket_dir);
+}
+
+const char *flow_socket_path(const Flow *flow)
+{
+        return flow->socket_path;
+}
+
+void flow_listen(Flow *flow, bool listens)
+{
+        struct sockaddr_un addr = {.sun_family = AF_UNIX};
+
+        flow->listen_fd = fd_close(flow->listen_fd);
+        (void)unlink(flow->socket_path);
+        if (!listens)
+                return;
+        memcpy(addr.sun_path, flow->socket_path, sizeof(flow->socket_path));
+        flow->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+        cr_assert_eq(bind(flow->listen_fd, (const struct sockaddr *)&addr, sizeof(addr)), 0, "%m");
+        cr_assert_eq(listen(flow->listen_fd, MAX_KNOCKS), 0);
+}
+
+void flow_turn_away(Flow *flow, const char *text)
+{
+        flow->turn_away = text;
+}
+
+unsigned flow_n_knocks(const Flow *flow)
+{
+        return flow->n_knocks;
+}
+
+unsigned flow_n_joined(const Flow *flow)
+{
+        return flow->n_joined;
+}
+
+/* -------- the death of the supervisor -------- */
+
+void flow_die_after(Flow *flow, unsigned n)
+{
+        flow->n_left = n;
+}
+
+bool flow_is_dead(const Flow *flow)
+{
+        return flow->dead;
+}
+
+static void forget(Flow *flow)
+{
+        for (int i = 0; i < flow->n_nodes; i++) {
+                FlowNode *node = &flow->nodes[i];
+
+                memset(node->peers, 0, sizeof(node->peers));
+                if (!node->exited)
+                        node->mapped = node->started = node->resuming = false;
+        }
+        for (int l = 0; l < flow->n_links; l++) {
+                FlowLink *link = &flow->links[l];
+
+                link->out_held = link->in_held = link->out_generation = link->in_generation = 0;
+                link->state = flow->nodes[link->from].exited || flow->nodes[link->to].exited ? LINK_DOWN : LINK_IDLE;
+        }
+}
+
+static void lose_what_was_said(FlowNode *node)
+{
+        uint8_t packet[NODE_MSG_MAX + 1];
+
+        while (recv(node->fd, packet, sizeof(packet), MSG_DONTWAIT) > 0)
+                ;
+}
+
+void flow_succeed(Flow *flow, FlowSuccessor how)
+{
+        flow->dead = false;
+        flow->asking = how == FLOW_ASKS || how == FLOW_ASKS_WITH_LOSS;
+        flow->epoch++;
+        forget(flow);
+        for (int i = 0; i < flow->n_nodes; i++) {
+                FlowNode *node = &flow->nodes[i];
+
+                if (node->exited)
+                        continue;
+                if (how == FLOW_REPEATS_WITH_LOSS || how == FLOW_ASKS_WITH_LOSS)
+                        lose_what_was_said(node);
+                node->resuming = flow->asking;
+        }
+        for (int l = 0; l < flow->n_links; l++)
+                flow->links[l].again = !flow->asking && flow->links[l].generation > 0;
+        for (int i = 0; i < flow->n_nodes; i++) {
+                FlowNode *node = &flow->nodes[i];
+
+                if (node->exited)
+                        continue;
+                if (flow->asking)
+                        send_fds(node, &(NodeMsg){.type = NODE_MSG_RESUME, .resume = {.epoch = flow->epoch}}, NULL, 0);
+                else
+                        welcome(flow, node);
+        }
+        for (int i = 0; i < flow->n_nodes && !flow->asking; i++)
+                if (!flow->nodes[i].exited && flow->barrier_open)
+                        say_what_ended(flow, &flow->nodes[i]);
+}
+
+/* -------- the loop -------- */
+
 bool flow_turn(Flow *flow, nsec_t deadline)
 {
-        struct pollfd pfds[2 * FLOW_MAX_NODES + 1];
-        int n = 0;
+        struct pollfd pfds[2 * FLOW_MAX_NODES + 2 + MAX_KNOCKS];
+        int n = 0, first_knock;
         uint64_t count;
 
         for (int i = 0; i < flow->n_nodes; i++) {
-                pfds[n++] = (struct pollfd){.fd = flow->nodes[i].fd, .events = POLLIN};
-                pfds[n++] = (struct pollfd){.fd = flow->nodes[i].pidfd, .events = POLLIN};
+                pfds[n++] = (struct pollfd){.fd = flow->dead ? -1 : flow->nodes[i].fd, .events = POLLIN};
+                pfds[n++] = (struct pollfd){.fd = flow->dead ? -1 : flow->nodes[i].pidfd, .events = POLLIN};
         }
         pfds[n++] = (struct pollfd){.fd = flow->note_fd, .events = POLLIN};
+        pfds[n++] = (struct pollfd){.fd = flow->listen_fd, .events = POLLIN};
+        first_knock = n;
+        for (int i = 0; i < MAX_KNOCKS; i++)
+                pfds[n++] = (struct pollfd){.fd = flow->knocks[i], .events = POLLIN};
         /* Conditions on shared memory come without an event: look at them every few milliseconds too. */
         if (poll(pfds, (nfds_t)n, MIN(nsec_poll_ms(deadline, clock_now()), 5)) <= 0)
                 return clock_now() < deadline;
         for (int i = 0; i < flow->n_nodes; i++) {
-                if (pfds[2 * i].revents && flow->nodes[i].fd >= 0)
+                if (pfds[2 * i].revents && flow->nodes[i].fd >= 0 && !flow->dead)
                         read_node(flow, &flow->nodes[i]);
-                if (pfds[2 * i + 1].revents && flow->nodes[i].pidfd >= 0)
+                if (pfds[2 * i + 1].revents && flow->nodes[i].pidfd >= 0 && !flow->dead)
                         on_exit_of(flow, &flow->nodes[i]);
         }
+        for (int i = 0; i < MAX_KNOCKS; i++)
+                if (pfds[first_knock + i].revents && flow->knocks[i] >= 0)
+                        on_stranger(flow, i);
+        if (pfds[first_knock - 1].revents)
+                on_knock(flow);
         (void)!read(flow->note_fd, &count, 8);
         return true;
 }
@@ -765,6 +1108,12 @@ void flow_close(Flow *flow)
                 region_unmap(&flow->links[l].spoil);
         }
         (void)fd_close(flow->note_fd);
+        for (int i = 0; i < MAX_KNOCKS; i++)
+                (void)fd_close(flow->knocks[i]);
+        if (*flow->socket_dir) {
+                flow_listen(flow, false);
+                (void)rmdir(flow->socket_dir);
+        }
         (void)munmap(flow->shared, FLOW_SHARED_WORDS * 8);
         free(flow);
         cr_assert_eq(count_fds(), n_fds, "descriptors were leaked");

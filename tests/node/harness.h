@@ -79,7 +79,33 @@ void flow_restart(Flow *flow, int node); /* after its exit was seen */
 void flow_hang_up(Flow *flow, int node); /* closes the supervisor's end of one node's socket */
 void flow_send_raw(Flow *flow, int node, const void *bytes, size_t size);
 void flow_send(Flow *flow, int node, const NodeMsg *msg);
-void flow_repeat(Flow *flow); /* as a new supervisor does: PEER, LINK_OUT and LINK_IN again with the same generations */
+void flow_repeat(Flow *flow); /* LINK_OUT and LINK_IN again with the same generations */
+
+/*
+ * The death of the supervisor. After @n more messages it is dead: it says nothing, hears nothing, and what it still had in its
+ * hands is closed. The nodes' sockets stay, as they do in the guard's store. A successor knows what a journal would tell it (the
+ * graph, the generations, exits, whether the barrier was opened) and nothing of what was answered.
+ */
+typedef enum FlowSuccessor {
+        FLOW_REPEATS,            /* every step from the beginning, with the same generations */
+        FLOW_REPEATS_WITH_LOSS,  /* what the nodes said and nobody acted upon was read by the dead one, and is lost */
+        FLOW_ASKS,               /* RESUME; repeats what is missing, attaches anew what is in doubt */
+        FLOW_ASKS_WITH_LOSS,
+        _FLOW_SUCCESSOR_MAX,
+} FlowSuccessor;
+void flow_die_after(Flow *flow, unsigned n);
+bool flow_is_dead(const Flow *flow);
+void flow_succeed(Flow *flow, FlowSuccessor how);
+
+/* Nodes that come by name. flow_by_name(): before flow_spawn(); the nodes know a path, where nobody listens yet. */
+void flow_by_name(Flow *flow);
+const char *flow_socket_path(const Flow *flow);
+void flow_listen(Flow *flow, bool listen);
+void flow_turn_away(Flow *flow, const char *text); /* whoever comes gets ABORT, or with "" just a hang-up */
+unsigned flow_n_knocks(const Flow *flow); /* connections that came */
+unsigned flow_n_joined(const Flow *flow); /* of those, that became the socket of a node, which answered RESUME if it was one before */
+int flow_dynamic(Flow *flow, const char *id, FlowBody body, void *arg); /* has no socket: tg_node_open_as() */
+int flow_dynamic_command(Flow *flow, const char *id, const char *const *argv, int stdin_fd, int stdout_fd);
 
 unsigned flow_n_violations(const Flow *flow);
 unsigned flow_n_detach_acks(const Flow *flow);

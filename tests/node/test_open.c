@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
@@ -363,6 +364,63 @@ static void gets_as_far_as_links(Lone *lone, Regions *r)
         cr_assert_eq(lone_hears(lone).type, NODE_MSG_MAPPED);
 }
 
+static void welcomes_somebody_else_then(Lone *lone, Regions *r, NodeMsg m, bool ready)
+{
+        lone_is_welcome(lone, r, 0, 0);
+        if (ready) {
+                lone_says_msg(lone, &(NodeMsg){.type = NODE_MSG_SETUP_END}, NULL, 0);
+                cr_assert_eq(lone_hears(lone).type, NODE_MSG_MAPPED);
+        }
+        lone_says_msg(lone, &m, (int[]){r->control, r->bell}, 2);
+}
+
+static void welcomes_another_incarnation(Lone *lone, Regions *r)
+{
+        NodeMsg m = welcome_msg(0, 0);
+
+        m.welcome.generation = 2;
+        welcomes_somebody_else_then(lone, r, m, false);
+}
+
+static void welcomes_another_node(Lone *lone, Regions *r)
+{
+        NodeMsg m = welcome_msg(0, 0);
+
+        m.welcome.node = "m";
+        welcomes_somebody_else_then(lone, r, m, true);
+}
+
+static void welcomes_another_dataflow(Lone *lone, Regions *r)
+{
+        NodeMsg m = welcome_msg(0, 0);
+
+        m.welcome.uuid[15] = 1;
+        welcomes_somebody_else_then(lone, r, m, true);
+}
+
+static void welcomes_again_with_other_ports(Lone *lone, Regions *r)
+{
+        welcomes_somebody_else_then(lone, r, welcome_msg(1, 0), true);
+}
+
+static void gives_another_output_when_all_is_mapped(Lone *lone, Regions *r)
+{
+        NodeMsg m = output_msg(0);
+
+        gets_as_far_as_links(lone, r);
+        m.output.id = "p";
+        lone_says_msg(lone, &m, (int[]){r->ring, r->pool}, 2);
+}
+
+static void gives_another_input_when_all_is_mapped(Lone *lone, Regions *r)
+{
+        NodeMsg m = {.type = NODE_MSG_INPUT, .input = {.id = "i", .queue_size = 10, .policy = NODE_QUEUE_DROP_OLDEST,
+                .link = 8, .cursor_size = cursor_size()}};
+
+        gets_as_far_as_links(lone, r);
+        lone_says_msg(lone, &m, &r->cursor, 1);
+}
+
 static NodeMsg link_in_msg(void)
 {
         NodeMsg out = output_msg(0);
@@ -416,7 +474,9 @@ Test(open, a_supervisor_that_breaks_the_protocol_is_refused, .timeout = 60)
                 swaps_the_descriptors, sends_a_file_for_a_region, sends_a_sealed_bell, lies_about_a_size,
                 ends_the_setup_without_an_output, ends_the_setup_without_an_input, gives_an_output_that_was_not_announced,
                 gives_an_output_twice, lies_about_the_slots, links_an_unknown_peer, links_an_unknown_link,
-                links_an_output_that_is_not_there, gives_a_pipe_for_a_doorbell};
+                links_an_output_that_is_not_there, gives_a_pipe_for_a_doorbell, welcomes_another_incarnation, welcomes_another_node,
+                welcomes_another_dataflow, welcomes_again_with_other_ports, gives_another_output_when_all_is_mapped,
+                gives_another_input_when_all_is_mapped};
 
         for (unsigned i = 0; i < ELEMENTSOF(lies); i++) {
                 Lone lone = lone_start();
@@ -444,12 +504,183 @@ Test(open, random_packets_never_crash_it, .timeout = 60)
                         size = 1 + (size_t)rand_r(&seed) % sizeof(packet);
                         for (size_t b = 0; b < size; b++)
                                 packet[b] = (uint8_t)rand_r(&seed);
-                        packet[0] = (uint8_t)(NODE_MSG_WELCOME + rand_r(&seed) % 14);
+                        packet[0] = (uint8_t)(NODE_MSG_WELCOME + rand_r(&seed) % 15);
                         lone_says(&lone, packet, size, (int[]){r.ring, r.pool}, rand_r(&seed) % 3);
                 }
                 cr_assert_neq(lone_result(&lone), 0);
                 (void)close(r.control), (void)close(r.bell), (void)close(r.ring), (void)close(r.pool), (void)close(r.cursor);
         }
+}
+
+/* -------- by name -------- */
+
+typedef struct Desk { /* where dynamic nodes ask to be let in */
+        char dir[40], path[64];
+        int fd;
+} Desk;
+
+static Desk desk_open(const char *name, bool listens)
+{
+        struct sockaddr_un addr = {.sun_family = AF_UNIX};
+        Desk desk = {.fd = -1};
+
+        (void)snprintf(desk.dir, sizeof(desk.dir), "/tmp/tidegate-open-XXXXXX");
+        cr_assert(mkdtemp(desk.dir));
+        (void)snprintf(desk.path, sizeof(desk.path), "%s/%s", desk.dir, name);
+        memcpy(addr.sun_path, desk.path, sizeof(desk.path));
+        desk.fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+        cr_assert_eq(bind(desk.fd, (const struct sockaddr *)&addr, sizeof(addr)), 0);
+        if (listens)
+                cr_assert_eq(listen(desk.fd, 1), 0);
+        return desk;
+}
+
+static void desk_close(Desk *desk)
+{
+        desk->fd = fd_close(desk->fd);
+        (void)unlink(desk->path);
+        (void)rmdir(desk->dir);
+}
+
+/* A process that asks @n times; the status is that of the last time. */
+static Lone lone_asks(const char *variable, const char *value, const char *id, const char *dataflow, unsigned n)
+{
+        Lone lone = {.fd = -1};
+
+        fflush(NULL);
+        lone.pid = fork();
+        if (lone.pid == 0) {
+                tg_node *node;
+                int r = 0;
+
+                (void)unsetenv(NODE_MSG_SOCKET_ENV);
+                (void)unsetenv("TIDEGATE_RUNTIME_DIR");
+                (void)setenv(NODE_MSG_FD_ENV, "0", 1); /* not looked at */
+                (void)setenv(variable, value, 1);
+                if (!freopen("/dev/null", "w", stderr))
+                        _exit(99);
+                for (unsigned i = 0; i < n; i++)
+                        r = tg_node_open_as(&node, id, dataflow);
+                _exit(r == 0 ? 0 : 256 + r);
+        }
+        return lone;
+}
+
+static NodeMsg desk_hears(Desk *desk, Lone *lone)
+{
+        struct pollfd pfd = {.fd = desk->fd, .events = POLLIN};
+
+        lone->fd = fd_close(lone->fd); /* without an answer, or with one that was the last word */
+        cr_assert_eq(poll(&pfd, 1, 10000), 1, "nobody came");
+        lone->fd = accept4(desk->fd, NULL, NULL, SOCK_CLOEXEC);
+        cr_assert_geq(lone->fd, 0);
+        return lone_hears(lone);
+}
+
+Test(open_as, who_asks_says_which_node_it_wants_to_be_and_starts_like_any_other, .timeout = 20)
+{
+        for (unsigned where = 0; where < 2; where++) {
+                Desk desk = desk_open(where ? "node.sock" : "any.sock", true);
+                Lone lone = lone_asks(where ? "TIDEGATE_RUNTIME_DIR" : NODE_MSG_SOCKET_ENV, where ? desk.dir : desk.path, "n",
+                        where ? "" : "d", 1);
+                NodeMsg hello = desk_hears(&desk, &lone), m = welcome_msg(0, 0);
+                Regions r = regions();
+
+                cr_assert_eq(hello.type, NODE_MSG_HELLO);
+                cr_assert_eq(hello.hello.version, NODE_MSG_VERSION);
+                cr_assert_str_eq(hello.hello.node, "n");
+                cr_assert_str_eq(hello.hello.dataflow, where ? "" : "d");
+                cr_assert_eq(hello.hello.generation, 0);
+                lone_says_msg(&lone, &m, (int[]){r.control, r.bell}, 2);
+                lone_says_msg(&lone, &(NodeMsg){.type = NODE_MSG_SETUP_END}, NULL, 0);
+                cr_assert_eq(lone_hears(&lone).type, NODE_MSG_MAPPED);
+                lone_says_msg(&lone, &(NodeMsg){.type = NODE_MSG_START}, NULL, 0);
+                cr_assert_eq(lone_result(&lone), 0);
+                desk_close(&desk);
+        }
+}
+
+Test(open_as, who_is_refused_may_ask_again, .timeout = 20)
+{
+        Desk desk = desk_open("node.sock", true);
+        Lone lone = lone_asks(NODE_MSG_SOCKET_ENV, desk.path, "n", NULL, 3);
+
+        for (unsigned i = 0; i < 3; i++) {
+                cr_assert_eq(desk_hears(&desk, &lone).type, NODE_MSG_HELLO);
+                lone_says_msg(&lone, &(NodeMsg){.type = NODE_MSG_ABORT, .abort = {.text = "no node n here"}}, NULL, 0);
+        }
+        cr_assert_eq(lone_result(&lone), -ECANCELED);
+        desk_close(&desk);
+}
+
+/* A supervisor that dies before it has answered: its successor is asked. */
+Test(open_as, who_gets_no_answer_asks_the_next_one, .timeout = 20)
+{
+        Desk desk = desk_open("node.sock", true);
+        Lone lone = lone_asks(NODE_MSG_SOCKET_ENV, desk.path, "n", "d", 1);
+
+        for (unsigned i = 0; i < 3; i++) {
+                NodeMsg hello = desk_hears(&desk, &lone);
+
+                cr_assert_str_eq(hello.hello.node, "n");
+                cr_assert_eq(hello.hello.generation, 0);
+        }
+        lone_says_msg(&lone, &(NodeMsg){.type = NODE_MSG_ABORT, .abort = {.text = "connected already"}}, NULL, 0);
+        cr_assert_eq(lone_result(&lone), -ECANCELED);
+        desk_close(&desk);
+}
+
+Test(open_as, without_a_daemon_it_says_so_at_once, .timeout = 20)
+{
+        Desk desk = desk_open("node.sock", false);
+        Lone lone = lone_asks(NODE_MSG_SOCKET_ENV, desk.path, "n", NULL, 2);
+        char text[400];
+
+        cr_assert_eq(lone_result(&lone), -ENOTCONN); /* a socket where nobody listens */
+        (void)unlink(desk.path);
+        lone = lone_asks(NODE_MSG_SOCKET_ENV, desk.path, "n", NULL, 2);
+        cr_assert_eq(lone_result(&lone), -ENOTCONN);
+        lone = lone_asks("TIDEGATE_RUNTIME_DIR", "/proc/self/status", "n", NULL, 1);
+        cr_assert_eq(lone_result(&lone), -ENOTCONN);
+        memset(text, 'x', sizeof(text));
+        text[200] = '\0';
+        lone = lone_asks(NODE_MSG_SOCKET_ENV, text, "n", NULL, 1);
+        cr_assert_eq(lone_result(&lone), -ENAMETOOLONG);
+        desk_close(&desk);
+}
+
+Test(open_as, names_that_are_none_are_refused_here, .timeout = 20)
+{
+        Desk desk = desk_open("node.sock", true);
+        char text[300];
+        Lone lone;
+
+        memset(text, 'x', sizeof(text));
+        text[129] = '\0';
+        lone = lone_asks(NODE_MSG_SOCKET_ENV, desk.path, text, NULL, 1);
+        cr_assert_eq(lone_result(&lone), -EINVAL);
+        lone = lone_asks(NODE_MSG_SOCKET_ENV, desk.path, "", NULL, 1);
+        cr_assert_eq(lone_result(&lone), -EINVAL);
+        lone = lone_asks(NODE_MSG_SOCKET_ENV, desk.path, NULL, NULL, 1);
+        cr_assert_eq(lone_result(&lone), -EINVAL);
+        text[129] = 'x';
+        text[257] = '\0';
+        lone = lone_asks(NODE_MSG_SOCKET_ENV, desk.path, "n", text, 1);
+        cr_assert_eq(lone_result(&lone), -EINVAL);
+        desk_close(&desk);
+}
+
+Test(open_as, an_answer_for_another_node_is_none, .timeout = 20)
+{
+        Desk desk = desk_open("node.sock", true);
+        Lone lone = lone_asks(NODE_MSG_SOCKET_ENV, desk.path, "m", NULL, 1);
+        NodeMsg m = welcome_msg(0, 0);
+        Regions r = regions();
+
+        cr_assert_eq(desk_hears(&desk, &lone).type, NODE_MSG_HELLO);
+        lone_says_msg(&lone, &m, (int[]){r.control, r.bell}, 2);
+        cr_assert_eq(lone_result(&lone), -EPROTO);
+        desk_close(&desk);
 }
 
 /* -------- later in life -------- */

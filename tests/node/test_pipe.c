@@ -286,6 +286,30 @@ Test(pipe, a_command_that_is_not_there_is_told_like_a_shell_does, .timeout = 60)
         flow_close(flow);
 }
 
+/* -------- started by hand -------- */
+
+Test(pipe, started_by_hand_it_becomes_the_node_it_asks_to_be, .timeout = 30)
+{
+        Ends in;
+        int a, b;
+
+        begin();
+        in = pipe_to_it();
+        a = flow_dynamic_command(flow, "pipe", ARGV("--send", "out", "--as", "pipe", "--dataflow", "test"), in.theirs, -1);
+        b = flow_node(flow, "sink", join, NULL);
+        flow_link(flow, a, flow_output(flow, a, "out", 10, 1000, 20), b, "in", (FlowLinkSpec){.backpressure = true});
+        flow_by_name(flow);
+        flow_listen(flow, true);
+        flow_start(flow);
+        cr_assert_eq(flow_n_joined(flow), 1);
+        in.theirs = fd_close(in.theirs);
+        cr_assert_eq(write(in.ours, "by\nhand", 7), 7);
+        in.ours = fd_close(in.ours);
+        cr_assert(FLOW_UNTIL(flow, 10, ended_with(a, 0) && ended_with(b, 0)), "got: %s", joined());
+        cr_assert_str_eq(joined(), "by|hand|");
+        flow_close(flow);
+}
+
 /* -------- command line -------- */
 
 static int run_it(const char *const *argv)
@@ -318,6 +342,12 @@ Test(pipe, usage_errors_exit_with_2_and_help_with_0, .timeout = 30)
         cr_assert_eq(run_it(ARGV("--send", "a", "--with-id")), 2);
         cr_assert_eq(run_it(ARGV("--receive", "--send", "a", "--")), 2);
         cr_assert_eq(run_it(ARGV("--nonsense")), 2);
+        cr_assert_eq(run_it(ARGV("--send", "a", "--as")), 2);
+        cr_assert_eq(run_it(ARGV("--send", "a", "--as", "--raw")), 2);
+        cr_assert_eq(run_it(ARGV("--send", "a", "--as", "n", "--as", "m")), 2);
+        cr_assert_eq(run_it(ARGV("--send", "a", "--dataflow", "d")), 2);
+        (void)setenv("TIDEGATE_NODE_SOCKET", "/nonexistent/node.sock", 1);
+        cr_assert_eq(run_it(ARGV("--send", "a", "--as", "n")), 1); /* no daemon */
         cr_assert_eq(run_it(ARGV("--send", "a")), 1); /* not started by Tidegate */
 }
 

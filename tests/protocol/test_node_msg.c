@@ -41,8 +41,8 @@ static const NodeMsg samples[] = {
         {.type = NODE_MSG_NODE_FAILED, .node_event = {.node = "level", .text = "killed by SIGSEGV", .generation = 3}},
         {.type = NODE_MSG_NODE_RESTARTED, .node_event = {.node = "level", .text = "", .generation = 4}},
         {.type = NODE_MSG_ABORT, .abort = {.text = "node sink never connected"}},
-        {.type = NODE_MSG_RESUME},
-        {.type = NODE_MSG_RESUMED, .resumed = {.running = 1}},
+        {.type = NODE_MSG_RESUME, .resume = {.epoch = 12}},
+        {.type = NODE_MSG_RESUMED, .resume = {.epoch = 12, .running = 1}},
         {.type = NODE_MSG_HELLO,
                 .hello = {.version = 1, .library = "tidegate 0.0.9"}}, /* its version alone */
         {.type = NODE_MSG_HELLO, .hello = {.version = NODE_MSG_VERSION, .library = "x", .node = "viewer"}},
@@ -245,7 +245,7 @@ static const Bad bad[] = {
         BAD("somebody of a dataflow", NODE_MSG_HELLO, .hello = {.version = 2, .library = "x", .dataflow = "d"}),
         BAD("a uuid without incarnation", NODE_MSG_HELLO,
                 .hello = {.version = 2, .library = "x", .uuid = {1}, .dataflow = "d", .node = "n"}),
-        BAD("running 2", NODE_MSG_RESUMED, .resumed = {.running = 2}),
+        BAD("running 2", NODE_MSG_RESUMED, .resume = {.running = 2}),
         BAD("output 256 closed", NODE_MSG_CLOSE_OUTPUT, .close_output = {.output = 256}),
 };
 

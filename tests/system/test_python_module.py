@@ -664,12 +664,39 @@ def test_a_failed_connection_says_why():
     assert e.errno == errno.ENOTCONN and "tidegate run" in str(e)
     play.fail("tg_node_open", -errno.ECANCELED)
     assert raises(tidegate.Error, tidegate.Node).errno == errno.ECANCELED
-    raises(TypeError, tidegate.Node, "id")
     play.fail("tg_node_open", -errno.EINTR, 3)  # a signal whose handler did not raise: the opening goes on
     node = tidegate.Node()
     assert raises(tidegate.Error, tidegate.Node).errno == errno.EALREADY
     assert raises(tidegate.Error, node.__init__).errno == errno.EALREADY
     assert play.live("nodes") == 1
+
+
+@played
+def test_a_program_started_by_hand_names_the_node_it_wants_to_be():
+    os.environ.pop("TIDEGATE_NODE_FD", None)
+    play.fail("tg_node_open_as", -errno.ENOTCONN)
+    e = raises(tidegate.NotConnected, tidegate.Node, "viewer")
+    assert e.errno == errno.ENOTCONN and "viewer" in str(e) and "tidegated" in str(e)
+    play.fail("tg_node_open_as", -errno.ECANCELED)
+    assert raises(tidegate.Error, lambda: tidegate.Node("viewer", dataflow="audio")).errno == errno.ECANCELED
+    assert play.asked() == "viewer audio"
+    raises(TypeError, tidegate.Node, "viewer", "audio")
+    raises(TypeError, lambda: tidegate.Node(dataflow="audio"))
+    raises(TypeError, tidegate.Node, 5)
+    raises(ValueError, tidegate.Node, "a\0b")
+    play.fail("tg_node_open_as", -errno.EINTR, 2)
+    node = tidegate.Node("viewer")
+    assert play.asked() == "viewer -"
+    node.close()
+    assert play.live("nodes") == 0
+
+
+@played
+def test_a_program_started_by_tidegate_is_what_it_was_started_as():
+    os.environ["TIDEGATE_NODE_FD"] = "3"
+    node = tidegate.Node("viewer", dataflow="audio")
+    assert play.asked() == ""
+    node.close()
 
 
 @played

@@ -62,13 +62,15 @@ Mapping.register(Event)
 class Node(_tidegate.Node):
     """The connection of this process to its dataflow. One per process.
 
-    Iterate over it (`for` or `async for`) to get the events until the stream ends.
+    A process that was started by hand names the dynamic node it wants to be: Node("viewer"), or Node("viewer",
+    dataflow="audio") when more than one dataflow has such a node. Started by Tidegate, it is what it was started as, whatever
+    it names. Iterate over it (`for` or `async for`) to get the events until the stream ends.
     """
 
-    def __init__(self):
+    def __init__(self, node_id=None, *, dataflow=None):
         self._waiting = {}  # event loop: the futures that wait in it
         self._async_fd = -1
-        super().__init__()
+        super().__init__(node_id, dataflow=dataflow)
 
     # asyncio. The descriptor that event loops watch is a duplicate: close() may come from another thread, and a loop
     # must never be left with a number that means another file by then.

@@ -55,6 +55,7 @@ TG_API void fake_stop(uint64_t deadline_ns);
 TG_API int fake_live(const char *what);
 TG_API size_t fake_n_sent(void);
 TG_API const Sent *fake_sent(size_t i);
+TG_API const char *fake_asked(void); /* "id dataflow" of the last tg_node_open_as(); "" when it was not called */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static tg_node *the_node;
@@ -70,6 +71,7 @@ static struct {
 } failure;
 static Sent sent[1024];
 static size_t n_sent;
+static char asked[128];
 
 static int64_t now_ns(void)
 {
@@ -183,6 +185,19 @@ int tg_node_open(tg_node **ret)
         the_node->pid = getpid();
         n_nodes++;
         return 0;
+}
+
+int tg_node_open_as(tg_node **ret, const char *node_id, const char *dataflow)
+{
+        int r = failing(NULL, __func__);
+
+        (void)snprintf(asked, sizeof(asked), "%s %s", node_id, dataflow ? dataflow : "-");
+        return r ? r : tg_node_open(ret);
+}
+
+const char *fake_asked(void)
+{
+        return asked;
 }
 
 tg_node *tg_node_close(tg_node *node)

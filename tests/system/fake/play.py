@@ -30,6 +30,7 @@ lib.fake_hold_sends.argtypes = [ctypes.c_bool]
 lib.fake_n_sent.restype = ctypes.c_size_t
 lib.fake_sent.argtypes = [ctypes.c_size_t]
 lib.fake_sent.restype = ctypes.POINTER(_Sent)
+lib.fake_asked.restype = ctypes.c_char_p
 lib.tg_params_new.restype = ctypes.c_void_p
 
 INPUT, INPUT_CLOSED, INPUT_RECOVERED, STOP, NODE_FAILED, NODE_RESTARTED, ERROR = range(1, 8)
@@ -58,6 +59,11 @@ def sent():
         params = dict(p.rsplit(":", 1) for p in s.params.decode().split())
         all.append((s.output.decode(), ctypes.string_at(s.data, s.size), {k: int(v) for k, v in params.items()}))
     return all
+
+
+def asked():
+    """What tg_node_open_as() was called with last: "id dataflow", "-" for none."""
+    return lib.fake_asked().decode()
 
 
 def live(what):
