@@ -12,7 +12,7 @@
 #include "cli/commands.h"
 #include "cli/last-resort.h"
 #include "cli/print.h"
-#include "cli/span.h"
+#include "base/span.h"
 #include "cli/stop.h"
 #include "cli/table.h"
 #include "cli/targets.h"

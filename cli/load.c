@@ -38,6 +38,13 @@ void load_options_done(LoadOptions *options)
         *options = (LoadOptions)LOAD_OPTIONS_INIT;
 }
 
+unsigned cpus_here(void)
+{
+        long n = sysconf(_SC_NPROCESSORS_CONF);
+
+        return n > 0 ? (unsigned)n : 0;
+}
+
 void print_diagnostics(FILE *f, const Diagnostics *diags, bool warnings)
 {
         _cleanup_free_ char *text = NULL;

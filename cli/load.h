@@ -35,6 +35,9 @@ typedef struct LoadOptions {
 int load_option(LoadOptions *options, int option, char *value);
 void load_options_done(LoadOptions *options);
 
+/* cpus_here() - how many CPUs this machine has, whoever may use them; 0 when that cannot be told. */
+unsigned cpus_here(void);
+
 /* print_diagnostics() - errors, and warnings where wanted, to f. */
 void print_diagnostics(FILE *f, const Diagnostics *diags, bool warnings);
 

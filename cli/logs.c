@@ -16,7 +16,7 @@
 #include "cli/log-show.h"
 #include "cli/print.h"
 #include "cli/session.h"
-#include "cli/span.h"
+#include "base/span.h"
 #include "cli/table.h"
 #include "cli/targets.h"
 

@@ -9,7 +9,7 @@
 #include "cli/commands.h"
 #include "cli/print.h"
 #include "cli/session.h"
-#include "cli/span.h"
+#include "base/span.h"
 #include "cli/status.h"
 #include "cli/table.h"
 #include "cli/targets.h"

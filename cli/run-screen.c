@@ -163,7 +163,7 @@ void screen_line(Screen *screen, const ScreenLine *l)
         clear_status(screen);
         n = prefix(screen, line, sizeof(line), l->id);
         if (!l->text)
-                n += snprintf(line + n, sizeof(line) - (size_t)n, "(%llu lines not shown here: this terminal is slow; the log file has them)\n",
+                n += snprintf(line + n, sizeof(line) - (size_t)n, "(%llu lines not shown: they came faster than they could be written here; see the log file)\n",
                         (unsigned long long)l->count);
         else if (l->count)
                 n += snprintf(line + n, sizeof(line) - (size_t)n, "%.*s (line cut: %llu bytes more)\n", LOG_MSG_TEXT_MAX, l->text,

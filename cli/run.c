@@ -24,7 +24,7 @@
 #include "cli/probe.h"
 #include "cli/run-instance.h"
 #include "cli/run-screen.h"
-#include "cli/span.h"
+#include "base/span.h"
 #include "cli/table.h"
 
 #define RUN_BUDGET       (2 * NSEC_PER_SEC)   /* kill budget of a stop */
@@ -96,8 +96,10 @@ static int read_arguments(Run *run, int argc, char **argv)
 static int load_plan(Run *run)
 {
         Diagnostics diags = DIAGNOSTICS_INIT;
-        int r = descriptor_load(run->path, &run->load.descriptor, &run->plan, &diags);
+        int r;
 
+        run->load.descriptor.n_cpus = cpus_here();
+        r = descriptor_load(run->path, &run->load.descriptor, &run->plan, &diags);
         print_diagnostics(stderr, &diags, true);
         diagnostics_done(&diags);
         if (r < 0)

@@ -15,7 +15,7 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/print.h"
-#include "cli/span.h"
+#include "base/span.h"
 #include "cli/table.h"
 
 #define LINE_FIRST  NSEC_PER_SEC       /* anything longer says what it waits for */

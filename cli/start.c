@@ -20,7 +20,7 @@
 #include "cli/load.h"
 #include "cli/print.h"
 #include "cli/probe.h"
-#include "cli/span.h"
+#include "base/span.h"
 #include "cli/table.h"
 
 #define START_GRACE    (10 * NSEC_PER_SEC)

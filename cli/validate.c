@@ -100,6 +100,7 @@ static int validate(Validate *v)
 
         v->load.descriptor.probe = probe_program;
         v->load.descriptor.userdata = &probe;
+        v->load.descriptor.n_cpus = cpus_here();
         r = descriptor_load(v->path, &v->load.descriptor, &plan, &diags);
         if (r < 0) {
                 fprintf(stderr, "validate: %s\n", strerror(-r));

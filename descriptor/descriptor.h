@@ -34,6 +34,7 @@ typedef struct DescriptorOptions {
         bool allow_shell_nodes;   /* `path: shell` runs its args through /bin/sh */
         const char *const *env;   /* "KEY=VALUE": laid over the root env; a node's own env still wins */
         size_t n_env;
+        unsigned n_cpus;          /* that this machine has: higher numbers in cpu_affinity become a warning; 0: any */
         /* Asked for each program (or script: needs no execute bit) when set; what is not PROGRAM_OK becomes a
          * warning. The caller's, because looking at a file can block for ever and this room starts no processes. */
         ProgramState (*probe)(const char *path, bool is_script, void *userdata);

@@ -376,6 +376,8 @@ int expand(Expander *ex, const FileSpec *file)
         if (!r)
                 r = resolve_links(ex);
         if (!r)
+                r = resolve_order(ex);
+        if (!r)
                 r = warn_of_cycles(ex);
         return r ? error_fold(r) : 0;
 }

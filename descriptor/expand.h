@@ -36,6 +36,13 @@ typedef struct Link {
         LinkOptions options;
 } Link;
 
+typedef struct After {
+        const Leaf *leaf;
+        Until until;
+        Span span; /* of the name */
+        unsigned line;
+} After;
+
 struct Leaf {
         const NodeSpec *spec;
         const Scope *scope;
@@ -44,6 +51,8 @@ struct Leaf {
         size_t index;  /* among all leaves */
         Link *links;
         size_t n_links;
+        After *after; /* own, and of the nodes that use the modules around; sorted by id */
+        size_t n_after;
 };
 
 typedef struct Expander {
@@ -62,7 +71,7 @@ typedef struct Expander {
 } Expander;
 
 /**
- * expand() - expand a dataflow and resolve its links
+ * expand() - expand a dataflow, resolve its links and its order
  * @ex:   with arena, diags, dir and allow_shell_nodes set; root and leaves are set
  * @file: the dataflow
  *
@@ -79,8 +88,14 @@ const NodeSpec *file_find_node(const FileSpec *file, const char *id);
 int expand_scope(Expander *ex, const FileSpec *file, Scope *parent, const NodeSpec *user, const char *dir,
         Scope **ret);
 
+/* expander_find_leaf() - the leaf of an expanded id, NULL when there is none. */
+const Leaf *expander_find_leaf(const Expander *ex, const char *id);
+
 /* resolve_links() - look up every source of every leaf (resolve.c). */
 int resolve_links(Expander *ex);
+
+/* resolve_order() - look up every `after` of every leaf, and refuse what could never start (order.c). */
+int resolve_order(Expander *ex);
 
 /* warn_of_cycles() - of links that all wait for room (cycle.c). */
 int warn_of_cycles(Expander *ex);

@@ -189,6 +189,46 @@ static void graph_each_edge(const Graph *g, void (*put)(const Graph *g, const Ed
                                 put(g, &e);
 }
 
+/* Calls put for each entry of each `after` whose node exists. */
+static void graph_each_after(const Graph *g, void (*put)(const Graph *g, size_t from, size_t to, const char *until))
+{
+        json_t *node, *after;
+        size_t i, k;
+
+        json_array_foreach(json_object_get(g->plan, "nodes"), i, node)
+                json_array_foreach(json_object_get(node, "after"), k, after) {
+                        const json_t *from = json_object_get(g->index, get_string(after, "node"));
+
+                        if (from)
+                                put(g, (size_t)json_integer_value(from), i, get_string(after, "until"));
+                }
+}
+
+typedef struct Shape {
+        const char *kind; /* NULL: any other */
+        const char *open, *close; /* Mermaid */
+        const char *dot;
+} Shape;
+
+static const Shape *node_shape(const json_t *node)
+{
+        static const Shape shapes[] = {{"program", "(", ")", ", style=rounded"},
+                {"dynamic", "[/", "/]", ", shape=parallelogram"}, {NULL, "[", "]", ""}};
+        const char *kind = get_string(node, "kind");
+        const Shape *shape = shapes;
+
+        while (shape->kind && strcmp(shape->kind, kind) != 0)
+                shape++;
+        return shape;
+}
+
+static void mermaid_after(const Graph *g, size_t from, size_t to, const char *until)
+{
+        fprintf(g->out, "  n%zu -.->|\"", from);
+        g->put_text(g->out, until);
+        fprintf(g->out, "\"| n%zu\n", to);
+}
+
 static void mermaid_edge(const Graph *g, const Edge *e)
 {
         fprintf(g->out, "  %s%zu -->", e->from_kind, e->from);
@@ -207,11 +247,11 @@ static void mermaid(const Graph *g)
 
         fputs("flowchart LR\n", g->out);
         json_array_foreach(json_object_get(g->plan, "nodes"), i, node) {
-                bool program = strcmp(get_string(node, "kind"), "program") == 0;
+                const Shape *shape = node_shape(node);
 
-                fprintf(g->out, "  n%zu%s\"", i, program ? "(" : "[");
+                fprintf(g->out, "  n%zu%s\"", i, shape->open);
                 g->put_text(g->out, get_string(node, "id"));
-                fprintf(g->out, "\"%s\n", program ? ")" : "]");
+                fprintf(g->out, "\"%s\n", shape->close);
         }
         for (i = 0; i < g->n_timers; i++) {
                 fprintf(g->out, "  t%zu{{\"every ", i);
@@ -219,6 +259,7 @@ static void mermaid(const Graph *g)
                 fputs("\"}}\n", g->out);
         }
         graph_each_edge(g, mermaid_edge);
+        graph_each_after(g, mermaid_after);
 }
 
 static void dot_edge(const Graph *g, const Edge *e)
@@ -232,6 +273,13 @@ static void dot_edge(const Graph *g, const Edge *e)
         fputs(";\n", g->out);
 }
 
+static void dot_after(const Graph *g, size_t from, size_t to, const char *until)
+{
+        fprintf(g->out, "  n%zu -> n%zu [style=dashed, label=\"", from, to);
+        g->put_text(g->out, until);
+        fputs("\"];\n", g->out);
+}
+
 static void dot(const Graph *g)
 {
         json_t *node;
@@ -243,7 +291,7 @@ static void dot(const Graph *g)
         json_array_foreach(json_object_get(g->plan, "nodes"), i, node) {
                 fprintf(g->out, "  n%zu [label=\"", i);
                 g->put_text(g->out, get_string(node, "id"));
-                fputs(strcmp(get_string(node, "kind"), "program") == 0 ? "\", style=rounded];\n" : "\"];\n", g->out);
+                fprintf(g->out, "\"%s];\n", node_shape(node)->dot);
         }
         for (i = 0; i < g->n_timers; i++) {
                 fprintf(g->out, "  t%zu [shape=hexagon, label=\"every ", i);
@@ -251,6 +299,7 @@ static void dot(const Graph *g)
                 fputs("\"];\n", g->out);
         }
         graph_each_edge(g, dot_edge);
+        graph_each_after(g, dot_after);
         fputs("}\n", g->out);
 }
 

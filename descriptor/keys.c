@@ -15,6 +15,8 @@ const KeyTable keys_dataflow = {"dataflow", "the dataflow", (const Key[]){
         {"debug",                 KEY_ACCEPTED, NULL},
         {"exit_when_nodes_finish", KEY_ACCEPTED, NULL}, /* false only */
         {"strict_types",          KEY_ACCEPTED, NULL},  /* false only */
+        {"on_failure",            KEY_ACCEPTED, NULL},
+        {"stuck_timeout",         KEY_ACCEPTED, NULL},
         {"communication",         KEY_IGNORED,  "messages always travel through shared memory"},
         {"daemon_config",         KEY_IGNORED,  "there is no such daemon"},
         {"_unstable_debug",       KEY_IGNORED,  "every output can be watched without it"},
@@ -45,6 +47,10 @@ const KeyTable keys_node = {"node", "a node", (const Key[]){
         {"startup_timeout",         KEY_ACCEPTED, NULL},
         {"finish_grace_secs",       KEY_ACCEPTED, NULL},
         {"cpu_affinity",            KEY_ACCEPTED, NULL},
+        {"capture",                 KEY_ACCEPTED, NULL}, /* of a dynamic node */
+        {"after",                   KEY_ACCEPTED, NULL},
+        {"on_failure",              KEY_ACCEPTED, NULL},
+        {"stuck_timeout",           KEY_ACCEPTED, NULL},
         {"module",                  KEY_ACCEPTED, NULL},
         {"params",                  KEY_ACCEPTED, NULL},
         {"custom",                  KEY_ACCEPTED, NULL}, /* of an older Dora, with a warning */

@@ -15,6 +15,7 @@
 #define NODES_MAX       4096
 #define LINKS_MAX       12000 /* more do not fit a plan of 1 MiB */
 #define PORTS_MAX       256
+#define AFTER_MAX       256 /* of a node; of all together LINKS_MAX */
 #define ID_BYTES_MAX    128
 #define QUEUE_SIZE_MAX  65535
 #define CPU_MAX         1023
@@ -23,6 +24,7 @@
 #define PLAN_BYTES_MAX  ((size_t)1 << 20)
 #define SPAN_MAX_NS     (UINT64_C(1000000000) * 1000000000)
 #define MODULE_PORT     "_mod"
+#define PATH_DYNAMIC    "dynamic" /* a node that is started by hand */
 
 typedef struct Text {
         const char *s; /* NULL: not given */
@@ -43,6 +45,26 @@ typedef enum RestartPolicy {
         _RESTART_MAX,
 } RestartPolicy;
 
+/* How far a node must have come before one that is after it may start. A later one includes those before it. */
+typedef enum Until {
+        UNTIL_STARTED,
+        UNTIL_READY,
+        UNTIL_COMPLETED,
+        _UNTIL_MAX,
+} Until;
+
+typedef enum OnFailure {
+        ON_FAILURE_UNSET,
+        ON_FAILURE_STOP,
+        ON_FAILURE_RESTART_DOWNSTREAM,
+        ON_FAILURE_IGNORE,
+        _ON_FAILURE_MAX,
+} OnFailure;
+
+#define STUCK_TIMEOUT_UNSET UINT64_MAX
+
+extern const char *const until_names[_UNTIL_MAX + 1];
+extern const char *const on_failure_names[_ON_FAILURE_MAX + 1]; /* index 0 is "" */
 extern const char *const queue_policy_names[_QUEUE_POLICY_MAX + 1]; /* ended by NULL; index 0 is "" */
 extern const char *const restart_policy_names[_RESTART_MAX + 1];
 
@@ -91,6 +113,11 @@ typedef struct RestartSpec {
         uint64_t delay_ns, max_delay_ns, window_ns;
 } RestartSpec;
 
+typedef struct AfterSpec {
+        Text id; /* of a node, or of one that uses a module: all its nodes */
+        Until until;
+} AfterSpec;
+
 typedef struct NodeSpec {
         Text id;
         Text path, args, module;
@@ -103,12 +130,20 @@ typedef struct NodeSpec {
         uint64_t pool_size; /* bytes, of each output */
         unsigned *cpus;
         size_t n_cpus;
+        Span cpus_span;
+        bool is_dynamic, capture;
+        AfterSpec *after;
+        size_t n_after;
+        OnFailure on_failure;
+        uint64_t stuck_timeout_ns; /* 0: off */
 } NodeSpec;
 
 typedef struct FileSpec {
         const Source *source;
         bool broken; /* not even its nodes are known */
         EnvList env;
+        OnFailure on_failure; /* with the next: of nodes that do not say it themselves */
+        uint64_t stuck_timeout_ns;
         NodeSpec *nodes;
         size_t n_nodes;
         NodeSpec **by_id; /* sorted; those without an id left out */

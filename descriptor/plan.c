@@ -17,6 +17,7 @@
 #define MERGE_BYTES_MAX (4 * PLAN_BYTES_MAX)
 #define WORDS_MAX       65000 /* of args; the supervisor takes 65536 strings of argv */
 #define QUEUE_SIZE      10 /* Dora's default */
+#define STUCK_NS        (30 * NSEC_PER_SEC)
 
 #define _cleanup_json_ _cleanup_(json_decrefp)
 
@@ -103,6 +104,10 @@ static int plan_env(Planner *p, const Leaf *leaf, json_t **ret)
 
         if (!env)
                 return error_origin(-ENOMEM);
+        if (leaf->spec->is_dynamic) { /* has the one of whoever starts it */
+                *ret = TAKE_PTR(env);
+                return 0;
+        }
         r = put_env(p, env, p->env);
         if (!r)
                 r = put_scope_env(p, env, leaf->scope);
@@ -146,6 +151,16 @@ static void report_program(Planner *p, const Leaf *leaf, const char *path, bool 
         default:
                 break;
         }
+}
+
+/* As Dora has it: they are left out. (When no other is named, starting the node fails.) */
+static void report_cpus(const Planner *p, const NodeSpec *spec)
+{
+        unsigned last = spec->n_cpus ? spec->cpus[spec->n_cpus - 1] : 0; /* they are sorted */
+
+        if (p->options->n_cpus && last >= p->options->n_cpus)
+                diagnostics_warning(p->ex->diags, spec->cpus_span,
+                        "this machine has no CPU %u (its last one is %u); it is left out", last, p->options->n_cpus - 1);
 }
 
 /* args after the module's parameters were put in; NULL when there are none, or they could not be made (reported). */
@@ -248,8 +263,8 @@ static int plan_argv(Planner *p, const Leaf *leaf, json_t **ret)
         r = leaf_args(p, leaf, &args);
         if (r)
                 return error_fold(r);
-        if (!leaf->spec->path.s) {
-                r = 0; /* reported */
+        if (!leaf->spec->path.s || leaf->spec->is_dynamic) {
+                r = 0; /* reported, or nothing of ours */
         } else if (strcmp(leaf->spec->path.s, "shell") == 0) {
                 static const char *const shell[] = {"/bin/sh", "-c"};
 
@@ -344,13 +359,54 @@ static json_t *plan_restart(const RestartSpec *r)
                 "max_delay_ns", (json_int_t)r->max_delay_ns, "window_ns", (json_int_t)r->window_ns);
 }
 
+static int plan_after(Planner *p, const Leaf *leaf, json_t **ret)
+{
+        _cleanup_json_ json_t *list = json_array();
+
+        if (!list)
+                return error_origin(-ENOMEM);
+        for (size_t i = 0; i < leaf->n_after; i++) {
+                const After *a = &leaf->after[i];
+
+                p->bytes += 30 + strlen(a->leaf->id);
+                if (json_array_append_new(list, json_pack("{s:s, s:s, s:i}", "node", a->leaf->id, "until",
+                                                        until_names[a->until], "line", (int)a->line)))
+                        return error_origin(-ENOMEM);
+        }
+        *ret = TAKE_PTR(list);
+        return 0;
+}
+
+static const char *node_kind(const NodeSpec *spec)
+{
+        return spec->is_dynamic ? "dynamic" : spec->n_inputs || spec->outputs.n ? "node" : "program";
+}
+
+/* What the dataflow says for all its nodes, also for those inside modules, unless they say it themselves. */
+static const char *on_failure(const Planner *p, const NodeSpec *spec)
+{
+        OnFailure of = spec->on_failure ? spec->on_failure : p->ex->root->file->on_failure;
+
+        return on_failure_names[of ? of : ON_FAILURE_IGNORE];
+}
+
+static uint64_t stuck_timeout(const Planner *p, const NodeSpec *spec)
+{
+        uint64_t ns = spec->stuck_timeout_ns;
+
+        if (ns == STUCK_TIMEOUT_UNSET)
+                ns = p->ex->root->file->stuck_timeout_ns;
+        return ns == STUCK_TIMEOUT_UNSET ? STUCK_NS : ns;
+}
+
 static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
 {
         const NodeSpec *spec = leaf->spec;
-        _cleanup_json_ json_t *argv = NULL, *env = NULL, *inputs = NULL, *outputs = NULL;
+        _cleanup_json_ json_t *argv = NULL, *env = NULL, *inputs = NULL, *outputs = NULL, *after = NULL;
         int r;
 
-        p->bytes += 230 + strlen(leaf->id);
+        p->bytes += 290 + strlen(leaf->id);
+        report_cpus(p, spec);
         r = plan_env(p, leaf, &env);
         if (!r)
                 r = plan_argv(p, leaf, &argv);
@@ -358,13 +414,21 @@ static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
                 r = plan_inputs(p, leaf, &inputs);
         if (!r)
                 r = plan_outputs(p, leaf, &outputs);
+        if (!r)
+                r = plan_after(p, leaf, &after);
         if (r)
                 return error_fold(r);
-        *ret = json_pack("{s:s, s:i, s:s, s:O, s:O, s:o, s:O, s:O, s:o, s:I, s:I, s:I}", "id", leaf->id,
-                "line", (int)leaf->line, "kind", spec->n_inputs || spec->outputs.n ? "node" : "program",
+        *ret = json_pack("{s:s, s:i, s:s, s:O, s:O, s:o, s:O, s:O, s:o, s:I, s:I, s:I, s:O, s:s, s:I}", "id", leaf->id,
+                "line", (int)leaf->line, "kind", node_kind(spec),
                 "argv", argv, "env", env, "cpu_affinity", plan_cpus(spec), "inputs", inputs, "outputs", outputs,
                 "restart", plan_restart(&spec->restart), "startup_timeout_ns", (json_int_t)spec->startup_timeout_ns,
-                "finish_grace_ns", (json_int_t)spec->finish_grace_ns, "pool_size", (json_int_t)spec->pool_size);
+                "finish_grace_ns", (json_int_t)spec->finish_grace_ns, "pool_size", (json_int_t)spec->pool_size,
+                "after", after, "on_failure", on_failure(p, spec), "stuck_timeout_ns",
+                (json_int_t)stuck_timeout(p, spec));
+        if (*ret && spec->is_dynamic && json_object_set_new(*ret, "capture", json_boolean(spec->capture))) {
+                json_decref(*ret);
+                *ret = NULL;
+        }
         return *ret ? 0 : error_origin(-ENOMEM);
 }
 

@@ -30,6 +30,13 @@ int read_node(Reader *reader, const YamlNode *map, NodeSpec *ret);
 /* read_inputs() - the `inputs` of a node. */
 int read_inputs(Reader *reader, const YamlNode *value, NodeSpec *node);
 
+/* read_after() - the `after` of a node: a map of ids to what must have happened, or a list of ids. */
+int read_after(Reader *reader, const YamlNode *value, NodeSpec *node);
+
+/* read_on_failure(), read_stuck_timeout() - of a node or of the whole dataflow. */
+void read_on_failure(Reader *reader, const YamlNode *value, OnFailure *ret);
+void read_stuck_timeout(Reader *reader, const YamlNode *value, uint64_t *ret_ns);
+
 /* read_env() - a map of environment variables; strings are expanded, reserved names dropped with a warning. */
 int read_env(Reader *reader, const YamlNode *value, EnvList *ret);
 
@@ -46,6 +53,7 @@ void read_size(Reader *reader, const YamlNode *value, const char *what, uint64_t
 bool read_uint(Reader *reader, const YamlNode *value, const char *what, int64_t min, int64_t max, int64_t *ret);
 /* read_choice() - the index of the string in names (ended by NULL); -1 when it is none of them (reported). */
 int read_choice(Reader *reader, const YamlNode *value, const char *what, const char *const *names);
+void read_bool(Reader *reader, const YamlNode *value, const char *what, bool *ret);
 /* read_bool_off() - a flag that may only be false in this version. */
 void read_bool_off(Reader *reader, const YamlNode *value, const char *what);
 /* read_ids() - a list of port names without duplicates. */

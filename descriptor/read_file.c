@@ -69,14 +69,10 @@ static int read_nodes(Reader *reader, const YamlNode *root, FileSpec *file)
 
 static void read_debug(Reader *reader, const YamlNode *value)
 {
-        const YamlNode *flag;
-        bool on;
+        bool ignored;
 
-        if (!value || !check_keys(reader, value, &keys_debug))
-                return;
-        flag = yaml_get(value, "enable_debug_inspection", NULL);
-        if (flag && yaml_as_bool(flag, &on) != 0)
-                wrong_kind(reader, flag, "enable_debug_inspection", "true or false");
+        if (value && check_keys(reader, value, &keys_debug))
+                read_bool(reader, yaml_get(value, "enable_debug_inspection", NULL), "enable_debug_inspection", &ignored);
 }
 
 static int read_dataflow(Reader *reader, const YamlNode *root, FileSpec *file)
@@ -100,6 +96,8 @@ static int read_dataflow(Reader *reader, const YamlNode *root, FileSpec *file)
         read_debug(reader, yaml_get(root, "debug", NULL));
         read_bool_off(reader, yaml_get(root, "exit_when_nodes_finish", NULL), "exit_when_nodes_finish");
         read_bool_off(reader, yaml_get(root, "strict_types", NULL), "strict_types");
+        read_on_failure(reader, yaml_get(root, "on_failure", NULL), &file->on_failure);
+        read_stuck_timeout(reader, yaml_get(root, "stuck_timeout", NULL), &file->stuck_timeout_ns);
         r = read_env(reader, yaml_get(root, "env", NULL), &file->env);
         return r ? r : read_nodes(reader, root, file);
 }
@@ -163,6 +161,7 @@ int read_file(Reader *reader, FileSpec **ret)
         if (!file)
                 return error_origin(-ENOMEM);
         file->source = reader->source;
+        file->stuck_timeout_ns = STUCK_TIMEOUT_UNSET;
         *ret = file;
         r = yaml_parse(&root, reader->arena, reader->source, reader->diags);
         if (r < 0)

@@ -87,6 +87,24 @@ static void read_timer(Reader *reader, InputSpec *input, const char *rest)
                 "unknown unit %s of a timer; there are secs, millis, micros, nanos and hz", QUOTE(name));
 }
 
+/* Something else than timer/ or logs: perhaps timer/, misspelt. */
+static void report_builtin(Reader *reader, const InputSpec *input, const char *rest)
+{
+        const char *slash = strchrnul(rest, '/');
+        char name[16] = "";
+        Suggest suggest = SUGGEST_INIT(name);
+        _cleanup_free_ char *full = NULL;
+
+        memcpy(name, rest, MIN((size_t)(slash - rest), sizeof(name) - 1));
+        suggest_offer(&suggest, "timer");
+        if (suggest.best && *slash
+                && asprintf(&full, "%.*s%s%s", (int)(rest - input->source.s), input->source.s, suggest.best, slash) < 0)
+                full = NULL;
+        diagnostics_error_hint(reader->diags, input->source.span, full,
+                "unknown source %s; the built-in sources are timers: tidegate/timer/millis/100",
+                QUOTE(input->source.s));
+}
+
 /* "dora/…" and "tidegate/…" are sources of the runtime itself. */
 static void read_builtin(Reader *reader, InputSpec *input, const char *rest)
 {
@@ -96,9 +114,7 @@ static void read_builtin(Reader *reader, InputSpec *input, const char *rest)
                 diagnostics_error(reader->diags, input->source.span,
                         "source %s is not supported yet by this version: logs as an input", QUOTE(input->source.s));
         else
-                diagnostics_error(reader->diags, input->source.span,
-                        "unknown source %s; the built-in sources are timers: tidegate/timer/millis/100",
-                        QUOTE(input->source.s));
+                report_builtin(reader, input, rest);
 }
 
 static int read_source(Reader *reader, InputSpec *input)

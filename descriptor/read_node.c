@@ -99,6 +99,7 @@ static int read_cpus(Reader *reader, const YamlNode *value, NodeSpec *ret)
         for (size_t i = 0; i < value->n; i++)
                 if (read_uint(reader, value->items[i], "a CPU number", 0, CPU_MAX, &cpu))
                         wanted[cpu] = true;
+        ret->cpus_span = value->span;
         ret->cpus = arena_alloc(reader->arena, MIN(value->n + 1, (size_t)CPU_MAX + 1) * sizeof(*ret->cpus));
         if (!ret->cpus)
                 return error_origin(-ENOMEM);
@@ -165,9 +166,6 @@ static void check_path(Reader *reader, const NodeSpec *node)
                 diagnostics_error(reader->diags, node->path.span, "path is empty");
         else if (strlen(path) > 4095)
                 diagnostics_error(reader->diags, node->path.span, "path is longer than 4095 bytes");
-        else if (strcmp(path, "dynamic") == 0)
-                diagnostics_error(reader->diags, node->path.span,
-                        "\"path: dynamic\" (a node started by hand) is not supported yet by this version");
         else if (strncmp(path, "http://", 7) == 0 || strncmp(path, "https://", 8) == 0)
                 diagnostics_error(
                         reader->diags, node->path.span,
@@ -177,6 +175,41 @@ static void check_path(Reader *reader, const NodeSpec *node)
                         "\"path: shell\" runs its args as a shell command; say --allow-shell-nodes to allow that");
         else if (strcmp(path, "shell") == 0 && !node->args.s)
                 diagnostics_error(reader->diags, node->path.span, "\"path: shell\" needs args: the command");
+}
+
+/* Of the keys that need a process of ours none means anything for one that somebody else starts. */
+static void check_dynamic(Reader *reader, const YamlNode *map)
+{
+        static const char *const ours[] = {"args", "env", "envs", "restart_policy", "max_restarts", "restart_delay",
+                "max_restart_delay", "restart_window", "cpu_affinity", "after"};
+        YamlNode *key;
+
+        for (size_t i = 0; i < ELEMENTSOF(ours); i++)
+                if (yaml_get(map, ours[i], &key))
+                        diagnostics_error(reader->diags, key->span,
+                                "key \"%s\" means nothing for a dynamic node: its process is started by hand",
+                                ours[i]);
+}
+
+static int read_order(Reader *reader, const YamlNode *map, NodeSpec *ret)
+{
+        const YamlNode *custom = yaml_get(map, "custom", NULL);
+        YamlNode *key;
+
+        ret->is_dynamic = ret->path.s && strcmp(ret->path.s, PATH_DYNAMIC) == 0;
+        read_bool(reader, yaml_get(map, "capture", &key), "capture", &ret->capture);
+        if (ret->is_dynamic) {
+                check_dynamic(reader, map);
+                if (custom)
+                        check_dynamic(reader, custom);
+        } else if (ret->path.s && yaml_get(map, "capture", &key)) {
+                diagnostics_error(reader->diags, key->span,
+                        "capture means something with \"path: dynamic\" only: "
+                        "of any other node the process is ours from its birth");
+        }
+        read_on_failure(reader, yaml_get(map, "on_failure", NULL), &ret->on_failure);
+        read_stuck_timeout(reader, yaml_get(map, "stuck_timeout", NULL), &ret->stuck_timeout_ns);
+        return read_after(reader, yaml_get(map, "after", NULL), ret);
 }
 
 static void check_outputs(Reader *reader, const YamlNode *map)
@@ -235,7 +268,8 @@ static int read_custom(Reader *reader, const YamlNode *map, NodeSpec *ret)
 
 static int read_module_user(Reader *reader, const YamlNode *map, NodeSpec *ret)
 {
-        static const char *const allowed[] = {"id", "name", "description", "module", "params", "inputs", "env"};
+        static const char *const allowed[] = {"id", "name", "description", "module", "params", "inputs", "env",
+                "after"};
         int r;
 
         for (size_t i = 0; i < map->n; i++) {
@@ -255,6 +289,8 @@ static int read_module_user(Reader *reader, const YamlNode *map, NodeSpec *ret)
         r = read_env(reader, yaml_get(map, "env", NULL), &ret->env);
         if (!r)
                 r = read_inputs(reader, yaml_get(map, "inputs", NULL), ret);
+        if (!r)
+                r = read_after(reader, yaml_get(map, "after", NULL), ret);
         return r ? r : read_params(reader, yaml_get(map, "params", NULL), &ret->params);
 }
 
@@ -279,6 +315,7 @@ int read_node(Reader *reader, const YamlNode *map, NodeSpec *ret)
         ret->startup_timeout_ns = STARTUP_TIMEOUT_NS;
         ret->finish_grace_ns = FINISH_GRACE_NS;
         ret->pool_size = POOL_SIZE;
+        ret->stuck_timeout_ns = STUCK_TIMEOUT_UNSET;
         ret->id.span = map->span;
         if (!check_keys(reader, map, &keys_node))
                 return 0;
@@ -306,5 +343,7 @@ int read_node(Reader *reader, const YamlNode *map, NodeSpec *ret)
         read_size(reader, yaml_get(map, "shared_memory_pool_size", NULL), "shared_memory_pool_size", POOL_SIZE_MIN,
                 POOL_SIZE_MAX,
                 &ret->pool_size);
+        if (!r)
+                r = read_order(reader, map, ret);
         return r ? r : read_cpus(reader, yaml_get(map, "cpu_affinity", NULL), ret);
 }

@@ -176,15 +176,18 @@ int read_choice(Reader *reader, const YamlNode *value, const char *what, const c
         return -1;
 }
 
+void read_bool(Reader *reader, const YamlNode *value, const char *what, bool *ret)
+{
+        if (value && yaml_as_bool(value, ret) != 0)
+                wrong_kind(reader, value, what, "true or false");
+}
+
 void read_bool_off(Reader *reader, const YamlNode *value, const char *what)
 {
         bool on = false;
 
-        if (!value)
-                return;
-        if (yaml_as_bool(value, &on) != 0)
-                wrong_kind(reader, value, what, "true or false");
-        else if (on)
+        read_bool(reader, value, what, &on);
+        if (on)
                 diagnostics_error(reader->diags, value->span, "\"%s: true\" is not supported yet by this version",
                         what);
 }

@@ -90,7 +90,7 @@ static Found resolve_module(Expander *ex, const Scope *scope, const InputSpec *i
         }
 }
 
-static const Leaf *find_leaf(const Expander *ex, const char *id)
+const Leaf *expander_find_leaf(const Expander *ex, const char *id)
 {
         size_t low = 0, high = ex->n_leaves;
 
@@ -127,6 +127,10 @@ static Found report_node(Expander *ex, const Scope *scope, const InputSpec *inpu
 
         for (size_t i = 0; i < scope->file->n_by_id && !diagnostics_full(ex->diags); i++)
                 suggest_offer(&suggest, scope->file->by_id[i]->id.s);
+        if (strncmp(input->output, "timer/", 6) == 0) {
+                suggest_offer(&suggest, "tidegate");
+                suggest_offer(&suggest, "dora");
+        }
         if (suggest.best && asprintf(&full, "%s/%s", suggest.best, input->output) < 0)
                 full = NULL;
         diagnostics_error_hint(ex->diags, input->source.span, full, "there is no node %s", QUOTE(input->node));
@@ -144,7 +148,7 @@ static Found resolve_node(Expander *ex, const Scope *scope, const InputSpec *inp
         node = file_find_node(ex->root->file, input->node);
         if (node)
                 return resolve_in_file(ex, ex->root, node, input, link);
-        leaf = find_leaf(ex, input->node);
+        leaf = expander_find_leaf(ex, input->node);
         if (leaf)
                 return resolve_leaf(ex, leaf, input, link);
         return report_node(ex, scope, input);

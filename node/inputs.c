@@ -14,8 +14,8 @@ static bool input_finished(const Input *input)
                 return false;
         if (input->now && !input->now->ended)
                 return false;
-        /* The supervisor says which end is final. Without one, every end is. */
-        return input->closing || (input->now && input->node->fd < 0);
+        /* The supervisor says which end is final. Without one, every end is, unless one may come back and say more. */
+        return input->closing || (input->now && input->node->fd < 0 && !socket_is_awaited(input->node));
 }
 
 static int input_close(Input *input, tg_event **ret)

@@ -8,6 +8,7 @@
  * node's connection. Everything here runs under node->lock.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -101,13 +102,29 @@ static bool is_doorbell(int fd)
                 getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_STREAM;
 }
 
+/* Asked at once, for the edge that says so may not have been taken yet. */
+static bool has_hung_up(const Peer *peer)
+{
+        struct pollfd pfd = {.fd = peer->fd, .events = POLLRDHUP};
+
+        return poll(&pfd, 1, 0) == 1;
+}
+
+/* The same again is ignored, unless nobody holds the other end of what we have: the supervisor died after it had told
+ * one side, and the other end with it. */
 int links_peer(tg_node *node, const NodeMsg *msg, int *fds)
 {
         Peer *peer, *older = peer_find(node, msg->peer.peer);
         int r;
 
-        if (older && older->generation >= msg->peer.generation)
+        if (older && older->generation > msg->peer.generation)
                 return 0;
+        if (older && older->generation == msg->peer.generation) {
+                if (!older->gone && !has_hung_up(older))
+                        return 0;
+                if (!older->gone)
+                        peer_gone(node, older);
+        }
         if (!is_doorbell(fds[1]))
                 return error_origin(-EPROTO);
         peer = calloc(1, sizeof(*peer));
@@ -210,7 +227,7 @@ static int output_add(Output *output, OutLink *link, uint32_t queue_size)
 
 static int ack(tg_node *node, NodeMsgType type, uint32_t link, uint32_t generation)
 {
-        return socket_send(node, &(NodeMsg){.type = type, .ack = {.link = link, .generation = generation}});
+        return socket_answer(node, &(NodeMsg){.type = type, .ack = {.link = link, .generation = generation}});
 }
 
 int links_violation(tg_node *node, uint32_t link, uint32_t generation, const char *text)
@@ -455,6 +472,23 @@ void links_closed(tg_node *node, uint32_t link, uint32_t generation, bool restar
         if (input->now)
                 ring_reader_drain(&input->now->reader);
         input->closing = !restarting;
+}
+
+/* -------- what there is -------- */
+
+int links_report(tg_node *node)
+{
+        OutLink *link, *next;
+        int r = 0;
+
+        for (unsigned i = 0; i < node->n_outputs && r == 0; i++)
+                list_for_each(link, next, &node->outputs[i].links, link)
+                        if (r == 0)
+                                r = ack(node, NODE_MSG_LINK_OUT_ACK, link->id, link->generation);
+        for (unsigned i = 0; i < node->n_inputs && r == 0; i++)
+                if (node->inputs[i].attached && !node->inputs[i].closed)
+                        r = ack(node, NODE_MSG_LINK_IN_ACK, node->inputs[i].link, node->inputs[i].generation);
+        return r;
 }
 
 /* -------- the end of a peer -------- */

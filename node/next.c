@@ -102,7 +102,7 @@ static int fall_asleep(tg_node *node)
                 bell_wake(&node->bell);
                 return NODE_E_AGAIN;
         }
-        timers_arm(node, node->timed ? clock_now() : 0);
+        timers_arm(node);
         return 0;
 }
 

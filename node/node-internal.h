@@ -30,6 +30,8 @@
 #define NODE_GLANCE_NS    (50 * NSEC_PER_MSEC) /* a node that never sleeps looks around at least this often */
 #define NODE_RELOOK_NS    (10 * NSEC_PER_MSEC) /* a blocked sender looks again at least this often */
 #define NODE_MAX_LINKS    1024u /* per output */
+#define JOIN_SPAN_MIN     (100 * NSEC_PER_MSEC) /* between two attempts to find a supervisor by name */
+#define JOIN_SPAN_MAX     NSEC_PER_SEC
 
 enum { /* what epoll says is ready; peers by their serial number */
         NODE_TAG_SOCKET = 1,
@@ -125,6 +127,13 @@ typedef struct Output {
         bool closed;
 } Output;
 
+/* What was told of another node, by which a repeat is known. */
+typedef struct Heard {
+        ListLink link;
+        uint64_t failed, restarted; /* newest generation, 0: none */
+        char id[];
+} Heard;
+
 typedef struct Packet { /* waits for room in the socket to the supervisor */
         ListLink link;
         size_t size;
@@ -160,13 +169,17 @@ struct tg_node {
         NodeState state;
         bool closed;
 
-        char *id, *dataflow, uuid[37];
+        char *id, *dataflow; /* a dynamic node's as it was asked for, until WELCOME */
+        uint8_t uuid[16];
+        char uuid_text[37];
         uint32_t restart_count;
         uint64_t generation;
         nsec_t start_deadline;
         char *refusal; /* why the start was given up */
 
         int fd; /* to the supervisor; -1: it is gone */
+        char *socket_path; /* where to find it, or its successor; NULL: nowhere */
+        nsec_t join_at, join_span; /* the next attempt while there is no fd, and how long after that the one after it */
         int epoll_fd, timer_fd, self_fd;
         int outer_fd, outer_nudge_fd; /* tg_node_fd(), and what keeps it readable */
         List packets;
@@ -194,6 +207,10 @@ struct tg_node {
         List spare_events;
         unsigned n_spare_events;
         bool stop_queued, stopping, ended;
+        uint32_t told_to_stop; /* atomic, as the next: what a packet said, for a supervisor that has lost the control page */
+        nsec_t stop_by;        /* NSEC_NEVER: no packet named a deadline */
+        List heard;
+        unsigned n_heard;
 
         uint32_t pulse; /* futex word */
         unsigned n_followers;
@@ -211,6 +228,17 @@ static inline bool node_forked(const tg_node *node)
         return __atomic_load_n(node->alive, __ATOMIC_RELAXED) == 0;
 }
 
+static inline bool node_told_to_stop(const tg_node *node)
+{
+        return control_stopping(&node->control) || __atomic_load_n(&node->told_to_stop, __ATOMIC_RELAXED);
+}
+
+/* The supervisor is gone and will be looked for. Until it is found no end of a source is taken for the last. */
+static inline bool socket_is_awaited(const tg_node *node)
+{
+        return node->fd < 0 && node->socket_path && !node->closed;
+}
+
 static inline nsec_t deadline_after(int64_t timeout_ns)
 {
         return timeout_ns < 0 ? NSEC_NEVER : timeout_ns == 0 ? 0 : nsec_add(clock_now(), (uint64_t)timeout_ns);
@@ -226,13 +254,24 @@ int setup_output(tg_node *node, const NodeMsg *msg, int *fds);
 int setup_input(tg_node *node, const NodeMsg *msg, int *fds);
 int setup_end(tg_node *node);
 void setup_start(tg_node *node);
+void setup_undo(tg_node *node); /* forgets what was set up; only while nobody else knows the node */
+
+/* join.c: HELLO, and sockets that are found by their path. All under node->lock, but the last. */
+int join_watch(tg_node *node, int fd, uint32_t events, uint64_t tag);
+int join_hello(tg_node *node);
+int join_socket(tg_node *node, int take_fd); /* 0, or a negative errno: the node has the descriptor all the same */
+int join_by_name(tg_node *node); /* one attempt */
+void join_if_due(tg_node *node);
+void join_later(tg_node *node);
+int join_find_path(char **ret); /* of a dynamic node; 0, -ENOTCONN, -ENOMEM */
 
 /* socket.c: the socket to the supervisor. All under node->lock. */
 int socket_read(tg_node *node);  /* everything that is there; 0, -EPROTO, -ECANCELED before START, another errno */
 int socket_send(tg_node *node, const NodeMsg *msg);
+int socket_answer(tg_node *node, const NodeMsg *msg); /* the same for one of many answers, which we have to be able to keep */
 void socket_flush(tg_node *node);
 void socket_lost(tg_node *node); /* the data plane goes on without it */
-void socket_fail(tg_node *node, const char *text); /* lost, and the node is told by TG_EVENT_ERROR */
+void socket_fail(tg_node *node, const char *text); /* lost for good, and the node is told by TG_EVENT_ERROR */
 void socket_glance(tg_node *node); /* looks when the control page says so, or when the last look was long ago */
 bool socket_worth_a_glance(tg_node *node, nsec_t now);
 
@@ -243,6 +282,7 @@ int links_in(tg_node *node, const NodeMsg *msg, int *fds);
 int links_detach(tg_node *node, uint32_t link, uint32_t generation);
 void links_closed(tg_node *node, uint32_t link, uint32_t generation, bool restarting);
 int links_violation(tg_node *node, uint32_t link, uint32_t generation, const char *text);
+int links_report(tg_node *node); /* an ack for each that is up */
 void peer_gone(tg_node *node, Peer *peer);
 Peer *peer_by_serial(tg_node *node, uint64_t serial);
 void peer_unref(tg_node *node, Peer *peer);
@@ -262,7 +302,7 @@ void input_stats(const Input *input, struct tg_input_stats *ret);
 
 /* timers.c */
 int timer_next(Input *input, nsec_t now, tg_event **ret);
-void timers_arm(tg_node *node, nsec_t now);
+void timers_arm(tg_node *node);
 
 /* event.c */
 tg_event *event_new(tg_node *node); /* NULL: out of memory. Who delivers it takes a reference to the node for it */

@@ -23,36 +23,22 @@ void node_ref(tg_node *node)
         (void)__atomic_fetch_add(&node->n_refs, 1, __ATOMIC_RELAXED); /* the caller has one */
 }
 
-static void output_free(Output *output)
-{
-        output->writer = ring_writer_free(output->writer);
-        region_unmap(&output->ring);
-        region_unmap(&output->pool);
-        free(output->peers);
-        free(output->id);
-}
-
 static tg_node *node_free(tg_node *node)
 {
+        Heard *heard, *next;
         tg_event *event;
 
         while ((event = list_first(&node->spare_events, tg_event, link))) {
                 list_unlink(&event->link);
                 free(event);
         }
-        for (unsigned i = 0; i < node->n_outputs; i++)
-                output_free(&node->outputs[i]);
-        for (unsigned i = 0; i < node->n_inputs; i++) {
-                region_unmap(&node->inputs[i].cursor);
-                free(node->inputs[i].id);
-        }
-        free(node->inputs);
-        free(node->outputs);
-        region_unmap(&node->control);
-        region_unmap(&node->bell_map);
+        list_for_each(heard, next, &node->heard, link)
+                free(heard);
+        setup_undo(node);
         if (node->alive)
                 (void)munmap(node->alive, 4096);
         (void)fd_close(node->self_fd);
+        free(node->socket_path);
         free(node->refusal);
         free(node->dataflow);
         free(node->id);
@@ -126,13 +112,6 @@ static void node_closep(tg_node **node)
 
 /* -------- opening -------- */
 
-static int watch(tg_node *node, int fd, uint32_t events, uint64_t tag)
-{
-        struct epoll_event ev = {.events = events | EPOLLET, .data.u64 = tag};
-
-        return epoll_ctl(node->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0 ? error_origin(-errno) : 0;
-}
-
 static int make_descriptors(tg_node *node)
 {
         int r;
@@ -142,11 +121,9 @@ static int make_descriptors(tg_node *node)
         node->self_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (node->epoll_fd < 0 || node->timer_fd < 0 || node->self_fd < 0)
                 return error_origin(-errno);
-        r = watch(node, node->fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP, NODE_TAG_SOCKET);
+        r = join_watch(node, node->timer_fd, EPOLLIN, NODE_TAG_TIMER);
         if (r == 0)
-                r = watch(node, node->timer_fd, EPOLLIN, NODE_TAG_TIMER);
-        if (r == 0)
-                r = watch(node, node->self_fd, EPOLLIN, NODE_TAG_SELF);
+                r = join_watch(node, node->self_fd, EPOLLIN, NODE_TAG_SELF);
         return r;
 }
 
@@ -161,7 +138,7 @@ static int make_alive(tg_node *node)
         return madvise(page, 4096, MADV_WIPEONFORK) < 0 ? error_origin(-errno) : 0;
 }
 
-static int node_new(tg_node **ret, int take_fd)
+static int node_new(tg_node **ret)
 {
         _cleanup_(node_closep) tg_node *node = NULL;
         tg_node *n;
@@ -172,7 +149,8 @@ static int node_new(tg_node **ret, int take_fd)
                 return error_origin(-ENOMEM);
         n->n_refs = 1;
         n->fd = n->epoll_fd = n->timer_fd = n->self_fd = n->outer_fd = n->outer_nudge_fd = n->self.fd = -1;
-        n->timer_armed = NSEC_NEVER;
+        n->timer_armed = n->stop_by = NSEC_NEVER;
+        n->join_span = JOIN_SPAN_MIN;
         n->send_timeout_ns = TG_FOREVER;
         n->last_serial = NODE_TAG_PEERS;
         n->self.current = true;
@@ -181,19 +159,14 @@ static int node_new(tg_node **ret, int take_fd)
         list_init(&n->sources);
         list_init(&n->events);
         list_init(&n->spare_events);
+        list_init(&n->heard);
         r = make_alive(n);
         if (r) {
                 (void)node_free(n);
                 return r;
         }
         node = n;
-        node->fd = take_fd;
         r = make_descriptors(node);
-        if (r == 0)
-                r = socket_send(node, &(NodeMsg){
-                        .type = NODE_MSG_HELLO,
-                        .hello = {.version = NODE_MSG_VERSION, .library = "tidegate " TIDEGATE_VERSION},
-                });
         if (r)
                 return r;
         *ret = TAKE_PTR(node);
@@ -232,52 +205,113 @@ static nsec_t open_deadline(const tg_node *node, nsec_t began)
 /* Until START. The doorbells of peers may ring or hang up meanwhile; their edges stay in the epoll until tg_next(). */
 static int await_start(tg_node *node)
 {
-        nsec_t began = clock_now(), now;
+        nsec_t began = clock_now(), now, until;
         int r;
 
         for (;;) {
-                struct pollfd pfd = {.fd = node->fd, .events = POLLIN};
+                struct pollfd pfd = {.events = POLLIN};
 
-                if (!list_empty(&node->packets))
-                        pfd.events |= POLLOUT;
                 lock_take(&node->lock);
+                join_if_due(node);
                 r = socket_read(node);
                 lock_give(&node->lock);
                 if (r || node->state == NODE_RUNNING)
                         return r;
-                if (node->fd < 0)
+                if (node->fd < 0 && !socket_is_awaited(node))
                         return error_origin(-ECONNRESET);
                 now = clock_now();
-                if (now >= open_deadline(node, began))
-                        return error_origin(-ETIMEDOUT);
-                if (poll(&pfd, 1, nsec_poll_ms(open_deadline(node, began), now)) < 0)
+                until = open_deadline(node, began);
+                if (now >= until)
+                        return error_origin(node->fd < 0 ? -ECONNRESET : -ETIMEDOUT);
+                pfd.fd = node->fd; /* -1: poll() only waits */
+                if (!list_empty(&node->packets))
+                        pfd.events |= POLLOUT;
+                if (node->fd < 0)
+                        until = MIN(until, node->join_at);
+                if (poll(&pfd, 1, nsec_poll_ms(until, now)) < 0)
                         return -errno;
         }
 }
 
-int tg_node_open(tg_node **ret)
+/* The socket that the supervisor left us, and the path where we find another if that one hangs up. */
+static int begin_inherited(tg_node **ret, int take_fd)
+{
+        const char *path = getenv(NODE_MSG_SOCKET_ENV);
+        _cleanup_(node_closep) tg_node *node = NULL;
+        int r;
+
+        /* From here on it is ours: programs that we start do not inherit it, whatever the variable says. The variable
+         * stays, for unsetenv() is not safe beside other threads. */
+        (void)fcntl(take_fd, F_SETFD, FD_CLOEXEC);
+        r = node_new(&node);
+        if (r)
+                return r;
+        if (path && *path) {
+                node->socket_path = strdup(path);
+                if (!node->socket_path)
+                        return error_origin(-ENOMEM);
+        }
+        r = join_socket(node, take_fd);
+        if (r)
+                return r;
+        *ret = TAKE_PTR(node);
+        return 0;
+}
+
+static bool is_name(const char *text, size_t max_len)
+{
+        return text && *text && strnlen(text, max_len + 1) <= max_len;
+}
+
+/* A dynamic node: nobody left us anything, we ask to be let in. */
+static int begin_as(tg_node **ret, const char *id, const char *dataflow)
+{
+        _cleanup_(node_closep) tg_node *node = NULL;
+        int r;
+
+        if (!is_name(id, NODE_MSG_ID_MAX) || (*dataflow && !is_name(dataflow, NODE_MSG_NAME_MAX)))
+                return error_origin(-EINVAL);
+        r = node_new(&node);
+        if (r)
+                return r;
+        node->id = strdup(id);
+        node->dataflow = strdup(dataflow);
+        if (!node->id || !node->dataflow)
+                return error_origin(-ENOMEM);
+        r = join_find_path(&node->socket_path);
+        if (r)
+                return r;
+        r = join_by_name(node);
+        if (r == -ENOENT || r == -ENOTDIR || r == -ECONNREFUSED)
+                return -ENOTCONN; /* no daemon there. Many others that connect just now (-EAGAIN) are a reason to wait */
+        if (r && r != -EAGAIN)
+                return error_fold(r);
+        *ret = TAKE_PTR(node);
+        return 0;
+}
+
+/* @id: NULL for the inherited socket. */
+static int open_node(tg_node **ret, const char *id, const char *dataflow)
 {
         static tg_node *opening; /* of a call that a signal ended */
         static Lock lock;
         static bool opened;
         _cleanup_(node_closep) tg_node *node = NULL;
-        int fd = -1, r;
+        int fd = -1, r = 0;
 
         if (!lock_try(&lock))
                 return -EALREADY;
         node = TAKE_PTR(opening);
         if (opened && (!node || node_forked(node)))
                 r = node ? -EOWNERDEAD : -EALREADY;
-        else
-                r = 0;
-        if (r == 0 && !node) {
+        else if (!node && id) {
+                r = begin_as(&node, id, dataflow);
+                opened = r == 0;
+        } else if (!node) {
                 r = find_socket(&fd);
                 if (r == 0) {
                         opened = true;
-                        /* From here on it is ours: programs that we start do not inherit it, whatever the variable
-                         * says. The variable stays, for unsetenv() is not safe beside other threads. */
-                        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
-                        r = node_new(&node, fd);
+                        r = begin_inherited(&node, fd);
                 }
         }
         if (r == 0)
@@ -288,8 +322,20 @@ int tg_node_open(tg_node **ret)
                 *ret = TAKE_PTR(node);
         else if (node && node->refusal)
                 fprintf(stderr, "tidegate: the start was given up: %s\n", node->refusal);
+        if (node && id && r != -EOWNERDEAD)
+                opened = false; /* failed, and nothing was used up: the program may ask again, or as another node */
         lock_give(&lock);
         return r;
+}
+
+int tg_node_open(tg_node **ret)
+{
+        return open_node(ret, NULL, NULL);
+}
+
+int tg_node_open_as(tg_node **ret, const char *node_id, const char *dataflow)
+{
+        return open_node(ret, node_id ? node_id : "", dataflow ? dataflow : "");
 }
 
 /* -------- identity and stop -------- */
@@ -301,7 +347,7 @@ const char *tg_node_id(const tg_node *node)
 
 const char *tg_dataflow_id(const tg_node *node)
 {
-        return node->uuid;
+        return node->uuid_text;
 }
 
 const char *tg_dataflow_name(const tg_node *node)
@@ -326,7 +372,7 @@ const char *tg_output_name(const tg_node *node, unsigned index)
 
 bool tg_should_stop(const tg_node *node)
 {
-        return control_stopping(&node->control);
+        return node_told_to_stop(node);
 }
 
 uint64_t tg_stop_deadline(const tg_node *node)
@@ -334,7 +380,10 @@ uint64_t tg_stop_deadline(const tg_node *node)
         nsec_t deadline = NSEC_NEVER;
         uint32_t cause;
 
-        return control_stop_read(&node->control, &cause, &deadline) ? deadline : NSEC_NEVER;
+        (void)control_stop_read(&node->control, &cause, &deadline);
+        if (__atomic_load_n(&node->told_to_stop, __ATOMIC_ACQUIRE)) /* with the deadline that it came with */
+                deadline = MIN(deadline, __atomic_load_n(&node->stop_by, __ATOMIC_RELAXED));
+        return deadline;
 }
 
 int tg_input_stats(tg_node *node, const char *name, struct tg_input_stats *ret)

@@ -96,7 +96,7 @@ static int wait_room(Send *send, size_t chunk_size)
         send->suspicious = true;
         if (has_room_now(announce(output, chunk_size)))
                 return 0;
-        if (control_stopping(&node->control))
+        if (node_told_to_stop(node))
                 r = TG_E_STOPPING;
         else if (now >= send->deadline)
                 r = TG_E_TIMEOUT; /* the look that announcing ends with was the last one */

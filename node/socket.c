@@ -5,6 +5,7 @@
  * bounded by what one message can ask for.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -14,6 +15,7 @@
 #include "node/node-internal.h"
 
 #define MAX_PACKETS 4096u /* answers and CLOSE_OUTPUTs kept; more means that nobody ever reads */
+#define MAX_HEARD   256u  /* other nodes that we remember to have heard of; of further ones repeats are told too */
 
 static void set_refusal(tg_node *node, const char *text)
 {
@@ -38,6 +40,10 @@ static int on_stop(tg_node *node, const NodeMsg *msg, int *fds)
                 set_refusal(node, "stopped before it began");
                 return -ECANCELED;
         }
+        /* The page says the same, unless whoever sends this has lost it. Told again: the earlier deadline holds. */
+        if (msg->stop.deadline_ns && msg->stop.deadline_ns < node->stop_by)
+                __atomic_store_n(&node->stop_by, msg->stop.deadline_ns, __ATOMIC_RELAXED);
+        __atomic_store_n(&node->told_to_stop, 1, __ATOMIC_RELEASE); /* whoever sees it sees the deadline */
         event_queue_stop(node, "MANUAL");
         return 0;
 }
@@ -53,44 +59,97 @@ static int on_link_closed(tg_node *node, const NodeMsg *msg, int *fds)
         return 0;
 }
 
+static Heard *heard_find(tg_node *node, const char *id)
+{
+        Heard *it, *next;
+        size_t len = strlen(id);
+
+        list_for_each(it, next, &node->heard, link)
+                if (strcmp(it->id, id) == 0)
+                        return it;
+        it = node->n_heard < MAX_HEARD ? calloc(1, sizeof(*it) + len + 1) : NULL;
+        if (!it)
+                return NULL;
+        memcpy(it->id, id, len + 1);
+        list_append(&node->heard, &it->link);
+        node->n_heard++;
+        return it;
+}
+
+/* A new supervisor may not know what its predecessor has said. Once per incarnation and kind is what the program is told. */
 static int on_node_event(tg_node *node, const NodeMsg *msg, int *fds)
 {
         bool failed = msg->type == NODE_MSG_NODE_FAILED;
+        uint64_t generation = msg->node_event.generation;
+        Heard *heard = generation ? heard_find(node, msg->node_event.node) : NULL;
+        uint64_t *newest = heard ? failed ? &heard->failed : &heard->restarted : NULL;
+        int r;
 
-        return event_queue(node, failed ? TG_EVENT_NODE_FAILED : TG_EVENT_NODE_RESTARTED, msg->node_event.node,
+        if (newest && generation <= *newest)
+                return 0;
+        r = event_queue(node, failed ? TG_EVENT_NODE_FAILED : TG_EVENT_NODE_RESTARTED, msg->node_event.node,
                 failed ? msg->node_event.text : NULL);
+        if (r == 0 && newest)
+                *newest = generation;
+        return r;
 }
 
 static int on_abort(tg_node *node, const NodeMsg *msg, int *fds)
 {
+        if (node->state == NODE_RUNNING) { /* it came by name, and is not wanted there */
+                socket_fail(node, msg->abort.text);
+                return 0;
+        }
         set_refusal(node, msg->abort.text);
         return -ECANCELED;
 }
 
-#define IN(state)     (1u << (state))
-#define BEFORE_READY  (IN(NODE_GREETING) | IN(NODE_SETTING_UP))
-#define WITH_LINKS    (IN(NODE_READY) | IN(NODE_RUNNING))
-#define BEFORE_RUNNING (BEFORE_READY | IN(NODE_READY))
+/* Tells a new supervisor what is true. Bounded by what there is: nothing more is read before all of it was sent. */
+static int on_resume(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        int r;
 
-/* What may come when. What is not listed is what only nodes say: -EPROTO. */
+        r = join_hello(node);
+        if (r == 0 && node->state >= NODE_READY)
+                r = socket_answer(node, &(NodeMsg){.type = NODE_MSG_MAPPED});
+        if (r == 0)
+                r = links_report(node);
+        for (unsigned i = 0; i < node->n_outputs && r == 0; i++)
+                if (node->outputs[i].closed)
+                        r = socket_answer(node, &(NodeMsg){.type = NODE_MSG_CLOSE_OUTPUT, .close_output = {.output = i}});
+        if (r)
+                return r;
+        return socket_answer(node, &(NodeMsg){
+                .type = NODE_MSG_RESUMED,
+                .resumed = {.running = node->state == NODE_RUNNING},
+        });
+}
+
+#define IN(state)     (1u << (state))
+#define WITH_LINKS    (IN(NODE_READY) | IN(NODE_RUNNING))
+#define WELCOMED      (IN(NODE_SETTING_UP) | WITH_LINKS)
+#define ALWAYS        (IN(NODE_GREETING) | WELCOMED)
+
+/* What may come when: each for the first time or again. What is not listed is what only nodes say: -EPROTO. */
 static const struct {
         unsigned states;
         int (*act)(tg_node *node, const NodeMsg *msg, int *fds);
 } handlers[] = {
-        [NODE_MSG_WELCOME] = {IN(NODE_GREETING), setup_welcome},
-        [NODE_MSG_OUTPUT] = {IN(NODE_SETTING_UP), setup_output},
-        [NODE_MSG_INPUT] = {IN(NODE_SETTING_UP), setup_input},
-        [NODE_MSG_SETUP_END] = {IN(NODE_SETTING_UP), on_setup_end},
+        [NODE_MSG_WELCOME] = {ALWAYS, setup_welcome},
+        [NODE_MSG_OUTPUT] = {WELCOMED, setup_output},
+        [NODE_MSG_INPUT] = {WELCOMED, setup_input},
+        [NODE_MSG_SETUP_END] = {WELCOMED, on_setup_end},
         [NODE_MSG_PEER] = {WITH_LINKS, links_peer},
         [NODE_MSG_LINK_OUT] = {WITH_LINKS, links_out},
         [NODE_MSG_LINK_IN] = {WITH_LINKS, links_in},
-        [NODE_MSG_START] = {IN(NODE_READY), on_start},
-        [NODE_MSG_STOP] = {BEFORE_RUNNING | IN(NODE_RUNNING), on_stop},
+        [NODE_MSG_START] = {WITH_LINKS, on_start},
+        [NODE_MSG_STOP] = {ALWAYS, on_stop},
         [NODE_MSG_DETACH] = {WITH_LINKS, on_detach},
         [NODE_MSG_LINK_CLOSED] = {WITH_LINKS, on_link_closed},
         [NODE_MSG_NODE_FAILED] = {WITH_LINKS, on_node_event},
         [NODE_MSG_NODE_RESTARTED] = {WITH_LINKS, on_node_event},
-        [NODE_MSG_ABORT] = {BEFORE_RUNNING, on_abort},
+        [NODE_MSG_ABORT] = {ALWAYS, on_abort},
+        [NODE_MSG_RESUME] = {ALWAYS, on_resume},
 };
 
 static int dispatch(tg_node *node, size_t size, int fds[NODE_MSG_MAX_FDS], int n_fds, bool lost_fds)
@@ -161,6 +220,8 @@ static int read_one(tg_node *node)
                 r = error_origin(-EPROTO);
         else
                 r = dispatch(node, (size_t)n, fds, n_fds, mh.msg_flags & MSG_CTRUNC);
+        if (r == 0)
+                node->join_span = JOIN_SPAN_MIN; /* somebody was there who knows us */
         for (int i = 0; i < NODE_MSG_MAX_FDS; i++)
                 (void)fd_close(fds[i]); /* mapped, taken (-1 then), or not wanted */
         return r;
@@ -235,7 +296,7 @@ void socket_flush(tg_node *node)
         }
 }
 
-int socket_send(tg_node *node, const NodeMsg *msg)
+static int packet_send(tg_node *node, const NodeMsg *msg, unsigned max_packets)
 {
         uint8_t bytes[NODE_MSG_MAX];
         Packet *packet;
@@ -246,7 +307,7 @@ int socket_send(tg_node *node, const NodeMsg *msg)
         n = node_msg_encode(msg, bytes, sizeof(bytes));
         if (n < 0)
                 return error_origin(n);
-        if (node->n_packets >= MAX_PACKETS)
+        if (node->n_packets >= max_packets)
                 return error_origin(-ENOBUFS);
         packet = malloc(sizeof(*packet) + (size_t)n);
         if (!packet)
@@ -257,6 +318,16 @@ int socket_send(tg_node *node, const NodeMsg *msg)
         node->n_packets++;
         socket_flush(node);
         return 0;
+}
+
+int socket_send(tg_node *node, const NodeMsg *msg)
+{
+        return packet_send(node, msg, MAX_PACKETS);
+}
+
+int socket_answer(tg_node *node, const NodeMsg *msg)
+{
+        return packet_send(node, msg, UINT_MAX);
 }
 
 void socket_lost(tg_node *node)
@@ -270,10 +341,13 @@ void socket_lost(tg_node *node)
         if (node->fd >= 0) /* not by closing alone: a process we forked may hold a copy, and epoll would go on */
                 (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, node->fd, NULL);
         node->fd = fd_close(node->fd);
+        join_later(node);
 }
 
 void socket_fail(tg_node *node, const char *text)
 {
         socket_lost(node);
+        free(node->socket_path);
+        node->socket_path = NULL;
         (void)event_queue(node, TG_EVENT_ERROR, NULL, text); /* no memory for the news: then as if it had gone */
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Timers and input timeouts share one timerfd, set to the earliest of them before a sleep and only if that changed. A
- * node that never sleeps reads the clock instead, so a tick costs a busy node no system call.
+ * Timers, input timeouts and the next attempt to find a supervisor share one timerfd, set to the earliest of them before a
+ * sleep and only if that changed. A node that never sleeps reads the clock instead, so a tick costs a busy node no system call.
  */
 #include <errno.h>
 #include <sys/timerfd.h>
@@ -32,12 +32,12 @@ int timer_next(Input *input, nsec_t now, tg_event **ret)
         return 0;
 }
 
-void timers_arm(tg_node *node, nsec_t now)
+void timers_arm(tg_node *node)
 {
         struct itimerspec its = {};
-        nsec_t earliest = NSEC_NEVER;
+        nsec_t earliest = socket_is_awaited(node) ? node->join_at : NSEC_NEVER;
 
-        if (!node->timed)
+        if (!node->timed && earliest == NSEC_NEVER && node->timer_armed == NSEC_NEVER)
                 return;
         for (unsigned i = 0; i < node->n_inputs; i++) {
                 const Input *input = &node->inputs[i];
@@ -46,7 +46,7 @@ void timers_arm(tg_node *node, nsec_t now)
                         earliest = MIN(earliest, input->tick_at);
                 earliest = MIN(earliest, input->timeout_at);
         }
-        if (earliest == node->timer_armed && now < earliest)
+        if (earliest == node->timer_armed && clock_now() < earliest)
                 return;
         node->timer_armed = earliest;
         if (earliest != NSEC_NEVER)

@@ -54,6 +54,7 @@ static void leader_take(tg_node *node, const struct epoll_event *ready, int n)
                         on_peer(node, ready[i].data.u64, ready[i].events);
         }
         empty_doorbells(node);
+        join_if_due(node);
         if (n > 0 && node->outer_armed) { /* somebody polls outer_fd, and we have just taken what would have woken it */
                 uint64_t one = 1;
 

@@ -29,6 +29,11 @@ typedef enum GuardMsgType {
         GUARD_MSG_KILL_KEEPER = 4, /* slot: it is stuck */
         GUARD_MSG_BYE = 5,         /* the supervisor is about to exit in good order; status: exit code for the client */
         GUARD_MSG_REAP = 6,        /* an orphan's exit is journalled: slot, node, generation */
+        GUARD_MSG_STORE = 8,       /* node, generation, count items; fds: one an item. Kept for the next supervisor */
+        GUARD_MSG_UNSTORE = 9,     /* slot, node, generation: close what was stored of it */
+        GUARD_MSG_FETCH = 12,      /* slot: say STORED again of all that is its, then STORE_END with the slot */
+        GUARD_MSG_PONG = 13,       /* the answer to PING: its loop turns */
+        GUARD_MSG_SLOT_FREE = 7,   /* slot: its dataflow has ended, another may have the number; refused while anybody lives there */
         /* keeper to guard */
         GUARD_MSG_CGROUP = 16, /* slot; fds: directory, cgroup.kill (write), cgroup.events (read) */
         /* child to guard, before execve */
@@ -41,12 +46,37 @@ typedef enum GuardMsgType {
         GUARD_MSG_CLIENT_GONE = 36,
         GUARD_MSG_ORPHAN_EXITED = 37, /* slot, node, generation, code, status: a child whose keeper is dead */
         GUARD_MSG_STOP = 38,          /* the guard was asked to end (SIGTERM, SIGINT): stop everything */
+        GUARD_MSG_STORED = 39,        /* as STORE: what the last supervisor left */
+        GUARD_MSG_SLOT = 40,          /* slot in use, at: its escrow or UINT64_MAX; fds: keeper socket and pidfd, or none when it is dead */
+        GUARD_MSG_STORE_END = 41,     /* that was all, of the slot that was asked for or (0) of everything; count: descriptors that found no room */
+        GUARD_MSG_PING = 44,
+        GUARD_MSG_RELOAD = 42,        /* SIGHUP */
+        GUARD_MSG_DUMP = 43,          /* SIGUSR1 */
         /* guard to client */
         GUARD_MSG_READY = 48,    /* text: the instance's cgroup directory; fds: none */
         GUARD_MSG_FAILED = 49,   /* error, text: the instance could not be set up */
         GUARD_MSG_ENFORCED = 50, /* slot, count: the guard had to enforce; left: processes still there at the end */
         GUARD_MSG_SUPERVISOR_GONE = 51, /* code, status: it died; the guard ends everything */
 } GuardMsgType;
+
+typedef enum GuardItemKind { /* what a stored descriptor is; index: of the output or input */
+        GUARD_ITEM_SOCKET = 1, /* our end of the node socket */
+        GUARD_ITEM_CONTROL,
+        GUARD_ITEM_BELL,
+        GUARD_ITEM_RING,
+        GUARD_ITEM_POOL,
+        GUARD_ITEM_CURSOR,
+        GUARD_ITEM_STDOUT, /* read ends */
+        GUARD_ITEM_STDERR,
+        _GUARD_ITEM_MAX,
+} GuardItemKind;
+
+#define GUARD_MAX_ITEMS 8
+
+struct guard_item {
+        uint16_t kind; /* GuardItemKind */
+        uint16_t index;
+};
 
 struct guard_record {
         uint32_t magic;
@@ -65,7 +95,10 @@ struct guard_record {
         int32_t error;
         uint32_t count;
         uint32_t left;
-        char text[512]; /* NUL-terminated */
+        union {
+                char text[512]; /* NUL-terminated */
+                struct guard_item items[GUARD_MAX_ITEMS];
+        };
 };
 _Static_assert(sizeof(struct guard_record) == 592, "shared by guard, supervisor, keeper, child and client");
 

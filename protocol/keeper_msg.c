@@ -112,6 +112,8 @@ static void fields_begin(Codec *c, KeeperMsg *m)
         field_u32(c, &m->begin.gid);
         check(c, m->begin.uid != UINT32_MAX && m->begin.gid != UINT32_MAX); /* "leave as it is" to the system calls */
         field_u8(c, &m->begin.has_log_stream, 0, 1);
+        field_u8(c, &m->begin.persistent, 0, 1);
+        field_u8(c, &m->begin.takeover, 0, 1);
 }
 
 static void fields_spawn(Codec *c, KeeperMsg *m)
@@ -139,6 +141,27 @@ static void fields_exited(Codec *c, KeeperMsg *m)
         field_i32(c, &m->exited.status, 0, 255);
 }
 
+static void fields_incarnation(Codec *c, KeeperMsg *m)
+{
+        uint8_t stage = (uint8_t)m->incarnation.stage;
+
+        field_u8(c, &m->incarnation.has_pidfd, 0, 1);
+        field_u8(c, &m->incarnation.starting, 0, 1);
+        field_u8(c, &m->incarnation.spawned, 0, 1);
+        field_u8(c, &m->incarnation.failed, 0, 1);
+        field_u8(c, &m->incarnation.exited, 0, 1);
+        field_u8(c, &m->incarnation.over, 0, 1);
+        field_u8(c, &m->incarnation.removed, 0, 1);
+        field_i32(c, &m->incarnation.pid, 0, INT32_MAX);
+        field_i32(c, &m->incarnation.code, 0, CLD_DUMPED);
+        field_i32(c, &m->incarnation.status, 0, 255);
+        field_i32(c, &m->incarnation.error, 0, ERRNO_MAX);
+        field_u32(c, &m->incarnation.n_killed);
+        field_u8(c, &stage, 0, KEEPER_STAGE_DEADLINE);
+        m->incarnation.stage = (KeeperStage)stage;
+        field_str(c, &m->incarnation.text, KEEPER_MSG_TEXT_MAX);
+}
+
 static void fields_order(Codec *c, KeeperMsg *m)
 {
         switch (m->type) {
@@ -156,6 +179,10 @@ static void fields_order(Codec *c, KeeperMsg *m)
                 break;
         case KEEPER_MSG_LOOK:
         case KEEPER_MSG_REAP:
+        case KEEPER_MSG_RESUME:
+                break;
+        case KEEPER_MSG_ADOPT:
+                field_id(c, &m->adopt.id, ID_MAX);
                 break;
         case KEEPER_MSG_END:
                 field_u64(c, &m->end.deadline_ns);
@@ -201,7 +228,15 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 field_str(c, &m->note.text, KEEPER_MSG_TEXT_MAX);
                 break;
         case KEEPER_MSG_ENDED:
-                field_u8(c, &m->ended.clean, 0, 1);
+                field_u8(c, &m->ended.removed, 0, 1);
+                field_u8(c, &m->ended.logged, 0, 1);
+                break;
+        case KEEPER_MSG_INCARNATION:
+                fields_incarnation(c, m);
+                break;
+        case KEEPER_MSG_RESUMED:
+                field_u8(c, &m->resumed.begun, 0, 1);
+                field_path(c, &m->resumed.cgroup, true);
                 break;
         default:
                 refuse(c);
@@ -225,6 +260,10 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_LOOK] = {"LOOK", true, true, true},
                 [KEEPER_MSG_REAP] = {"REAP", true, true, false},
                 [KEEPER_MSG_END] = {"END", true, false, false},
+                [KEEPER_MSG_RESUME] = {"RESUME", true, false, false},
+                [KEEPER_MSG_ADOPT] = {"ADOPT", true, true, false},
+                [KEEPER_MSG_INCARNATION] = {"INCARNATION", true, true, false},
+                [KEEPER_MSG_RESUMED] = {"RESUMED", true, false, false},
                 [KEEPER_MSG_BEGUN] = {"BEGUN", true, false, false},
                 [KEEPER_MSG_FAILED] = {"FAILED", true, false, false},
                 [KEEPER_MSG_SPAWNED] = {"SPAWNED", true, true, false},
@@ -300,6 +339,10 @@ int keeper_msg_n_fds(const KeeperMsg *msg)
                 return msg->spawn.has_socket ? 6 : 5;
         case KEEPER_MSG_SPAWNED:
                 return 1;
+        case KEEPER_MSG_ADOPT:
+                return 2;
+        case KEEPER_MSG_INCARNATION:
+                return msg->incarnation.has_pidfd ? 1 : 0;
         default:
                 return 0;
         }
@@ -307,7 +350,7 @@ int keeper_msg_n_fds(const KeeperMsg *msg)
 
 int keeper_msg_is_order(KeeperMsgType type)
 {
-        return type >= KEEPER_MSG_BEGIN && type <= KEEPER_MSG_END;
+        return type >= KEEPER_MSG_BEGIN && type < KEEPER_MSG_BEGUN;
 }
 
 const char *keeper_msg_name(KeeperMsgType type)

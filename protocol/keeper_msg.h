@@ -18,6 +18,8 @@
  *   LOOK                          LEFT: who is still there
  *   REAP                          (none) the exit is journalled: reap the leader now
  *   END                           ENDED, and the keeper exits
+ *   RESUME                        INCARNATION for each that was not REAPed, then RESUMED: a successor of the supervisor asks
+ *   ADOPT                         (none) a keeper that took the place of a dead one is told of an incarnation: INCARNATION later
  *
  * Every SPAWN is answered by SPAWNED or SPAWN_FAILED and ends with exactly one EMPTY, also after SPAWN_FAILED: EMPTY comes when
  * nobody is left in the incarnation's cgroup and its leader has exited, wherever the leader went (after EXITED, if the program
@@ -49,6 +51,8 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_LOOK = 5,
         KEEPER_MSG_REAP = 6,
         KEEPER_MSG_END = 7,
+        KEEPER_MSG_RESUME = 10,
+        KEEPER_MSG_ADOPT = 11,
 
         KEEPER_MSG_BEGUN = 32,
         KEEPER_MSG_FAILED = 33,
@@ -61,6 +65,8 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_LEFT = 40,
         KEEPER_MSG_NOTE = 41,
         KEEPER_MSG_ENDED = 42,
+        KEEPER_MSG_INCARNATION = 43,
+        KEEPER_MSG_RESUMED = 44,
 } KeeperMsgType;
 
 /* Where a spawn failed; the text of SPAWN_FAILED says it in words, with the path. */
@@ -87,6 +93,8 @@ typedef struct KeeperMsg {
                         uint32_t slot;        /* the guard's number for this dataflow */
                         uint32_t uid, gid;    /* credentials of the nodes and the logger */
                         uint8_t has_log_stream;
+                        uint8_t persistent; /* supervisors come and go: incarnations are remembered until REAP, and outlive everybody */
+                        uint8_t takeover;   /* the dataflow's cgroup is there already: a keeper before this one made it and died */
                 } begin;
                 struct { /* SPAWN; fds: spec memfd (see KeeperSpec), stdout write, stderr write, stdout read, stderr read, and
                           * the node socket if has_socket */
@@ -141,8 +149,29 @@ typedef struct KeeperMsg {
                 struct { /* NOTE */
                         const char *text;
                 } note;
+                struct { /* ADOPT; fds: stdout read, stderr read */
+                        const char *id;
+                } adopt;
+                struct { /* INCARNATION; fds: pidfd, if has_pidfd */
+                        uint8_t has_pidfd;
+                        uint8_t starting; /* its start is under way */
+                        uint8_t spawned;  /* SPAWNED was the answer */
+                        uint8_t failed;   /* SPAWN_FAILED was; stage, error and text are its */
+                        uint8_t exited;   /* EXITED was reported; code 0: how is not known here */
+                        uint8_t over;     /* EMPTY was reported */
+                        uint8_t removed;
+                        int32_t pid, code, status, error;
+                        uint32_t n_killed;
+                        KeeperStage stage;
+                        const char *text;
+                } incarnation;
+                struct { /* RESUMED */
+                        uint8_t begun;
+                        const char *cgroup; /* as in BEGUN; "" before it */
+                } resumed;
                 struct { /* ENDED */
-                        uint8_t clean; /* the dataflow's cgroup is gone and every log line was written */
+                        uint8_t removed; /* the dataflow's cgroup is gone */
+                        uint8_t logged;  /* every log line was written; what is missing a NOTE has told */
                 } ended;
         };
 } KeeperMsg;

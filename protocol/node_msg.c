@@ -108,12 +108,44 @@ static void walk_link(Codec *c, uint32_t *link, uint32_t *generation)
         walk_u32(c, generation);
 }
 
-static void walk_welcome(Codec *c, NodeMsg *m)
+static void walk_uuid(Codec *c, uint8_t uuid[16])
 {
         if (c->writing)
-                wire_put_bytes(&c->wire, m->welcome.uuid, sizeof(m->welcome.uuid));
+                wire_put_bytes(&c->wire, uuid, 16);
         else
-                wire_get_bytes(&c->wire, m->welcome.uuid, sizeof(m->welcome.uuid));
+                wire_get_bytes(&c->wire, uuid, 16);
+}
+
+static void walk_flag(Codec *c, uint8_t *v)
+{
+        walk_u8(c, v);
+        check(c, *v <= 1);
+}
+
+/* Who has a dataflow has a name; who has no incarnation yet has no uuid either. */
+static void walk_hello(Codec *c, NodeMsg *m)
+{
+        static const uint8_t nobody[16];
+
+        walk_u16(c, &m->hello.version); /* any: the supervisor names the version it refuses */
+        walk_str(c, &m->hello.library, NODE_MSG_NAME_MAX);
+        if (m->hello.version < 2) {
+                m->hello.dataflow = m->hello.node = "";
+                return;
+        }
+        walk_uuid(c, m->hello.uuid);
+        walk_str(c, &m->hello.dataflow, NODE_MSG_NAME_MAX);
+        walk_str(c, &m->hello.node, NODE_MSG_ID_MAX);
+        walk_u64(c, &m->hello.generation);
+        if (!m->hello.node || !*m->hello.node)
+                check(c, m->hello.generation == 0 && (!m->hello.dataflow || !*m->hello.dataflow));
+        if (m->hello.generation == 0)
+                check(c, memcmp(m->hello.uuid, nobody, sizeof(nobody)) == 0);
+}
+
+static void walk_welcome(Codec *c, NodeMsg *m)
+{
+        walk_uuid(c, m->welcome.uuid);
         walk_str(c, &m->welcome.dataflow, NODE_MSG_NAME_MAX);
         walk_id(c, &m->welcome.node);
         walk_u64(c, &m->welcome.generation);
@@ -196,8 +228,7 @@ static void walk_body(Codec *c, NodeMsg *m)
 {
         switch (m->type) {
         case NODE_MSG_HELLO:
-                walk_u16(c, &m->hello.version); /* any: the supervisor names the version it refuses */
-                walk_str(c, &m->hello.library, NODE_MSG_NAME_MAX);
+                walk_hello(c, m);
                 break;
         case NODE_MSG_LINK_OUT_ACK:
         case NODE_MSG_LINK_IN_ACK:
@@ -210,6 +241,9 @@ static void walk_body(Codec *c, NodeMsg *m)
         case NODE_MSG_VIOLATION:
                 walk_link(c, &m->violation.link, &m->violation.generation);
                 walk_str(c, &m->violation.text, NODE_MSG_TEXT_MAX);
+                break;
+        case NODE_MSG_RESUMED:
+                walk_flag(c, &m->resumed.running);
                 break;
         case NODE_MSG_WELCOME:
                 walk_welcome(c, m);
@@ -237,13 +271,13 @@ static void walk_body(Codec *c, NodeMsg *m)
                 break;
         case NODE_MSG_LINK_CLOSED:
                 walk_link(c, &m->link_closed.link, &m->link_closed.generation);
-                walk_u8(c, &m->link_closed.restarting);
-                check(c, m->link_closed.restarting <= 1);
+                walk_flag(c, &m->link_closed.restarting);
                 break;
         case NODE_MSG_NODE_FAILED:
         case NODE_MSG_NODE_RESTARTED:
                 walk_id(c, &m->node_event.node);
                 walk_str(c, &m->node_event.text, m->type == NODE_MSG_NODE_FAILED ? NODE_MSG_TEXT_MAX : 0);
+                walk_u64(c, &m->node_event.generation);
                 break;
         case NODE_MSG_ABORT:
                 walk_str(c, &m->abort.text, NODE_MSG_TEXT_MAX);
@@ -251,6 +285,7 @@ static void walk_body(Codec *c, NodeMsg *m)
         case NODE_MSG_MAPPED:
         case NODE_MSG_SETUP_END:
         case NODE_MSG_START:
+        case NODE_MSG_RESUME:
                 break;
         }
 }
@@ -263,6 +298,7 @@ static const char *const type_names[] = {
         [NODE_MSG_DETACH_ACK] = "DETACH_ACK",
         [NODE_MSG_CLOSE_OUTPUT] = "CLOSE_OUTPUT",
         [NODE_MSG_VIOLATION] = "VIOLATION",
+        [NODE_MSG_RESUMED] = "RESUMED",
         [NODE_MSG_WELCOME] = "WELCOME",
         [NODE_MSG_OUTPUT] = "OUTPUT",
         [NODE_MSG_INPUT] = "INPUT",
@@ -277,6 +313,7 @@ static const char *const type_names[] = {
         [NODE_MSG_NODE_FAILED] = "NODE_FAILED",
         [NODE_MSG_NODE_RESTARTED] = "NODE_RESTARTED",
         [NODE_MSG_ABORT] = "ABORT",
+        [NODE_MSG_RESUME] = "RESUME",
 };
 
 static bool type_known(unsigned type)
@@ -336,7 +373,7 @@ int node_msg_n_fds(const NodeMsg *msg)
 
 int node_msg_from_node(NodeMsgType type)
 {
-        return type >= NODE_MSG_HELLO && type <= NODE_MSG_VIOLATION;
+        return type >= NODE_MSG_HELLO && type <= NODE_MSG_RESUMED;
 }
 
 const char *node_msg_name(NodeMsgType type)

@@ -3,9 +3,10 @@
  * The node socket: what supervisor and node library say to each other.
  *
  * Transport: one SOCK_SEQPACKET unix socket pair per incarnation, made by the supervisor; the node inherits its end and finds
- * the number in the environment variable TIDEGATE_NODE_FD. One packet is one message of at most NODE_MSG_MAX bytes. File
- * descriptors travel from the supervisor to the node only (SCM_RIGHTS, at most NODE_MSG_MAX_FDS, in the order of the
- * message's comment). The supervisor never gives its receive call room for descriptors.
+ * the number in the environment variable TIDEGATE_NODE_FD. A node of a daemon also finds TIDEGATE_NODE_SOCKET, a path where it
+ * connects by name if that pair hangs up; a dynamic node has nothing but such a path. One packet is one message of at most
+ * NODE_MSG_MAX bytes. File descriptors travel from the supervisor to the node only (SCM_RIGHTS, at most NODE_MSG_MAX_FDS, in
+ * the order of the message's comment). The supervisor never gives its receive call room for descriptors.
  *
  * The start of an incarnation:
  *
@@ -26,6 +27,37 @@
  * A link is known by (link, generation): the generation grows with every new attachment, and messages about an older one
  * are ignored, not errors. The same holds for (peer, generation).
  *
+ * Supervisors die, and a successor takes over the same socket. It may repeat whatever it has no record of an answer to:
+ *
+ *   WELCOME .. SETUP_END   a node that has not said MAPPED starts over; one that has keeps what it mapped, takes the control page
+ *                          (which may be a new one) and says MAPPED again. Another dataflow, node or generation is -EPROTO
+ *   PEER                   the same (peer, generation) is ignored, unless the doorbell that the node has was hung up: then the
+ *                          new one takes its place
+ *   LINK_OUT, LINK_IN,     answered again
+ *   DETACH
+ *   START, STOP,           change nothing; a STOP with an earlier deadline moves the deadline
+ *   LINK_CLOSED
+ *   NODE_FAILED,           told to the program once per incarnation, if the message names the incarnation
+ *   NODE_RESTARTED
+ *
+ * or it asks:
+ *
+ *                          ◄──   RESUME
+ *   HELLO                  ──►   who the node is, as far as it was told
+ *   MAPPED                 ──►   if it is
+ *   LINK_OUT_ACK           ──►   one for each consumer that it has
+ *   LINK_IN_ACK            ──►   one for each input that is attached and not closed
+ *   CLOSE_OUTPUT           ──►   one for each output that was closed
+ *   RESUMED                ──►   that was all; and whether START came
+ *
+ * Everything the node said before is in the socket ahead of that. A link that both its ends name in their answers is up,
+ * and so is the pair of doorbells below it. For any other link the successor cannot know whether both ends have their doorbell,
+ * or whether one end's hang-up was taken for a death already: it attaches the link anew, under a higher generation, and
+ * introduces the pair anew too unless another link of it is up. So never two doorbells between two nodes that use the first.
+ *
+ * A node whose socket hung up and that knows a path connects there and says HELLO with what it knows. What it had to say in
+ * between is not kept: the supervisor asks it by RESUME. ABORT in place of an answer turns it away for good.
+ *
  * Decoding is strict: unknown types, trailing bytes, strings over their limit and numbers outside their range are -EPROTO, and
  * cost the sender its connection. No I/O here.
  */
@@ -35,7 +67,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NODE_MSG_VERSION    1
+#define NODE_MSG_VERSION    2
 #define NODE_MSG_MAX        8192
 #define NODE_MSG_MAX_FDS    2
 #define NODE_MSG_ID_MAX     128 /* bytes of a node, input or output id */
@@ -46,6 +78,7 @@
 #define NODE_MSG_MAX_SLOTS  65536u
 #define NODE_MSG_REGION_MAX (UINT64_C(1) << 30) /* bytes of one shared region */
 #define NODE_MSG_FD_ENV     "TIDEGATE_NODE_FD"
+#define NODE_MSG_SOCKET_ENV "TIDEGATE_NODE_SOCKET"
 
 typedef enum NodeMsgType {
         /* node to supervisor */
@@ -56,6 +89,7 @@ typedef enum NodeMsgType {
         NODE_MSG_DETACH_ACK = 5,
         NODE_MSG_CLOSE_OUTPUT = 6,
         NODE_MSG_VIOLATION = 7,
+        NODE_MSG_RESUMED = 8,
         /* supervisor to node */
         NODE_MSG_WELCOME = 32,
         NODE_MSG_OUTPUT = 33,
@@ -71,6 +105,7 @@ typedef enum NodeMsgType {
         NODE_MSG_NODE_FAILED = 43,
         NODE_MSG_NODE_RESTARTED = 44,
         NODE_MSG_ABORT = 45,
+        NODE_MSG_RESUME = 46,
 } NodeMsgType;
 
 typedef enum NodeQueuePolicy {
@@ -89,9 +124,16 @@ typedef enum NodeStopCause {
 typedef struct NodeMsg {
         NodeMsgType type;
         union {
-                struct { /* HELLO */
+                struct { /* HELLO. Below version 2 it ended after the library's name, and decodes so that it can be refused by name */
                         uint16_t version; /* NODE_MSG_VERSION */
                         const char *library; /* "tidegate 0.1.0" */
+                        /* As WELCOME said, once it came. Before that: zero and empty on an inherited socket; node, and perhaps
+                         * dataflow, of a process that asks to be that dynamic node. Never believed without a look at the
+                         * peer's credentials. */
+                        uint8_t uuid[16];
+                        const char *dataflow; /* its name; of one that asks also the uuid as text, or "" */
+                        const char *node;     /* id */
+                        uint64_t generation;
                 } hello;
                 struct { /* LINK_OUT_ACK, LINK_IN_ACK, DETACH_ACK: the one it answers */
                         uint32_t link, generation;
@@ -103,6 +145,9 @@ typedef struct NodeMsg {
                         uint32_t link, generation;
                         const char *text;
                 } violation;
+                struct { /* RESUMED: everything that RESUME asked for was said */
+                        uint8_t running; /* START came */
+                } resumed;
                 struct { /* WELCOME; fds: control page (read), bell (write) */
                         uint8_t uuid[16];
                         const char *dataflow; /* name */
@@ -166,8 +211,9 @@ typedef struct NodeMsg {
                 struct { /* NODE_FAILED, NODE_RESTARTED */
                         const char *node;
                         const char *text; /* the reason; "" for NODE_RESTARTED */
+                        uint64_t generation; /* of the incarnation that failed or began: a repeat is told by it. 0: not known */
                 } node_event;
-                struct { /* ABORT: the start was given up */
+                struct { /* ABORT: the start was given up, or a node that came by name is not wanted */
                         const char *text;
                 } abort;
         };

@@ -160,12 +160,13 @@ static int touch(const Region *region)
         return 0;
 }
 
-static int map_region(Region *ret, int fd, RegionKind kind, uint64_t size_bytes, bool writable)
+/* @mapped_bytes: of size_bytes, from its beginning */
+static int map_region(Region *ret, int fd, RegionKind kind, uint64_t size_bytes, uint64_t mapped_bytes, bool writable)
 {
-        _cleanup_(region_unmap) Region region = {.size = size_bytes, .kind = kind, .writable = writable};
+        _cleanup_(region_unmap) Region region = {.size = mapped_bytes, .kind = kind, .writable = writable};
         int r;
 
-        region.map = mmap(NULL, size_bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, 0);
+        region.map = mmap(NULL, mapped_bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, 0);
         if (region.map == MAP_FAILED) {
                 region.map = NULL;
                 return error_origin(-errno);
@@ -173,7 +174,7 @@ static int map_region(Region *ret, int fd, RegionKind kind, uint64_t size_bytes,
         r = check_header(&region, kind, size_bytes);
         if (r)
                 return r;
-        if (writable && madvise(region.map, size_bytes, MADV_DONTFORK) < 0)
+        if (writable && madvise(region.map, mapped_bytes, MADV_DONTFORK) < 0)
                 return error_origin(-errno); /* two writers after a fork: never */
         r = touch(&region);
         if (r)
@@ -191,7 +192,7 @@ int region_map_write(Region *ret, int fd, RegionKind kind, uint64_t size_bytes)
         r = check_sealed(fd, SEALS_SIZE, size_bytes);
         if (r)
                 return r;
-        return map_region(ret, fd, kind, size_bytes, true);
+        return map_region(ret, fd, kind, size_bytes, size_bytes, true);
 }
 
 int region_map_read(Region *ret, int fd, RegionKind kind, uint64_t size_bytes)
@@ -201,7 +202,17 @@ int region_map_read(Region *ret, int fd, RegionKind kind, uint64_t size_bytes)
         r = region_check(fd, kind, size_bytes);
         if (r)
                 return r;
-        return map_region(ret, fd, kind, size_bytes, false);
+        return map_region(ret, fd, kind, size_bytes, size_bytes, false);
+}
+
+int region_map_status(Region *ret, int fd, RegionKind kind, uint64_t size_bytes)
+{
+        int r;
+
+        r = region_check(fd, kind, size_bytes);
+        if (r)
+                return r;
+        return map_region(ret, fd, kind, size_bytes, MIN(size_bytes, (uint64_t)4096), false);
 }
 
 void region_unmap(Region *region)

@@ -141,6 +141,17 @@ int region_map_write(Region *ret, int fd, RegionKind kind, uint64_t size_bytes);
  */
 int region_map_read(Region *ret, int fd, RegionKind kind, uint64_t size_bytes);
 
+/**
+ * region_map_status() - map the first page of another's region, read-only: the words that status functions read
+ * @size_bytes: the size it was made with
+ *
+ * For ring_read_status() and cursor_read(). One page is touched, however large the region is, so a supervisor may do it in
+ * its loop. ret->size is that of the mapping.
+ *
+ * Return: as region_map_read().
+ */
+int region_map_status(Region *ret, int fd, RegionKind kind, uint64_t size_bytes);
+
 /* region_unmap() - release and return to REGION_INIT. Accepts an unmapped region. Never fails, never touches errno.
  * */
 void region_unmap(Region *region);

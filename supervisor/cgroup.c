@@ -46,6 +46,16 @@ int cgroup_make(int parent_fd, const char *name, int *ret_fd)
         return 0;
 }
 
+int cgroup_open(int parent_fd, const char *name, int *ret_fd)
+{
+        int fd = open_dir(parent_fd, name);
+
+        if (fd < 0)
+                return fd; /* -ENOENT is an answer */
+        *ret_fd = fd;
+        return 0;
+}
+
 int cgroup_open_file(int dir_fd, const char *name, int flags)
 {
         int fd = openat(dir_fd, name, flags | O_CLOEXEC | O_NOFOLLOW);

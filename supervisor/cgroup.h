@@ -39,6 +39,9 @@ enum {
  */
 int cgroup_make(int parent_fd, const char *name, int *ret_fd);
 
+/* cgroup_open() - one that is there already, as cgroup_make() gives a new one. 0 or -errno. */
+int cgroup_open(int parent_fd, const char *name, int *ret_fd);
+
 /*
  * cgroup_limit_descent() - bound how many cgroups can be made below this one, so that a walk is bounded. 0 or
  * -errno.

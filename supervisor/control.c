@@ -161,10 +161,10 @@ static nsec_t get_span(json_t *parameters, const char *key, nsec_t otherwise)
         return json_is_integer(value) && json_integer_value(value) >= 0 ? (nsec_t)json_integer_value(value) : otherwise;
 }
 
-static void on_dataflow_event(Dataflow *dataflow, json_t *event, void *userdata)
+static void on_dataflow_event(Dataflow *dataflow, json_t *event, void *owner)
 {
         (void)dataflow;
-        control_event(userdata, event);
+        control_event(owner, event);
 }
 
 /* The log stream: the keeper writes one end, the client reads the other. Both are ours by birth. */
@@ -188,13 +188,17 @@ static void method_run(Control *control, json_t *parameters)
                 .log_dir = log_dir && log_dir[0] == '/' && strlen(log_dir) < PATH_MAX - 64 ? log_dir : NULL,
                 .environ = environ,
                 .umask = (mode_t)(get_span(parameters, "umask", 022) & 0777),
+                .uid = getuid(),
+                .gid = getgid(),
+                .owner = control,
                 .log_fd = -1};
+        Dataflow *dataflow = NULL;
         json_t *accepted;
         char why[512] = "";
         Plan *plan = NULL;
         int r;
 
-        if (supervisor->dataflow) {
+        if (supervisor->n_dataflows > 0) {
                 control_error(control, CONTROL_E_BUSY, "this instance runs its dataflow already");
                 return;
         }
@@ -207,12 +211,12 @@ static void method_run(Control *control, json_t *parameters)
         if (r)
                 plan = plan_free(plan);
         else
-                r = dataflow_new(&supervisor->dataflow, supervisor, plan, &options, on_dataflow_event, control);
+                r = supervisor_start(supervisor, plan, &options, on_dataflow_event, &dataflow);
         if (r) {
                 control_error(control, CONTROL_E_PLAN, strerror(-r));
                 return;
         }
-        accepted = json_pack("{ss ss}", "type", "accepted", "uuid", supervisor->dataflow->uuid_text);
+        accepted = json_pack("{ss ss}", "type", "accepted", "uuid", dataflow->uuid_text);
         control_event(control, accepted);
         json_decref(accepted);
 }
@@ -221,8 +225,10 @@ static void method_stop(Control *control, json_t *parameters)
 {
         Supervisor *supervisor = control->supervisor;
 
-        if (supervisor->dataflow)
-                dataflow_stop(supervisor->dataflow, get_span(parameters, "grace_ns", NSEC_NEVER),
+        Dataflow *dataflow = list_first(&supervisor->dataflows, Dataflow, link);
+
+        if (dataflow)
+                dataflow_stop(dataflow, get_span(parameters, "grace_ns", NSEC_NEVER),
                         json_is_true(json_object_get(parameters, "force")), "the command");
         control_reply(control, json_object());
 }

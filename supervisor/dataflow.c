@@ -11,13 +11,17 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/utf8.h"
-#include "supervisor/supervisor.h"
+#include "base/uuid.h"
+#include "supervisor/progress.h"
+#include "supervisor/show.h"
 #include "supervisor/wiring.h"
 
 #define DATAFLOW_BEGIN_SPAN    (5 * NSEC_PER_SEC)     /* the keeper makes one directory and forks */
 #define DATAFLOW_CONFIRM_SPAN  (200 * NSEC_PER_MSEC)  /* the guard answers in microseconds */
 #define DATAFLOW_END_SPAN      (2 * NSEC_PER_SEC)     /* the keeper flushes logs and removes directories */
 #define DATAFLOW_END_SLACK     (500 * NSEC_PER_MSEC)
+#define DATAFLOW_REPLACE_SPAN  (5 * NSEC_PER_SEC)     /* the guard kills, reaps and forks; the new keeper opens directories */
+#define DATAFLOW_CALM_SPAN     (10 * NSEC_PER_SEC)    /* a keeper that dies sooner after another one is not replaced */
 #define DATAFLOW_DEAF_SPAN     NSEC_PER_SEC           /* the keeper hears of an exit when the guard does */
 #define DATAFLOW_STOP_SLACK    (100 * NSEC_PER_MSEC)  /* design section 5: escrow T = start + 1.5 x grace + 0.1 s */
 
@@ -30,12 +34,17 @@ static const char *const state_names[_DATAFLOW_STATE_MAX] = {
         [DATAFLOW_ENDED] = "ended",
 };
 
+const char *dataflow_state_to_string(DataflowState state)
+{
+        return state < _DATAFLOW_STATE_MAX ? state_names[state] : "?";
+}
+
 /* ---- telling */
 
 static void dataflow_emit(Dataflow *dataflow, json_t *take_event)
 {
         if (take_event && dataflow->event_fn)
-                dataflow->event_fn(dataflow, take_event, dataflow->event_userdata);
+                dataflow->event_fn(dataflow, take_event, dataflow->options.owner);
         json_decref(take_event);
 }
 
@@ -44,6 +53,9 @@ static void dataflow_set_state(Dataflow *dataflow, DataflowState state)
         if (dataflow->state == state)
                 return;
         dataflow->state = state;
+        dataflow->since = clock_now();
+        dataflow_journal(dataflow);
+        show_dataflow(dataflow);
         dataflow_emit(dataflow, json_pack("{ss ss}", "type", "dataflow", "state", state_names[state]));
 }
 
@@ -65,6 +77,11 @@ void dataflow_note(Dataflow *dataflow, const char *node, const char *text)
         if (note && json_array_size(dataflow->notes) < 1000)
                 (void)json_array_append(dataflow->notes, note);
         dataflow_emit(dataflow, note);
+}
+
+void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text)
+{
+        dataflow_emit(dataflow, json_pack("{ss ss ss}", "type", type, "node", node->plan->id, "text", text));
 }
 
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count)
@@ -121,11 +138,14 @@ static void dataflow_abort_start(Dataflow *dataflow, const Node *failed)
 static void dataflow_release(Dataflow *dataflow)
 {
         dataflow->released = true;
+        dataflow_journal(dataflow);
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 Node *node = &dataflow->nodes[i];
 
                 if (node->plan->kind == PLAN_KIND_NODE && node->state == NODE_RUNNING)
                         wiring_start(node);
+                if (node->state == NODE_RUNNING)
+                        show_node_runs(node);
         }
         dataflow_set_state(dataflow, DATAFLOW_RUNNING);
 }
@@ -180,6 +200,8 @@ static int on_advance(Job *job)
 {
         Dataflow *dataflow = container_of(job, Dataflow, advance);
 
+        if (dataflow->adopting)
+                return 0;
         if (dataflow->state == DATAFLOW_STARTING || dataflow->state == DATAFLOW_RUNNING)
                 dataflow_look_at_start(dataflow);
         if (dataflow->state >= DATAFLOW_STARTING && dataflow->state < DATAFLOW_ENDING && dataflow_is_final(dataflow))
@@ -187,6 +209,7 @@ static int on_advance(Job *job)
         if (dataflow->state == DATAFLOW_ENDING && dataflow->keeper_gone) {
                 timer_disarm(&dataflow->timer);
                 dataflow_ledger(dataflow, "audit", NULL, dataflow->n_left ? "left" : "empty", dataflow->n_left);
+                dataflow->ended_at = dataflow->loop->now;
                 dataflow_set_state(dataflow, DATAFLOW_ENDED);
                 supervisor_dataflow_ended(dataflow->supervisor, dataflow);
         }
@@ -203,9 +226,7 @@ void dataflow_kick(Dataflow *dataflow)
 static void dataflow_stop_nodes(Dataflow *dataflow)
 {
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
-                dataflow->nodes[i].stop_wanted = true;
-                if (!node_is_final(&dataflow->nodes[i]))
-                        node_post(&dataflow->nodes[i], NODE_EV_STOP);
+                node_order_stop(&dataflow->nodes[i], &dataflow->ladder);
         }
         dataflow_kick(dataflow);
 }
@@ -229,34 +250,21 @@ void dataflow_on_escrow_ok(Dataflow *dataflow)
         dataflow_stop_nodes(dataflow);
 }
 
-static bool ladder_tighten(NodeLadder *ladder, const NodeLadder *wanted)
-{
-        bool changed = wanted->kill < ladder->kill;
-
-        ladder->term = MIN(ladder->term, wanted->term);
-        ladder->kill = MIN(ladder->kill, wanted->kill);
-        ladder->verdict = MIN(ladder->verdict, wanted->verdict);
-        return changed;
-}
-
 void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *who)
 {
         nsec_t now = dataflow->loop->now;
-        nsec_t grace = force ? 0 : grace_ns == NSEC_NEVER ? dataflow->options.grace_ns : grace_ns;
-        NodeLadder wanted;
+        NodeLadder wanted = node_ladder(now, grace_ns == NSEC_NEVER ? dataflow->options.grace_ns : grace_ns, dataflow->options.budget_ns, force);
 
         if (dataflow->state >= DATAFLOW_ENDING)
                 return;
-        wanted.term = nsec_add(now, grace);
-        wanted.kill = nsec_add(now, nsec_add(grace, grace / 2));
-        wanted.verdict = nsec_add(wanted.kill, dataflow->options.budget_ns);
         if (!dataflow->stop_ordered)
                 dataflow->stop_at = now;
-        else if (!ladder_tighten(&dataflow->ladder, &wanted))
+        else if (!node_ladder_tighten(&dataflow->ladder, &wanted))
                 return;
         if (!dataflow->stop_ordered)
                 dataflow->ladder = wanted;
         dataflow->stop_ordered = true;
+        dataflow_journal(dataflow);
         dataflow_ledger(dataflow, force ? "force" : "stop", NULL, who, -1);
 
         /* Nobody hears of a stop before its deadline is in other hands. */
@@ -287,6 +295,51 @@ static int on_begin_late(Timer *timer, nsec_t now)
         return 0;
 }
 
+/* What is there was said, or nobody is there who could say it: the timer's question is answered. */
+static void dataflow_end_without_keeper(Dataflow *dataflow, const char *why);
+
+static int on_keeper_slow(Timer *timer, nsec_t now)
+{
+        Dataflow *dataflow = container_of(timer, Dataflow, keeper_timer);
+
+        (void)now;
+        dataflow->adopting = dataflow->keeper_replaced = false;
+        dataflow->keeper_gone = false;
+        dataflow_end_without_keeper(dataflow, "could not be replaced in time");
+        adopt_look(dataflow->supervisor);
+        return 0;
+}
+
+void dataflow_replace_keeper(Dataflow *dataflow, const char *why)
+{
+        char text[300];
+
+        keeper_link_close(dataflow);
+        dataflow->n_keeper_deaths++;
+        dataflow->keeper_died_at = dataflow->loop->now;
+        dataflow->adopting = dataflow->keeper_replaced = true;
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                dataflow->nodes[i].found = (NodeFound){};
+        dataflow_journal(dataflow);
+        (void)snprintf(text, sizeof(text), "its keeper %s; another takes over", why);
+        dataflow_note(dataflow, NULL, text);
+        timer_arm(dataflow->loop, &dataflow->keeper_timer, nsec_add(dataflow->loop->now, DATAFLOW_REPLACE_SPAN), on_keeper_slow);
+        if (dataflow->supervisor->slot_state[dataflow->slot] & SLOT_KEEPER) {
+                guard_kill_keeper_order(dataflow->supervisor, dataflow->slot); /* the rest when it has been reaped */
+                return;
+        }
+        dataflow->supervisor->slot_state[dataflow->slot] |= SLOT_KEEPER;
+        guard_fork_keeper_order(dataflow->supervisor, dataflow->slot);
+}
+
+static bool dataflow_may_replace(const Dataflow *dataflow)
+{
+        nsec_t now = dataflow->loop->now;
+
+        return !supervisor_is_private(dataflow->supervisor) && !dataflow->keeper_replaced && dataflow->state > DATAFLOW_BEGINNING &&
+               dataflow->state < DATAFLOW_ENDING && (dataflow->n_keeper_deaths == 0 || nsec_add(dataflow->keeper_died_at, DATAFLOW_CALM_SPAN) <= now);
+}
+
 void dataflow_on_keeper(Dataflow *dataflow, int take_sock, int take_pidfd)
 {
         if (keeper_link_open(dataflow, take_sock, take_pidfd))
@@ -315,6 +368,11 @@ void dataflow_on_keeper_gone(Dataflow *dataflow, int code, int status)
                 dataflow_kick(dataflow);
                 return;
         }
+        if (dataflow->keeper_replaced && dataflow->keeper_fd < 0) { /* the one that was killed for it: now there is room */
+                dataflow->supervisor->slot_state[dataflow->slot] |= SLOT_KEEPER;
+                guard_fork_keeper_order(dataflow->supervisor, dataflow->slot);
+                return;
+        }
         if (code == CLD_EXITED)
                 (void)snprintf(why, sizeof(why), "exited with status %d", status);
         else
@@ -326,7 +384,7 @@ void dataflow_on_keeper_gone(Dataflow *dataflow, int code, int status)
  * Nobody can signal or watch the nodes' cgroups any more but the guard. It is asked to end them: SIGTERM at once, the kill after
  * half the grace. Nodes still hear a stop event from us, for their sockets are ours.
  */
-void keeper_lost(Dataflow *dataflow, const char *why)
+static void dataflow_end_without_keeper(Dataflow *dataflow, const char *why)
 {
         nsec_t now = dataflow->loop->now, term = dataflow->options.grace_ns / 2;
 
@@ -344,6 +402,17 @@ void keeper_lost(Dataflow *dataflow, const char *why)
         guard_kill_keeper_order(dataflow->supervisor, dataflow->slot);
         guard_escrow_order(dataflow->supervisor, dataflow->slot, nsec_add(now, term),
                 nsec_add(now, nsec_add(term, dataflow->options.budget_ns)), term);
+}
+
+void keeper_lost(Dataflow *dataflow, const char *why)
+{
+        if (dataflow_may_replace(dataflow)) {
+                dataflow_replace_keeper(dataflow, why);
+                return;
+        }
+        timer_disarm(&dataflow->keeper_timer);
+        dataflow->adopting = dataflow->keeper_replaced = false;
+        dataflow_end_without_keeper(dataflow, why);
 }
 
 /* The guard has seen an empty cgroup: that is the truth, whoever did not tell us. */
@@ -418,7 +487,7 @@ static json_t *node_result(const Node *node)
 json_t *dataflow_result(const Dataflow *dataflow)
 {
         json_t *nodes = json_array();
-        nsec_t now = clock_now();
+        nsec_t now = dataflow->ended_at ? dataflow->ended_at : clock_now();
 
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
                 (void)json_array_append_new(nodes, node_result(&dataflow->nodes[i]));
@@ -432,78 +501,161 @@ json_t *dataflow_result(const Dataflow *dataflow)
 
 /* ---- making and unmaking */
 
-static void dataflow_make_uuid(Dataflow *dataflow)
+static char **environ_free(char **environ)
 {
-        uint8_t *u = dataflow->uuid;
-        char *to = dataflow->uuid_text;
+        for (size_t i = 0; environ && environ[i]; i++)
+                free(environ[i]);
+        free(environ);
+        return NULL;
+}
 
+static void make_uuid(uint8_t *u)
+{
         /* RFC 9562 version 4. The call cannot fail for 16 bytes once the kernel's pool is ready; before that, time serves. */
         if (getrandom(u, 16, GRND_NONBLOCK) != 16)
                 memcpy(u, (uint64_t[2]){clock_now(), clock_wall()}, 16);
         u[6] = (uint8_t)((u[6] & 0x0f) | 0x40);
         u[8] = (uint8_t)((u[8] & 0x3f) | 0x80);
-        for (unsigned i = 0; i < 16; i++)
-                to += sprintf(to, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", u[i]);
 }
 
-static int dataflow_setup(Dataflow *dataflow, const DataflowOptions *options)
+static char **environ_copy(char *const *from)
+{
+        size_t n = 0;
+        char **copy;
+
+        while (from && from[n])
+                n++;
+        copy = calloc(n + 1, sizeof(*copy));
+        for (size_t i = 0; copy && i < n; i++) {
+                copy[i] = strdup(from[i]);
+                if (!copy[i])
+                        copy = environ_free(copy);
+        }
+        return copy;
+}
+
+static int dataflow_setup(Dataflow *dataflow)
 {
         int r;
 
         dataflow->ledger = json_array();
         dataflow->notes = json_array();
         dataflow->nodes = calloc(dataflow->plan->n_nodes, sizeof(*dataflow->nodes));
-        if (!dataflow->ledger || !dataflow->notes || !dataflow->nodes)
+        dataflow->environ = environ_copy(dataflow->options.environ);
+        dataflow->options.environ = dataflow->environ;
+        if (!dataflow->ledger || !dataflow->notes || !dataflow->nodes || !dataflow->environ)
                 return error_origin(-ENOMEM);
-        if (options->log_dir && asprintf(&dataflow->log_dir, "%s/%s", options->log_dir, dataflow->uuid_text) < 0) {
-                dataflow->log_dir = NULL;
-                return error_origin(-ENOMEM);
-        }
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 r = node_init(&dataflow->nodes[i], dataflow, (uint32_t)i);
                 if (r)
                         return error_fold(r);
         }
         r = wiring_init(dataflow);
+        if (!r)
+                r = progress_new(&dataflow->progress, (uint32_t)dataflow->plan->n_nodes, dataflow->n_links);
         return r ? error_fold(r) : 0;
 }
 
-int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, const DataflowOptions *options, DataflowEventFn fn, void *userdata)
+int dataflow_make(Dataflow **ret, Supervisor *supervisor, Plan *plan, const DataflowOptions *options, const uint8_t uuid[16], DataflowEventFn fn)
 {
         Dataflow *dataflow = calloc(1, sizeof(*dataflow));
         int r;
 
-        if (!dataflow)
+        if (!dataflow) {
+                (void)plan_free(plan);
                 return error_origin(-ENOMEM);
+        }
         *dataflow = (Dataflow){.supervisor = supervisor,
                 .loop = &supervisor->loop,
                 .plan = plan,
                 .options = *options,
-                .slot = 1,
                 .keeper_fd = -1,
                 .keeper_pidfd = -1,
                 .begun_at = supervisor->loop.now,
-                .event_fn = fn,
-                .event_userdata = userdata};
+                .since = supervisor->loop.now,
+                .event_fn = fn};
+        list_init(&dataflow->link);
         packet_queue_init(&dataflow->keeper_out, 8192);
-        dataflow_make_uuid(dataflow);
-        r = dataflow_setup(dataflow, options);
+        memcpy(dataflow->uuid, uuid, sizeof(dataflow->uuid));
+        uuid_format(dataflow->uuid_text, uuid);
+        r = dataflow_setup(dataflow);
         if (r) {
                 (void)dataflow_free(dataflow);
                 return error_fold(r);
         }
-        timer_arm(dataflow->loop, &dataflow->timer, nsec_add(dataflow->loop->now, DATAFLOW_BEGIN_SPAN), on_begin_late);
-        guard_fork_keeper_order(supervisor, dataflow->slot);
         *ret = dataflow;
         return 0;
+}
+
+static void dataflow_order_keeper(Dataflow *dataflow)
+{
+        timer_arm(dataflow->loop, &dataflow->timer, nsec_add(dataflow->loop->now, DATAFLOW_BEGIN_SPAN), on_begin_late);
+        dataflow->supervisor->slot_state[dataflow->slot] |= SLOT_KEEPER;
+        guard_fork_keeper_order(dataflow->supervisor, dataflow->slot);
+}
+
+int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, uint32_t slot, const DataflowOptions *options, DataflowEventFn fn)
+{
+        Dataflow *dataflow = NULL;
+        uint8_t uuid[16];
+        int r;
+
+        make_uuid(uuid);
+        r = dataflow_make(&dataflow, supervisor, plan, options, uuid, fn);
+        if (r)
+                return error_fold(r);
+        dataflow->slot = slot;
+        if (options->log_dir && asprintf(&dataflow->log_dir, "%s/%s", options->log_dir, dataflow->uuid_text) < 0) {
+                dataflow->log_dir = NULL;
+                r = error_origin(-ENOMEM);
+        }
+        if (!r && !supervisor_is_private(supervisor))
+                r = dataflow_journal_create(dataflow);
+        if (r) {
+                (void)dataflow_free(dataflow);
+                return error_fold(r);
+        }
+        dataflow_order_keeper(dataflow);
+        *ret = dataflow;
+        return 0;
+}
+
+void dataflow_go_on(Dataflow *dataflow, bool begun)
+{
+        nsec_t now = dataflow->loop->now;
+
+        timer_disarm(&dataflow->keeper_timer);
+        dataflow->keeper_replaced = false;
+        if (dataflow->stop_ordered && dataflow->state < DATAFLOW_STOPPING)
+                dataflow_set_state(dataflow, DATAFLOW_STOPPING);
+        if (dataflow->state == DATAFLOW_BEGINNING) {
+                if (begun)
+                        dataflow_on_begun(dataflow);
+                else if (dataflow->keeper_fd >= 0)
+                        keeper_order_begin(dataflow);
+                else
+                        dataflow_order_keeper(dataflow);
+        } else if (dataflow->state == DATAFLOW_STOPPING) {
+                /* With the times that were written down; those that have passed are due at once. */
+                timer_arm(dataflow->loop, &dataflow->timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_unconfirmed);
+                guard_escrow_order(dataflow->supervisor, dataflow->slot, nsec_add(dataflow->ladder.kill, DATAFLOW_STOP_SLACK),
+                        nsec_add(dataflow->ladder.verdict, DATAFLOW_STOP_SLACK), 0);
+        } else if (dataflow->state == DATAFLOW_ENDING) {
+                keeper_order_end(dataflow, nsec_add(now, DATAFLOW_END_SPAN));
+                timer_arm(dataflow->loop, &dataflow->timer, nsec_add(now, DATAFLOW_END_SPAN + DATAFLOW_END_SLACK), on_end_late);
+        }
+        dataflow_kick(dataflow);
 }
 
 Dataflow *dataflow_free(Dataflow *dataflow)
 {
         if (!dataflow)
                 return NULL;
+        list_unlink(&dataflow->link);
         timer_disarm(&dataflow->timer);
         timer_disarm(&dataflow->deaf_timer);
+        timer_disarm(&dataflow->keeper_timer);
+        timer_disarm(&dataflow->progress_timer);
         job_cancel(&dataflow->advance);
         for (size_t i = 0; dataflow->nodes && dataflow->plan && i < dataflow->plan->n_nodes; i++)
                 node_done(&dataflow->nodes[i]);
@@ -513,6 +665,9 @@ Dataflow *dataflow_free(Dataflow *dataflow)
         free(dataflow->links);
         free(dataflow->pairs);
         free(dataflow->log_dir);
+        (void)environ_free(dataflow->environ);
+        (void)journal_entry_free(dataflow->journal);
+        dataflow->progress = progress_free(dataflow->progress);
         free(dataflow->cgroup);
         free(dataflow->error);
         json_decref(dataflow->ledger);

@@ -17,6 +17,8 @@
 #include "protocol/keeper_msg.h"
 #include "supervisor/node.h"
 
+typedef struct JournalEntry JournalEntry;
+typedef struct Progress Progress;
 typedef struct Supervisor Supervisor;
 typedef struct Link Link;
 typedef struct Pair Pair;
@@ -36,18 +38,28 @@ typedef struct DataflowOptions {
         const char *log_dir;  /* absolute, without the uuid; NULL: no log files */
         char *const *environ; /* of the nodes; borrowed for the life of the dataflow */
         mode_t umask;
+        uid_t uid; /* credentials of nodes and logger: the caller's */
+        gid_t gid;
         int log_fd;           /* keeper's end of the log stream, or -1; consumed */
+        void *owner;          /* whoever reads events: handed to event_fn */
 } DataflowOptions;
 
-/* Called with every event that a client may want to see; @event is borrowed. */
-typedef void (*DataflowEventFn)(Dataflow *dataflow, json_t *event, void *userdata);
+/* Called with every event that a client may want to see; @event is borrowed, @owner as in the options. */
+typedef void (*DataflowEventFn)(Dataflow *dataflow, json_t *event, void *owner);
 
 struct Dataflow {
+        ListLink link; /* in supervisor->dataflows */
         Supervisor *supervisor;
         Loop *loop;
         Plan *plan;
         DataflowOptions options;
         char *log_dir; /* with the uuid; NULL: none */
+        char **environ; /* owned copy of the options' */
+        JournalEntry *journal; /* NULL: a private instance, or it could not be written */
+        bool journal_failed;   /* said once */
+        bool adopting;         /* its keeper has not said yet what is there: it is made from the journal, or the keeper is a new one */
+        bool fresh;            /* made from the journal: nothing of it is written back before it was held against what is there */
+        bool slot_known;       /* fresh: the guard has named its slot */
         uint8_t uuid[16];
         char uuid_text[37];
         DataflowState state;
@@ -56,6 +68,8 @@ struct Dataflow {
         NodeLadder ladder; /* of the stop, once ordered */
         nsec_t stop_at;    /* when it was ordered */
         nsec_t begun_at;
+        nsec_t ended_at;   /* 0: not yet */
+        nsec_t since;      /* when the present state began */
         Timer timer;       /* beginning: keeper's answer; stopping: guard's confirmation; ending: keeper's end */
         Timer deaf_timer;  /* the guard says that nobody is left, and the keeper has not said so yet */
         Job advance;
@@ -77,19 +91,27 @@ struct Dataflow {
         json_t *notes;  /* array of strings for people */
         char *error;    /* first thing that went wrong; NULL: nothing */
         uint32_t n_killed, n_left;
+        uint32_t n_keeper_deaths;
+        nsec_t keeper_died_at;
+        bool keeper_replaced; /* the next keeper takes over what the last one left */
+        Progress *progress;
+        Timer progress_timer;
+        Timer keeper_timer;   /* it has so long to do it */
         DataflowEventFn event_fn;
-        void *event_userdata;
 };
 
 /**
  * dataflow_new() - take a plan over and begin it
  * @plan: consumed, whatever is returned
+ * @slot: the guard's number for it, not in use
  *
  * Return: 0 or a negative errno.
  */
-int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, const DataflowOptions *options, DataflowEventFn fn,
-        void *userdata);
+int dataflow_new(Dataflow **ret, Supervisor *supervisor, Plan *plan, uint32_t slot, const DataflowOptions *options, DataflowEventFn fn);
 Dataflow *dataflow_free(Dataflow *dataflow);
+
+/* dataflow_make() - everything but a beginning: no keeper, no log directory, no slot. @plan is consumed; the rest is copied. */
+int dataflow_make(Dataflow **ret, Supervisor *supervisor, Plan *plan, const DataflowOptions *options, const uint8_t uuid[16], DataflowEventFn fn);
 
 /**
  * dataflow_stop() - begin the stop ladder, or tighten one that is under way
@@ -99,6 +121,30 @@ Dataflow *dataflow_free(Dataflow *dataflow);
  */
 void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *who);
 
+/* dataflow-journal.c: what is intended, written down before it is ordered. Without a journal they do nothing. */
+int dataflow_journal_create(Dataflow *dataflow); /* 0 or a negative errno: then nothing is left behind */
+void dataflow_journal(Dataflow *dataflow);
+void node_journal(Node *node);
+void link_journal(Link *link);
+void dataflow_unjournal(Dataflow *dataflow); /* forgotten for good */
+
+/**
+ * dataflow_restore() - a dataflow as the journal has it; its sockets, memory and keeper come later (adopt.c)
+ * @take_entry: consumed, whatever is returned
+ * @text:       what dataflow_journal_create() wrote
+ * @ret_why:    room for @why_size bytes, set on failure
+ *
+ * Return: 0, or a negative errno: the journal holds what no supervisor of this version writes.
+ */
+int dataflow_restore(Dataflow **ret, Supervisor *supervisor, JournalEntry *take_entry, const char *text, DataflowEventFn fn, char *ret_why,
+        size_t why_size);
+
+/* dataflow_replace_keeper() - the last one is dead or being killed; another is asked for, once the guard has reaped it. */
+void dataflow_replace_keeper(Dataflow *dataflow, const char *why);
+
+/* dataflow_go_on() - adopted: what its state waited for is asked for again. @begun: its keeper has made its cgroup. */
+void dataflow_go_on(Dataflow *dataflow, bool begun);
+
 /* dataflow_fail() - remember the first thing that went wrong; @node: whose fault it is, or NULL. */
 __attribute__((format(printf, 3, 4))) void dataflow_fail(Dataflow *dataflow, const Node *node, const char *format, ...);
 
@@ -106,8 +152,11 @@ __attribute__((format(printf, 3, 4))) void dataflow_fail(Dataflow *dataflow, con
 void dataflow_node_changed(Node *node, NodeState from, NodeEvent event);
 void dataflow_note(Dataflow *dataflow, const char *node, const char *text);
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count);
+void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text); /* "stuck", "resumed" */
 void dataflow_on_begun(Dataflow *dataflow);
 void dataflow_kick(Dataflow *dataflow); /* look again, from the loop, whether something follows */
+
+const char *dataflow_state_to_string(DataflowState state);
 
 /* dataflow_result() - what to tell the client at the end: new reference. */
 json_t *dataflow_result(const Dataflow *dataflow);
@@ -123,6 +172,10 @@ void keeper_order_kill(Node *node, nsec_t until);
 void keeper_order_look(Node *node);
 void keeper_order_reap(Node *node);
 void keeper_order_end(Dataflow *dataflow, nsec_t deadline);
+void keeper_order_resume(Dataflow *dataflow);
+void keeper_order_forget(Dataflow *dataflow, uint32_t node, uint64_t generation);
+void keeper_order_adopt(Node *node);
+void keeper_take_pidfd(Node *node, int32_t pid, int take_pidfd);
 void keeper_lost(Dataflow *dataflow, const char *why); /* it died, or is being killed: the guard enforces */
 
 #endif

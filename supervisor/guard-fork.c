@@ -54,17 +54,25 @@ static int guard_fork_role(char *const argv[], const int *fds, size_t n_fds, Gua
 int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret)
 {
         const GuardOptions *o = guard->options;
-        const int fds[] = {socket_fd, o->control_fds[0], o->control_fds[1], guard->instance.dir_fd};
-        char sock[32], control0[32], control1[32], lock[32], nofile[64], role[] = "--role=supervisor", name[] = "tidegated";
-        char *argv[] = {name, role, sock, control0, control1, lock, nofile, NULL};
+        const int fds[] = {socket_fd, o->control_fds[0], o->control_fds[1], guard->instance.dir_fd, guard->runtime.control_fd, guard->runtime.node_fd,
+                guard->runtime.dir_fd};
+        char sock[32], control0[32], control1[32], lock[32], nofile[64], listen[32], nodes[32], runtime[32], epoch[40], watchdog[48];
+        char role[] = "--role=supervisor", name[] = "tidegated";
+        char *argv_private[] = {name, role, sock, lock, nofile, epoch, control0, control1, NULL};
+        char *argv_daemon[] = {name, role, sock, lock, nofile, epoch, listen, nodes, runtime, watchdog, NULL};
 
         (void)snprintf(sock, sizeof(sock), "--guard-fd=%d", socket_fd);
         (void)snprintf(control0, sizeof(control0), "--control-fd=%d", o->control_fds[0]);
         (void)snprintf(control1, sizeof(control1), "--control-fd=%d", o->control_fds[1]);
+        (void)snprintf(listen, sizeof(listen), "--listen-fd=%d", guard->runtime.control_fd);
+        (void)snprintf(nodes, sizeof(nodes), "--node-listen-fd=%d", guard->runtime.node_fd);
+        (void)snprintf(runtime, sizeof(runtime), "--runtime-fd=%d", guard->runtime.dir_fd);
+        (void)snprintf(epoch, sizeof(epoch), "--epoch=%llu", (unsigned long long)guard->epoch);
+        (void)snprintf(watchdog, sizeof(watchdog), "--watchdog=%lluns", (unsigned long long)o->watchdog_ns);
         (void)snprintf(lock, sizeof(lock), "--lock-fd=%d", guard->instance.dir_fd);
         (void)snprintf(nofile, sizeof(nofile), "--nofile=%llu:%llu", (unsigned long long)guard->nofile.rlim_cur,
                 (unsigned long long)guard->nofile.rlim_max);
-        return guard_fork_role(argv, fds, ELEMENTSOF(fds), ret);
+        return guard_fork_role(o->daemon ? argv_daemon : argv_private, fds, ELEMENTSOF(fds), ret);
 }
 
 int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, GuardProcess *ret)

@@ -11,10 +11,15 @@
 #include "supervisor/guard.h"
 #include "supervisor/instance.h"
 #include "supervisor/loop.h"
+#include "supervisor/runtime.h"
 
 #define GUARD_MAX_CHILDREN 8192
 #define GUARD_MAX_ENFORCERS 64
+#define GUARD_MAX_STORED 32768
 #define GUARD_REAPS_PER_TURN 256
+#define GUARD_BACKOFF_MIN  (50 * NSEC_PER_MSEC) /* before another supervisor, when they die within GUARD_BACKOFF_CALM */
+#define GUARD_BACKOFF_MAX  (5 * NSEC_PER_SEC)
+#define GUARD_BACKOFF_CALM (10 * NSEC_PER_SEC)
 #define GUARD_LINGER_SPAN (4 * NSEC_PER_SEC) /* what a supervisor gets to leave once its instance was enforced; it may be stopped or wedged */
 #define GUARD_REAP_SPAN (2 * NSEC_PER_SEC) /* what keepers get to flush and leave in order before they are killed */
 
@@ -35,6 +40,9 @@ typedef struct GuardSlot {
         GuardProcess keeper;
         Source keeper_source; /* its socket */
         int keeper_fd;
+        int keeper_peer_fd; /* the supervisor's end of its socket to the keeper, for a successor; daemon only */
+        bool owes_gone;     /* the supervisor has not been told that the keeper is gone */
+        int32_t gone_code, gone_status;
 } GuardSlot;
 
 typedef struct GuardChild { /* a registered incarnation */
@@ -44,7 +52,19 @@ typedef struct GuardChild { /* a registered incarnation */
         uint32_t slot, node;
         uint64_t generation;
         int32_t pid;
+        bool ended;     /* its exit was seen; with a dead keeper code and status say how */
+        bool ours;      /* it became our child, and its exit status is held here */
+        bool owes_exit; /* the supervisor has not been told */
+        int32_t code, status;
 } GuardChild;
+
+/* A descriptor that the next supervisor will want. */
+typedef struct GuardStored {
+        int fd; /* -1: free */
+        uint32_t slot, node;
+        uint64_t generation;
+        struct guard_item item;
+} GuardStored;
 
 typedef struct GuardEnforcer {
         GuardProcess process;
@@ -81,6 +101,13 @@ struct Guard {
         GuardProcess supervisor;
         int supervisor_fd;
         Source supervisor_source;
+        nsec_t supervisor_began, backoff;
+        Timer restart_timer;
+        Timer watch_timer;
+        nsec_t tick_due, pinged_at; /* pinged_at 0: no answer is owed */
+        int notify_fd;
+        bool ready_told;
+        bool stop_ordered; /* each supervisor is told, until one says BYE */
         bool bye;
         int32_t bye_status;
         uint64_t epoch;
@@ -93,7 +120,34 @@ struct Guard {
         Timer phase_timer;
         Job reap; /* more children have ended than one turn reaps */
         uint32_t n_left;
+
+        /* daemon: guard-store.c */
+        Runtime runtime;
+        GuardStored stored[GUARD_MAX_STORED];
+        unsigned stored_top; /* beyond it nothing was ever stored */
+        unsigned n_stored, n_refused;
+        bool replaying;     /* the present supervisor is being told what there is */
+        uint32_t replay_slot; /* of that one only; GUARD_SLOT_INSTANCE: everything */
+        unsigned replay_at; /* next thing to tell: slots, then stored ones, then exits */
 };
+
+/* guard-store.c: what is kept for the next supervisor, and how it gets it. */
+void guard_store(Guard *guard, const struct guard_record *record, int *fds, size_t n_fds); /* takes what it keeps */
+void guard_unstore(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation);
+void guard_unstore_slot(Guard *guard, uint32_t slot);
+void guard_replay(Guard *guard); /* begin to tell a new supervisor */
+void guard_fetch(Guard *guard, uint32_t slot);
+void guard_pump(Guard *guard);   /* go on telling, as far as its socket takes it */
+
+/* guard-watch.c */
+void guard_watch_begin(Guard *guard); /* a supervisor was started */
+void guard_watch_answer(Guard *guard);
+void guard_notify(Guard *guard, const char *text);
+void guard_notify_status(Guard *guard, const char *state); /* @state: "READY=1\n" or so, or "" */
+
+/* guard.c */
+void guard_give_up_supervisor(Guard *guard); /* it does not answer */
+int guard_record_send(int sock, struct guard_record *record, const int *fds, size_t n_fds);
 
 /* guard-fork.c: our processes. They return the pid's pidfd in @ret; 0 or a negative errno. */
 int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret);
@@ -105,6 +159,7 @@ void guard_tell_kept(Guard *guard, uint32_t slot);
 /* guard-enforce.c */
 int guard_escrow(Guard *guard, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
 int guard_enforce(Guard *guard, uint32_t slot, bool remove);
+void guard_remove_dataflow(Guard *guard, GuardSlot *slot); /* the directory of a slot whose keeper could not do it any more */
 bool guard_enforcing(const Guard *guard);
 
 void guard_process_kill(GuardProcess *process);

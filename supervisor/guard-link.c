@@ -10,13 +10,60 @@
 #include "supervisor/supervisor.h"
 
 #define GUARD_RECORDS_PER_TURN 64
+#define GUARD_QUEUE_MAX        65536 /* records; the start of the largest dataflow stores three a node */
+
+/* In order, and never waited for: what does not fit now waits in a queue. Unanswered: the asker's deadline. */
+static void guard_send_fds(Supervisor *supervisor, struct guard_record *record, const int *fds, size_t n_fds)
+{
+        record->magic = GUARD_MAGIC;
+        record->epoch = supervisor->epoch;
+        if (supervisor->guard_fd < 0)
+                return;
+        (void)packet_queue_send(&supervisor->guard_out, supervisor->guard_fd, record, sizeof(*record), fds, n_fds);
+        if (packet_queue_pending(&supervisor->guard_out))
+                (void)source_set_events(&supervisor->guard_source, EPOLLIN | EPOLLOUT);
+}
 
 static void guard_send(Supervisor *supervisor, struct guard_record record)
 {
-        record.magic = GUARD_MAGIC;
-        record.epoch = supervisor->epoch;
-        if (supervisor->guard_fd >= 0)
-                (void)packet_send(supervisor->guard_fd, &record, sizeof(record), NULL, 0); /* unanswered: the asker's deadline */
+        guard_send_fds(supervisor, &record, NULL, 0);
+}
+
+void guard_store_order(const Node *node, const struct guard_item *items, const int *fds, size_t n)
+{
+        Dataflow *dataflow = node->dataflow;
+        struct guard_record record = {.type = GUARD_MSG_STORE,
+                .slot = dataflow->slot,
+                .node = node->index,
+                .generation = node->generation,
+                .count = (uint32_t)n};
+
+        if (supervisor_is_private(dataflow->supervisor))
+                return;
+        memcpy(record.items, items, n * sizeof(items[0]));
+        guard_send_fds(dataflow->supervisor, &record, fds, n);
+}
+
+static void guard_send_about(const Node *node, GuardMsgType type)
+{
+        if (!supervisor_is_private(node->dataflow->supervisor))
+                guard_send(node->dataflow->supervisor,
+                        (struct guard_record){.type = type, .slot = node->dataflow->slot, .node = node->index, .generation = node->generation});
+}
+
+void guard_unstore_order(const Node *node)
+{
+        guard_send_about(node, GUARD_MSG_UNSTORE);
+}
+
+void guard_fetch_order(Supervisor *supervisor, uint32_t slot)
+{
+        guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_FETCH, .slot = slot});
+}
+
+void guard_reap_order(const Node *node)
+{
+        guard_send_about(node, GUARD_MSG_REAP);
 }
 
 void guard_fork_keeper_order(Supervisor *supervisor, uint32_t slot)
@@ -35,6 +82,11 @@ void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t
                 (struct guard_record){.type = GUARD_MSG_ESCROW, .slot = slot, .at_ns = at, .until_ns = until, .term_ns = term_ns});
 }
 
+void guard_slot_free_order(Supervisor *supervisor, uint32_t slot)
+{
+        guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_SLOT_FREE, .slot = slot});
+}
+
 void guard_bye(Supervisor *supervisor, int status)
 {
         guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_BYE, .status = status});
@@ -42,14 +94,26 @@ void guard_bye(Supervisor *supervisor, int status)
 
 static void on_record(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds)
 {
-        Dataflow *dataflow = supervisor->dataflow;
-        bool ours = dataflow && dataflow->slot == record->slot;
+        Dataflow *dataflow = record->slot < GUARD_MAX_SLOTS ? supervisor->slots[record->slot] : NULL;
 
-        if (record->type == GUARD_MSG_CLIENT_GONE)
-                supervisor_stop_all(supervisor, "the command is gone");
+        if (record->slot < GUARD_MAX_SLOTS && (record->type == GUARD_MSG_KEEPER_GONE || record->type == GUARD_MSG_KEEPER_FAILED)) {
+                supervisor->slot_state[record->slot] &= (uint8_t)~SLOT_KEEPER;
+                if (!dataflow)
+                        supervisor_look_at_slot(supervisor, record->slot);
+        }
+        if (record->type == GUARD_MSG_PING)
+                guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_PONG});
+        else if (record->type == GUARD_MSG_STORED)
+                adopt_stored(supervisor, record, fds, n_fds);
+        else if (record->type == GUARD_MSG_SLOT)
+                adopt_slot(supervisor, record, fds, n_fds);
+        else if (record->type == GUARD_MSG_STORE_END)
+                adopt_store_end(supervisor, record->slot);
+        else if (record->type == GUARD_MSG_CLIENT_GONE)
+                supervisor_stop_all(supervisor, NSEC_NEVER, false, "the command is gone");
         else if (record->type == GUARD_MSG_STOP)
-                supervisor_stop_all(supervisor, "the guard was asked to end");
-        else if (!ours)
+                supervisor_stop_all(supervisor, NSEC_NEVER, false, "the guard was asked to end");
+        else if (!dataflow)
                 return;
         else if (record->type == GUARD_MSG_KEEPER && n_fds == 2)
                 dataflow_on_keeper(dataflow, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
@@ -59,6 +123,8 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 dataflow_on_keeper_gone(dataflow, record->code, record->status);
         else if (record->type == GUARD_MSG_ESCROW_OK)
                 dataflow_on_escrow_ok(dataflow);
+        else if (record->type == GUARD_MSG_ORPHAN_EXITED)
+                adopt_orphan_exit(dataflow, record);
         else if (record->type == GUARD_MSG_ENFORCED)
                 dataflow_on_enforced(dataflow, record->count, record->left);
 }
@@ -67,12 +133,16 @@ static int on_guard_socket(Source *source, uint32_t revents)
 {
         Supervisor *supervisor = container_of(source, Supervisor, guard_source);
 
-        (void)revents;
+        if (revents & EPOLLOUT) {
+                (void)packet_queue_flush(&supervisor->guard_out, supervisor->guard_fd);
+                if (!packet_queue_pending(&supervisor->guard_out))
+                        (void)source_set_events(source, EPOLLIN);
+        }
         for (unsigned i = 0; i < GUARD_RECORDS_PER_TURN; i++) {
                 struct guard_record record;
-                int fds[2] = {-1, -1};
+                int fds[GUARD_MAX_ITEMS];
                 size_t size = 0, n_fds = 0;
-                int r = packet_recv(supervisor->guard_fd, &record, sizeof(record), &size, fds, 2, &n_fds);
+                int r = packet_recv(supervisor->guard_fd, &record, sizeof(record), &size, fds, GUARD_MAX_ITEMS, &n_fds);
 
                 if (r == PACKET_E_AGAIN)
                         return 0;
@@ -80,7 +150,7 @@ static int on_guard_socket(Source *source, uint32_t revents)
                         source_remove(source);
                         supervisor->guard_fd = fd_close(supervisor->guard_fd);
                         supervisor->guard_gone = true;
-                        supervisor_stop_all(supervisor, "the guard is gone");
+                        supervisor_stop_all(supervisor, NSEC_NEVER, false, "the guard is gone");
                         return 0;
                 }
                 if (size == sizeof(record) && record.magic == GUARD_MAGIC)
@@ -95,8 +165,9 @@ int guard_link_open(Supervisor *supervisor, int take_fd)
 {
         int r;
 
+        packet_queue_init(&supervisor->guard_out, GUARD_QUEUE_MAX);
         supervisor->guard_fd = take_fd;
-        supervisor->epoch = 1;
+        supervisor->epoch = supervisor->options.epoch;
         r = source_add(&supervisor->loop, &supervisor->guard_source, take_fd, EPOLLIN, SOURCE_EXITS, on_guard_socket);
         if (r)
                 return error_fold(r);

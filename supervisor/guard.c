@@ -16,27 +16,35 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/guard-internal.h"
 #include "supervisor/packet.h"
 
 static void guard_advance(Guard *guard);
+static void guard_replace_supervisor(Guard *guard, const siginfo_t *si);
 
 /* ---- records out: never blocking; a peer that does not read loses them, and its deadlines hold all the same */
 
-static void record_send(int sock, struct guard_record *record, const int *fds, size_t n_fds)
+int guard_record_send(int sock, struct guard_record *record, const int *fds, size_t n_fds)
 {
         record->magic = GUARD_MAGIC;
-        if (sock >= 0)
-                (void)packet_send(sock, record, sizeof(*record), fds, n_fds);
+        return sock >= 0 ? packet_send(sock, record, sizeof(*record), fds, n_fds) : PACKET_E_CLOSED;
+}
+
+static void record_send(int sock, struct guard_record *record, const int *fds, size_t n_fds)
+{
+        (void)guard_record_send(sock, record, fds, n_fds);
 }
 
 static void tell_client(Guard *guard, GuardMsgType type, int error, const char *text)
 {
         struct guard_record record = {.type = type, .error = error};
 
-        (void)snprintf(record.text, sizeof(record.text), "%s", text);
+        (void)snprintf(record.text, sizeof(record.text), "%.511s", text);
         record_send(guard->client_fd, &record, NULL, 0);
+        if (guard->options->daemon)
+                log_line("%s%s%s", text, error ? ": " : "", error ? strerror(error) : "");
 }
 
 static void tell_supervisor(Guard *guard, struct guard_record record)
@@ -62,6 +70,9 @@ static void guard_order_stop(Guard *guard, GuardMsgType why)
 {
         nsec_t grace = guard->options->grace_ns;
 
+        if (guard->options->daemon && !guard->stop_ordered)
+                guard_notify(guard, "STOPPING=1\nSTATUS=ending");
+        guard->stop_ordered = true;
         guard_end_all(guard, nsec_add(guard->loop.now, nsec_add(grace + grace / 2, 100 * NSEC_PER_MSEC)), grace / 2);
         tell_supervisor(guard, (struct guard_record){.type = why});
 }
@@ -78,15 +89,50 @@ static void on_client_gone(Guard *guard)
 
 /* ---- registered children */
 
+static void child_free(GuardChild *child)
+{
+        source_remove(&child->source);
+        child->pidfd = fd_close(child->pidfd);
+        child->guard->n_children--;
+}
+
+/* An orphan of a dead keeper is ours: what its end was like is kept until the supervisor has written it down. */
+static void child_look(GuardChild *child)
+{
+        siginfo_t si = {};
+
+        if (child->ours || waitid(P_PIDFD, (id_t)child->pidfd, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid == 0)
+                return; /* its keeper's, which tells; or still alive */
+        child->ended = child->ours = child->owes_exit = true;
+        child->code = si.si_code;
+        child->status = si.si_status;
+        source_remove(&child->source);
+        (void)waitid(P_PIDFD, (id_t)child->pidfd, &si, WEXITED | WNOHANG);
+        guard_pump(child->guard);
+}
+
 static int on_child_exit(Source *source, uint32_t revents)
 {
         GuardChild *child = container_of(source, GuardChild, source);
 
         (void)revents;
         source_remove(source);
-        child->pidfd = fd_close(child->pidfd);
-        child->guard->n_children--;
+        child->ended = true;
+        child_look(child);
+        if (!child->ours && !child->guard->options->daemon) /* nobody will ask */
+                child_free(child);
         return 0;
+}
+
+/* The supervisor has written its exit down. */
+static void guard_reap(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation)
+{
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
+                GuardChild *child = &guard->children[i];
+
+                if (child->pidfd >= 0 && child->slot == slot && child->node == node && child->generation == generation)
+                        child_free(child);
+        }
 }
 
 static void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd)
@@ -104,17 +150,24 @@ static void guard_add_child(Guard *guard, const struct guard_record *record, int
                 child->node = record->node;
                 child->generation = record->generation;
                 child->pid = record->pid;
+                child->ended = child->ours = child->owes_exit = false;
                 guard->n_children++;
                 return;
         }
         guard->n_children_refused++; /* its cgroup is registered, so it is ended all the same */
 }
 
-static const GuardChild *guard_find_child(const Guard *guard, pid_t pid)
+/* Its pid may be another's by now: the pidfd says whether it is this one that lies there. */
+static GuardChild *guard_find_child(Guard *guard, pid_t pid)
 {
-        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
-                if (guard->children[i].pidfd >= 0 && guard->children[i].pid == pid)
-                        return &guard->children[i];
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
+                GuardChild *child = &guard->children[i];
+                siginfo_t si = {};
+
+                if (child->pidfd >= 0 && child->pid == pid && !child->ours &&
+                        waitid(P_PIDFD, (id_t)child->pidfd, &si, WEXITED | WNOHANG | WNOWAIT) == 0 && si.si_pid == pid)
+                        return child;
+        }
         return NULL;
 }
 
@@ -185,10 +238,13 @@ static int guard_start_keeper(Guard *guard, GuardSlot *slot)
                 return error_fold(r);
         }
         slot->keeper_fd = TAKE_FD(guard0);
+        slot->owes_gone = false;
         record.pid = slot->keeper.pid;
         fds[0] = sup0;
         fds[1] = slot->keeper.pidfd;
         record_send(guard->supervisor_fd, &record, fds, 2);
+        if (guard->options->daemon)
+                slot->keeper_peer_fd = TAKE_FD(sup0);
         return 0;
 }
 
@@ -202,16 +258,59 @@ static void on_escrow(Guard *guard, const struct guard_record *record, int answe
         record_send(answer_fd, &ok, NULL, 0);
 }
 
-static void on_supervisor_record(Guard *guard, const struct guard_record *record)
+/* The number's next dataflow begins with nothing of this one's, its escrow included. */
+static void guard_slot_free(GuardSlot *slot)
+{
+        if (slot->number == GUARD_SLOT_INSTANCE || slot->keeper.pid > 0 || (slot->events_fd >= 0 && cgroup_populated(slot->events_fd) == 1))
+                return;
+        timer_disarm(&slot->timer);
+        guard_remove_dataflow(slot->guard, slot);
+        slot->dir_fd = fd_close(slot->dir_fd);
+        slot->kill_fd = fd_close(slot->kill_fd);
+        slot->events_fd = fd_close(slot->events_fd);
+        guard_unstore_slot(slot->guard, slot->number);
+        slot->at = NSEC_NEVER;
+        slot->until = slot->term_ns = 0;
+}
+
+static void on_hello(Guard *guard)
+{
+        if (!guard->options->daemon)
+                return;
+        guard_watch_answer(guard);
+        guard_notify_status(guard, guard->ready_told ? "" : "READY=1\n");
+        guard->ready_told = true;
+        guard_replay(guard);
+        if (guard->stop_ordered)
+                tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_STOP});
+}
+
+static void on_supervisor_record(Guard *guard, const struct guard_record *record, int *fds, size_t n_fds)
 {
         GuardSlot *slot;
 
-        if (record->type == GUARD_MSG_HELLO)
-                guard->epoch = record->epoch;
         if (record->epoch != guard->epoch || record->slot >= GUARD_MAX_SLOTS)
                 return;
         slot = &guard->slots[record->slot];
         switch (record->type) {
+        case GUARD_MSG_HELLO:
+                on_hello(guard);
+                break;
+        case GUARD_MSG_PONG:
+                guard_watch_answer(guard);
+                break;
+        case GUARD_MSG_STORE:
+                guard_store(guard, record, fds, n_fds);
+                break;
+        case GUARD_MSG_UNSTORE:
+                guard_unstore(guard, record->slot, record->node, record->generation);
+                break;
+        case GUARD_MSG_FETCH:
+                guard_fetch(guard, record->slot);
+                break;
+        case GUARD_MSG_REAP:
+                guard_reap(guard, record->slot, record->node, record->generation);
+                break;
         case GUARD_MSG_FORK_KEEPER:
                 if (slot->keeper.pid > 0 || slot->number == GUARD_SLOT_INSTANCE || guard_start_keeper(guard, slot))
                         tell_supervisor(guard,
@@ -222,6 +321,9 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
                 break;
         case GUARD_MSG_KILL_KEEPER:
                 guard_process_kill(&slot->keeper);
+                break;
+        case GUARD_MSG_SLOT_FREE:
+                guard_slot_free(slot);
                 break;
         case GUARD_MSG_BYE:
                 guard->bye = true;
@@ -235,10 +337,13 @@ static int on_supervisor_socket(Source *source, uint32_t revents)
         Guard *guard = container_of(source, Guard, supervisor_source);
 
         (void)revents;
+        if (revents & EPOLLOUT)
+                guard_pump(guard);
         for (unsigned i = 0; i < 32; i++) {
                 struct guard_record record;
-                size_t size = 0;
-                int r = packet_recv(guard->supervisor_fd, &record, sizeof(record), &size, NULL, 0, NULL);
+                int fds[GUARD_MAX_ITEMS];
+                size_t size = 0, n_fds = 0;
+                int r = packet_recv(guard->supervisor_fd, &record, sizeof(record), &size, fds, GUARD_MAX_ITEMS, &n_fds);
 
                 if (r == PACKET_E_AGAIN)
                         return 0;
@@ -247,7 +352,9 @@ static int on_supervisor_socket(Source *source, uint32_t revents)
                         return 0;
                 }
                 if (size == sizeof(record) && record.magic == GUARD_MAGIC)
-                        on_supervisor_record(guard, &record);
+                        on_supervisor_record(guard, &record, fds, n_fds);
+                for (size_t k = 0; k < n_fds; k++)
+                        fds[k] = fd_close(fds[k]); /* made by our own supervisor */
         }
         return 0;
 }
@@ -302,6 +409,10 @@ static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
         guard->supervisor_fd = fd_close(guard->supervisor_fd);
         if (guard->bye)
                 return;
+        if (guard->options->daemon) {
+                guard_replace_supervisor(guard, si);
+                return;
+        }
         record_send(guard->client_fd, &record, NULL, 0);
         guard_end_all(guard, nsec_add(guard->loop.now, guard->options->grace_ns / 2), guard->options->grace_ns / 2);
 }
@@ -312,10 +423,14 @@ static void on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si)
         slot->keeper.pidfd = fd_close(slot->keeper.pidfd);
         source_remove(&slot->keeper_source);
         slot->keeper_fd = fd_close(slot->keeper_fd);
-        tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_KEEPER_GONE,
-                                       .slot = slot->number,
-                                       .code = si->si_code,
-                                       .status = si->si_status});
+        slot->keeper_peer_fd = fd_close(slot->keeper_peer_fd);
+        slot->owes_gone = true;
+        slot->gone_code = si->si_code;
+        slot->gone_status = si->si_status;
+        guard_pump(guard);
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) /* those that ended in its hands without a word are ours now */
+                if (guard->children[i].pidfd >= 0 && guard->children[i].slot == slot->number && guard->children[i].ended)
+                        child_look(&guard->children[i]);
 }
 
 static void on_enforcer_exit(Guard *guard, unsigned i)
@@ -343,7 +458,7 @@ static void on_enforcer_exit(Guard *guard, unsigned i)
 
 static void on_child_reaped(Guard *guard, const siginfo_t *si)
 {
-        const GuardChild *child;
+        GuardChild *child;
 
         if (si->si_pid == guard->supervisor.pid) {
                 on_supervisor_exit(guard, si);
@@ -363,12 +478,7 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
         }
         child = guard_find_child(guard, si->si_pid); /* an orphan of a dead keeper; anybody else's is just reaped */
         if (child)
-                tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_ORPHAN_EXITED,
-                                               .slot = child->slot,
-                                               .node = child->node,
-                                               .generation = child->generation,
-                                               .code = si->si_code,
-                                               .status = si->si_status});
+                child_look(child);
 }
 
 /* A tree of thousands comes to us at once when it is killed: a part of it a turn, for SIGCHLD tells of many only once. */
@@ -401,6 +511,8 @@ static int on_signal(Source *source, uint32_t revents)
         while (read(guard->signal_fd, &info, sizeof(info)) == sizeof(info))
                 if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
                         guard_order_stop(guard, GUARD_MSG_STOP);
+                else if (info.ssi_signo == SIGHUP || info.ssi_signo == SIGUSR1)
+                        tell_supervisor(guard, (struct guard_record){.type = info.ssi_signo == SIGHUP ? GUARD_MSG_RELOAD : GUARD_MSG_DUMP});
         return on_reap(&guard->reap);
 }
 
@@ -451,7 +563,7 @@ static int guard_clean(Guard *guard)
 /* One state at a time, each left once what it waits for has happened. Called after every exit. */
 static void guard_advance(Guard *guard)
 {
-        if (guard->state == GUARD_RUNNING && guard->supervisor.pid == 0)
+        if (guard->state == GUARD_RUNNING && guard->supervisor.pid == 0 && !guard->restart_timer.loop)
                 guard->state = GUARD_ENDING;
         if (guard->state == GUARD_ENDING && (guard->bye || guard_has_ended(guard))) {
                 guard->state = GUARD_REAPING;
@@ -472,12 +584,12 @@ static void guard_advance(Guard *guard)
 
 static void guard_init(Guard *guard, const GuardOptions *options)
 {
-        *guard = (Guard){.options = options,
-                .instance = INSTANCE_NULL,
-                .signal_fd = -1,
-                .client_fd = options->client_fd,
-                .client_pidfd = options->client_pidfd,
-                .supervisor_fd = -1};
+        /* Zeroed as it is, and not to be touched as a whole: what is not used costs no memory. */
+        guard->options = options;
+        guard->instance.base_fd = guard->instance.dir_fd = -1;
+        guard->signal_fd = guard->supervisor_fd = guard->notify_fd = -1;
+        guard->client_fd = options->client_fd;
+        guard->client_pidfd = options->client_pidfd;
         for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++)
                 guard->slots[i] = (GuardSlot){.guard = guard,
                         .number = i,
@@ -485,16 +597,21 @@ static void guard_init(Guard *guard, const GuardOptions *options)
                         .kill_fd = -1,
                         .events_fd = -1,
                         .keeper_fd = -1,
+                        .keeper_peer_fd = -1,
                         .keeper = {.pidfd = -1},
                         .at = NSEC_NEVER};
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
                 guard->children[i].pidfd = -1;
+        guard->runtime.dir_fd = guard->runtime.lock_fd = guard->runtime.control_fd = guard->runtime.node_fd = -1;
 }
 
 static int guard_watch_client(Guard *guard)
 {
-        int r = source_add(&guard->loop, &guard->client_source, guard->client_fd, EPOLLIN, SOURCE_CLIENTS, on_client_socket);
+        int r;
 
+        if (guard->client_fd < 0)
+                return 0;
+        r = source_add(&guard->loop, &guard->client_source, guard->client_fd, EPOLLIN, SOURCE_CLIENTS, on_client_socket);
         if (!r)
                 r = source_add(&guard->loop, &guard->client_pid_source, guard->client_pidfd, EPOLLIN, SOURCE_CLIENTS, on_client_exit);
         return r;
@@ -504,10 +621,15 @@ static int guard_open_instance(Guard *guard)
 {
         GuardSlot *slot = &guard->slots[GUARD_SLOT_INSTANCE];
         char why[400] = "";
-        int r = instance_make(&guard->instance, guard->options->cgroup_root, "run", why, sizeof(why));
+        int r = instance_make(&guard->instance, guard->options->cgroup_root, guard->options->daemon ? "daemon" : "run", why, sizeof(why));
 
         if (r) {
                 tell_client(guard, GUARD_MSG_FAILED, -r, why);
+                return r;
+        }
+        r = guard->options->daemon ? runtime_note_instance(&guard->runtime, guard->instance.name) : 0;
+        if (r) {
+                tell_client(guard, GUARD_MSG_FAILED, -r, "cannot write to the runtime directory");
                 return r;
         }
         slot->dir_fd = openat(guard->instance.dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -530,12 +652,66 @@ static int guard_start_supervisor(Guard *guard)
 
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
                 return error_origin(-errno);
+        guard->epoch++; /* whatever an older one still says is ignored from here on */
+        guard->supervisor_began = clock_now();
         guard->supervisor_fd = pair[0];
         theirs = pair[1];
         r = source_add(&guard->loop, &guard->supervisor_source, guard->supervisor_fd, EPOLLIN, SOURCE_EXITS, on_supervisor_socket);
         if (!r)
                 r = guard_fork_supervisor(guard, theirs, &guard->supervisor);
+        if (!r && guard->options->daemon)
+                guard_watch_begin(guard);
         return r ? error_fold(r) : 0;
+}
+
+static int on_restart(Timer *timer, nsec_t now)
+{
+        Guard *guard = container_of(timer, Guard, restart_timer);
+
+        (void)now;
+        if (guard_start_supervisor(guard) == 0)
+                return 0;
+        source_remove(&guard->supervisor_source);
+        guard->supervisor_fd = fd_close(guard->supervisor_fd);
+        guard->backoff = MIN(MAX(2 * guard->backoff, GUARD_BACKOFF_MIN), GUARD_BACKOFF_MAX);
+        log_line("cannot start a supervisor: %s; again in %u ms", strerror(errno), (unsigned)(guard->backoff / NSEC_PER_MSEC));
+        timer_arm(&guard->loop, timer, nsec_add(guard->loop.now, guard->backoff), on_restart);
+        return 0;
+}
+
+/* Nodes run on, data flows on: the next one adopts them. Unless all is being ended, and the time for that is over. */
+static void guard_replace_supervisor(Guard *guard, const siginfo_t *si)
+{
+        nsec_t now = guard->loop.now;
+
+        if (guard->slots[GUARD_SLOT_INSTANCE].at <= now)
+                return;
+        guard->backoff = now - guard->supervisor_began > GUARD_BACKOFF_CALM ? 0 : MIN(MAX(2 * guard->backoff, GUARD_BACKOFF_MIN), GUARD_BACKOFF_MAX);
+        if (guard->epoch == 1)
+                guard->backoff = 0; /* the first death costs nobody a wait */
+        if (si->si_code == CLD_EXITED)
+                log_line("the supervisor exited with status %d; the next one starts in %u ms", si->si_status, (unsigned)(guard->backoff / NSEC_PER_MSEC));
+        else
+                log_line("the supervisor was ended by SIG%s; the next one starts in %u ms", sigabbrev_np(si->si_status) ?: "?",
+                        (unsigned)(guard->backoff / NSEC_PER_MSEC));
+        timer_arm(&guard->loop, &guard->restart_timer, nsec_add(now, guard->backoff), on_restart);
+}
+
+/* It may hang in the kernel and not die of it: the next one does not wait for that. Its epoch is over, nobody reads it any more. */
+void guard_give_up_supervisor(Guard *guard)
+{
+        nsec_t silent = guard->loop.now - guard->pinged_at;
+
+        if (guard->slots[GUARD_SLOT_INSTANCE].at <= guard->loop.now)
+                return; /* everything is being ended anyway */
+        log_line("the supervisor (pid %d) has not answered for %.1f s; it is killed and replaced", (int)guard->supervisor.pid, (double)silent / 1e9);
+        guard_process_kill(&guard->supervisor);
+        guard->supervisor.pid = 0; /* reaped as a stranger, if ever */
+        guard->supervisor.pidfd = fd_close(guard->supervisor.pidfd);
+        source_remove(&guard->supervisor_source);
+        guard->supervisor_fd = fd_close(guard->supervisor_fd);
+        guard->backoff = guard->loop.now - guard->supervisor_began > GUARD_BACKOFF_CALM ? 0 : MIN(MAX(2 * guard->backoff, GUARD_BACKOFF_MIN), GUARD_BACKOFF_MAX);
+        timer_arm(&guard->loop, &guard->restart_timer, nsec_add(guard->loop.now, guard->backoff), on_restart);
 }
 
 static int guard_setup(Guard *guard)
@@ -548,7 +724,7 @@ static int guard_setup(Guard *guard)
         if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
                 return error_origin(-errno);
         if (geteuid() == 0) /* a user's limit of locked memory would make later mappings fail: worse than being paged out */
-                (void)mlockall(MCL_CURRENT | MCL_FUTURE);
+                (void)mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT);
         (void)setsid(); /* EPERM: we lead one already. Ctrl-C in the client's terminal never reaches us */
         if (getrlimit(RLIMIT_NOFILE, &guard->nofile) == 0) {
                 struct rlimit raised = {.rlim_cur = guard->nofile.rlim_max, .rlim_max = guard->nofile.rlim_max};
@@ -570,17 +746,26 @@ static int guard_setup(Guard *guard)
 
 static void close_control_fds(Guard *guard)
 {
-        /* The supervisor's from now on: its death must look like one to the client. */
+        /* The supervisor's from now on: its death must look like one to the client. A daemon has none. */
         (void)fd_close(guard->options->control_fds[0]);
         (void)fd_close(guard->options->control_fds[1]);
 }
 
 int guard_main(const GuardOptions *options)
 {
-        static Guard guard; /* 1 MiB, and there is one */
+        static Guard guard; /* 2 MiB, of which what is used is touched; there is one */
+        char why[512] = "";
         int r;
 
         guard_init(&guard, options);
+        if (options->daemon) {
+                log_open("guard");
+                r = runtime_open(&guard.runtime, options->runtime_dir, why, sizeof(why));
+                if (r) {
+                        fprintf(stderr, "tidegated: %s\n", why[0] ? why : strerror(-r));
+                        return 1;
+                }
+        }
         r = guard_setup(&guard);
         if (r) {
                 tell_client(&guard, GUARD_MSG_FAILED, -r, "cannot set up the guard");
@@ -589,6 +774,7 @@ int guard_main(const GuardOptions *options)
         if (guard_open_instance(&guard)) {
                 if (guard.instance.dir_fd >= 0)
                         (void)instance_remove(&guard.instance, nsec_add(clock_now(), NSEC_PER_SEC));
+                runtime_remove(&guard.runtime);
                 return 1;
         }
         r = guard_watch_client(&guard);
@@ -598,11 +784,13 @@ int guard_main(const GuardOptions *options)
         if (r) {
                 tell_client(&guard, GUARD_MSG_FAILED, -r, "cannot start the supervisor");
                 (void)instance_remove(&guard.instance, nsec_add(clock_now(), NSEC_PER_SEC));
+                runtime_remove(&guard.runtime);
                 return 1;
         }
         tell_client(&guard, GUARD_MSG_READY, 0, guard.instance.path);
         r = loop_run(&guard.loop);
         if (instance_remove(&guard.instance, nsec_add(clock_now(), 200 * NSEC_PER_MSEC)) && r == 0)
                 r = 3;
+        runtime_remove(&guard.runtime);
         return r < 0 ? 1 : r;
 }

@@ -11,9 +11,14 @@
 #ifndef TG_SUPERVISOR_GUARD_H
 #define TG_SUPERVISOR_GUARD_H
 
+#include <stdbool.h>
+
 #include "base/clock.h"
 
 typedef struct GuardOptions {
+        bool daemon;             /* outlives its starter, and supervisors that die are replaced */
+        const char *runtime_dir; /* daemon: NULL for the usual one */
+        nsec_t watchdog_ns;      /* daemon: a turn of the supervisor's loop that takes longer ends it; 0: never */
         int client_fd;     /* SEQPACKET, records to and from the client; consumed */
         int client_pidfd;  /* consumed */
         int control_fds[2]; /* stream sockets for the supervisor's control server; consumed */
@@ -23,7 +28,7 @@ typedef struct GuardOptions {
 } GuardOptions;
 
 /**
- * guard_main() - run a private instance until it has ended
+ * guard_main() - run an instance until it has ended
  *
  * Takes over the process: blocks signals, becomes session leader and subreaper. Return: the exit status of the process: 0
  * when the instance ended empty, 3 when something would not die, 1 when it could not be set up.

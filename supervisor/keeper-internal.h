@@ -75,6 +75,13 @@ struct Incarnation {
         bool reaped;
         bool removing;     /* the remove job is under way */
         bool over;         /* EMPTY was reported */
+        bool removed;      /* and its cgroup with it */
+        bool released;     /* nobody will ask for it any more */
+        bool adopted;      /* a keeper before us started it: how it ended the guard knows */
+        int32_t pid, exit_code, exit_status; /* what was reported, for whoever asks again */
+        KeeperStage fail_stage;
+        int32_t fail_error; /* 0: SPAWN_FAILED was not reported */
+        char *fail_text;
         int pending_signo; /* ordered while the start was under way: sent again when it is done */
         nsec_t kill_until; /* likewise, a kill; 0: none */
         uint32_t n_killed;
@@ -98,6 +105,7 @@ struct Keeper {
         Feed feed;
 
         bool begun;
+        bool persistent;
         char *uuid, *name;
         uint32_t slot;
         uid_t uid;
@@ -150,6 +158,9 @@ void keeper_remove_dataflow(Keeper *k, nsec_t until); /* sets remove_done, remov
 void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds);
 void keeper_refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int error, const char *text);
 void keeper_reap(Keeper *k, const KeeperMsg *msg);
+void keeper_resume(Keeper *k);
+void keeper_adopt(Keeper *k, const KeeperMsg *msg, int *fds);
+const char *keeper_cgroup_path(const Keeper *k, char *buffer, size_t size);
 Incarnation *incarnation_find(Keeper *k, uint32_t node, uint64_t generation);
 void incarnation_cancel(Incarnation *inc, nsec_t kill_until); /* a kill was ordered: no start any more */
 void incarnation_kill_leader(Incarnation *inc);

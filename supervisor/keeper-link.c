@@ -50,9 +50,11 @@ void keeper_order_begin(Dataflow *dataflow)
                         .name = dataflow->plan->name,
                         .log_dir = dataflow->log_dir ? dataflow->log_dir : "",
                         .slot = dataflow->slot,
-                        .uid = getuid(),
-                        .gid = getgid(),
-                        .has_log_stream = dataflow->options.log_fd >= 0}};
+                        .uid = dataflow->options.uid,
+                        .gid = dataflow->options.gid,
+                        .has_log_stream = dataflow->options.log_fd >= 0,
+                        .persistent = !supervisor_is_private(dataflow->supervisor),
+                        .takeover = dataflow->state > DATAFLOW_BEGINNING}};
 
         (void)keeper_send(dataflow, &msg, &dataflow->options.log_fd, dataflow->options.log_fd >= 0);
         dataflow->options.log_fd = fd_close(dataflow->options.log_fd); /* ours: a socket that we made */
@@ -160,6 +162,7 @@ int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline)
                 r = pipe_new(&err_r, &err_w);
         if (r)
                 return error_fold(r);
+        guard_store_order(node, (const struct guard_item[]){{GUARD_ITEM_STDOUT, 0}, {GUARD_ITEM_STDERR, 0}}, (const int[]){out_r, err_r}, 2);
         fds[0] = spec;
         fds[1] = out_w;
         fds[2] = err_w;
@@ -197,6 +200,13 @@ void keeper_order_reap(Node *node)
         (void)keeper_send(node->dataflow, &msg, NULL, 0); /* a zombie ends with its keeper at the latest */
 }
 
+void keeper_order_forget(Dataflow *dataflow, uint32_t node, uint64_t generation)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_REAP, .node = node, .generation = generation};
+
+        (void)keeper_send(dataflow, &msg, NULL, 0); /* asked again by the next successor */
+}
+
 void keeper_order_end(Dataflow *dataflow, nsec_t deadline)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_END, .end = {.deadline_ns = deadline}};
@@ -216,11 +226,8 @@ static int on_leader_exit(Source *source, uint32_t revents)
 static void on_spawned(Node *node, const KeeperMsg *msg, int *fds)
 {
         node->spawned = true;
-        node->pid = msg->spawned.pid;
-        source_remove(&node->pid_source);
-        node->pidfd = fd_close(node->pidfd);
-        node->pidfd = TAKE_FD(fds[0]);
-        (void)source_add(node->dataflow->loop, &node->pid_source, node->pidfd, EPOLLIN, SOURCE_EXITS, on_leader_exit);
+        keeper_take_pidfd(node, msg->spawned.pid, TAKE_FD(fds[0]));
+        node_journal(node);
         if (node->plan->kind == PLAN_KIND_PROGRAM)
                 node_post(node, NODE_EV_READY); /* before EXITED, which may lie right behind in the socket */
         dataflow_kick(node->dataflow);
@@ -293,13 +300,52 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         }
 }
 
+void keeper_order_resume(Dataflow *dataflow)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_RESUME};
+
+        (void)keeper_send(dataflow, &msg, NULL, 0); /* a keeper that is gone is told by the guard */
+}
+
+void keeper_order_adopt(Node *node)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_ADOPT, .node = node->index, .generation = node->generation, .adopt = {.id = node->plan->id}};
+
+        if (node->out_fds[0] >= 0 && node->out_fds[1] >= 0)
+                (void)keeper_send(node->dataflow, &msg, node->out_fds, 2); /* not known to RESUME then: taken for lost */
+        for (unsigned i = 0; i < ELEMENTSOF(node->out_fds); i++)
+                node->out_fds[i] = fd_close(node->out_fds[i]);
+}
+
+void keeper_take_pidfd(Node *node, int32_t pid, int take_pidfd)
+{
+        node->pid = pid;
+        source_remove(&node->pid_source);
+        node->pidfd = fd_close(node->pidfd);
+        node->pidfd = take_pidfd;
+        if (take_pidfd >= 0)
+                (void)source_add(node->dataflow->loop, &node->pid_source, node->pidfd, EPOLLIN, SOURCE_EXITS, on_leader_exit);
+}
+
 static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
 {
+        if (msg->type == KEEPER_MSG_INCARNATION || msg->type == KEEPER_MSG_RESUMED) {
+                if (msg->type == KEEPER_MSG_RESUMED)
+                        adopt_resumed(dataflow, msg);
+                else
+                        adopt_incarnation(dataflow, msg, fds);
+                return;
+        }
+        if (dataflow->adopting && msg->type != KEEPER_MSG_BEGUN && msg->type != KEEPER_MSG_FAILED)
+                return; /* older than what RESUME is answered with */
         switch (msg->type) {
         case KEEPER_MSG_BEGUN:
                 free(dataflow->cgroup);
                 dataflow->cgroup = strdup(msg->begun.cgroup);
-                dataflow_on_begun(dataflow);
+                if (dataflow->keeper_replaced) /* then it is told of what lives there, with the pipes to read */
+                        guard_fetch_order(dataflow->supervisor, dataflow->slot);
+                else
+                        dataflow_on_begun(dataflow);
                 break;
         case KEEPER_MSG_FAILED:
                 keeper_lost(dataflow, msg->failed.text);
@@ -308,8 +354,8 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 dataflow_note(dataflow, NULL, msg->note.text);
                 break;
         case KEEPER_MSG_ENDED:
-                if (!msg->ended.clean)
-                        dataflow_note(dataflow, NULL, "the keeper could not leave everything clean");
+                if (!msg->ended.removed)
+                        dataflow_note(dataflow, NULL, "the dataflow's cgroup could not be removed yet");
                 keeper_link_close(dataflow); /* that was its last word: it leaves at once, and the guard reaps it */
                 dataflow->keeper_gone = true;
                 dataflow_kick(dataflow);

@@ -69,6 +69,7 @@ static Incarnation *incarnation_free(Incarnation *inc)
         inc->events_fd = fd_close(inc->events_fd);
         inc->cgroup_fd = fd_close(inc->cgroup_fd);
         inc->pidfd = fd_close(inc->pidfd);
+        free(inc->fail_text);
         free(inc->cgroup);
         free(inc);
         return NULL;
@@ -97,6 +98,7 @@ static void report_empty(Incarnation *inc, bool removed)
         KeeperMsg msg = about(inc, KEEPER_MSG_EMPTY);
 
         inc->over = true;
+        inc->removed = removed;
         keeper_loop_remove(&inc->keeper->loop, &inc->events);
         inc->events_fd = fd_close(inc->events_fd);
         inc->cgroup_fd = fd_close(inc->cgroup_fd);
@@ -167,8 +169,8 @@ static void on_exit_(KeeperSource *source, uint32_t events)
         keeper_loop_remove(&inc->keeper->loop, &inc->exit);
         inc->exited = true;
         inc->reaped = !inc->started;
-        msg.exited.code = si.si_code;
-        msg.exited.status = si.si_status;
+        inc->exit_code = msg.exited.code = si.si_code;
+        inc->exit_status = msg.exited.status = si.si_status;
         if (inc->started)
                 keeper_report(inc->keeper, &msg, -1);
         incarnation_look_again(inc);
@@ -179,6 +181,8 @@ void keeper_reap(Keeper *k, const KeeperMsg *msg)
         Incarnation *inc = incarnation_find(k, msg->node, msg->generation);
         siginfo_t si;
 
+        if (inc)
+                inc->released = true;
         if (!inc || !inc->exited || inc->reaped)
                 return;
         if (inc->pidfd >= 0)
@@ -262,9 +266,11 @@ static void report_spawn_failed(Incarnation *inc, KeeperStage stage, int error, 
 {
         KeeperMsg msg = about(inc, KEEPER_MSG_SPAWN_FAILED);
 
-        msg.spawn_failed.stage = stage;
-        msg.spawn_failed.error = error;
+        msg.spawn_failed.stage = inc->fail_stage = stage;
+        msg.spawn_failed.error = inc->fail_error = error;
         msg.spawn_failed.text = text;
+        free(inc->fail_text);
+        inc->fail_text = strdup(text); /* NULL: a successor hears the stage alone */
         keeper_report(inc->keeper, &msg, -1);
 }
 
@@ -272,7 +278,7 @@ static void report_spawned(Incarnation *inc, pid_t pid)
 {
         KeeperMsg msg = about(inc, KEEPER_MSG_SPAWNED);
 
-        msg.spawned.pid = pid;
+        msg.spawned.pid = inc->pid = pid;
         inc->started = true;
         keeper_report(inc->keeper, &msg, fcntl(inc->pidfd, F_DUPFD_CLOEXEC, 3));
 }
@@ -344,6 +350,7 @@ static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, int *fds)
         inc->keeper = k;
         inc->entry = entry;
         inc->generation = msg->generation;
+        inc->released = !k->persistent;
         inc->job = j;
         inc->spawn_began = clock_now();
         inc->spawn_deadline = msg->spawn.deadline_ns;
@@ -431,6 +438,70 @@ void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds)
                         "cannot start the node: the keeper cannot make a thread for it");
 }
 
+/* ---- supervisors and keepers that follow others ---- */
+
+static void report_incarnation(Incarnation *inc)
+{
+        KeeperMsg msg = about(inc, KEEPER_MSG_INCARNATION);
+        int fd = inc->started && inc->pidfd >= 0 ? fcntl(inc->pidfd, F_DUPFD_CLOEXEC, 3) : -1;
+
+        msg.incarnation.has_pidfd = fd >= 0;
+        msg.incarnation.starting = inc->job && !inc->given_up;
+        msg.incarnation.spawned = inc->started;
+        msg.incarnation.failed = inc->fail_error != 0;
+        msg.incarnation.exited = inc->started && inc->exited && !inc->adopted;
+        msg.incarnation.over = inc->over;
+        msg.incarnation.removed = inc->removed;
+        msg.incarnation.pid = inc->pid;
+        msg.incarnation.code = inc->exit_code;
+        msg.incarnation.status = inc->exit_status;
+        msg.incarnation.error = inc->fail_error;
+        msg.incarnation.n_killed = inc->n_killed;
+        msg.incarnation.stage = inc->fail_stage;
+        msg.incarnation.text = inc->fail_text ? inc->fail_text : "";
+        keeper_report(inc->keeper, &msg, fd);
+}
+
+void keeper_resume(Keeper *k)
+{
+        char path[KEEPER_MSG_PATH_MAX + 1];
+        Incarnation *inc, *next;
+
+        list_for_each(inc, next, &k->incarnations, link)
+                report_incarnation(inc);
+        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_RESUMED, .resumed = {k->begun, k->begun ? keeper_cgroup_path(k, path, sizeof(path)) : ""}}, -1);
+}
+
+/* Not our child, and we have no pidfd: its cgroup tells when it is over, and the guard how its first process ended. */
+void keeper_adopt(Keeper *k, const KeeperMsg *msg, int *fds)
+{
+        Incarnation *inc = incarnation_find(k, msg->node, msg->generation) ? NULL : calloc(1, sizeof(*inc));
+        NodeEntry *entry = keeper_node(k, msg->node, msg->adopt.id);
+
+        if (!inc || !entry || asprintf(&inc->cgroup, "%s.%llu", msg->adopt.id, (unsigned long long)msg->generation) < 0) {
+                if (inc)
+                        inc->cgroup = NULL;
+                free(inc);
+                return; /* twice, or without memory: the supervisor misses it in what RESUME brings */
+        }
+        inc->keeper = k;
+        inc->entry = entry;
+        inc->generation = msg->generation;
+        inc->cgroup_fd = inc->events_fd = inc->pidfd = -1;
+        inc->events = inc->exit = KEEPER_SOURCE_INIT;
+        inc->started = inc->exited = inc->reaped = inc->adopted = true;
+        output_init(&inc->out[0], inc, 1);
+        output_init(&inc->out[1], inc, 2);
+        list_append(&k->incarnations, &inc->link);
+        for (int i = 0; i < 2; i++)
+                if (output_open(&inc->out[i], TAKE_FD(fds[i])))
+                        keeper_note(k, "output of %s cannot be read any more: out of descriptors or memory", inc->cgroup);
+        if (cgroup_open(k->dataflow_fd, inc->cgroup, &inc->cgroup_fd) == 0)
+                inc->events_fd = cgroup_open_file(inc->cgroup_fd, "cgroup.events", O_RDONLY);
+        watch_events(inc);
+        incarnation_look_again(inc); /* gone or empty already: EMPTY follows */
+}
+
 /* It did not come back in time: no more waiting, whatever becomes of it is killed; its cgroup tells who is left. */
 static void give_up(Incarnation *inc, nsec_t now)
 {
@@ -483,7 +554,7 @@ void incarnations_tick(Keeper *k, nsec_t now)
         list_for_each(inc, next, &k->incarnations, link) {
                 if (inc->job && !inc->given_up && now >= inc->spawn_deadline)
                         give_up(inc, now);
-                if (inc->over && inc->reaped && !inc->job && !output_is_open(&inc->out[0]) &&
+                if (inc->over && inc->reaped && inc->released && !inc->job && !output_is_open(&inc->out[0]) &&
                         !output_is_open(&inc->out[1]))
                         inc = incarnation_free(inc);
         }

@@ -55,13 +55,13 @@ static void on_dataflow_events(KeeperSource *source, uint32_t events)
 }
 
 /* Made fresh, and known to the guard before anything can live in it. */
-static int make_dataflow(Keeper *k, const char **ret_what)
+static int make_dataflow(Keeper *k, bool takeover, const char **ret_what)
 {
         _cleanup_fd_ int kill_fd = -1;
         int r;
 
-        *ret_what = "make the dataflow's cgroup";
-        r = cgroup_make(k->instance_fd, k->uuid, &k->dataflow_fd);
+        *ret_what = takeover ? "take over the dataflow's cgroup" : "make the dataflow's cgroup";
+        r = takeover ? cgroup_open(k->instance_fd, k->uuid, &k->dataflow_fd) : cgroup_make(k->instance_fd, k->uuid, &k->dataflow_fd);
         if (r)
                 return r == CGROUP_E_EXISTS ? -EEXIST : r;
         *ret_what = "open the dataflow's cgroup";
@@ -97,15 +97,22 @@ static void fail_begin(Keeper *k, const char *what, int error)
         keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_FAILED, .failed = {error, text}}, -1);
 }
 
-static void report_begun(Keeper *k)
+const char *keeper_cgroup_path(const Keeper *k, char *buffer, size_t size)
 {
-        char link[64], path[KEEPER_MSG_PATH_MAX + 1];
+        char link[64];
         ssize_t n;
 
         snprintf(link, sizeof(link), "/proc/self/fd/%d", k->dataflow_fd);
-        n = readlink(link, path, sizeof(path) - 1);
-        path[n > 0 ? n : 0] = '\0';
-        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_BEGUN, .begun = {path[0] == '/' ? path : "/"}}, -1);
+        n = readlink(link, buffer, size - 1);
+        buffer[n > 0 ? n : 0] = '\0';
+        return buffer[0] == '/' ? buffer : "/";
+}
+
+static void report_begun(Keeper *k)
+{
+        char path[KEEPER_MSG_PATH_MAX + 1];
+
+        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_BEGUN, .begun = {keeper_cgroup_path(k, path, sizeof(path))}}, -1);
 }
 
 static void order_begin(Keeper *k, const KeeperMsg *msg, int *fds)
@@ -120,9 +127,10 @@ static void order_begin(Keeper *k, const KeeperMsg *msg, int *fds)
         k->slot = msg->begin.slot;
         k->uid = msg->begin.uid;
         k->gid = msg->begin.gid;
+        k->persistent = msg->begin.persistent;
         k->uuid = strdup(msg->begin.uuid);
         k->name = strdup(msg->begin.name);
-        r = k->uuid && k->name ? make_dataflow(k, &what) : -ENOMEM;
+        r = k->uuid && k->name ? make_dataflow(k, msg->begin.takeover, &what) : -ENOMEM;
         if (!r) {
                 what = "start the logger";
                 r = feed_start(&k->feed, &k->loop, msg->begin.log_dir, k->uid, k->gid, &keeper_feed_ops, k);
@@ -180,6 +188,10 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
                         begin_ending(k, msg->end.deadline_ns);
                 return;
         }
+        if (msg->type == KEEPER_MSG_RESUME) {
+                keeper_resume(k);
+                return;
+        }
         if (!k->begun || k->phase != KEEPER_WORKING) {
                 keeper_note(k, "an order %s came %s and was refused", keeper_msg_name(msg->type),
                         k->begun ? "after END" : "before BEGIN");
@@ -200,6 +212,9 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
                 break;
         case KEEPER_MSG_REAP:
                 keeper_reap(k, msg);
+                break;
+        case KEEPER_MSG_ADOPT:
+                keeper_adopt(k, msg, fds);
                 break;
         default:
                 break;
@@ -310,9 +325,9 @@ static void close_outputs(Keeper *k)
 
 static void report_ended(Keeper *k, nsec_t now)
 {
-        bool clean = k->removed && feed_ended(&k->feed) && feed_clean(&k->feed);
+        bool logged = feed_ended(&k->feed) && feed_clean(&k->feed);
 
-        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_ENDED, .ended = {clean}}, -1);
+        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_ENDED, .ended = {.removed = k->removed, .logged = logged}}, -1);
         set_phase(k, KEEPER_LAST, nsec_add(now, LAST_REPORTS_SPAN));
 }
 

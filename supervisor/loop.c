@@ -33,6 +33,7 @@ int loop_init(Loop *loop)
         loop->epoll_fd = TAKE_FD(epoll_fd);
         loop->timer_fd = TAKE_FD(timer_fd);
         loop->now = clock_now();
+        loop->pulse = &loop->own_pulse;
         return 0;
 }
 
@@ -46,6 +47,15 @@ void loop_exit(Loop *loop, int code)
 {
         loop->stop = true;
         loop->exit_code = code;
+}
+
+void loop_set_pulse(Loop *loop, struct status_pulse *pulse)
+{
+        struct status_pulse *from = loop->pulse;
+
+        loop->pulse = pulse ? pulse : &loop->own_pulse;
+        for (size_t i = 0; loop->pulse != from && i < sizeof(*from) / sizeof(uint64_t); i++) /* others may be reading */
+                __atomic_store_n((uint64_t *)loop->pulse + i, ((const uint64_t *)from)[i], __ATOMIC_RELEASE);
 }
 
 int source_add(Loop *loop, Source *source, int fd, uint32_t events, SourcePriority priority, SourceFn fn)
@@ -89,6 +99,7 @@ void timer_arm(Loop *loop, Timer *timer, nsec_t at, TimerFn fn)
                 return;
         timer->loop = loop;
         timer->at = at;
+        timer->due = MAX(at, loop->now);
         timer->fn = fn;
         list_init(&timer->link);
         /* From the back: most deadlines are later than those already armed. */
@@ -217,6 +228,7 @@ static int loop_run_timers(Loop *loop)
                 if (timer->at > loop->now)
                         return 0;
                 timer_disarm(timer);
+                loop->late_ns = MAX(loop->late_ns, loop->now - timer->due);
                 r = timer->fn(timer, loop->now);
                 if (r)
                         return r;
@@ -229,7 +241,7 @@ int loop_run(Loop *loop)
         int r = 0;
 
         while (!loop->stop) {
-                nsec_t took;
+                nsec_t end;
 
                 r = loop_set_timer(loop);
                 if (!r)
@@ -237,11 +249,12 @@ int loop_run(Loop *loop)
                 if (r)
                         return error_fold(r);
                 loop->now = clock_now();
-                loop->n_turns++;
+                loop->late_ns = 0;
+                status_pulse_begin(loop->pulse, loop->now);
                 if ((r = loop_deliver(loop)) || (r = loop_run_jobs(loop)) || (r = loop_run_timers(loop)))
                         return r;
-                took = clock_now() - loop->now;
-                loop->max_turn_ns = MAX(loop->max_turn_ns, took);
+                end = clock_now();
+                status_pulse_end(loop->pulse, end, end - loop->now + loop->late_ns);
         }
         return loop->exit_code;
 }

@@ -7,7 +7,11 @@
  * any callback is safe: nothing is delivered to it afterwards.
  *
  * Order within a turn: ready sources by priority (exits and readiness before what they would cancel), posted jobs, then
- * deadlines that have passed. The clock is read once a turn: loop->now.
+ * deadlines that have passed. The clock is read once a turn: loop->now, and once more at its end for the pulse.
+ *
+ * Pulse: "turn started" is stored after epoll_wait, "turn completed" before it, so a loop that sleeps is never taken for a
+ * wedged one. The lag of a turn is how late its work was done: its duration, plus how late the earliest of its
+ * deadlines was delivered. A deadline armed for the past is due when it was armed.
  *
  * Nothing here blocks but loop_run() itself, in epoll_wait.
  */
@@ -19,6 +23,7 @@
 
 #include "base/clock.h"
 #include "base/list.h"
+#include "protocol/status_page.h"
 
 typedef struct Loop Loop;
 typedef struct Source Source;
@@ -49,6 +54,7 @@ struct Source {
 struct Timer {
         Loop *loop;   /* NULL: not armed */
         nsec_t at;    /* absolute */
+        nsec_t due;   /* the same, but never before it was armed */
         TimerFn fn;
         ListLink link; /* in loop->timers, sorted */
 };
@@ -65,8 +71,9 @@ struct Loop {
         List timers;      /* sorted by at */
         List jobs;
         List ready[_SOURCE_PRIORITY_MAX];
-        uint64_t n_turns;
-        nsec_t max_turn_ns; /* longest turn so far, without the wait */
+        struct status_pulse *pulse; /* &own_pulse, or borrowed: see loop_set_pulse() */
+        struct status_pulse own_pulse;
+        nsec_t late_ns; /* in this turn: of its earliest deadline */
         int exit_code;
         bool stop;
 };
@@ -77,6 +84,14 @@ void loop_done(Loop *loop);
 /* loop_run() - turn until loop_exit() or a callback returns non-zero. Return: that code, or a negative errno of epoll itself. */
 int loop_run(Loop *loop);
 void loop_exit(Loop *loop, int code);
+
+/**
+ * loop_set_pulse() - keep the turn words and the lag histogram elsewhere from now on, in a status page
+ * @pulse: written until the next call; borrowed. NULL: the loop's own
+ *
+ * What was counted so far goes with it. Percentiles: status_lag_us(loop->pulse, ...).
+ */
+void loop_set_pulse(Loop *loop, struct status_pulse *pulse);
 
 int source_add(Loop *loop, Source *source, int fd, uint32_t events, SourcePriority priority, SourceFn fn);
 int source_set_events(Source *source, uint32_t events);

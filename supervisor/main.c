@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/span.h"
 #include "supervisor/guard.h"
 #include "supervisor/keeper.h"
 #include "supervisor/supervisor.h"
@@ -30,6 +31,13 @@ enum {
         OPT_GRACE,
         OPT_BUDGET,
         OPT_CGROUP_ROOT,
+        OPT_RUNTIME_DIR,
+        OPT_WATCHDOG,
+        OPT_GRACE_DURATION,
+        OPT_LISTEN_FD,
+        OPT_NODE_LISTEN_FD,
+        OPT_RUNTIME_FD,
+        OPT_EPOCH,
 };
 
 static const struct option long_options[] = {
@@ -45,6 +53,13 @@ static const struct option long_options[] = {
         {"grace-ns", required_argument, NULL, OPT_GRACE},
         {"budget-ns", required_argument, NULL, OPT_BUDGET},
         {"cgroup-root", required_argument, NULL, OPT_CGROUP_ROOT},
+        {"runtime-dir", required_argument, NULL, OPT_RUNTIME_DIR},
+        {"watchdog", required_argument, NULL, OPT_WATCHDOG},
+        {"grace-duration", required_argument, NULL, OPT_GRACE_DURATION},
+        {"listen-fd", required_argument, NULL, OPT_LISTEN_FD},
+        {"node-listen-fd", required_argument, NULL, OPT_NODE_LISTEN_FD},
+        {"runtime-fd", required_argument, NULL, OPT_RUNTIME_FD},
+        {"epoch", required_argument, NULL, OPT_EPOCH},
         {"version", no_argument, NULL, 'V'},
         {"help", no_argument, NULL, 'h'},
         {},
@@ -57,16 +72,28 @@ typedef struct Arguments {
         SupervisorOptions supervisor;
         unsigned n_controls;
         int guard_fd, supervisor_fd, lock_fd;
+        const char *bad; /* what is wrong with them */
 } Arguments;
 
 static int usage(const char *what)
 {
-        fprintf(stderr,
-                "tidegated: %s\n"
-                "tidegated runs the processes behind `tidegate run`, which starts it. A daemon that outlives its command\n"
-                "is not part of this version. Options: --version, --help.\n",
-                what);
+        fprintf(stderr, "tidegated: %s (see --help)\n", what);
         return 2;
+}
+
+static void help(void)
+{
+        printf("usage: tidegated [options]\n"
+               "The Tidegate daemon, in the foreground: runs dataflows until it is told to end (SIGTERM, SIGINT, `tidegate down`).\n"
+               "`tidegate up` starts it in the background.\n\n"
+               "  --runtime-dir DIR       sockets, journal and status page (default /run/tidegate for root, else\n"
+               "                          $XDG_RUNTIME_DIR/tidegate); one daemon a directory\n"
+               "  --cgroup-root DIR       cgroup v2 directory to make cgroups below (default: found)\n"
+               "  --grace-duration D      what nodes get to end when the daemon does (default 10s)\n"
+               "  --watchdog D            replace a supervisor whose loop stands still for longer (default 5s; 0: never)\n"
+               "  --version, --help\n\n"
+               "Signals: SIGTERM and SIGINT stop everything and end, SIGHUP reads the configuration again, SIGUSR1 writes the state to\n"
+               "the log. The log goes to stderr.\n");
 }
 
 /* A descriptor that we inherited: close-on-exec from here on. */
@@ -131,14 +158,43 @@ static void parse_one(Arguments *a, int option, const char *value)
         case OPT_CGROUP_ROOT:
                 a->guard.cgroup_root = value;
                 break;
+        case OPT_RUNTIME_DIR:
+                a->guard.runtime_dir = value;
+                break;
+        case OPT_WATCHDOG:
+                a->bad = span_parse(value, &a->guard.watchdog_ns) ? "--watchdog wants a time (5s, 500ms; 0: never)" : a->bad;
+                break;
+        case OPT_GRACE_DURATION:
+                a->bad = span_parse(value, &a->guard.grace_ns) || a->guard.grace_ns > 3600 * NSEC_PER_SEC ? "--grace-duration wants a time up to 1h (10s, 500ms)" : a->bad;
+                break;
+        case OPT_LISTEN_FD:
+                a->supervisor.listen_fd = parse_fd(value);
+                break;
+        case OPT_NODE_LISTEN_FD:
+                a->supervisor.node_listen_fd = parse_fd(value);
+                break;
+        case OPT_RUNTIME_FD:
+                a->supervisor.runtime_fd = parse_fd(value);
+                break;
+        case OPT_EPOCH:
+                a->supervisor.epoch = strtoull(value, NULL, 10);
+                break;
         }
+}
+
+static bool has_control(const Arguments *a)
+{
+        return a->n_controls == SUPERVISOR_MAX_CONTROLS || (a->supervisor.listen_fd >= 0 && a->supervisor.node_listen_fd >= 0 && a->supervisor.runtime_fd >= 0);
 }
 
 static int run_role(Arguments *a)
 {
-        if (strcmp(a->role, "supervisor") == 0 && a->guard_fd >= 0 && a->n_controls == SUPERVISOR_MAX_CONTROLS) {
+        if (strcmp(a->role, "supervisor") == 0 && a->guard_fd >= 0 && has_control(a)) {
                 (void)prctl(PR_SET_NAME, "tidegate-super");
                 a->supervisor.guard_fd = a->guard_fd;
+                a->supervisor.lock_fd = a->lock_fd;
+                a->supervisor.watchdog_ns = a->guard.watchdog_ns;
+                a->supervisor.guard_pid = getppid();
                 return supervisor_main(&a->supervisor);
         }
         if (strcmp(a->role, "keeper") == 0 && a->supervisor_fd >= 0 && a->guard_fd >= 0 && a->lock_fd >= 0) {
@@ -150,8 +206,8 @@ static int run_role(Arguments *a)
 
 int main(int argc, char **argv)
 {
-        Arguments a = {.guard = {.client_fd = -1, .client_pidfd = -1, .control_fds = {-1, -1}, .grace_ns = 10 * NSEC_PER_SEC, .budget_ns = 2 * NSEC_PER_SEC},
-                .supervisor = {.guard_fd = -1, .control_fds = {-1, -1}},
+        Arguments a = {.guard = {.client_fd = -1, .client_pidfd = -1, .control_fds = {-1, -1}, .grace_ns = 10 * NSEC_PER_SEC, .budget_ns = 2 * NSEC_PER_SEC, .watchdog_ns = 5 * NSEC_PER_SEC},
+                .supervisor = {.guard_fd = -1, .control_fds = {-1, -1}, .listen_fd = -1, .node_listen_fd = -1, .runtime_fd = -1, .epoch = 1},
                 .guard_fd = -1,
                 .supervisor_fd = -1,
                 .lock_fd = -1};
@@ -163,17 +219,20 @@ int main(int argc, char **argv)
                         return 0;
                 }
                 if (option == 'h') {
-                        (void)usage("help");
+                        help();
                         return 0;
                 }
                 if (option == '?')
                         return usage("unknown option");
                 parse_one(&a, option, optarg);
         }
+        if (a.bad || optind < argc)
+                return usage(a.bad ? a.bad : "it takes no arguments");
         if (a.role)
                 return run_role(&a);
-        if (!a.private || a.guard.client_fd < 0 || a.guard.client_pidfd < 0 || a.n_controls != SUPERVISOR_MAX_CONTROLS)
-                return usage("nothing to do");
+        if (a.private && (a.guard.client_fd < 0 || a.guard.client_pidfd < 0 || a.n_controls != SUPERVISOR_MAX_CONTROLS))
+                return usage("--private is for `tidegate run`");
+        a.guard.daemon = !a.private;
         (void)prctl(PR_SET_NAME, "tidegate-guard");
         return guard_main(&a.guard);
 }

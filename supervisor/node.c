@@ -11,7 +11,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/utf8.h"
-#include "supervisor/dataflow.h"
+#include "supervisor/show.h"
 #include "supervisor/wiring.h"
 
 #define NODE_BACKOFF_EXPONENT_MAX 16
@@ -25,6 +25,7 @@ typedef struct NodeStep {
 } NodeStep;
 
 static void node_spawn(Node *node);
+static void node_spawn_again(Node *node);
 static void node_nothing(Node *node);
 static void node_on_ready(Node *node);
 static void node_on_spawn_failed(Node *node);
@@ -71,10 +72,12 @@ static const NodeStep node_steps[_NODE_STATE_MAX][_NODE_EVENT_MAX] = {
                 [NODE_EV_DEADLINE]     = { NODE_STARTING, node_spawn },
                 [NODE_EV_STOP]         = { NODE_STOPPED,  node_on_final },
         },
-        [NODE_STOPPED] = { /* for good */
+        [NODE_STOPPED] = { /* for good, unless the operator says otherwise */
+                [NODE_EV_START]        = { NODE_STARTING, node_spawn_again },
                 [NODE_EV_EMPTY]        = { NODE_STOPPED,  node_nothing },
         },
         [NODE_FAILED] = {
+                [NODE_EV_START]        = { NODE_STARTING, node_spawn_again },
                 [NODE_EV_EMPTY]        = { NODE_FAILED,   node_nothing }, /* a quarantine that cleared by itself */
         },
 };
@@ -172,9 +175,19 @@ static void node_apply(Node *node, NodeEvent event)
         if (step->next != from) {
                 timer_disarm(&node->deadline);
                 node->state = step->next;
+                node->since = node->dataflow->loop->now;
         }
         dataflow_node_changed(node, from, event);
         step->act(node);
+        node_journal(node);
+        if (node->state != from) {
+                if (node->state == NODE_RUNNING && node->dataflow->released)
+                        show_node_runs(node);
+                else if (from == NODE_RUNNING)
+                        show_node_ends(node);
+                show_dataflow(node->dataflow);
+        }
+        show_node(node);
         dataflow_kick(node->dataflow);
 }
 
@@ -214,19 +227,21 @@ static void node_begin_incarnation(Node *node)
         node->pid = 0;
         node->end = NODE_END_NONE;
         node->rung = NODE_RUNG_NONE;
+        node->ordered = NODE_LADDER_NEVER;
+        node->restart_wanted = false;
         free(node->error);
         node->error = NULL;
 }
 
-static void node_spawn(Node *node)
+static void node_order_spawn(Node *node)
 {
-        _cleanup_fd_ int sock = -1;
         nsec_t now = node->dataflow->loop->now, deadline = nsec_add(now, node->plan->startup_timeout_ns);
+        _cleanup_fd_ int sock = -1;
         int r = 0;
 
-        node_begin_incarnation(node);
         node->started_at = now;
         node_set_deadline(node, deadline);
+        node_journal(node); /* the intent, before anything can come of it */
         if (node->plan->kind == PLAN_KIND_NODE) {
                 r = wiring_prepare(node, &sock);
                 if (r)
@@ -239,6 +254,32 @@ static void node_spawn(Node *node)
         }
         if (r)
                 node_post(node, NODE_EV_SPAWN_FAILED);
+}
+
+static void node_spawn(Node *node)
+{
+        guard_unstore_order(node);
+        node_begin_incarnation(node);
+        node_order_spawn(node);
+}
+
+void node_repeat_spawn(Node *node)
+{
+        guard_unstore_order(node);
+        node_order_spawn(node);
+}
+
+void node_arm(Node *node, nsec_t at)
+{
+        node_set_deadline(node, at);
+}
+
+static void node_spawn_again(Node *node)
+{
+        node->stop_wanted = node->finished = false;
+        node->n_restarts++;
+        wiring_reopen(node);
+        node_spawn(node);
 }
 
 static void node_on_ready(Node *node)
@@ -366,9 +407,7 @@ static void node_on_finish_timeout(Node *node)
 
 static void node_begin_ladder(Node *node)
 {
-        Dataflow *dataflow = node->dataflow;
-
-        node->ladder = dataflow->ladder;
+        node->ladder = node->ordered;
         if (node->end == NODE_END_NONE)
                 node->end = NODE_END_STOP;
         if (node->rung == NODE_RUNG_NONE) {
@@ -453,7 +492,9 @@ static void node_resolve(Node *node)
                 failed = true;
         }
         node_tell_end(node, restart, failed);
+        node_journal(node); /* how it ended, before anybody forgets it */
         keeper_order_reap(node);
+        guard_reap_order(node);
         node_post(node, restart ? NODE_EV_RESTART : failed ? NODE_EV_FAIL : NODE_EV_DONE);
 }
 
@@ -463,7 +504,11 @@ bool node_may_restart(const Node *node, nsec_t now)
         bool ok = node->exit_code == CLD_EXITED && node->exit_status == 0 && !node->error && !node->killed;
         bool fresh_window = plan->restart_window_ns > 0 && nsec_add(node->window_start, plan->restart_window_ns) <= now;
 
-        if (node->dataflow->stop_ordered || node->stop_wanted || node->quarantined || plan->restart == PLAN_RESTART_NEVER)
+        if (node->dataflow->stop_ordered || node->quarantined)
+                return false;
+        if (node->restart_wanted)
+                return true;
+        if (node->stop_wanted || plan->restart == PLAN_RESTART_NEVER)
                 return false;
         if (node->inputs_closed) /* its work is done, or it died of having none */
                 return false;
@@ -483,6 +528,12 @@ static void node_back_off(Node *node)
 {
         nsec_t now = node->dataflow->loop->now;
 
+        node->n_restarts++;
+        if (node->restart_wanted) { /* asked for: at once, and nothing that counts against it */
+                wiring_release(node);
+                node_set_deadline(node, now);
+                return;
+        }
         if (node->n_window == 0 || (node->plan->restart_window_ns > 0 &&
                                            nsec_add(node->window_start, node->plan->restart_window_ns) <= now)) {
                 node->window_start = now;
@@ -491,7 +542,6 @@ static void node_back_off(Node *node)
         wiring_release(node);
         node_set_deadline(node, nsec_add(now, node_backoff_ns(node->plan, node->n_window)));
         node->n_window++;
-        node->n_restarts++;
 }
 
 static void node_on_final(Node *node)
@@ -505,6 +555,62 @@ static void node_nothing(Node *node)
                 node->quarantined = false;
                 dataflow_note(node->dataflow, node->plan->id, "quarantine cleared: what would not end has ended");
         }
+}
+
+/* ---- orders */
+
+NodeLadder node_ladder(nsec_t now, nsec_t grace_ns, nsec_t budget_ns, bool force)
+{
+        nsec_t grace = force ? 0 : grace_ns, kill = nsec_add(now, nsec_add(grace, grace / 2));
+
+        return (NodeLadder){.term = nsec_add(now, grace), .kill = kill, .verdict = nsec_add(kill, budget_ns)};
+}
+
+bool node_ladder_tighten(NodeLadder *ladder, const NodeLadder *wanted)
+{
+        bool changed = wanted->kill < ladder->kill;
+
+        ladder->term = MIN(ladder->term, wanted->term);
+        ladder->kill = MIN(ladder->kill, wanted->kill);
+        ladder->verdict = MIN(ladder->verdict, wanted->verdict);
+        return changed;
+}
+
+void node_order_stop(Node *node, const NodeLadder *ladder)
+{
+        node->stop_wanted = true;
+        node->restart_wanted = false;
+        (void)node_ladder_tighten(&node->ordered, ladder);
+        if (!node_is_final(node))
+                node_post(node, NODE_EV_STOP);
+}
+
+bool node_order_restart(Node *node, const NodeLadder *ladder)
+{
+        if (node->dataflow->stop_ordered || node->quarantined || node->dataflow->state >= DATAFLOW_STOPPING)
+                return false;
+        node->stop_wanted = false;
+        if (node_is_final(node)) {
+                node_post(node, NODE_EV_START);
+        } else if (node->state == NODE_BACKOFF) {
+                node_set_deadline(node, node->dataflow->loop->now);
+        } else if (node->state != NODE_PENDING) {
+                node->restart_wanted = true;
+                (void)node_ladder_tighten(&node->ordered, ladder);
+                node_post(node, NODE_EV_STOP);
+        }
+        return true;
+}
+
+bool node_reset(Node *node)
+{
+        bool used = node->n_window > 0;
+
+        node->n_window = 0;
+        node->window_start = 0;
+        if (node->state == NODE_FAILED && !node->stop_wanted)
+                return node_order_restart(node, &NODE_LADDER_NEVER);
+        return used;
 }
 
 /* ---- the rest */
@@ -541,6 +647,8 @@ int node_init(Node *node, Dataflow *dataflow, uint32_t index)
                 .sock = -1,
                 .control_fd = -1,
                 .bell_fd = -1,
+                .out_fds = {-1, -1},
+                .ordered = NODE_LADDER_NEVER,
                 .control = REGION_INIT};
         packet_queue_init(&node->out, NODE_OUT_QUEUE_MAX);
         node->outputs = calloc(plan->n_outputs + 1, sizeof(*node->outputs));
@@ -572,6 +680,8 @@ void node_done(Node *node)
                 node->outputs[i].pool_fd = fd_close(node->outputs[i].pool_fd);
         }
         node->bell_fd = fd_close(node->bell_fd);
+        for (unsigned i = 0; i < ELEMENTSOF(node->out_fds); i++)
+                node->out_fds[i] = fd_close(node->out_fds[i]);
         free(node->outputs);
         free(node->cursor_fds);
         free(node->resume_at);

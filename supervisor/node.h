@@ -80,6 +80,12 @@ typedef struct NodeOutput { /* regions of the present incarnation; kept after it
         bool closed; /* the node said that nothing more will come */
 } NodeOutput;
 
+/* What a keeper said of an incarnation to a supervisor that did not see it begin. */
+typedef struct NodeFound {
+        bool there, starting, spawned, failed, exited, over;
+        int32_t code, status;
+} NodeFound;
+
 struct Node {
         Dataflow *dataflow;
         uint32_t index; /* in the plan */
@@ -102,16 +108,20 @@ struct Node {
         bool killed;    /* needed SIGKILL */
         bool resolved;  /* it was decided what follows */
         bool exec_stuck;    /* execve has not come back: the process may be unkillable */
+        bool resuming;      /* asked what it knows (NODE_MSG_RESUME), and has not said all yet */
+        NodeFound found;    /* while the dataflow is being adopted */
         bool inputs_closed; /* every link that feeds it has ended */
         int32_t pid, exit_code, exit_status; /* exit_*: as siginfo's si_code and si_status */
         int pidfd;
         Source pid_source;
         nsec_t started_at;
+        nsec_t since; /* when the present state began */
         int sock; /* our end of the node socket */
         Source sock_source;
         PacketQueue out;
         Timer hung_up; /* it hung up: its outputs are closed if it lives on without its socket */
         int control_fd, bell_fd;
+        int out_fds[2];     /* while adopting: what a new keeper reads; else -1 */
         Region control;
         NodeOutput *outputs; /* per output */
         int *cursor_fds;     /* per input; -1 for timers */
@@ -123,10 +133,12 @@ struct Node {
         NodeEnd end;
         NodeRung rung;
         NodeLadder ladder;
+        NodeLadder ordered;  /* of the stop that was asked for; a later order only ever moves it earlier */
         uint32_t n_restarts; /* in all */
         uint32_t n_window;   /* in the present window */
         nsec_t window_start;
         bool stop_wanted;  /* the operator's wish; kept apart from state */
+        bool restart_wanted; /* the operator wants another incarnation, whatever the policy says */
         bool quarantined;  /* its cgroup would not become empty */
         bool finished;     /* no further incarnation will come */
         bool was_ready;    /* some incarnation got that far */
@@ -135,10 +147,37 @@ struct Node {
 };
 
 int node_init(Node *node, Dataflow *dataflow, uint32_t index);
+
+/* node_repeat_spawn() - adopted: its start was intended, and never reached the keeper. */
+void node_repeat_spawn(Node *node);
+
+/* node_arm() - adopted: the deadline that its state had. */
+void node_arm(Node *node, nsec_t at);
 void node_done(Node *node);
 
 /* node_post() - queue an event; it is applied from the loop, never from inside the caller. */
 void node_post(Node *node, NodeEvent event);
+
+#define NODE_LADDER_NEVER ((NodeLadder){NSEC_NEVER, NSEC_NEVER, NSEC_NEVER})
+
+/* node_ladder() - the rungs' times of a stop ordered now; force begins with the kill. */
+NodeLadder node_ladder(nsec_t now, nsec_t grace_ns, nsec_t budget_ns, bool force);
+
+/* node_ladder_tighten() - each rung at the earlier of both times. True when the kill moved. */
+bool node_ladder_tighten(NodeLadder *ladder, const NodeLadder *wanted);
+
+/**
+ * node_order_stop() - stop it for good: no restart follows
+ * @ladder: when
+ */
+void node_order_stop(Node *node, const NodeLadder *ladder);
+
+/* node_order_restart() - end its incarnation and begin another, whatever its policy says; also of one that has ended. False: its
+ * dataflow is being stopped, or somebody of the last one would not end. */
+bool node_order_restart(Node *node, const NodeLadder *ladder);
+
+/* node_reset() - it has its full number of restarts again; one that failed for good is started. False: nothing to reset. */
+bool node_reset(Node *node);
 
 /* node_step() - the table, for tests and for the docs: true if @event means something in @state. */
 bool node_step(NodeState state, NodeEvent event, NodeState *ret_next);

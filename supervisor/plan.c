@@ -15,6 +15,9 @@
 #define PLAN_MAX_POOL    (UINT64_C(1) << 30)
 #define PLAN_MAX_STRINGS 65536 /* of argv or env of one node */
 #define PLAN_MAX_CPUS    1024
+#define PLAN_MAX_AFTER   256   /* of one node */
+#define PLAN_MAX_AFTERS  12000 /* of all nodes together */
+#define PLAN_STUCK_NS    (30 * NSEC_PER_SEC)
 #define PLAN_SPAN_MAX    (UINT64_C(1) << 62)
 
 /* Where we are, for the message; the first complaint wins. */
@@ -22,6 +25,7 @@ typedef struct Check {
         char *why;
         size_t why_size;
         const char *node;
+        size_t n_after; /* of all nodes so far */
         bool bad;
 } Check;
 
@@ -64,6 +68,18 @@ static uint64_t get_number(Check *check, json_t *object, const char *key, uint64
                 return min;
         }
         return (uint64_t)n;
+}
+
+/* The index of a string in @names (@n of them); -1 when it is none of them, and @what says so. */
+static int get_choice(Check *check, json_t *object, const char *key, const char *const *names, size_t n, const char *what)
+{
+        const char *s = get_string(check, object, key);
+
+        for (size_t i = 0; i < n && !check->bad; i++)
+                if (strcmp(names[i], s) == 0)
+                        return (int)i;
+        complain(check, "\"%s\" must be %s", key, what);
+        return -1;
 }
 
 static json_t *get_array(Check *check, json_t *object, const char *key, size_t max)
@@ -187,6 +203,79 @@ static void parse_restart(Check *check, json_t *object, PlanNode *node)
         node->restart_window_ns = get_number(check, object, "window_ns", 0, PLAN_SPAN_MAX);
 }
 
+static const char *const until_names[_PLAN_UNTIL_MAX] = {
+        [PLAN_UNTIL_STARTED] = "started",
+        [PLAN_UNTIL_READY] = "ready",
+        [PLAN_UNTIL_COMPLETED] = "completed",
+};
+
+const char *plan_until_to_string(PlanUntil until)
+{
+        return until_names[until];
+}
+
+/* Names become indices in resolve_after(). */
+static void parse_after(Check *check, json_t *array, PlanNode *node)
+{
+        if (!array || check->bad)
+                return;
+        check->n_after += json_array_size(array);
+        if (check->n_after > PLAN_MAX_AFTERS) {
+                complain(check, "\"after\" of all nodes together must hold at most %d", PLAN_MAX_AFTERS);
+                return;
+        }
+        node->after = array_new(check, json_array_size(array), sizeof(*node->after));
+        for (size_t i = 0; i < json_array_size(array) && !check->bad; i++) {
+                json_t *object = json_array_get(array, i);
+                int until;
+
+                if (!json_is_object(object)) {
+                        complain(check, "\"after\" must hold maps");
+                        return;
+                }
+                until = get_choice(check, object, "until", until_names, _PLAN_UNTIL_MAX, "started, ready or completed");
+                if (until < 0)
+                        return;
+                node->after[node->n_after++] = (PlanAfter){.until = (PlanUntil)until,
+                        .line = (uint32_t)get_number(check, object, "line", 0, UINT32_MAX)};
+        }
+}
+
+/* Not in a plan that was journalled before there was any of this: then as if nothing had been said. */
+static void parse_order(Check *check, json_t *object, PlanNode *node)
+{
+        static const char *const names[_PLAN_ON_FAILURE_MAX] = {
+                [PLAN_ON_FAILURE_IGNORE] = "ignore",
+                [PLAN_ON_FAILURE_STOP] = "stop",
+                [PLAN_ON_FAILURE_RESTART_DOWNSTREAM] = "restart-downstream",
+        };
+        json_t *capture = json_object_get(object, "capture");
+        int choice;
+
+        node->stuck_timeout_ns = PLAN_STUCK_NS;
+        if (json_object_get(object, "stuck_timeout_ns"))
+                node->stuck_timeout_ns = get_number(check, object, "stuck_timeout_ns", 0, PLAN_SPAN_MAX);
+        if (json_object_get(object, "on_failure")) {
+                choice = get_choice(check, object, "on_failure", names, _PLAN_ON_FAILURE_MAX,
+                        "stop, restart-downstream or ignore");
+                node->on_failure = choice < 0 ? PLAN_ON_FAILURE_IGNORE : (PlanOnFailure)choice;
+        }
+        if (json_object_get(object, "after"))
+                parse_after(check, get_array(check, object, "after", PLAN_MAX_AFTER), node);
+        if (capture && (!json_is_boolean(capture) || node->kind != PLAN_KIND_DYNAMIC))
+                complain(check, "\"capture\" must be true or false, and of a dynamic node");
+        node->capture = json_is_true(capture);
+}
+
+/* What somebody else starts has nothing of what we give to a process. */
+static void check_dynamic(Check *check, const PlanNode *node)
+{
+        if (check->bad)
+                return;
+        if (node->argv[0] || node->env[0] || node->n_cpus || node->restart != PLAN_RESTART_NEVER || node->n_after)
+                complain(check, "a dynamic node has no argv, env, cpu_affinity, restart policy or after");
+}
+
 static void parse_input(Check *check, json_t *object, PlanInput *input)
 {
         json_t *source = json_object_get(object, "source");
@@ -233,8 +322,13 @@ static void parse_ports(Check *check, json_t *object, PlanNode *node)
 
 static void parse_node(Check *check, json_t *object, PlanNode *node)
 {
+        static const char *const kinds[] = {
+                [PLAN_KIND_NODE] = "node",
+                [PLAN_KIND_PROGRAM] = "program",
+                [PLAN_KIND_DYNAMIC] = "dynamic",
+        };
         json_t *argv;
-        const char *kind;
+        int kind;
 
         if (!json_is_object(object)) {
                 complain(check, "\"nodes\" must hold maps");
@@ -243,12 +337,10 @@ static void parse_node(Check *check, json_t *object, PlanNode *node)
         node->id = get_id(check, object, "id", false);
         check->node = check->bad ? NULL : node->id;
         node->line = (uint32_t)get_number(check, object, "line", 0, UINT32_MAX);
-        kind = get_string(check, object, "kind");
-        node->kind = strcmp(kind, "program") == 0 ? PLAN_KIND_PROGRAM : PLAN_KIND_NODE;
-        if (!check->bad && node->kind == PLAN_KIND_NODE && strcmp(kind, "node") != 0)
-                complain(check, "\"kind\" must be node or program");
+        kind = get_choice(check, object, "kind", kinds, ELEMENTSOF(kinds), "node, program or dynamic");
+        node->kind = kind < 0 ? PLAN_KIND_NODE : (PlanKind)kind;
         argv = get_array(check, object, "argv", PLAN_MAX_STRINGS);
-        if (argv && json_array_size(argv) == 0)
+        if (argv && json_array_size(argv) == 0 && node->kind != PLAN_KIND_DYNAMIC)
                 complain(check, "\"argv\" must not be empty");
         parse_strings(check, argv, "argv", &node->argv);
         parse_env(check, json_object_get(object, "env"), node);
@@ -258,6 +350,9 @@ static void parse_node(Check *check, json_t *object, PlanNode *node)
         node->startup_timeout_ns = get_number(check, object, "startup_timeout_ns", 1, PLAN_SPAN_MAX);
         node->finish_grace_ns = get_number(check, object, "finish_grace_ns", 0, PLAN_SPAN_MAX);
         parse_ports(check, object, node);
+        parse_order(check, object, node);
+        if (node->kind == PLAN_KIND_DYNAMIC)
+                check_dynamic(check, node);
         if (!check->bad && node->kind == PLAN_KIND_PROGRAM && (node->n_inputs || node->n_outputs))
                 complain(check, "a program has neither inputs nor outputs");
         check->node = NULL;
@@ -300,6 +395,33 @@ static void resolve_sources(Check *check, Plan *plan, json_t *nodes, json_t *ind
         check->node = NULL;
 }
 
+static void resolve_after(Check *check, Plan *plan, json_t *nodes, json_t *index)
+{
+        for (size_t n = 0; n < plan->n_nodes && !check->bad; n++) {
+                PlanNode *node = &plan->nodes[n];
+                json_t *list = json_object_get(json_array_get(nodes, n), "after");
+
+                check->node = node->id;
+                for (size_t i = 0; i < node->n_after && !check->bad; i++) {
+                        PlanAfter *after = &node->after[i];
+                        const char *id = get_string(check, json_array_get(list, i), "node");
+                        json_t *number = json_object_get(index, id);
+
+                        if (!number)
+                                complain(check, "\"after\": its node does not exist");
+                        else
+                                after->node = (uint32_t)json_integer_value(number);
+                        for (size_t k = 0; k < i && !check->bad; k++)
+                                if (node->after[k].node == after->node)
+                                        complain(check, "\"after\": node %.128s is there twice", id);
+                        if (!check->bad && after->until == PLAN_UNTIL_COMPLETED &&
+                                plan->nodes[after->node].kind == PLAN_KIND_DYNAMIC)
+                                complain(check, "\"after\": nobody sees how dynamic node %.128s completes", id);
+                }
+        }
+        check->node = NULL;
+}
+
 static void parse_nodes(Check *check, Plan *plan, json_t *nodes)
 {
         json_t *index = json_object();
@@ -319,6 +441,7 @@ static void parse_nodes(Check *check, Plan *plan, json_t *nodes)
                         complain(check, "out of memory");
         }
         resolve_sources(check, plan, nodes, index);
+        resolve_after(check, plan, nodes, index);
         json_decref(index);
 }
 
@@ -327,6 +450,7 @@ int plan_new(Plan **ret, json_t *json, char *ret_why, size_t why_size)
         Check check = {.why = ret_why, .why_size = why_size};
         json_t *nodes;
         Plan *plan;
+        int r;
 
         plan = calloc(1, sizeof(*plan));
         if (!plan)
@@ -346,9 +470,10 @@ int plan_new(Plan **ret, json_t *json, char *ret_why, size_t why_size)
         plan->nodes = array_new(&check, json_array_size(nodes), sizeof(*plan->nodes));
         if (!check.bad)
                 parse_nodes(&check, plan, nodes);
-        if (check.bad) {
+        r = check.bad ? error_origin(-EINVAL) : plan_check_order(plan, ret_why, why_size);
+        if (r) {
                 (void)plan_free(plan);
-                return error_origin(-EINVAL);
+                return error_fold(r);
         }
         *ret = plan;
         return 0;
@@ -366,7 +491,9 @@ Plan *plan_free(Plan *plan)
                 free(node->cpus);
                 free(node->inputs);
                 free(node->outputs);
+                free(node->after);
         }
+        free(plan->sorted);
         free(plan->nodes);
         json_decref(plan->json);
         free(plan);

@@ -21,6 +21,7 @@
 typedef enum PlanKind {
         PLAN_KIND_NODE,    /* makes the handshake */
         PLAN_KIND_PROGRAM, /* ready once exec succeeded */
+        PLAN_KIND_DYNAMIC, /* makes the handshake; started by somebody else: no argv, no environment, no restarts */
 } PlanKind;
 
 typedef enum PlanRestart {
@@ -29,6 +30,27 @@ typedef enum PlanRestart {
         PLAN_RESTART_ALWAYS,
         _PLAN_RESTART_MAX,
 } PlanRestart;
+
+/* How far a node must have come before one that is after it may start; a later one includes those before it. */
+typedef enum PlanUntil {
+        PLAN_UNTIL_STARTED,   /* its program runs; dynamic: it has connected */
+        PLAN_UNTIL_READY,     /* its own part of the handshake is done; program: it has started */
+        PLAN_UNTIL_COMPLETED, /* ended by itself, successfully and for good */
+        _PLAN_UNTIL_MAX,
+} PlanUntil;
+
+typedef enum PlanOnFailure {
+        PLAN_ON_FAILURE_IGNORE,
+        PLAN_ON_FAILURE_STOP,
+        PLAN_ON_FAILURE_RESTART_DOWNSTREAM,
+        _PLAN_ON_FAILURE_MAX,
+} PlanOnFailure;
+
+typedef struct PlanAfter {
+        uint32_t node; /* index */
+        PlanUntil until;
+        uint32_t line;
+} PlanAfter;
 
 typedef struct PlanInput {
         const char *id;
@@ -56,6 +78,12 @@ typedef struct PlanNode {
         uint32_t max_restarts;
         nsec_t restart_delay_ns, max_restart_delay_ns, restart_window_ns;
         nsec_t startup_timeout_ns, finish_grace_ns;
+        nsec_t stuck_timeout_ns; /* 0: off */
+        PlanOnFailure on_failure;
+        bool capture; /* of a dynamic node */
+        bool late;    /* does not count for the startup barrier of the others (plan-order.c) */
+        PlanAfter *after;
+        size_t n_after;
 } PlanNode;
 
 typedef struct Plan {
@@ -63,6 +91,7 @@ typedef struct Plan {
         const char *name, *file, *dir;
         PlanNode *nodes;
         size_t n_nodes;
+        uint32_t *sorted; /* n_nodes indices: whoever is waited for comes before who waits */
 } Plan;
 
 /**
@@ -74,5 +103,15 @@ typedef struct Plan {
  */
 int plan_new(Plan **ret, json_t *json, char *ret_why, size_t why_size);
 Plan *plan_free(Plan *plan);
+
+const char *plan_until_to_string(PlanUntil until);
+
+/*
+ * plan_check_order() - sort the nodes and find who is late, once every `after` and every source is an index
+ *
+ * For plan_new(). Return: 0, -EINVAL for a cycle or for two linked nodes of which one has ended when the other starts
+ * (@ret_why says which), -ENOMEM.
+ */
+int plan_check_order(Plan *plan, char *ret_why, size_t why_size);
 
 #endif

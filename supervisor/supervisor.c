@@ -3,22 +3,104 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "supervisor/control.h"
+#include "supervisor/server.h"
+#include "supervisor/status.h"
 
 #define SUPERVISOR_LAST_WORDS_SPAN NSEC_PER_SEC /* what the client gets to read the result */
 
-void supervisor_stop_all(Supervisor *supervisor, const char *who)
+int supervisor_start(Supervisor *supervisor, Plan *plan, const DataflowOptions *options, DataflowEventFn fn, Dataflow **ret)
 {
-        if (supervisor->dataflow)
-                dataflow_stop(supervisor->dataflow, NSEC_NEVER, false, who);
-        else /* nothing runs, and nobody is left to ask for anything */
-                loop_exit(&supervisor->loop, 0);
+        uint32_t slot = GUARD_SLOT_INSTANCE + 1;
+        Dataflow *dataflow = NULL;
+        int r;
+
+        while (slot < GUARD_MAX_SLOTS && (supervisor->slots[slot] || supervisor->slot_state[slot]))
+                slot++;
+        if (supervisor->ending || slot == GUARD_MAX_SLOTS) {
+                (void)plan_free(plan);
+                return error_origin(supervisor->ending ? -ESHUTDOWN : -EAGAIN);
+        }
+        r = dataflow_new(&dataflow, supervisor, plan, slot, options, fn);
+        if (r)
+                return error_fold(r);
+        supervisor->slots[slot] = dataflow;
+        list_append(&supervisor->dataflows, &dataflow->link);
+        supervisor->n_dataflows++;
+        *ret = dataflow;
+        return 0;
+}
+
+void supervisor_forget(Supervisor *supervisor, Dataflow *dataflow)
+{
+        supervisor->n_dataflows--;
+        dataflow_unjournal(dataflow);
+        if (supervisor->status)
+                status_remove_dataflow(supervisor->status, dataflow->uuid_text);
+        (void)dataflow_free(dataflow);
+}
+
+static bool supervisor_is_idle(const Supervisor *supervisor)
+{
+        for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++)
+                if (supervisor->slots[i])
+                        return false;
+        return true;
+}
+
+/* Clients get a moment to read their last reply; then the guard hears that this was an end in good order. */
+static int on_leave(Timer *timer, nsec_t now)
+{
+        Supervisor *supervisor = container_of(timer, Supervisor, last_words);
+
+        if (!server_flushed(supervisor->server) && now < supervisor->last_words_until) {
+                timer_arm(&supervisor->loop, timer, nsec_add(now, 10 * NSEC_PER_MSEC), on_leave);
+                return 0;
+        }
+        log_line("step 5/5: leaving, status %d", supervisor->exit_code);
+        guard_bye(supervisor, supervisor->exit_code);
+        loop_exit(&supervisor->loop, supervisor->exit_code);
+        return 0;
+}
+
+static void supervisor_leave_if_done(Supervisor *supervisor)
+{
+        if (!supervisor_is_idle(supervisor) || supervisor->last_words_until)
+                return;
+        log_line("step 4/5: every dataflow has ended; last words to %u clients", server_n_clients(supervisor->server));
+        supervisor->last_words_until = nsec_add(supervisor->loop.now, SUPERVISOR_LAST_WORDS_SPAN);
+        timer_arm(&supervisor->loop, &supervisor->last_words, supervisor->loop.now, on_leave);
+}
+
+void supervisor_stop_all(Supervisor *supervisor, nsec_t grace_ns, bool force, const char *who)
+{
+        Dataflow *it, *next;
+        unsigned n = 0;
+
+        if (!supervisor_is_private(supervisor) && !supervisor->ending) {
+                log_line("step 1/5: ending, because of %s; no new dataflow begins", who);
+                log_line("step 2/5: deadlines in escrow, stop ordered from %u dataflows", supervisor->n_dataflows);
+        }
+        supervisor->ending = true;
+        if (supervisor->status)
+                status_set_state(supervisor->status, STATUS_STOPPING);
+        list_for_each(it, next, &supervisor->dataflows, link) {
+                n += it->state != DATAFLOW_ENDED;
+                dataflow_stop(it, grace_ns, force, who);
+        }
+        if (!supervisor_is_private(supervisor)) {
+                log_line("step 3/5: %u dataflows are ending", n);
+                supervisor_leave_if_done(supervisor);
+        } else if (n == 0) /* nothing runs, and nobody is left to ask for anything */
+                loop_exit(&supervisor->loop, supervisor->exit_code);
 }
 
 /* The result is on its way; leave once the client has it, or has had its time. */
@@ -36,7 +118,8 @@ static int on_last_words(Timer *timer, nsec_t now)
         return 0;
 }
 
-void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow)
+/* A private instance ends with its dataflow. */
+static void private_ended(Supervisor *supervisor, Dataflow *dataflow)
 {
         json_t *result = json_object();
 
@@ -49,6 +132,28 @@ void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow)
         timer_arm(&supervisor->loop, &supervisor->last_words, supervisor->loop.now, on_last_words);
 }
 
+/* Free again once the dataflow has ended, its keeper was reaped, and nobody was left there. */
+void supervisor_look_at_slot(Supervisor *supervisor, uint32_t slot)
+{
+        if (supervisor->slots[slot] || supervisor->slot_state[slot])
+                return;
+        guard_slot_free_order(supervisor, slot);
+}
+
+void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow)
+{
+        supervisor->slots[dataflow->slot] = NULL;
+        if (dataflow->n_left > 0)
+                supervisor->slot_state[dataflow->slot] |= SLOT_LEFT;
+        supervisor_look_at_slot(supervisor, dataflow->slot);
+        if (supervisor_is_private(supervisor))
+                private_ended(supervisor, dataflow);
+        else
+                server_dataflow_ended(supervisor->server, dataflow);
+        if (supervisor->ending && !supervisor_is_private(supervisor))
+                supervisor_leave_if_done(supervisor);
+}
+
 static int on_signal(Source *source, uint32_t revents)
 {
         Supervisor *supervisor = container_of(source, Supervisor, signal_source);
@@ -57,7 +162,45 @@ static int on_signal(Source *source, uint32_t revents)
         (void)revents;
         while (read(supervisor->signal_fd, &info, sizeof(info)) == sizeof(info))
                 if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
-                        supervisor_stop_all(supervisor, "a signal to the supervisor");
+                        supervisor_stop_all(supervisor, NSEC_NEVER, false, "a signal to the supervisor");
+        return 0;
+}
+
+/* Where the instance's cgroup is, from the descriptor that holds its lock: for people, and for the last resort. */
+static void supervisor_find_cgroup(Supervisor *supervisor)
+{
+        char link[64];
+        const char *slash;
+        ssize_t n;
+
+        (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", supervisor->options.lock_fd);
+        n = readlink(link, supervisor->cgroup, sizeof(supervisor->cgroup) - 1);
+        supervisor->cgroup[MAX(n, (ssize_t)0)] = '\0';
+        slash = strrchr(supervisor->cgroup, '/');
+        (void)snprintf(supervisor->instance, sizeof(supervisor->instance), "%.63s", slash ? slash + 1 : "");
+}
+
+static int supervisor_open_status(Supervisor *supervisor)
+{
+        const SupervisorOptions *o = &supervisor->options;
+        StatusOptions options = {.dir_fd = o->runtime_fd,
+                .epoch = o->epoch,
+                .guard_pid = o->guard_pid,
+                .instance = supervisor->instance,
+                .cgroup = supervisor->cgroup,
+                .started_at = clock_now(),
+                .stale_after_ns = o->watchdog_ns};
+        const char *trouble;
+        int r;
+
+        supervisor_find_cgroup(supervisor);
+        r = status_open(&supervisor->status, &options);
+        if (r)
+                return error_fold(r);
+        loop_set_pulse(&supervisor->loop, status_pulse(supervisor->status));
+        trouble = status_trouble(supervisor->status);
+        if (trouble)
+                log_line("status pages: %s", trouble);
         return 0;
 }
 
@@ -78,8 +221,18 @@ static int supervisor_setup(Supervisor *supervisor)
         r = source_add(&supervisor->loop, &supervisor->signal_source, supervisor->signal_fd, EPOLLIN, SOURCE_EXITS, on_signal);
         if (r)
                 return error_fold(r);
-        for (unsigned i = 0; i < SUPERVISOR_MAX_CONTROLS; i++) {
+        for (unsigned i = 0; i < SUPERVISOR_MAX_CONTROLS && supervisor_is_private(supervisor); i++) {
                 r = control_new(&supervisor->controls[i], supervisor, supervisor->options.control_fds[i]);
+                if (r)
+                        return error_fold(r);
+        }
+        if (!supervisor_is_private(supervisor)) {
+                r = supervisor_open_status(supervisor);
+                if (r)
+                        return error_fold(r);
+                r = server_new(&supervisor->server, supervisor, supervisor->options.listen_fd);
+                if (!r)
+                        r = adopt_begin(supervisor);
                 if (r)
                         return error_fold(r);
         }
@@ -90,16 +243,28 @@ static int supervisor_setup(Supervisor *supervisor)
 int supervisor_main(const SupervisorOptions *options)
 {
         static Supervisor supervisor;
+        Dataflow *it, *next;
         int r;
 
-        supervisor = (Supervisor){.options = *options, .signal_fd = -1, .guard_fd = -1};
+        supervisor = (Supervisor){.options = *options, .signal_fd = -1, .guard_fd = -1, .journal = JOURNAL_NULL};
+        list_init(&supervisor.dataflows);
+        if (!supervisor_is_private(&supervisor))
+                log_open("supervisor");
         r = supervisor_setup(&supervisor);
         if (r)
                 return 1;
         r = loop_run(&supervisor.loop);
-        (void)dataflow_free(supervisor.dataflow);
+        list_for_each(it, next, &supervisor.dataflows, link)
+                (void)dataflow_free(it);
         for (unsigned i = 0; i < SUPERVISOR_MAX_CONTROLS; i++)
                 (void)control_free(supervisor.controls[i]);
+        loop_set_pulse(&supervisor.loop, NULL);
+        if (supervisor.status && supervisor.ending)
+                status_set_state(supervisor.status, STATUS_ENDED);
+        supervisor.status = status_free(supervisor.status);
+        supervisor.server = server_free(supervisor.server);
+        journal_close(&supervisor.journal);
+        packet_queue_done(&supervisor.guard_out);
         source_remove(&supervisor.guard_source);
         (void)fd_close(supervisor.guard_fd);
         (void)fd_close(supervisor.signal_fd);

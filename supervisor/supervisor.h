@@ -10,17 +10,34 @@
 
 #include "protocol/guard_msg.h"
 #include "supervisor/dataflow.h"
+#include "supervisor/journal.h"
 #include "supervisor/loop.h"
+#include "supervisor/runtime.h"
 
 typedef struct Control Control;
+
+typedef struct Server Server;
+typedef struct Status Status;
 
 #define SUPERVISOR_MAX_CONTROLS 2 /* connections of a private instance: one for the run, one for orders */
 
 typedef struct SupervisorOptions {
         int guard_fd;                              /* consumed */
-        int control_fds[SUPERVISOR_MAX_CONTROLS]; /* consumed; -1: none */
+        int control_fds[SUPERVISOR_MAX_CONTROLS]; /* consumed; -1: none. A private instance has both, a daemon none */
+        int listen_fd;                             /* a daemon's control socket, listening; consumed; -1: none */
+        int node_listen_fd;                        /* a daemon's socket for nodes that connect by name; the same */
+        int runtime_fd;                            /* a daemon's runtime directory; consumed; -1: none */
+        int lock_fd;                               /* the instance's cgroup directory; consumed; -1: not told */
+        nsec_t watchdog_ns;                        /* what a turn of the loop may take; 0: anything */
+        pid_t guard_pid;
+        uint64_t epoch;                            /* 1 for the first supervisor of an instance */
         struct rlimit nofile;                      /* RLIMIT_NOFILE for nodes */
 } SupervisorOptions;
+
+enum {
+        SLOT_KEEPER = 1, /* its keeper was ordered and has not been reaped */
+        SLOT_LEFT = 2,   /* somebody would not die there */
+};
 
 struct Supervisor {
         Loop loop;
@@ -32,7 +49,22 @@ struct Supervisor {
         uint64_t epoch;
         bool guard_gone;
         Control *controls[SUPERVISOR_MAX_CONTROLS];
-        Dataflow *dataflow; /* a private instance has one */
+        Status *status;    /* a daemon's pages; NULL: a private instance */
+        char instance[RUNTIME_NAME_MAX], cgroup[PATH_MAX]; /* of the instance, for people */
+        Server *server;    /* a daemon's; NULL: a private instance */
+        List dataflows;    /* in the order of their start; those that have ended stay until they are forgotten */
+        unsigned n_dataflows;
+        Dataflow *slots[GUARD_MAX_SLOTS]; /* those that have not ended */
+        uint8_t slot_state[GUARD_MAX_SLOTS]; /* SLOT_*: why the number cannot be used again yet */
+        Journal journal;   /* a daemon's */
+        PacketQueue guard_out;
+
+        /* adopt.c: what the last supervisor left */
+        bool adopting;
+        nsec_t adopt_began;
+        unsigned n_adopted, n_lost, n_duplicated;
+
+        bool ending;       /* everything was ordered to stop: nothing begins any more */
         int exit_code;
         Timer last_words;
         nsec_t last_words_until;
@@ -47,9 +79,53 @@ void guard_kill_keeper_order(Supervisor *supervisor, uint32_t slot);
 void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
 void guard_bye(Supervisor *supervisor, int status);
 
+void guard_slot_free_order(Supervisor *supervisor, uint32_t slot);
+
+/* The guard keeps copies of what an incarnation's successor at the helm would need; a private instance has none. */
+void guard_store_order(const Node *node, const struct guard_item *items, const int *fds, size_t n);
+void guard_unstore_order(const Node *node);
+void guard_reap_order(const Node *node);
+void guard_fetch_order(Supervisor *supervisor, uint32_t slot);
+
+static inline bool supervisor_is_private(const Supervisor *supervisor)
+{
+        return supervisor->options.listen_fd < 0;
+}
+
+/**
+ * supervisor_start() - begin a dataflow
+ * @plan: consumed, whatever is returned
+ *
+ * Return: 0, -EAGAIN when all slots are in use, -ESHUTDOWN when everything is ending, another negative errno.
+ */
+int supervisor_start(Supervisor *supervisor, Plan *plan, const DataflowOptions *options, DataflowEventFn fn, Dataflow **ret);
+
+/* supervisor_forget() - free one that has ended. */
+void supervisor_forget(Supervisor *supervisor, Dataflow *dataflow);
+
 /* supervisor.c: what its parts tell it. */
 void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow);
-void supervisor_stop_all(Supervisor *supervisor, const char *who);
+void supervisor_look_at_slot(Supervisor *supervisor, uint32_t slot);
+void supervisor_stop_all(Supervisor *supervisor, nsec_t grace_ns, bool force, const char *who);
+
+/**
+ * adopt_begin() - read the journal: every dataflow in it exists again, and waits for its keeper
+ *
+ * Reads files of the runtime directory; called before the loop turns.
+ *
+ * Return: 0, or a negative errno when the journal as a whole cannot be used.
+ */
+int adopt_begin(Supervisor *supervisor);
+
+/* What the guard and the keepers say of what is there. */
+void adopt_stored(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds); /* takes what is wanted */
+void adopt_slot(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds);   /* likewise */
+void adopt_store_end(Supervisor *supervisor, uint32_t slot);
+void adopt_without_keeper(Dataflow *dataflow);
+void adopt_look(Supervisor *supervisor);
+void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds); /* likewise */
+void adopt_resumed(Dataflow *dataflow, const KeeperMsg *msg);
+void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record);
 
 /* What the guard's answers mean for a dataflow (dataflow.c). */
 void dataflow_on_keeper(Dataflow *dataflow, int take_sock, int take_pidfd);

@@ -16,7 +16,7 @@
 #include "shm/cursor.h"
 #include "shm/pool.h"
 #include "shm/ring.h"
-#include "supervisor/supervisor.h"
+#include "supervisor/show.h"
 
 #ifndef SO_PASSRIGHTS
 #define SO_PASSRIGHTS 83 /* Linux 6.16 */
@@ -29,6 +29,9 @@
 #define BROKE "broke the protocol of its socket: "
 
 static void link_advance(Link *link);
+static void link_set_state(Link *link, LinkState state);
+static void link_is_up(Link *link);
+static void on_resumed(Node *node, const NodeMsg *msg);
 
 /* ---- sending */
 
@@ -122,20 +125,29 @@ static int fold_region(int r)
         return r > 0 ? error_origin(-EINVAL) : r;
 }
 
-static int output_make(Node *node, uint32_t index)
+/* Follows from the plan alone, so that a successor knows it too. */
+static unsigned output_measure(Node *node, uint32_t index, PoolClass classes[POOL_MAX_CLASSES])
 {
         NodeOutput *output = &node->outputs[index];
         uint32_t max_queue = max_queue_of(node, index);
-        PoolClass classes[POOL_MAX_CLASSES];
         unsigned n = pool_classes(node->plan->pool_size, max_queue, classes);
+
+        output->n_slots = ring_slots_for(max_queue);
+        output->ring_size = ring_size(output->n_slots);
+        output->pool_size = pool_size(classes, n);
+        return n;
+}
+
+static int output_make(Node *node, uint32_t index)
+{
+        NodeOutput *output = &node->outputs[index];
+        PoolClass classes[POOL_MAX_CLASSES];
+        unsigned n = output_measure(node, index, classes);
         int r;
 
         output->ring_fd = fd_close(output->ring_fd); /* an older incarnation's: consumers have mapped it, or never will */
         output->pool_fd = fd_close(output->pool_fd);
         output->closed = false;
-        output->n_slots = ring_slots_for(max_queue);
-        output->ring_size = ring_size(output->n_slots);
-        output->pool_size = pool_size(classes, n);
         r = fold_region(ring_create(output->n_slots, &output->ring_fd));
         return r ? r : fold_region(pool_create(classes, n, &output->pool_fd));
 }
@@ -169,6 +181,47 @@ static int regions_make(Node *node)
         return r;
 }
 
+/* A few at a time, to the guard. */
+typedef struct Store {
+        const Node *node;
+        struct guard_item items[GUARD_MAX_ITEMS];
+        int fds[GUARD_MAX_ITEMS];
+        size_t n;
+} Store;
+
+static void store_flush(Store *store)
+{
+        if (store->n > 0)
+                guard_store_order(store->node, store->items, store->fds, store->n);
+        store->n = 0;
+}
+
+static void store_add(Store *store, GuardItemKind kind, uint32_t index, int fd)
+{
+        if (fd < 0)
+                return;
+        store->items[store->n] = (struct guard_item){.kind = kind, .index = (uint16_t)index};
+        store->fds[store->n++] = fd;
+        if (store->n == GUARD_MAX_ITEMS)
+                store_flush(store);
+}
+
+static void store_all(const Node *node)
+{
+        Store store = {.node = node};
+
+        store_add(&store, GUARD_ITEM_SOCKET, 0, node->sock);
+        store_add(&store, GUARD_ITEM_CONTROL, 0, node->control_fd);
+        store_add(&store, GUARD_ITEM_BELL, 0, node->bell_fd);
+        for (uint32_t i = 0; i < node->plan->n_outputs; i++) {
+                store_add(&store, GUARD_ITEM_RING, i, node->outputs[i].ring_fd);
+                store_add(&store, GUARD_ITEM_POOL, i, node->outputs[i].pool_fd);
+        }
+        for (uint32_t i = 0; i < node->plan->n_inputs; i++)
+                store_add(&store, GUARD_ITEM_CURSOR, i, node->cursor_fds[i]);
+        store_flush(&store);
+}
+
 int wiring_prepare(Node *node, int *ret_sock)
 {
         _cleanup_fd_ int theirs = -1;
@@ -186,6 +239,7 @@ int wiring_prepare(Node *node, int *ret_sock)
         r = source_add(node->dataflow->loop, &node->sock_source, node->sock, EPOLLIN, SOURCE_NODES, on_node_socket);
         if (r)
                 return error_fold(r);
+        store_all(node);
         *ret_sock = TAKE_FD(theirs);
         return 0;
 }
@@ -255,7 +309,7 @@ static void send_inputs(Node *node)
         }
 }
 
-static void on_hello(Node *node, const NodeMsg *msg)
+static void send_setup(Node *node)
 {
         NodeMsg welcome = {.type = NODE_MSG_WELCOME,
                 .welcome = {.dataflow = node->dataflow->plan->name,
@@ -268,16 +322,26 @@ static void on_hello(Node *node, const NodeMsg *msg)
                         .bell_size = bell_size()}};
         NodeMsg end = {.type = NODE_MSG_SETUP_END};
 
-        if (node->connected || msg->hello.version != NODE_MSG_VERSION) {
-                node_give_up(node, BROKE "%s", node->connected ? "HELLO twice" : "it speaks another version (is it linked with an older libtidegate?)");
-                return;
-        }
-        node->connected = true;
         memcpy(welcome.welcome.uuid, node->dataflow->uuid, 16);
         node_send(node, &welcome, node->control_fd, node->bell_fd);
         send_outputs(node);
         send_inputs(node);
         node_send(node, &end, -1, -1);
+}
+
+static void on_hello(Node *node, const NodeMsg *msg)
+{
+        if (node->resuming && msg->hello.version == NODE_MSG_VERSION) {
+                node->connected = true; /* what it still needs is sent once it has said all */
+                return;
+        }
+        if (node->connected || msg->hello.version != NODE_MSG_VERSION) {
+                node_give_up(node, BROKE "%s", node->connected ? "HELLO twice" : "it speaks another version (is it linked with an older libtidegate?)");
+                return;
+        }
+        node->connected = true;
+        node_journal(node);
+        send_setup(node);
         if (node->rung != NODE_RUNG_NONE) /* it connected while it was being stopped */
                 wiring_stop(node, node->ladder.kill);
 }
@@ -300,7 +364,7 @@ static int seal_all(Node *node)
 
 static void on_mapped(Node *node)
 {
-        if (!node->connected || node->mapped) {
+        if (!node->connected || (node->mapped && !node->resuming)) {
                 node_give_up(node, BROKE "MAPPED out of turn");
                 return;
         }
@@ -309,7 +373,8 @@ static void on_mapped(Node *node)
                 return;
         }
         node->mapped = true;
-        for (uint32_t i = 0; i < node->n_links; i++)
+        node_journal(node);
+        for (uint32_t i = 0; i < node->n_links && !node->resuming; i++)
                 link_advance(node->links[i]);
         dataflow_kick(node->dataflow);
 }
@@ -346,6 +411,7 @@ static int pair_tell(Link *link)
         pair->generation++;
         pair->a_generation = a->generation;
         pair->b_generation = b->generation;
+        link_journal(link);
         if (node_is_there(a))
                 send_peer(a, b, pair->generation, end_a);
         if (node_is_there(b))
@@ -370,7 +436,7 @@ static void link_send_out(Link *link)
                         .policy = input->backpressure ? NODE_QUEUE_BACKPRESSURE : NODE_QUEUE_DROP_OLDEST,
                         .cursor_size = cursor_size()}};
 
-        link->state = LINK_WAIT_OUT;
+        link_set_state(link, LINK_WAIT_OUT);
         node_send(link->source, &msg, link->target->cursor_fds[link->input], -1);
 }
 
@@ -388,7 +454,7 @@ static void link_send_in(Link *link)
                         .pool_size = output->pool_size,
                         .start_at = target->resume_at[link->input]}};
 
-        link->state = LINK_WAIT_IN;
+        link_set_state(link, LINK_WAIT_IN);
         node_send(target, &msg, output->ring_fd, output->pool_fd);
 }
 
@@ -399,13 +465,20 @@ static void link_close(Link *link, bool restarting)
         Node *target = link->target;
         bool all = true;
 
-        link->state = restarting ? LINK_DETACHED : LINK_CLOSED;
+        link_set_state(link, restarting ? LINK_DETACHED : LINK_CLOSED);
         node_send(target, &msg, -1, -1);
         for (uint32_t i = 0; i < target->n_links; i++)
                 if (target->links[i]->target == target)
                         all = all && target->links[i]->state == LINK_CLOSED;
         if (all)
                 node_on_inputs_closed(target);
+}
+
+static void link_set_state(Link *link, LinkState state)
+{
+        link->state = state;
+        link_journal(link);
+        show_link(link);
 }
 
 /* The next step of an attachment that both sides allow. */
@@ -415,7 +488,7 @@ static void link_advance(Link *link)
         const NodeOutput *output = &source->outputs[link->output];
         int r = 0;
 
-        if (link->state != LINK_DETACHED || !node_is_there(target))
+        if (link->state != LINK_DETACHED || !node_is_there(target) || target->resuming || source->resuming)
                 return;
         if (!node_is_there(source) && !source->finished)
                 return; /* it will come, or come again */
@@ -449,7 +522,9 @@ static void on_link_out_ack(Node *node, const NodeMsg *msg)
 {
         Link *link = link_of(node, msg->ack.link, msg->ack.generation);
 
-        if (link && link->source == node && link->state == LINK_WAIT_OUT)
+        if (link && link->source == node && node->resuming)
+                link->named_out = true;
+        else if (link && link->source == node && link->state == LINK_WAIT_OUT)
                 link_send_in(link);
 }
 
@@ -457,12 +532,19 @@ static void on_link_in_ack(Node *node, const NodeMsg *msg)
 {
         Link *link = link_of(node, msg->ack.link, msg->ack.generation);
 
-        if (!link || link->target != node || link->state != LINK_WAIT_IN)
+        if (link && link->target == node && node->resuming)
+                link->named_in = true;
+        if (!link || link->target != node || node->resuming || link->state != LINK_WAIT_IN)
                 return;
-        link->state = LINK_ACTIVE;
+        link_is_up(link);
+}
+
+static void link_is_up(Link *link)
+{
+        link_set_state(link, LINK_ACTIVE);
         if (link->source->finished || link->source->outputs[link->output].closed)
                 link_close(link, false);
-        dataflow_kick(node->dataflow);
+        dataflow_kick(link->target->dataflow);
 }
 
 static void output_close(Node *node, uint32_t output)
@@ -470,6 +552,7 @@ static void output_close(Node *node, uint32_t output)
         if (node->outputs[output].closed)
                 return;
         node->outputs[output].closed = true;
+        node_journal(node);
         for (uint32_t i = 0; i < node->n_links; i++) {
                 Link *link = node->links[i];
 
@@ -500,6 +583,9 @@ static void on_message(Node *node, const NodeMsg *msg)
                         output_close(node, msg->close_output.output);
                 else
                         node_give_up(node, BROKE "it closes an output that it does not have");
+                break;
+        case NODE_MSG_RESUMED:
+                on_resumed(node, msg);
                 break;
         case NODE_MSG_VIOLATION:
                 dataflow_note(node->dataflow, node->plan->id, msg->violation.text);
@@ -572,7 +658,7 @@ static int on_node_socket(Source *source, uint32_t revents)
 
 bool wiring_is_ready(const Node *node)
 {
-        if (!node->mapped)
+        if (!node->mapped || node->resuming)
                 return false;
         for (uint32_t i = 0; i < node->n_links; i++) {
                 const Link *link = node->links[i];
@@ -592,6 +678,7 @@ void wiring_start(Node *node)
         if (node->started)
                 return;
         node->started = true;
+        node_journal(node);
         node_send(node, &msg, -1, -1);
 }
 
@@ -635,7 +722,7 @@ static void link_lose_target(Link *link, bool restarting)
                 link->target->resume_at[link->input] = cursor_tail(link->target, link->input);
         if (link->state != LINK_DETACHED && node_is_there(link->source))
                 node_send(link->source, &msg, -1, -1);
-        link->state = restarting ? LINK_DETACHED : LINK_CLOSED;
+        link_set_state(link, restarting ? LINK_DETACHED : LINK_CLOSED);
 }
 
 static void link_lose_source(Link *link, bool restarting)
@@ -645,7 +732,7 @@ static void link_lose_source(Link *link, bool restarting)
         if (link->state == LINK_ACTIVE || link->state == LINK_WAIT_IN)
                 link_close(link, restarting);
         else if (link->state == LINK_WAIT_OUT)
-                link->state = LINK_DETACHED;
+                link_set_state(link, LINK_DETACHED);
         if (!restarting)
                 link_advance(link);
 }
@@ -663,6 +750,13 @@ void wiring_node_ended(Node *node, bool restarting)
                 else
                         link_lose_source(link, restarting);
         }
+}
+
+void wiring_reopen(Node *node)
+{
+        for (uint32_t i = 0; i < node->n_links; i++)
+                if (node->links[i]->state == LINK_CLOSED)
+                        link_set_state(node->links[i], LINK_DETACHED);
 }
 
 static void tell_downstream(Node *node, NodeMsgType type, const char *text)
@@ -692,6 +786,105 @@ void wiring_tell_failed(Node *node, const char *text)
 void wiring_tell_restarted(Node *node)
 {
         tell_downstream(node, NODE_MSG_NODE_RESTARTED, "");
+}
+
+/* ---- what a supervisor died knowing */
+
+void wiring_restore(Node *node)
+{
+        PoolClass classes[POOL_MAX_CLASSES];
+
+        for (uint32_t i = 0; i < node->plan->n_outputs; i++)
+                (void)output_measure(node, i, classes);
+}
+
+void wiring_take(Node *node, const struct guard_item *item, int take_fd)
+{
+        bool output = item->index < node->plan->n_outputs, input = item->index < node->plan->n_inputs;
+        int *place = item->kind == GUARD_ITEM_CONTROL          ? &node->control_fd
+                     : item->kind == GUARD_ITEM_BELL           ? &node->bell_fd
+                     : item->kind == GUARD_ITEM_RING && output ? &node->outputs[item->index].ring_fd
+                     : item->kind == GUARD_ITEM_POOL && output ? &node->outputs[item->index].pool_fd
+                     : item->kind == GUARD_ITEM_CURSOR && input ? &node->cursor_fds[item->index]
+                     : item->kind == GUARD_ITEM_STDOUT         ? &node->out_fds[0]
+                     : item->kind == GUARD_ITEM_STDERR         ? &node->out_fds[1]
+                                                               : NULL;
+
+        if (item->kind == GUARD_ITEM_SOCKET && node->sock < 0) {
+                node->sock = take_fd;
+                if (source_add(node->dataflow->loop, &node->sock_source, node->sock, EPOLLIN, SOURCE_NODES, on_node_socket))
+                        socket_release(node); /* no memory for it: as a node that closed its socket */
+                return;
+        }
+        if (!place || *place >= 0) {
+                (void)fd_close(take_fd); /* from our own guard: made by a supervisor of ours */
+                return;
+        }
+        *place = take_fd;
+        if (item->kind == GUARD_ITEM_CONTROL)
+                (void)region_map_write(&node->control, node->control_fd, REGION_CONTROL, control_size()); /* else: stop comes by packet alone */
+}
+
+void wiring_resume(Node *node)
+{
+        NodeMsg msg = {.type = NODE_MSG_RESUME};
+
+        if (node->sock < 0)
+                return;
+        node->resuming = true;
+        node_send(node, &msg, -1, -1);
+}
+
+/* Both ends have it, or its other end needs nothing any more. */
+static bool link_holds(const Link *link)
+{
+        return link->named_in && (link->named_out || !node_is_there(link->source));
+}
+
+static bool pair_is_up(const Link *link)
+{
+        const Dataflow *dataflow = link->source->dataflow;
+
+        for (uint32_t i = 0; i < dataflow->n_links; i++)
+                if (dataflow->links[i].pair == link->pair && dataflow->links[i].named_in && dataflow->links[i].named_out)
+                        return true;
+        return false;
+}
+
+/* What both its ends have said decides; see protocol/node_msg.h. */
+static void link_settle(Link *link)
+{
+        if (link->settled || link->source->resuming || link->target->resuming)
+                return;
+        link->settled = true;
+        if (link->state == LINK_CLOSED) {
+                link_close(link, false); /* said again: it changes nothing for who heard it */
+        } else if (link->state != LINK_DETACHED && link_holds(link)) {
+                link_is_up(link);
+        } else {
+                if (!link->pair->renewed && !pair_is_up(link))
+                        link->pair->a_generation = link->pair->b_generation = 0; /* of no incarnation: introduced anew */
+                link->pair->renewed = true;
+                link_set_state(link, LINK_DETACHED);
+                link_advance(link);
+        }
+}
+
+static void on_resumed(Node *node, const NodeMsg *msg)
+{
+        if (!node->resuming)
+                return;
+        node->resuming = false;
+        node->started = msg->resumed.running;
+        if (!node->mapped) /* its setup was cut, or had not begun */
+                send_setup(node);
+        else if (node->dataflow->released && node->state == NODE_RUNNING)
+                wiring_start(node);
+        if (node->rung != NODE_RUNG_NONE)
+                wiring_stop(node, node->ladder.kill);
+        for (uint32_t i = 0; i < node->n_links; i++)
+                link_settle(node->links[i]);
+        dataflow_kick(node->dataflow);
 }
 
 /* ---- from the plan */

@@ -9,6 +9,7 @@
 #ifndef TG_SUPERVISOR_WIRING_H
 #define TG_SUPERVISOR_WIRING_H
 
+#include "protocol/guard_msg.h"
 #include "supervisor/dataflow.h"
 
 typedef enum LinkState {
@@ -23,6 +24,7 @@ typedef struct Pair { /* two nodes that share a link, in either direction: one d
         Node *a, *b;
         uint32_t generation; /* grows with every new doorbell */
         uint64_t a_generation, b_generation; /* the incarnations that have it */
+        bool renewed; /* while adopting: introduced anew already */
 } Pair;
 
 struct Link {
@@ -33,12 +35,23 @@ struct Link {
         uint64_t source_generation; /* incarnation that the present attachment reads from */
         LinkState state;
         Pair *pair;
+        bool named_out, named_in; /* while adopting: its ends said that they have it */
+        bool settled;             /* and what that means was decided */
 };
 
 int wiring_init(Dataflow *dataflow); /* makes dataflow->links from the plan */
 
 /* wiring_prepare() - make the regions and the socket of a new incarnation; *ret_sock is the node's end, owned by the caller. */
 int wiring_prepare(Node *node, int *ret_sock);
+
+/*
+ * What a supervisor died knowing (adopt.c). wiring_restore(): sizes, which follow from the plan. wiring_take(): a descriptor from the
+ * guard's store, consumed. wiring_resume(): ask a node what it has; its links are settled once both their ends have answered, and
+ * one that never answers keeps what it had.
+ */
+void wiring_restore(Node *node);
+void wiring_take(Node *node, const struct guard_item *item, int take_fd);
+void wiring_resume(Node *node);
 
 /* wiring_release() - drop the present incarnation's socket and regions; outputs that consumers still read stay. */
 void wiring_release(Node *node);
@@ -53,6 +66,9 @@ void wiring_abort(Node *node, const char *text);
 
 /* wiring_node_ended() - nobody of the incarnation is left: tell its peers. @restarting: another incarnation will come. */
 void wiring_node_ended(Node *node, bool restarting);
+
+/* wiring_reopen() - a node that had ended for good begins again: its links attach as if it had been restarted. */
+void wiring_reopen(Node *node);
 
 /* wiring_close_outputs() - nothing more will come from it, of this or any other incarnation. */
 void wiring_close_outputs(Node *node);

@@ -20,11 +20,18 @@
  * comment lists.
  *
  * Threads: every function may be called from any thread. tg_next() on one node is served to one thread at a time,
- * tg_send() and friends take turns per output. The library starts no thread and installs no signal handler.
+ * tg_send() and friends take turns per output. Events, samples and maps of parameters have no lock: while one thread
+ * changes, sends or frees one, no other may use it. The library starts no thread and installs no signal handler.
  *
- * fork: a forked child may not use the node it inherited; every call returns -EOWNERDEAD there.
+ * Blocking: tg_node_open(), tg_next(), tg_send(), tg_alloc(), tg_send_sample() and tg_log() may wait, as their comments
+ * say. No other function waits for anybody.
  *
- * Time: nanoseconds; absolute times are CLOCK_MONOTONIC.
+ * Ownership: what is passed in is borrowed for the call and copied where it must last, unless a comment says consumed.
+ * Pointers that are returned are borrowed from the object asked, unless a comment says owned. @ret is written on success only.
+ *
+ * fork: a forked child may not use the node it inherited; every call on it that can fail returns -EOWNERDEAD there.
+ *
+ * Units: sizes are bytes; times are nanoseconds, absolute ones CLOCK_MONOTONIC. Texts are UTF-8 that ends with NUL.
  */
 #ifndef TIDEGATE_H
 #define TIDEGATE_H
@@ -62,8 +69,9 @@ typedef enum tg_event_kind {
         TG_EVENT_INPUT_CLOSED = 2,   /* id: the input; every message sent before was delivered or counted as dropped */
         TG_EVENT_INPUT_RECOVERED = 3, /* id: the input that had timed out (input_timeout) and has data again */
         TG_EVENT_STOP = 4,           /* id: "MANUAL" or "ALL_INPUTS_CLOSED"; finish and exit before tg_stop_deadline() */
-        TG_EVENT_NODE_FAILED = 5,    /* id: the failed node; data: the reason as text */
-        TG_EVENT_NODE_RESTARTED = 6, /* id: the restarted node */
+        TG_EVENT_NODE_FAILED = 5,    /* id: the failed node; data: the reason as text. Once per incarnation of that node, also
+                                      * when the supervisor dies in between and its successor says it again */
+        TG_EVENT_NODE_RESTARTED = 6, /* id: the restarted node; once, as above */
         TG_EVENT_ERROR = 7,          /* data: what went wrong, as text; the stream ends after it */
 } tg_event_kind;
 
@@ -77,11 +85,37 @@ typedef enum tg_event_kind {
  * then on: close-on-exec, so programs started later do not inherit it. The variable stays, for changing the environment
  * is not safe beside other threads.
  *
+ * When the supervisor dies, the connection goes on with its successor. Messages flow meanwhile, nothing waits for it and no event
+ * tells of it. A node of a daemon (TIDEGATE_NODE_SOCKET is set) whose socket hung up looks for the next daemon at that path,
+ * in calls that the program makes anyway and at most every 100 ms; until one is there, the end of a source closes no input. Any
+ * other node takes each end for the last then. A daemon that does not want the node any more ends its stream: TG_EVENT_ERROR.
+ *
  * Return: 0; -ENOTCONN when the process was not started by Tidegate; -ECANCELED when the start was given up (the reason is
  * printed by the supervisor); -EPROTO for a violation of the protocol; -EALREADY for a second call; -EINTR when a signal
  * handler ran: call again to go on waiting; another negative errno (-ECONNRESET: the supervisor is gone; -ETIMEDOUT).
  */
 TG_API int tg_node_open(tg_node **ret);
+
+/**
+ * tg_node_open_as() - connect a process that was started by hand, as a dynamic node (`path: dynamic`) of a dataflow
+ * @ret:      set on success; owned by the caller, released with tg_node_close()
+ * @node_id:  id of the node in the descriptor, 1..128 bytes; borrowed
+ * @dataflow: its name, or its uuid as text, at most 256 bytes; NULL or "" for the only one that runs here and has such a
+ *            node; borrowed
+ *
+ * Connects to the daemon whose socket is named by the environment variable TIDEGATE_NODE_SOCKET; without it, to node.sock in
+ * TIDEGATE_RUNTIME_DIR, else in /run/tidegate if that is there or this is root, else in $XDG_RUNTIME_DIR/tidegate. The
+ * variable TIDEGATE_NODE_FD is not looked at. The daemon decides by the process's uid. Blocks, is bounded and goes on
+ * after a signal (with the same arguments) as tg_node_open() does; until it returned 0 the process is part of nothing.
+ * Then the node is like any other. One connection per process, be it by this or by tg_node_open(); after a failure it may be
+ * called again.
+ *
+ * Return: 0; -ENOTCONN when no daemon is there; -ECANCELED when the daemon refused (no such node, connected already, not
+ * authorised: the reason is printed to stderr) or the start was given up; -EINVAL for an id or name that is none;
+ * -EACCES when the socket is not for this user; -ENAMETOOLONG when its path is longer than a socket's may be; -EPROTO, -EALREADY,
+ * -EINTR and others as above.
+ */
+TG_API int tg_node_open_as(tg_node **ret, const char *node_id, const char *dataflow);
 
 /**
  * tg_node_close() - leave the dataflow
@@ -92,13 +126,13 @@ TG_API int tg_node_open(tg_node **ret);
  */
 TG_API tg_node *tg_node_close(tg_node *node);
 
-/* Identity: static for the life of @node; never NULL. tg_restart_count() is 0 in the first incarnation. */
+/* Identity: borrowed, unchanged for the life of @node; never NULL. tg_restart_count() is 0 in the first incarnation. */
 TG_API const char *tg_node_id(const tg_node *node);
 TG_API const char *tg_dataflow_id(const tg_node *node); /* uuid as text */
 TG_API const char *tg_dataflow_name(const tg_node *node);
 TG_API uint32_t tg_restart_count(const tg_node *node);
 
-/* Ports, in the order of the descriptor; NULL past the last one. */
+/* Names of the ports, in the order of the descriptor: borrowed, unchanged for the life of @node; NULL past the last one. */
 TG_API const char *tg_input_name(const tg_node *node, unsigned index);
 TG_API const char *tg_output_name(const tg_node *node, unsigned index);
 
@@ -128,7 +162,7 @@ TG_API int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns);
  * For any event loop (poll, epoll, asyncio). Call tg_next() with timeout 0 until TG_E_TIMEOUT after every wake-up: the
  * library then arms the descriptor. Borrowed; do not read, write or close it. Readable until the first such call.
  *
- * Return: the descriptor (close-on-exec), or a negative errno.
+ * Return: the descriptor (close-on-exec), or a negative errno (-EMFILE and what else making it may meet; it is made once).
  */
 TG_API int tg_node_fd(tg_node *node);
 
@@ -141,7 +175,7 @@ TG_API uint64_t tg_event_seq(const tg_event *ev);     /* number of the message i
 TG_API uint64_t tg_event_time_ns(const tg_event *ev); /* CLOCK_MONOTONIC when it was sent */
 TG_API const tg_params *tg_event_params(const tg_event *ev); /* borrowed; NULL when there are none */
 
-/* tg_event_free() - release an event and its payload. NULL is fine. Return: NULL. */
+/* tg_event_free() - release an event and its payload, also after tg_node_close(). NULL is fine. Return: NULL. */
 TG_API tg_event *tg_event_free(tg_event *ev);
 
 /**
@@ -167,8 +201,12 @@ TG_API int tg_send(tg_node *node, const char *output, const void *data, size_t s
  * Waits and fails like tg_send(). The memory is 64-byte aligned shared memory (private for very small messages, which travel
  * inside the ring); nobody sees it before it is sent. Each sample holds one chunk of the output's pool; when all are in
  * this node's own hands the result is TG_E_DROPPED.
+ *
+ * Return: as tg_send().
  */
 TG_API int tg_alloc(tg_node *node, const char *output, size_t size, tg_sample **ret);
+
+/* Where to write, and how many bytes: borrowed, valid until the sample is sent or freed; never NULL. Not initialised. */
 TG_API void *tg_sample_data(tg_sample *sample);
 TG_API size_t tg_sample_size(const tg_sample *sample);
 
@@ -178,18 +216,32 @@ TG_API size_t tg_sample_size(const tg_sample *sample);
  *
  * Waits and fails like tg_send(). Metadata goes behind the payload if the chunk has room for it (sizes are rounded up to 64
  * bytes, from 4 KiB on to 4 KiB); if not, the message is copied into a larger chunk.
+ *
+ * Return: as tg_send().
  */
 TG_API int tg_send_sample(tg_sample *sample, const tg_params *params);
-TG_API tg_sample *tg_sample_free(tg_sample *sample); /* gives it back unsent; NULL is fine. Return: NULL. */
 
-/* tg_set_send_timeout() - bound of the wait for room; TG_FOREVER (the default: stop and the consumer's death still end it). */
+/* tg_sample_free() - give a sample back unsent, also after tg_node_close(). NULL is fine. Return: NULL. */
+TG_API tg_sample *tg_sample_free(tg_sample *sample);
+
+/**
+ * tg_set_send_timeout() - bound of the wait for room, of every later send of this node
+ * @timeout_ns: TG_FOREVER (the default: stop and the consumer's death still end it), 0 not to wait, or a span
+ */
 TG_API void tg_set_send_timeout(tg_node *node, int64_t timeout_ns);
 
-/* tg_close_outputs() - say that nothing more will be sent on these outputs; their consumers get INPUT_CLOSED. Idempotent. */
+/**
+ * tg_close_outputs() - say that nothing more will be sent on these outputs; their consumers get INPUT_CLOSED
+ * @outputs: names of declared outputs, @n_outputs of them
+ *
+ * Idempotent. A send that waits for room on one of them ends with TG_E_CLOSED.
+ *
+ * Return: 0, TG_E_NO_OUTPUT (then none was closed), or a negative errno (-ECONNRESET and the like: the supervisor is gone).
+ */
 TG_API int tg_close_outputs(tg_node *node, const char *const *outputs, size_t n_outputs);
 
-/* The stop flag: one load from a shared page, no system call. tg_stop_deadline() is when this process will be killed,
- * absolute CLOCK_MONOTONIC ns; UINT64_MAX while no stop was asked for. */
+/* The stop flag: a load from a shared page, no system call, cheap enough for an inner loop. tg_stop_deadline() is when this
+ * process will be killed, absolute CLOCK_MONOTONIC ns; UINT64_MAX while no stop was asked for. */
 TG_API bool tg_should_stop(const tg_node *node);
 TG_API uint64_t tg_stop_deadline(const tg_node *node);
 
@@ -201,12 +253,30 @@ typedef enum tg_log_level {
         TG_LOG_TRACE = 5,
 } tg_log_level;
 
-/* tg_log() - one structured log line (a JSON object on stdout, as Dora's nodes do). Blocks as write(2) to stdout may. */
+/**
+ * tg_log() - one structured log line: a JSON object on stdout, as Dora's nodes do
+ * @message: what is not UTF-8 in it becomes U+FFFD
+ *
+ * Lines of several threads do not mix. Blocks as write(2) to stdout may, also when stdout is non-blocking.
+ *
+ * Return: 0, -EINVAL for a level that does not exist, -ENOMEM, or what write(2) failed with.
+ */
 TG_API int tg_log(tg_node *node, tg_log_level level, const char *message);
 
-/* Metadata parameters: at most 64 KiB encoded, keys of 1..256 bytes. Setters copy. */
-TG_API tg_params *tg_params_new(void); /* NULL: out of memory */
+/* Metadata parameters: a map, at most 64 KiB encoded. tg_params_new() is owned by the caller, NULL when out of memory;
+ * tg_params_free() takes NULL too. Return: NULL. */
+TG_API tg_params *tg_params_new(void);
 TG_API tg_params *tg_params_free(tg_params *params);
+
+/**
+ * tg_params_set_bool() and friends - set one entry, replacing an older one of that key, whatever its type
+ * @key:    1..256 bytes
+ * @values: @n of them; copied, as strings are
+ *
+ * On failure @params is as before.
+ *
+ * Return: 0, -EINVAL for a bad key or a text that is not UTF-8, -EMSGSIZE when the map would grow too large, -ENOMEM.
+ */
 TG_API int tg_params_set_bool(tg_params *params, const char *key, bool value);
 TG_API int tg_params_set_int(tg_params *params, const char *key, int64_t value);
 TG_API int tg_params_set_float(tg_params *params, const char *key, double value);
@@ -225,8 +295,16 @@ typedef enum tg_param_type {
         TG_PARAM_STRINGS = 7,
 } tg_param_type;
 
-/* Getters return 0, TG_E_NO_PARAM, or a negative errno. Strings and arrays are borrowed from @params. */
-TG_API size_t tg_params_count(const tg_params *params); /* NULL counts as empty, here and below */
+/**
+ * tg_params_get_bool() and friends - read one entry
+ * @params: NULL counts as empty, for all of them
+ * @ret:    strings and arrays are borrowed, valid until @params is changed or freed, or its event is
+ *
+ * tg_params_count() is the number of entries; tg_params_at() gives key and type of entry 0 .. count - 1, by key.
+ *
+ * Return: 0, or TG_E_NO_PARAM: no such entry, or one of another type.
+ */
+TG_API size_t tg_params_count(const tg_params *params);
 TG_API int tg_params_at(const tg_params *params, size_t index, const char **ret_key, tg_param_type *ret_type);
 TG_API int tg_params_get_bool(const tg_params *params, const char *key, bool *ret);
 TG_API int tg_params_get_int(const tg_params *params, const char *key, int64_t *ret);
@@ -236,7 +314,7 @@ TG_API int tg_params_get_ints(const tg_params *params, const char *key, const in
 TG_API int tg_params_get_floats(const tg_params *params, const char *key, const double **ret, size_t *ret_n);
 TG_API int tg_params_get_strings(const tg_params *params, const char *key, const char *const **ret, size_t *ret_n);
 
-/* Counters of one input, for tests and for the curious: taken so far. Return: 0 or -ENOENT. */
+/* Counters of one input: messages so far, over all incarnations of its source. */
 struct tg_input_stats {
         uint64_t delivered;
         uint64_t dropped_queue;   /* fell out of the queue_size window */
@@ -244,10 +322,13 @@ struct tg_input_stats {
         uint64_t dropped_source;  /* lost with an older incarnation of the source, or of this node */
         uint64_t dropped_invalid; /* refused: the descriptor was torn or violated the protocol */
 };
+
+/* tg_input_stats() - read them; a moment's copy. Return: 0, or -ENOENT when there is no such input. */
 TG_API int tg_input_stats(tg_node *node, const char *input, struct tg_input_stats *ret);
 
+/* tg_version() is the library's; tg_strerror() the text for any return value of this API. Static storage, never NULL. */
 TG_API const char *tg_version(void);
-TG_API const char *tg_strerror(int r); /* text for any return value of this API; static storage */
+TG_API const char *tg_strerror(int r);
 
 #ifdef __cplusplus
 }

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/list.h"
+#include "base/procstat.h"
 #include "base/utf8.h"
 
 typedef struct Item {
@@ -101,4 +102,28 @@ Test(utf8, well_formed_text_is_kept_and_every_other_byte_replaced)
         }
         cr_expect_eq(utf8_sequence("\xc3\xa9", 1), 0, "never looks past the end");
         cr_expect_eq(utf8_sequence("x", 0), 0);
+}
+
+Test(procstat, a_name_that_looks_like_the_rest_of_the_line_does_not_confuse_it)
+{
+        ProcStat stat = {};
+
+        cr_assert_eq(procstat_parse(&stat, "7 (a) T 1 (b) S 2 3 4 5 -6 4194560 8 9 10 11 12 13 14 15 20 0 1 0 987654321012 17 18"), 0);
+        cr_assert_eq(stat.state, 'S');
+        cr_assert_eq(stat.start_time, 987654321012);
+        cr_assert_eq(procstat_parse(&stat, "7 (a) S 2 3"), -EBADMSG);
+        cr_assert_eq(procstat_parse(&stat, ""), -EBADMSG);
+}
+
+Test(procstat, a_process_is_told_from_none)
+{
+        ProcStat stat = {};
+        char boot_id[37];
+
+        cr_assert_eq(procstat_read(&stat, getpid()), 0);
+        cr_assert_eq(stat.state, 'R');
+        cr_assert_gt(stat.start_time, 0);
+        cr_assert_eq(procstat_read(&stat, 0), -ESRCH);
+        boot_id_read(boot_id);
+        cr_assert_eq(strlen(boot_id), 36);
 }

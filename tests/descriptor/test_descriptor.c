@@ -216,6 +216,48 @@ Test(options, what_the_probe_finds_becomes_a_warning)
         cr_expect_eq(n, 6, "a bare name is not probed");
 }
 
+Test(options, cpus_that_the_machine_does_not_have_become_a_warning)
+{
+        static const char text[] = "nodes: [{id: a, path: /b, cpu_affinity: [7, 0]},\n"
+                                   " {id: b, path: /b, cpu_affinity: [3]}]";
+
+        for (unsigned n = 0; n <= 8; n += 4) {
+                DescriptorOptions options = {.n_cpus = n};
+                _cleanup_result_ Result res = parse(text, strlen(text), &options);
+
+                cr_expect_eq(res.r, 0);
+                cr_expect_eq(res.diags.n_warnings, n == 4, "with %u CPUs", n);
+                cr_expect_eq(says(&res, "no CPU 7"), n == 4, "with %u CPUs", n);
+        }
+}
+
+static char *chain(unsigned n, const char *first)
+{
+        char *s = NULL;
+        size_t size;
+        FILE *f = open_memstream(&s, &size);
+
+        cr_assert(f != NULL);
+        fprintf(f, "nodes:\n- {id: n0, path: /b, after: [%s]}\n", first);
+        for (unsigned i = 1; i < n; i++)
+                fprintf(f, "- {id: n%u, path: /b, after: {n%u: completed}}\n", i, i - 1);
+        cr_assert(fclose(f) == 0);
+        return s;
+}
+
+Test(order, of_thousands_is_sorted_without_deep_recursion, .timeout = 60)
+{
+        _cleanup_free_ char *line = chain(2000, ""), *ring = chain(4096, "n4095");
+        struct rlimit stack = {.rlim_cur = 256 << 10, .rlim_max = 256 << 10};
+        _cleanup_result_ Result res = {.r = 0};
+
+        if (!SANITIZED)
+                (void)setrlimit(RLIMIT_STACK, &stack);
+        res = parse(line, strlen(line), NULL);
+        cr_expect_eq(res.r, 0);
+        expect_refused(ring, strlen(ring), "\"n0\" (line 2) is after \"n4095\" (line 4097), that after \"n4094\"");
+}
+
 Test(values, from_the_environment_must_be_text)
 {
         static const char text[] = "nodes: [{id: a, path: /b, env: {A: $TG_BYTES}}]";
@@ -280,6 +322,24 @@ Test(limits, of_ids_nodes_and_ports)
         expect_refused(nodes, strlen(nodes), "1 to 4096 nodes, not 4097");
         expect_refused(inputs, strlen(inputs), "257 inputs; at most 256");
         expect_refused(outputs, strlen(outputs), "257 outputs; at most 256");
+}
+
+Test(limits, of_after_hold_for_a_node_and_for_all_together)
+{
+        _cleanup_free_ char *own = number("nodes:\n- id: a\n  path: /b\n  after:\n", "    n%u: ready\n", 257),
+                            *nodes = number("nodes:\n", "- {id: n%u, path: /b}\n", 200),
+                            *list = number("", "n%u,", 200), *all = NULL;
+        size_t size;
+        FILE *f;
+
+        expect_refused(own, strlen(own), "257 nodes in after; at most 256");
+        f = open_memstream(&all, &size);
+        cr_assert(f != NULL);
+        fputs(nodes, f);
+        for (unsigned i = 0; i < 61; i++)
+                fprintf(f, "- {id: m%u, path: /b, after: [%s]}\n", i, list);
+        cr_assert(fclose(f) == 0);
+        expect_refused(all, strlen(all), "12200 entries of after; at most 12000");
 }
 
 Test(limits, of_the_plan_hold_for_an_environment_that_every_node_inherits)
@@ -439,6 +499,31 @@ Test(modules, that_multiply_are_refused_in_bounded_time, .timeout = 60)
 
         cr_expect_eq(res.r, DESCRIPTOR_E_INVALID);
         cr_expect(says(&res, "more than 4096"));
+        folder_close(&folder);
+}
+
+Test(modules, that_multiply_what_is_after_what_are_refused_in_bounded_time, .timeout = 60)
+{
+        Folder folder = folder_open();
+        _cleanup_free_ char *inside = number("module: {name: m}\nnodes:\n", "- {id: x%u, path: /b}\n", 200);
+        _cleanup_result_ Result few = {.r = 0}, many = {.r = 0};
+
+        folder_write(&folder, "m.yml", inside);
+        folder_write(&folder, "dataflow.yml",
+                "nodes: [{id: m, module: m.yml}, {id: a, path: /b, after: {m: completed}}, {id: k, module: m.yml, after: [a]}]");
+        few = folder_load(&folder);
+        cr_expect_eq(few.r, 0);
+        cr_expect_eq(json_array_size(json_object_get(json_array_get(json_object_get(few.plan, "nodes"), 200), "after")), 200);
+        /* 200 nodes, each after 200 and one */
+        folder_write(&folder, "dataflow.yml",
+                "nodes: [{id: m, module: m.yml}, {id: k, module: m.yml, after: [m]}, {id: l, path: /b, after: [m, k]}]");
+        many = folder_load(&folder);
+        cr_expect(says(&many, "more than 12000 entries of after"));
+        folder_write(&folder, "dataflow.yml",
+                "nodes: [{id: m, module: m.yml}, {id: k, module: m.yml}, {id: l, path: /b, after: [m, k]}]");
+        result_done(&many);
+        many = folder_load(&folder);
+        cr_expect(says(&many, "node \"l\" is after more than 256 nodes"));
         folder_close(&folder);
 }
 

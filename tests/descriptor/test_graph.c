@@ -74,6 +74,51 @@ Test(graph, dot_shows_the_same)
                 "%s", text);
 }
 
+static const char ordered[] = "nodes:\n"
+                              "- {id: by-hand, path: dynamic, outputs: [o]}\n"
+                              "- {id: first, path: /a}\n"
+                              "- {id: then, path: /b, inputs: {i: by-hand/o}, after: {first: completed, by-hand: started}}\n"
+                              "- {id: last, path: /c, after: [then]}\n";
+
+Test(graph, mermaid_shows_dynamic_nodes_and_the_order_of_starts)
+{
+        _cleanup_(json_decrefp) json_t *plan = plan_of(ordered);
+        _cleanup_free_ char *text = NULL;
+
+        cr_assert_eq(graph_mermaid(plan, &text), 0);
+        cr_expect_str_eq(text, "flowchart LR\n"
+                               "  n0[/\"by-hand\"/]\n"
+                               "  n1(\"first\")\n"
+                               "  n2[\"then\"]\n"
+                               "  n3(\"last\")\n"
+                               "  n0 -->|\"o as i\"| n2\n"
+                               "  n0 -.->|\"started\"| n2\n"
+                               "  n1 -.->|\"completed\"| n2\n"
+                               "  n2 -.->|\"ready\"| n3\n",
+                "%s", text);
+}
+
+Test(graph, dot_shows_dynamic_nodes_and_the_order_of_starts)
+{
+        _cleanup_(json_decrefp) json_t *plan = plan_of(ordered);
+        _cleanup_free_ char *text = NULL;
+
+        cr_assert_eq(graph_dot(plan, &text), 0);
+        cr_expect_str_eq(text, "digraph \"a_b_\" {\n"
+                               "  rankdir=LR;\n"
+                               "  node [shape=box];\n"
+                               "  n0 [label=\"by-hand\", shape=parallelogram];\n"
+                               "  n1 [label=\"first\", style=rounded];\n"
+                               "  n2 [label=\"then\"];\n"
+                               "  n3 [label=\"last\", style=rounded];\n"
+                               "  n0 -> n2 [label=\"o as i\"];\n"
+                               "  n0 -> n2 [style=dashed, label=\"started\"];\n"
+                               "  n1 -> n2 [style=dashed, label=\"completed\"];\n"
+                               "  n2 -> n3 [style=dashed, label=\"ready\"];\n"
+                               "}\n",
+                "%s", text);
+}
+
 Test(graph, text_that_means_something_to_the_renderer_is_escaped)
 {
         _cleanup_(json_decrefp) json_t *plan = json_pack("{s:s, s:[{s:s, s:s}]}", "name", "q\"\\\n", "nodes", "id",
@@ -92,7 +137,8 @@ Test(graph, of_something_that_is_no_plan_is_empty_and_no_crash)
 {
         static const char *const texts[] = {"{}", "[]", "{\"nodes\": 5}",
                 "{\"nodes\": [5, {}, {\"inputs\": [1, {}, {\"source\": 3}]}]}",
-                "{\"nodes\": [{\"id\": \"a\", \"inputs\": [{\"source\": {\"node\": \"none\", \"output\": \"x\"}}]}]}"};
+                "{\"nodes\": [{\"id\": \"a\", \"inputs\": [{\"source\": {\"node\": \"none\", \"output\": \"x\"}}]}]}",
+                "{\"nodes\": [{\"id\": \"a\", \"kind\": 3, \"after\": [1, {}, {\"node\": \"none\"}, {\"until\": 5}]}]}"};
 
         for (size_t i = 0; i < ELEMENTSOF(texts); i++) {
                 _cleanup_(json_decrefp) json_t *plan = json_loads(texts[i], 0, NULL);
@@ -100,6 +146,6 @@ Test(graph, of_something_that_is_no_plan_is_empty_and_no_crash)
 
                 cr_assert_not_null(plan);
                 cr_assert_eq(graph_mermaid(plan, &text), 0);
-                cr_expect_null(strstr(text, "-->"), "%s", text);
+                cr_expect_null(strstr(text, "->"), "%s", text);
         }
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Any bytes as a descriptor: a plan or at least one error, never a crash, a leak or a long wait. What follows a line
- * "%%%%" in the input is the module file mod.yml beside it.
+ * Any bytes as a descriptor: a plan that the supervisor takes, or at least one error; never a crash, a leak or a long
+ * wait. What follows a line "%%%%" in the input is the module file mod.yml beside it.
  *
  *   fuzz_descriptor -dict=tests/fuzz/descriptor.dict -timeout=10 -rss_limit_mb=1024 CORPUS
  *   tests/fuzz/corpus/fuzz_descriptor
@@ -14,6 +14,7 @@
 
 #include "descriptor/descriptor.h"
 #include "descriptor/graph.h"
+#include "supervisor/plan.h"
 
 static char dir[] = "/tmp/fuzz-descriptor-XXXXXX";
 static char module_path[sizeof(dir) + 16], file_path[sizeof(dir) + 16];
@@ -67,6 +68,18 @@ static void draw(const json_t *plan)
         free(text);
 }
 
+static void hand_over(json_t *json)
+{
+        char why[256] = "";
+        Plan *plan = NULL;
+
+        if (plan_new(&plan, json, why, sizeof(why)) != 0) {
+                fprintf(stderr, "the supervisor refuses the plan: %s\n", why);
+                abort();
+        }
+        (void)plan_free(plan);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
         const uint8_t *cut = memmem(data, size, "\n%%%%\n", 6);
@@ -84,8 +97,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (diagnostics_render(&diags, true, true, &text) != 0 || !utf8_valid(text, strlen(text)))
                 abort();
         free(text);
-        if (plan)
+        if (plan) {
                 draw(plan);
+                hand_over(plan);
+        }
         json_decref(plan);
         json_decref(diagnostics_to_json(&diags));
         diagnostics_done(&diags);

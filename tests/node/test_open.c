@@ -468,7 +468,7 @@ static int hear_of_trouble(tg_node *node, void *arg)
 
 Test(open, a_running_node_hears_of_a_broken_protocol_as_an_error_event, .timeout = 30)
 {
-        static const char *const noise[] = {"\xff", "\x26", "\x2d\x01", "\x27"};
+        static const char *const noise[] = {"\xff", "\x26", "\x2d\x01", "\x02"};
 
         for (unsigned i = 0; i < ELEMENTSOF(noise); i++) {
                 Flow *flow = flow_new();

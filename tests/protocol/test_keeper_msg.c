@@ -30,7 +30,7 @@ static const KeeperMsg samples[] = {
         {.type = KEEPER_MSG_KILLING, .node = 3, .generation = 1, .signalled = {12, 95}},
         {.type = KEEPER_MSG_LEFT, .node = 3, .generation = 1, .left = {1, "pid 1 (x) state D\n"}},
         {.type = KEEPER_MSG_NOTE, .note = {"disk full"}},
-        {.type = KEEPER_MSG_ENDED, .ended = {1}},
+        {.type = KEEPER_MSG_ENDED, .ended = {1, 0}},
 };
 
 Test(keeper_msg, every_message_survives_the_round_trip)
@@ -141,7 +141,7 @@ Test(keeper_msg, values_outside_their_range_are_refused_when_written)
                 {.type = KEEPER_MSG_EXITED, .node = 1, .generation = 1, .exited = {CLD_STOPPED, 1}},
                 {.type = KEEPER_MSG_EXITED, .node = 1, .generation = 1, .exited = {CLD_EXITED, 256}},
                 {.type = KEEPER_MSG_NOTE, .note = {long_text}},
-                {.type = KEEPER_MSG_ENDED, .ended = {2}},
+                {.type = KEEPER_MSG_ENDED, .ended = {1, 2}},
         };
 
         memset(long_text, 'x', sizeof(long_text) - 1);

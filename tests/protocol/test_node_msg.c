@@ -6,7 +6,7 @@
 #include "base/cleanup.h"
 #include "protocol/node_msg.h"
 
-/* One valid message of every type; ABORT is the last. */
+/* One valid message of every type; tests name some by their place, so new ones come last. */
 static const NodeMsg samples[] = {
         {.type = NODE_MSG_HELLO, .hello = {.version = NODE_MSG_VERSION, .library = "tidegate 0.1.0"}},
         {.type = NODE_MSG_MAPPED},
@@ -38,9 +38,17 @@ static const NodeMsg samples[] = {
         {.type = NODE_MSG_STOP, .stop = {.cause = NODE_STOP_MANUAL, .deadline_ns = 123456789012345}},
         {.type = NODE_MSG_DETACH, .detach = {.link = 4, .generation = 1}},
         {.type = NODE_MSG_LINK_CLOSED, .link_closed = {.link = 4, .generation = 1, .restarting = 1}},
-        {.type = NODE_MSG_NODE_FAILED, .node_event = {.node = "level", .text = "killed by SIGSEGV"}},
-        {.type = NODE_MSG_NODE_RESTARTED, .node_event = {.node = "level", .text = ""}},
+        {.type = NODE_MSG_NODE_FAILED, .node_event = {.node = "level", .text = "killed by SIGSEGV", .generation = 3}},
+        {.type = NODE_MSG_NODE_RESTARTED, .node_event = {.node = "level", .text = "", .generation = 4}},
         {.type = NODE_MSG_ABORT, .abort = {.text = "node sink never connected"}},
+        {.type = NODE_MSG_RESUME},
+        {.type = NODE_MSG_RESUMED, .resumed = {.running = 1}},
+        {.type = NODE_MSG_HELLO,
+                .hello = {.version = 1, .library = "tidegate 0.0.9"}}, /* its version alone */
+        {.type = NODE_MSG_HELLO, .hello = {.version = NODE_MSG_VERSION, .library = "x", .node = "viewer"}},
+        {.type = NODE_MSG_HELLO,
+                .hello = {.version = NODE_MSG_VERSION, .library = "x", .uuid = {[15] = 9}, .dataflow = "audio", .node = "viewer",
+                        .generation = UINT64_MAX}},
 };
 
 static int encode(const NodeMsg *m, uint8_t buf[static NODE_MSG_MAX])
@@ -92,6 +100,16 @@ Test(node_msg, fields_arrive_where_they_were_put)
         cr_assert_eq(m.welcome.restart_count, 1);
         cr_assert_eq(m.welcome.n_inputs, 3);
         cr_assert_eq(m.welcome.n_outputs, 256);
+
+        cr_assert_eq(node_msg_decode(&m, buf, (size_t)encode(&samples[ELEMENTSOF(samples) - 1], buf)), 0);
+        cr_assert_eq(m.hello.uuid[15], 9);
+        cr_assert_str_eq(m.hello.dataflow, "audio");
+        cr_assert_str_eq(m.hello.node, "viewer");
+        cr_assert_eq(m.hello.generation, UINT64_MAX);
+
+        cr_assert_eq(node_msg_decode(&m, buf, (size_t)encode(&samples[19], buf)), 0);
+        cr_assert_str_eq(m.node_event.text, "killed by SIGSEGV");
+        cr_assert_eq(m.node_event.generation, 3);
 
         cr_assert_eq(node_msg_decode(&m, buf, (size_t)encode(&samples[14], buf)), 0);
         cr_assert_eq(m.link_in.link, 4);
@@ -223,6 +241,11 @@ static const Bad bad[] = {
         BAD("a cause that is never sent", NODE_MSG_STOP, .stop = {.cause = NODE_STOP_ALL_INPUTS_CLOSED}),
         BAD("no cause", NODE_MSG_STOP, .stop = {}),
         BAD("failed node without id", NODE_MSG_NODE_FAILED, .node_event = {.text = "x"}),
+        BAD("an incarnation of nobody", NODE_MSG_HELLO, .hello = {.version = 2, .library = "x", .generation = 1}),
+        BAD("somebody of a dataflow", NODE_MSG_HELLO, .hello = {.version = 2, .library = "x", .dataflow = "d"}),
+        BAD("a uuid without incarnation", NODE_MSG_HELLO,
+                .hello = {.version = 2, .library = "x", .uuid = {1}, .dataflow = "d", .node = "n"}),
+        BAD("running 2", NODE_MSG_RESUMED, .resumed = {.running = 2}),
         BAD("output 256 closed", NODE_MSG_CLOSE_OUTPUT, .close_output = {.output = 256}),
 };
 
@@ -264,6 +287,25 @@ Test(node_msg, what_is_accepted_has_one_representation, .timeout = 60)
         cr_assert_gt(refused, 1000);
 }
 
+/* An older library is told apart from noise, and whatever a newer one may add is refused with it. */
+Test(node_msg, a_greeting_of_another_version_shows_its_version)
+{
+        uint8_t buf[NODE_MSG_MAX + 1] = {};
+        NodeMsg m;
+        int n = encode(&(NodeMsg){.type = NODE_MSG_HELLO, .hello = {.version = 1, .library = "old"}}, buf);
+
+        cr_assert_eq(node_msg_decode(&m, buf, (size_t)n), 0);
+        cr_assert_eq(m.hello.version, 1);
+        cr_assert_str_eq(m.hello.library, "old");
+        cr_assert_eq(m.hello.generation, 0);
+        buf[1] = NODE_MSG_VERSION; /* says 2 and lacks what 2 has */
+        cr_assert_eq(node_msg_decode(&m, buf, (size_t)n), -EPROTO);
+        n = encode(&(NodeMsg){.type = NODE_MSG_HELLO, .hello = {.version = 3, .library = "new", .node = "n"}}, buf);
+        cr_assert_eq(node_msg_decode(&m, buf, (size_t)n), 0);
+        cr_assert_eq(m.hello.version, 3);
+        cr_assert_eq(node_msg_decode(&m, buf, (size_t)n + 1), -EPROTO);
+}
+
 Test(node_msg, ranges_are_checked_when_they_arrive)
 {
         uint8_t buf[NODE_MSG_MAX];
@@ -293,6 +335,6 @@ Test(node_msg, descriptors_are_counted_as_the_header_says)
                 if (node_msg_from_node(samples[i].type))
                         cr_assert_eq(node_msg_n_fds(&samples[i]), 0, "a node sends no descriptor");
         }
-        cr_assert(node_msg_from_node(NODE_MSG_HELLO) && node_msg_from_node(NODE_MSG_VIOLATION));
-        cr_assert(!node_msg_from_node(NODE_MSG_WELCOME) && !node_msg_from_node(NODE_MSG_ABORT));
+        cr_assert(node_msg_from_node(NODE_MSG_HELLO) && node_msg_from_node(NODE_MSG_RESUMED));
+        cr_assert(!node_msg_from_node(NODE_MSG_WELCOME) && !node_msg_from_node(NODE_MSG_RESUME));
 }

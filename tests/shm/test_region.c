@@ -309,6 +309,31 @@ Test(region, takes_no_page_fault_once_it_is_mapped)
         mapped_close(&m);
 }
 
+Test(region, for_status_one_page_of_the_largest_ring_is_mapped_and_only_when_it_is_sealed)
+{
+        _cleanup_fd_ int fd = -1;
+        Region rw = REGION_INIT, map = REGION_INIT;
+        RingStatus status;
+        struct rusage before, after;
+
+        must(ring_create(RING_MAX_SLOTS, &fd));
+        must(region_map_write(&rw, fd, REGION_RING, ring_size(RING_MAX_SLOTS)));
+        ((struct ring_shared *)rw.map)->head = 42;
+        cr_assert_eq(region_map_status(&map, fd, REGION_RING, ring_size(RING_MAX_SLOTS)), REGION_E_SEALS);
+        must(region_seal(fd, REGION_RING));
+        cr_assert_eq(region_map_status(&map, fd, REGION_CURSOR, ring_size(RING_MAX_SLOTS)), REGION_E_HEADER);
+        cr_assert_eq(region_map_status(&map, fd, REGION_RING, ring_size(16)), REGION_E_SIZE);
+        must(getrusage(RUSAGE_SELF, &before));
+        must(region_map_status(&map, fd, REGION_RING, ring_size(RING_MAX_SLOTS)));
+        must(getrusage(RUSAGE_SELF, &after));
+        cr_assert_leq(after.ru_minflt - before.ru_minflt, 4);
+        cr_assert_eq(map.size, 4096);
+        ring_read_status(&map, &status);
+        cr_assert_eq(status.head, 42);
+        region_unmap(&map);
+        region_unmap(&rw);
+}
+
 Test(region, leaves_no_fd_or_mapping_behind_when_it_fails)
 {
         struct rlimit old, none;

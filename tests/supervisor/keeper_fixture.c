@@ -402,12 +402,12 @@ void fx_wait_exit(Fixture *fx, nsec_t span, int status)
 bool fx_end(Fixture *fx, nsec_t span)
 {
         KeeperMsg end = {.type = KEEPER_MSG_END, .end = {clock_now() + span}};
-        bool clean;
+        KeeperMsg ended;
 
         fx_order(fx, &end, NULL, 0);
-        clean = fx_wait(fx, KEEPER_MSG_ENDED)->msg.ended.clean;
+        ended = fx_wait(fx, KEEPER_MSG_ENDED)->msg;
         fx_wait_exit(fx, FX_SPAN, 0);
-        return clean;
+        return ended.ended.removed && ended.ended.logged;
 }
 
 void fx_close(Fixture *fx)

@@ -118,7 +118,99 @@ Test(loop, a_job_that_posts_itself_waits_for_the_next_turn_and_starves_no_timer,
         run_for(NSEC_PER_MSEC);
         cr_assert_eq(again.n, 3);
         cr_assert_eq(cancelled.n, 0);
-        cr_assert_geq(loop.n_turns, 3);
+        cr_assert_geq(loop.pulse->turns, 3);
+        loop_done(&loop);
+}
+
+/* Work that takes its time. */
+static void toil(nsec_t span)
+{
+        for (nsec_t until = nsec_add(clock_now(), span); clock_now() < until;)
+                ;
+}
+
+static int on_toil(Job *job)
+{
+        toil(10 * NSEC_PER_MSEC);
+        container_of(job, Probe, job)->n++;
+        return 0;
+}
+
+static uint64_t n_turns_later_than(uint64_t us)
+{
+        uint64_t n = 0;
+
+        for (unsigned i = status_lag_bucket(us) + 1; i < STATUS_LAG_BUCKETS; i++)
+                n += loop.pulse->lag[i];
+        return n;
+}
+
+Test(loop, lag_is_the_length_of_a_turn_and_how_late_it_makes_the_next_deadline, .timeout = 5)
+{
+        Probe slow = {}, due = {};
+
+        cr_assert_eq(loop_init(&loop), 0);
+        job_post(&loop, &slow.job, on_toil);
+        timer_arm(&loop, &due.timer, nsec_add(clock_now(), NSEC_PER_MSEC), on_timer);
+        run_for(30 * NSEC_PER_MSEC);
+        cr_assert_eq(due.n, 1);
+        cr_assert_geq(loop.pulse->lag_max_us, 10000);
+        cr_assert_geq(n_turns_later_than(4095), 2, "the slow turn, and the one whose deadline it made 9 ms late");
+        cr_assert_geq(status_lag_us(loop.pulse, 1000), 10000);
+        cr_assert_eq(status_lag_us(loop.pulse, 1000), loop.pulse->lag_max_us);
+        loop_done(&loop);
+}
+
+Test(loop, a_deadline_armed_for_the_past_is_no_lag, .timeout = 5)
+{
+        Probe old = {};
+
+        cr_assert_eq(loop_init(&loop), 0);
+        timer_arm(&loop, &old.timer, 1, on_timer); /* a successor's, from the journal: due since long */
+        run_for(NSEC_PER_MSEC);
+        cr_assert_eq(old.n, 1);
+        cr_assert_lt(loop.pulse->lag_max_us, 4000000);
+        loop_done(&loop);
+}
+
+static nsec_t first_started;
+static struct status_pulse at_wake_up;
+
+static int on_first_turn(Job *job)
+{
+        (void)job;
+        first_started = loop.pulse->turn_started_ns;
+        cr_assert(status_pulse_is_stale(loop.pulse, 5, first_started + 6), "in the middle of a turn");
+        return 0;
+}
+
+static int on_wake_up(Timer *timer, nsec_t now)
+{
+        (void)timer;
+        (void)now;
+        at_wake_up = *loop.pulse;
+        return 0;
+}
+
+Test(loop, a_loop_that_sleeps_has_completed_its_turn_and_works_on_in_a_page, .timeout = 5)
+{
+        struct status_pulse page = {.turn_started_ns = NSEC_NEVER}; /* left by a predecessor */
+        nsec_t due = nsec_add(clock_now(), 100 * NSEC_PER_MSEC);
+        Probe first = {}, wake = {};
+
+        cr_assert_eq(loop_init(&loop), 0);
+        loop_set_pulse(&loop, &page);
+        cr_assert_eq(page.turn_started_ns, 0);
+        job_post(&loop, &first.job, on_first_turn);
+        timer_arm(&loop, &wake.timer, due, on_wake_up);
+        run_for(110 * NSEC_PER_MSEC);
+        cr_assert_geq(at_wake_up.turn_completed_ns, first_started, "before it slept");
+        cr_assert_lt(at_wake_up.turn_completed_ns, due, "before, not after");
+        cr_assert_geq(at_wake_up.turn_started_ns, due);
+        cr_assert_eq(page.turns, loop.pulse->turns);
+        cr_assert_geq(page.turns, 3);
+        loop_set_pulse(&loop, NULL);
+        cr_assert_eq(loop.pulse->turns, page.turns, "what was counted goes along");
         loop_done(&loop);
 }
 

@@ -31,7 +31,9 @@ static const struct {
         {NODE_STOPPING, NODE_EV_FAIL, NODE_FAILED},
         {NODE_BACKOFF, NODE_EV_DEADLINE, NODE_STARTING},
         {NODE_BACKOFF, NODE_EV_STOP, NODE_STOPPED},
+        {NODE_STOPPED, NODE_EV_START, NODE_STARTING},
         {NODE_STOPPED, NODE_EV_EMPTY, NODE_STOPPED},
+        {NODE_FAILED, NODE_EV_START, NODE_STARTING},
         {NODE_FAILED, NODE_EV_EMPTY, NODE_FAILED},
 };
 
@@ -84,4 +86,22 @@ Test(node, states_events_and_rungs_have_names)
         for (unsigned r = 0; r < _NODE_RUNG_MAX; r++)
                 cr_expect_not_null(node_rung_to_string(r));
         cr_expect_str_eq(node_state_to_string(99), "?");
+}
+
+Test(node, a_later_order_only_ever_moves_a_stop_earlier)
+{
+        NodeLadder ladder = NODE_LADDER_NEVER, slow = node_ladder(1000, 100, 10, false), fast = node_ladder(1010, 20, 10, false),
+                   now = node_ladder(1020, 100, 10, true);
+
+        cr_expect(node_ladder_tighten(&ladder, &slow));
+        cr_expect_eq(ladder.term, 1100);
+        cr_expect_eq(ladder.kill, 1150);
+        cr_expect_eq(ladder.verdict, 1160);
+        cr_expect(node_ladder_tighten(&ladder, &fast));
+        cr_expect_eq(ladder.kill, 1040);
+        cr_expect_not(node_ladder_tighten(&ladder, &slow));
+        cr_expect_eq(ladder.verdict, 1050);
+        cr_expect(node_ladder_tighten(&ladder, &now), "force begins with the kill");
+        cr_expect_eq(ladder.term, 1020);
+        cr_expect_eq(ladder.kill, 1020);
 }

@@ -2,9 +2,15 @@
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "supervisor/plan.h"
+
+#define COMMON                                                                                                         \
+        "'pool_size':65536,'restart':{'policy':'never','max_restarts':0,'delay_ns':0,'max_delay_ns':0,'window_ns':0},"   \
+        "'startup_timeout_ns':1,'finish_grace_ns':0"
 
 static const char good[] =
         "{'version':1,'name':'n','file':'/d/n.yml','dir':'/d','finish_grace_ns':1,'nodes':["
@@ -16,7 +22,16 @@ static const char good[] =
         "  {'id':'t','line':10,'source':{'timer_ns':1000},'queue_size':1,'queue_policy':'drop_oldest','input_timeout_ns':0}],"
         " 'outputs':[],'pool_size':65536,"
         " 'restart':{'policy':'on-failure','max_restarts':3,'delay_ns':1,'max_delay_ns':2,'window_ns':3},"
-        " 'startup_timeout_ns':1,'finish_grace_ns':0}]}";
+        " 'startup_timeout_ns':1,'finish_grace_ns':0,"
+        " 'after':[{'node':'a','until':'ready','line':11}],'on_failure':'stop','stuck_timeout_ns':7},"
+        "{'id':'c','line':12,'kind':'dynamic','capture':true,'argv':[],'env':{},'cpu_affinity':[],'inputs':[],'outputs':['p']," COMMON ","
+        " 'after':[],'on_failure':'restart-downstream','stuck_timeout_ns':0},"
+        "{'id':'e','line':14,'kind':'program','argv':['/bin/e'],'env':{},'cpu_affinity':[],'inputs':[],'outputs':[]," COMMON ","
+        " 'after':[{'node':'d','until':'started','line':15}]},"
+        "{'id':'d','line':16,'kind':'program','argv':['/bin/d'],'env':{},'cpu_affinity':[],'inputs':[],'outputs':[]," COMMON ","
+        " 'after':[{'node':'b','until':'completed','line':17},{'node':'a','until':'started','line':18}]},"
+        "{'id':'f','line':19,'kind':'program','argv':['/bin/f'],'env':{},'cpu_affinity':[],'inputs':[],'outputs':[]," COMMON ","
+        " 'after':[{'node':'c','until':'started','line':20}]}]}";
 
 static json_t *parse(const char *text)
 {
@@ -41,7 +56,7 @@ Test(plan, names_of_sources_become_indices)
 
         cr_assert_eq(plan_new(&plan, json, why, sizeof(why)), 0, "%s", why);
         json_decref(json);
-        cr_assert_eq(plan->n_nodes, 2);
+        cr_assert_eq(plan->n_nodes, 6);
         cr_assert_eq(plan->nodes[1].inputs[0].source_node, 0);
         cr_assert_eq(plan->nodes[1].inputs[0].source_output, 0);
         cr_assert(plan->nodes[1].inputs[0].backpressure);
@@ -51,6 +66,143 @@ Test(plan, names_of_sources_become_indices)
         cr_assert_null(plan->nodes[1].argv[2]);
         cr_assert_str_eq(plan->nodes[1].env[1], "V");
         cr_assert_null(plan_free(plan));
+}
+
+static Plan *plan_of(const char *text)
+{
+        json_t *json = parse(text);
+        char why[256] = "";
+        Plan *plan = NULL;
+
+        cr_assert_eq(plan_new(&plan, json, why, sizeof(why)), 0, "%s", why);
+        json_decref(json);
+        return plan;
+}
+
+Test(plan, nodes_of_after_become_indices_and_say_who_is_late)
+{
+        static const bool late[] = {false, false, true, true, true, true};
+        Plan *plan = plan_of(good);
+        size_t place[6];
+
+        cr_assert_eq(plan->nodes[4].n_after, 2);
+        cr_expect_eq(plan->nodes[4].after[0].node, 1);
+        cr_expect_eq(plan->nodes[4].after[0].until, PLAN_UNTIL_COMPLETED);
+        cr_expect_eq(plan->nodes[4].after[0].line, 17);
+        cr_expect_eq(plan->nodes[4].after[1].node, 0);
+        cr_expect_eq(plan->nodes[4].after[1].until, PLAN_UNTIL_STARTED);
+        for (size_t i = 0; i < plan->n_nodes; i++) {
+                cr_expect_eq(plan->nodes[i].late, late[i], "%s", plan->nodes[i].id);
+                place[plan->sorted[i]] = i;
+        }
+        for (size_t i = 0; i < plan->n_nodes; i++)
+                for (size_t k = 0; k < plan->nodes[i].n_after; k++)
+                        cr_expect_lt(place[plan->nodes[i].after[k].node], place[i]);
+        (void)plan_free(plan);
+}
+
+Test(plan, a_dynamic_node_has_no_program)
+{
+        Plan *plan = plan_of(good);
+
+        cr_expect_eq(plan->nodes[2].kind, PLAN_KIND_DYNAMIC);
+        cr_expect(plan->nodes[2].capture);
+        cr_expect_null(plan->nodes[2].argv[0]);
+        cr_expect_null(plan->nodes[2].env[0]);
+        (void)plan_free(plan);
+}
+
+Test(plan, what_follows_a_failure_is_read_and_has_defaults_for_older_plans)
+{
+        Plan *plan = plan_of(good);
+
+        cr_expect_eq(plan->nodes[0].on_failure, PLAN_ON_FAILURE_IGNORE);
+        cr_expect_eq(plan->nodes[0].stuck_timeout_ns, 30 * NSEC_PER_SEC);
+        cr_expect_eq(plan->nodes[0].n_after, 0);
+        cr_expect_eq(plan->nodes[1].on_failure, PLAN_ON_FAILURE_STOP);
+        cr_expect_eq(plan->nodes[1].stuck_timeout_ns, 7);
+        cr_expect_eq(plan->nodes[2].on_failure, PLAN_ON_FAILURE_RESTART_DOWNSTREAM);
+        cr_expect_eq(plan->nodes[2].stuck_timeout_ns, 0);
+        (void)plan_free(plan);
+}
+
+Test(plan, a_producer_that_starts_after_its_consumer_has_ended_is_refused)
+{
+        json_t *json = parse(good), *nodes = json_object_get(json, "nodes");
+        char why[256] = "";
+        Plan *plan = NULL;
+
+        (void)json_object_del(json_array_get(nodes, 1), "after");
+        (void)json_object_set_new(json_array_get(nodes, 0), "after",
+                json_pack("[{ss ss si}]", "node", "b", "until", "completed", "line", 0));
+        (void)json_array_remove(nodes, 4); /* d, which is after a as well */
+        (void)json_array_remove(nodes, 3);
+        cr_expect_eq(plan_new(&plan, json, why, sizeof(why)), -EINVAL);
+        cr_expect_not_null(strstr(why, "has ended"), "%s", why);
+        json_decref(json);
+}
+
+/* Expected plans of the descriptor room; their first line is the licence. */
+Test(plan, what_the_descriptor_room_makes_is_taken)
+{
+        static const char *const names[] = {"full", "module", "legacy", "cycle", "order", "dynamic"};
+
+        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
+                char path[512], line[256], why[256] = "";
+                Plan *plan = NULL;
+                json_t *json;
+                FILE *f;
+
+                (void)snprintf(path, sizeof(path), "%s/%s.plan", FIXTURES, names[i]);
+                f = fopen(path, "r");
+                cr_assert(f && fgets(line, sizeof(line), f), "%s", path);
+                json = json_loadf(f, 0, NULL);
+                (void)fclose(f);
+                cr_expect_eq(plan_new(&plan, json, why, sizeof(why)), 0, "%s: %s", names[i], why);
+                (void)plan_free(plan);
+                json_decref(json);
+        }
+}
+
+/* n<i> is after n<i - 1>, and n0 after n<from_first> when there is such a node. */
+static json_t *chain(unsigned n, unsigned from_first)
+{
+        json_t *json = json_pack("{si ss ss ss s[]}", "version", 1, "name", "n", "file", "/d/n.yml", "dir", "/d", "nodes");
+        json_t *nodes = json_object_get(json, "nodes");
+
+        for (unsigned i = 0; i < n; i++) {
+                unsigned before = i ? i - 1 : from_first;
+                char id[16], other[16];
+                json_t *after = json_array();
+
+                (void)snprintf(id, sizeof(id), "n%u", i);
+                (void)snprintf(other, sizeof(other), "n%u", before);
+                if (before < n)
+                        (void)json_array_append_new(after, json_pack("{ss ss si}", "node", other, "until", "ready", "line", 0));
+                (void)json_array_append_new(nodes,
+                        json_pack("{ss si ss s[s] s{} s[] s[] s[] si s{ss si si si si} si si so}", "id", id, "line", 0, "kind",
+                                "program", "argv", "/b", "env", "cpu_affinity", "inputs", "outputs", "pool_size", 65536,
+                                "restart", "policy", "never", "max_restarts", 0, "delay_ns", 0, "max_delay_ns", 0,
+                                "window_ns", 0, "startup_timeout_ns", 1, "finish_grace_ns", 0, "after", after));
+        }
+        return json;
+}
+
+Test(plan, the_longest_chain_is_sorted_and_a_ring_of_it_refused, .timeout = 60)
+{
+        json_t *json = chain(PLAN_MAX_NODES, UINT32_MAX);
+        char why[256] = "";
+        Plan *plan = NULL;
+
+        cr_assert_eq(plan_new(&plan, json, why, sizeof(why)), 0, "%s", why);
+        for (uint32_t i = 0; i < plan->n_nodes; i++)
+                cr_assert_eq(plan->sorted[i], i);
+        (void)plan_free(plan);
+        json_decref(json);
+        json = chain(PLAN_MAX_NODES, PLAN_MAX_NODES - 1);
+        cr_assert_eq(plan_new(&plan, json, why, sizeof(why)), -EINVAL);
+        cr_expect_not_null(strstr(why, "cycle"), "%s", why);
+        json_decref(json);
 }
 
 typedef struct Lie {
@@ -89,6 +241,27 @@ ParameterizedTestParameters(plan, every_lie_is_refused_with_its_name)
                 {"'source':{'timer_ns':1000}", "'source':[]", "\"source\""},
                 {"'env':{}", "'env':[]", "\"env\""},
                 {"'id':'t'", "'id':'i'", "twice"},
+                {"'argv':['/bin/d']", "'argv':['/bin/d'],'capture':true", "\"capture\""},
+                {"'capture':true", "'capture':1", "\"capture\""},
+                {"'capture':true,'argv':[]", "'argv':['/bin/c']", "dynamic node"},
+                {"'capture':true,'argv':[],'env':{}", "'argv':[],'env':{'K':'V'}", "dynamic node"},
+                {"'argv':[],'env':{},'cpu_affinity':[]", "'argv':[],'env':{},'cpu_affinity':[1]", "dynamic node"},
+                {"'after':[],", "'after':[{'node':'a','until':'ready','line':1}],", "dynamic node"},
+                {"'kind':'dynamic','capture':true", "'kind':'node'", "\"argv\""},
+                {"'after':[],", "'after':{},", "\"after\""},
+                {"[{'node':'d','until':'started','line':15}]", "[7]", "\"after\""},
+                {"'node':'d',", "", "\"node\""},
+                {"'node':'d',", "'node':'x',", "does not exist"},
+                {"'node':'d',", "'node':'e',", "cycle"},
+                {"'node':'b','until':'completed'", "'node':'e','until':'ready'", "cycle"},
+                {"'node':'b','until':'completed'", "'node':'a','until':'ready'", "twice"},
+                {"'node':'c','until':'started'", "'node':'c','until':'completed'", "dynamic"},
+                {"'until':'ready','line':11", "'until':'completed','line':11", "has ended"},
+                {"'until':'ready','line':11", "'until':'soon','line':11", "\"until\""},
+                {"'until':'ready','line':11", "'until':'ready','line':-1", "\"line\""},
+                {"'on_failure':'stop'", "'on_failure':'panic'", "\"on_failure\""},
+                {"'on_failure':'stop'", "'on_failure':1", "\"on_failure\""},
+                {"'stuck_timeout_ns':7", "'stuck_timeout_ns':-7", "\"stuck_timeout_ns\""},
         };
 
         return cr_make_param_array(Lie, lies, sizeof(lies) / sizeof(lies[0]));

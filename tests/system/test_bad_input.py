@@ -49,6 +49,7 @@ def bad(path, **keys):
     return {"id": "bad", "path": str(path), **keys}
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("ports", [{}, {"outputs": ["out"]}], ids=["program", "node"])
 @pytest.mark.parametrize("kind", ["missing", "not in PATH", "directory", "no execute bit", "bad interpreter", "damaged", "parent is a file"])
 def test_a_program_that_cannot_be_executed(kind, ports, refused, script, tmp_path):
@@ -83,6 +84,7 @@ def test_a_program_that_cannot_be_executed(kind, ports, refused, script, tmp_pat
 # Nodes that never get ready
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize(
     "body,expected",
     [
@@ -96,6 +98,7 @@ def test_an_end_before_the_handshake(body, expected, refused, script):
     assert expected in line and "never connected" in line
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_a_node_that_never_connects(stubborn, refused, script):
     program = script("program", ("trap '' TERM\n" if stubborn else "") + "exec sleep 1000")
@@ -103,18 +106,21 @@ def test_a_node_that_never_connects(stubborn, refused, script):
     assert "startup_timeout (1 s)" in line and "never connected" in line
 
 
+@pytest.mark.sanitized
 def test_a_node_that_closes_its_socket_and_stays(refused, script):
     program = script("program", 'eval "exec $TIDEGATE_NODE_FD>&-"\nexec sleep 1000')
     line = refused(bad(program, outputs=["out"], startup_timeout=1.0), "--grace-duration", "400ms")
     assert "startup_timeout" in line
 
 
+@pytest.mark.sanitized
 def test_a_node_that_speaks_nonsense_is_ended_at_once(refused, script):
     program = script("program", 'eval "echo nonsense >&$TIDEGATE_NODE_FD"\nexec sleep 1000', interpreter="/bin/bash")
     line = refused(bad(program, outputs=["out"]))
     assert "broke the protocol" in line
 
 
+@pytest.mark.sanitized
 def test_others_that_wait_for_it_are_told_and_end(build, dataflow, script, live, nothing_left):
     nodes = build / "tests/system"
     flow = dataflow({"nodes": [
@@ -175,6 +181,7 @@ def test_a_graph_of_hundreds_of_nodes(build, dataflow, live, tidegate, nothing_l
     nothing_left()
 
 
+@pytest.mark.sanitized
 def test_a_plan_larger_than_a_frame_is_refused_in_words(dataflow, live, nothing_left):
     nodes = [{"id": f"n{i}", "path": "/bin/true", "args": "x" * 900} for i in range(1000)]
     run = live(dataflow({"nodes": nodes}), json=False).wait(BOUND)
@@ -220,6 +227,7 @@ def in_small_tmpfs(directory, options):
     ]  # fmt: skip
 
 
+@pytest.mark.sanitized
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 @pytest.mark.parametrize("options,reason", [("size=64k", "No space left on device"), ("size=64k,nr_inodes=4", "No space left on device")])
 def test_a_full_disk_costs_lines_and_says_so(options, reason, tmp_path, live, nothing_left):
@@ -235,6 +243,7 @@ def test_a_full_disk_costs_lines_and_says_so(options, reason, tmp_path, live, no
     notes = [n["text"] for n in run.result()["notes"]]
     assert len([n for n in notes if "log_chatty.jsonl" in n and reason in n]) == 1, notes
     assert any(re.search(r"^\d+ lines are missing in the log files", n) for n in notes)
+    assert len(notes) == 2, "what the disk cost is told once, and nothing vague beside it"
     lines = [e["text"] for e in run.events() if e["type"] == "log" and e["node"] == "chatty"]
     dropped = sum(e["count"] for e in run.events() if e["type"] == "dropped")
     assert len(lines) + dropped == 20000, "the terminal gets them all the same, or is told how many not"

@@ -26,6 +26,23 @@ def pattern(line):
     return re.sub(r"\d+\\\.\d+", r"\\d+\\.\\d+", re.escape(line))
 
 
+def test_every_public_function_has_its_contract_above_it(root):
+    text = (root / "include/tidegate/tidegate.h").read_text()
+    head = text[: text.index("#ifndef")]
+    assert all(f" * {word}:" in head for word in ("Return values", "Threads", "Blocking", "Ownership", "fork", "Units"))
+    functions = set(re.findall(r"^TG_API [^;(]*?(tg_\w+)\(", text, re.M))
+    # A group of declarations without a gap shares the comment right above it.
+    groups = re.findall(r"(/\*(?:(?!\*/).)*\*/)\n((?:TG_API [^;]*;[^\n]*\n)+)", text, re.S)
+    told = set()
+    for comment, declarations in groups:
+        told.update(re.findall(r"(tg_\w+)\(", declarations))
+        if re.search(r"^TG_API int ", declarations, re.M):
+            assert "Return:" in comment, f"no outcomes for\n{declarations}"
+        for name in re.findall(r"^/\*\* ?\n \* (tg_\w+)\(\)", comment):
+            assert name in declarations, f"{name}() is described above\n{declarations}"
+    assert len(functions) > 40 and functions <= told, functions - told
+
+
 def test_the_diagram_of_a_nodes_life_is_the_table(root, build):
     printed = subprocess.run([build / "tests/supervisor/node_diagram"], capture_output=True, text=True, check=True).stdout
     shown = re.search(r"```mermaid\n(.*?)```", (root / "docs/architecture.md").read_text(), re.S).group(1)

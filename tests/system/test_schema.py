@@ -21,7 +21,7 @@ MODULES = [FIXTURES / "modules" / m for m in ("transform.yml", "outer.yml", "pas
 BEYOND_SCHEMA = {
     "alias_bomb", "alias_deep", "alias_recursive", "alias_unknown", "args", "comment_only", "duplicate_keys", "empty", "env",
     "key_list", "merge_key", "module_clash", "module_wires", "nul_escape", "syntax_flow", "syntax_indent", "syntax_quote",
-    "syntax_tab", "tag", "two_documents", "module_alone",
+    "syntax_tab", "tag", "two_documents", "module_alone", "after_cycle", "after_links", "after_targets",
 }  # fmt: skip
 BAD = sorted(p for p in FIXTURES.glob("*.yml") if p not in GOOD and p.stem not in BEYOND_SCHEMA)
 
@@ -82,7 +82,28 @@ NODE = {"id": "a", "path": "x"}
         ({"id": "dora"}, False),
         ({"id": ".a"}, False),
         ({"id": "x" * 129}, False),
-        ({"path": "dynamic"}, False),
+        ({"path": "dynamic"}, True),
+        ({"path": "dynamic", "capture": True, "startup_timeout": 1, "on_failure": "stop"}, True),
+        ({"path": "dynamic", "capture": "yes"}, False),
+        ({"path": "dynamic", "args": "x"}, False),
+        ({"path": "dynamic", "env": {"A": "b"}}, False),
+        ({"path": "dynamic", "restart_policy": "never"}, False),
+        ({"path": "dynamic", "restart_delay": 1}, False),
+        ({"path": "dynamic", "cpu_affinity": [0]}, False),
+        ({"path": "dynamic", "after": ["z"]}, False),
+        ({"capture": False}, False),
+        ({"after": ["z"]}, True),
+        ({"after": {"z": "completed"}, "on_failure": "restart-downstream", "stuck_timeout": 0.5}, True),
+        ({"after": None, "stuck_timeout": "off"}, True),
+        ({"after": "z"}, False),
+        ({"after": ["z", "z"]}, False),
+        ({"after": [1]}, False),
+        ({"after": {"z": "finished"}}, False),
+        ({"after": {"z": None}}, False),
+        ({"after": {"z": ["ready"]}}, False),
+        ({"on_failure": "restart"}, False),
+        ({"stuck_timeout": -1}, False),
+        ({"stuck_timeout": "1"}, False),
         ({"path": "shell"}, False),
         ({"path": "shell", "args": "ls"}, True),
         ({"module": "m.yml"}, False),
@@ -104,7 +125,7 @@ NODE = {"id": "a", "path": "x"}
     ],
 )
 def test_a_node_is_judged_alike_by_both(build, tidegate, tmp_path, change, good):
-    document = {"nodes": [NODE | change]}
+    document = {"nodes": [NODE | change, {"id": "z", "path": "x"}]}
     assert (errors(document) == []) == good
     # The reader gets the same, with the one name that links need. JSON is YAML.
     document["nodes"][0].setdefault("outputs", ["b", "b/c"])

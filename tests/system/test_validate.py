@@ -34,6 +34,16 @@ def test_a_valid_file_is_summed_up_on_stdout(tidegate, file):
     assert p.stdout == f"{path}: valid: 2 nodes, 1 link, 1 timer input\n"
 
 
+def test_the_example_of_the_page_on_order_is_valid(tidegate, file, root):
+    page = (root / "docs/ordering.md").read_text()
+    path = file(page.split("```yaml\n")[1].split("```")[0])
+    p = tidegate("validate", path)
+    assert (p.returncode, p.stderr) == (0, "")
+    assert f"{path}: valid: 4 nodes, 1 link" in p.stdout
+    drawn = tidegate("graph", path)
+    assert (drawn.returncode, drawn.stdout.count(" -.->|")) == (0, 3) and '[/"viewer"/]' in drawn.stdout
+
+
 def test_an_error_goes_to_stderr_with_its_place_and_a_suggestion(tidegate, file):
     path = file(BAD)
     p = tidegate("validate", path)

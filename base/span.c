@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cli/span.h"
+#include "base/span.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Spans of time on the command line: a number with ns, us, ms, s, m, h or d; a bare number is seconds (as Dora's). */
-#ifndef TG_CLI_SPAN_H
-#define TG_CLI_SPAN_H
+#ifndef TG_BASE_SPAN_H
+#define TG_BASE_SPAN_H
 
 #include "base/clock.h"
 

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/procstat.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+
+int procstat_parse(ProcStat *ret, const char *text)
+{
+        const char *p = strrchr(text, ')'); /* the name before it may hold anything, parentheses too */
+        ProcStat stat;
+
+        if (!p || sscanf(p, ") %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %" SCNu64, &stat.state,
+                          &stat.start_time) != 2)
+                return -EBADMSG;
+        *ret = stat;
+        return 0;
+}
+
+static int read_text(const char *path, char *buffer, size_t size)
+{
+        _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n;
+
+        if (fd < 0)
+                return -errno;
+        n = read(fd, buffer, size - 1);
+        if (n < 0)
+                return -errno;
+        buffer[n] = '\0';
+        return 0;
+}
+
+int procstat_read(ProcStat *ret, pid_t pid)
+{
+        char path[64], text[1024];
+        int r;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+        r = read_text(path, text, sizeof(text));
+        if (r == -ENOENT)
+                return -ESRCH;
+        return r ? r : procstat_parse(ret, text);
+}
+
+void boot_id_read(char ret[static 37])
+{
+        if (read_text("/proc/sys/kernel/random/boot_id", ret, 37))
+                ret[0] = '\0';
+        ret[strcspn(ret, "\n")] = '\0';
+}

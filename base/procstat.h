@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What /proc/PID/stat says of a process: enough to know whether a pid is still the process it was, and whether it can run.
+ * Safe to read of any process: it takes none of its locks for long (cmdline and maps do).
+ */
+#ifndef TG_BASE_PROCSTAT_H
+#define TG_BASE_PROCSTAT_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+typedef struct ProcStat {
+        char state;          /* R, S, D, T (stopped), t (traced), Z, X */
+        uint64_t start_time; /* clock ticks after boot: with the pid, one process of this boot */
+} ProcStat;
+
+/* procstat_parse() - from the NUL-terminated text of the file. 0 or -EBADMSG. */
+int procstat_parse(ProcStat *ret, const char *text);
+
+/* procstat_read() - of @pid. 0; -ESRCH: there is none; or a negative errno. */
+int procstat_read(ProcStat *ret, pid_t pid);
+
+/* boot_id_read() - of this boot, 36 characters and NUL; "" when it cannot be read. */
+void boot_id_read(char ret[static 37]);
+
+#endif

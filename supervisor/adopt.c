@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A supervisor takes over from one that died: the journal says what was intended, the guard gives what was held, each keeper says
+ * what is there, each node says what it has. Nothing is assumed to live because it is written down, and nothing is started
+ * that may have been started already: the keeper's word decides.
+ *
+ *     journal ──► guard: SLOT, STORED ... STORE_END ──► RESUME to each keeper ──► INCARNATION ... RESUMED ──► RESUME to each node
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "supervisor/server.h"
+#include "supervisor/show.h"
+#include "supervisor/status.h"
+#include "supervisor/wiring.h"
+
+/* ---- the journal */
+
+static void adopt_one(Supervisor *supervisor, const uint8_t uuid[UUID_SIZE])
+{
+        char why[512] = "it is damaged", text[UUID_TEXT_LENGTH + 1];
+        JournalEntry *entry = NULL;
+        _cleanup_free_ char *plan = NULL;
+        Dataflow *dataflow = NULL;
+        int r = journal_load(&supervisor->journal, &entry, &plan, uuid);
+
+        uuid_format(text, uuid);
+        if (!r)
+                r = dataflow_restore(&dataflow, supervisor, entry, plan, server_event_fn(supervisor->server), why, sizeof(why));
+        if (r == -ENOENT)
+                return;
+        if (r) { /* whoever lives there is ended, once the guard names its slot: nobody could ever stop it otherwise */
+                log_line("dataflow %s: its journal is of no use: %s", text, r == JOURNAL_E_BOOT ? "it is from before this boot" : why);
+                if (r > 0 || r == -EBADMSG)
+                        (void)journal_remove(&supervisor->journal, uuid);
+                return;
+        }
+        list_append(&supervisor->dataflows, &dataflow->link);
+        supervisor->n_dataflows++;
+        show_all(dataflow);
+        if (dataflow->adopting) {
+                supervisor->slots[dataflow->slot] = dataflow;
+                supervisor->adopting = true;
+        }
+}
+
+static int adopt_order(const void *a, const void *b)
+{
+        const Dataflow *const *x = a, *const *y = b;
+
+        return (*x)->begun_at < (*y)->begun_at ? -1 : (*x)->begun_at > (*y)->begun_at;
+}
+
+/* The directory has no order, people have: by the time of their start. */
+static void sort_dataflows(Supervisor *supervisor)
+{
+        Dataflow **all = calloc(supervisor->n_dataflows + 1, sizeof(*all)), *it, *next;
+        unsigned n = 0;
+
+        if (!all)
+                return;
+        list_for_each(it, next, &supervisor->dataflows, link)
+                all[n++] = it;
+        qsort(all, n, sizeof(*all), adopt_order);
+        for (unsigned i = 0; i < n; i++) {
+                list_unlink(&all[i]->link);
+                list_append(&supervisor->dataflows, &all[i]->link);
+        }
+        free(all);
+}
+
+int adopt_begin(Supervisor *supervisor)
+{
+        uint8_t(*uuids)[UUID_SIZE] = NULL;
+        size_t n = 0;
+        int fd = openat(supervisor->options.runtime_fd, "journal", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW), r;
+
+        if (fd < 0)
+                return error_origin(-errno);
+        supervisor->adopt_began = clock_now();
+        r = journal_open(&supervisor->journal, fd);
+        if (r) {
+                (void)fd_close(fd);
+                return error_fold(r);
+        }
+        r = journal_list(&supervisor->journal, &uuids, &n);
+        for (size_t i = 0; !r && i < n; i++)
+                adopt_one(supervisor, uuids[i]);
+        free(uuids);
+        sort_dataflows(supervisor);
+        return r ? error_fold(r) : 0;
+}
+
+/* ---- the guard */
+
+void adopt_stored(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds)
+{
+        Dataflow *dataflow = record->slot < GUARD_MAX_SLOTS ? supervisor->slots[record->slot] : NULL;
+        Node *node = dataflow && record->node < dataflow->plan->n_nodes ? &dataflow->nodes[record->node] : NULL;
+
+        if (!node || node->generation != record->generation)
+                return; /* left from an incarnation that is over */
+        for (size_t i = 0; i < n_fds && i < record->count; i++)
+                wiring_take(node, &record->items[i], TAKE_FD(fds[i]));
+}
+
+/* Nobody wrote down what this is, so nobody could stop it: it is ended, without a wait. */
+static void end_stranger(Supervisor *supervisor, uint32_t slot)
+{
+        log_line("slot %u holds a dataflow that no journal knows; it is ended", slot);
+        supervisor->slot_state[slot] = SLOT_KEEPER;
+        guard_kill_keeper_order(supervisor, slot);
+        guard_escrow_order(supervisor, slot, supervisor->loop.now, nsec_add(supervisor->loop.now, 2 * NSEC_PER_SEC), 0);
+        supervisor->n_lost++;
+}
+
+void adopt_slot(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds)
+{
+        Dataflow *dataflow = supervisor->slots[record->slot];
+
+        if (!dataflow || !dataflow->adopting) {
+                end_stranger(supervisor, record->slot);
+                return;
+        }
+        dataflow->slot_known = true;
+        if (n_fds == 2) {
+                supervisor->slot_state[record->slot] |= SLOT_KEEPER;
+                (void)keeper_link_open(dataflow, TAKE_FD(fds[0]), TAKE_FD(fds[1])); /* fails: as a keeper that does not answer */
+        }
+}
+
+static bool node_has_life(const Node *node)
+{
+        return node->state == NODE_STARTING || node->state == NODE_RUNNING || node->state == NODE_STOPPING;
+}
+
+/* A keeper that took the place of another hears of each life there, and then says what it found. */
+static void adopt_with_new_keeper(Dataflow *dataflow)
+{
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                if (node_has_life(&dataflow->nodes[i]) && !(dataflow->nodes[i].exited && dataflow->nodes[i].empty))
+                        keeper_order_adopt(&dataflow->nodes[i]);
+        keeper_order_resume(dataflow);
+}
+
+void adopt_store_end(Supervisor *supervisor, uint32_t slot)
+{
+        Dataflow *it, *next;
+
+        if (slot != GUARD_SLOT_INSTANCE) {
+                if (supervisor->slots[slot] && supervisor->slots[slot]->keeper_replaced && supervisor->slots[slot]->keeper_fd >= 0)
+                        adopt_with_new_keeper(supervisor->slots[slot]);
+                return;
+        }
+        list_for_each(it, next, &supervisor->dataflows, link) {
+                if (!it->adopting || it->keeper_replaced)
+                        continue;
+                if (it->keeper_fd >= 0)
+                        keeper_order_resume(it);
+                else
+                        adopt_without_keeper(it);
+        }
+        adopt_look(supervisor);
+}
+
+/* ---- keepers */
+
+void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
+{
+        Node *node = msg->node < dataflow->plan->n_nodes ? &dataflow->nodes[msg->node] : NULL;
+        if (!dataflow->adopting || !node)
+                return;
+        if (msg->generation != node->generation) {
+                if (!msg->incarnation.over) { /* two lives of one node: the journal forbids it, and here it is */
+                        dataflow->supervisor->n_duplicated++;
+                        log_line("node %s of %s: generation %llu still lives beside %llu", node->plan->id, dataflow->plan->name,
+                                (unsigned long long)msg->generation, (unsigned long long)node->generation);
+                } else {
+                        keeper_order_forget(dataflow, msg->node, msg->generation); /* its end was written down, the word did not arrive */
+                }
+                return;
+        }
+        node->found = (NodeFound){.there = true,
+                .starting = msg->incarnation.starting,
+                .spawned = msg->incarnation.spawned,
+                .failed = msg->incarnation.failed,
+                .exited = msg->incarnation.exited,
+                .over = msg->incarnation.over,
+                .code = msg->incarnation.code,
+                .status = msg->incarnation.status};
+        if (msg->incarnation.failed) {
+                node_set_error(node, "%s", msg->incarnation.text);
+                node->exec_stuck = msg->incarnation.stage == KEEPER_STAGE_DEADLINE;
+        }
+        if (msg->incarnation.has_pidfd)
+                keeper_take_pidfd(node, msg->incarnation.pid, TAKE_FD(fds[0]));
+}
+
+/* Its incarnation is not there: nobody saw how it ended. */
+static void node_is_lost(Node *node)
+{
+        node->dataflow->supervisor->n_lost++;
+        node->spawned = node->exited = node->empty = true;
+        node->exit_code = 0; /* unknown */
+        log_line("node %s of %s: generation %llu ended while nobody looked", node->plan->id, node->dataflow->plan->name,
+                (unsigned long long)node->generation);
+        node_post(node, NODE_EV_EXITED);
+        node_post(node, NODE_EV_EMPTY);
+}
+
+static void node_adopt(Node *node, bool fresh)
+{
+        const NodeFound *found = &node->found;
+
+        if (fresh && found->spawned && !found->exited)
+                node->dataflow->supervisor->n_adopted++;
+        node->spawned = node->spawned || found->spawned;
+        if (found->failed)
+                node_post(node, NODE_EV_SPAWN_FAILED);
+        else if (found->spawned && node->state == NODE_STARTING && node->plan->kind == PLAN_KIND_PROGRAM)
+                node_post(node, NODE_EV_READY);
+        if (found->exited && !node->exited) {
+                node->exited = true;
+                node->exit_code = found->code;
+                node->exit_status = found->status;
+        }
+        if (found->exited)
+                node_post(node, NODE_EV_EXITED);
+        if (found->over) {
+                node->empty = true;
+                node_post(node, NODE_EV_EMPTY);
+        }
+        if (node->rung == NODE_RUNG_ASK && !node->connected && !found->exited)
+                keeper_order_signal(node, SIGTERM); /* may be the second one: better than none */
+}
+
+/* What was intended against what is there. */
+static void node_reconcile(Node *node, nsec_t deadline, bool fresh)
+{
+        Dataflow *dataflow = node->dataflow;
+
+        if (node->state == NODE_PENDING) {
+                if (dataflow->state == DATAFLOW_STARTING || dataflow->state == DATAFLOW_RUNNING)
+                        node_post(node, NODE_EV_START);
+        } else if (node->state == NODE_BACKOFF) {
+                node_arm(node, deadline);
+        } else if (node_has_life(node)) {
+                node_arm(node, deadline);
+                if (node->found.there)
+                        node_adopt(node, fresh);
+                else if (node->state == NODE_STARTING && !node->spawned)
+                        node_repeat_spawn(node);
+                else if (!(node->exited && node->empty))
+                        node_is_lost(node);
+                else
+                        node_post(node, NODE_EV_EMPTY); /* resolved or about to be: what follows was not written down */
+        } else if (node->found.there && !node->quarantined) {
+                keeper_order_reap(node);
+        }
+}
+
+static void dataflow_reconcile(Dataflow *dataflow, bool begun)
+{
+        bool fresh = dataflow->fresh;
+
+        dataflow->adopting = dataflow->fresh = false;
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                Node *node = &dataflow->nodes[i];
+
+                node_reconcile(node, dataflow->journal->nodes[i].sequence ? dataflow->journal->nodes[i].deadline_ns : NSEC_NEVER, fresh);
+                for (unsigned k = 0; k < ELEMENTSOF(node->out_fds); k++)
+                        node->out_fds[k] = fd_close(node->out_fds[k]);
+        }
+        for (size_t i = 0; fresh && i < dataflow->plan->n_nodes; i++)
+                if (node_has_life(&dataflow->nodes[i]) && dataflow->nodes[i].found.there)
+                        wiring_resume(&dataflow->nodes[i]);
+        for (size_t i = 0; fresh && dataflow->released && i < dataflow->plan->n_nodes; i++)
+                if (dataflow->nodes[i].state == NODE_RUNNING)
+                        show_node_runs(&dataflow->nodes[i]);
+        show_all(dataflow);
+        dataflow_go_on(dataflow, begun);
+        adopt_look(dataflow->supervisor);
+}
+
+void adopt_resumed(Dataflow *dataflow, const KeeperMsg *msg)
+{
+        if (!dataflow->adopting)
+                return;
+        if (msg->resumed.begun) {
+                free(dataflow->cgroup);
+                dataflow->cgroup = strdup(msg->resumed.cgroup);
+        }
+        dataflow_reconcile(dataflow, msg->resumed.begun);
+}
+
+void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record)
+{
+        Node *node = record->node < dataflow->plan->n_nodes ? &dataflow->nodes[record->node] : NULL;
+
+        if (!node || node->generation != record->generation || node->exited)
+                return;
+        node->exited = true;
+        node->exit_code = record->code;
+        node->exit_status = record->status;
+        if (dataflow->adopting)
+                node->found.exited = true;
+        else
+                node_post(node, NODE_EV_EXITED);
+}
+
+/* Its keeper died too, or was never made. The guard is asked for another, which takes over what is there. */
+void adopt_without_keeper(Dataflow *dataflow)
+{
+        if (dataflow->state == DATAFLOW_BEGINNING || !dataflow->slot_known) {
+                dataflow_reconcile(dataflow, false);
+                return;
+        }
+        dataflow_replace_keeper(dataflow, "died with the supervisor");
+}
+
+/* Said once, when the last one has been reconciled. */
+void adopt_look(Supervisor *supervisor)
+{
+        Dataflow *it, *next;
+
+        if (!supervisor->adopting)
+                return;
+        list_for_each(it, next, &supervisor->dataflows, link)
+                if (it->adopting)
+                        return;
+        supervisor->adopting = false;
+        log_line("adopted %u, lost %u, duplicated %u in %u ms", supervisor->n_adopted, supervisor->n_lost, supervisor->n_duplicated,
+                (unsigned)((clock_now() - supervisor->adopt_began) / NSEC_PER_MSEC));
+        status_set_adopted(supervisor->status, supervisor->n_adopted, supervisor->n_lost, supervisor->n_duplicated);
+        status_settle(supervisor->status);
+        server_adopted(supervisor->server);
+}

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor/runtime.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83 /* Linux 6.16 */
+#endif
+
+#define RUNTIME_GROUP   "tidegate"
+#define RUNTIME_BACKLOG 4096 /* the kernel cuts it to somaxconn */
+
+static const char *const folders[] = {"keeper", "journal"};
+
+static int default_path(char *ret, size_t size)
+{
+        const char *xdg = getenv("XDG_RUNTIME_DIR");
+        int n;
+
+        if (geteuid() == 0)
+                n = snprintf(ret, size, "/run/tidegate");
+        else if (xdg && xdg[0] == '/')
+                n = snprintf(ret, size, "%s/tidegate", xdg);
+        else
+                return -ENOENT;
+        return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
+}
+
+/* A lock on a file that its holder has removed since we opened it keeps nobody else out. */
+static bool lock_is_there(const Runtime *runtime)
+{
+        struct stat there, ours;
+
+        return fstatat(runtime->dir_fd, "lock", &there, AT_SYMLINK_NOFOLLOW) == 0 && fstat(runtime->lock_fd, &ours) == 0 &&
+               there.st_ino == ours.st_ino;
+}
+
+static int try_lock(Runtime *runtime, char *ret_why, size_t why_size)
+{
+        char pid[32] = "";
+
+        runtime->lock_fd = fd_close(runtime->lock_fd);
+        runtime->lock_fd = openat(runtime->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+        if (runtime->lock_fd < 0) {
+                (void)snprintf(ret_why, why_size, "cannot make %.200s/lock: %s", runtime->path, strerror(errno));
+                return error_origin(-errno);
+        }
+        if (flock(runtime->lock_fd, LOCK_EX | LOCK_NB) == 0)
+                return 0;
+        if (errno != EWOULDBLOCK)
+                return error_origin(-errno);
+        if (pread(runtime->lock_fd, pid, sizeof(pid) - 1, 0) < 0)
+                pid[0] = '\0';
+        pid[strspn(pid, "0123456789")] = '\0';
+        (void)snprintf(ret_why, why_size, "another tidegated (pid %s) runs in %.200s", pid[0] ? pid : "unknown", runtime->path);
+        return RUNTIME_E_TAKEN;
+}
+
+static int take_lock(Runtime *runtime, char *ret_why, size_t why_size)
+{
+        char pid[32];
+        int n, r;
+
+        do {
+                r = try_lock(runtime, ret_why, why_size);
+                if (r)
+                        return r;
+        } while (!lock_is_there(runtime));
+        n = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
+        if (ftruncate(runtime->lock_fd, 0) < 0 || pwrite(runtime->lock_fd, pid, (size_t)n, 0) != n) {
+                (void)snprintf(ret_why, why_size, "cannot write %.200s/lock: %s", runtime->path, strerror(errno));
+                return error_origin(-errno);
+        }
+        return 0;
+}
+
+/* Who may connect is decided by the file's mode; what they may do, by their credentials. No such group: everybody may connect. */
+static int open_to(const Runtime *runtime, const char *name, mode_t for_group, mode_t for_all)
+{
+        struct group *group = geteuid() == 0 ? getgrnam(RUNTIME_GROUP) : NULL;
+
+        if (geteuid() != 0)
+                return fchmodat(runtime->dir_fd, name, 0600, 0) < 0 ? -errno : 0;
+        if (group && fchownat(runtime->dir_fd, name, 0, group->gr_gid, AT_SYMLINK_NOFOLLOW) < 0)
+                return -errno;
+        return fchmodat(runtime->dir_fd, name, group ? for_group : for_all, 0) < 0 ? -errno : 0;
+}
+
+/* Bound through /proc/self/fd, so that a long path does not matter. A predecessor's socket file is replaced: we hold the lock. */
+static int listen_at(const Runtime *runtime, const char *name, int type, int *ret)
+{
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        _cleanup_fd_ int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        int off = 0;
+
+        if (fd < 0)
+                return error_origin(-errno);
+        (void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off)); /* accepted sockets inherit it; older kernels: no room is given */
+        if (unlinkat(runtime->dir_fd, name, 0) < 0 && errno != ENOENT)
+                return error_origin(-errno);
+        (void)snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s", runtime->dir_fd, name);
+        if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, RUNTIME_BACKLOG) < 0)
+                return error_origin(-errno);
+        *ret = TAKE_FD(fd);
+        return 0;
+}
+
+static int make_sockets(Runtime *runtime, char *ret_why, size_t why_size)
+{
+        int r = listen_at(runtime, "control.sock", SOCK_STREAM, &runtime->control_fd);
+
+        if (!r)
+                r = open_to(runtime, "control.sock", 0660, 0666);
+        if (!r)
+                r = listen_at(runtime, "node.sock", SOCK_SEQPACKET, &runtime->node_fd);
+        if (!r)
+                r = open_to(runtime, "node.sock", 0666, 0666);
+        if (r)
+                (void)snprintf(ret_why, why_size, "cannot make the sockets in %.200s: %s", runtime->path, strerror(-r));
+        return r;
+}
+
+static int make_folders(Runtime *runtime, char *ret_why, size_t why_size)
+{
+        for (size_t i = 0; i < ELEMENTSOF(folders); i++) {
+                if (mkdirat(runtime->dir_fd, folders[i], 0700) < 0 && errno != EEXIST) {
+                        (void)snprintf(ret_why, why_size, "cannot make %.200s/%s: %s", runtime->path, folders[i], strerror(errno));
+                        return error_origin(-errno);
+                }
+        }
+        return 0;
+}
+
+/* Nobody else may put files there, or have put it there: everything in it is believed. */
+static int check_owner(const Runtime *runtime, char *ret_why, size_t why_size)
+{
+        struct stat st;
+
+        if (fstat(runtime->dir_fd, &st) < 0)
+                return error_origin(-errno);
+        if (st.st_uid == geteuid() && !(st.st_mode & 022))
+                return 0;
+        (void)snprintf(ret_why, why_size, "%.200s belongs to uid %u with mode %03o; it must be ours, and writable by nobody else", runtime->path,
+                (unsigned)st.st_uid, (unsigned)(st.st_mode & 0777));
+        return error_origin(-EPERM);
+}
+
+static void read_instance(Runtime *runtime)
+{
+        _cleanup_fd_ int fd = openat(runtime->dir_fd, "instance", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        ssize_t n = fd < 0 ? -1 : read(fd, runtime->instance, sizeof(runtime->instance) - 1);
+
+        runtime->instance[MAX(n, (ssize_t)0)] = '\0';
+        runtime->instance[strspn(runtime->instance, "abcdefghijklmnopqrstuvwxyz0123456789-")] = '\0';
+}
+
+int runtime_open(Runtime *ret, const char *path, char *ret_why, size_t why_size)
+{
+        Runtime runtime = RUNTIME_NULL;
+        char chosen[PATH_MAX];
+        int r;
+
+        r = path ? (strlen(path) < sizeof(chosen) ? (memcpy(chosen, path, strlen(path) + 1), 0) : -ENAMETOOLONG) : default_path(chosen, sizeof(chosen));
+        if (r) {
+                (void)snprintf(ret_why, why_size, path ? "--runtime-dir is too long" : "XDG_RUNTIME_DIR is not set; say --runtime-dir DIR");
+                return r;
+        }
+        if (mkdir(chosen, 0755) < 0 && errno != EEXIST) {
+                (void)snprintf(ret_why, why_size, "cannot make %.200s: %s", chosen, strerror(errno));
+                return error_origin(-errno);
+        }
+        runtime.dir_fd = open(chosen, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        if (runtime.dir_fd < 0 || !realpath(chosen, runtime.path)) {
+                r = -errno;
+                (void)snprintf(ret_why, why_size, "cannot open %.200s: %s", chosen, strerror(errno));
+        }
+        if (!r)
+                r = check_owner(&runtime, ret_why, why_size);
+        if (!r)
+                r = take_lock(&runtime, ret_why, why_size);
+        if (!r)
+                r = make_folders(&runtime, ret_why, why_size);
+        if (!r)
+                r = make_sockets(&runtime, ret_why, why_size);
+        if (r) {
+                runtime_done(&runtime);
+                return r;
+        }
+        read_instance(&runtime);
+        *ret = runtime;
+        return 0;
+}
+
+int runtime_note_instance(const Runtime *runtime, const char *name)
+{
+        _cleanup_fd_ int fd = openat(runtime->dir_fd, "instance.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+
+        if (fd < 0 || write(fd, name, strlen(name)) != (ssize_t)strlen(name))
+                return error_origin(fd < 0 ? -errno : -ENOSPC);
+        return renameat(runtime->dir_fd, "instance.new", runtime->dir_fd, "instance") < 0 ? error_origin(-errno) : 0;
+}
+
+/* Files of a folder of ours; they are plain files and sockets. */
+static void empty_folder(int dir_fd, const char *name)
+{
+        int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+        struct dirent *e;
+
+        if (!dir) {
+                (void)fd_close(fd);
+                return;
+        }
+        while ((e = readdir(dir)))
+                if (e->d_name[0] != '.')
+                        (void)unlinkat(fd, e->d_name, 0); /* what stays is found by the next daemon */
+        (void)closedir(dir);
+        (void)unlinkat(dir_fd, name, AT_REMOVEDIR);
+}
+
+static void remove_pages(int dir_fd)
+{
+        int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+        struct dirent *e;
+
+        if (!dir) {
+                (void)fd_close(fd);
+                return;
+        }
+        while ((e = readdir(dir)))
+                if (strncmp(e->d_name, "status", 6) == 0 && (e->d_name[6] == '\0' || e->d_name[6] == '.'))
+                        (void)unlinkat(fd, e->d_name, 0);
+        (void)closedir(dir);
+}
+
+void runtime_remove(Runtime *runtime)
+{
+        static const char *const files[] = {"control.sock", "node.sock", "instance", "instance.new"};
+
+        if (runtime->dir_fd < 0)
+                return;
+        for (size_t i = 0; i < ELEMENTSOF(files); i++)
+                (void)unlinkat(runtime->dir_fd, files[i], 0);
+        for (size_t i = 0; i < ELEMENTSOF(folders); i++)
+                empty_folder(runtime->dir_fd, folders[i]);
+        remove_pages(runtime->dir_fd);
+        /* The log stays for whoever wants to know, and so does the directory then. The lock's file goes last. */
+        (void)unlinkat(runtime->dir_fd, "lock", 0);
+        (void)rmdir(runtime->path);
+        runtime_done(runtime);
+}
+
+void runtime_done(Runtime *runtime)
+{
+        runtime->control_fd = fd_close(runtime->control_fd);
+        runtime->node_fd = fd_close(runtime->node_fd);
+        runtime->lock_fd = fd_close(runtime->lock_fd);
+        runtime->dir_fd = fd_close(runtime->dir_fd);
+}
