@@ -181,10 +181,10 @@ static int in_reserve(Client *client)
         size_t room = client->in_room ? 2 * client->in_room : 2 * READ_SIZE;
         char *grown;
 
-        if (client->in_room - client->in_size >= READ_SIZE)
-                return 0;
         if (client->in_size > CLIENT_REPLY_MAX)
                 return CLIENT_E_GARBAGE;
+        if (client->in_room - client->in_size >= READ_SIZE)
+                return 0;
         grown = realloc(client->in, room);
         if (!grown)
                 return error_origin(-ENOMEM);

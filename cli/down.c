@@ -123,7 +123,8 @@ static int down(Down *d)
         status = look(d, &dataflows, &transport);
         if (last_resort_applies(transport)) {
                 json_decref(dataflows);
-                return last_resort_stop(&d->session, transport, NULL, 0, true, &kill);
+                status = last_resort_stop(&d->session, transport, NULL, 0, true, &kill);
+                return status == CLI_UNREACHABLE ? status : MAX(status, last_resort_end_daemon(&d->session));
         }
         live = targets_live(dataflows);
         json_decref(dataflows);

@@ -206,7 +206,7 @@ static void kill_hard(int dir_fd, int events_fd, LastResortVerdict *v)
         }
 }
 
-/* The directory of a cgroup that is not the root of its hierarchy. -errno otherwise. */
+/* The directory of a cgroup that is not the root of its hierarchy: -ENOTSUP; -ENOENT: it is gone. */
 static int open_cgroup(const char *path, int *ret_events_fd)
 {
         _cleanup_fd_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -219,7 +219,11 @@ static int open_cgroup(const char *path, int *ret_events_fd)
         if (fs.f_type != CGROUP2_SUPER_MAGIC)
                 return -ENOTSUP;
         *ret_events_fd = openat(fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
-        return *ret_events_fd < 0 ? -errno : TAKE_FD(fd);
+        if (*ret_events_fd >= 0)
+                return TAKE_FD(fd);
+        if (errno == ENOENT && access(path, F_OK) == 0) /* only the root has none */
+                return -ENOTSUP;
+        return -errno;
 }
 
 static void child(const char *path, const LastResortKill *kill, pid_t command, LastResortVerdict *v)
@@ -229,8 +233,8 @@ static void child(const char *path, const LastResortKill *kill, pid_t command, L
         Sweep s = {.signo = 0};
 
         if (dir_fd < 0) {
-                v->error = dir_fd == -ENOENT ? 0 : -dir_fd; /* gone: nobody is left there */
-                v->n_left = dir_fd == -ENOENT ? 0 : 1;
+                v->error = dir_fd == -ENOENT || dir_fd == -ENODEV ? 0 : -dir_fd; /* gone: nobody is left there */
+                v->n_left = v->error ? 1 : 0;
                 return;
         }
         sweep_tree(&s, dir_fd, command, 0);

@@ -2,88 +2,129 @@
 #include "cli/last-resort.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/error.h"
 #include "cli/commands.h"
 #include "cli/print.h"
+#include "cli/status-page.h"
 #include "cli/status.h"
+#include "cli/targets.h"
+
+#define GUARD_SPAN (10 * NSEC_PER_SEC)
 
 bool last_resort_applies(int r)
 {
         return r == CLIENT_E_SILENT || r == CLIENT_E_CLOSED || r == CLIENT_E_GARBAGE || r == CLIENT_E_ABSENT;
 }
 
-void last_resort_page_done(LastResortPage *page)
+/* The page, or what to say and return without one. Return: 0 or the exit status. */
+static int load(Session *session, int why, StatusView *ret)
 {
-        for (size_t i = 0; i < page->n_dataflows; i++)
-                free(page->dataflows[i].nodes);
-        free(page->dataflows);
-        *page = (LastResortPage){};
+        int r = status_view_load(ret, session->runtime_dir, clock_now());
+
+        if (r)
+                return session_fail(session, r);
+        if (ret->verdict != STATUS_VERDICT_NONE)
+                return 0;
+        if (ret->reason == STATUS_REASON_MISSING && why == CLIENT_E_ABSENT) /* there is no daemon at all */
+                return session_fail(session, why);
+        session_say(session, "%s: %s, and its status page says nothing: %s", session->runtime_dir, client_explain(why), ret->why);
+        return CLI_UNREACHABLE;
 }
 
-/* The page, or what to say and return without one. Return: 0 or the exit status. */
-static int read_page(Session *session, int why, LastResortPage *ret)
+static void say_verdict(Session *session, int why, const StatusView *view, const char *what)
 {
-        const char *what = NULL;
-        int r = last_resort_page(session->runtime_dir, ret, &what);
-
-        if (r == 0)
-                return 0;
-        if (r == -ENOENT && why == CLIENT_E_ABSENT) /* there is no daemon at all */
-                return session_fail(session, why);
-        session_say(session, "%s: %s, and its status page cannot be read: %s", session->runtime_dir, client_explain(why), what ? what : strerror(-r));
-        return CLI_UNREACHABLE;
+        session_say(session, "%s; %s: %s%s%s", client_explain(why), view->why, what, view->action[0] ? ". " : "", view->action);
 }
 
 /* ---- status, list */
 
-static json_t *node_json(const LastResortNode *node)
+static json_int_t ms(uint64_t ns)
 {
-        return json_pack("{ss ss si sI}", "id", node->id, "state", node->state, "pid", node->pid, "since_at_ms", (json_int_t)node->since_ms);
+        return (json_int_t)(ns / NSEC_PER_MSEC);
+}
+
+static json_t *node_json(const struct status_node *node)
+{
+        json_t *n = json_pack("{ss ss ss ss sI si si sI ss}", "id", node->id, "kind", status_kind_to_string(node->kind), "state",
+                status_node_state_to_string(node->state), "wanted", status_wanted_to_string(node->wanted), "generation", (json_int_t)node->generation, "pid",
+                node->pid, "restarts", (int)node->restarts, "since_at_ms", ms(node->since_ns), "health", status_health_to_string(node->health));
+
+        if (n && node->stuck_since_ns)
+                (void)json_object_set_new(n, "stuck_since_at_ms", json_integer(ms(node->stuck_since_ns)));
+        if (n && node->exit_code)
+                (void)json_object_set_new(n, "exit", json_pack("{ss si}", "code", node->exit_code == CLD_EXITED ? "exited" : "signalled", "status", node->exit_status));
+        return n;
 }
 
 /* In the words of the control interface, as far as the page has them. */
-static json_t *page_json(const LastResortPage *page)
+static json_t *dataflow_json(const StatusView *view, size_t index, const char *only)
+{
+        const struct status_dataflow *d = &view->dataflows[index];
+        json_t *nodes = json_array(), *out;
+
+        for (size_t i = 0; i < view->n_nodes; i++)
+                if (view->nodes[i].dataflow == index && (!only[0] || strcmp(only, "*") == 0 || strcmp(only, view->nodes[i].id) == 0))
+                        (void)json_array_append_new(nodes, node_json(&view->nodes[i]));
+        out = json_pack("{ss ss ss ss si si si si sI sI so}", "uuid", d->uuid, "name", d->name, "state", status_dataflow_state_to_string(d->state), "wanted",
+                status_wanted_to_string(d->wanted), "uid", (int)d->uid, "n_nodes", (int)d->n_nodes, "n_running", (int)d->n_running, "n_failed",
+                (int)d->n_failed, "started_at_ms", ms(d->started_at_ns), "since_at_ms", ms(d->since_ns), "nodes", nodes);
+        if (out && d->result != STATUS_RESULT_NONE)
+                (void)json_object_set_new(out, "result", json_string(status_result_to_string(d->result)));
+        if (out && status_view_cgroup(view, d))
+                (void)json_object_set_new(out, "cgroup", json_string(status_view_cgroup(view, d)));
+        return out;
+}
+
+/* Those that were asked for. Who is not found is said. New reference. */
+static json_t *chosen(Session *session, const StatusView *view, const char *const *names, size_t n)
 {
         json_t *all = json_array();
 
-        for (size_t i = 0; i < page->n_dataflows; i++) {
-                const LastResortDataflow *d = &page->dataflows[i];
-                json_t *nodes = json_array();
+        for (size_t i = 0; n == 0 && i < view->n_dataflows; i++)
+                (void)json_array_append_new(all, dataflow_json(view, i, ""));
+        for (size_t i = 0; i < n; i++) {
+                const struct status_dataflow *d = NULL;
+                bool ambiguous = false;
+                Target target;
 
-                for (size_t k = 0; k < d->n_told; k++)
-                        (void)json_array_append_new(nodes, node_json(&d->nodes[k]));
-                (void)json_array_append_new(all, json_pack("{ss ss ss ss si si si sI so}", "uuid", d->uuid, "name", d->name, "state", d->state, "cgroup", d->cgroup,
-                                                         "uid", (int)d->uid, "n_nodes", (int)d->n_nodes, "n_running", (int)d->n_running, "since_at_ms",
-                                                         (json_int_t)d->since_ms, "nodes", nodes));
+                if (target_parse(&target, names[i]))
+                        d = status_view_find(view, target.dataflow, &ambiguous);
+                if (d)
+                        (void)json_array_append_new(all, dataflow_json(view, (size_t)(d - view->dataflows), target.node));
+                else
+                        session_say(session, "%s: the status page knows %s", names[i], ambiguous ? "several" : "no such dataflow");
         }
         return all;
 }
 
-int last_resort_show(Session *session, int why, bool with_nodes)
+int last_resort_show(Session *session, int why, const char *const *names, size_t n, bool with_nodes)
 {
         _cleanup_(json_decrefp) json_t *dataflows = NULL;
-        LastResortPage page = {};
-        int status = read_page(session, why, &page);
+        StatusView view = STATUS_VIEW_NULL;
+        int status = load(session, why, &view);
 
-        if (status)
-                return status;
-        dataflows = page_json(&page);
-        if (session->json) {
-                (void)session_result(session, json_pack("{ss ss ss sO}", "source", "status page", "why", client_explain(why), "verdict", page.verdict, "dataflows", dataflows));
-        } else {
-                session_say(session, "%s (%s); this is from its status page:", client_explain(why), page.verdict);
-                if (with_nodes)
+        if (!status) {
+                if (!session->json)
+                        say_verdict(session, why, &view, "this is from its status page");
+                dataflows = chosen(session, &view, names, n);
+                if (session->json)
+                        (void)session_result(session, json_pack("{ss ss ss ss sO}", "source", "status page", "verdict", status_verdict_to_string(view.verdict),
+                                                              "reason", status_reason_to_string(view.reason), "why", view.why, "dataflows", dataflows));
+                else if (with_nodes)
                         status_print_lines(dataflows);
                 else
                         list_print_table(dataflows, NULL);
+                status = CLI_UNREACHABLE;
         }
-        last_resort_page_done(&page);
-        return CLI_UNREACHABLE;
+        status_view_done(&view);
+        return status;
 }
 
 /* ---- stop, down */
@@ -119,70 +160,117 @@ int last_resort_stop_at(Session *session, const char *name, const char *cgroup, 
         return v.n_left || v.timed_out ? CLI_NOT_RUNNING : CLI_OK;
 }
 
-static bool is_meant(const LastResortDataflow *d, const char *name)
+static int stop_one(Session *session, const StatusView *view, const struct status_dataflow *d, const LastResortKill *kill)
 {
-        return strcmp(d->name, name) == 0 || (strlen(name) >= 4 && strncmp(d->uuid, name, strlen(name)) == 0);
+        const char *cgroup = status_view_cgroup(view, d);
+
+        if (!cgroup && !view->trusted) {
+                session_say(session, "%s: somebody else than you or root could have written the status page; nothing was done", d->name);
+                return CLI_UNREACHABLE;
+        }
+        return last_resort_stop_at(session, d->name, cgroup ? cgroup : "", kill);
 }
 
-/* One name. Several that match are not guessed between. */
-static int stop_named(Session *session, const LastResortPage *page, const char *name, const LastResortKill *kill)
+static int stop_named(Session *session, const StatusView *view, const char *name, const LastResortKill *kill)
 {
-        const LastResortDataflow *found = NULL;
+        bool ambiguous = false;
+        const struct status_dataflow *d = status_view_find(view, name, &ambiguous);
 
-        for (size_t i = 0; i < page->n_dataflows; i++) {
-                const LastResortDataflow *d = &page->dataflows[i];
-
-                if (!is_meant(d, name) || strcmp(d->state, "ended") == 0)
-                        continue;
-                if (found) {
-                        session_say(session, "%s: %s and %s are both called so; give the uuid", name, found->uuid, d->uuid);
-                        return CLI_USAGE;
-                }
-                found = d;
+        if (ambiguous) {
+                session_say(session, "%s: several are called so; give the uuid", name);
+                return CLI_USAGE;
         }
-        if (!found) {
-                session_say(session, "%s: the status page knows no such dataflow that runs", name);
+        if (!d) {
+                session_say(session, "%s: the status page knows no such dataflow", name);
                 return CLI_NO_SUCH;
         }
-        return last_resort_stop_at(session, found->name, found->cgroup, kill);
+        if (d->state == STATUS_DATAFLOW_ENDED) {
+                session_say(session, "%s has ended already", name);
+                return CLI_NOT_RUNNING;
+        }
+        return stop_one(session, view, d, kill);
 }
 
-static int stop_all(Session *session, const LastResortPage *page, bool all, const LastResortKill *kill)
+static int stop_all(Session *session, const StatusView *view, bool all, const LastResortKill *kill)
 {
         size_t n = 0;
         int status = 0;
 
-        for (size_t i = 0; i < page->n_dataflows; i++)
-                n += strcmp(page->dataflows[i].state, "ended") != 0;
+        for (size_t i = 0; i < view->n_dataflows; i++)
+                n += view->dataflows[i].state != STATUS_DATAFLOW_ENDED;
         if (n > 1 && !all) {
                 session_say(session, "which one? %zu dataflows are running:", n);
-                for (size_t i = 0; i < page->n_dataflows; i++)
-                        if (strcmp(page->dataflows[i].state, "ended") != 0)
-                                session_say(session, "  %s  %s", page->dataflows[i].uuid, page->dataflows[i].name);
+                for (size_t i = 0; i < view->n_dataflows; i++)
+                        if (view->dataflows[i].state != STATUS_DATAFLOW_ENDED)
+                                session_say(session, "  %s  %s", view->dataflows[i].uuid, view->dataflows[i].name);
                 return CLI_USAGE;
         }
         if (n == 0 && !all) {
                 session_say(session, "no dataflow is running");
                 return CLI_NOT_RUNNING;
         }
-        for (size_t i = 0; i < page->n_dataflows; i++)
-                if (strcmp(page->dataflows[i].state, "ended") != 0)
-                        status = MAX(status, last_resort_stop_at(session, page->dataflows[i].name, page->dataflows[i].cgroup, kill));
+        for (size_t i = 0; i < view->n_dataflows; i++)
+                if (view->dataflows[i].state != STATUS_DATAFLOW_ENDED)
+                        status = MAX(status, stop_one(session, view, &view->dataflows[i], kill));
         return status;
 }
 
 int last_resort_stop(Session *session, int why, const char *const *names, size_t n, bool all, const LastResortKill *kill)
 {
-        LastResortPage page = {};
-        int status = read_page(session, why, &page);
+        StatusView view = STATUS_VIEW_NULL;
+        int status = load(session, why, &view);
 
-        if (status)
-                return status;
-        session_say(session, "%s (%s); stopping from here what its status page names", client_explain(why), page.verdict);
-        if (n == 0)
-                status = stop_all(session, &page, all, kill);
-        for (size_t i = 0; i < n; i++)
-                status = MAX(status, stop_named(session, &page, names[i], kill));
-        last_resort_page_done(&page);
+        if (!status) {
+                say_verdict(session, why, &view, "stopping from here what its status page names");
+                if (n == 0)
+                        status = stop_all(session, &view, all, kill);
+                for (size_t i = 0; i < n; i++)
+                        status = MAX(status, stop_named(session, &view, names[i], kill));
+        }
+        status_view_done(&view);
+        return status;
+}
+
+/* A pid in a page may be anybody's by now: it is held first, and then looked at. -1: it is not the guard. */
+static int open_guard(pid_t pid)
+{
+        _cleanup_fd_ int fd = pid > 1 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+        char path[64], comm[32] = "";
+        FILE *f;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+        f = fd >= 0 ? fopen(path, "re") : NULL;
+        if (f) {
+                (void)!fgets(comm, sizeof(comm), f);
+                (void)fclose(f); /* read only */
+        }
+        return strcmp(comm, "tidegate-guard\n") == 0 ? TAKE_FD(fd) : -1;
+}
+
+int last_resort_end_daemon(Session *session)
+{
+        StatusView view = STATUS_VIEW_NULL;
+        _cleanup_fd_ int fd = -1;
+        struct pollfd p = {.events = POLLIN};
+        nsec_t until = nsec_add(clock_now(), GUARD_SPAN);
+        int status = CLI_OK, n = 0;
+
+        if (status_view_load(&view, session->runtime_dir, clock_now()) == 0 && view.verdict != STATUS_VERDICT_NONE && view.trusted)
+                fd = open_guard(view.info.guard_pid);
+        p.fd = fd;
+        if (fd >= 0 && syscall(SYS_pidfd_send_signal, fd, SIGTERM, NULL, 0) < 0) {
+                session_say(session, "the guard (pid %d): %s", view.info.guard_pid, strerror(errno));
+                status = CLI_FAILED;
+        } else if (fd >= 0) {
+                if (!session->json)
+                        printf("SIGTERM to the guard (pid %d), which has 10 s to leave\n", view.info.guard_pid);
+                (void)fflush(stdout);
+                while (n < 1 && clock_now() < until)
+                        n = poll(&p, 1, nsec_poll_ms(until, clock_now()));
+                if (n < 1)
+                        session_say(session, "the guard (pid %d) is still there", view.info.guard_pid);
+                status = n < 1 ? CLI_NOT_RUNNING : CLI_OK;
+        }
+        status_view_done(&view);
         return status;
 }

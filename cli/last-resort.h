@@ -8,39 +8,7 @@
 #ifndef TG_CLI_LAST_RESORT_H
 #define TG_CLI_LAST_RESORT_H
 
-#include <limits.h>
-#include <sys/types.h>
-
 #include "cli/session.h"
-
-typedef struct LastResortNode {
-        char id[132], state[16];
-        int pid;
-        long long since_ms; /* CLOCK_MONOTONIC */
-} LastResortNode;
-
-typedef struct LastResortDataflow {
-        char uuid[40], name[132], state[16];
-        char cgroup[PATH_MAX]; /* absolute; "": not known */
-        uid_t uid;
-        unsigned n_nodes, n_running;
-        long long since_ms;
-        LastResortNode *nodes; /* owned; n_told of n_nodes */
-        size_t n_told;
-} LastResortDataflow;
-
-/* What is known without asking anybody. */
-typedef struct LastResortPage {
-        pid_t supervisor, guard;
-        char verdict[160]; /* "wedged since 12.3 s: ...", as the page's reader has it */
-        char cgroup[PATH_MAX]; /* of the whole instance; "": not known */
-        LastResortDataflow *dataflows; /* owned */
-        size_t n_dataflows;
-} LastResortPage;
-
-/* last_resort_page() - read it. 0 or a negative errno; *ret_why then says what stood in the way (static). */
-int last_resort_page(const char *runtime_dir, LastResortPage *ret, const char **ret_why);
-void last_resort_page_done(LastResortPage *page);
 
 /* last_resort_applies() - whether this outcome of a call says that nobody decides there. */
 bool last_resort_applies(int r);
@@ -67,8 +35,14 @@ typedef struct LastResortVerdict {
  */
 int last_resort_kill(const char *path, const LastResortKill *kill, LastResortVerdict *ret);
 
-/* last_resort_show() - the commands `list` and `status` from the page. @why: the call's outcome. Return: the exit status. */
-int last_resort_show(Session *session, int why, bool with_nodes);
+/**
+ * last_resort_show() - the commands `list` and `status` from the page
+ * @why:   the call's outcome
+ * @names: of dataflows or DATAFLOW:NODE; @n 0: all
+ *
+ * Return: the exit status, CLI_UNREACHABLE at best.
+ */
+int last_resort_show(Session *session, int why, const char *const *names, size_t n, bool with_nodes);
 
 /**
  * last_resort_stop() - the commands `stop` and `down` from the page
@@ -77,6 +51,9 @@ int last_resort_show(Session *session, int why, bool with_nodes);
  * Return: the exit status.
  */
 int last_resort_stop(Session *session, int why, const char *const *names, size_t n, bool all, const LastResortKill *kill);
+
+/* last_resort_end_daemon() - what is left to do of `down`: SIGTERM to the guard that the page names, 10 s to leave. The exit status. */
+int last_resort_end_daemon(Session *session);
 
 /* last_resort_stop_at() - one dataflow whose cgroup the supervisor had named before it fell silent. Return: the exit status. */
 int last_resort_stop_at(Session *session, const char *name, const char *cgroup, const LastResortKill *kill);

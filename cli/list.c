@@ -196,7 +196,7 @@ static int list(ListCommand *l)
         if (!r && !reply.error && !json_is_array(json_object_get(reply.parameters, "dataflows")))
                 r = CLIENT_E_GARBAGE;
         if (last_resort_applies(r))
-                status = last_resort_show(&l->session, r, false);
+                status = last_resort_show(&l->session, r, NULL, 0, false);
         else if (r)
                 status = session_fail(&l->session, r);
         else

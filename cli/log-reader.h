@@ -31,7 +31,7 @@ typedef struct LogReader {
         const char *const *nodes; /* borrowed: of those only; n 0: of all */
         size_t n_nodes;
         int error; /* errno of a file that could not be opened; 0: none */
-        char error_file[160];
+        char error_file[256];
 } LogReader;
 
 #define LOG_READER_NULL ((LogReader){.dir_fd = -1})

@@ -41,7 +41,7 @@ typedef struct Start {
 
         json_t *plan;
         Follow follow;
-        Client main, logs, order; /* the start and its events, the lines, the orders to stop */
+        Client main, logs, orders[2]; /* the start and its events, the lines, the orders to stop: gently and by force */
         char uuid[64];            /* "": not accepted yet */
         unsigned n_interrupts;
         bool reattached; /* main has a Wait under way: the one that was told our Start is gone */
@@ -244,12 +244,10 @@ static void order_stop(Start *s, bool force)
 {
         const nsec_t grace = force ? 0 : s->grace == NSEC_NEVER ? START_GRACE : s->grace;
         nsec_t now = clock_now(), until = nsec_add(now, s->session.timeout);
-        int r;
+        int r = client_connect(&s->orders[force], s->session.runtime_dir, until);
 
-        client_done(&s->order);
-        r = client_connect(&s->order, s->session.runtime_dir, until);
         if (!r)
-                r = client_send(&s->order, "Stop", false, json_pack("{ss sb}", "dataflow", s->uuid, "force", force), until);
+                r = client_send(&s->orders[force], "Stop", false, json_pack("{ss sb}", "dataflow", s->uuid, "force", force), until);
         if (r)
                 screen_say(&s->follow.screen, true, "the order to stop did not get through: %s", client_explain(r));
         s->follow.since = now;
@@ -382,28 +380,29 @@ static void read_logs(Start *s)
         }
 }
 
-static void read_order(Start *s)
+static void read_order(Start *s, Client *order)
 {
         Reply reply = {};
-        int r = client_read(&s->order, &reply);
+        int r = client_read(order, &reply);
 
         if (r == CLIENT_E_AGAIN)
                 return;
         if (!r && reply.error && strcmp(reply.error, "NotRunning") != 0)
                 screen_say(&s->follow.screen, true, "the order to stop was refused: %s%s%s", reply.error, reply.text[0] ? ": " : "", reply.text);
         reply_done(&reply);
-        client_done(&s->order);
+        client_done(order);
 }
 
 static void start_turn(Start *s)
 {
-        enum { SIGNAL, MAIN, LOGS, ORDER, _N };
+        enum { SIGNAL, MAIN, LOGS, STOP, FORCE, _N };
         const bool full = screen_is_full(&s->follow.screen);
         struct pollfd p[_N] = {
                 [SIGNAL] = {.fd = s->session.signal_fd, .events = POLLIN},
                 [MAIN] = {.fd = full ? -1 : s->main.fd, .events = POLLIN},
                 [LOGS] = {.fd = full ? -1 : s->logs.fd, .events = POLLIN},
-                [ORDER] = {.fd = s->order.fd, .events = POLLIN},
+                [STOP] = {.fd = s->orders[false].fd, .events = POLLIN},
+                [FORCE] = {.fd = s->orders[true].fd, .events = POLLIN},
         };
         nsec_t now = clock_now(), wake = MIN(screen_tick(&s->follow.screen, now), MIN(s->silent_at, s->stop_by));
         int signo;
@@ -416,8 +415,10 @@ static void start_turn(Start *s)
                 read_logs(s);
         if (p[MAIN].revents)
                 read_main(s);
-        if (p[ORDER].revents)
-                read_order(s);
+        if (p[STOP].revents)
+                read_order(s, &s->orders[false]);
+        if (p[FORCE].revents)
+                read_order(s, &s->orders[true]);
         while (s->status < 0 && p[SIGNAL].revents && (signo = session_signal(&s->session)))
                 on_signal(s, signo);
         now = clock_now();
@@ -473,7 +474,7 @@ int cmd_start(int argc, char **argv)
                 .grace = NSEC_NEVER,
                 .main = CLIENT_NULL,
                 .logs = CLIENT_NULL,
-                .order = CLIENT_NULL,
+                .orders = {CLIENT_NULL, CLIENT_NULL},
                 .silent_at = NSEC_NEVER,
                 .stop_by = NSEC_NEVER,
                 .status = -1};
@@ -489,7 +490,8 @@ int cmd_start(int argc, char **argv)
                 follow_done(&s.follow);
         client_done(&s.main);
         client_done(&s.logs);
-        client_done(&s.order);
+        client_done(&s.orders[false]);
+        client_done(&s.orders[true]);
         session_done(&s.session);
         json_decref(s.plan);
         load_options_done(&s.load);

@@ -137,7 +137,7 @@ static int status(StatusCommand *s)
         int transport, r = collect(s, &dataflows, &transport);
 
         if (last_resort_applies(transport))
-                return last_resort_show(&s->session, transport, true);
+                return last_resort_show(&s->session, transport, (const char *const *)s->names, s->n_names, true);
         if (transport)
                 return session_fail(&s->session, transport);
         if (s->session.json) {

@@ -108,7 +108,7 @@ static json_t *drop_ended(StopCommand *c, json_t *dataflows, int *status)
 
 static int stop(StopCommand *c)
 {
-        _cleanup_(json_decrefp) json_t *dataflows = NULL, *live = NULL, *one = NULL;
+        _cleanup_(json_decrefp) json_t *dataflows = NULL, *live = NULL;
         const LastResortKill kill = {.grace_ns = c->grace == NSEC_NEVER ? 10 * NSEC_PER_SEC : c->grace, .force = c->force};
         const char *const *names = (const char *const *)c->names;
         int transport, status = targets_status(&c->session, names, c->n_names, &dataflows, &transport);

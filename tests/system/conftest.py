@@ -332,6 +332,8 @@ def dataflow(tmp_path):
     return write
 
 
-# Fixtures of runs that are looked at and killed while they live. At the end: that module uses what is defined above.
+# Fixtures of runs that are looked at and killed while they live, and of commands that talk to a supervisor of the test's own. At the end:
+# these modules use what is defined above.
+from control import fake, talk, talk_on  # noqa: E402, F401
 from lives import home, live, nothing_left, script  # noqa: E402, F401
 from daemon import daemon, start_daemon  # noqa: E402, F401
