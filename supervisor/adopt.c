@@ -20,6 +20,8 @@
 #include "supervisor/status.h"
 #include "supervisor/wiring.h"
 
+#define ADOPT_COME_BACK_SPAN (5 * NSEC_PER_SEC) /* a node's library tries at least once a second */
+
 /* ---- the journal */
 
 static void adopt_one(Supervisor *supervisor, const uint8_t uuid[UUID_SIZE])
@@ -243,6 +245,13 @@ static void node_adopt(Node *node, bool fresh)
                 keeper_order_signal(node, SIGTERM); /* may be the second one: better than none */
 }
 
+static int on_did_not_come(Timer *timer, nsec_t now)
+{
+        (void)now;
+        node_on_left(container_of(timer, Node, hung_up));
+        return 0;
+}
+
 /* Its connection is what there is of it. */
 static void dynamic_reconcile(Node *node, bool fresh)
 {
@@ -251,8 +260,8 @@ static void dynamic_reconcile(Node *node, bool fresh)
         if (node->sock >= 0) {
                 node->dataflow->supervisor->n_adopted++;
                 wiring_resume(node);
-        } else if (node->spawned && !node->exited) {
-                node_on_left(node); /* while nobody looked, or with the guard that held its socket: it comes again by name */
+        } else if (node->spawned && !node->exited) { /* it left while nobody looked, or its socket went with the guard: then it comes again by name */
+                timer_arm(node->dataflow->loop, &node->hung_up, nsec_add(node->dataflow->loop->now, ADOPT_COME_BACK_SPAN), on_did_not_come);
         }
 }
 

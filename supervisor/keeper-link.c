@@ -74,7 +74,7 @@ static char **env_new(const Node *node, bool has_socket)
                 n++;
         while (node->plan->env[n_plan])
                 n_plan += 2;
-        env = calloc(n + n_plan / 2 + 3, sizeof(*env));
+        env = calloc(n + n_plan / 2 + 4, sizeof(*env));
         if (!env)
                 return NULL;
         for (size_t i = 0; i < n_plan; i += 2)
@@ -83,7 +83,8 @@ static char **env_new(const Node *node, bool has_socket)
         for (size_t i = 0; i < n; i++) {
                 const char *entry = node->dataflow->options.environ[i];
                 size_t name = strcspn(entry, "=");
-                bool replaced = strncmp(entry, NODE_MSG_FD_ENV "=", strlen(NODE_MSG_FD_ENV) + 1) == 0;
+                bool replaced = strncmp(entry, NODE_MSG_FD_ENV "=", strlen(NODE_MSG_FD_ENV) + 1) == 0 ||
+                                strncmp(entry, NODE_MSG_SOCKET_ENV "=", strlen(NODE_MSG_SOCKET_ENV) + 1) == 0;
 
                 for (size_t p = 0; p < n_plan && !replaced; p += 2)
                         replaced = strlen(node->plan->env[p]) == name && strncmp(entry, node->plan->env[p], name) == 0;
@@ -91,6 +92,8 @@ static char **env_new(const Node *node, bool has_socket)
                         k++;
         }
         if (has_socket && (env[k] = strdup(node_fd)))
+                k++;
+        if (has_socket && node->dataflow->supervisor->node_path[0] && asprintf(&env[k], NODE_MSG_SOCKET_ENV "=%s", node->dataflow->supervisor->node_path) >= 0)
                 k++;
         if ((env[k] = strdup(unbuffered)))
                 k++;

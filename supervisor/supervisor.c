@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "supervisor/private.h"
+#include "supervisor/named.h"
 #include "supervisor/server.h"
 #include "supervisor/status.h"
 
@@ -181,6 +182,9 @@ static void supervisor_find_cgroup(Supervisor *supervisor)
         const char *slash;
         ssize_t n;
 
+        (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", supervisor->options.runtime_fd);
+        n = readlink(link, supervisor->node_path, sizeof(supervisor->node_path) - sizeof("/node.sock"));
+        (void)snprintf(supervisor->node_path + MAX(n, (ssize_t)0), sizeof("/node.sock"), "/node.sock");
         (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", supervisor->options.lock_fd);
         n = readlink(link, supervisor->cgroup, sizeof(supervisor->cgroup) - 1);
         supervisor->cgroup[MAX(n, (ssize_t)0)] = '\0';
@@ -241,6 +245,8 @@ static int supervisor_setup(Supervisor *supervisor)
                         return error_fold(r);
                 r = server_new(&supervisor->server, supervisor, supervisor->options.listen_fd);
                 if (!r)
+                        r = named_new(&supervisor->named, supervisor, supervisor->options.node_listen_fd);
+                if (!r)
                         r = adopt_begin(supervisor);
                 if (r)
                         return error_fold(r);
@@ -267,6 +273,7 @@ int supervisor_main(const SupervisorOptions *options)
                 (void)dataflow_free(it);
         for (unsigned i = 0; i < SUPERVISOR_MAX_CONTROLS; i++)
                 (void)private_free(supervisor.privates[i]);
+        supervisor.named = named_free(supervisor.named);
         loop_set_pulse(&supervisor.loop, NULL);
         if (supervisor.status && supervisor.ending)
                 status_set_state(supervisor.status, STATUS_ENDED);

@@ -52,6 +52,8 @@ struct Supervisor {
         Private *privates[SUPERVISOR_MAX_CONTROLS];
         Status *status;    /* a daemon's pages; NULL: a private instance */
         char instance[RUNTIME_NAME_MAX], cgroup[PATH_MAX]; /* of the instance, for people */
+        struct Named *named; /* a daemon's: nodes that connect by name */
+        char node_path[PATH_MAX]; /* where */
         Server *server;    /* a daemon's; NULL: a private instance */
         List dataflows;    /* in the order of their start; those that have ended stay until they are forgotten */
         unsigned n_dataflows;

@@ -364,6 +364,11 @@ static void on_hello(Node *node, const NodeMsg *msg)
 {
         if (node->resuming && msg->hello.version == NODE_MSG_VERSION) {
                 node->connected = true; /* what it still needs is sent once it has said all */
+                node->mapped = false;   /* what was said before this was said to a predecessor */
+                for (uint32_t i = 0; i < node->n_links; i++) {
+                        node->links[i]->named_out = node->links[i]->named_out && node->links[i]->source != node;
+                        node->links[i]->named_in = node->links[i]->named_in && node->links[i]->target != node;
+                }
                 return;
         }
         if (node->connected || msg->hello.version != NODE_MSG_VERSION) {
@@ -377,19 +382,24 @@ static void on_hello(Node *node, const NodeMsg *msg)
                 wiring_stop(node, node->ladder.kill);
 }
 
+/* One that was lost with a supervisor and its guard is handed on by nobody: what was handed on before was sealed before. */
+static int seal_if_there(int fd, RegionKind kind)
+{
+        return fd < 0 ? 0 : region_seal(fd, kind);
+}
+
 /* What the writer has mapped can be written by nobody else from now on. */
 static int seal_all(Node *node)
 {
-        int r = region_seal(node->bell_fd, REGION_BELL);
+        int r = seal_if_there(node->bell_fd, REGION_BELL);
 
         for (uint32_t i = 0; !r && i < node->plan->n_outputs; i++) {
-                r = region_seal(node->outputs[i].ring_fd, REGION_RING);
+                r = seal_if_there(node->outputs[i].ring_fd, REGION_RING);
                 if (!r)
-                        r = region_seal(node->outputs[i].pool_fd, REGION_POOL);
+                        r = seal_if_there(node->outputs[i].pool_fd, REGION_POOL);
         }
         for (uint32_t i = 0; !r && i < node->plan->n_inputs; i++)
-                if (node->cursor_fds[i] >= 0)
-                        r = region_seal(node->cursor_fds[i], REGION_CURSOR);
+                r = seal_if_there(node->cursor_fds[i], REGION_CURSOR);
         return r;
 }
 
@@ -512,6 +522,33 @@ static void link_set_state(Link *link, LinkState state)
         show_link(link);
 }
 
+/* The memory of a living node was lost with a supervisor and its guard: only another incarnation of it can be linked. */
+static bool lost_memory(Node *node, bool lost)
+{
+        NodeLadder ladder = node_ladder(node->dataflow->loop->now, node->dataflow->options.grace_ns, node->dataflow->options.budget_ns, false);
+
+        if (!lost)
+                return false;
+        if (!node->restart_wanted && !node->stop_wanted) {
+                dataflow_note(node->dataflow, node->plan->id, "its shared memory was lost with the last daemon; it is restarted so that it can be linked anew");
+                if (node_is_dynamic(node))
+                        wiring_let_go(node, "the daemon died and lost its shared memory: connect again");
+                else
+                        (void)node_order_restart(node, &ladder); /* refused: its dataflow ends */
+        }
+        return true;
+}
+
+static bool link_lost_memory(Link *link)
+{
+        Node *source = link->source, *target = link->target;
+        const NodeOutput *output = &source->outputs[link->output];
+        bool source_lost = node_is_there(source) && (source->bell_fd < 0 || output->ring_fd < 0 || output->pool_fd < 0);
+        bool target_lost = target->bell_fd < 0 || target->cursor_fds[link->input] < 0;
+
+        return lost_memory(source, source_lost) | lost_memory(target, target_lost);
+}
+
 /* The next step of an attachment that both sides allow. */
 static void link_advance(Link *link)
 {
@@ -523,6 +560,8 @@ static void link_advance(Link *link)
                 return;
         if (!node_is_there(source) && !source->finished)
                 return; /* it will come, or come again */
+        if (link_lost_memory(link))
+                return;
         link->generation++;
         link->source_generation = source->generation;
         if (!node_is_there(source) && (output->ring_fd < 0 || region_check(output->ring_fd, REGION_RING, output->ring_size))) {
@@ -813,7 +852,7 @@ void wiring_reopen(Node *node)
 
 static void tell_downstream(Node *node, NodeMsgType type, const char *text)
 {
-        NodeMsg msg = {.type = type, .node_event = {.node = node->plan->id, .text = text}};
+        NodeMsg msg = {.type = type, .node_event = {.node = node->plan->id, .text = text, .generation = node->generation}};
         const Node *last = NULL;
 
         /* Links are in the order of their targets, so a target with several is told once. */
@@ -879,7 +918,7 @@ void wiring_take(Node *node, const struct guard_item *item, int take_fd)
 
 void wiring_resume(Node *node)
 {
-        NodeMsg msg = {.type = NODE_MSG_RESUME};
+        NodeMsg msg = {.type = NODE_MSG_RESUME, .resume = {.epoch = node->dataflow->supervisor->epoch}};
 
         if (node->sock < 0)
                 return;
@@ -924,10 +963,10 @@ static void link_settle(Link *link)
 
 static void on_resumed(Node *node, const NodeMsg *msg)
 {
-        if (!node->resuming)
+        if (!node->resuming || msg->resume.epoch != node->dataflow->supervisor->epoch)
                 return;
         node->resuming = false;
-        node->started = msg->resumed.running;
+        node->started = msg->resume.running;
         if (!node->mapped) /* its setup was cut, or had not begun */
                 send_setup(node);
         else if (node->dataflow->released && node->state == NODE_RUNNING)
