@@ -40,7 +40,8 @@ int cmd_clean(int argc, char **argv)
                 return usage_error("clean", "unexpected argument `%s`", argv[optind + 1]);
         status = session_locate(&session);
         if (!status)
-                status = session_call(&session, "Clean", optind < argc ? json_pack("{ss}", "dataflow", argv[optind]) : json_object(), &answer);
+                status = session_call(&session, "Clean",
+                        optind < argc ? json_pack("{ss}", "dataflow", argv[optind]) : json_object(), &answer);
         if (!status)
                 status = say_count(&session, answer, "cleaned", "dataflow was forgotten", "dataflows were forgotten");
         json_decref(answer);

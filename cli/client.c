@@ -152,7 +152,8 @@ static int reply_parse(Reply *ret, const char *data, size_t size)
                 .continues = json_is_true(json_object_get(message, "continues"))};
         if (!ret->error)
                 return 0;
-        ret->text = json_string_value(json_object_get(parameters, "text")) ?: json_string_value(json_object_get(parameters, "parameter")) ?: "";
+        ret->text = json_string_value(json_object_get(parameters, "text")) ?:
+                json_string_value(json_object_get(parameters, "parameter")) ?: "";
         if (strncmp(ret->error, CONTROL_INTERFACE ".", prefix) == 0)
                 ret->error += prefix;
         return 0;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One connection to a supervisor's control socket (protocol/dev.tidegate.Supervisor.varlink): frames out, replies in. The other side may be
- * slow, silent, lying or gone: every wait has a deadline of the caller's, and what comes is checked before it is used.
+ * One connection to a supervisor's control socket (protocol/dev.tidegate.Supervisor.varlink): frames out, replies in. The
+ * other side may be slow, silent, lying or gone: every wait has a deadline of the caller's, and what comes is checked before
+ * it is used.
  *
  * Never raises SIGPIPE. Does not: show anything, decide what a failure means, retry.
  */

@@ -72,7 +72,13 @@ static int send_order(Down *d, json_t *take_dataflows, bool *ret_left)
 {
         json_t *p = json_pack("{sb}", "force", d->force);
         StopOrder order = {.method = "Shutdown", .parameters = p, .dataflows = take_dataflows, .client = CLIENT_NULL};
-        Stop stop = {.session = &d->session, .grace = d->grace, .force = d->force, .shutdown = true, .ledger = true, .orders = &order, .n_orders = 1};
+        Stop stop = {.session = &d->session,
+                .grace = d->grace,
+                .force = d->force,
+                .shutdown = true,
+                .ledger = true,
+                .orders = &order,
+                .n_orders = 1};
         int status;
 
         if (p && d->grace != NSEC_NEVER)
@@ -94,7 +100,8 @@ static int wait_for_guard(Down *d, nsec_t until)
                 nsec_t now = clock_now();
 
                 if (tty && now >= next) {
-                        printf("\r\033[Ktidegate: waiting for the guard (pid %lld) to leave, at most %.0f s more", d->guard, (double)nsec_left(until, now) / 1e9);
+                        printf("\r\033[Ktidegate: waiting for the guard (pid %lld) to leave, at most %.0f s more", d->guard,
+                                (double)nsec_left(until, now) / 1e9);
                         (void)fflush(stdout);
                         next = nsec_add(now, NSEC_PER_SEC);
                         shown = true;
@@ -138,7 +145,10 @@ static int down(Down *d)
         until = nsec_add(clock_now(), nsec_add(grace + grace / 2, DOWN_SLACK));
         r = wait_for_guard(d, until);
         if (r) {
-                session_say(&d->session, r == CLIENT_E_LATE ? "the guard (pid %lld) is still there" : "left; the guard (pid %lld) goes on ending the daemon", d->guard);
+                session_say(&d->session,
+                        r == CLIENT_E_LATE ? "the guard (pid %lld) is still there"
+                                           : "left; the guard (pid %lld) goes on ending the daemon",
+                        d->guard);
                 return r == CLIENT_E_LATE ? CLI_NOT_RUNNING : CLI_FAILED;
         }
         if (d->session.json)

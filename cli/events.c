@@ -19,7 +19,9 @@ typedef struct EventsCommand {
 /* "10:47:12.123"; an event without a time of the clock happened now. */
 static void format_clock(char *buffer, size_t size, long long at_ms)
 {
-        long long ms = at_ms > 0 && at_ms <= now_ms() && now_ms() - at_ms < 3600 * 1000 ? wall_ms(at_ms) : (long long)(clock_wall() / NSEC_PER_MSEC);
+        long long ms = at_ms > 0 && at_ms <= now_ms() && now_ms() - at_ms < 3600 * 1000
+                               ? wall_ms(at_ms)
+                               : (long long)(clock_wall() / NSEC_PER_MSEC);
         time_t seconds = (time_t)(ms / 1000);
         struct tm tm;
         size_t n = localtime_r(&seconds, &tm) ? strftime(buffer, size, "%H:%M:%S", &tm) : 0;

@@ -73,7 +73,10 @@ void follow_done(Follow *follow)
 
         screen_done(&follow->screen, nsec_add(clock_now(), FLUSH_SPAN));
         if (hidden)
-                fprintf(stderr, "tidegate: %llu lines were not shown: whoever reads this output is slow, or they are longer than 1 MiB\n", hidden);
+                fprintf(stderr,
+                        "tidegate: %llu lines were not shown: whoever reads this output is slow, or they are longer than 1 "
+                        "MiB\n",
+                        hidden);
         json_decref(follow->plan);
         *follow = (Follow){};
 }
@@ -160,7 +163,8 @@ void follow_event(Follow *follow, const json_t *event)
                 return;
         }
         if (!follow->screen.json && strcmp(type, "dropped") == 0)
-                screen_say(&follow->screen, false, "(%lld events not shown here: this terminal is slow)", json_get_number(event, "count"));
+                screen_say(&follow->screen, false, "(%lld events not shown here: this terminal is slow)",
+                        json_get_number(event, "count"));
         screen_event(&follow->screen, shown, clock_now());
 }
 
@@ -178,11 +182,12 @@ void follow_line(Follow *follow, const json_t *line)
                 if (follow->screen.tty)
                         (void)text_tame(text, true);
         }
-        screen_line(&follow->screen, &(ScreenLine){.id = label,
-                                             .stream = (int)json_get_number(line, "stream"),
-                                             .wall_ns = nsec_mul((nsec_t)MAX(json_get_number(line, "time_ms"), 0LL), NSEC_PER_MSEC),
-                                             .count = (uint64_t)MAX(json_get_number(line, "dropped"), 0LL),
-                                             .text = text});
+        screen_line(&follow->screen,
+                &(ScreenLine){.id = label,
+                        .stream = (int)json_get_number(line, "stream"),
+                        .wall_ns = nsec_mul((nsec_t)MAX(json_get_number(line, "time_ms"), 0LL), NSEC_PER_MSEC),
+                        .count = (uint64_t)MAX(json_get_number(line, "dropped"), 0LL),
+                        .text = text});
 }
 
 /* ---- results */
@@ -195,9 +200,10 @@ static void show_rung(Follow *follow, const json_t *entry)
 
         node_label(follow, label, sizeof(label), "", json_get_text(entry, "node"));
         if (json_is_integer(count))
-                (void)snprintf(who, sizeof(who), "%lld process%s", json_get_number(entry, "count"), json_get_number(entry, "count") == 1 ? "" : "es");
-        screen_say(&follow->screen, false, "  +%.3f s  %-8s %-20s %-14s %s", (double)ms / 1000, json_get_text(entry, "rung"), label, who,
-                json_get_text(entry, "result"));
+                (void)snprintf(who, sizeof(who), "%lld process%s", json_get_number(entry, "count"),
+                        json_get_number(entry, "count") == 1 ? "" : "es");
+        screen_say(&follow->screen, false, "  +%.3f s  %-8s %-20s %-14s %s", (double)ms / 1000, json_get_text(entry, "rung"),
+                label, who, json_get_text(entry, "result"));
 }
 
 static void show_ledger(Follow *follow, const json_t *result)
@@ -226,7 +232,8 @@ static void show_failed_nodes(Follow *follow, const json_t *result)
                 const char *error = json_get_text(node, "error"), *left = json_get_text(node, "left");
 
                 if (error[0])
-                        screen_say(&follow->screen, true, "node %s (line %lld): %s", json_get_text(node, "id"), json_get_number(node, "line"), error);
+                        screen_say(&follow->screen, true, "node %s (line %lld): %s", json_get_text(node, "id"),
+                                json_get_number(node, "line"), error);
                 if (left[0])
                         screen_say(&follow->screen, true, "node %s: left: %s", json_get_text(node, "id"), left);
         }
@@ -234,7 +241,9 @@ static void show_failed_nodes(Follow *follow, const json_t *result)
 
 void follow_result(Follow *follow, json_t *result, bool ledger)
 {
-        int status = json_get_number(result, "left") > 0 ? CLI_NOT_RUNNING : json_is_true(json_object_get(result, "success")) ? CLI_OK : CLI_FAILED;
+        int status = json_get_number(result, "left") > 0                ? CLI_NOT_RUNNING
+                     : json_is_true(json_object_get(result, "success")) ? CLI_OK
+                                                                        : CLI_FAILED;
 
         follow->n_results++;
         follow->status = MAX(follow->status, status);

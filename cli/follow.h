@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Follow: the events of a start or a stop on the screen (run-screen.h), for one dataflow of the daemon's or several at once, then the
- * results with their ledgers. Decides nothing; waits for nothing.
+ * Follow: the events of a start or a stop on the screen (run-screen.h), for one dataflow of the daemon's or several at once,
+ * then the results with their ledgers. Decides nothing; waits for nothing.
  */
 #ifndef TG_CLI_FOLLOW_H
 #define TG_CLI_FOLLOW_H

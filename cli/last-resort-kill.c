@@ -257,7 +257,8 @@ static void child(const char *path, const LastResortKill *kill, pid_t command, L
 
 int last_resort_kill(const char *path, const LastResortKill *kill, LastResortVerdict *ret)
 {
-        nsec_t begin = clock_now(), until = nsec_add(nsec_add(begin, kill->force ? 0 : kill->grace_ns / 2), KILL_BUDGET + CHILD_SLACK);
+        nsec_t begin = clock_now(),
+               until = nsec_add(nsec_add(begin, kill->force ? 0 : kill->grace_ns / 2), KILL_BUDGET + CHILD_SLACK);
         pid_t command = getpid(), pid;
         int pipe_fds[2];
         struct pollfd p = {.events = POLLIN};

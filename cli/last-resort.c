@@ -34,13 +34,15 @@ static int load(Session *session, int why, StatusView *ret)
                 return 0;
         if (ret->reason == STATUS_REASON_MISSING && why == CLIENT_E_ABSENT) /* there is no daemon at all */
                 return session_fail(session, why);
-        session_say(session, "%s: %s, and its status page says nothing: %s", session->runtime_dir, client_explain(why), ret->why);
+        session_say(
+                session, "%s: %s, and its status page says nothing: %s", session->runtime_dir, client_explain(why), ret->why);
         return CLI_UNREACHABLE;
 }
 
 static void say_verdict(Session *session, int why, const StatusView *view, const char *what)
 {
-        session_say(session, "%s; %s: %s%s%s", client_explain(why), view->why, what, view->action[0] ? ". " : "", view->action);
+        session_say(
+                session, "%s; %s: %s%s%s", client_explain(why), view->why, what, view->action[0] ? ". " : "", view->action);
 }
 
 /* ---- status, list */
@@ -52,14 +54,17 @@ static json_int_t ms(uint64_t ns)
 
 static json_t *node_json(const struct status_node *node)
 {
-        json_t *n = json_pack("{ss ss ss ss sI si si sI ss}", "id", node->id, "kind", status_kind_to_string(node->kind), "state",
-                status_node_state_to_string(node->state), "wanted", status_wanted_to_string(node->wanted), "generation", (json_int_t)node->generation, "pid",
-                node->pid, "restarts", (int)node->restarts, "since_at_ms", ms(node->since_ns), "health", status_health_to_string(node->health));
+        json_t *n = json_pack("{ss ss ss ss sI si si sI ss}", "id", node->id, "kind", status_kind_to_string(node->kind),
+                "state", status_node_state_to_string(node->state), "wanted", status_wanted_to_string(node->wanted),
+                "generation", (json_int_t)node->generation, "pid", node->pid, "restarts", (int)node->restarts, "since_at_ms",
+                ms(node->since_ns), "health", status_health_to_string(node->health));
 
         if (n && node->stuck_since_ns)
                 (void)json_object_set_new(n, "stuck_since_at_ms", json_integer(ms(node->stuck_since_ns)));
         if (n && node->exit_code)
-                (void)json_object_set_new(n, "exit", json_pack("{ss si}", "code", node->exit_code == CLD_EXITED ? "exited" : "signalled", "status", node->exit_status));
+                (void)json_object_set_new(n, "exit",
+                        json_pack("{ss si}", "code", node->exit_code == CLD_EXITED ? "exited" : "signalled", "status",
+                                node->exit_status));
         return n;
 }
 
@@ -70,11 +75,13 @@ static json_t *dataflow_json(const StatusView *view, size_t index, const char *o
         json_t *nodes = json_array(), *out;
 
         for (size_t i = 0; i < view->n_nodes; i++)
-                if (view->nodes[i].dataflow == index && (!only[0] || strcmp(only, "*") == 0 || strcmp(only, view->nodes[i].id) == 0))
+                if (view->nodes[i].dataflow == index &&
+                        (!only[0] || strcmp(only, "*") == 0 || strcmp(only, view->nodes[i].id) == 0))
                         (void)json_array_append_new(nodes, node_json(&view->nodes[i]));
-        out = json_pack("{ss ss ss ss si si si si sI sI so}", "uuid", d->uuid, "name", d->name, "state", status_dataflow_state_to_string(d->state), "wanted",
-                status_wanted_to_string(d->wanted), "uid", (int)d->uid, "n_nodes", (int)d->n_nodes, "n_running", (int)d->n_running, "n_failed",
-                (int)d->n_failed, "started_at_ms", ms(d->started_at_ns), "since_at_ms", ms(d->since_ns), "nodes", nodes);
+        out = json_pack("{ss ss ss ss si si si si sI sI so}", "uuid", d->uuid, "name", d->name, "state",
+                status_dataflow_state_to_string(d->state), "wanted", status_wanted_to_string(d->wanted), "uid", (int)d->uid,
+                "n_nodes", (int)d->n_nodes, "n_running", (int)d->n_running, "n_failed", (int)d->n_failed, "started_at_ms",
+                ms(d->started_at_ns), "since_at_ms", ms(d->since_ns), "nodes", nodes);
         if (out && d->result != STATUS_RESULT_NONE)
                 (void)json_object_set_new(out, "result", json_string(status_result_to_string(d->result)));
         if (out && status_view_cgroup(view, d))
@@ -99,7 +106,8 @@ static json_t *chosen(Session *session, const StatusView *view, const char *cons
                 if (d)
                         (void)json_array_append_new(all, dataflow_json(view, (size_t)(d - view->dataflows), target.node));
                 else
-                        session_say(session, "%s: the status page knows %s", names[i], ambiguous ? "several" : "no such dataflow");
+                        session_say(session, "%s: the status page knows %s", names[i],
+                                ambiguous ? "several" : "no such dataflow");
         }
         return all;
 }
@@ -115,8 +123,10 @@ int last_resort_show(Session *session, int why, const char *const *names, size_t
                         say_verdict(session, why, &view, "this is from its status page");
                 dataflows = chosen(session, &view, names, n);
                 if (session->json)
-                        (void)session_result(session, json_pack("{ss ss ss ss sO}", "source", "status page", "verdict", status_verdict_to_string(view.verdict),
-                                                              "reason", status_reason_to_string(view.reason), "why", view.why, "dataflows", dataflows));
+                        (void)session_result(session,
+                                json_pack("{ss ss ss ss sO}", "source", "status page", "verdict",
+                                        status_verdict_to_string(view.verdict), "reason",
+                                        status_reason_to_string(view.reason), "why", view.why, "dataflows", dataflows));
                 else if (with_nodes)
                         status_print_lines(dataflows);
                 else
@@ -141,7 +151,8 @@ int last_resort_stop_at(Session *session, const char *name, const char *cgroup, 
                 return CLI_UNREACHABLE;
         }
         if (!session->json) {
-                printf("%s: ending the processes of %s: SIGTERM now, SIGKILL in %.1f s, at most %.1f s in all\n", name, cgroup, grace, grace + 3);
+                printf("%s: ending the processes of %s: SIGTERM now, SIGKILL in %.1f s, at most %.1f s in all\n", name,
+                        cgroup, grace, grace + 3);
                 (void)fflush(stdout);
         }
         r = last_resort_kill(cgroup, kill, &v);
@@ -149,14 +160,18 @@ int last_resort_stop_at(Session *session, const char *name, const char *cgroup, 
                 return session_fail(session, r);
         result = v.timed_out ? "the kernel held it up" : v.n_left ? "left" : "empty";
         if (session->json)
-                (void)print_json_line_new(json_pack("{ss ss ss ss sI si si ss}", "type", "last-resort", "who", "command", "name", name, "cgroup", cgroup, "ms", (json_int_t)v.ms,
-                        "count", (int)v.n_found, "left", (int)v.n_left, "result", result));
+                (void)print_json_line_new(json_pack("{ss ss ss ss sI si si ss}", "type", "last-resort", "who", "command",
+                        "name", name, "cgroup", cgroup, "ms", (json_int_t)v.ms, "count", (int)v.n_found, "left",
+                        (int)v.n_left, "result", result));
         else
-                printf("%s: +%.3f s  command  %u process%s: %s\n", name, (double)v.ms / 1000, v.n_found, v.n_found == 1 ? "" : "es", result);
+                printf("%s: +%.3f s  command  %u process%s: %s\n", name, (double)v.ms / 1000, v.n_found,
+                        v.n_found == 1 ? "" : "es", result);
         (void)fflush(stdout);
         if (v.error)
-                session_say(session, "%s: %s", cgroup, v.error == EDEADLK ? "this command runs in that cgroup itself: refused" :
-                        v.error == ENOTSUP ? "no cgroup of version 2: refused" : strerror(v.error));
+                session_say(session, "%s: %s", cgroup,
+                        v.error == EDEADLK   ? "this command runs in that cgroup itself: refused"
+                        : v.error == ENOTSUP ? "no cgroup of version 2: refused"
+                                             : strerror(v.error));
         return v.n_left || v.timed_out ? CLI_NOT_RUNNING : CLI_OK;
 }
 
@@ -165,7 +180,8 @@ static int stop_one(Session *session, const StatusView *view, const struct statu
         const char *cgroup = status_view_cgroup(view, d);
 
         if (!cgroup && !view->trusted) {
-                session_say(session, "%s: somebody else than you or root could have written the status page; nothing was done", d->name);
+                session_say(session,
+                        "%s: somebody else than you or root could have written the status page; nothing was done", d->name);
                 return CLI_UNREACHABLE;
         }
         return last_resort_stop_at(session, d->name, cgroup ? cgroup : "", kill);
@@ -255,7 +271,8 @@ int last_resort_end_daemon(Session *session)
         nsec_t until = nsec_add(clock_now(), GUARD_SPAN);
         int status = CLI_OK, n = 0;
 
-        if (status_view_load(&view, session->runtime_dir, clock_now()) == 0 && view.verdict != STATUS_VERDICT_NONE && view.trusted)
+        if (status_view_load(&view, session->runtime_dir, clock_now()) == 0 && view.verdict != STATUS_VERDICT_NONE &&
+                view.trusted)
                 fd = open_guard(view.info.guard_pid);
         p.fd = fd;
         if (fd >= 0 && syscall(SYS_pidfd_send_signal, fd, SIGTERM, NULL, 0) < 0) {

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Last resort: what `status`, `list`, `stop` and `down` still do when the supervisor does not answer. They read the status page in the
- * runtime directory, which asks nobody, and kill through the cgroups named there, as far as the caller's rights go.
+ * Last resort: what `status`, `list`, `stop` and `down` still do when the supervisor does not answer. They read the status
+ * page in the runtime directory, which asks nobody, and kill through the cgroups named there, as far as the caller's rights
+ * go.
  *
- * Everything that touches cgroups or /proc happens in a forked child with a deadline: a kernel that holds it up holds up a child.
+ * Everything that touches cgroups or /proc happens in a forked child with a deadline: a kernel that holds it up holds up a
+ * child.
  */
 #ifndef TG_CLI_LAST_RESORT_H
 #define TG_CLI_LAST_RESORT_H
@@ -28,8 +30,8 @@ typedef struct LastResortVerdict {
 /**
  * last_resort_kill() - end every process of the cgroup at @path
  *
- * SIGTERM and SIGCONT by pidfd to all, after half of the grace `cgroup.kill`, then SIGKILL by pidfd until `populated 0` or 2 s have
- * passed. Blocks until then, at most; Ctrl-C does not stop it. @path must be on a cgroup2 file system.
+ * SIGTERM and SIGCONT by pidfd to all, after half of the grace `cgroup.kill`, then SIGKILL by pidfd until `populated 0` or 2
+ * s have passed. Blocks until then, at most; Ctrl-C does not stop it. @path must be on a cgroup2 file system.
  *
  * Return: 0 (*ret says what came of it) or a negative errno when no child could be made.
  */
@@ -52,10 +54,12 @@ int last_resort_show(Session *session, int why, const char *const *names, size_t
  */
 int last_resort_stop(Session *session, int why, const char *const *names, size_t n, bool all, const LastResortKill *kill);
 
-/* last_resort_end_daemon() - what is left to do of `down`: SIGTERM to the guard that the page names, 10 s to leave. The exit status. */
+/* last_resort_end_daemon() - what is left to do of `down`: SIGTERM to the guard that the page names, 10 s to leave. The exit
+ * status. */
 int last_resort_end_daemon(Session *session);
 
-/* last_resort_stop_at() - one dataflow whose cgroup the supervisor had named before it fell silent. Return: the exit status. */
+/* last_resort_stop_at() - one dataflow whose cgroup the supervisor had named before it fell silent. Return: the exit status.
+ */
 int last_resort_stop_at(Session *session, const char *name, const char *cgroup, const LastResortKill *kill);
 
 #endif

@@ -46,7 +46,8 @@ static int read_arguments(ListCommand *l, int argc, char **argv)
                 else
                         return CLI_USAGE;
         }
-        if (l->state && strcmp(l->state, "running") != 0 && strcmp(l->state, "finished") != 0 && strcmp(l->state, "failed") != 0)
+        if (l->state && strcmp(l->state, "running") != 0 && strcmp(l->state, "finished") != 0 &&
+                strcmp(l->state, "failed") != 0)
                 return usage_error(argv[0], "--status: `%s` is none of running, finished, failed", l->state);
         if (l->sort && strcmp(l->sort, "cpu") != 0 && strcmp(l->sort, "memory") != 0)
                 return usage_error(argv[0], "--sort-by: `%s` is neither cpu nor memory", l->sort);
@@ -71,7 +72,8 @@ static bool is_wanted(const ListCommand *l, const json_t *dataflow)
 
         if (l->state && strcmp(l->state, "running") == 0 ? ended : l->state && strcmp(l->state, word) != 0)
                 return false;
-        return !l->name || strstr(json_get_text(dataflow, "name"), l->name) || fnmatch(l->name, json_get_text(dataflow, "name"), 0) == 0;
+        return !l->name || strstr(json_get_text(dataflow, "name"), l->name) ||
+               fnmatch(l->name, json_get_text(dataflow, "name"), 0) == 0;
 }
 
 json_t *dataflows_usage(const json_t *dataflows)
@@ -99,20 +101,25 @@ static double cpu_percent(const json_t *dataflow, const json_t *usage)
 
 static void print_row(const json_t *dataflow, const json_t *usage, int width, bool color)
 {
-        const char *word = dataflow_word(dataflow), *tint = !color ? NULL : strcmp(word, "failed") == 0 ? "31" : strcmp(word, "running") == 0 ? "32" : NULL;
+        const char *word = dataflow_word(dataflow), *tint = !color                         ? NULL
+                                                            : strcmp(word, "failed") == 0  ? "31"
+                                                            : strcmp(word, "running") == 0 ? "32"
+                                                                                           : NULL;
         char name[256], nodes[64], cpu[32] = "-", memory[32] = "-", uptime[64] = "-";
         long long started = json_get_number(dataflow, "started_at_ms");
 
         (void)snprintf(name, sizeof(name), "%s", json_get_text(dataflow, "name"));
-        (void)snprintf(nodes, sizeof(nodes), "%lld/%lld", json_get_number(dataflow, "n_running"), json_get_number(dataflow, "n_nodes"));
+        (void)snprintf(nodes, sizeof(nodes), "%lld/%lld", json_get_number(dataflow, "n_running"),
+                json_get_number(dataflow, "n_nodes"));
         if (json_is_object(usage)) {
                 (void)snprintf(cpu, sizeof(cpu), "%.1f%%", cpu_percent(dataflow, usage));
                 format_bytes(memory, sizeof(memory), (unsigned long long)json_get_number(usage, "memory"));
         }
         if (started && strcmp(json_get_text(dataflow, "state"), "ended") != 0)
                 format_uptime(uptime, sizeof(uptime), now_ms() - started);
-        printf("%-36.36s  %-*s  %s%s%s%-10s%s  %-7s  %7s  %10s  %s\n", json_get_text(dataflow, "uuid"), width, text_tame(name, false), tint ? "\033[" : "",
-                tint ? tint : "", tint ? "m" : "", word, tint ? "\033[0m" : "", nodes, cpu, memory, uptime);
+        printf("%-36.36s  %-*s  %s%s%s%-10s%s  %-7s  %7s  %10s  %s\n", json_get_text(dataflow, "uuid"), width,
+                text_tame(name, false), tint ? "\033[" : "", tint ? tint : "", tint ? "m" : "", word, tint ? "\033[0m" : "",
+                nodes, cpu, memory, uptime);
 }
 
 void list_print_table(const json_t *dataflows, const json_t *usage)
@@ -124,7 +131,8 @@ void list_print_table(const json_t *dataflows, const json_t *usage)
 
         json_array_foreach(dataflows, i, dataflow)
                 width = MAX(width, (int)MIN(strlen(json_get_text(dataflow, "name")), (size_t)128));
-        printf("%-36s  %-*s  %-10s  %-7s  %7s  %10s  %s\n", "UUID", width, "NAME", "STATUS", "NODES", "CPU", "MEMORY", "UPTIME");
+        printf("%-36s  %-*s  %-10s  %-7s  %7s  %10s  %s\n", "UUID", width, "NAME", "STATUS", "NODES", "CPU", "MEMORY",
+                "UPTIME");
         json_array_foreach(dataflows, i, dataflow)
                 print_row(dataflow, json_array_get(usage, i), width, color);
 }
@@ -178,8 +186,10 @@ static int show(ListCommand *l, const json_t *parameters)
                 json_array_foreach(dataflows, i, dataflow) {
                         json_t *one = json_array_get(usage, i);
 
-                        (void)json_object_set_new(dataflow, "memory_bytes", one ? json_integer(json_get_number(one, "memory")) : json_null());
-                        (void)json_object_set_new(dataflow, "cpu_ms", one ? json_integer(json_get_number(one, "cpu_ms")) : json_null());
+                        (void)json_object_set_new(
+                                dataflow, "memory_bytes", one ? json_integer(json_get_number(one, "memory")) : json_null());
+                        (void)json_object_set_new(
+                                dataflow, "cpu_ms", one ? json_integer(json_get_number(one, "cpu_ms")) : json_null());
                 }
                 return session_result(&l->session, json_pack("{ss sO}", "source", "supervisor", "dataflows", dataflows));
         } else {

@@ -87,7 +87,8 @@ static bool node_of(const char *name, char *ret, size_t size)
 {
         size_t n = strlen(name);
 
-        if (n < sizeof("log_x.jsonl") - 1 || strncmp(name, "log_", 4) != 0 || strcmp(name + n - 6, ".jsonl") != 0 || n - 10 >= size)
+        if (n < sizeof("log_x.jsonl") - 1 || strncmp(name, "log_", 4) != 0 || strcmp(name + n - 6, ".jsonl") != 0 ||
+                n - 10 >= size)
                 return false;
         memcpy(ret, name + 4, n - 10);
         ret[n - 10] = '\0';
@@ -136,7 +137,8 @@ void log_reader_done(LogReader *reader)
         *reader = LOG_READER_NULL;
 }
 
-/* Backwards block by block. The last newline ends the last line, so the one that is n before it begins the n-th line from the end. */
+/* Backwards block by block. The last newline ends the last line, so the one that is n before it begins the n-th line from the
+ * end. */
 static void file_skip(LogFile *file, size_t n)
 {
         char block[READ_SIZE];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Log reader: the files log_<node>.jsonl of a dataflow, merged by time, with the caller's own rights. A line that is no JSON object is shown
- * as it is; a last line without its newline waits for it. Symbolic links and what is no regular file are not opened.
+ * Log reader: the files log_<node>.jsonl of a dataflow, merged by time, with the caller's own rights. A line that is no JSON
+ * object is shown as it is; a last line without its newline waits for it. Symbolic links and what is no regular file are not
+ * opened.
  *
  * Blocks as the file system of the logs does. Does not: filter by anything but the node, wait for more.
  */
@@ -18,10 +19,10 @@ typedef struct LogFile {
         int fd;
         char *data; /* read and not yet taken: [begin, end) */
         size_t begin, end, room;
-        uint64_t offset;     /* of what comes next in the file */
-        json_t *next;        /* the record at the head; NULL: none complete is there */
-        uint64_t next_ns;    /* its time, or that of the one before */
-        bool cutting;        /* within a line that is too long to be kept */
+        uint64_t offset;  /* of what comes next in the file */
+        json_t *next;     /* the record at the head; NULL: none complete is there */
+        uint64_t next_ns; /* its time, or that of the one before */
+        bool cutting;     /* within a line that is too long to be kept */
 } LogFile;
 
 typedef struct LogReader {

@@ -15,7 +15,8 @@ int log_level_rank(const char *level)
         static const struct {
                 const char *name;
                 int rank;
-        } levels[] = {{"stdout", 0}, {"trace", 1}, {"debug", 2}, {"info", 3}, {"warn", 4}, {"warning", 4}, {"stderr", 4}, {"error", 5}};
+        } levels[] = {{"stdout", 0}, {"trace", 1}, {"debug", 2}, {"info", 3}, {"warn", 4}, {"warning", 4}, {"stderr", 4},
+                {"error", 5}};
 
         for (size_t i = 0; i < ELEMENTSOF(levels); i++)
                 if (strcasecmp(level, levels[i].name) == 0)
@@ -34,7 +35,8 @@ static bool passes(const LogShow *show, const json_t *record, uint64_t wall_ns)
                 return false;
         if (show->level && log_level_rank(json_get_text(record, "level")) < show->level)
                 return false;
-        return !show->grep || strcasestr(json_get_text(record, "message"), show->grep) || strcasestr(json_get_text(record, "node_id"), show->grep) ||
+        return !show->grep || strcasestr(json_get_text(record, "message"), show->grep) ||
+               strcasestr(json_get_text(record, "node_id"), show->grep) ||
                strcasestr(json_get_text(record, "target"), show->grep);
 }
 
@@ -69,7 +71,8 @@ static char *own_text(const LogShow *show, const char *text)
 static void print_fields(const LogShow *show, const json_t *record)
 {
         json_t *fields = json_object_get(record, "fields");
-        char *text = json_is_object(fields) && json_object_size(fields) ? json_dumps(fields, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+        char *text =
+                json_is_object(fields) && json_object_size(fields) ? json_dumps(fields, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
 
         if (text)
                 printf(" %s%s%s", show->color ? "\033[2m" : "", text, show->color ? "\033[0m" : "");
@@ -79,7 +82,8 @@ static void print_fields(const LogShow *show, const json_t *record)
 static void print_record(const LogShow *show, const json_t *record, uint64_t wall_ns)
 {
         const char *level = json_get_text(record, "level"), *node = json_get_text(record, "node_id");
-        _cleanup_free_ char *message = own_text(show, json_get_text(record, "message")), *id = own_text(show, node), *tame_level = own_text(show, level);
+        _cleanup_free_ char *message = own_text(show, json_get_text(record, "message")), *id = own_text(show, node),
+                            *tame_level = own_text(show, level);
         char time[64] = "";
 
         if (!message || !id || !tame_level)
@@ -92,7 +96,8 @@ static void print_record(const LogShow *show, const json_t *record, uint64_t wal
                 if (wall_ns)
                         format_time(time, sizeof(time), wall_ns);
                 if (show->color)
-                        printf("%s \033[36m[%s]\033[0m \033[%sm%s\033[0m %s", time, id, level_color(level), tame_level, message);
+                        printf("%s \033[36m[%s]\033[0m \033[%sm%s\033[0m %s", time, id, level_color(level), tame_level,
+                                message);
                 else
                         printf("%s [%s] %s %s", time, id, tame_level, message);
                 print_fields(show, record);
@@ -159,8 +164,9 @@ json_t *log_record(const json_t *line, uint64_t *ret_wall_ns)
         n = gmtime_r(&seconds, &tm) ? strftime(stamp, sizeof(stamp), "%Y-%m-%dT%H:%M:%S", &tm) : 0;
         (void)snprintf(stamp + n, sizeof(stamp) - n, ".%03lldZ", ms % 1000);
         (void)snprintf(lost, sizeof(lost), "(%lld lines not shown here: this reader is slow)", dropped);
-        return json_pack("{ss ss ss ss}", "timestamp", stamp, "level", json_get_number(line, "stream") == 2 ? "stderr" : "stdout", "node_id",
-                json_get_text(line, "node"), "message", json_is_string(text) ? json_string_value(text) : lost);
+        return json_pack("{ss ss ss ss}", "timestamp", stamp, "level",
+                json_get_number(line, "stream") == 2 ? "stderr" : "stdout", "node_id", json_get_text(line, "node"), "message",
+                json_is_string(text) ? json_string_value(text) : lost);
 }
 
 void log_show_done(LogShow *show)

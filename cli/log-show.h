@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Records of nodes' logs on the screen: Dora's pipeline (read, time, grep, tail, display) but for the reading. Records are the objects of
- * log-reader.h. No waiting.
+ * Records of nodes' logs on the screen: Dora's pipeline (read, time, grep, tail, display) but for the reading. Records are
+ * the objects of log-reader.h. No waiting.
  */
 #ifndef TG_CLI_LOG_SHOW_H
 #define TG_CLI_LOG_SHOW_H
@@ -16,7 +16,7 @@ typedef struct LogShow {
         const char *grep;            /* anywhere in message, node or target, in any case; NULL: all */
         bool json, raw;              /* raw: messages alone */
         bool color, tty;
-        bool name_nodes;             /* raw: with the node before it */
+        bool name_nodes; /* raw: with the node before it */
 
         json_t **last; /* a ring of the last n_last that passed; n_last 0: shown at once */
         size_t n_last, head, n_kept;

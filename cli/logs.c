@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tidegate logs, tail: what nodes printed, from the log files, which the command reads with the caller's own rights; as it is printed with
- * -f, until the dataflow ends. A dataflow without log files is followed over the control socket.
+ * tidegate logs, tail: what nodes printed, from the log files, which the command reads with the caller's own rights; as it is
+ * printed with -f, until the dataflow ends. A dataflow without log files is followed over the control socket.
  */
 #include <errno.h>
 #include <poll.h>
@@ -22,8 +22,8 @@
 
 #define TAIL_LINES   10
 #define TAIL_MAX     1000000
-#define WAIT_SPAN_MS (3600 * 1000)        /* of one Wait; asked again */
-#define RETRY_SPAN   (2 * NSEC_PER_SEC)   /* to a supervisor that went away */
+#define WAIT_SPAN_MS (3600 * 1000)      /* of one Wait; asked again */
+#define RETRY_SPAN   (2 * NSEC_PER_SEC) /* to a supervisor that went away */
 
 typedef struct Logs {
         Session session;
@@ -81,11 +81,14 @@ static int take_option(Logs *l, const char *command, int o)
         case 'u':
                 *(o == 's' ? &l->show.since_ns : &l->show.until_ns) = parse_moment(optarg);
                 if (parse_moment(optarg) == 0)
-                        return usage_error(command, "`%s` is neither a time span (30s, 5m, 1h, 2d) nor a date (2026-01-31T12:00:00)", optarg);
+                        return usage_error(command,
+                                "`%s` is neither a time span (30s, 5m, 1h, 2d) nor a date (2026-01-31T12:00:00)", optarg);
                 return 0;
         case 'l':
                 l->show.level = log_level_rank(optarg);
-                return l->show.level < 0 ? usage_error(command, "--level: `%s` is none of stdout, trace, debug, info, warn, error", optarg) : 0;
+                return l->show.level < 0 ? usage_error(command,
+                                                   "--level: `%s` is none of stdout, trace, debug, info, warn, error", optarg)
+                                         : 0;
         case 'g':
                 l->show.grep = optarg;
                 return 0;
@@ -193,7 +196,9 @@ static void ask_for_end(Logs *l, nsec_t now)
                 return;
         l->retry_at = nsec_add(now, RETRY_SPAN);
         if (client_connect(&l->waiter, l->session.runtime_dir, until) == 0 &&
-                client_send(&l->waiter, "Wait", false, json_pack("{ss ss si}", "dataflow", json_get_text(l->dataflow, "uuid"), "state", "ended", "timeout_ms", WAIT_SPAN_MS),
+                client_send(&l->waiter, "Wait", false,
+                        json_pack("{ss ss si}", "dataflow", json_get_text(l->dataflow, "uuid"), "state", "ended",
+                                "timeout_ms", WAIT_SPAN_MS),
                         until) != 0)
                 client_done(&l->waiter);
 }
@@ -205,7 +210,8 @@ static void read_end(Logs *l)
 
         if (r == CLIENT_E_AGAIN)
                 return;
-        l->ended = r == 0 && (!reply.error || strcmp(reply.error, "NoSuchDataflow") == 0 || strcmp(reply.error, "NotRunning") == 0);
+        l->ended = r == 0 &&
+                   (!reply.error || strcmp(reply.error, "NoSuchDataflow") == 0 || strcmp(reply.error, "NotRunning") == 0);
         reply_done(&reply);
         client_done(&l->waiter);
 }
@@ -220,7 +226,8 @@ static int follow_files(Logs *l, LogReader *reader, int watch_fd)
                 ask_for_end(l, now);
                 p[1].fd = l->waiter.fd;
                 /* Without a supervisor to tell the end, it is looked for again now and then. */
-                if (poll(p, ELEMENTSOF(p), l->dataflow && l->waiter.fd < 0 ? nsec_poll_ms(l->retry_at, now) : -1) < 0 && errno != EINTR)
+                if (poll(p, ELEMENTSOF(p), l->dataflow && l->waiter.fd < 0 ? nsec_poll_ms(l->retry_at, now) : -1) < 0 &&
+                        errno != EINTR)
                         return -errno;
                 if (p[1].revents)
                         read_end(l);
@@ -326,7 +333,8 @@ static int logs(Logs *l)
         if (!dir[0] && l->follow)
                 return follow_stream(l);
         if (!dir[0]) {
-                session_say(&l->session, "%s keeps no log files (--no-logs); -f shows what is printed from now on", json_get_text(l->dataflow, "name"));
+                session_say(&l->session, "%s keeps no log files (--no-logs); -f shows what is printed from now on",
+                        json_get_text(l->dataflow, "name"));
                 return CLI_FAILED;
         }
         r = show_files(l, dir);

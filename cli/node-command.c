@@ -96,8 +96,8 @@ static void print_node_row(const json_t *dataflow, const json_t *node, const jso
         }
         if (json_get_number(node, "pid") > 0)
                 (void)snprintf(pid, sizeof(pid), "%lld", json_get_number(node, "pid"));
-        printf("%-*s  %-10s  %8s  %7s  %10s  %8lld  %s\n", width, text_tame(id, false), node_word(node), pid, cpu_text, memory_text,
-                json_get_number(node, "restarts"), text_tame(name, false));
+        printf("%-*s  %-10s  %8s  %7s  %10s  %8lld  %s\n", width, text_tame(id, false), node_word(node), pid, cpu_text,
+                memory_text, json_get_number(node, "restarts"), text_tame(name, false));
 }
 
 static void print_nodes(const json_t *dataflows)
@@ -110,7 +110,8 @@ static void print_nodes(const json_t *dataflows)
         json_array_foreach(dataflows, i, dataflow)
                 json_array_foreach(json_object_get(dataflow, "nodes"), k, node)
                         width = MAX(width, (int)MIN(strlen(json_get_text(node, "id")), (size_t)128));
-        printf("%-*s  %-10s  %8s  %7s  %10s  %8s  %s\n", width, "NODE", "STATUS", "PID", "CPU", "MEMORY", "RESTARTS", "DATAFLOW");
+        printf("%-*s  %-10s  %8s  %7s  %10s  %8s  %s\n", width, "NODE", "STATUS", "PID", "CPU", "MEMORY", "RESTARTS",
+                "DATAFLOW");
         json_array_foreach(dataflows, i, dataflow)
                 json_array_foreach(json_object_get(dataflow, "nodes"), k, node)
                         print_node_row(dataflow, node, json_array_get(usage, i), width);
@@ -239,7 +240,8 @@ static int node_order(NodeCommand *n, json_t *dataflow, json_t *node, const char
         if (!r && n->session.json)
                 r = session_result(&n->session, json_incref(reply.parameters));
         else if (!r)
-                printf("%s: %s%s%s\n", name, done, json_get_text(answer, "left")[0] ? ", but left: " : "", json_get_text(answer, "left"));
+                printf("%s: %s%s%s\n", name, done, json_get_text(answer, "left")[0] ? ", but left: " : "",
+                        json_get_text(answer, "left"));
         if (!r && json_get_text(answer, "left")[0])
                 r = CLI_NOT_RUNNING;
         reply_done(&reply);
@@ -278,7 +280,8 @@ static int node_signal(NodeCommand *n, json_t *dataflow, json_t *node, int signo
         } else if (!status) {
                 long long sent = json_get_number(answer, "sent");
 
-                printf("%s: signalled (SIG%s to %lld process%s)\n", name, sigabbrev_np(signo) ?: "?", sent, sent == 1 ? "" : "es");
+                printf("%s: signalled (SIG%s to %lld process%s)\n", name, sigabbrev_np(signo) ?: "?", sent,
+                        sent == 1 ? "" : "es");
         }
         if (!status && json_get_number(answer, "sent") == 0)
                 status = CLI_NOT_RUNNING;
@@ -329,8 +332,8 @@ int cmd_node(int argc, char **argv)
                 if (argc > 1 && strcmp(argv[1], verbs[i]) == 0)
                         n.verb = verbs[i];
         if (!n.verb)
-                return argc > 1 ? usage_error("node", "no `node %s`: list, info, stop, restart, signal", argv[1]) :
-                                  usage_error("node", "list, info, stop, restart or signal?");
+                return argc > 1 ? usage_error("node", "no `node %s`: list, info, stop, restart, signal", argv[1])
+                                : usage_error("node", "list, info, stop, restart or signal?");
         (void)snprintf(command, sizeof(command), "node %s", n.verb);
         status = read_arguments(&n, argc - 1, argv + 1);
         if (!status)

@@ -19,7 +19,9 @@ typedef struct PidCommand {
 static int print_one(PidCommand *p, long long pid)
 {
         if (p->session.json)
-                return session_result(&p->session, json_pack("{sI}", "pid", (json_int_t)pid)) ?: pid > 0 ? CLI_OK : CLI_NOT_RUNNING;
+                return session_result(&p->session, json_pack("{sI}", "pid", (json_int_t)pid))
+                               ?: pid > 0 ? CLI_OK
+                                          : CLI_NOT_RUNNING;
         printf("%lld\n", pid);
         return pid > 0 ? CLI_OK : CLI_NOT_RUNNING;
 }

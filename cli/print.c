@@ -27,7 +27,8 @@ int print_json(const json_t *json)
 
 int print_json_line(const json_t *json)
 {
-        if (json_dumpf(json, stdout, JSON_COMPACT | JSON_SORT_KEYS) < 0 || fputc('\n', stdout) == EOF || fflush(stdout) == EOF)
+        if (json_dumpf(json, stdout, JSON_COMPACT | JSON_SORT_KEYS) < 0 || fputc('\n', stdout) == EOF ||
+                fflush(stdout) == EOF)
                 return error_origin(-EIO);
         return 0;
 }

@@ -18,8 +18,8 @@
 #include "base/span.h"
 #include "cli/table.h"
 
-#define LINE_FIRST  NSEC_PER_SEC       /* anything longer says what it waits for */
-#define LINE_EVERY  NSEC_PER_SEC       /* repainted */
+#define LINE_FIRST  NSEC_PER_SEC        /* anything longer says what it waits for */
+#define LINE_EVERY  NSEC_PER_SEC        /* repainted */
 #define LINE_REPEAT (10 * NSEC_PER_SEC) /* where it cannot be repainted */
 #define PROBE_SPAN  (2 * NSEC_PER_SEC)
 
@@ -36,7 +36,8 @@ static const char *first_word(const Session *session)
 {
         static char first[32];
 
-        (void)snprintf(first, sizeof(first), "%.*s", (int)MIN(strcspn(session->command, " "), sizeof(first) - 1), session->command);
+        (void)snprintf(
+                first, sizeof(first), "%.*s", (int)MIN(strcspn(session->command, " "), sizeof(first) - 1), session->command);
         return first;
 }
 
@@ -51,7 +52,8 @@ int session_getopt(Session *session, int argc, char **argv, const char *shorts, 
                         session->json = true;
                 } else if (c == SESSION_OPT_TIMEOUT) {
                         if (span_parse(optarg, &session->timeout) || session->timeout > 86400 * NSEC_PER_SEC) {
-                                (void)usage_error(first_word(session), "--timeout: `%s` is no time up to 1d (500ms, 2s, 1m)", optarg);
+                                (void)usage_error(
+                                        first_word(session), "--timeout: `%s` is no time up to 1d (500ms, 2s, 1m)", optarg);
                                 return '?';
                         }
                         session->timeout_given = true;
@@ -190,7 +192,8 @@ int session_result(Session *session, json_t *take_json)
 static nsec_t line_tick(Session *session, nsec_t now)
 {
         bool tty = isatty(STDOUT_FILENO);
-        nsec_t due = session->line_at ? nsec_add(session->line_at, tty ? LINE_EVERY : LINE_REPEAT) : nsec_add(session->waits_since, LINE_FIRST);
+        nsec_t due = session->line_at ? nsec_add(session->line_at, tty ? LINE_EVERY : LINE_REPEAT)
+                                      : nsec_add(session->waits_since, LINE_FIRST);
         nsec_t until = session->until;
         char bound[64] = "";
 
@@ -202,8 +205,8 @@ static nsec_t line_tick(Session *session, nsec_t now)
                 until = MIN(until, nsec_add(session->waits_since, session->timeout));
         if (until != NSEC_NEVER)
                 (void)snprintf(bound, sizeof(bound), ", at most %.0f s more", (double)nsec_left(until, now) / 1e9);
-        printf("%stidegate: waiting for %s%s%s", tty ? "\r\033[K" : "", session->waits_for[0] ? session->waits_for : "the supervisor", bound,
-                tty ? "" : "\n");
+        printf("%stidegate: waiting for %s%s%s", tty ? "\r\033[K" : "",
+                session->waits_for[0] ? session->waits_for : "the supervisor", bound, tty ? "" : "\n");
         (void)fflush(stdout);
         session->line_shown = tty;
         session->line_at = now;
@@ -306,7 +309,8 @@ static int wait_reply(Session *session, Reply *ret)
         session->waits_since = now;
         session->line_at = 0;
         for (;;) {
-                struct pollfd p[] = {{.fd = session->client.fd, .events = POLLIN}, {.fd = session->signal_fd, .events = POLLIN}};
+                struct pollfd p[] = {
+                        {.fd = session->client.fd, .events = POLLIN}, {.fd = session->signal_fd, .events = POLLIN}};
                 int r = client_read(&session->client, ret);
                 nsec_t wake;
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Session: what every command that talks to the daemon shares: its common options, where the daemon is, calls that end by a deadline
- * while a line says what is waited for, and the exit status that a failure means.
+ * Session: what every command that talks to the daemon shares: its common options, where the daemon is, calls that end by a
+ * deadline while a line says what is waited for, and the exit status that a failure means.
  *
- * A supervisor is given `timeout` to say something. A call that takes long by its nature is `patient`: when that time has passed, a second
- * connection asks the supervisor whether it lives, and only if it does not is it given up.
+ * A supervisor is given `timeout` to say something. A call that takes long by its nature is `patient`: when that time has
+ * passed, a second connection asks the supervisor whether it lives, and only if it does not is it given up.
  *
  * Says failures on stderr. One call at a time; single-threaded.
  */
@@ -30,9 +30,9 @@ typedef struct Session {
         char waits_for[160]; /* for the line that says so; "": the supervisor */
         nsec_t until;        /* absolute; NSEC_NEVER: the silence is the only bound */
         bool patient;
-        bool streaming;      /* nothing is promised: silence is no failure, and no line is shown */
-        bool verbose;        /* the line is shown where it cannot be repainted, too */
-        int signal_fd;       /* ends a wait with CLIENT_E_INTERRUPTED; -1: signals do what they always do. Ours */
+        bool streaming; /* nothing is promised: silence is no failure, and no line is shown */
+        bool verbose;   /* the line is shown where it cannot be repainted, too */
+        int signal_fd;  /* ends a wait with CLIENT_E_INTERRUPTED; -1: signals do what they always do. Ours */
         nsec_t (*tick)(void *userdata, nsec_t now); /* instead of the line; returns when to be called again */
         void *userdata;
 
@@ -40,10 +40,13 @@ typedef struct Session {
         nsec_t waits_since, line_at;
 } Session;
 
-#define SESSION_INIT(name) {.command = (name), .timeout = SESSION_TIMEOUT, .client = {.fd = -1}, .until = NSEC_NEVER, .signal_fd = -1}
+#define SESSION_INIT(name)                                                                                                   \
+        {                                                                                                                    \
+                .command = (name), .timeout = SESSION_TIMEOUT, .client = {.fd = -1}, .until = NSEC_NEVER, .signal_fd = -1    \
+        }
 
-#define SESSION_OPTIONS_HELP                                                                                                               \
-        "  --runtime-dir DIR    the daemon's directory, default $TIDEGATE_RUNTIME_DIR, else /run/tidegate\n"                               \
+#define SESSION_OPTIONS_HELP                                                                                                 \
+        "  --runtime-dir DIR    the daemon's directory, default $TIDEGATE_RUNTIME_DIR, else /run/tidegate\n"                 \
         "                       for root and $XDG_RUNTIME_DIR/tidegate for others\n"
 #define SESSION_TIMEOUT_HELP "  --timeout D          how long a supervisor that says nothing is waited for, default 5s\n"
 
@@ -53,10 +56,11 @@ enum {
         SESSION_OPT_JSON,
 };
 
-#define SESSION_LONG_OPTIONS                                                                                                               \
-        {"runtime-dir", required_argument, NULL, SESSION_OPT_RUNTIME_DIR}, {"timeout", required_argument, NULL, SESSION_OPT_TIMEOUT},       \
-        {                                                                                                                                  \
-                "json", no_argument, NULL, SESSION_OPT_JSON                                                                                \
+#define SESSION_LONG_OPTIONS                                                                                                 \
+        {"runtime-dir", required_argument, NULL, SESSION_OPT_RUNTIME_DIR},                                                   \
+                {"timeout", required_argument, NULL, SESSION_OPT_TIMEOUT},                                                   \
+        {                                                                                                                    \
+                "json", no_argument, NULL, SESSION_OPT_JSON                                                                  \
         }
 
 /**
@@ -78,13 +82,15 @@ int session_connect(Session *session);
 void session_hang_up(Session *session);
 void session_done(Session *session);
 
-/* session_catch() - from here on SIGINT, SIGTERM, SIGHUP and SIGQUIT end waits instead of the process. 0 or a negative errno. */
+/* session_catch() - from here on SIGINT, SIGTERM, SIGHUP and SIGQUIT end waits instead of the process. 0 or a negative errno.
+ */
 int session_catch(Session *session);
 
 /* session_signal() - the signal that came, or 0. */
 int session_signal(Session *session);
 
-/* session_send() - connect if need be and send a call. 0, CLIENT_E_*, a negative errno; says nothing. Consumes the parameters. */
+/* session_send() - connect if need be and send a call. 0, CLIENT_E_*, a negative errno; says nothing. Consumes the
+ * parameters. */
 int session_send(Session *session, const char *method, bool more, json_t *take_parameters);
 
 /* session_next() - wait for the next reply to it, as the fields above say. 0, CLIENT_E_*, a negative errno; says nothing. */

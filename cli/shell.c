@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tidegate shell: commands one after the other, with completion and history. Each runs in a process of its own, so that Ctrl-C ends the
- * command and not the shell, and none inherits what another has left.
+ * tidegate shell: commands one after the other, with completion and history. Each runs in a process of its own, so that
+ * Ctrl-C ends the command and not the shell, and none inherits what another has left.
  */
 #include <errno.h>
 #include <signal.h>
@@ -28,7 +28,8 @@ static json_t *known_names;    /* of this line; NULL: not asked yet */
 
 /* ---- words */
 
-/* Cuts @line in place at spaces; '...' and "..." hold together, a backslash keeps the next character. Return: words, or -1. */
+/* Cuts @line in place at spaces; '...' and "..." hold together, a backslash keeps the next character. Return: words, or -1.
+ */
 static int split(char *line, char **words)
 {
         char *from = line, *to;
@@ -88,7 +89,8 @@ static json_t *names(void)
 
                         (void)json_array_append_new(known_names, json_string(name));
                         json_array_foreach(json_object_get(dataflow, "nodes"), k, node)
-                                (void)json_array_append_new(known_names, json_sprintf("%s:%s", name, json_get_text(node, "id")));
+                                (void)json_array_append_new(
+                                        known_names, json_sprintf("%s:%s", name, json_get_text(node, "id")));
                 }
         }
         reply_done(&reply);
@@ -121,7 +123,9 @@ static json_t *complete(const char *before, const char *word)
         size_t i;
 
         (void)sscanf(before, " %31s %31s", first, second);
-        if (first[0] && word[0] != '-' && (strcmp(first, "start") == 0 || strcmp(first, "run") == 0 || strcmp(first, "validate") == 0 || strcmp(first, "graph") == 0))
+        if (first[0] && word[0] != '-' &&
+                (strcmp(first, "start") == 0 || strcmp(first, "run") == 0 || strcmp(first, "validate") == 0 ||
+                        strcmp(first, "graph") == 0))
                 return NULL;
         matches = json_array();
         if (!first[0] || strcmp(first, "help") == 0) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tidegate start: hand a dataflow to the daemon. Detached it returns once the dataflow runs; attached it shows lines and events until
- * the end, and Ctrl-C stops it: once gracefully, twice now, a third time the command leaves it alone.
+ * tidegate start: hand a dataflow to the daemon. Detached it returns once the dataflow runs; attached it shows lines and
+ * events until the end, and Ctrl-C stops it: once gracefully, twice now, a third time the command leaves it alone.
  */
 #include <errno.h>
 #include <poll.h>
@@ -25,8 +25,8 @@
 
 #define START_GRACE    (10 * NSEC_PER_SEC)
 #define START_BUDGET   (2 * NSEC_PER_SEC)
-#define START_SLACK    (10 * NSEC_PER_SEC) /* cgroups, keeper, spawns */
-#define START_READY    (60 * NSEC_PER_SEC) /* a node's startup_timeout by default */
+#define START_SLACK    (10 * NSEC_PER_SEC)    /* cgroups, keeper, spawns */
+#define START_READY    (60 * NSEC_PER_SEC)    /* a node's startup_timeout by default */
 #define ATTACH_SPAN_MS (366LL * 86400 * 1000) /* of a dataflow that is waited for */
 #define STOP_SLACK     (5 * NSEC_PER_SEC)
 #define PROBE_SPAN     (2 * NSEC_PER_SEC)
@@ -42,9 +42,9 @@ typedef struct Start {
         json_t *plan;
         Follow follow;
         Client main, logs, orders[2]; /* the start and its events, the lines, the orders to stop: gently and by force */
-        char uuid[64];            /* "": not accepted yet */
+        char uuid[64];                /* "": not accepted yet */
         unsigned n_interrupts;
-        bool reattached; /* main has a Wait under way: the one that was told our Start is gone */
+        bool reattached;           /* main has a Wait under way: the one that was told our Start is gone */
         nsec_t silent_at, stop_by; /* stop_by: when a stop that we ordered is overdue */
         int status;                /* -1: not known yet */
 } Start;
@@ -116,7 +116,8 @@ static json_t *environment(Start *s)
                 if (utf8_valid(*e, strlen(*e)))
                         (void)json_array_append_new(list, json_string(*e));
                 else
-                        session_say(&s->session, "%.*s is not UTF-8 and is not passed on to the nodes", (int)strcspn(*e, "="), *e);
+                        session_say(&s->session, "%.*s is not UTF-8 and is not passed on to the nodes", (int)strcspn(*e, "="),
+                                *e);
         }
         return list;
 }
@@ -164,7 +165,8 @@ static json_t *start_parameters(Start *s)
         (void)umask(mask);
         if (!s->no_logs && !log_dir)
                 return NULL;
-        p = json_pack("{sO so si ss*}", "plan", s->plan, "environment", environment(s), "umask", (int)mask, "log_dir", log_dir);
+        p = json_pack(
+                "{sO so si ss*}", "plan", s->plan, "environment", environment(s), "umask", (int)mask, "log_dir", log_dir);
         if (p && s->grace != NSEC_NEVER)
                 (void)json_object_set_new(p, "grace_ms", json_integer((json_int_t)(s->grace / NSEC_PER_MSEC)));
         if (p && s->replace)
@@ -172,7 +174,8 @@ static json_t *start_parameters(Start *s)
         if (p && s->attach)
                 (void)json_object_set_new(p, "wait", json_string("ended"));
         if (p)
-                (void)json_object_set_new(p, "timeout_ms", json_integer(s->attach ? ATTACH_SPAN_MS : (json_int_t)(start_span(s) / NSEC_PER_MSEC)));
+                (void)json_object_set_new(p, "timeout_ms",
+                        json_integer(s->attach ? ATTACH_SPAN_MS : (json_int_t)(start_span(s) / NSEC_PER_MSEC)));
         return p;
 }
 
@@ -217,9 +220,11 @@ static void on_last_word(Start *s, const Reply *reply)
         }
         s->status = strcmp(state, "running") == 0 || (strcmp(state, "ended") == 0 && s->reattached) ? CLI_OK : CLI_FAILED;
         if (s->session.json)
-                screen_json(&s->follow.screen, json_pack("{ss ss ss ss}", "type", "started", "uuid", s->uuid, "name", name, "state", state));
+                screen_json(&s->follow.screen,
+                        json_pack("{ss ss ss ss}", "type", "started", "uuid", s->uuid, "name", name, "state", state));
         else
-                screen_say(&s->follow.screen, s->status != CLI_OK, "%s (%s) is %s", name, s->uuid, state[0] ? state : "accepted");
+                screen_say(&s->follow.screen, s->status != CLI_OK, "%s (%s) is %s", name, s->uuid,
+                        state[0] ? state : "accepted");
 }
 
 static void on_reply(Start *s, const Reply *reply)
@@ -228,7 +233,8 @@ static void on_reply(Start *s, const Reply *reply)
         if (reply->error) {
                 screen_say(&s->follow.screen, true, "%s%s%s", reply->error, reply->text[0] ? ": " : "", reply->text);
                 if (strcmp(reply->error, "TimedOut") == 0 && s->uuid[0])
-                        screen_say(&s->follow.screen, true, "the start of %s goes on; `tidegate status` shows how far it is", s->uuid);
+                        screen_say(&s->follow.screen, true, "the start of %s goes on; `tidegate status` shows how far it is",
+                                s->uuid);
                 s->status = session_error_status(reply->error);
                 return;
         }
@@ -247,7 +253,8 @@ static void order_stop(Start *s, bool force)
         int r = client_connect(&s->orders[force], s->session.runtime_dir, until);
 
         if (!r)
-                r = client_send(&s->orders[force], "Stop", false, json_pack("{ss sb}", "dataflow", s->uuid, "force", force), until);
+                r = client_send(
+                        &s->orders[force], "Stop", false, json_pack("{ss sb}", "dataflow", s->uuid, "force", force), until);
         if (r)
                 screen_say(&s->follow.screen, true, "the order to stop did not get through: %s", client_explain(r));
         s->follow.since = now;
@@ -259,10 +266,11 @@ static void order_stop(Start *s, bool force)
 static void leave(Start *s, const char *why)
 {
         if (s->uuid[0])
-                screen_say(&s->follow.screen, true, "%s: left; %s (%s) goes on without this command%s", why, json_get_text(s->plan, "name"), s->uuid,
-                        s->n_interrupts > 1 ? ", and so does its stop" : "");
+                screen_say(&s->follow.screen, true, "%s: left; %s (%s) goes on without this command%s", why,
+                        json_get_text(s->plan, "name"), s->uuid, s->n_interrupts > 1 ? ", and so does its stop" : "");
         else
-                screen_say(&s->follow.screen, true, "%s: left before the supervisor accepted the dataflow; it may start all the same", why);
+                screen_say(&s->follow.screen, true,
+                        "%s: left before the supervisor accepted the dataflow; it may start all the same", why);
         s->status = CLI_FAILED;
 }
 
@@ -276,7 +284,8 @@ static void on_signal(Start *s, int signo)
         }
         s->n_interrupts++;
         if (s->n_interrupts == 1) {
-                screen_say(&s->follow.screen, false, "Ctrl-C: stopping, nodes have %.1f s to end; once more to stop now", (double)grace / 1e9);
+                screen_say(&s->follow.screen, false, "Ctrl-C: stopping, nodes have %.1f s to end; once more to stop now",
+                        (double)grace / 1e9);
                 order_stop(s, false);
         } else if (s->n_interrupts == 2) {
                 screen_say(&s->follow.screen, false, "Ctrl-C: stopping now; once more to leave");
@@ -297,7 +306,8 @@ static void reattach(Start *s, int why)
         client_done(&s->main);
         client_done(&s->logs);
         if (!s->uuid[0] || s->reattached) {
-                screen_say(&s->follow.screen, true, "%s%s", client_explain(why), s->uuid[0] ? "" : " before it accepted the dataflow; it may start all the same");
+                screen_say(&s->follow.screen, true, "%s%s", client_explain(why),
+                        s->uuid[0] ? "" : " before it accepted the dataflow; it may start all the same");
                 s->status = CLI_UNREACHABLE;
                 return;
         }
@@ -305,7 +315,9 @@ static void reattach(Start *s, int why)
         r = client_connect(&s->main, s->session.runtime_dir, until);
         if (!r)
                 r = client_send(&s->main, "Wait", false,
-                        json_pack("{ss ss sI}", "dataflow", s->uuid, "state", s->attach ? "ended" : "running", "timeout_ms", (json_int_t)ATTACH_SPAN_MS), until);
+                        json_pack("{ss ss sI}", "dataflow", s->uuid, "state", s->attach ? "ended" : "running", "timeout_ms",
+                                (json_int_t)ATTACH_SPAN_MS),
+                        until);
         if (r) {
                 screen_say(&s->follow.screen, true, "%s; %s goes on as far as its nodes live", client_explain(r), s->uuid);
                 s->status = CLI_UNREACHABLE;
@@ -336,8 +348,11 @@ static void show_end(Start *s)
         if (dataflow) {
                 const char *result = json_get_text(dataflow, "result"), *error = json_get_text(dataflow, "error");
 
-                s->status = strcmp(result, "succeeded") == 0 ? CLI_OK : strcmp(result, "left") == 0 ? CLI_NOT_RUNNING : CLI_FAILED;
-                screen_say(&s->follow.screen, s->status != CLI_OK, "%s: %s%s%s", json_get_text(s->plan, "name"), result, error[0] ? ": " : "", error);
+                s->status = strcmp(result, "succeeded") == 0 ? CLI_OK
+                            : strcmp(result, "left") == 0    ? CLI_NOT_RUNNING
+                                                             : CLI_FAILED;
+                screen_say(&s->follow.screen, s->status != CLI_OK, "%s: %s%s%s", json_get_text(s->plan, "name"), result,
+                        error[0] ? ": " : "", error);
         }
         reply_done(&reply);
 }
@@ -388,7 +403,8 @@ static void read_order(Start *s, Client *order)
         if (r == CLIENT_E_AGAIN)
                 return;
         if (!r && reply.error && strcmp(reply.error, "NotRunning") != 0)
-                screen_say(&s->follow.screen, true, "the order to stop was refused: %s%s%s", reply.error, reply.text[0] ? ": " : "", reply.text);
+                screen_say(&s->follow.screen, true, "the order to stop was refused: %s%s%s", reply.error,
+                        reply.text[0] ? ": " : "", reply.text);
         reply_done(&reply);
         client_done(order);
 }
@@ -407,7 +423,8 @@ static void start_turn(Start *s)
         nsec_t now = clock_now(), wake = MIN(screen_tick(&s->follow.screen, now), MIN(s->silent_at, s->stop_by));
         int signo;
 
-        if (full) /* a terminal that does not take more: look again shortly, the supervisor counts what it must drop meanwhile */
+        if (full) /* a terminal that does not take more: look again shortly, the supervisor counts what it must drop meanwhile
+                   */
                 wake = MIN(wake, nsec_add(now, 20 * NSEC_PER_MSEC));
         if (poll(p, _N, nsec_poll_ms(wake, now)) < 0)
                 return; /* EINTR: every signal we care for comes by signalfd */
@@ -423,7 +440,8 @@ static void start_turn(Start *s)
                 on_signal(s, signo);
         now = clock_now();
         if (s->status < 0 && now >= s->stop_by) {
-                screen_say(&s->follow.screen, true, "the stop is overdue; `tidegate stop %s` ends it without the supervisor", s->uuid);
+                screen_say(&s->follow.screen, true, "the stop is overdue; `tidegate stop %s` ends it without the supervisor",
+                        s->uuid);
                 s->status = CLI_NOT_RUNNING;
         } else if (s->status < 0 && now >= s->silent_at && !full) {
                 on_silence(s);
@@ -446,7 +464,8 @@ static int start_send(Start *s)
 
 static int start(Start *s)
 {
-        _cleanup_(json_decrefp) json_t *shown = json_pack("[{sO sO}]", "name", json_object_get(s->plan, "name"), "nodes", json_object_get(s->plan, "nodes"));
+        _cleanup_(json_decrefp) json_t *shown =
+                json_pack("[{sO sO}]", "name", json_object_get(s->plan, "name"), "nodes", json_object_get(s->plan, "nodes"));
         int r = shown ? session_catch(&s->session) : -ENOMEM;
 
         if (!r)

@@ -13,8 +13,8 @@
 #include "cli/print.h"
 #include "cli/usage.h"
 
-#define LOG_LINES   10
-#define TREE_SHOWN  200 /* processes; --json has all */
+#define LOG_LINES  10
+#define TREE_SHOWN 200 /* processes; --json has all */
 
 static void print_field(const char *label, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -42,8 +42,10 @@ static void format_date(char *buffer, size_t size, long long monotonic_ms)
 /* "running since Tue 2026-08-29 10:47:12 CEST; 3min 12s ago" */
 static void print_state(const json_t *dataflow)
 {
-        long long since = json_get_number(dataflow, "since_at_ms"), until = json_get_number(dataflow, "stop_until_at_ms"), now = now_ms();
-        const char *wanted = json_get_text(dataflow, "wanted"), *state = json_get_text(dataflow, "state"), *result = json_get_text(dataflow, "result");
+        long long since = json_get_number(dataflow, "since_at_ms"), until = json_get_number(dataflow, "stop_until_at_ms"),
+                  now = now_ms();
+        const char *wanted = json_get_text(dataflow, "wanted"), *state = json_get_text(dataflow, "state"),
+                   *result = json_get_text(dataflow, "result");
         char date[64], ago[64], more[128] = "";
 
         format_date(date, sizeof(date), since);
@@ -52,7 +54,8 @@ static void print_state(const json_t *dataflow)
                 (void)snprintf(more, sizeof(more), "; ends within %.1f s", (double)MAX(until - now, 0LL) / 1000);
         else if (strcmp(state, "running") == 0 && wanted[0] && strcmp(wanted, "running") != 0)
                 (void)snprintf(more, sizeof(more), "; is to be %s", wanted);
-        print_field("State", "%s%s%s%s since %s; %s ago%s", state, result[0] ? " (" : "", result, result[0] ? ")" : "", date, ago, more);
+        print_field("State", "%s%s%s%s since %s; %s ago%s", state, result[0] ? " (" : "", result, result[0] ? ")" : "", date,
+                ago, more);
 }
 
 /* ---- processes */
@@ -73,7 +76,8 @@ static void print_processes(const json_t *processes, const char *indent, unsigne
                 if (++*n_shown > TREE_SHOWN)
                         return;
                 (void)snprintf(comm, sizeof(comm), "%s", json_get_text(process, "comm"));
-                printf("%12s%s%s%lld %s%s\n", "", indent, branch(i + 1 == n), json_get_number(process, "pid"), text_tame(comm, false),
+                printf("%12s%s%s%lld %s%s\n", "", indent, branch(i + 1 == n), json_get_number(process, "pid"),
+                        text_tame(comm, false),
                         strcmp(json_get_text(process, "state"), "D") == 0 ? "  (in uninterruptible sleep)" : "");
         }
 }
@@ -147,11 +151,14 @@ static void print_exits(const json_t *dataflow)
                 if (restarts)
                         (void)snprintf(again, sizeof(again), ", %lld restart%s", restarts, restarts == 1 ? "" : "s");
                 if (strcmp(code, "exited") == 0)
-                        print_field("Last exit", "%s (line %lld): status %lld%s", id, json_get_number(node, "line"), number, again);
+                        print_field("Last exit", "%s (line %lld): status %lld%s", id, json_get_number(node, "line"), number,
+                                again);
                 else if (strcmp(code, "signalled") == 0)
-                        print_field("Last exit", "%s (line %lld): SIG%s%s", id, json_get_number(node, "line"), sigabbrev_np((int)number) ?: "?", again);
+                        print_field("Last exit", "%s (line %lld): SIG%s%s", id, json_get_number(node, "line"),
+                                sigabbrev_np((int)number) ?: "?", again);
                 else if (code[0])
-                        print_field("Last exit", "%s (line %lld): not seen by anybody%s", id, json_get_number(node, "line"), again);
+                        print_field("Last exit", "%s (line %lld): not seen by anybody%s", id, json_get_number(node, "line"),
+                                again);
         }
 }
 
@@ -185,15 +192,18 @@ static void print_logs(const json_t *dataflow)
 void status_print_block(const json_t *dataflow)
 {
         const char *word = dataflow_word(dataflow), *error = json_get_text(dataflow, "error");
-        const char *tint = !color_wanted(stdout) ? "" : strcmp(word, "failed") == 0 ? "\033[31m" : strcmp(word, "running") == 0 ? "\033[32m" : "\033[33m";
+        const char *tint = !color_wanted(stdout)          ? ""
+                           : strcmp(word, "failed") == 0  ? "\033[31m"
+                           : strcmp(word, "running") == 0 ? "\033[32m"
+                                                          : "\033[33m";
         char title[256];
 
         (void)snprintf(title, sizeof(title), "%s (%s)", json_get_text(dataflow, "name"), json_get_text(dataflow, "uuid"));
         printf("\n%s\u25cf%s %s\n", tint, tint[0] ? "\033[0m" : "", text_tame(title, false));
         print_field("File", "%s", json_get_text(dataflow, "file"));
         print_state(dataflow);
-        print_field("Nodes", "%lld running, %lld failed, of %lld", json_get_number(dataflow, "n_running"), json_get_number(dataflow, "n_failed"),
-                json_get_number(dataflow, "n_nodes"));
+        print_field("Nodes", "%lld running, %lld failed, of %lld", json_get_number(dataflow, "n_running"),
+                json_get_number(dataflow, "n_failed"), json_get_number(dataflow, "n_nodes"));
         if (error[0])
                 print_field("Error", "%s", error);
         print_usage(dataflow);

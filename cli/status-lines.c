@@ -12,8 +12,8 @@
 
 const char *node_word(const json_t *node)
 {
-        static const char *const words[][2] = {{"pending", "PENDING"}, {"starting", "STARTING"}, {"running", "RUNNING"}, {"stopping", "STOPPING"},
-                {"backoff", "BACKOFF"}, {"stopped", "STOPPED"}, {"failed", "FAILED"}};
+        static const char *const words[][2] = {{"pending", "PENDING"}, {"starting", "STARTING"}, {"running", "RUNNING"},
+                {"stopping", "STOPPING"}, {"backoff", "BACKOFF"}, {"stopped", "STOPPED"}, {"failed", "FAILED"}};
 
         for (size_t i = 0; i < ELEMENTSOF(words); i++)
                 if (strcmp(json_get_text(node, "state"), words[i][0]) == 0)
@@ -33,7 +33,8 @@ static void format_day(char *buffer, size_t size, long long since_ms)
 
 static void describe_running(char *buffer, size_t size, const json_t *node)
 {
-        long long now = now_ms(), since = json_get_number(node, "since_at_ms"), stuck = json_get_number(node, "stuck_since_at_ms");
+        long long now = now_ms(), since = json_get_number(node, "since_at_ms"),
+                  stuck = json_get_number(node, "stuck_since_at_ms");
         char uptime[64], stuck_for[64];
         int n;
 
@@ -48,7 +49,8 @@ static void describe_running(char *buffer, size_t size, const json_t *node)
 static void describe_end(char *buffer, size_t size, const json_t *node)
 {
         const json_t *exit_ = json_object_get(node, "exit");
-        const char *code = json_get_text(exit_, "code"), *error = json_get_text(node, "error"), *left = json_get_text(node, "left");
+        const char *code = json_get_text(exit_, "code"), *error = json_get_text(node, "error"),
+                   *left = json_get_text(node, "left");
 
         if (left[0])
                 (void)snprintf(buffer, size, "left: %s", left);
@@ -59,7 +61,8 @@ static void describe_end(char *buffer, size_t size, const json_t *node)
         else if (strcmp(code, "exited") == 0)
                 (void)snprintf(buffer, size, "Bad exit code %lld", json_get_number(exit_, "status"));
         else if (strcmp(code, "signalled") == 0)
-                (void)snprintf(buffer, size, "terminated by SIG%s", sigabbrev_np((int)json_get_number(exit_, "status")) ?: "?");
+                (void)snprintf(
+                        buffer, size, "terminated by SIG%s", sigabbrev_np((int)json_get_number(exit_, "status")) ?: "?");
         else
                 (void)snprintf(buffer, size, "Not started");
 }
@@ -115,7 +118,8 @@ void status_print_lines(const json_t *dataflows)
 
                         (void)full_name(name, sizeof(name), dataflow, node);
                         describe(text, sizeof(text), node);
-                        printf("%-*s%s%s%s%-10s%s%s\n", width + 3, name, tint ? "\033[" : "", tint ? tint : "", tint ? "m" : "", word, tint ? "\033[0m" : "", text);
+                        printf("%-*s%s%s%s%-10s%s%s\n", width + 3, name, tint ? "\033[" : "", tint ? tint : "",
+                                tint ? "m" : "", word, tint ? "\033[0m" : "", text);
                 }
         }
 }

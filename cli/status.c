@@ -79,7 +79,8 @@ static int add_target(StatusCommand *s, const char *name, json_t *to, int *ret_t
                 session_say(&s->session, "%s: no such node", name);
                 return CLI_NO_SUCH;
         }
-        return json_array_append_new(to, with_nodes(json_array_get(dataflows, 0), json_pack("[O]", node))) < 0 ? CLI_FAILED : 0;
+        return json_array_append_new(to, with_nodes(json_array_get(dataflows, 0), json_pack("[O]", node))) < 0 ? CLI_FAILED
+                                                                                                               : 0;
 }
 
 static int collect(StatusCommand *s, json_t **ret, int *ret_transport)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How dataflows and their nodes are shown, from the objects of the control interface or of the status page: supervisorctl's columns
- * for nodes, Dora's for dataflows.
+ * How dataflows and their nodes are shown, from the objects of the control interface or of the status page: supervisorctl's
+ * columns for nodes, Dora's for dataflows.
  */
 #ifndef TG_CLI_STATUS_H
 #define TG_CLI_STATUS_H

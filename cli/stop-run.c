@@ -13,7 +13,7 @@
 #include "cli/last-resort.h"
 #include "cli/print.h"
 
-#define STOP_SLACK      (5 * NSEC_PER_SEC)  /* past a deadline that the supervisor named, before nobody believes it any more */
+#define STOP_SLACK      (5 * NSEC_PER_SEC) /* past a deadline that the supervisor named, before nobody believes it any more */
 #define STOP_GRACE      (10 * NSEC_PER_SEC) /* where nobody knows better */
 #define STOP_BUDGET     (2 * NSEC_PER_SEC)
 #define STOP_PROBE_SPAN (2 * NSEC_PER_SEC)
@@ -53,7 +53,8 @@ static void refresh(Stop *stop)
                 json_array_foreach(stop->orders[i].done ? NULL : stop->orders[i].dataflows, k, dataflow) {
                         Reply reply = {};
 
-                        if (session_try(stop->session, "Status", json_pack("{s[s]}", "names", json_get_text(dataflow, "uuid")), &reply) == 0)
+                        if (session_try(stop->session, "Status",
+                                    json_pack("{s[s]}", "names", json_get_text(dataflow, "uuid")), &reply) == 0)
                                 follow_refresh(&stop->follow, json_object_get(reply.parameters, "dataflows"));
                         reply_done(&reply);
                 }
@@ -72,7 +73,8 @@ static void on_last_word(Stop *stop, StopOrder *order, const Reply *reply)
         json_array_foreach(results, i, result)
                 follow_result(&stop->follow, result, stop->ledger);
         if (stop->restart && uuid[0])
-                screen_say(&stop->follow.screen, false, "%s is started again as %s", json_get_text(json_array_get(order->dataflows, 0), "name"), uuid);
+                screen_say(&stop->follow.screen, false, "%s is started again as %s",
+                        json_get_text(json_array_get(order->dataflows, 0), "name"), uuid);
 }
 
 static void on_error(Stop *stop, StopOrder *order, const Reply *reply)
@@ -112,7 +114,8 @@ static void resort_to_force(Stop *stop, StopOrder *order, const char *why)
         client_done(&order->client);
         screen_say(&stop->follow.screen, true, "%s; ending the processes from here", why);
         json_array_foreach(order->dataflows, i, dataflow) {
-                int status = last_resort_stop_at(stop->session, json_get_text(dataflow, "name"), json_get_text(dataflow, "cgroup"), &kill);
+                int status = last_resort_stop_at(
+                        stop->session, json_get_text(dataflow, "name"), json_get_text(dataflow, "cgroup"), &kill);
 
                 stop->status = MAX(stop->status, status);
         }
@@ -130,7 +133,8 @@ static void show_ended(Stop *stop, const char *uuid)
                 const char *result = json_get_text(dataflow, "result"), *error = json_get_text(dataflow, "error");
                 bool good = strcmp(result, "succeeded") == 0;
 
-                screen_say(&stop->follow.screen, !good, "%s has ended: %s%s%s", json_get_text(dataflow, "name"), result[0] ? result : "?", error[0] ? ": " : "", error);
+                screen_say(&stop->follow.screen, !good, "%s has ended: %s%s%s", json_get_text(dataflow, "name"),
+                        result[0] ? result : "?", error[0] ? ": " : "", error);
                 stop->status = MAX(stop->status, good ? CLI_OK : strcmp(result, "left") == 0 ? CLI_NOT_RUNNING : CLI_FAILED);
         }
         reply_done(&reply);
@@ -146,8 +150,10 @@ static int wait_for_successor(Stop *stop, const char *uuid)
 
         session->until = until;
         session->patient = true;
-        r = session_try(session, "Wait", json_pack("{ss ss sI}", "dataflow", uuid, "state", "ended", "timeout_ms",
-                                                 (json_int_t)(nsec_left(until, clock_now()) / NSEC_PER_MSEC)), &reply);
+        r = session_try(session, "Wait",
+                json_pack("{ss ss sI}", "dataflow", uuid, "state", "ended", "timeout_ms",
+                        (json_int_t)(nsec_left(until, clock_now()) / NSEC_PER_MSEC)),
+                &reply);
         if (!r && reply.error)
                 r = strcmp(reply.error, "NoSuchDataflow") == 0 ? 0 : CLIENT_E_LATE;
         reply_done(&reply);
@@ -238,9 +244,11 @@ static bool on_signal(Stop *stop)
         if (!session_signal(stop->session))
                 return false;
         if (stop->accepted)
-                screen_say(&stop->follow.screen, true, "left; the stop goes on without this command and ends within %.0f s", left);
+                screen_say(&stop->follow.screen, true, "left; the stop goes on without this command and ends within %.0f s",
+                        left);
         else
-                screen_say(&stop->follow.screen, true, "left before the supervisor answered; it may stop %s all the same", stop->orders[0].method[0] == 'S' ? "them" : "it");
+                screen_say(&stop->follow.screen, true, "left before the supervisor answered; it may stop %s all the same",
+                        stop->orders[0].method[0] == 'S' ? "them" : "it");
         stop->left = true;
         stop->status = CLI_FAILED;
         return true;

@@ -40,7 +40,8 @@ static int read_arguments(StopCommand *c, int argc, char **argv)
                         c->force = true;
                 else if (o == 'g') {
                         if (span_parse(optarg, &c->grace) || c->grace > 3600 * NSEC_PER_SEC)
-                                return usage_error(argv[0], "--grace-duration: `%s` is no time up to 1h (500ms, 2s, 1m)", optarg);
+                                return usage_error(
+                                        argv[0], "--grace-duration: `%s` is no time up to 1h (500ms, 2s, 1m)", optarg);
                 } else
                         return o == '?' ? CLI_USAGE : usage_error(argv[0], "unknown option `%s`", argv[optind - 1]);
         }
@@ -63,7 +64,9 @@ static json_t *order_parameters(const StopCommand *c, json_t *dataflow)
                 (void)json_object_set_new(p, "force", json_true());
         /* The ladder has its own end; this bounds a supervisor that would wait without one. */
         if (p)
-                (void)json_object_set_new(p, "timeout_ms", json_integer(c->session.timeout_given ? (json_int_t)(c->session.timeout / NSEC_PER_MSEC) : 2 * 3600 * 1000));
+                (void)json_object_set_new(p, "timeout_ms",
+                        json_integer(c->session.timeout_given ? (json_int_t)(c->session.timeout / NSEC_PER_MSEC)
+                                                              : 2 * 3600 * 1000));
         return p;
 }
 
@@ -71,7 +74,13 @@ static int send_orders(StopCommand *c, json_t *dataflows)
 {
         size_t n = c->all ? 1 : json_array_size(dataflows);
         StopOrder *orders = calloc(n, sizeof(*orders));
-        Stop stop = {.session = &c->session, .grace = c->grace, .force = c->force, .restart = c->restart, .ledger = true, .orders = orders, .n_orders = n};
+        Stop stop = {.session = &c->session,
+                .grace = c->grace,
+                .force = c->force,
+                .restart = c->restart,
+                .ledger = true,
+                .orders = orders,
+                .n_orders = n};
         int status;
 
         if (!orders) {

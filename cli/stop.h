@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Stops in flight: orders sent to the supervisor (Stop, Restart, Shutdown), their ladders on the screen, and what is done when it falls
- * silent, lies about its deadline or dies on the way: ask its successor, and at last kill through the cgroups themselves.
+ * Stops in flight: orders sent to the supervisor (Stop, Restart, Shutdown), their ladders on the screen, and what is done
+ * when it falls silent, lies about its deadline or dies on the way: ask its successor, and at last kill through the cgroups
+ * themselves.
  */
 #ifndef TG_CLI_STOP_H
 #define TG_CLI_STOP_H
@@ -35,8 +36,8 @@ typedef struct Stop {
 /**
  * stop_run() - send the orders and see them through
  *
- * Blocks until all have ended, until the last deadline has passed and the last resort has been tried, or until Ctrl-C, after which the
- * orders go on without us; says all of it.
+ * Blocks until all have ended, until the last deadline has passed and the last resort has been tried, or until Ctrl-C, after
+ * which the orders go on without us; says all of it.
  *
  * Return: the exit status. Releases what the orders own.
  */

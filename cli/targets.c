@@ -139,8 +139,8 @@ static int find_among(Session *session, const json_t *dataflows, const char *id,
                 if (!node || (found && live && !is_live)) /* one that runs is meant rather than one of the past */
                         continue;
                 if (found && live == is_live) {
-                        session_say(session, "several dataflows have a node %s: say %s:%s or %s:%s", id, json_get_text(at, "name"), id,
-                                json_get_text(dataflow, "name"), id);
+                        session_say(session, "several dataflows have a node %s: say %s:%s or %s:%s", id,
+                                json_get_text(at, "name"), id, json_get_text(dataflow, "name"), id);
                         return CLI_USAGE;
                 }
                 at = dataflow;

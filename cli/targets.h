@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Targets: which dataflows and nodes the words on the command line mean. A dataflow is named by its name, its uuid or a beginning of it (the
- * supervisor decides); a node by DATAFLOW:NODE, or by its id alone where only one dataflow has it.
+ * Targets: which dataflows and nodes the words on the command line mean. A dataflow is named by its name, its uuid or a
+ * beginning of it (the supervisor decides); a node by DATAFLOW:NODE, or by its id alone where only one dataflow has it.
  */
 #ifndef TG_CLI_TARGETS_H
 #define TG_CLI_TARGETS_H
@@ -20,7 +20,8 @@ bool target_parse(Target *ret, const char *text);
  * targets_status() - Dataflow objects with their nodes
  * @names: of dataflows; each once; @n 0: all of the caller's
  * @ret:   an array; on success
- * @ret_transport: set to the CLIENT_E_* code (or negative errno) when the supervisor could not be asked; nothing was said then
+ * @ret_transport: set to the CLIENT_E_* code (or negative errno) when the supervisor could not be asked; nothing was said
+ * then
  *
  * Unknown names are said, and the others are still returned.
  *
@@ -31,7 +32,8 @@ int targets_status(Session *session, const char *const *names, size_t n, json_t 
 /* targets_live() - those of @dataflows that have not ended. New reference. */
 json_t *targets_live(const json_t *dataflows);
 
-/* targets_the_one() - the only dataflow that runs; else the others are said. Return: 0 (borrowed from @dataflows) or the exit status. */
+/* targets_the_one() - the only dataflow that runs; else the others are said. Return: 0 (borrowed from @dataflows) or the exit
+ * status. */
 int targets_the_one(Session *session, const json_t *dataflows, json_t **ret);
 
 /**

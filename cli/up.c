@@ -63,8 +63,8 @@ static int say_health(Up *up, const json_t *parameters, bool was_there)
 
         if (up->session.json)
                 return session_result(&up->session, json_pack("{sb sO}", "started", !was_there, "health", (json_t *)health));
-        printf("tidegated %s: supervisor %lld, guard %lld, in %s\n", was_there ? "is running already" : "runs", json_get_number(health, "pid"),
-                json_get_number(health, "guard_pid"), up->session.runtime_dir);
+        printf("tidegated %s: supervisor %lld, guard %lld, in %s\n", was_there ? "is running already" : "runs",
+                json_get_number(health, "pid"), json_get_number(health, "guard_pid"), up->session.runtime_dir);
         return CLI_OK;
 }
 
@@ -77,7 +77,8 @@ static int ask(Up *up, bool was_there, int *ret_status)
         if (!r && !reply.error && !json_is_object(json_object_get(reply.parameters, "health")))
                 r = CLIENT_E_GARBAGE;
         if (!r)
-                *ret_status = reply.error ? session_refused(&up->session, &reply) : say_health(up, reply.parameters, was_there);
+                *ret_status =
+                        reply.error ? session_refused(&up->session, &reply) : say_health(up, reply.parameters, was_there);
         reply_done(&reply);
         return r;
 }
@@ -172,9 +173,11 @@ static void say_exit(Up *up)
 
         (void)waitid(P_PIDFD, (id_t)up->pidfd, &si, WEXITED | WNOHANG);
         if (si.si_code == CLD_EXITED)
-                session_say(&up->session, "tidegated exited with status %d; its log %s/tidegated.log ends with", si.si_status, up->session.runtime_dir);
+                session_say(&up->session, "tidegated exited with status %d; its log %s/tidegated.log ends with", si.si_status,
+                        up->session.runtime_dir);
         else
-                session_say(&up->session, "tidegated was ended by SIG%s; its log %s/tidegated.log ends with", sigabbrev_np(si.si_status) ?: "?", up->session.runtime_dir);
+                session_say(&up->session, "tidegated was ended by SIG%s; its log %s/tidegated.log ends with",
+                        sigabbrev_np(si.si_status) ?: "?", up->session.runtime_dir);
         say_log(up);
 }
 
@@ -184,14 +187,16 @@ static void show_waiting(const Up *up, nsec_t begin, nsec_t until, nsec_t *next)
 
         if (up->session.json || !isatty(STDOUT_FILENO) || now < *next || now - begin < NSEC_PER_SEC)
                 return;
-        printf("\r\033[Ktidegate: waiting for tidegated (pid %d) to answer, at most %.0f s more", (int)up->pid, (double)nsec_left(until, now) / 1e9);
+        printf("\r\033[Ktidegate: waiting for tidegated (pid %d) to answer, at most %.0f s more", (int)up->pid,
+                (double)nsec_left(until, now) / 1e9);
         (void)fflush(stdout);
         *next = nsec_add(now, NSEC_PER_SEC);
 }
 
 static int wait_until_it_answers(Up *up)
 {
-        nsec_t begin = clock_now(), until = nsec_add(begin, up->session.timeout_given ? up->session.timeout : UP_SPAN), next = 0;
+        nsec_t begin = clock_now(), until = nsec_add(begin, up->session.timeout_given ? up->session.timeout : UP_SPAN),
+               next = 0;
         bool exited = false;
         int status = CLI_FAILED, r;
 
@@ -220,8 +225,9 @@ static int wait_until_it_answers(Up *up)
                 say_exit(up);
                 return CLI_FAILED;
         }
-        session_say(&up->session, "tidegated (pid %d) runs but did not answer within %.0f s: %s; its log %s/tidegated.log ends with", (int)up->pid,
-                (double)(clock_now() - begin) / 1e9, client_explain(r), up->session.runtime_dir);
+        session_say(&up->session,
+                "tidegated (pid %d) runs but did not answer within %.0f s: %s; its log %s/tidegated.log ends with",
+                (int)up->pid, (double)(clock_now() - begin) / 1e9, client_explain(r), up->session.runtime_dir);
         say_log(up);
         return CLI_UNREACHABLE;
 }

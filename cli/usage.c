@@ -73,8 +73,8 @@ static json_t *look_at_process(Look *look, long pid)
         look->memory += memory;
         look->cpu_ms += cpu_ms;
         look->n++;
-        return json_pack("{sI ss ss sI sI}", "pid", (json_int_t)pid, "comm", clean ? clean : "?", "state", state, "memory", (json_int_t)memory, "cpu_ms",
-                (json_int_t)cpu_ms);
+        return json_pack("{sI ss ss sI sI}", "pid", (json_int_t)pid, "comm", clean ? clean : "?", "state", state, "memory",
+                (json_int_t)memory, "cpu_ms", (json_int_t)cpu_ms);
 }
 
 static json_t *look_at_group(Look *look, int dir_fd, unsigned *budget)
@@ -113,12 +113,14 @@ static void look_below(Look *look, int dir_fd, const char *name, unsigned depth,
         struct dirent **entries = NULL;
         int n = depth < DEPTH_MAX ? scandirat(dir_fd, ".", &entries, is_group, by_name) : 0;
 
-        (void)json_array_append_new(look->groups, json_pack("{ss so}", "path", name, "processes", look_at_group(look, dir_fd, budget)));
+        (void)json_array_append_new(
+                look->groups, json_pack("{ss so}", "path", name, "processes", look_at_group(look, dir_fd, budget)));
         for (int i = 0; i < n; i++) {
                 int child = openat(dir_fd, entries[i]->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
                 char path[4096];
 
-                if (child >= 0 && (size_t)snprintf(path, sizeof(path), "%s%s%s", name, name[0] ? "/" : "", entries[i]->d_name) < sizeof(path))
+                if (child >= 0 && (size_t)snprintf(path, sizeof(path), "%s%s%s", name, name[0] ? "/" : "",
+                                          entries[i]->d_name) < sizeof(path))
                         look_below(look, child, path, depth + 1, budget);
                 (void)fd_close(child);
                 free(entries[i]);
@@ -136,7 +138,8 @@ static json_t *look_at(const char *path, unsigned *budget)
                 return json_null();
         look.groups = json_array();
         look_below(&look, fd, "", 0, budget);
-        return json_pack("{sI sI si so}", "memory", (json_int_t)look.memory, "cpu_ms", (json_int_t)look.cpu_ms, "n", (int)look.n, "groups", look.groups);
+        return json_pack("{sI sI si so}", "memory", (json_int_t)look.memory, "cpu_ms", (json_int_t)look.cpu_ms, "n",
+                (int)look.n, "groups", look.groups);
 }
 
 static _Noreturn void child(int fd, const char *const *paths, size_t n)

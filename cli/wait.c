@@ -15,26 +15,31 @@
 
 static int wait_for(Session *session, const Target *target, const char *state, nsec_t span)
 {
-        json_t *p = json_pack("{ss ss sI}", "dataflow", target->dataflow, "state", state, "timeout_ms", (json_int_t)(span / NSEC_PER_MSEC)), *answer = NULL;
+        json_t *p = json_pack("{ss ss sI}", "dataflow", target->dataflow, "state", state, "timeout_ms",
+                       (json_int_t)(span / NSEC_PER_MSEC)),
+               *answer = NULL;
         int status;
 
         if (p && target->node[0])
                 (void)json_object_set_new(p, "node", json_string(target->node));
         session->patient = session->verbose = true;
         session->until = nsec_add(clock_now(), nsec_add(span, WAIT_SLACK));
-        (void)snprintf(session->waits_for, sizeof(session->waits_for), "%.60s%s%.60s to be %.20s", target->dataflow, target->node[0] ? ":" : "", target->node, state);
+        (void)snprintf(session->waits_for, sizeof(session->waits_for), "%.60s%s%.60s to be %.20s", target->dataflow,
+                target->node[0] ? ":" : "", target->node, state);
         status = session_call(session, "Wait", p, &answer);
         if (!status && session->json)
                 status = session_result(session, json_incref(answer));
         else if (!status)
-                printf("%s%s%s is %s\n", target->dataflow, target->node[0] ? ":" : "", target->node, json_get_text(answer, "state")[0] ? json_get_text(answer, "state") : state);
+                printf("%s%s%s is %s\n", target->dataflow, target->node[0] ? ":" : "", target->node,
+                        json_get_text(answer, "state")[0] ? json_get_text(answer, "state") : state);
         json_decref(answer);
         return status;
 }
 
 int cmd_wait(int argc, char **argv)
 {
-        static const char *const states[] = {"pending", "beginning", "starting", "running", "stopping", "backoff", "stopped", "failed", "ending", "ended"};
+        static const char *const states[] = {
+                "pending", "beginning", "starting", "running", "stopping", "backoff", "stopped", "failed", "ending", "ended"};
         static const struct option options[] = {SESSION_LONG_OPTIONS, {NULL, 0, NULL, 0}};
         Session session = SESSION_INIT("wait");
         nsec_t span = WAIT_DEFAULT;

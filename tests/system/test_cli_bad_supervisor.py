@@ -44,6 +44,13 @@ def test_silence_is_waited_for_as_long_as_was_said(talk, fake, args):
     assert (5 if args[0] == "wait" else 0.4) <= p.seconds < 12
 
 
+@pytest.mark.parametrize("args", [["list"], ["clean"]], ids=" ".join)
+def test_a_query_is_not_waited_for_longer_because_the_supervisor_lives(talk, fake, args):
+    fake.answers["List"] = fake.answers["Clean"] = lambda c, p: c.silence()
+    p = talk(*args, "--timeout", "0.4s")
+    assert p.returncode == 5 and p.seconds < 5
+
+
 @pytest.mark.parametrize("args", SOME, ids=" ".join)
 def test_nobody_accepts_and_the_backlog_is_full(talk, tmp_path, args):
     import os

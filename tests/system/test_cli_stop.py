@@ -267,6 +267,16 @@ def test_a_cgroup_that_is_none_is_not_killed(talk, one, path):
     assert p.returncode == (0 if path == "/nonexistent-folder" else 5 if not path.startswith("/") else 3)
 
 
+def test_files_that_look_like_a_cgroup_kill_nobody(talk, one, victims, tmp_path):
+    mine = victims("exec sleep 60")
+    (tmp_path / "cgroup.procs").write_text(f"{mine.pid}\n")
+    (tmp_path / "cgroup.events").write_text("populated 1\n")
+    one.dataflows[0]["cgroup"] = str(tmp_path)
+    one.answers["Stop"] = lambda c, p: one.vanish()
+    p = talk("stop", "--force")
+    assert p.returncode == 3 and "no cgroup of version 2: refused" in p.stderr and mine.poll() is None
+
+
 def test_the_root_of_the_hierarchy_is_not_killed(talk, one, home):
     one.dataflows[0]["cgroup"] = str(home.parent)
     one.answers["Stop"] = lambda c, p: one.vanish()
