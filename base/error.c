@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 int error_trace(int r, const char *file, int line, const char *func, int origin)
@@ -35,4 +36,20 @@ const char *error_name(int err)
         const char *name = strerrorname_np(err < 0 ? -err : err);
 
         return name ? name : "E?";
+}
+
+const char *error_text(int err)
+{
+        static _Thread_local char text[160];
+        struct rlimit limit;
+
+        err = err < 0 ? -err : err;
+        if (err == EMFILE && getrlimit(RLIMIT_NOFILE, &limit) == 0)
+                (void)snprintf(text, sizeof(text), "%s (RLIMIT_NOFILE is %llu, see `ulimit -n`)", strerrordesc_np(err),
+                        (unsigned long long)limit.rlim_cur);
+        else if (err == ENFILE)
+                (void)snprintf(text, sizeof(text), "%s (see fs.file-max)", strerrordesc_np(err));
+        else
+                (void)snprintf(text, sizeof(text), "%s", strerrordesc_np(err) ?: "unknown error");
+        return text;
 }

@@ -21,4 +21,10 @@ int error_trace(int r, const char *file, int line, const char *func, int origin)
 /* error_name() - "ENOENT" for 2 or -2; "E?" when unknown. Static storage. */
 const char *error_name(int err);
 
+/*
+ * error_text() - "No such file or directory" for 2 or -2, for people; where a limit was met, with its name and height, as
+ * the caller has it. Storage of the calling thread's, valid until its next call.
+ */
+const char *error_text(int err);
+
 #endif

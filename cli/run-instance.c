@@ -72,7 +72,7 @@ int run_instance_start(RunInstance *ret, const RunInstanceOptions *options, cons
         r = find_tidegated(path, sizeof(path));
         if (r)
                 return r;
-        *ret_why = "cannot make sockets";
+        *ret_why = "cannot make the sockets to a private instance";
         r = pair_new(SOCK_SEQPACKET, &instance.guard_fd, &guard);
         if (!r)
                 r = pair_new(SOCK_STREAM, &instance.control_fds[0], &control0);

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/error.h"
 #include "base/receive.h"
 #include "cli/commands.h"
 #include "cli/load.h"
@@ -105,7 +106,7 @@ static int load_plan(Run *run)
         print_diagnostics(stderr, &diags, true);
         diagnostics_done(&diags);
         if (r < 0)
-                fprintf(stderr, "tidegate: %s: %s\n", run->path, strerror(-r));
+                fprintf(stderr, "tidegate: %s: %s\n", run->path, error_text(r));
         return r ? CLI_FAILED : 0;
 }
 
@@ -219,7 +220,7 @@ static void on_guard_ready(Run *run, const char *cgroup)
         (void)snprintf(run->instance.cgroup, sizeof(run->instance.cgroup), "%s", cgroup);
         if (r) {
                 screen_say(&run->screen, true, "cannot hand the dataflow to the supervisor: %s",
-                        r == -EMSGSIZE ? "the plan is larger than 1 MiB" : strerror(-r));
+                        r == -EMSGSIZE ? "the plan is larger than 1 MiB" : error_text(r));
                 run->failed = true;
                 order_stop(run, 0, true);
                 return;
@@ -249,7 +250,7 @@ static void on_record(Run *run, const struct guard_record *record)
                 on_guard_ready(run, record->text);
                 break;
         case GUARD_MSG_FAILED:
-                screen_say(&run->screen, true, "%s: %s", record->text, strerror(record->error));
+                screen_say(&run->screen, true, "%s: %s", record->text, error_text(record->error));
                 run->failed = true;
                 set_deadline(run, nsec_add(clock_now(), RUN_LEAVE_SPAN), "the guard to leave");
                 break;
@@ -457,7 +458,7 @@ static int run_plan(Run *run)
         if (!r)
                 r = run_instance_start(&run->instance, &options, &why);
         if (r) {
-                fprintf(stderr, "tidegate: %s: %s\n", why, strerror(-r));
+                fprintf(stderr, "tidegate: %s: %s\n", why, error_text(r));
                 return CLI_FAILED;
         }
         set_deadline(run, nsec_add(clock_now(), RUN_READY_SPAN), "the guard to get ready");

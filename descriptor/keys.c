@@ -17,12 +17,12 @@ const KeyTable keys_dataflow = {"dataflow", "the dataflow", (const Key[]){
         {"strict_types",          KEY_ACCEPTED, NULL},  /* false only */
         {"on_failure",            KEY_ACCEPTED, NULL},
         {"stuck_timeout",         KEY_ACCEPTED, NULL},
+        {"health_check_interval", KEY_IGNORED,  "nodes send no signs of life; those for which messages wait are looked at once a second"},
         {"communication",         KEY_IGNORED,  "messages always travel through shared memory"},
         {"daemon_config",         KEY_IGNORED,  "there is no such daemon"},
         {"_unstable_debug",       KEY_IGNORED,  "every output can be watched without it"},
         {"deploy",                KEY_LATER,    SEVERAL_MACHINES},
         {"_unstable_deploy",      KEY_LATER,    SEVERAL_MACHINES},
-        {"health_check_interval", KEY_LATER,    NULL},
         {"type_rules",            KEY_LATER,    NO_TYPES},
         {NULL}}};
 
@@ -51,10 +51,10 @@ const KeyTable keys_node = {"node", "a node", (const Key[]){
         {"after",                   KEY_ACCEPTED, NULL},
         {"on_failure",              KEY_ACCEPTED, NULL},
         {"stuck_timeout",           KEY_ACCEPTED, NULL},
+        {"health_check_timeout",    KEY_ACCEPTED, NULL},
         {"module",                  KEY_ACCEPTED, NULL},
         {"params",                  KEY_ACCEPTED, NULL},
         {"custom",                  KEY_ACCEPTED, NULL}, /* of an older Dora, with a warning */
-        {"health_check_timeout",    KEY_LATER,    NULL},
         {"build",                   KEY_LATER,    NO_BUILD},
         {"git",                     KEY_LATER,    NULL},
         {"branch",                  KEY_LATER,    NULL},

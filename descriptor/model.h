@@ -136,6 +136,8 @@ typedef struct NodeSpec {
         size_t n_after;
         OnFailure on_failure;
         uint64_t stuck_timeout_ns; /* 0: off */
+        uint64_t health_check_timeout_ns; /* 0: none */
+        Span health_check_span;           /* of its key */
 } NodeSpec;
 
 typedef struct FileSpec {

@@ -396,7 +396,36 @@ static uint64_t stuck_timeout(const Planner *p, const NodeSpec *spec)
 
         if (ns == STUCK_TIMEOUT_UNSET)
                 ns = p->ex->root->file->stuck_timeout_ns;
-        return ns == STUCK_TIMEOUT_UNSET ? STUCK_NS : ns;
+        if (ns == STUCK_TIMEOUT_UNSET)
+                ns = STUCK_NS;
+        /* What is ended for being stuck has been reported as stuck, at the latest then. */
+        if (spec->health_check_timeout_ns && (ns == 0 || ns > spec->health_check_timeout_ns))
+                ns = spec->health_check_timeout_ns;
+        return ns;
+}
+
+/* Only what waits for a node shows whether it goes on, and the node's own timers do not. */
+static void report_health_check(const Planner *p, const Leaf *leaf)
+{
+        if (!leaf->spec->health_check_timeout_ns || leaf->spec->is_dynamic)
+                return;
+        for (size_t i = 0; i < leaf->n_links; i++)
+                if (leaf->links[i].from)
+                        return;
+        diagnostics_warning(p->ex->diags, leaf->spec->health_check_span,
+                "health_check_timeout has no effect: no other node sends anything to node %s, so nothing can wait for it",
+                QUOTE(leaf->id));
+}
+
+/* Keys that a plan has only where they say something. */
+static int plan_optional(const NodeSpec *spec, json_t *node)
+{
+        if (spec->is_dynamic && json_object_set_new(node, "capture", json_boolean(spec->capture)))
+                return error_origin(-ENOMEM);
+        if (spec->health_check_timeout_ns &&
+                json_object_set_new(node, "health_check_timeout_ns", json_integer((json_int_t)spec->health_check_timeout_ns)))
+                return error_origin(-ENOMEM);
+        return 0;
 }
 
 static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
@@ -405,8 +434,9 @@ static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
         _cleanup_json_ json_t *argv = NULL, *env = NULL, *inputs = NULL, *outputs = NULL, *after = NULL;
         int r;
 
-        p->bytes += 290 + strlen(leaf->id);
+        p->bytes += 320 + strlen(leaf->id);
         report_cpus(p, spec);
+        report_health_check(p, leaf);
         r = plan_env(p, leaf, &env);
         if (!r)
                 r = plan_argv(p, leaf, &argv);
@@ -425,7 +455,7 @@ static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
                 "finish_grace_ns", (json_int_t)spec->finish_grace_ns, "pool_size", (json_int_t)spec->pool_size,
                 "after", after, "on_failure", on_failure(p, spec), "stuck_timeout_ns",
                 (json_int_t)stuck_timeout(p, spec));
-        if (*ret && spec->is_dynamic && json_object_set_new(*ret, "capture", json_boolean(spec->capture))) {
+        if (*ret && plan_optional(spec, *ret)) {
                 json_decref(*ret);
                 *ret = NULL;
         }

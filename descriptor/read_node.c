@@ -181,7 +181,7 @@ static void check_path(Reader *reader, const NodeSpec *node)
 static void check_dynamic(Reader *reader, const YamlNode *map)
 {
         static const char *const ours[] = {"args", "env", "envs", "restart_policy", "max_restarts", "restart_delay",
-                "max_restart_delay", "restart_window", "cpu_affinity", "after"};
+                "max_restart_delay", "restart_window", "health_check_timeout", "cpu_affinity", "after"};
         YamlNode *key;
 
         for (size_t i = 0; i < ELEMENTSOF(ours); i++)
@@ -209,6 +209,10 @@ static int read_order(Reader *reader, const YamlNode *map, NodeSpec *ret)
         }
         read_on_failure(reader, yaml_get(map, "on_failure", NULL), &ret->on_failure);
         read_stuck_timeout(reader, yaml_get(map, "stuck_timeout", NULL), &ret->stuck_timeout_ns);
+        read_seconds(reader, yaml_get(map, "health_check_timeout", &key), "health_check_timeout", false,
+                &ret->health_check_timeout_ns);
+        if (ret->health_check_timeout_ns)
+                ret->health_check_span = key->span;
         return read_after(reader, yaml_get(map, "after", NULL), ret);
 }
 

@@ -411,6 +411,7 @@ static void fail_unstarted(Incarnation *inc, KeeperStage stage, int error, const
 
 void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds)
 {
+        char text[KEEPER_MSG_TEXT_MAX];
         Incarnation *inc;
         int r = 0;
 
@@ -430,8 +431,8 @@ void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds)
         if (!r && inc->job->dataflow_fd < 0)
                 r = -EMFILE;
         if (r) {
-                fail_unstarted(inc, KEEPER_STAGE_FDS, -r,
-                        "cannot read the node's output: out of file descriptors or memory");
+                snprintf(text, sizeof(text), "cannot read the node's output: %s", error_text(r));
+                fail_unstarted(inc, KEEPER_STAGE_FDS, -r, text);
                 return;
         }
         r = jobs_submit(&k->jobs, &inc->job->job, JOB_SPAWN);

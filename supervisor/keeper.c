@@ -110,7 +110,7 @@ static void fail_begin(Keeper *k, const char *what, int error)
 {
         char text[512];
 
-        snprintf(text, sizeof(text), "cannot %s: %s%s", what, strerror(error),
+        snprintf(text, sizeof(text), "cannot %s: %s%s", what, error_text(error),
                 error == EEXIST ? " (one of that name is there; a cgroup is never used twice)" : "");
         keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_FAILED, .failed = {error, text}}, -1);
 }
@@ -255,10 +255,12 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
 /* Descriptors that found no room in our table are dropped by the kernel, and the order with them. */
 static void refuse_without_fds(Keeper *k, const KeeperMsg *order, int n_fds, bool dropped)
 {
+        char text[KEEPER_MSG_TEXT_MAX];
+
+        snprintf(text, sizeof(text), "cannot start the node: %s",
+                dropped ? error_text(EMFILE) : "the order came without its descriptors");
         if (order->type == KEEPER_MSG_SPAWN && k->begun && k->phase == KEEPER_WORKING)
-                keeper_refuse_spawn(k, order, KEEPER_STAGE_FDS, dropped ? EMFILE : EPROTO,
-                        dropped ? "cannot start the node: the keeper of this dataflow has too many open files (RLIMIT_NOFILE)" :
-                                  "cannot start the node: the order came without its descriptors");
+                keeper_refuse_spawn(k, order, KEEPER_STAGE_FDS, dropped ? EMFILE : EPROTO, text);
         else
                 keeper_note(k, "an order %s was refused: %d descriptors came with it%s",
                         keeper_msg_name(order->type), n_fds, dropped ? ", others found no room (RLIMIT_NOFILE)" : "");

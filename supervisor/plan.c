@@ -255,6 +255,11 @@ static void parse_order(Check *check, json_t *object, PlanNode *node)
         node->stuck_timeout_ns = PLAN_STUCK_NS;
         if (json_object_get(object, "stuck_timeout_ns"))
                 node->stuck_timeout_ns = get_number(check, object, "stuck_timeout_ns", 0, PLAN_SPAN_MAX);
+        if (json_object_get(object, "health_check_timeout_ns"))
+                node->health_check_timeout_ns = get_number(check, object, "health_check_timeout_ns", 0, PLAN_SPAN_MAX);
+        if (!check->bad && node->health_check_timeout_ns &&
+                (node->stuck_timeout_ns == 0 || node->stuck_timeout_ns > node->health_check_timeout_ns))
+                complain(check, "\"stuck_timeout_ns\" must be at most \"health_check_timeout_ns\", and not 0");
         if (json_object_get(object, "on_failure")) {
                 choice = get_choice(check, object, "on_failure", names, _PLAN_ON_FAILURE_MAX,
                         "stop, restart-downstream or ignore");
@@ -272,8 +277,9 @@ static void check_dynamic(Check *check, const PlanNode *node)
 {
         if (check->bad)
                 return;
-        if (node->argv[0] || node->env[0] || node->n_cpus || node->restart != PLAN_RESTART_NEVER || node->n_after)
-                complain(check, "a dynamic node has no argv, env, cpu_affinity, restart policy or after");
+        if (node->argv[0] || node->env[0] || node->n_cpus || node->restart != PLAN_RESTART_NEVER || node->n_after ||
+                node->health_check_timeout_ns)
+                complain(check, "a dynamic node has no argv, env, cpu_affinity, restart policy, health check or after");
 }
 
 static void parse_input(Check *check, json_t *object, PlanInput *input)

@@ -79,6 +79,7 @@ typedef struct PlanNode {
         nsec_t restart_delay_ns, max_restart_delay_ns, restart_window_ns;
         nsec_t startup_timeout_ns, finish_grace_ns;
         nsec_t stuck_timeout_ns; /* 0: off */
+        nsec_t health_check_timeout_ns; /* 0: none; else stuck_timeout_ns is neither 0 nor more */
         PlanOnFailure on_failure;
         bool capture; /* of a dynamic node */
         bool late;    /* does not count for the startup barrier of the others (plan-order.c) */

@@ -283,6 +283,22 @@ ProgressState progress_state(const Progress *progress, uint32_t node)
                 .waits_for = watched->waits_for};
 }
 
+bool progress_overdue(const Progress *progress, uint32_t node, nsec_t span, nsec_t now)
+{
+        const ProgressNode *stuck = &progress->nodes[node].node;
+        uint32_t other = node;
+
+        assert(node < progress->n_nodes);
+        if (stuck->health != PROGRESS_STUCK || now < nsec_add(stuck->stuck_since, span))
+                return false;
+        for (uint32_t i = 0; i < progress->n_nodes && progress->nodes[other].waits_for != PROGRESS_NOBODY; i++) {
+                other = progress->nodes[other].waits_for;
+                if (other == node)
+                        return true; /* once around */
+        }
+        return other == node;
+}
+
 const char *progress_health_to_string(ProgressHealth health)
 {
         static const char *const names[_PROGRESS_HEALTH_MAX] = {

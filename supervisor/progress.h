@@ -136,6 +136,12 @@ typedef struct ProgressState { /* for status */
 /* progress_state() - as of the last look. A node without a timeout is never stuck. */
 ProgressState progress_state(const Progress *progress, uint32_t node);
 
+/*
+ * progress_overdue() - it has been stuck for @span and is itself to blame: as of the last look it does not wait for room in the
+ * queue of a node that goes on, or is stuck for a reason of its own. Of nodes that all wait for each other each is to blame.
+ */
+bool progress_overdue(const Progress *progress, uint32_t node, nsec_t span, nsec_t now);
+
 /* progress_n_stuck() - of the dataflow; *ret_since: since when the first of them is, 0 for none. */
 uint32_t progress_n_stuck(const Progress *progress, nsec_t *ret_since);
 

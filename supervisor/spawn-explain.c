@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
+#include "base/error.h"
 
 static const struct {
         KeeperStage stage;
@@ -141,7 +142,7 @@ static void explain_exec(const SpawnOutcome *o, const KeeperSpec *spec, uid_t ui
                 say(t, "cannot find %s in PATH (%s)", spec->argv[0], path_of_env(spec->env));
                 return;
         }
-        say(t, "cannot execute %s: %s", o->program[0] ? o->program : spec->argv[0], strerror(error));
+        say(t, "cannot execute %s: %s", o->program[0] ? o->program : spec->argv[0], error_text(error));
         if (error == ENOENT)
                 explain_missing(o, t);
         else if (error == EACCES)
@@ -171,10 +172,6 @@ static void explain_other(SpawnStep step, int error, Text *t)
                 say(t, " (none of them is there for us)");
         else if (step == SPAWN_STEP_CGROUP && error == EAGAIN)
                 say(t, " (a limit on the number of cgroups is reached: cgroup.max.descendants)");
-        else if (error == EMFILE)
-                say(t, " (the keeper of this dataflow has too many open files)");
-        else if (error == ENFILE)
-                say(t, " (the system has too many open files: fs.file-max)");
 }
 
 KeeperStage spawn_explain(const SpawnOutcome *o, const KeeperSpec *spec, uid_t uid, gid_t gid, char *text,
@@ -194,7 +191,7 @@ KeeperStage spawn_explain(const SpawnOutcome *o, const KeeperSpec *spec, uid_t u
                         say(&t, " %s", spec->cwd);
                 if (step == SPAWN_STEP_CREDENTIALS)
                         say(&t, " (uid %u, gid %u)", uid, gid);
-                say(&t, ": %s", strerror(error));
+                say(&t, ": %s", error_text(error));
                 explain_other(step, error, &t);
         }
         return steps[step].stage;

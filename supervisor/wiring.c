@@ -56,7 +56,7 @@ static void node_send(Node *node, const NodeMsg *msg, int fd0, int fd1)
         if (r == PACKET_E_FULL)
                 node_give_up(node, "does not read its socket");
         else if (r < 0)
-                node_give_up(node, "cannot be sent %s: %s", node_msg_name(msg->type), strerror(-r));
+                node_give_up(node, "cannot be sent %s: %s", node_msg_name(msg->type), error_text(r));
         if (packet_queue_pending(&node->out))
                 (void)source_set_events(&node->sock_source, EPOLLIN | EPOLLOUT);
 }
@@ -570,7 +570,7 @@ static void link_advance(Link *link)
         }
         r = pair_tell(link);
         if (r) {
-                node_give_up(target, "cannot be linked to %s: %s", source->plan->id, strerror(-r));
+                node_give_up(target, "cannot be linked to %s: %s", source->plan->id, error_text(r));
                 return;
         }
         if (node_is_there(source))
@@ -719,7 +719,7 @@ static int on_node_socket(Source *source, uint32_t revents)
                 }
                 if (r || node_msg_decode(&msg, buffer, size) || !node_msg_from_node(msg.type) ||
                         (msg.type != NODE_MSG_HELLO && !node->connected)) {
-                        node_give_up(node, BROKE "%s", r ? strerror(-r) : "a message that cannot be understood");
+                        node_give_up(node, BROKE "%s", r ? error_text(r) : "a message that cannot be understood");
                         on_hang_up(node);
                         return 0;
                 }

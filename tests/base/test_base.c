@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -38,6 +39,19 @@ Test(error, an_unhandled_outcome_becomes_negative_when_folded)
         cr_assert_eq(error_fold(-ENOENT), -ENOENT);
         cr_assert_eq(error_origin(-EPERM), -EPERM);
         cr_assert_str_eq(error_name(-ENOENT), "ENOENT");
+}
+
+Test(error, text_for_people_names_the_limit_that_was_met)
+{
+        struct rlimit limit;
+
+        cr_assert_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+        limit.rlim_cur = 77;
+        cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        cr_assert_str_eq(error_text(-EMFILE), "Too many open files (RLIMIT_NOFILE is 77, see `ulimit -n`)");
+        cr_assert_str_eq(error_text(ENFILE), "Too many open files in system (see fs.file-max)");
+        cr_assert_str_eq(error_text(-ENOENT), "No such file or directory");
+        cr_assert_str_eq(error_text(99999), "unknown error");
 }
 
 Test(list, the_current_entry_may_be_unlinked_inside_the_loop)

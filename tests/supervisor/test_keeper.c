@@ -197,9 +197,12 @@ Test(keeper, a_process_whose_leader_exited_is_looked_at_and_killed, .timeout = 6
 Test(keeper, a_stopped_node_acts_on_sigterm_and_dies_of_a_kill, .timeout = 60)
 {
         Fixture *fx = fx_new();
+        char packet[LOG_MSG_MAX];
+        LogMsg line;
 
         (void)fx_start(fx, &(FxSpawn){.node = 1,
-                .argv = SH("trap 'exit 5' TERM; kill -STOP $$; while :; do sleep 100 & wait; done")});
+                .argv = SH("trap 'exit 5' TERM; echo trapped; kill -STOP $$; while :; do sleep 100 & wait; done")});
+        fx_line(fx, &line, packet); /* an earlier signal would end it */
         (void)fx_start(fx, &(FxSpawn){.node = 2, .argv = SH("kill -STOP $$")});
         fx_signal(fx, 1, SIGTERM);
         (void)fx_expect(fx, KEEPER_MSG_SIGNALLED);

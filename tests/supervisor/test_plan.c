@@ -23,7 +23,7 @@ static const char good[] =
         " 'outputs':[],'pool_size':65536,"
         " 'restart':{'policy':'on-failure','max_restarts':3,'delay_ns':1,'max_delay_ns':2,'window_ns':3},"
         " 'startup_timeout_ns':1,'finish_grace_ns':0,"
-        " 'after':[{'node':'a','until':'ready','line':11}],'on_failure':'stop','stuck_timeout_ns':7},"
+        " 'after':[{'node':'a','until':'ready','line':11}],'on_failure':'stop','stuck_timeout_ns':7,'health_check_timeout_ns':9},"
         "{'id':'c','line':12,'kind':'dynamic','capture':true,'argv':[],'env':{},'cpu_affinity':[],'inputs':[],'outputs':['p']," COMMON ","
         " 'after':[],'on_failure':'restart-downstream','stuck_timeout_ns':0},"
         "{'id':'e','line':14,'kind':'program','argv':['/bin/e'],'env':{},'cpu_affinity':[],'inputs':[],'outputs':[]," COMMON ","
@@ -121,6 +121,8 @@ Test(plan, what_follows_a_failure_is_read_and_has_defaults_for_older_plans)
         cr_expect_eq(plan->nodes[0].n_after, 0);
         cr_expect_eq(plan->nodes[1].on_failure, PLAN_ON_FAILURE_STOP);
         cr_expect_eq(plan->nodes[1].stuck_timeout_ns, 7);
+        cr_expect_eq(plan->nodes[1].health_check_timeout_ns, 9);
+        cr_expect_eq(plan->nodes[0].health_check_timeout_ns, 0);
         cr_expect_eq(plan->nodes[2].on_failure, PLAN_ON_FAILURE_RESTART_DOWNSTREAM);
         cr_expect_eq(plan->nodes[2].stuck_timeout_ns, 0);
         (void)plan_free(plan);
@@ -262,6 +264,11 @@ ParameterizedTestParameters(plan, every_lie_is_refused_with_its_name)
                 {"'on_failure':'stop'", "'on_failure':'panic'", "\"on_failure\""},
                 {"'on_failure':'stop'", "'on_failure':1", "\"on_failure\""},
                 {"'stuck_timeout_ns':7", "'stuck_timeout_ns':-7", "\"stuck_timeout_ns\""},
+                {"'stuck_timeout_ns':7", "'stuck_timeout_ns':0", "at most"},
+                {"'stuck_timeout_ns':7,'health", "'health", "at most"},
+                {"'health_check_timeout_ns':9", "'health_check_timeout_ns':6", "at most"},
+                {"'health_check_timeout_ns':9", "'health_check_timeout_ns':'9'", "\"health_check_timeout_ns\""},
+                {"'stuck_timeout_ns':0", "'stuck_timeout_ns':1,'health_check_timeout_ns':1", "dynamic node"},
         };
 
         return cr_make_param_array(Lie, lies, sizeof(lies) / sizeof(lies[0]));

@@ -217,6 +217,9 @@ Test(progress, a_stuck_consumer_is_told_once_and_its_producer_names_whom_it_wait
         cr_assert_eq(s.told.last.n_stuck, 1);
         cr_assert_eq(progress_state(s.progress, 0).waits_for, 1);
         cr_assert_eq(progress_state(s.progress, 2).health, PROGRESS_IDLE);
+        cr_assert(progress_overdue(s.progress, 1, 31 * SEC, 33 * SEC));
+        cr_assert(!progress_overdue(s.progress, 1, 31 * SEC, 33 * SEC - 1));
+        cr_assert(!progress_overdue(s.progress, 2, 1, 33 * SEC), "it keeps up");
         cr_assert_eq(progress_n_stuck(s.progress, &since), 1);
         cr_assert_eq(since, 2 * SEC);
 
@@ -227,6 +230,7 @@ Test(progress, a_stuck_consumer_is_told_once_and_its_producer_names_whom_it_wait
         cr_assert_eq(s.told.last.change, PROGRESS_CHANGE_RESUMED);
         cr_assert_eq(s.told.last.since, 2 * SEC, "of the time that is over");
         cr_assert_eq(s.told.last.n_stuck, 0);
+        cr_assert(!progress_overdue(s.progress, 1, 1, 60 * SEC));
         cr_assert_eq(progress_state(s.progress, 0).waits_for, PROGRESS_NOBODY);
         scene_close(&s);
 }
@@ -250,6 +254,56 @@ Test(progress, a_stuck_node_that_ends_says_nothing_and_its_successor_begins_afre
         progress_look(s.progress, 33 * SEC, tell, &s.told);
         cr_assert_eq(progress_state(s.progress, 1).health, PROGRESS_IDLE);
         scene_close(&s);
+}
+
+/* Two rings, from node 0 to node 1 and, if @back, the other way round; each queue is full and its producer waits for room. */
+static void blame(bool back, bool *ret_first, bool *ret_second)
+{
+        Scene s[2];
+        Progress *progress;
+        RingBlock block;
+
+        cr_assert_eq(progress_new(&progress, 3, 2), 0);
+        for (uint32_t i = 0; i < 2; i++) {
+                uint32_t source = i == 0 ? 0 : back ? 1 : 2;
+
+                scene_open(&s[i]);
+                cr_assert_eq(progress_open(progress, i, &(ProgressLinkSpec){.source = source, .target = i == 0 ? 1 : 0, .number = 1, .queue_size = 4,
+                                                                .ring_fd = s[i].ring_fd, .cursor_fd = s[i].cursor_fd[0], .ring_size = ring_size(16)}),
+                        0);
+                for (unsigned k = 0; k < 4; k++) {
+                        cr_assert_eq(fx_send(&s[i].fx, k), 0);
+                        cr_assert_eq(fx_take(&s[i].fx, 1, NULL), k);
+                }
+                cr_assert_eq(ring_writer_arm(s[i].fx.w, 1, 0, &block), RING_E_FULL);
+        }
+        for (uint32_t i = 0; i < 2; i++)
+                progress_begin(progress, i, 30 * SEC, 0);
+        progress_look(progress, 1 * SEC, tell, &s[0].told);
+        progress_look(progress, 31 * SEC, tell, &s[0].told);
+        cr_assert_eq(progress_n_stuck(progress, NULL), 2);
+        *ret_first = progress_overdue(progress, 0, 30 * SEC, 31 * SEC);
+        *ret_second = progress_overdue(progress, 1, 30 * SEC, 31 * SEC);
+        (void)progress_free(progress);
+        for (uint32_t i = 0; i < 2; i++)
+                scene_close(&s[i]);
+}
+
+Test(progress, a_stuck_node_that_waits_for_another_is_not_to_blame, .timeout = 10)
+{
+        bool first, second;
+
+        blame(false, &first, &second);
+        cr_assert(!first, "node 0 waits for room in the queue of node 1");
+        cr_assert(second, "which waits for nobody");
+}
+
+Test(progress, nodes_that_wait_for_each_other_are_both_to_blame, .timeout = 10)
+{
+        bool first, second;
+
+        blame(true, &first, &second);
+        cr_assert(first && second);
 }
 
 Test(progress, nobody_wakes_up_while_there_is_nothing_to_see, .timeout = 10)

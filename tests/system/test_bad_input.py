@@ -328,14 +328,25 @@ def test_64_file_descriptors_are_enough_for_two_nodes(two_nodes, live, nothing_l
     nothing_left()
 
 
+# What is being made before there is any node to blame.
+OF_NO_NODE = (
+    r"cannot make the sockets to a private instance|cannot start tidegated|cannot open the instance's cgroup files|"
+    r"cannot start the supervisor|the keeper of this dataflow could not be started"
+)
+
+
 @pytest.mark.parametrize("n", [5, 8, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38])
 def test_out_of_file_descriptors_is_told_wherever_it_strikes(n, two_nodes, live, nothing_left):
     run = live(two_nodes, json=False, prefix=limited(n)).wait(BOUND)
     nothing_left()
     told = failures(run)
     if run.status != 0:
-        assert run.status == 1
-        assert 1 <= len(told) <= 3 and all("open files" in line or "file descriptors" in line for line in told), run.output()
+        assert run.status == 1 and told, run.output()
+        assert len(told) == len({line.split(" failed: ")[0] for line in told}), "one message each"
+        for line in told:
+            assert re.match(rf"tidegate: (node (flood|tally) \(line \d+\) failed: |{OF_NO_NODE})", line), line
+            assert "Too many open files" in line, line
+            assert f"(RLIMIT_NOFILE is {n}, " in line or re.search("cannot order its start|could not be started", line), line
 
 
 def test_descriptors_of_the_command_are_not_handed_to_nodes(dataflow, live, nothing_left):
