@@ -311,9 +311,9 @@ static FlowLink *node_link(Flow *flow, const FlowNode *node, int input)
         return node->inputs[input].link < 0 ? NULL : &flow->links[node->inputs[input].link];
 }
 
-/* Fresh regions for everything the node writes. */
-static void make_regions(Flow *flow, FlowNode *node)
+void flow_lose_page(Flow *flow, int n)
 {
+        FlowNode *node = &flow->nodes[n];
         int fd = -1;
 
         cr_assert_eq(control_create(&fd), 0);
@@ -322,6 +322,14 @@ static void make_regions(Flow *flow, FlowNode *node)
         cr_assert_eq(region_map_write(&node->control, fd, REGION_CONTROL, control_size()), 0);
         control_init(&node->control);
         cr_assert_eq(region_seal(fd, REGION_CONTROL), 0);
+}
+
+/* Fresh regions for everything the node writes. */
+static void make_regions(Flow *flow, FlowNode *node)
+{
+        int fd = -1;
+
+        flow_lose_page(flow, (int)(node - flow->nodes));
         cr_assert_eq(bell_create(&fd), 0);
         fd_replace(&node->bell_fd, fd);
         for (int i = 0; i < node->n_outputs; i++) {

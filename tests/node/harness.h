@@ -96,6 +96,7 @@ typedef enum FlowSuccessor {
 void flow_die_after(Flow *flow, unsigned n);
 bool flow_is_dead(const Flow *flow);
 void flow_succeed(Flow *flow, FlowSuccessor how);
+void flow_lose_page(Flow *flow, int node); /* a new control page, which the next WELCOME brings */
 
 /* Nodes that come by name. flow_by_name(): before flow_spawn(); the nodes know a path, where nobody listens yet. */
 void flow_by_name(Flow *flow);

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -24,7 +25,7 @@ typedef struct Lone { /* a process that opens, and the supervisor's end of its s
 } Lone;
 
 /* Exit status of the process: 200 + TG-outcome or errno of tg_node_open(), 0 when it was opened. */
-static Lone lone_start(void)
+static Lone lone_start_and(void (*then)(tg_node *node))
 {
         Lone lone;
         int pair[2];
@@ -37,17 +38,25 @@ static Lone lone_start(void)
                 char number[16];
                 int r;
 
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nobody behind */
                 (void)close(pair[0]);
                 (void)snprintf(number, sizeof(number), "%d", pair[1]);
                 (void)setenv(NODE_MSG_FD_ENV, number, 1);
                 if (!freopen("/dev/null", "w", stderr))
                         _exit(99);
                 r = tg_node_open(&node);
+                if (r == 0 && then)
+                        then(node);
                 _exit(r == 0 ? 0 : 256 + r);
         }
         (void)fd_close(pair[1]);
         lone.fd = pair[0];
         return lone;
+}
+
+static Lone lone_start(void)
+{
+        return lone_start_and(NULL);
 }
 
 static NodeMsg lone_hears(Lone *lone)
@@ -512,6 +521,60 @@ Test(open, random_packets_never_crash_it, .timeout = 60)
         }
 }
 
+/* -------- what must be believed -------- */
+
+static void take_to_the_end(tg_node *node)
+{
+        tg_event *ev;
+
+        while (tg_next(node, &ev, TG_FOREVER) == 0)
+                tg_event_free(ev);
+}
+
+static void introduce_doorbell(Lone *lone, const Regions *r, uint32_t generation, int *ret_end)
+{
+        NodeMsg m = {.type = NODE_MSG_PEER, .peer = {.peer = 3, .generation = generation, .node = "p", .bell_size = bell_size()}};
+        int pair[2];
+
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+        lone_says_msg(lone, &m, (int[]){r->bell, pair[0]}, 2);
+        (void)fd_close(pair[0]);
+        *ret_end = pair[1];
+}
+
+/* A repeated LINK_OUT is answered with what will last: not with a link whose doorbell was hung up, of which the node just
+ * has not heard yet. */
+Test(open, a_link_on_a_dead_doorbell_is_made_anew_on_the_living_one, .timeout = 20)
+{
+        NodeMsg m = {.type = NODE_MSG_LINK_OUT, .link_out = {.link = 1, .generation = 1, .output = 0, .peer = 3, .queue_size = 3,
+                .policy = NODE_QUEUE_BACKPRESSURE, .cursor_size = cursor_size()}};
+        Lone lone = lone_start_and(take_to_the_end);
+        Regions r = regions(), other = regions();
+        int old_end, new_end;
+
+        gets_as_far_as_links(&lone, &r);
+        cr_assert(region_seal(other.bell, REGION_BELL) == 0 && region_seal(other.cursor, REGION_CURSOR) == 0);
+        introduce_doorbell(&lone, &other, 1, &old_end);
+        lone_says_msg(&lone, &m, &other.cursor, 1);
+        cr_assert_eq(lone_hears(&lone).type, NODE_MSG_LINK_OUT_ACK);
+        old_end = fd_close(old_end); /* the node does not poll before the start, so it cannot know */
+        introduce_doorbell(&lone, &other, 2, &new_end);
+        lone_says_msg(&lone, &m, &other.cursor, 1);
+        cr_assert_eq(lone_hears(&lone).type, NODE_MSG_LINK_OUT_ACK);
+        lone_says_msg(&lone, &(NodeMsg){.type = NODE_MSG_START}, NULL, 0);
+        for (unsigned i = 0; i < 3; i++) { /* it has slept, and so has polled, by the time of the last */
+                lone_says_msg(&lone, &(NodeMsg){.type = NODE_MSG_RESUME, .resume = {.epoch = i}}, NULL, 0);
+                cr_assert_eq(lone_hears(&lone).type, NODE_MSG_HELLO);
+                cr_assert_eq(lone_hears(&lone).type, NODE_MSG_MAPPED);
+                cr_assert_eq(lone_hears(&lone).type, NODE_MSG_LINK_OUT_ACK, "asked %u times", i);
+                m = lone_hears(&lone);
+                cr_assert(m.type == NODE_MSG_RESUMED && m.resume.epoch == i && (i == 0 || m.resume.running));
+        }
+        lone_says_msg(&lone, &(NodeMsg){.type = NODE_MSG_STOP, .stop = {.cause = NODE_STOP_MANUAL}}, NULL, 0);
+        cr_assert_eq(lone_result(&lone), 0);
+        (void)fd_close(new_end);
+}
+
 /* -------- by name -------- */
 
 typedef struct Desk { /* where dynamic nodes ask to be let in */
@@ -553,6 +616,7 @@ static Lone lone_asks(const char *variable, const char *value, const char *id, c
                 tg_node *node;
                 int r = 0;
 
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
                 (void)unsetenv(NODE_MSG_SOCKET_ENV);
                 (void)unsetenv("TIDEGATE_RUNTIME_DIR");
                 (void)setenv(NODE_MSG_FD_ENV, "0", 1); /* not looked at */

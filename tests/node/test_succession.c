@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -349,11 +350,57 @@ Test(succession, a_whole_handshake_again_and_again_loses_no_message, .timeout = 
                 flow_succeed(fx.flow, (FlowSuccessor)(i % _FLOW_SUCCESSOR_MAX));
                 cr_assert(FLOW_UNTIL(fx.flow, 10, fx.shared[GOT] > got + 20 && flow_running(fx.flow)), "successor %u", i);
         }
-        flow_stop(fx.flow, fx.a, NSEC_PER_SEC); /* the page that came last is the one that is looked at */
+        flow_stop(fx.flow, fx.a, NSEC_PER_SEC);
         cr_assert(FLOW_UNTIL(fx.flow, 10, ended_with(fx.a, 7) && ended_with(fx.b, 0)));
         cr_assert_eq(fx.shared[GAPS], 0);
         cr_assert_eq(fx.shared[CLOSED], 1);
         cr_assert_eq(fx.shared[ERRORS], 0);
+        flow_close(fx.flow);
+}
+
+static void *look_while_not_stopped(void *node)
+{
+        do
+                fx.shared[MARK]++;
+        while (!tg_should_stop(node));
+        NODE_CHECK(tg_stop_deadline(node) < NSEC_NEVER);
+        return NULL;
+}
+
+static int look_and_take(tg_node *node, void *arg)
+{
+        pthread_t thread;
+
+        NODE_CHECK(pthread_create(&thread, NULL, look_while_not_stopped, node) == 0);
+        (void)take_for_ever(node, arg);
+        NODE_CHECK(pthread_join(thread, NULL) == 0);
+        return 0;
+}
+
+/* Any thread may look at it at any time, so it is exchanged under its eyes. */
+Test(succession, a_new_control_page_takes_the_place_of_the_old_one, .timeout = 30)
+{
+        two_nodes(send_for_ever, look_and_take, (FlowLinkSpec){});
+        flow_start(fx.flow);
+        for (unsigned i = 0; i < 20; i++) {
+                for (int n = 0; n < 2; n++)
+                        flow_lose_page(fx.flow, n);
+                flow_succeed(fx.flow, FLOW_REPEATS);
+                fx.shared[MARK] = 0;
+                cr_assert(FLOW_UNTIL(fx.flow, 10, fx.shared[MARK] > 1000 && flow_running(fx.flow)));
+        }
+        flow_stop_page(fx.flow, fx.b, NSEC_PER_SEC); /* no packet: the page alone */
+        cr_assert(FLOW_UNTIL(fx.flow, 10, ended_with(fx.b, 0)));
+        flow_close(fx.flow);
+}
+
+Test(succession, a_second_start_does_not_put_off_the_timers, .timeout = 30)
+{
+        new_flow();
+        fx.a = flow_node(fx.flow, "clock", take_for_ever, NULL);
+        flow_timer(fx.flow, fx.a, "tick", 300 * NSEC_PER_MSEC);
+        flow_start(fx.flow);
+        cr_assert(FLOW_UNTIL(fx.flow, 10, (flow_send(fx.flow, fx.a, &(NodeMsg){.type = NODE_MSG_START}), fx.shared[GOT] >= 3)));
         flow_close(fx.flow);
 }
 
