@@ -16,6 +16,7 @@
 #include "supervisor/server-internal.h"
 
 #define LOGS_PACKETS_PER_TURN 64
+#define LOGS_TAP_SIZE         (1 << 20)
 
 /* ---- Events */
 
@@ -163,12 +164,15 @@ static int on_tap(Source *source, uint32_t revents)
 static int tap_open(Flow *flow)
 {
         _cleanup_fd_ int keepers = -1;
-        int pair[2], r;
+        int pair[2], room = LOGS_TAP_SIZE, r;
 
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
                 return error_origin(-errno);
         flow->tap_fd = pair[0];
         keepers = pair[1];
+        /* For a burst of lines while we turn: a keeper never waits. Without the privilege the kernel's own limit holds. */
+        if (setsockopt(keepers, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)) < 0)
+                (void)setsockopt(keepers, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
         r = source_add(flow->server->loop, &flow->tap_source, flow->tap_fd, EPOLLIN, SOURCE_CLIENTS, on_tap);
         if (!r)
                 r = keeper_order_stream(flow->dataflow, keepers);
