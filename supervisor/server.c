@@ -397,7 +397,7 @@ int server_new(Server **ret, Supervisor *supervisor, int listen_fd)
         list_init(&server->flows);
         list_init(&server->calls);
         (void)getrlimit(RLIMIT_NOFILE, &nofile);
-        server->max_clients = (unsigned)MIN(nofile.rlim_cur / 2, (rlim_t)65536); /* the other half is for nodes */
+        server->max_clients = (unsigned)MIN(nofile.rlim_cur / 5 * 3, (rlim_t)65536); /* the rest is for nodes */
         server->spare_fd = eventfd(0, EFD_CLOEXEC);
         learn_name(server);
         r = source_add(&supervisor->loop, &server->source, listen_fd, EPOLLIN, SOURCE_CLIENTS, on_connection);
