@@ -47,16 +47,16 @@ static json_t *line_dropped(const Call *call, uint32_t node, uint64_t n)
 {
         const Plan *plan = call->flow->dataflow->plan;
 
-        return json_pack("{s{ss si sI sI}}", "line", "node", plan->nodes[node].id, "stream", 0, "time_ms", (json_int_t)(clock_wall() / NSEC_PER_MSEC),
-                "dropped", (json_int_t)n);
+        return json_pack("{s{ss si sI sI}}", "line", "node", plan->nodes[node].id, "stream", 0, "time_ms",
+                (json_int_t)(clock_wall() / NSEC_PER_MSEC), "dropped", (json_int_t)n);
 }
 
 static json_t *line_of(const Call *call, const LogMsg *msg)
 {
         const char *id = call->flow->dataflow->plan->nodes[msg->node].id;
         _cleanup_free_ char *clean = utf8_clean(msg->text, strlen(msg->text), NULL);
-        json_t *line = json_pack("{ss si sI ss}", "node", id, "stream", (int)msg->stream, "time_ms", (json_int_t)(msg->wall_ns / NSEC_PER_MSEC), "line",
-                clean ? clean : "");
+        json_t *line = json_pack("{ss si sI ss}", "node", id, "stream", (int)msg->stream, "time_ms",
+                (json_int_t)(msg->wall_ns / NSEC_PER_MSEC), "line", clean ? clean : "");
 
         if (line && msg->count > 0)
                 (void)json_object_set_new(line, "cut", json_integer((json_int_t)msg->count));
@@ -70,7 +70,8 @@ static bool confess(Client *client, uint32_t node)
 
         if (call->unsent[node] == 0)
                 return true;
-        if (!control_has_room(client->control) || !control_continue(client->control, line_dropped(call, node, call->unsent[node])))
+        if (!control_has_room(client->control) ||
+                !control_continue(client->control, line_dropped(call, node, call->unsent[node])))
                 return false;
         call->unsent[node] = 0;
         return true;
@@ -86,7 +87,8 @@ static void give(Client *client, const LogMsg *msg)
         if (msg->type == LOG_MSG_DROPPED) {
                 call->unsent[msg->node] += n;
                 (void)confess(client, msg->node);
-        } else if (!confess(client, msg->node) || !control_has_room(client->control) || !control_continue(client->control, line_of(call, msg))) {
+        } else if (!confess(client, msg->node) || !control_has_room(client->control) ||
+                   !control_continue(client->control, line_of(call, msg))) {
                 call->unsent[msg->node] += n;
         }
 }
@@ -278,7 +280,8 @@ static void logs(Client *client, const Parameters *parameters)
         begun = flow->dataflow->state > DATAFLOW_BEGINNING;
         flow->tap_ended = false;
         if (begun && flow->tap_fd < 0 && tap_open(flow)) {
-                client_fail(client, CONTROL_E_NOT_RUNNING, "the keeper of dataflow %.128s cannot be reached", flow->dataflow->plan->name);
+                client_fail(client, CONTROL_E_NOT_RUNNING, "the keeper of dataflow %.128s cannot be reached",
+                        flow->dataflow->plan->name);
                 return;
         }
         client_wait(client, look_for_last_line, PARAM_ABSENT, NSEC_NEVER);

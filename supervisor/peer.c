@@ -36,7 +36,7 @@ int peer_init(Peer *ret, int sock)
         if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &size) < 0)
                 return error_origin(-errno);
         size = sizeof(pidfd);
-        /* Kernels that give no pidfd by the socket: at once, before its number can well be another's. The rest is idle, and needs none. */
+        /* Kernels that give no pidfd by the socket: now, before its number can well be another's. Others: when it is needed. */
         if (cred.uid != 0 && getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) < 0 && errno == ENOPROTOOPT)
                 pidfd = (int)syscall(SYS_pidfd_open, cred.pid, 0);
         else
@@ -188,7 +188,8 @@ static int take_groups(int sock, PeerFacts *facts, char *ret_why, size_t why_siz
         if (geteuid() != 0)
                 return 0; /* not ours to give: nodes have the daemon's, who is the same user */
         if (getsockopt(sock, SOL_SOCKET, SO_PEERGROUPS, facts->groups, &size) < 0) {
-                (void)snprintf(ret_why, why_size, errno == ERANGE ? "the caller is in more than %zu groups" : "the caller's groups are not known",
+                (void)snprintf(ret_why, why_size,
+                        errno == ERANGE ? "the caller is in more than %zu groups" : "the caller's groups are not known",
                         ELEMENTSOF(facts->groups));
                 return PEER_E_REFUSED;
         }

@@ -23,7 +23,8 @@ int server_adopt(Server *server, Dataflow *dataflow);
 void server_dataflow_ended(Server *server, Dataflow *dataflow);
 void server_adopted(Server *server); /* what the last supervisor left has been taken over */
 
-/* server_signalled() - the keeper has answered the oldest order to signal a node. True: a client had asked for it. @server may be NULL. */
+/* server_signalled() - the keeper has answered the oldest order to signal a node. True: a client had asked for it.
+ * @server may be NULL. */
 bool server_signalled(Server *server, Node *node, uint32_t n, int error);
 
 bool server_flushed(const Server *server); /* every client has what was sent to it */
