@@ -16,7 +16,6 @@
 #include "supervisor/server-internal.h"
 
 #define LOGS_PACKETS_PER_TURN 64
-#define LOGS_TAP_SIZE         (1 << 20)
 
 /* ---- Events */
 
@@ -93,11 +92,12 @@ static void give(Client *client, const LogMsg *msg)
         }
 }
 
-static void confess_all(Client *client)
+static bool confess_all(Client *client)
 {
         for (size_t i = 0; i < client->call.flow->dataflow->plan->n_nodes; i++)
-                if (client->call.unsent && !confess(client, (uint32_t)i))
-                        return;
+                if (!confess(client, (uint32_t)i))
+                        return false;
+        return true;
 }
 
 /* ---- the tap */
@@ -163,18 +163,29 @@ static int on_tap(Source *source, uint32_t revents)
         return 0;
 }
 
+/* They come after those that are in the tap; their number is told with whatever comes first. */
+void server_unshown(Dataflow *dataflow, uint32_t node, uint64_t n_lines)
+{
+        Flow *flow = dataflow->supervisor->server ? dataflow->options.owner : NULL;
+        Client *it, *next;
+
+        if (!flow || node >= dataflow->plan->n_nodes)
+                return;
+        list_for_each(it, next, &flow->server->calls, call.link)
+                if (reads(it, flow) && it->call.shown[node])
+                        it->call.unsent[node] += n_lines;
+        server_kick(flow->server);
+}
+
 static int tap_open(Flow *flow)
 {
         _cleanup_fd_ int keepers = -1;
-        int pair[2], room = LOGS_TAP_SIZE, r;
+        int pair[2], r;
 
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
                 return error_origin(-errno);
         flow->tap_fd = pair[0];
         keepers = pair[1];
-        /* For a burst of lines while we turn: a keeper never waits. Without the privilege the kernel's own limit holds. */
-        if (setsockopt(keepers, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)) < 0)
-                (void)setsockopt(keepers, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
         r = source_add(flow->server->loop, &flow->tap_source, flow->tap_fd, EPOLLIN, SOURCE_CLIENTS, on_tap);
         if (!r)
                 r = keeper_order_stream(flow->dataflow, keepers);
@@ -199,9 +210,10 @@ void logs_room(Client *client)
 {
         Flow *flow = client->call.flow;
 
-        confess_all(client);
+        (void)confess_all(client); /* what does not fit now is told when there is room again */
         if (flow->tap_fd >= 0)
                 (void)source_set_events(&flow->tap_source, EPOLLIN);
+        server_kick(flow->server);
 }
 
 void logs_detach(Client *client)
@@ -233,8 +245,8 @@ static void look_for_last_line(Client *client)
 
         if (!flow->tap_ended && (flow_is_live(flow) || flow->tap_fd >= 0))
                 return;
-        confess_all(client);
-        client_reply(client, json_object());
+        if (confess_all(client))
+                client_reply(client, json_object());
 }
 
 static bool choose_nodes(Client *client, Flow *flow, const Parameters *parameters)

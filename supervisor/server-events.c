@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "supervisor/server-internal.h"
 
-static bool call_has(const Call *call, const Flow *flow)
+bool call_has(const Call *call, const Flow *flow)
 {
         if (call->flow == flow || call->other == flow)
                 return true;

@@ -134,6 +134,7 @@ static inline bool client_may(const Client *client, const Flow *flow)
 
 void server_kick(Server *server); /* something has changed */
 void server_look(Server *server); /* every call that waits looks now */
+bool call_has(const Call *call, const Flow *flow); /* it is about that one */
 
 /* server-flow.c */
 int flow_new(Flow **ret, Server *server);

@@ -27,6 +27,9 @@ void server_adopted(Server *server); /* what the last supervisor left has been t
  * @server may be NULL. */
 bool server_signalled(Server *server, Node *node, uint32_t n, int error);
 
+/* server_unshown() - lines of a node that no reader got will not come any more. */
+void server_unshown(Dataflow *dataflow, uint32_t node, uint64_t n_lines);
+
 bool server_flushed(const Server *server); /* every client has what was sent to it */
 unsigned server_n_clients(const Server *server);
 
