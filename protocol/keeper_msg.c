@@ -230,6 +230,10 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 field_u32(c, &m->left.n);
                 field_str(c, &m->left.text, KEEPER_MSG_TEXT_MAX);
                 break;
+        case KEEPER_MSG_UNSHOWN:
+                field_u32(c, &m->unshown.node);
+                field_u64(c, &m->unshown.n_lines);
+                break;
         case KEEPER_MSG_NOTE:
                 field_str(c, &m->note.text, KEEPER_MSG_TEXT_MAX);
                 break;
@@ -282,6 +286,7 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_KILLING] = {"KILLING", true, true, true},
                 [KEEPER_MSG_LEFT] = {"LEFT", true, true, true},
                 [KEEPER_MSG_NOTE] = {"NOTE", true, false, false},
+                [KEEPER_MSG_UNSHOWN] = {"UNSHOWN", true, false, false},
                 [KEEPER_MSG_ENDED] = {"ENDED", true, false, false},
         };
 

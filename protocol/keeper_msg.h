@@ -29,7 +29,7 @@
  * it off: SPAWN_FAILED with ECANCELED, or SPAWNED and EXITED by SIGKILL. SIGNAL and KILL that arrive during a start are repeated
  * by the keeper once the program runs; that is not answered again.
  *
- * NOTE may come at any time: something a person should read, once (logs cannot be written, a line was cut).
+ * UNSHOWN may come before ENDED: so many lines of a node never reached the log stream of the last STREAM, which was full. NOTE may come at any time: something a person should read, once (logs cannot be written, a line was cut).
  *
  * Decoding is strict as for the node socket (protocol/node_msg.h). No I/O here.
  */
@@ -70,6 +70,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_LEFT = 40,
         KEEPER_MSG_NOTE = 41,
         KEEPER_MSG_ENDED = 42,
+        KEEPER_MSG_UNSHOWN = 45,
         KEEPER_MSG_INCARNATION = 43,
         KEEPER_MSG_RESUMED = 44,
 } KeeperMsgType;
@@ -88,7 +89,7 @@ typedef enum KeeperStage {
 
 typedef struct KeeperMsg {
         KeeperMsgType type;
-        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, STREAM, END, ENDED */
+        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, UNSHOWN, STREAM, END, ENDED */
         uint64_t generation; /* same; 0 together with KEEPER_NODE_ALL */
         union {
                 struct { /* BEGIN; fds: the log stream to the client (protocol/log_msg.h), if has_log_stream */
@@ -156,6 +157,10 @@ typedef struct KeeperMsg {
                         uint32_t n;
                         const char *text;
                 } left;
+                struct { /* UNSHOWN: of a node of the plan, whatever its incarnation */
+                        uint32_t node;
+                        uint64_t n_lines;
+                } unshown;
                 struct { /* NOTE */
                         const char *text;
                 } note;

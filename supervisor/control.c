@@ -145,7 +145,8 @@ static void control_expect_reading(Control *control)
 {
         timer_disarm(&control->reading_timer);
         if (control->reply_waits && control->fd >= 0)
-                timer_arm(control->loop, &control->reading_timer, nsec_add(control->loop->now, control->limits->reading_span), on_not_reading);
+                timer_arm(control->loop, &control->reading_timer, nsec_add(control->loop->now, control->limits->reading_span),
+                        on_not_reading);
 }
 
 static int out_reserve(Control *control, size_t size)
@@ -283,7 +284,8 @@ bool control_continue(Control *control, json_t *take_parameters)
                 json_decref(take_parameters);
                 return true;
         }
-        return control_put_json(control, json_pack("{sb so}", "continues", 1, "parameters", take_parameters), control->limits->events_max) == 0;
+        return control_put_json(control, json_pack("{sb so}", "continues", 1, "parameters", take_parameters),
+                       control->limits->events_max) == 0;
 }
 
 /* One that is too large is replaced by a word that says so; if even that does not fit, nobody is reading. */
@@ -335,7 +337,8 @@ void control_send_fd(Control *control, int take_fd)
 
 bool control_has_room(const Control *control)
 {
-        return control->fd < 0 || (control->n_dropped == 0 && control->out_size - control->out_sent + CONTROL_ORDINARY_EVENT <= control->limits->events_max / 2);
+        return control->fd < 0 || (control->n_dropped == 0 && control->out_size - control->out_sent + CONTROL_ORDINARY_EVENT <=
+                                                                      control->limits->events_max / 2);
 }
 
 bool control_flushed(const Control *control)
@@ -362,7 +365,8 @@ static void control_expect_frame(Control *control)
         if (!frames_is_partial(&control->in))
                 timer_disarm(&control->frame_timer);
         else if (!control->frame_timer.loop)
-                timer_arm(control->loop, &control->frame_timer, nsec_add(control->loop->now, control->limits->frame_span), on_half_frame);
+                timer_arm(control->loop, &control->frame_timer, nsec_add(control->loop->now, control->limits->frame_span),
+                        on_half_frame);
 }
 
 static void control_take_call(Control *control)
@@ -470,14 +474,16 @@ static int on_control_socket(Source *source, uint32_t revents)
         return 0;
 }
 
-int control_new(Control **ret, Loop *loop, int take_fd, const ControlOps *ops, void *owner, const ControlLimits *limits, ControlQuota *quota)
+int control_new(Control **ret, Loop *loop, int take_fd, const ControlOps *ops, void *owner, const ControlLimits *limits,
+        ControlQuota *quota)
 {
         Control *control = calloc(1, sizeof(*control));
         int r;
 
         if (!control)
                 return error_origin(-ENOMEM);
-        *control = (Control){.loop = loop, .fd = take_fd, .ops = ops, .owner = owner, .limits = limits, .quota = quota, .send_fd = -1};
+        *control = (Control){
+                .loop = loop, .fd = take_fd, .ops = ops, .owner = owner, .limits = limits, .quota = quota, .send_fd = -1};
         r = source_add(loop, &control->source, take_fd, EPOLLIN | EPOLLRDHUP, SOURCE_CLIENTS, on_control_socket);
         if (r) {
                 free(control);

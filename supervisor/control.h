@@ -44,7 +44,8 @@ typedef struct ControlQuota {
  *
  * Return: 0 or a negative errno.
  */
-int control_new(Control **ret, Loop *loop, int take_fd, const ControlOps *ops, void *owner, const ControlLimits *limits, ControlQuota *quota);
+int control_new(Control **ret, Loop *loop, int take_fd, const ControlOps *ops, void *owner, const ControlLimits *limits,
+        ControlQuota *quota);
 Control *control_free(Control *control);
 
 /* control_event() - one step of a stream: {"event": @event}. Dropped and counted when the peer does not read. */

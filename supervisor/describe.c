@@ -13,14 +13,15 @@ static json_int_t ms(nsec_t t)
 
 static const char *kind_of(const PlanNode *plan)
 {
-        static const char *const names[] = {[PLAN_KIND_NODE] = "node", [PLAN_KIND_PROGRAM] = "program", [PLAN_KIND_DYNAMIC] = "dynamic"};
+        static const char *const names[] = {
+                [PLAN_KIND_NODE] = "node", [PLAN_KIND_PROGRAM] = "program", [PLAN_KIND_DYNAMIC] = "dynamic"};
 
         return names[plan->kind];
 }
 
 static json_t *describe_exit(const Node *node)
 {
-        const char *code = node->exit_code == CLD_EXITED                                   ? "exited"
+        const char *code = node->exit_code == CLD_EXITED                                    ? "exited"
                            : node->exit_code == CLD_KILLED || node->exit_code == CLD_DUMPED ? "signalled"
                                                                                             : "unknown";
 
@@ -30,10 +31,11 @@ static json_t *describe_exit(const Node *node)
 json_t *describe_node(const Node *node)
 {
         bool wanted = !node->stop_wanted && !node->dataflow->stop_ordered;
-        json_t *result = json_pack("{ss ss ss ss sI si sI sI si ss sb ss*}", "id", node->plan->id, "kind", kind_of(node->plan), "state",
-                node_state_to_string(node->state), "wanted", wanted ? "running" : "stopped", "generation", (json_int_t)node->generation, "pid",
-                node->exited ? 0 : (int)node->pid, "restarts", (json_int_t)node->n_restarts, "since_at_ms", ms(node->since), "line", (int)node->plan->line,
-                "protection", "cgroup", "quarantined", node->quarantined, "error", node->error);
+        json_t *result = json_pack("{ss ss ss ss sI si sI sI si ss sb ss*}", "id", node->plan->id, "kind", kind_of(node->plan),
+                "state", node_state_to_string(node->state), "wanted", wanted ? "running" : "stopped", "generation",
+                (json_int_t)node->generation, "pid", node->exited ? 0 : (int)node->pid, "restarts", (json_int_t)node->n_restarts,
+                "since_at_ms", ms(node->since), "line", (int)node->plan->line, "protection", "cgroup", "quarantined",
+                node->quarantined, "error", node->error);
 
         if (result && node->spawned && node->exited)
                 (void)json_object_set_new(result, "exit", describe_exit(node));
@@ -67,11 +69,13 @@ json_t *describe_dataflow(const Flow *flow, bool with_nodes)
         count_nodes(d, &n_running, &n_failed);
         for (size_t i = 0; with_nodes && i < d->plan->n_nodes; i++)
                 (void)json_array_append_new(nodes, describe_node(&d->nodes[i]));
-        result = json_pack("{ss ss ss sI ss ss ss* ss* ss* ss* ss* sI sI si si si so}", "uuid", d->uuid_text, "name", d->plan->name, "file", d->plan->file, "uid",
-                (json_int_t)d->options.uid, "state", dataflow_state_to_string(d->state), "wanted", d->stop_ordered || d->state >= DATAFLOW_STOPPING ? "stopped" : "running",
-                "result", describe_result_word(d), "error", d->error, "log_dir", d->log_dir, "cgroup", d->cgroup, "waits_for",
-                flow->after ? flow->after->dataflow->uuid_text : NULL, "started_at_ms", ms(d->begun_at), "since_at_ms", ms(d->since), "n_nodes", (int)d->plan->n_nodes,
-                "n_running", n_running, "n_failed", n_failed, "nodes", nodes);
+        result = json_pack("{ss ss ss sI ss ss ss* ss* ss* ss* ss* sI sI si si si so}", "uuid", d->uuid_text, "name",
+                d->plan->name, "file", d->plan->file, "uid", (json_int_t)d->options.uid, "state",
+                dataflow_state_to_string(d->state), "wanted",
+                d->stop_ordered || d->state >= DATAFLOW_STOPPING ? "stopped" : "running", "result", describe_result_word(d),
+                "error", d->error, "log_dir", d->log_dir, "cgroup", d->cgroup, "waits_for",
+                flow->after ? flow->after->dataflow->uuid_text : NULL, "started_at_ms", ms(d->begun_at), "since_at_ms",
+                ms(d->since), "n_nodes", (int)d->plan->n_nodes, "n_running", n_running, "n_failed", n_failed, "nodes", nodes);
         if (result && d->state == DATAFLOW_STOPPING)
                 (void)json_object_set_new(result, "stop_until_at_ms", json_integer(ms(d->ladder.verdict)));
         return result;

@@ -38,7 +38,8 @@ void frames_added(Frames *frames, size_t n)
 
 bool frames_has_whole(Frames *frames)
 {
-        const char *end = frames->size > frames->n_seen ? memchr(frames->data + frames->n_seen, '\0', frames->size - frames->n_seen) : NULL;
+        const char *end =
+                frames->size > frames->n_seen ? memchr(frames->data + frames->n_seen, '\0', frames->size - frames->n_seen) : NULL;
 
         frames->n_seen = end ? (size_t)(end - frames->data) : frames->size;
         return end != NULL;

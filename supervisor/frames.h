@@ -50,8 +50,8 @@ typedef struct ControlCall {
         const char *method;    /* "interface.Method"; borrowed from the frame, as all here */
         const char *interface; /* not NUL-terminated: interface_size bytes */
         size_t interface_size;
-        const char *name;      /* of the method, without its interface */
-        json_t *parameters;    /* an object, or NULL */
+        const char *name;   /* of the method, without its interface */
+        json_t *parameters; /* an object, or NULL */
         bool more, oneway;
 } ControlCall;
 

@@ -193,6 +193,7 @@ void keeper_tell_unlogged(Keeper *k);
 void keeper_tell_unshown(Keeper *k);
 extern const FeedOps keeper_feed_ops;
 extern const StreamOps keeper_stream_ops;
+void keeper_look_on(Keeper *k, int take_fd); /* a lossy log stream, in place of the one there was */
 void keeper_on_outputs(KeeperSource *source, uint32_t events);
 
 /*

@@ -390,6 +390,9 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_FAILED:
                 keeper_lost(dataflow, msg->failed.text);
                 break;
+        case KEEPER_MSG_UNSHOWN:
+                server_unshown(dataflow, msg->unshown.node, msg->unshown.n_lines);
+                break;
         case KEEPER_MSG_NOTE:
                 dataflow_note(dataflow, NULL, msg->note.text);
                 break;

@@ -121,11 +121,25 @@ void keeper_tell_unshown(Keeper *k)
 
         stream_give_up(&k->stream);
         list_for_each(e, next, &k->nodes, link) {
-                n += e->unshown;
+                if (e->unshown > 0 && k->stream.lossy)
+                        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_UNSHOWN, .unshown = {e->node, e->unshown}}, -1);
+                else
+                        n += e->unshown;
                 e->unshown = 0;
         }
         if (n > 0 && k->stream.fd >= 0)
                 keeper_note(k, "%llu lines were not shown: their reader was too slow", (unsigned long long)n);
+}
+
+void keeper_look_on(Keeper *k, int take_fd)
+{
+        NodeEntry *e, *next;
+
+        stream_close(&k->stream);
+        list_for_each(e, next, &k->nodes, link)
+                e->unshown = 0; /* that was another reader's */
+        if (stream_open(&k->stream, &k->loop, take_fd, &keeper_stream_ops, k) == 0) /* else its reader sees the end of it */
+                k->stream.lossy = true;
 }
 
 void keeper_tell_unlogged(Keeper *k)

@@ -196,7 +196,9 @@ bool stream_put(Stream *stream, const LogMsg *msg)
                 if (r != -EAGAIN)
                         return true;
                 stream->moved_at = clock_now();
-                set_state(stream, true, false);
+                set_state(stream, true, stream->lossy);
+                if (stream->lossy)
+                        return false;
         }
         return put_backlog(stream, packet, (uint32_t)n);
 }

@@ -8,6 +8,8 @@
  * reads holds up a node once, for that long; signals, kills and exits it never holds up at all, for only reading the
  * nodes' output waits.
  *
+ * A lossy stream (STREAM) is for readers that look on: it never throttles, what finds no room is dropped at once.
+ *
  * One thread, the loop's.
  */
 #ifndef TG_SUPERVISOR_KEEPER_STREAM_H
@@ -37,6 +39,7 @@ typedef struct Stream {
         int fd;        /* -1: there is no reader (any more) */
         uint8_t *buf;  /* packets that found no room, each behind its size; [at, size) */
         size_t at, size, capacity;
+        bool lossy;
         bool full;     /* the socket is */
         bool dropping; /* and has been for too long */
         nsec_t moved_at;   /* when something last went in, while full */

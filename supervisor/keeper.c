@@ -244,8 +244,7 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
                 keeper_adopt(k, msg, fds);
                 break;
         case KEEPER_MSG_STREAM:
-                stream_close(&k->stream); /* in place of the one there was */
-                (void)stream_open(&k->stream, &k->loop, TAKE_FD(fds[0]), &keeper_stream_ops, k); /* its reader sees the end of it */
+                keeper_look_on(k, TAKE_FD(fds[0]));
                 break;
         default:
                 break;

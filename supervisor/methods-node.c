@@ -19,7 +19,8 @@ static Node *take_node(Client *client, const Parameters *parameters)
         if (!node)
                 return NULL;
         if (flow->after || flow->dataflow->state >= DATAFLOW_ENDING) {
-                client_fail(client, CONTROL_E_NOT_RUNNING, "dataflow %.128s %s", flow->dataflow->plan->name, flow->after ? "has not begun" : "has ended");
+                client_fail(client, CONTROL_E_NOT_RUNNING, "dataflow %.128s %s", flow->dataflow->plan->name,
+                        flow->after ? "has not begun" : "has ended");
                 return NULL;
         }
         client->call.flow = flow;
@@ -33,7 +34,8 @@ static NodeLadder ladder_of(const Client *client, const Parameters *parameters)
 {
         const DataflowOptions *options = &client->call.flow->dataflow->options;
 
-        return node_ladder(client->server->loop->now, parameters->grace_ms == PARAM_ABSENT ? options->grace_ns : (nsec_t)parameters->grace_ms * NSEC_PER_MSEC,
+        return node_ladder(client->server->loop->now,
+                parameters->grace_ms == PARAM_ABSENT ? options->grace_ns : (nsec_t)parameters->grace_ms * NSEC_PER_MSEC,
                 options->budget_ns, parameters->force);
 }
 
@@ -83,7 +85,8 @@ static void look_for_node_start(Client *client)
         else if (!flow_is_live(call->flow) || (call->flow->dataflow->stop_ordered && node_is_final(node)))
                 client_fail(client, CONTROL_E_NOT_RUNNING, "its dataflow was stopped before the node ran again");
         else if (node_is_final(node) && (node->stop_wanted || node->quarantined))
-                client_fail(client, CONTROL_E_NOT_RUNNING, "the node did not start again: %s", node->quarantined ? "its last incarnation would not end" : "it was stopped");
+                client_fail(client, CONTROL_E_NOT_RUNNING, "the node did not start again: %s",
+                        node->quarantined ? "its last incarnation would not end" : "it was stopped");
 }
 
 static void restart_node(Client *client, const Parameters *parameters)
@@ -100,7 +103,8 @@ static void restart_node(Client *client, const Parameters *parameters)
                 return;
         }
         /* A new incarnation gets its own time to become ready. */
-        client_wait(client, look_for_node_start, parameters->timeout_ms, nsec_add(ladder_span(client, &ladder), node->plan->startup_timeout_ns));
+        client_wait(client, look_for_node_start, parameters->timeout_ms,
+                nsec_add(ladder_span(client, &ladder), node->plan->startup_timeout_ns));
 }
 
 /* ---- SignalNode */
@@ -110,7 +114,8 @@ static void look_for_signal(Client *client)
         const Call *call = &client->call;
 
         if (call->node->generation != call->generation || call->node->exited || !flow_is_live(call->flow))
-                client_fail(client, CONTROL_E_NOT_RUNNING, "node %.128s ended before it was known who got the signal", call->node->plan->id);
+                client_fail(client, CONTROL_E_NOT_RUNNING, "node %.128s ended before it was known who got the signal",
+                        call->node->plan->id);
 }
 
 bool server_signalled(Server *server, Node *node, uint32_t n, int error)
@@ -148,7 +153,8 @@ static void signal_node(Client *client, const Parameters *parameters)
         if (!node)
                 return;
         if (!node->spawned || node->exited || node->pidfd < 0) {
-                client_fail(client, CONTROL_E_NOT_RUNNING, "node %.128s is %s", node->plan->id, node_state_to_string(node->state));
+                client_fail(
+                        client, CONTROL_E_NOT_RUNNING, "node %.128s is %s", node->plan->id, node_state_to_string(node->state));
         } else if (!parameters->all) {
                 signal_first(client, node, (int)parameters->signal);
         } else {
@@ -185,11 +191,15 @@ static void reset(Client *client, const Parameters *parameters)
 
 const Method methods_node[] = {
         {.name = "StopNode",
-                .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_FORCE, PARAM_TIMEOUT_MS},
+                .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_FORCE,
+                        PARAM_TIMEOUT_MS},
                 .run = stop_node},
-        {.name = "RestartNode", .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_TIMEOUT_MS}, .run = restart_node},
+        {.name = "RestartNode",
+                .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_TIMEOUT_MS},
+                .run = restart_node},
         {.name = "SignalNode",
-                .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE | PARAM_REQUIRED, PARAM_SIGNAL | PARAM_REQUIRED, PARAM_ALL, PARAM_TIMEOUT_MS},
+                .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE | PARAM_REQUIRED, PARAM_SIGNAL | PARAM_REQUIRED, PARAM_ALL,
+                        PARAM_TIMEOUT_MS},
                 .run = signal_node},
         {.name = "Reset", .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE, PARAM_TIMEOUT_MS}, .run = reset},
         {},

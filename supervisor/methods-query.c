@@ -30,8 +30,8 @@ static const char service_text[] =
 static void get_info(Client *client, const Parameters *parameters)
 {
         (void)parameters;
-        client_reply(client, json_pack("{ss ss ss ss s[ss]}", "vendor", "Tidegate", "product", "tidegated", "version", TIDEGATE_VERSION, "url", "",
-                                     "interfaces", CONTROL_SERVICE, CONTROL_INTERFACE));
+        client_reply(client, json_pack("{ss ss ss ss s[ss]}", "vendor", "Tidegate", "product", "tidegated", "version",
+                                     TIDEGATE_VERSION, "url", "", "interfaces", CONTROL_SERVICE, CONTROL_INTERFACE));
 }
 
 static void get_interface_description(Client *client, const Parameters *parameters)
@@ -68,14 +68,16 @@ static void get_health(Client *client, const Parameters *parameters)
                 n_live += flow_is_live(it);
                 n_nodes += flow_is_live(it) ? (json_int_t)it->dataflow->plan->n_nodes : 0;
         }
-        health = json_pack("{si si ss ss ss ss sI sI sI sI sI si}", "pid", (int)getpid(), "guard_pid", s->guard_gone ? 0 : (int)s->options.guard_pid, "version", TIDEGATE_VERSION,
-                "instance", s->instance, "cgroup", s->cgroup, "runtime_dir", server->runtime_dir, "epoch", (json_int_t)s->epoch, "started_at_ms",
-                (json_int_t)(server->started_at / NSEC_PER_MSEC), "now_at_ms", (json_int_t)(server->loop->now / NSEC_PER_MSEC), "n_dataflows", n_live, "n_nodes", n_nodes,
-                "n_clients", (int)server->n_clients);
+        health = json_pack("{si si ss ss ss ss sI sI sI sI sI si}", "pid", (int)getpid(), "guard_pid",
+                s->guard_gone ? 0 : (int)s->options.guard_pid, "version", TIDEGATE_VERSION, "instance", s->instance, "cgroup",
+                s->cgroup, "runtime_dir", server->runtime_dir, "epoch", (json_int_t)s->epoch, "started_at_ms",
+                (json_int_t)(server->started_at / NSEC_PER_MSEC), "now_at_ms", (json_int_t)(server->loop->now / NSEC_PER_MSEC),
+                "n_dataflows", n_live, "n_nodes", n_nodes, "n_clients", (int)server->n_clients);
         if (health) {
-                json_t *more = json_pack("{sI si si si sI sI sI ss}", "n_refused", (json_int_t)server->n_refused, "adopted", (int)s->n_adopted, "lost", (int)s->n_lost,
-                        "duplicated", (int)s->n_duplicated, "lag_p50_us", (json_int_t)status_lag_us(pulse, 500), "lag_p999_us", (json_int_t)status_lag_us(pulse, 999),
-                        "lag_max_us", (json_int_t)pulse->lag_max_us, "guard", s->guard_gone ? "gone" : "ok");
+                json_t *more = json_pack("{sI si si si sI sI sI ss}", "n_refused", (json_int_t)server->n_refused, "adopted",
+                        (int)s->n_adopted, "lost", (int)s->n_lost, "duplicated", (int)s->n_duplicated, "lag_p50_us",
+                        (json_int_t)status_lag_us(pulse, 500), "lag_p999_us", (json_int_t)status_lag_us(pulse, 999), "lag_max_us",
+                        (json_int_t)pulse->lag_max_us, "guard", s->guard_gone ? "gone" : "ok");
 
                 (void)json_object_update(health, more);
                 json_decref(more);
@@ -139,7 +141,8 @@ static void look_for_dataflow_state(Client *client)
         if (call->seen || (int)d->state == call->awaited)
                 reply_state(client, dataflow_state_to_string(call->awaited));
         else if (passed)
-                cannot_get_there(client, "the dataflow is beyond that state, and does not get there again", dataflow_state_to_string(d->state));
+                cannot_get_there(client, "the dataflow is beyond that state, and does not get there again",
+                        dataflow_state_to_string(d->state));
 }
 
 static void look_for_node_state(Client *client)
@@ -153,7 +156,8 @@ static void look_for_node_state(Client *client)
         else if (call->awaited != WAIT_ENDED && (call->seen || (int)node->state == call->awaited))
                 reply_state(client, node_state_to_string(call->awaited));
         else if (node_is_final(node) || over)
-                cannot_get_there(client, "the node has ended, and does not get there by itself", node_state_to_string(node->state));
+                cannot_get_there(
+                        client, "the node has ended, and does not get there by itself", node_state_to_string(node->state));
 }
 
 static int find_dataflow_state(const char *name)

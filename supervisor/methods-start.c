@@ -168,8 +168,9 @@ static void follow(Client *client, Flow *flow, Flow *before, DataflowState until
         call->other = before;
         call->events = true;
         call->awaited = (int)until;
-        accepted = json_pack("{ss sI ss ss ss}", "type", "accepted", "at_ms", (json_int_t)(client->server->loop->now / NSEC_PER_MSEC), "uuid",
-                flow->dataflow->uuid_text, "dataflow", flow->dataflow->uuid_text, "name", flow->dataflow->plan->name);
+        accepted = json_pack("{ss sI ss ss ss}", "type", "accepted", "at_ms",
+                (json_int_t)(client->server->loop->now / NSEC_PER_MSEC), "uuid", flow->dataflow->uuid_text, "dataflow",
+                flow->dataflow->uuid_text, "name", flow->dataflow->plan->name);
         control_event(client->control, accepted);
         json_decref(accepted);
         client_wait(client, look_for_start, timeout_ms, NSEC_NEVER);
@@ -188,13 +189,15 @@ static void look_at_caller(Client *client, const Parameters *parameters, Plan *t
                 client_bad_parameter(client, "environment");
                 return;
         }
-        if (peer_examine(&client->peer, control_fd(client->control), &client->server->supervisor->options.nofile, &facts, why, sizeof(why))) {
+        if (peer_examine(&client->peer, control_fd(client->control), &client->server->supervisor->options.nofile, &facts, why,
+                    sizeof(why))) {
                 (void)plan_free(take_plan);
                 client_fail(client, CONTROL_E_REFUSED, "%s", why);
                 return;
         }
         if (before && !parameters->replace) {
-                client_fail(client, CONTROL_E_BUSY, "dataflow %.128s is %s", take_plan->name, dataflow_state_to_string(before->dataflow->state));
+                client_fail(client, CONTROL_E_BUSY, "dataflow %.128s is %s", take_plan->name,
+                        dataflow_state_to_string(before->dataflow->state));
                 (void)plan_free(take_plan);
                 return;
         }
@@ -256,7 +259,8 @@ static void restart(Client *client, const Parameters *parameters)
                 return;
         alive = flow_of(client->server, old->dataflow->options.uid, old->dataflow->plan->name);
         if (!flow_is_live(old) && alive) {
-                client_fail(client, CONTROL_E_BUSY, "that one has ended, and dataflow %.128s lives as %s", old->dataflow->plan->name, alive->dataflow->uuid_text);
+                client_fail(client, CONTROL_E_BUSY, "that one has ended, and dataflow %.128s lives as %s",
+                        old->dataflow->plan->name, alive->dataflow->uuid_text);
                 return;
         }
         if (plan_new(&plan, old->dataflow->plan->json, why, sizeof(why))) {
@@ -275,9 +279,11 @@ static void restart(Client *client, const Parameters *parameters)
 
 const Method methods_start[] = {
         {.name = "Start",
-                .takes = {PARAM_PLAN | PARAM_REQUIRED, PARAM_NAME, PARAM_ENVIRONMENT, PARAM_UMASK, PARAM_LOG_DIR, PARAM_GRACE_MS, PARAM_BUDGET_MS, PARAM_REPLACE,
-                        PARAM_WAIT, PARAM_TIMEOUT_MS},
+                .takes = {PARAM_PLAN | PARAM_REQUIRED, PARAM_NAME, PARAM_ENVIRONMENT, PARAM_UMASK, PARAM_LOG_DIR, PARAM_GRACE_MS,
+                        PARAM_BUDGET_MS, PARAM_REPLACE, PARAM_WAIT, PARAM_TIMEOUT_MS},
                 .run = start},
-        {.name = "Restart", .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_FORCE, PARAM_TIMEOUT_MS}, .run = restart},
+        {.name = "Restart",
+                .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_FORCE, PARAM_TIMEOUT_MS},
+                .run = restart},
         {},
 };

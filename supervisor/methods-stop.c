@@ -40,7 +40,8 @@ static bool is_meant(const Client *client, const Parameters *parameters, const F
                 return false;
         if (parameters->all || flow == named)
                 return true;
-        return named->dataflow->options.uid == flow->dataflow->options.uid && strcmp(parameters->dataflow, flow->dataflow->plan->name) == 0;
+        return named->dataflow->options.uid == flow->dataflow->options.uid &&
+               strcmp(parameters->dataflow, flow->dataflow->plan->name) == 0;
 }
 
 static bool gather(Client *client, const Parameters *parameters, const Flow *named)

@@ -46,16 +46,16 @@ static json_t *line_dropped(const Call *call, uint32_t node, uint64_t n)
 {
         const Plan *plan = call->flow->dataflow->plan;
 
-        return json_pack("{s{ss si sI sI}}", "line", "node", plan->nodes[node].id, "stream", 0, "time_ms", (json_int_t)(clock_wall() / NSEC_PER_MSEC),
-                "dropped", (json_int_t)n);
+        return json_pack("{s{ss si sI sI}}", "line", "node", plan->nodes[node].id, "stream", 0, "time_ms",
+                (json_int_t)(clock_wall() / NSEC_PER_MSEC), "dropped", (json_int_t)n);
 }
 
 static json_t *line_of(const Call *call, const LogMsg *msg)
 {
         const char *id = call->flow->dataflow->plan->nodes[msg->node].id;
         _cleanup_free_ char *clean = utf8_clean(msg->text, strlen(msg->text), NULL);
-        json_t *line = json_pack("{ss si sI ss}", "node", id, "stream", (int)msg->stream, "time_ms", (json_int_t)(msg->wall_ns / NSEC_PER_MSEC), "line",
-                clean ? clean : "");
+        json_t *line = json_pack("{ss si sI ss}", "node", id, "stream", (int)msg->stream, "time_ms",
+                (json_int_t)(msg->wall_ns / NSEC_PER_MSEC), "line", clean ? clean : "");
 
         if (line && msg->count > 0)
                 (void)json_object_set_new(line, "cut", json_integer((json_int_t)msg->count));
@@ -69,7 +69,8 @@ static bool confess(Client *client, uint32_t node)
 
         if (call->unsent[node] == 0)
                 return true;
-        if (!control_has_room(client->control) || !control_continue(client->control, line_dropped(call, node, call->unsent[node])))
+        if (!control_has_room(client->control) ||
+                !control_continue(client->control, line_dropped(call, node, call->unsent[node])))
                 return false;
         call->unsent[node] = 0;
         return true;
@@ -85,16 +86,18 @@ static void give(Client *client, const LogMsg *msg)
         if (msg->type == LOG_MSG_DROPPED) {
                 call->unsent[msg->node] += n;
                 (void)confess(client, msg->node);
-        } else if (!confess(client, msg->node) || !control_has_room(client->control) || !control_continue(client->control, line_of(call, msg))) {
+        } else if (!confess(client, msg->node) || !control_has_room(client->control) ||
+                   !control_continue(client->control, line_of(call, msg))) {
                 call->unsent[msg->node] += n;
         }
 }
 
-static void confess_all(Client *client)
+static bool confess_all(Client *client)
 {
         for (size_t i = 0; i < client->call.flow->dataflow->plan->n_nodes; i++)
-                if (client->call.unsent && !confess(client, (uint32_t)i))
-                        return;
+                if (!confess(client, (uint32_t)i))
+                        return false;
+        return true;
 }
 
 /* ---- the tap */
@@ -160,6 +163,20 @@ static int on_tap(Source *source, uint32_t revents)
         return 0;
 }
 
+/* They come after those that are in the tap; their number is told with whatever comes first. */
+void server_unshown(Dataflow *dataflow, uint32_t node, uint64_t n_lines)
+{
+        Flow *flow = dataflow->supervisor->server ? dataflow->options.owner : NULL;
+        Client *it, *next;
+
+        if (!flow || node >= dataflow->plan->n_nodes)
+                return;
+        list_for_each(it, next, &flow->server->calls, call.link)
+                if (reads(it, flow) && it->call.shown[node])
+                        it->call.unsent[node] += n_lines;
+        server_kick(flow->server);
+}
+
 static int tap_open(Flow *flow)
 {
         _cleanup_fd_ int keepers = -1;
@@ -193,9 +210,10 @@ void logs_room(Client *client)
 {
         Flow *flow = client->call.flow;
 
-        confess_all(client);
+        (void)confess_all(client); /* what does not fit now is told when there is room again */
         if (flow->tap_fd >= 0)
                 (void)source_set_events(&flow->tap_source, EPOLLIN);
+        server_kick(flow->server);
 }
 
 void logs_detach(Client *client)
@@ -227,8 +245,8 @@ static void look_for_last_line(Client *client)
 
         if (!flow->tap_ended && (flow_is_live(flow) || flow->tap_fd >= 0))
                 return;
-        confess_all(client);
-        client_reply(client, json_object());
+        if (confess_all(client))
+                client_reply(client, json_object());
 }
 
 static bool choose_nodes(Client *client, Flow *flow, const Parameters *parameters)
@@ -274,7 +292,8 @@ static void logs(Client *client, const Parameters *parameters)
         begun = flow->dataflow->state > DATAFLOW_BEGINNING;
         flow->tap_ended = false;
         if (begun && flow->tap_fd < 0 && tap_open(flow)) {
-                client_fail(client, CONTROL_E_NOT_RUNNING, "the keeper of dataflow %.128s cannot be reached", flow->dataflow->plan->name);
+                client_fail(client, CONTROL_E_NOT_RUNNING, "the keeper of dataflow %.128s cannot be reached",
+                        flow->dataflow->plan->name);
                 return;
         }
         client_wait(client, look_for_last_line, PARAM_ABSENT, NSEC_NEVER);

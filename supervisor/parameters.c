@@ -27,9 +27,9 @@ typedef struct ParamInfo {
         json_int_t min, max; /* of a number; of a string, its length */
 } ParamInfo;
 
-#define INFO(field, type_, min_, max_)                                                                                 \
-        {                                                                                                              \
-                .name = #field, .type = type_, .offset = offsetof(Parameters, field), .min = min_, .max = max_          \
+#define INFO(field, type_, min_, max_)                                                                                           \
+        {                                                                                                                        \
+                .name = #field, .type = type_, .offset = offsetof(Parameters, field), .min = min_, .max = max_                   \
         }
 
 static const ParamInfo infos[_PARAM_MAX] = {

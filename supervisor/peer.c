@@ -36,7 +36,7 @@ int peer_init(Peer *ret, int sock)
         if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &size) < 0)
                 return error_origin(-errno);
         size = sizeof(pidfd);
-        /* Kernels that give no pidfd by the socket: at once, before its number can well be another's. The rest is idle, and needs none. */
+        /* Kernels that give no pidfd by the socket: now, before its number can well be another's. Others: when it is needed. */
         if (cred.uid != 0 && getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) < 0 && errno == ENOPROTOOPT)
                 pidfd = (int)syscall(SYS_pidfd_open, cred.pid, 0);
         else
@@ -129,6 +129,35 @@ static const char *look_at_confinement(int proc_fd, int self_fd)
         return NULL;
 }
 
+static rlim_t limit_of(const char *text, char **ret_end)
+{
+        text += strspn(text, " ");
+        if (strncmp(text, "unlimited", 9) == 0) {
+                *ret_end = (char *)(uintptr_t)text + 9;
+                return RLIM_INFINITY;
+        }
+        return strtoull(text, ret_end, 10);
+}
+
+/* As the kernel tells everybody; prlimit() is for those with a capability that we may not have. */
+static int read_nofile(int proc_fd, struct rlimit *ret)
+{
+        static const char key[] = "\nMax open files";
+        _cleanup_fd_ int fd = openat(proc_fd, "limits", O_RDONLY | O_CLOEXEC);
+        char limits[4096], *at;
+        ssize_t n = fd < 0 ? -1 : read(fd, limits, sizeof(limits) - 1);
+
+        if (n <= 0)
+                return -ESRCH;
+        limits[n] = '\0';
+        at = strstr(limits, key);
+        if (!at)
+                return -EPROTO;
+        ret->rlim_cur = limit_of(at + sizeof(key) - 1, &at);
+        ret->rlim_max = limit_of(at, &at);
+        return 0;
+}
+
 static int refuse(char *ret_why, size_t size, const char *what)
 {
         (void)snprintf(ret_why, size, "the caller is refused: %s; nodes started here would not be confined as it is", what);
@@ -159,7 +188,8 @@ static int take_groups(int sock, PeerFacts *facts, char *ret_why, size_t why_siz
         if (geteuid() != 0)
                 return 0; /* not ours to give: nodes have the daemon's, who is the same user */
         if (getsockopt(sock, SOL_SOCKET, SO_PEERGROUPS, facts->groups, &size) < 0) {
-                (void)snprintf(ret_why, why_size, errno == ERANGE ? "the caller is in more than %zu groups" : "the caller's groups are not known",
+                (void)snprintf(ret_why, why_size,
+                        errno == ERANGE ? "the caller is in more than %zu groups" : "the caller's groups are not known",
                         ELEMENTSOF(facts->groups));
                 return PEER_E_REFUSED;
         }
@@ -176,7 +206,14 @@ int peer_examine(const Peer *peer, int sock, const struct rlimit *nofile, PeerFa
 
         if (proc_fd >= 0 && peer->uid != 0)
                 r = look_for_sandbox(proc_fd, ret_why, why_size);
-        if (!r && proc_fd >= 0 && prlimit(peer->pid, RLIMIT_NOFILE, NULL, &limit) == 0) {
+        if (!r && proc_fd >= 0) {
+                r = read_nofile(proc_fd, &limit);
+                if (r) {
+                        (void)snprintf(ret_why, why_size, "the caller's limits cannot be read: %s", strerror(-r));
+                        r = PEER_E_REFUSED;
+                }
+        }
+        if (!r && proc_fd >= 0) {
                 facts.nofile.rlim_max = MIN(limit.rlim_max, nofile->rlim_max);
                 facts.nofile.rlim_cur = MIN(limit.rlim_cur, facts.nofile.rlim_max);
         }

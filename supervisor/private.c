@@ -17,7 +17,8 @@ struct Private {
 };
 
 /* Its owner may be suspended for as long as it likes: it loses events, never the result. */
-static const ControlLimits limits = {.events_max = 4u << 20, .replies_max = SIZE_MAX / 2, .frame_span = NSEC_NEVER, .reading_span = NSEC_NEVER};
+static const ControlLimits limits = {
+        .events_max = 4u << 20, .replies_max = SIZE_MAX / 2, .frame_span = NSEC_NEVER, .reading_span = NSEC_NEVER};
 
 static nsec_t get_span(json_t *parameters, const char *key, nsec_t otherwise)
 {
@@ -96,7 +97,8 @@ static void method_stop(Private *private, json_t *parameters)
         Dataflow *dataflow = list_first(&private->supervisor->dataflows, Dataflow, link);
 
         if (dataflow)
-                dataflow_stop(dataflow, get_span(parameters, "grace_ns", NSEC_NEVER), json_is_true(json_object_get(parameters, "force")), "the command");
+                dataflow_stop(dataflow, get_span(parameters, "grace_ns", NSEC_NEVER),
+                        json_is_true(json_object_get(parameters, "force")), "the command");
         control_reply(private->control, json_object());
 }
 

@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "supervisor/server-internal.h"
 
-static bool call_has(const Call *call, const Flow *flow)
+bool call_has(const Call *call, const Flow *flow)
 {
         if (call->flow == flow || call->other == flow)
                 return true;
@@ -21,7 +21,8 @@ static bool wants(const Client *client, const Flow *flow)
 {
         if (!client->call.events)
                 return false;
-        return client->call.everything ? (flow ? client_may(client, flow) : client_may_all(client)) : flow && call_has(&client->call, flow);
+        return client->call.everything ? (flow ? client_may(client, flow) : client_may_all(client))
+                                       : flow && call_has(&client->call, flow);
 }
 
 /* Encoded once, whoever gets it. */
@@ -57,7 +58,8 @@ static void note_node_state(Flow *flow, const char *id)
         Client *it, *next;
 
         list_for_each(it, next, &flow->server->calls, call.link)
-                if (it->call.node && it->call.flow == flow && strcmp(it->call.node->plan->id, id) == 0 && it->call.awaited == (int)it->call.node->state)
+                if (it->call.node && it->call.flow == flow && strcmp(it->call.node->plan->id, id) == 0 &&
+                        it->call.awaited == (int)it->call.node->state)
                         it->call.seen = true;
 }
 
@@ -74,15 +76,17 @@ static void log_event(const Flow *flow, const char *type, json_t *event)
         const char *error = text_of(event, "error"), *node = text_of(event, "node");
 
         if (strcmp(type, "dataflow") == 0)
-                log_line("dataflow %s %.8s: %s%s%s", d->plan->name, d->uuid_text, text_of(event, "state"), d->state == DATAFLOW_ENDED ? ", " : "",
-                        d->state == DATAFLOW_ENDED ? describe_result_word(d) : "");
+                log_line("dataflow %s %.8s: %s%s%s", d->plan->name, d->uuid_text, text_of(event, "state"),
+                        d->state == DATAFLOW_ENDED ? ", " : "", d->state == DATAFLOW_ENDED ? describe_result_word(d) : "");
         else if (strcmp(type, "node") == 0)
-                log_line("dataflow %s %.8s: node %s: %s -> %s (%s)%s%s", d->plan->name, d->uuid_text, node, text_of(event, "from"), text_of(event, "to"),
-                        text_of(event, "event"), *error ? ": " : "", error);
+                log_line("dataflow %s %.8s: node %s: %s -> %s (%s)%s%s", d->plan->name, d->uuid_text, node,
+                        text_of(event, "from"), text_of(event, "to"), text_of(event, "event"), *error ? ": " : "", error);
         else if (strcmp(type, "ledger") == 0)
-                log_line("dataflow %s %.8s: %s%s%s: %s", d->plan->name, d->uuid_text, text_of(event, "rung"), *node ? " " : "", node, text_of(event, "result"));
+                log_line("dataflow %s %.8s: %s%s%s: %s", d->plan->name, d->uuid_text, text_of(event, "rung"), *node ? " " : "",
+                        node, text_of(event, "result"));
         else
-                log_line("dataflow %s %.8s: %s: %s%s%s", d->plan->name, d->uuid_text, type, node, *node ? ": " : "", text_of(event, "text"));
+                log_line("dataflow %s %.8s: %s: %s%s%s", d->plan->name, d->uuid_text, type, node, *node ? ": " : "",
+                        text_of(event, "text"));
 }
 
 /* A ledger's own at_ms counts from the order to stop; an event's is of the clock that all share. */
@@ -148,7 +152,8 @@ void events_adopted(Server *server)
 
         if (asprintf(&text, "adopted %u, lost %u, duplicated %u", s->n_adopted, s->n_lost, s->n_duplicated) < 0)
                 text = NULL;
-        event = json_pack("{ss sI ss* si}", "type", "adopted", "at_ms", (json_int_t)(clock_now() / NSEC_PER_MSEC), "text", text, "count", (int)s->n_adopted);
+        event = json_pack("{ss sI ss* si}", "type", "adopted", "at_ms", (json_int_t)(clock_now() / NSEC_PER_MSEC), "text", text,
+                "count", (int)s->n_adopted);
         if (event)
                 send_to_clients(server, NULL, event);
         json_decref(event);

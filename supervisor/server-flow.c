@@ -3,8 +3,8 @@
  * Dataflows as clients know them: by uuid, beginning of it, or name; and what follows when one is gone.
  *
  * Of one user and name at most one has begun and lives, and at most one waits for it to be gone. The request that was accepted
- * last decides what is there in the end: a Start with `replace` or a Restart takes the place of one that waits, and a Stop by name
- * ends both.
+ * last decides what is there in the end: a Start with `replace` or a Restart takes the place of one that waits, and a Stop by
+ * name ends both.
  */
 #include <errno.h>
 #include <string.h>
@@ -36,8 +36,12 @@ int flow_new(Flow **ret, Server *server)
 
 void flow_forget(Flow *flow)
 {
+        Client *client, *next_client;
         Flow *it, *next;
 
+        list_for_each(client, next_client, &flow->server->calls, call.link)
+                if (call_has(&client->call, flow)) /* it takes nothing, so it could not be told of the end */
+                        client_fail(client, CONTROL_E_NOT_RUNNING, "dataflow %.128s was forgotten", flow->dataflow->plan->name);
         list_for_each(it, next, &flow->server->flows, link)
                 if (it->after == flow)
                         it->after = NULL;
@@ -83,12 +87,13 @@ Flow *flow_of(Server *server, uid_t uid, const char *name)
         Flow *it, *next;
 
         list_for_each(it, next, &server->flows, link)
-                if (flow_is_live(it) && !it->after && it->dataflow->options.uid == uid && strcmp(it->dataflow->plan->name, name) == 0)
+                if (flow_is_live(it) && !it->after && it->dataflow->options.uid == uid &&
+                        strcmp(it->dataflow->plan->name, name) == 0)
                         return it;
         return NULL;
 }
 
-/* What has begun and lives comes before what waits, that before what has ended; the caller's own before others'; late before early. */
+/* What has begun and lives comes before what waits, that before what has ended; one's own before others'; late before early. */
 static int rank(const Client *client, const Flow *flow)
 {
         int own = flow->dataflow->options.uid == client->peer.uid ? 10 : 0;
@@ -176,11 +181,12 @@ static void flow_follow(Flow *flow)
                 dataflow_begin(flow->dataflow);
                 return;
         }
-        dataflow_fail(flow->dataflow, NULL, "cannot begin: %u processes of its predecessor %s would not end", before->n_left, before->uuid_text);
+        dataflow_fail(flow->dataflow, NULL, "cannot begin: %u processes of its predecessor %s would not end", before->n_left,
+                before->uuid_text);
         dataflow_stop(flow->dataflow, 0, true, "its predecessor is still there");
 }
 
-/* The oldest of those of its user that have ended; NULL while they are few enough. Quarantined ones stay: somebody is left there. */
+/* The oldest of those of its user that have ended; NULL while they are few enough. Quarantined ones stay. */
 static Flow *one_too_many(Server *server, uid_t uid)
 {
         Flow *it, *next, *oldest = NULL;

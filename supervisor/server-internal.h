@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The control server's own state, shared by its files: server.c (connections, quotas, calls), server-events.c (who hears of what),
- * server-flow.c (dataflows by name, and what follows their end), describe.c (JSON), methods-*.c (one group of methods each).
+ * The control server's own state, shared by its files: server.c (connections, quotas, calls), server-events.c (who hears of
+ * what), server-flow.c (dataflows by name, and what follows their end), describe.c (JSON), methods-*.c (one group of methods
+ * each).
  */
 #ifndef TG_SUPERVISOR_SERVER_INTERNAL_H
 #define TG_SUPERVISOR_SERVER_INTERNAL_H
@@ -13,10 +14,10 @@
 #include "supervisor/peer.h"
 #include "supervisor/server.h"
 
-#define SERVER_ENDED_MAX    100 /* dataflows of one uid that have ended and are still listed */
-#define SERVER_LIVE_MAX     64  /* of one uid that is not root: 255 are all there can be */
-#define SERVER_CALL_SPAN    (30 * NSEC_PER_SEC)
-#define SERVER_BEYOND_SPAN  (4 * NSEC_PER_SEC) /* from the kill budget's end to a dataflow's own: the look, the logs, the cgroup */
+#define SERVER_ENDED_MAX   100 /* dataflows of one uid that have ended and are still listed */
+#define SERVER_LIVE_MAX    64  /* of one uid that is not root: 255 are all there can be */
+#define SERVER_CALL_SPAN   (30 * NSEC_PER_SEC)
+#define SERVER_BEYOND_SPAN (4 * NSEC_PER_SEC) /* from the kill budget's end to a dataflow's own: the look, logs, cgroup */
 
 typedef struct Method Method;
 typedef struct Client Client;
@@ -48,9 +49,9 @@ struct Flow {
 typedef struct Call {
         const Method *method; /* NULL: none */
         bool more;
-        bool events;   /* gets those of its flows */
+        bool events;     /* gets those of its flows */
         bool everything; /* Events without a dataflow: gets all that the client may see */
-        bool stream;   /* counts as one */
+        bool stream;     /* counts as one */
         Timer deadline;
         ListLink link; /* in server->calls, once it waits */
 
@@ -133,6 +134,7 @@ static inline bool client_may(const Client *client, const Flow *flow)
 
 void server_kick(Server *server); /* something has changed */
 void server_look(Server *server); /* every call that waits looks now */
+bool call_has(const Call *call, const Flow *flow); /* it is about that one */
 
 /* server-flow.c */
 int flow_new(Flow **ret, Server *server);
@@ -162,10 +164,10 @@ json_t *describe_result(const Dataflow *dataflow);
 const char *describe_result_word(const Dataflow *dataflow); /* NULL: has not ended */
 
 /* methods-stream.c: the tap of a flow's lines. */
-void logs_begin(Flow *flow);           /* its keeper takes orders now */
-void logs_room(Client *client);        /* a client that reads lines has room again */
+void logs_begin(Flow *flow);    /* its keeper takes orders now */
+void logs_room(Client *client); /* a client that reads lines has room again */
 void logs_detach(Client *client);
 void logs_close(Flow *flow);
-void logs_last(Flow *flow);            /* it has ended */
+void logs_last(Flow *flow); /* it has ended */
 
 #endif

@@ -18,7 +18,8 @@
 #define SERVER_PAUSE_SPAN       (100 * NSEC_PER_MSEC) /* of accepting, when there are no descriptors at all */
 #define SERVER_RESERVED         64                    /* connections that only root gets */
 
-static const ControlLimits limits = {.events_max = 1u << 20, .replies_max = 4u << 20, .frame_span = 10 * NSEC_PER_SEC, .reading_span = 30 * NSEC_PER_SEC};
+static const ControlLimits limits = {
+        .events_max = 1u << 20, .replies_max = 4u << 20, .frame_span = 10 * NSEC_PER_SEC, .reading_span = 30 * NSEC_PER_SEC};
 
 static const struct {
         unsigned clients, streams;
@@ -123,7 +124,8 @@ static int on_call_late(Timer *timer, nsec_t now)
         Client *client = container_of(timer, Client, call.deadline);
 
         (void)now;
-        client_fail(client, CONTROL_E_TIMED_OUT, "%s was not done in the time that was given; what it began goes on", client->call.method->name);
+        client_fail(client, CONTROL_E_TIMED_OUT, "%s was not done in the time that was given; what it began goes on",
+                client->call.method->name);
         return 0;
 }
 
@@ -152,7 +154,8 @@ bool client_stream(Client *client)
 static const Method *find_method(const ControlCall *call, bool *ret_interface)
 {
         for (size_t i = 0; i < ELEMENTSOF(interfaces); i++) {
-                if (strlen(interfaces[i].interface) != call->interface_size || strncmp(interfaces[i].interface, call->interface, call->interface_size) != 0)
+                if (strlen(interfaces[i].interface) != call->interface_size ||
+                        strncmp(interfaces[i].interface, call->interface, call->interface_size) != 0)
                         continue;
                 *ret_interface = true;
                 for (const Method *m = interfaces[i].methods; m->name; m++)
@@ -171,7 +174,8 @@ static void on_call(void *owner, const ControlCall *call)
         const Method *method = find_method(call, &known);
 
         if (!known)
-                client_error(client, CONTROL_E_NO_INTERFACE, json_pack("{ss%}", "interface", call->interface, call->interface_size));
+                client_error(
+                        client, CONTROL_E_NO_INTERFACE, json_pack("{ss%}", "interface", call->interface, call->interface_size));
         else if (!method)
                 client_error(client, CONTROL_E_METHOD, json_pack("{ss}", "method", call->method));
         else if (parameters_parse(&parameters, call->parameters, method->takes, &bad))
@@ -397,7 +401,7 @@ int server_new(Server **ret, Supervisor *supervisor, int listen_fd)
         list_init(&server->flows);
         list_init(&server->calls);
         (void)getrlimit(RLIMIT_NOFILE, &nofile);
-        server->max_clients = (unsigned)MIN(nofile.rlim_cur / 2, (rlim_t)65536); /* the other half is for nodes */
+        server->max_clients = (unsigned)MIN(nofile.rlim_cur / 5 * 3, (rlim_t)65536); /* the rest is for nodes */
         server->spare_fd = eventfd(0, EFD_CLOEXEC);
         learn_name(server);
         r = source_add(&supervisor->loop, &server->source, listen_fd, EPOLLIN, SOURCE_CLIENTS, on_connection);

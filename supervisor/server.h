@@ -23,8 +23,12 @@ int server_adopt(Server *server, Dataflow *dataflow);
 void server_dataflow_ended(Server *server, Dataflow *dataflow);
 void server_adopted(Server *server); /* what the last supervisor left has been taken over */
 
-/* server_signalled() - the keeper has answered the oldest order to signal a node. True: a client had asked for it. @server may be NULL. */
+/* server_signalled() - the keeper has answered the oldest order to signal a node. True: a client had asked for it.
+ * @server may be NULL. */
 bool server_signalled(Server *server, Node *node, uint32_t n, int error);
+
+/* server_unshown() - lines of a node that no reader got will not come any more. */
+void server_unshown(Dataflow *dataflow, uint32_t node, uint64_t n_lines);
 
 bool server_flushed(const Server *server); /* every client has what was sent to it */
 unsigned server_n_clients(const Server *server);

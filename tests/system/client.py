@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client of the control socket, in a few lines: one JSON object and a NUL byte a message. Every wait has a deadline."""
+"""A client of the control socket, in a few lines: one JSON object and a NUL byte a message. Every wait has a deadline, and every
+reply is held against the interface."""
 
 import json
 import socket
 import time
 
-INTERFACE = "dev.tidegate.Supervisor"
+import interface
 
 
 class ControlError(Exception):
@@ -34,7 +35,8 @@ class Client:
         self.close()
 
     def send(self, method, more=False, oneway=False, **parameters):
-        message = {"method": method if "." in method else f"{INTERFACE}.{method}", "parameters": parameters}
+        self.method = method
+        message = {"method": method if "." in method else f"{interface.NAME}.{method}", "parameters": parameters}
         if more:
             message["more"] = True
         if oneway:
@@ -56,8 +58,14 @@ class Client:
     def reply(self, timeout=None):
         """Parameters of the next message, and whether more follow."""
         message = self.receive(timeout)
+        assert message.keys() <= {"parameters", "error", "continues"}
         if "error" in message:
-            raise ControlError(message["error"], message.get("parameters"))
+            error = ControlError(message["error"], message.get("parameters"))
+            if error.interface == interface.NAME:
+                interface.check_error(error.error, error.parameters)
+            raise error
+        if "." not in self.method:
+            interface.check_reply(self.method, message["parameters"])
         return message["parameters"], message.get("continues", False)
 
     def call(self, method, timeout=None, **parameters):
