@@ -559,11 +559,11 @@ json_t *dataflow_result(const Dataflow *dataflow)
 
 /* ---- making and unmaking */
 
-static char **environ_free(char **environ)
+static char **environ_free(char **env)
 {
-        for (size_t i = 0; environ && environ[i]; i++)
-                free(environ[i]);
-        free(environ);
+        for (size_t i = 0; env && env[i]; i++)
+                free(env[i]);
+        free(env);
         return NULL;
 }
 

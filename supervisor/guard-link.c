@@ -129,6 +129,8 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 adopt_slot(supervisor, record, fds, n_fds);
         else if (record->type == GUARD_MSG_STORE_END)
                 adopt_store_end(supervisor);
+        else if (record->type == GUARD_MSG_DUMP)
+                supervisor_dump(supervisor);
         else if (record->type == GUARD_MSG_CLIENT_GONE)
                 supervisor_stop_all(supervisor, NSEC_NEVER, false, "the command is gone");
         else if (record->type == GUARD_MSG_STOP)

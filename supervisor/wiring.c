@@ -546,7 +546,8 @@ static bool link_lost_memory(Link *link)
         bool source_lost = node_is_there(source) && (source->bell_fd < 0 || output->ring_fd < 0 || output->pool_fd < 0);
         bool target_lost = target->bell_fd < 0 || target->cursor_fds[link->input] < 0;
 
-        return lost_memory(source, source_lost) | lost_memory(target, target_lost);
+        source_lost = lost_memory(source, source_lost);
+        return lost_memory(target, target_lost) || source_lost;
 }
 
 /* The next step of an attachment that both sides allow. */
@@ -967,6 +968,13 @@ static void on_resumed(Node *node, const NodeMsg *msg)
                 return;
         node->resuming = false;
         node->started = msg->resume.running;
+        if (!node->mapped && (node->bell_fd < 0 || node->control_fd < 0)) { /* lost before it had mapped anything */
+                if (regions_make(node)) {
+                        node_give_up(node, "cannot be given shared memory");
+                        return;
+                }
+                store_all(node);
+        }
         if (!node->mapped) /* its setup was cut, or had not begun */
                 send_setup(node);
         else if (node->dataflow->released && node->state == NODE_RUNNING)
