@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/error.h"
 
 #ifndef SO_PASSRIGHTS
@@ -71,22 +72,54 @@ static int try_lock(Runtime *runtime, char *ret_why, size_t why_size)
         return RUNTIME_E_TAKEN;
 }
 
+int runtime_write_pid(Runtime *runtime)
+{
+        char text[64];
+        int n = snprintf(text, sizeof(text), "%d\n%llu\n", (int)getpid(), (unsigned long long)clock_now());
+
+        if (ftruncate(runtime->lock_fd, 0) < 0 || pwrite(runtime->lock_fd, text, (size_t)n, 0) != n)
+                return error_origin(-errno);
+        return 0;
+}
+
+int runtime_find_guard(const char *path, int *ret_pid, char *ret_mark, size_t mark_size, char *ret_why, size_t why_size)
+{
+        _cleanup_fd_ int fd = -1;
+        char chosen[PATH_MAX + 8];
+        ssize_t n;
+        int r = 0;
+
+        if (path)
+                (void)snprintf(chosen, PATH_MAX, "%s", path);
+        else
+                r = default_path(chosen, PATH_MAX);
+        if (!r) {
+                memcpy(chosen + strlen(chosen), "/lock", sizeof("/lock"));
+                fd = open(chosen, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+                n = fd < 0 ? -1 : pread(fd, ret_mark, mark_size - 1, 0);
+                ret_mark[MAX(n, (ssize_t)0)] = '\0';
+                *ret_pid = atoi(ret_mark);
+        }
+        if (!r && (*ret_pid <= 0 || flock(fd, LOCK_SH | LOCK_NB) == 0)) /* ours for a moment: nobody holds it */
+                r = -ESRCH;
+        if (r)
+                (void)snprintf(ret_why, why_size, "no daemon runs in %.200s", r == -ESRCH ? chosen : "the usual place");
+        return r;
+}
+
 static int take_lock(Runtime *runtime, char *ret_why, size_t why_size)
 {
-        char pid[32];
-        int n, r;
+        int r;
 
         do {
                 r = try_lock(runtime, ret_why, why_size);
                 if (r)
                         return r;
         } while (!lock_is_there(runtime));
-        n = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
-        if (ftruncate(runtime->lock_fd, 0) < 0 || pwrite(runtime->lock_fd, pid, (size_t)n, 0) != n) {
-                (void)snprintf(ret_why, why_size, "cannot write %.200s/lock: %s", runtime->path, strerror(errno));
-                return error_origin(-errno);
-        }
-        return 0;
+        r = runtime_write_pid(runtime);
+        if (r)
+                (void)snprintf(ret_why, why_size, "cannot write %.200s/lock: %s", runtime->path, strerror(-r));
+        return r;
 }
 
 /* Who may connect is decided by the file's mode; what they may do, by their credentials. No such group: everybody may connect. */
