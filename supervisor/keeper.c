@@ -540,7 +540,7 @@ static int keeper_init(Keeper *k)
         k->supervisor = k->guard = k->signals = k->outputs_source = k->events = k->listener = KEEPER_SOURCE_INIT;
         k->signal_fd = k->dataflow_fd = k->events_fd = k->loop.epoll_fd = k->outputs.epoll_fd = -1;
         k->stream = STREAM_NULL;
-        k->feed = (Feed){.pipe_fd = -1, .report_fd = -1, .pidfd = -1};
+        k->feed = FEED_NULL;
         k->reset_oom = oom_score_is_ours();
         (void)prctl(PR_SET_NAME, "tidegate-keeper");
         (void)setsid();                /* -EPERM when the guard made us a leader already */
