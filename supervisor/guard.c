@@ -324,6 +324,9 @@ static void guard_slot_free(GuardSlot *slot)
         slot->kill_fd = fd_close(slot->kill_fd);
         slot->events_fd = fd_close(slot->events_fd);
         guard_unstore_slot(slot->guard, slot->number);
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
+                if (slot->guard->children[i].pidfd >= 0 && slot->guard->children[i].slot == slot->number)
+                        child_free(&slot->guard->children[i]);
         slot->inherited = false;
         slot->at = NSEC_NEVER;
         slot->until = slot->term_ns = 0;

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -25,6 +26,7 @@
 
 #define RUNTIME_GROUP   "tidegate"
 #define RUNTIME_BACKLOG 4096 /* the kernel cuts it to somaxconn */
+#define RUNTIME_LOCK_SPAN (2 * NSEC_PER_SEC) /* from the hang-up of a dying process to its last close */
 
 static const char *const folders[] = {"keeper", "journal"};
 
@@ -250,11 +252,16 @@ int runtime_listen_keeper(const Runtime *runtime, unsigned slot, int *ret_fd)
         return r ? r : fchmodat(runtime->dir_fd, name, 0600, 0) < 0 ? -errno : 0;
 }
 
+/* The kernel closes a dead process's files in no order: its socket may hang up before its lock is free. */
 int runtime_take_lock(Runtime *runtime)
 {
+        nsec_t until = nsec_add(clock_now(), RUNTIME_LOCK_SPAN);
         char why[512];
+        int r;
 
-        return take_lock(runtime, why, sizeof(why));
+        while ((r = take_lock(runtime, why, sizeof(why))) == RUNTIME_E_TAKEN && clock_now() < until)
+                (void)nanosleep(&(struct timespec){.tv_nsec = NSEC_PER_MSEC}, NULL);
+        return r;
 }
 
 int runtime_note_instance(const Runtime *runtime, const char *name)

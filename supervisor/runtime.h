@@ -39,7 +39,8 @@ int runtime_open(Runtime *ret, const char *path, char *ret_why, size_t why_size)
 /* runtime_listen_keeper() - bind keeper/<slot>.sock for a keeper. 0 or a negative errno. */
 int runtime_listen_keeper(const Runtime *runtime, unsigned slot, int *ret_fd);
 
-/* runtime_take_lock() - again, for a process that follows the guard that held it. 0, RUNTIME_E_TAKEN or a negative errno. */
+/* runtime_take_lock() - again, for a process that follows the guard that held it; waits a little for that one's death. 0, RUNTIME_E_TAKEN or
+ * a negative errno. */
 int runtime_take_lock(Runtime *runtime);
 
 /* runtime_write_pid() - into the lock's file: this process holds it, since now. 0 or a negative errno. */

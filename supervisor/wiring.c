@@ -277,6 +277,7 @@ static void socket_release(Node *node)
 {
         source_remove(&node->sock_source);
         node->sock = fd_close(node->sock);
+        node->resuming = false; /* it says no more */
         packet_queue_done(&node->out);
 }
 
@@ -904,6 +905,7 @@ void wiring_take(Node *node, const struct guard_item *item, int take_fd)
 
         if (item->kind == GUARD_ITEM_SOCKET && node->sock < 0) {
                 node->sock = take_fd;
+                node->resuming = true; /* what lies in it was said to a predecessor, until it has been asked by us */
                 if (source_add(node->dataflow->loop, &node->sock_source, node->sock, EPOLLIN, SOURCE_NODES, on_node_socket))
                         socket_release(node); /* no memory for it: as a node that closed its socket */
                 return;
