@@ -25,6 +25,11 @@ def programs(**paths):
     return {"nodes": [{"id": id, "path": str(path)} for id, path in paths.items()]}
 
 
+def until_ready(run, n):
+    """@n processes have printed it; the word is in events too."""
+    assert eventually(lambda: run.stdout.read_text().count('"text":"ready"') >= n, 20), run.output()
+
+
 @pytest.fixture
 def helpers(build):
     """Programs of the kernel tests, built where Criterion is there."""
@@ -70,7 +75,7 @@ def test_a_tree_whose_middle_dies_first_is_ended_whole(script, dataflow, live, n
     middle = script("middle", f"{grandchild} &\nsetsid {grandchild} &\nwait")  # dies of SIGTERM at once
     leader = script("leader", f"trap '' TERM\n{middle}\nwhile :; do sleep 1000; done")
     run = live(dataflow(programs(leader=leader)), "--grace-duration", "400ms")
-    eventually(lambda: run.stdout.read_text().count("ready") == 2, 20)
+    until_ready(run, 2)
     run.process.send_signal(signal.SIGTERM)
     run.wait(15)
     assert run.result()["left"] == 0 and run.result()["killed"] >= 3
@@ -82,7 +87,7 @@ def test_children_that_a_program_leaves_behind_do_not_outlive_it(stubborn, scrip
     child = script("child", STUBBORN if stubborn else "echo ready\nexec sleep 1000")
     leader = script("leader", f"{child} &\nsetsid {child} &\nwhile [ ! -e go ]; do sleep 0.01; done")
     run = live(dataflow(programs(leader=leader)), "--grace-duration", "600ms")
-    eventually(lambda: run.stdout.read_text().count("ready") == 2, 20)
+    until_ready(run, 2)
     (leader.parent / "go").touch()
     run.wait(15)
     assert run.node("leader")["exit"] == {"code": "exited", "status": 0}
