@@ -218,7 +218,7 @@ char *control_event_encode(json_t *event, size_t *ret_size)
         return text;
 }
 
-static void control_confess(Control *control)
+static void control_confess(Control *control, size_t max)
 {
         json_t *gap;
 
@@ -226,7 +226,7 @@ static void control_confess(Control *control)
                 return;
         gap = json_pack("{sb s{s{ss sI sI}}}", "continues", 1, "parameters", "event", "type", "dropped", "at_ms",
                 (json_int_t)(control->loop->now / NSEC_PER_MSEC), "count", (json_int_t)control->n_dropped);
-        if (control_put_json(control, gap, control->limits->events_max) == 0)
+        if (control_put_json(control, gap, max) == 0)
                 control->n_dropped = 0;
 }
 
@@ -248,7 +248,7 @@ static void control_flush(Control *control)
                         return;
                 }
                 if (control->busy)
-                        control_confess(control);
+                        control_confess(control, control->limits->events_max);
         }
         if (n > 0)
                 control_expect_reading(control);
@@ -261,7 +261,7 @@ void control_event_text(Control *control, const char *text, size_t size)
 {
         if (control->oneway)
                 return;
-        control_confess(control);
+        control_confess(control, control->limits->events_max);
         if (control->n_dropped > 0 || control_put(control, text, size, control->limits->events_max))
                 control->n_dropped++;
 }
@@ -298,8 +298,8 @@ static void control_finish(Control *control, json_t *take_message)
         if (oneway) {
                 json_decref(take_message);
         } else {
-                control_confess(control);
-                control->n_dropped = 0; /* if there was no room to say so: the next call's stream is another one */
+                control_confess(control, control->limits->replies_max);
+                control->n_dropped = 0; /* if it could not be said: the next call's stream is another one */
                 if (control_put_json(control, take_message, control->limits->replies_max)) {
                         refusal = json_pack("{ss s{ss}}", "error", CONTROL_E_QUOTA, "parameters", "text",
                                 "the reply does not fit into what may wait for you; read faster, or ask for less");
