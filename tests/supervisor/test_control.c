@@ -362,6 +362,87 @@ Test(control, connections_that_share_a_quota_are_held_to_it_together, .timeout =
         cr_assert_eq(quota.used, 0);
 }
 
+Test(control, what_was_sent_whole_before_the_end_is_served, .timeout = 30)
+{
+        static const char calls[] = "{\"method\":\"a.A\",\"oneway\":true}\0{\"method\":\"a.B\",\"oneway\":true}\0{\"method\":\"a.C\",\"oneway\":true}";
+        Fixture *fx = fx_new(&patient, NULL);
+
+        put(fx, calls, sizeof(calls));
+        fx->peer = fd_close(fx->peer);
+        fx_turn(fx, is_gone);
+        cr_assert_eq(fx->n_calls, 3);
+        fx_close(fx);
+}
+
+/* A call of so many bytes, with a value in every tenth of them. */
+static char *large_call(size_t size, size_t *ret_size)
+{
+        char *text = malloc(size + 64), *at = text;
+
+        at += sprintf(at, "{\"method\":\"a.A\",\"parameters\":{\"x\":[0");
+        while ((size_t)(at - text) < size)
+                at += sprintf(at, ",123456789");
+        at += sprintf(at, "]}}");
+        *ret_size = (size_t)(at - text) + 1;
+        return text;
+}
+
+static void put_all(Fixture *fx, const char *data, size_t size)
+{
+        for (size_t at = 0; at < size;) {
+                ssize_t n = send(fx->peer, data + at, size - at, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+                at += n > 0 ? (size_t)n : 0;
+                fx_turn(fx, once);
+        }
+}
+
+static bool has_two(Fixture *fx)
+{
+        return fx->n_calls >= 2;
+}
+
+Test(control, large_calls_of_one_user_are_paced_and_small_ones_are_not, .timeout = 30)
+{
+        static const char small[] = "{\"method\":\"a.B\"}";
+        ControlQuota quota = {.max = 16u << 20};
+        Fixture *one = fx_new(&patient, &quota), *two = fx_new(&patient, &quota);
+        _cleanup_free_ char *large = NULL;
+        nsec_t first;
+        size_t size;
+
+        large = large_call(500000, &size);
+        put_all(one, large, size);
+        fx_turn(one, has_one);
+        first = clock_now();
+        cr_assert_gt(quota.paced_until, first);
+        put_all(one, large, size);
+        one->peer = fd_close(one->peer); /* what it asked for is done nevertheless */
+        put(two, small, sizeof(small));
+        fx_turn(two, has_one);
+        cr_assert_eq(one->n_calls, 1);
+        fx_turn(one, has_two);
+        fx_turn(one, is_gone);
+        fx_close(two);
+        fx_close(one);
+}
+
+Test(control, a_message_with_more_values_than_any_plan_is_nonsense, .timeout = 30)
+{
+        Fixture *fx = fx_new(&patient, NULL);
+        _cleanup_free_ char *text = malloc(400000);
+        size_t n = (size_t)sprintf(text, "{\"method\":\"a.A\",\"parameters\":{\"x\":[0");
+
+        for (unsigned i = 0; i < 150000; i++)
+                n += (size_t)sprintf(text + n, ",0");
+        n += (size_t)sprintf(text + n, "]}}") + 1;
+        put_all(fx, text, n - 1);
+        (void)send(fx->peer, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        fx_turn(fx, is_gone);
+        cr_assert_eq(fx->n_calls, 0);
+        fx_close(fx);
+}
+
 /* ---- parameters */
 
 static int parse(const char *json, const uint8_t *takes, Parameters *ret, const char **ret_bad)
