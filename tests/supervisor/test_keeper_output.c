@@ -394,6 +394,42 @@ Test(keeper_output, a_reader_that_is_gone_is_forgotten, .timeout = 60)
         fx_close(fx);
 }
 
+Test(keeper_output, who_looks_on_later_gets_what_is_printed_then_and_holds_up_no_node, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        KeeperMsg order = {.type = KEEPER_MSG_STREAM};
+        char packet[LOG_MSG_MAX];
+        FxMsg *said;
+        LogMsg line;
+        int pair[2];
+        uint64_t n_shown = 0;
+        nsec_t began;
+
+        run(fx, 1, "echo before");
+        wait_over(fx, 1);
+        fx_line(fx, &line, packet);
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        fx_order(fx, &order, &pair[1], 1);
+        (void)fd_close(pair[1]);
+        began = clock_now();
+        run(fx, 2, "seq 1 100000");
+        wait_over(fx, 2); /* although nobody reads */
+        cr_assert_lt(clock_now() - began, 10 * NSEC_PER_SEC);
+        fx_order(fx, &(KeeperMsg){.type = KEEPER_MSG_END, .end = {nsec_add(clock_now(), FX_SPAN)}}, NULL, 0);
+        said = fx_wait(fx, KEEPER_MSG_UNSHOWN);
+        cr_assert_eq(said->msg.unshown.node, 2);
+        for (ssize_t n; (n = recv(pair[0], packet, sizeof(packet), MSG_DONTWAIT)) > 0; n_shown++) {
+                cr_assert_eq(log_msg_decode(&line, packet, (size_t)n), 0);
+                cr_assert_eq(line.node, 2, "nothing from before");
+        }
+        cr_assert_gt(n_shown, 100);
+        cr_assert_eq(n_shown + said->msg.unshown.n_lines, 100000);
+        (void)fd_close(pair[0]);
+        (void)fx_wait(fx, KEEPER_MSG_ENDED);
+        fx_wait_exit(fx, FX_SPAN, 0);
+        fx_close(fx);
+}
+
 Test(keeper_output, a_busy_logger_throttles_the_nodes_and_loses_nothing, .timeout = 60)
 {
         Fixture *fx = fx_new();
