@@ -246,6 +246,7 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 break;
         case KEEPER_MSG_RESUMED:
                 field_u8(c, &m->resumed.begun, 0, 1);
+                field_u8(c, &m->resumed.takeover, 0, 1);
                 field_path(c, &m->resumed.cgroup, true);
                 break;
         default:

@@ -183,6 +183,7 @@ typedef struct KeeperMsg {
                 } incarnation;
                 struct { /* RESUMED */
                         uint8_t begun;
+                        uint8_t takeover; /* it was begun in the place of another: what that one spawned it knows only if it was told (ADOPT) */
                         const char *cgroup; /* as in BEGUN; "" before it */
                 } resumed;
                 struct { /* ENDED */

@@ -125,7 +125,7 @@ typedef enum NodeStopCause {
 typedef struct NodeMsg {
         NodeMsgType type;
         union {
-                struct { /* HELLO. Below version 2 it ended after the library's name, and decodes so that it can be refused by name */
+                struct { /* HELLO. Below version 2 it ended after the library's name; it decodes, so that it can be refused */
                         uint16_t version; /* NODE_MSG_VERSION */
                         const char *library; /* "tidegate 0.1.0" */
                         /* As WELCOME said, once it came. Before that: zero and empty on an inherited socket; node, and perhaps

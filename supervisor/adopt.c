@@ -140,7 +140,7 @@ void adopt_slot(Supervisor *supervisor, const struct guard_record *record, int *
         if (n_fds == 3)
                 keeper_order_guard(dataflow, fds[2]);
         if (dataflow->found_by_name)
-                keeper_order_resume(dataflow);
+                dataflow_resume_keeper(dataflow);
 }
 
 static bool node_has_life(const Node *node)
@@ -165,7 +165,7 @@ void adopt_store_end(Supervisor *supervisor)
                 if (!it->adopting || it->keeper_replaced)
                         continue;
                 if (it->keeper_fd >= 0)
-                        keeper_order_resume(it);
+                        dataflow_resume_keeper(it);
                 else
                         adopt_without_keeper(it);
         }
@@ -197,10 +197,8 @@ void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 .over = msg->incarnation.over,
                 .code = msg->incarnation.code,
                 .status = msg->incarnation.status};
-        if (msg->incarnation.failed) {
-                node_set_error(node, "%s", msg->incarnation.text);
-                node->exec_stuck = msg->incarnation.stage == KEEPER_STAGE_DEADLINE;
-        }
+        if (msg->incarnation.failed && node_has_life(node))
+                keeper_take_spawn_failure(node, msg->incarnation.stage, msg->incarnation.text);
         if (msg->incarnation.has_pidfd)
                 keeper_take_pidfd(node, msg->incarnation.pid, TAKE_FD(fds[0]));
 }
@@ -233,7 +231,7 @@ static void node_adopt(Node *node, bool fresh)
                 node->exit_code = found->code;
                 node->exit_status = found->status;
         }
-        if (found->exited)
+        if (node->exited) /* known from its keeper, from the guard, or from the journal */
                 node_post(node, NODE_EV_EXITED);
         if (found->over) {
                 node->empty = true;
@@ -291,6 +289,10 @@ static void node_reconcile(Node *node, nsec_t deadline, bool fresh)
         } else if (node->found.there && !node->quarantined) {
                 keeper_order_reap(node);
         }
+        /* The order was written down, and the one who was to carry it out died in between. */
+        if ((node->stop_wanted && !node_is_final(node) && node->state != NODE_STOPPING) ||
+                (node->restart_wanted && !node->found.failed && (node->state == NODE_STARTING || node->state == NODE_RUNNING)))
+                node_post(node, NODE_EV_STOP);
 }
 
 static void dataflow_reconcile(Dataflow *dataflow, bool begun)
@@ -314,6 +316,23 @@ static void dataflow_reconcile(Dataflow *dataflow, bool begun)
         adopt_look(dataflow->supervisor);
 }
 
+/*
+ * The predecessor died when it had another keeper made, before it had told that one everything: what it does not name may live all the
+ * same.
+ */
+static bool is_new_to_it(const Dataflow *dataflow, const KeeperMsg *msg)
+{
+        if (dataflow->state == DATAFLOW_BEGINNING || dataflow->state >= DATAFLOW_ENDING)
+                return false;
+        for (size_t i = 0; msg->resumed.takeover && i < dataflow->plan->n_nodes; i++) {
+                const Node *node = &dataflow->nodes[i];
+
+                if (node_has_life(node) && !node_is_dynamic(node) && !node->found.there && !(node->exited && node->empty))
+                        return true;
+        }
+        return !msg->resumed.begun;
+}
+
 void adopt_resumed(Dataflow *dataflow, const KeeperMsg *msg)
 {
         if (!dataflow->adopting)
@@ -322,6 +341,10 @@ void adopt_resumed(Dataflow *dataflow, const KeeperMsg *msg)
                 free(dataflow->cgroup);
                 dataflow->cgroup = strdup(msg->resumed.cgroup);
         }
+        if (!dataflow->keeper_replaced && is_new_to_it(dataflow, msg)) {
+                dataflow_instruct_keeper(dataflow, msg->resumed.begun);
+                return;
+        }
         dataflow_reconcile(dataflow, msg->resumed.begun);
 }
 
@@ -329,6 +352,8 @@ void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record)
 {
         Node *node = record->node < dataflow->plan->n_nodes ? &dataflow->nodes[record->node] : NULL;
 
+        if (node && record->generation < node->generation) /* written down long ago; the word did not arrive */
+                guard_forget_order(dataflow, record->node, record->generation);
         if (!node || node->generation != record->generation || node->exited)
                 return;
         if (record->code == 0 && record->error == ENOENT && !dataflow->stop_ordered)
@@ -349,7 +374,8 @@ void adopt_without_keeper(Dataflow *dataflow)
                 dataflow->found_by_name = true; /* the guard answers with its slot */
                 return;
         }
-        if (dataflow->state == DATAFLOW_BEGINNING) {
+        if (dataflow->state == DATAFLOW_BEGINNING || dataflow->state >= DATAFLOW_ENDING) { /* not needed yet, or not any more */
+                dataflow->keeper_gone = dataflow->state >= DATAFLOW_ENDING;
                 dataflow_reconcile(dataflow, false);
                 return;
         }

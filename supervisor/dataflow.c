@@ -21,6 +21,7 @@
 #define DATAFLOW_END_SPAN      (2 * NSEC_PER_SEC)     /* the keeper flushes logs and removes directories */
 #define DATAFLOW_END_SLACK     (500 * NSEC_PER_MSEC)
 #define DATAFLOW_REPLACE_SPAN  (5 * NSEC_PER_SEC)     /* the guard kills, reaps and forks; the new keeper opens directories */
+#define DATAFLOW_RESUME_SPAN   (2 * NSEC_PER_SEC)     /* a keeper that was told of a new supervisor says what it has; it never blocks */
 #define DATAFLOW_CALM_SPAN     (10 * NSEC_PER_SEC)    /* a keeper that dies sooner after another one is not replaced */
 #define DATAFLOW_DEAF_SPAN     NSEC_PER_SEC           /* the keeper hears of an exit when the guard does */
 #define DATAFLOW_STOP_SLACK    (100 * NSEC_PER_MSEC)  /* design section 5: escrow T = start + 1.5 x grace + 0.1 s */
@@ -353,19 +354,50 @@ static int on_begin_late(Timer *timer, nsec_t now)
         return 0;
 }
 
-/* What is there was said, or nobody is there who could say it: the timer's question is answered. */
 static void dataflow_end_without_keeper(Dataflow *dataflow, const char *why);
+
+/* Nobody is there who could say what is there: the journal is what is known. */
+static void dataflow_adopt_blindly(Dataflow *dataflow, const char *why)
+{
+        timer_disarm(&dataflow->keeper_timer);
+        dataflow->adopting = dataflow->fresh = dataflow->keeper_replaced = false;
+        dataflow_end_without_keeper(dataflow, why);
+        dataflow_kick(dataflow); /* what happened meanwhile has waited */
+        adopt_look(dataflow->supervisor);
+}
 
 static int on_keeper_slow(Timer *timer, nsec_t now)
 {
         Dataflow *dataflow = container_of(timer, Dataflow, keeper_timer);
 
         (void)now;
-        dataflow->adopting = dataflow->keeper_replaced = false;
         dataflow->keeper_gone = false;
-        dataflow_end_without_keeper(dataflow, "could not be replaced in time");
-        adopt_look(dataflow->supervisor);
+        dataflow_adopt_blindly(dataflow, "could not be replaced in time");
         return 0;
+}
+
+static int on_keeper_silent(Timer *timer, nsec_t now)
+{
+        (void)now;
+        keeper_lost(container_of(timer, Dataflow, keeper_timer), "did not say what it has");
+        return 0;
+}
+
+void dataflow_resume_keeper(Dataflow *dataflow)
+{
+        timer_arm(dataflow->loop, &dataflow->keeper_timer, nsec_add(dataflow->loop->now, DATAFLOW_RESUME_SPAN), on_keeper_silent);
+        keeper_order_resume(dataflow);
+}
+
+/* It is a new one, and not ready yet to say what is there. */
+void dataflow_instruct_keeper(Dataflow *dataflow, bool begun)
+{
+        dataflow->keeper_replaced = true;
+        timer_arm(dataflow->loop, &dataflow->keeper_timer, nsec_add(dataflow->loop->now, DATAFLOW_REPLACE_SPAN), on_keeper_slow);
+        if (begun)
+                adopt_with_new_keeper(dataflow);
+        else
+                keeper_order_begin(dataflow);
 }
 
 void dataflow_replace_keeper(Dataflow *dataflow, const char *why)
@@ -394,7 +426,7 @@ static bool dataflow_may_replace(const Dataflow *dataflow)
 {
         nsec_t now = dataflow->loop->now;
 
-        return !supervisor_is_private(dataflow->supervisor) && !dataflow->keeper_replaced && dataflow->state > DATAFLOW_BEGINNING &&
+        return !supervisor_is_private(dataflow->supervisor) && !dataflow->keeper_replaced && !dataflow->keeper_gone && dataflow->state > DATAFLOW_BEGINNING &&
                dataflow->state < DATAFLOW_ENDING && (dataflow->n_keeper_deaths == 0 || nsec_add(dataflow->keeper_died_at, DATAFLOW_CALM_SPAN) <= now);
 }
 
@@ -450,6 +482,10 @@ static void dataflow_end_without_keeper(Dataflow *dataflow, const char *why)
                 return;
         dataflow->keeper_gone = true;
         keeper_link_close(dataflow);
+        if (dataflow->state >= DATAFLOW_ENDING) { /* nobody lives there any more */
+                dataflow_kick(dataflow);
+                return;
+        }
         dataflow_fail(dataflow, NULL, "the keeper of this dataflow %s; its nodes are ended by the guard", why);
         if (dataflow->state == DATAFLOW_BEGINNING) {
                 dataflow_set_state(dataflow, DATAFLOW_STARTING); /* nothing was started: nothing to wait for */
@@ -457,6 +493,8 @@ static void dataflow_end_without_keeper(Dataflow *dataflow, const char *why)
                 return;
         }
         dataflow_stop(dataflow, dataflow->options.grace_ns, false, "keeper lost");
+        if (!dataflow->stopping && !dataflow->timer.loop) /* it was ordered of a predecessor: nobody is asked yet */
+                dataflow_stop_nodes(dataflow);
         guard_kill_keeper_order(dataflow->supervisor, dataflow->slot);
         guard_escrow_order(dataflow->supervisor, dataflow->slot, nsec_add(now, term),
                 nsec_add(now, nsec_add(term, dataflow->options.budget_ns)), term);
@@ -468,9 +506,7 @@ void keeper_lost(Dataflow *dataflow, const char *why)
                 dataflow_replace_keeper(dataflow, why);
                 return;
         }
-        timer_disarm(&dataflow->keeper_timer);
-        dataflow->adopting = dataflow->keeper_replaced = false;
-        dataflow_end_without_keeper(dataflow, why);
+        dataflow_adopt_blindly(dataflow, why);
 }
 
 /* The guard has seen an empty cgroup: that is the truth, whoever did not tell us. */
@@ -479,8 +515,12 @@ static void dataflow_believe_guard(Dataflow *dataflow)
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 Node *node = &dataflow->nodes[i];
 
-                if (node_is_final(node) || node->state == NODE_PENDING)
+                if (node_is_final(node))
                         continue;
+                if (node->state == NODE_PENDING || node->state == NODE_BACKOFF) {
+                        node_order_stop(node, &dataflow->ladder);
+                        continue;
+                }
                 node->exited = node->empty = true;
                 node_set_error(node, "was ended by the guard");
                 node_post(node, NODE_EV_EMPTY);
@@ -494,7 +534,7 @@ static int on_keeper_deaf(Timer *timer, nsec_t now)
         (void)now;
         if (dataflow->state >= DATAFLOW_ENDING || dataflow_is_final(dataflow))
                 return 0;
-        dataflow_end_without_keeper(dataflow, "did not react any more");
+        dataflow_adopt_blindly(dataflow, "did not react any more");
         dataflow_believe_guard(dataflow);
         return 0;
 }
@@ -559,11 +599,11 @@ json_t *dataflow_result(const Dataflow *dataflow)
 
 /* ---- making and unmaking */
 
-static char **environ_free(char **environ)
+static char **environ_free(char **env)
 {
-        for (size_t i = 0; environ && environ[i]; i++)
-                free(environ[i]);
-        free(environ);
+        for (size_t i = 0; env && env[i]; i++)
+                free(env[i]);
+        free(env);
         return NULL;
 }
 

@@ -166,6 +166,12 @@ void dataflow_stop_some(Dataflow *dataflow);  /* those whom nobody is after any 
 void dataflow_look_at_order(Dataflow *dataflow); /* again, after a change */
 void dataflow_on_node_failed(Node *node, bool restart);
 
+/* dataflow_resume_keeper() - ask what it has; one that does not answer in time is replaced. */
+void dataflow_resume_keeper(Dataflow *dataflow);
+
+/* dataflow_instruct_keeper() - one that a predecessor asked for, and did not come to tell what to take over. */
+void dataflow_instruct_keeper(Dataflow *dataflow, bool begun);
+
 /* dataflow_replace_keeper() - the last one is dead or being killed; another is asked for, once the guard has reaped it. */
 void dataflow_replace_keeper(Dataflow *dataflow, const char *why);
 
@@ -208,6 +214,7 @@ void keeper_order_forget(Dataflow *dataflow, uint32_t node, uint64_t generation)
 void keeper_order_adopt(Node *node);
 void keeper_order_guard(Dataflow *dataflow, int guard_fd);
 void adopt_with_new_keeper(Dataflow *dataflow);
+void keeper_take_spawn_failure(Node *node, KeeperStage stage, const char *text);
 void keeper_take_pidfd(Node *node, int32_t pid, int take_pidfd);
 void keeper_lost(Dataflow *dataflow, const char *why); /* it died, or is being killed: the guard enforces */
 

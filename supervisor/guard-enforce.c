@@ -66,6 +66,33 @@ static void remove_dataflow(const GuardSlot *slot, nsec_t until)
                 (void)cgroup_remove_tree(slot->guard->instance.dir_fd, name + 1, until); /* EBUSY: somebody is left, and told */
 }
 
+/*
+ * Nothing else of the guard's: its lock would stay taken and its sockets would not hang up when it dies, and what its children and the
+ * supervisor say would arrive nowhere without anybody noticing.
+ */
+static void keep_only(const int *fds, size_t n)
+{
+        unsigned from = STDERR_FILENO + 1;
+
+        for (;;) {
+                unsigned next = UINT_MAX;
+
+                for (size_t i = 0; i < n; i++)
+                        if (fds[i] >= 0 && (unsigned)fds[i] >= from)
+                                next = MIN(next, (unsigned)fds[i]);
+                if (next > from)
+                        (void)syscall(SYS_close_range, from, next == UINT_MAX ? UINT_MAX : next - 1, 0); /* Linux 5.9: older than cgroup.kill */
+                if (next == UINT_MAX)
+                        return;
+                from = next + 1;
+        }
+}
+
+static void keep_slot_only(const GuardSlot *slot)
+{
+        keep_only((const int[]){slot->dir_fd, slot->events_fd, slot->guard->instance.dir_fd}, 3);
+}
+
 static void enforcer_run(GuardSlot *slot, bool remove, struct guard_result *result)
 {
         SweepResult swept = {};
@@ -111,6 +138,7 @@ int guard_enforce(Guard *guard, uint32_t number, bool remove)
         if (pid < 0)
                 return error_origin(-errno);
         if (pid == 0) {
+                keep_slot_only(slot);
                 enforcer_run(slot, remove, &guard->results[i]);
                 _exit(guard->results[i].n_left > 0 ? 3 : 0);
         }
@@ -133,6 +161,7 @@ void guard_remove_dataflow(Guard *guard, GuardSlot *slot)
         if (slot->dir_fd < 0 || dataflow_is_gone(slot))
                 return;
         if (syscall(SYS_clone3, &args, sizeof(args)) == 0) {
+                keep_slot_only(slot);
                 remove_dataflow(slot, nsec_add(clock_now(), NSEC_PER_SEC));
                 _exit(0);
         }

@@ -2,6 +2,7 @@
 /* What a guard that died has left: keepers that are not our children, their cgroups, and what its store held. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -109,6 +111,8 @@ static void restore_child(Guard *guard, const struct guard_state_child *state)
 
         if (fd >= 0)
                 guard_add_child(guard, &record, &fd);
+        if (state->ours) /* it has been reaped, and its end not been written down */
+                guard_set_child_end(guard, &record, state->code, state->status);
         (void)fd_close(fd);
 }
 
@@ -137,11 +141,190 @@ static int restore_header(Guard *guard, const struct guard_state_header *h)
         guard->instance.base_fd = openat(guard->instance.dir_fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (guard->instance.base_fd < 0)
                 return error_origin(-errno);
-        r = runtime_take_lock(&guard->runtime);
+        guard->runtime.lock_fd = h->lock_fd >= 0 ? own(h->lock_fd) : -1;
+        r = guard->runtime.lock_fd >= 0 ? runtime_write_pid(&guard->runtime) : runtime_take_lock(&guard->runtime);
         if (r) /* another daemon was quicker: it adopts all this, and two of us would fight over it */
                 return error_origin(r > 0 ? -EBUSY : r);
         return guard_open_instance_files(guard);
 }
+
+/* ---- becoming another program */
+
+static bool put(int fd, const void *data, size_t size)
+{
+        return write(fd, data, size) == (ssize_t)size; /* memory: all or ENOSPC */
+}
+
+static void keep(int fd)
+{
+        if (fd >= 0)
+                (void)fcntl(fd, F_SETFD, 0);
+}
+
+static bool put_slots(const Guard *guard, int fd, struct guard_state_header *h)
+{
+        for (uint32_t i = GUARD_SLOT_INSTANCE + 1; i < GUARD_MAX_SLOTS; i++) {
+                const GuardSlot *slot = &guard->slots[i];
+                struct guard_state_slot state = {.slot = i,
+                        .keeper_pid = slot->keeper.pid,
+                        .keeper_fd = slot->keeper_peer_fd,
+                        .keeper_pidfd = slot->keeper.pidfd,
+                        .at_ns = slot->at,
+                        .until_ns = slot->until};
+                char link[64];
+                ssize_t n;
+
+                if (slot->dir_fd < 0 && slot->keeper.pid <= 0)
+                        continue;
+                (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", slot->dir_fd);
+                n = slot->dir_fd < 0 ? 0 : readlink(link, state.cgroup, sizeof(state.cgroup) - 1);
+                state.cgroup[MAX(n, (ssize_t)0)] = '\0';
+                keep(slot->keeper_peer_fd);
+                keep(slot->keeper.pidfd);
+                if (!put(fd, &state, sizeof(state)))
+                        return false;
+                h->n_slots++;
+        }
+        return true;
+}
+
+static bool put_items(const Guard *guard, int fd, struct guard_state_header *h)
+{
+        for (unsigned i = 0; i < guard->stored_top; i++) {
+                const GuardStored *stored = &guard->stored[i];
+                struct guard_state_item state = {.slot = stored->slot, .node = stored->node, .generation = stored->generation, .item = stored->item, .fd = stored->fd};
+
+                if (stored->fd < 0)
+                        continue;
+                keep(stored->fd);
+                if (!put(fd, &state, sizeof(state)))
+                        return false;
+                h->n_items++;
+        }
+        return true;
+}
+
+static bool put_children(const Guard *guard, int fd, struct guard_state_header *h)
+{
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
+                const GuardChild *child = &guard->children[i];
+                struct guard_state_child state = {.slot = child->slot,
+                        .node = child->node,
+                        .generation = child->generation,
+                        .pid = child->pid,
+                        .pidfd = child->pidfd,
+                        .ours = child->ours,
+                        .code = child->code,
+                        .status = child->status};
+
+                if (child->pidfd < 0)
+                        continue;
+                keep(child->pidfd);
+                if (!put(fd, &state, sizeof(state)))
+                        return false;
+                h->n_children++;
+        }
+        return true;
+}
+
+static int write_state(Guard *guard)
+{
+        struct guard_state_header h = {.magic = GUARD_STATE_MAGIC,
+                .version = GUARD_STATE_VERSION,
+                .epoch = guard->epoch,
+                .nofile_soft = guard->nofile.rlim_cur,
+                .nofile_hard = guard->nofile.rlim_max,
+                .instance_fd = guard->instance.dir_fd,
+                .runtime_fd = guard->runtime.dir_fd,
+                .control_fd = guard->runtime.control_fd,
+                .node_fd = guard->runtime.node_fd,
+                .lock_fd = guard->runtime.lock_fd,
+                .stop_ordered = guard->stop_ordered};
+        int fd = memfd_create("tidegate-state", MFD_ALLOW_SEALING);
+
+        if (fd < 0)
+                return error_origin(-errno);
+        (void)snprintf(h.runtime_path, sizeof(h.runtime_path), "%s", guard->runtime.path);
+        keep(h.instance_fd);
+        keep(h.runtime_fd);
+        keep(h.control_fd);
+        keep(h.node_fd);
+        keep(h.lock_fd);
+        if (put(fd, &h, sizeof(h)) && put_slots(guard, fd, &h) && put_items(guard, fd, &h) && put_children(guard, fd, &h)) {
+                h.size = sizeof(h) + (uint64_t)h.n_slots * sizeof(struct guard_state_slot) + (uint64_t)h.n_items * sizeof(struct guard_state_item) +
+                         (uint64_t)h.n_children * sizeof(struct guard_state_child);
+                if (pwrite(fd, &h, sizeof(h), 0) == sizeof(h) && fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+                        return fd;
+        }
+        (void)fd_close(fd);
+        return error_origin(-ENOSPC);
+}
+
+/*
+ * A newer program takes this one's place: same pid, same children, same descriptors. The supervisor is killed, as it may be at any
+ * instruction: the one that the new guard forks adopts what it leaves.
+ */
+void guard_reexec(Guard *guard)
+{
+        const GuardOptions *o = guard->options;
+        char state[32], grace[48], budget[48], watchdog[48], role[] = "--role=guard", name[] = "tidegated";
+        char *argv[] = {name, role, state, grace, budget, watchdog, NULL};
+        int fd;
+
+        if (!o->daemon || !o->program)
+                return;
+        if (access(o->program, X_OK) < 0) {
+                log_line("cannot execute %s anew: %s", o->program, strerror(errno));
+                return;
+        }
+        fd = write_state(guard);
+        if (fd < 0) {
+                log_line("cannot execute %s anew: %s", o->program, strerror(-fd));
+                return;
+        }
+        log_line("executing %s anew: %u descriptors, %u children", o->program, guard->n_stored, guard->n_children);
+        guard_process_kill(&guard->supervisor);
+        (void)snprintf(state, sizeof(state), "--state-fd=%d", fd);
+        (void)snprintf(grace, sizeof(grace), "--grace-ns=%llu", (unsigned long long)o->grace_ns);
+        (void)snprintf(budget, sizeof(budget), "--budget-ns=%llu", (unsigned long long)o->budget_ns);
+        (void)snprintf(watchdog, sizeof(watchdog), "--watchdog=%lluns", (unsigned long long)o->watchdog_ns);
+        execve(o->program, argv, environ);
+        log_line("cannot execute %s anew: %s", o->program, strerror(errno));
+        (void)fd_close(fd); /* the supervisor was killed: another one is forked, and nothing was lost */
+}
+
+/* The lock's holder is the guard, and it says when it has become another program: the lock's file is written anew. */
+int guard_ask_reexec(const char *path, char *ret_why, size_t why_size)
+{
+        char before[64], after[64];
+        nsec_t until = nsec_add(clock_now(), 10 * NSEC_PER_SEC);
+        _cleanup_fd_ int pidfd = -1;
+        pid_t pid = 0;
+        int r = runtime_find_guard(path, &pid, before, sizeof(before), ret_why, why_size);
+
+        if (r)
+                return r;
+        pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+        if (pidfd < 0 || syscall(SYS_pidfd_send_signal, pidfd, SIGUSR2, NULL, 0) < 0) {
+                r = -errno;
+                (void)snprintf(ret_why, why_size, "cannot signal the guard (pid %d): %s", (int)pid, strerror(errno));
+                return r;
+        }
+        while (clock_now() < until) {
+                struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+                if (poll(&p, 1, 20) == 1) {
+                        (void)snprintf(ret_why, why_size, "the guard (pid %d) has ended", (int)pid);
+                        return error_origin(-ESRCH);
+                }
+                if (runtime_find_guard(path, &pid, after, sizeof(after), ret_why, why_size) == 0 && strcmp(before, after) != 0)
+                        return 0;
+        }
+        (void)snprintf(ret_why, why_size, "the guard (pid %d) did not do it in time: see the daemon's log", (int)pid);
+        return error_origin(-ETIMEDOUT);
+}
+
+/* ---- all of it at once */
 
 /* Ours, from ourselves, but the numbers in it are used as sizes: held against the size of the whole. */
 static const struct guard_state_header *map_state(int fd, size_t *ret_size)

@@ -143,10 +143,12 @@ void guard_pump(Guard *guard);   /* go on telling, as far as its socket takes it
 
 /* guard-heir.c: keepers and children of a guard that died. */
 int guard_adopt_keeper(Guard *guard, GuardSlot *slot, pid_t pid, int take_socket, int take_pidfd, const char *cgroup);
+void guard_reexec(Guard *guard); /* returns only when it cannot be done */
 int guard_restore(Guard *guard, int state_fd); /* closes it; 0 or a negative errno */
 void guard_on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si);
 int guard_keeper_watch(GuardSlot *slot, int take_fd); /* our end of its socket */
 void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd);
+void guard_set_child_end(Guard *guard, const struct guard_record *record, int32_t code, int32_t status);
 int guard_tell_slot(Guard *guard, const GuardSlot *slot);
 int guard_open_instance_files(Guard *guard);
 

@@ -81,6 +81,12 @@ void guard_found_order(Supervisor *supervisor, uint32_t slot, int32_t pid, const
         guard_send_fds(supervisor, &record, fds, 2);
 }
 
+void guard_forget_order(const Dataflow *dataflow, uint32_t node, uint64_t generation)
+{
+        guard_send(dataflow->supervisor,
+                (struct guard_record){.type = GUARD_MSG_REAP, .slot = dataflow->slot, .node = node, .generation = generation});
+}
+
 void guard_reap_order(const Node *node)
 {
         guard_send_about(node, GUARD_MSG_REAP);
@@ -129,6 +135,8 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 adopt_slot(supervisor, record, fds, n_fds);
         else if (record->type == GUARD_MSG_STORE_END)
                 adopt_store_end(supervisor);
+        else if (record->type == GUARD_MSG_DUMP)
+                supervisor_dump(supervisor);
         else if (record->type == GUARD_MSG_CLIENT_GONE)
                 supervisor_stop_all(supervisor, NSEC_NEVER, false, "the command is gone");
         else if (record->type == GUARD_MSG_STOP)

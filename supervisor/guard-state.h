@@ -21,9 +21,10 @@ struct guard_state_header {
         uint64_t size; /* of all of it */
         uint64_t epoch;
         uint64_t nofile_soft, nofile_hard;
-        int32_t instance_fd, runtime_fd, control_fd, node_fd;
+        int32_t instance_fd, runtime_fd, control_fd, node_fd, lock_fd; /* lock_fd -1: to be taken anew */
         uint32_t n_slots, n_items, n_children;
         uint32_t stop_ordered;
+        uint32_t reserved;
         char runtime_path[PATH_MAX];
 };
 
@@ -45,6 +46,8 @@ struct guard_state_child {
         uint32_t slot, node;
         uint64_t generation;
         int32_t pid, pidfd;
+        int32_t ours, code, status; /* ours: it has ended, and this is how */
+        int32_t reserved;
 };
 
 #endif

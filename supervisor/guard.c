@@ -182,6 +182,20 @@ void guard_add_child(Guard *guard, const struct guard_record *record, int *take_
         guard->n_children_refused++; /* its cgroup is registered, so it is ended all the same */
 }
 
+void guard_set_child_end(Guard *guard, const struct guard_record *record, int32_t code, int32_t status)
+{
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
+                GuardChild *child = &guard->children[i];
+
+                if (child->pidfd < 0 || child->slot != record->slot || child->node != record->node || child->generation != record->generation)
+                        continue;
+                child->ended = child->ours = child->owes_exit = true;
+                child->code = code;
+                child->status = status;
+                source_remove(&child->source);
+        }
+}
+
 /* Its pid may be another's by now: the pidfd says whether it is this one that lies there. */
 static GuardChild *guard_find_child(Guard *guard, pid_t pid)
 {
@@ -311,6 +325,9 @@ static void guard_slot_free(GuardSlot *slot)
         slot->kill_fd = fd_close(slot->kill_fd);
         slot->events_fd = fd_close(slot->events_fd);
         guard_unstore_slot(slot->guard, slot->number);
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
+                if (slot->guard->children[i].pidfd >= 0 && slot->guard->children[i].slot == slot->number)
+                        child_free(&slot->guard->children[i]);
         slot->inherited = false;
         slot->at = NSEC_NEVER;
         slot->until = slot->term_ns = 0;
@@ -579,6 +596,8 @@ static int on_signal(Source *source, uint32_t revents)
         while (read(guard->signal_fd, &info, sizeof(info)) == sizeof(info))
                 if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
                         guard_order_stop(guard, GUARD_MSG_STOP);
+                else if (info.ssi_signo == SIGUSR2)
+                        guard_reexec(guard);
                 else if (info.ssi_signo == SIGHUP || info.ssi_signo == SIGUSR1)
                         tell_supervisor(guard, (struct guard_record){.type = info.ssi_signo == SIGHUP ? GUARD_MSG_RELOAD : GUARD_MSG_DUMP});
         return on_reap(&guard->reap);

@@ -12,6 +12,7 @@
 #define TG_SUPERVISOR_GUARD_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "base/clock.h"
 
@@ -19,6 +20,7 @@ typedef struct GuardOptions {
         bool daemon;             /* outlives its starter, and supervisors that die are replaced */
         const char *runtime_dir; /* daemon: NULL for the usual one */
         nsec_t watchdog_ns;      /* daemon: a turn of the supervisor's loop that takes longer ends it; 0: never */
+        const char *program;     /* daemon: what SIGUSR2 executes in this process's place; NULL: nothing */
         int state_fd;            /* daemon: what the supervisor whose guard died hands to itself (guard-state.h); consumed; -1: a fresh start */
         int client_fd;     /* SEQPACKET, records to and from the client; consumed */
         int client_pidfd;  /* consumed */
@@ -35,5 +37,14 @@ typedef struct GuardOptions {
  * when the instance ended empty, 3 when something would not die, 1 when it could not be set up.
  */
 int guard_main(const GuardOptions *options);
+
+/**
+ * guard_ask_reexec() - have the daemon of a runtime directory execute its program anew, in place
+ * @path:    as for --runtime-dir
+ * @ret_why: room for @why_size bytes, set on failure
+ *
+ * Waits until the daemon's guard has done it, at most 10 s. Return: 0 or a negative errno.
+ */
+int guard_ask_reexec(const char *path, char *ret_why, size_t why_size);
 
 #endif

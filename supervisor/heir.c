@@ -134,6 +134,7 @@ static int state_new(Supervisor *supervisor)
                 .runtime_fd = o->runtime_fd,
                 .control_fd = o->listen_fd,
                 .node_fd = o->node_listen_fd,
+                .lock_fd = -1,
                 .stop_ordered = supervisor->ending};
         Buffer slots = {}, items = {}, children = {};
         Dataflow *it, *next;

@@ -104,8 +104,10 @@ int feed_start(Feed *feed, KeeperLoop *loop, const LoggerConfig *config, const F
         int fds[2], r;
         pid_t pid;
 
-        *feed = (Feed){.ops = ops, .userdata = userdata, .loop = loop, .pipe_fd = -1, .report_fd = -1, .pidfd = -1,
-                .pipe = KEEPER_SOURCE_INIT, .report = KEEPER_SOURCE_INIT, .exit = KEEPER_SOURCE_INIT};
+        *feed = FEED_NULL;
+        feed->ops = ops;
+        feed->userdata = userdata;
+        feed->loop = loop;
         if (!*config->log_dir)
                 return 0;
         if (pipe2(fds, O_CLOEXEC) < 0)

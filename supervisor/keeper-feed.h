@@ -47,6 +47,10 @@ struct Feed {
         uint64_t lost;    /* lines the logger could not write, as it says */
 };
 
+#define FEED_NULL                                                                                                      \
+        ((Feed){.pipe_fd = -1, .report_fd = -1, .pidfd = -1, .pipe = KEEPER_SOURCE_INIT, .report = KEEPER_SOURCE_INIT,  \
+                .exit = KEEPER_SOURCE_INIT})
+
 /**
  * feed_start() - fork the logger
  * @config: without descriptors; log_dir "" for no logger: then lines go nowhere and nothing is ever lost

@@ -109,6 +109,7 @@ struct Keeper {
         int listen_fd;      /* where a supervisor finds us whose guard died with its predecessor; -1: none */
         nsec_t alone_since; /* without anybody, and nobody is left to look after; 0: not so */
         bool begun;
+        bool takeover; /* in the place of another keeper */
         bool persistent;
         char *uuid, *name;
         uint32_t slot;

@@ -257,11 +257,17 @@ static void on_spawned(Node *node, const KeeperMsg *msg, int *fds)
         dataflow_kick(node->dataflow);
 }
 
-static void on_spawn_failed(Node *node, const KeeperMsg *msg)
+void keeper_take_spawn_failure(Node *node, KeeperStage stage, const char *text)
 {
-        node_set_error(node, "%s", msg->spawn_failed.text);
-        node->exec_stuck = msg->spawn_failed.stage == KEEPER_STAGE_DEADLINE;
-        node_post(node, NODE_EV_SPAWN_FAILED);
+        const Dataflow *dataflow = node->dataflow;
+
+        if (stage == KEEPER_STAGE_REGISTER && !supervisor_is_private(dataflow->supervisor) && !dataflow->stop_ordered && !node->stop_wanted) {
+                dataflow_note(node->dataflow, node->plan->id, text);
+                node->restart_wanted = true; /* the guard died, and nothing ran: begun again with the next one, and not counted against it */
+        } else {
+                node_set_error(node, "%s", text);
+        }
+        node->exec_stuck = stage == KEEPER_STAGE_DEADLINE;
 }
 
 static void on_empty(Node *node, const KeeperMsg *msg)
@@ -302,7 +308,8 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 on_spawned(node, msg, fds);
                 break;
         case KEEPER_MSG_SPAWN_FAILED:
-                on_spawn_failed(node, msg);
+                keeper_take_spawn_failure(node, msg->spawn_failed.stage, msg->spawn_failed.text);
+                node_post(node, NODE_EV_SPAWN_FAILED);
                 break;
         case KEEPER_MSG_EXITED:
                 node->exited = true;

@@ -472,7 +472,7 @@ void keeper_resume(Keeper *k)
 
         list_for_each(inc, next, &k->incarnations, link)
                 report_incarnation(inc);
-        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_RESUMED, .resumed = {k->begun, k->begun ? keeper_cgroup_path(k, path, sizeof(path)) : ""}}, -1);
+        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_RESUMED, .resumed = {k->begun, k->begun && k->takeover, k->begun ? keeper_cgroup_path(k, path, sizeof(path)) : ""}}, -1);
 }
 
 /* Not our child, and we have no pidfd: its cgroup tells when it is over, and the guard how its first process ended. */

@@ -77,7 +77,7 @@ static int make_dataflow(Keeper *k, bool takeover, const char **ret_what)
                 return error_origin(k->events_fd);
         *ret_what = "register the dataflow's cgroup with the guard";
         r = tell_guard(k, kill_fd, k->events_fd);
-        if (r)
+        if (r && !(k->persistent && (r == -EPIPE || r == -ECONNRESET))) /* a dead one: its successor is told, and nobody starts before (order_guard) */
                 return r;
         *ret_what = "watch the dataflow's cgroup";
         return keeper_loop_add(&k->loop, &k->events, k->events_fd, EPOLLPRI, on_dataflow_events);
@@ -147,6 +147,7 @@ static void order_begin(Keeper *k, const KeeperMsg *msg, int *fds)
         k->uid = msg->begin.uid;
         k->gid = msg->begin.gid;
         k->persistent = msg->begin.persistent;
+        k->takeover = msg->begin.takeover;
         k->n_groups = msg->begin.n_groups;
         memcpy(k->groups, msg->begin.groups, k->n_groups * sizeof(k->groups[0]));
         k->uuid = strdup(msg->begin.uuid);
@@ -543,7 +544,7 @@ static int keeper_init(Keeper *k)
         k->supervisor = k->guard = k->signals = k->outputs_source = k->events = k->listener = KEEPER_SOURCE_INIT;
         k->signal_fd = k->dataflow_fd = k->events_fd = k->loop.epoll_fd = k->outputs.epoll_fd = -1;
         k->stream = STREAM_NULL;
-        k->feed = (Feed){.pipe_fd = -1, .report_fd = -1, .pidfd = -1};
+        k->feed = FEED_NULL;
         k->reset_oom = oom_score_is_ours();
         (void)prctl(PR_SET_NAME, "tidegate-keeper");
         (void)setsid();                /* -EPERM when the guard made us a leader already */

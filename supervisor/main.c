@@ -39,6 +39,7 @@ enum {
         OPT_RUNTIME_FD,
         OPT_EPOCH,
         OPT_STATE_FD,
+        OPT_REEXEC,
 };
 
 static const struct option long_options[] = {
@@ -61,6 +62,7 @@ static const struct option long_options[] = {
         {"node-listen-fd", required_argument, NULL, OPT_NODE_LISTEN_FD},
         {"runtime-fd", required_argument, NULL, OPT_RUNTIME_FD},
         {"epoch", required_argument, NULL, OPT_EPOCH},
+        {"reexec", no_argument, NULL, OPT_REEXEC},
         {"state-fd", required_argument, NULL, OPT_STATE_FD},
         {"version", no_argument, NULL, 'V'},
         {"help", no_argument, NULL, 'h'},
@@ -74,6 +76,7 @@ typedef struct Arguments {
         SupervisorOptions supervisor;
         unsigned n_controls;
         int guard_fd, supervisor_fd, lock_fd;
+        bool reexec;
         const char *bad; /* what is wrong with them */
 } Arguments;
 
@@ -93,6 +96,7 @@ static void help(void)
                "  --cgroup-root DIR       cgroup v2 directory to make cgroups below (default: found)\n"
                "  --grace-duration D      what nodes get to end when the daemon does (default 10s)\n"
                "  --watchdog D            replace a supervisor whose loop stands still for longer (default 5s; 0: never)\n"
+               "  --reexec                have the daemon that runs there execute this program in its place; nodes run on\n"
                "  --version, --help\n\n"
                "Signals: SIGTERM and SIGINT stop everything and end, SIGHUP reads the configuration again, SIGUSR1 writes the state to\n"
                "the log. The log goes to stderr.\n");
@@ -178,6 +182,9 @@ static void parse_one(Arguments *a, int option, const char *value)
         case OPT_RUNTIME_FD:
                 a->supervisor.runtime_fd = parse_fd(value);
                 break;
+        case OPT_REEXEC:
+                a->reexec = true;
+                break;
         case OPT_STATE_FD:
                 a->guard.state_fd = parse_fd(value);
                 break;
@@ -190,6 +197,16 @@ static void parse_one(Arguments *a, int option, const char *value)
 static bool has_control(const Arguments *a)
 {
         return a->n_controls == SUPERVISOR_MAX_CONTROLS || (a->supervisor.listen_fd >= 0 && a->supervisor.node_listen_fd >= 0 && a->supervisor.runtime_fd >= 0);
+}
+
+static int ask_reexec(const Arguments *a)
+{
+        char why[512] = "";
+        int r = guard_ask_reexec(a->guard.runtime_dir, why, sizeof(why));
+
+        if (r)
+                fprintf(stderr, "tidegated: %s\n", why[0] ? why : strerror(-r));
+        return r ? 1 : 0;
 }
 
 static int run_role(Arguments *a)
@@ -223,6 +240,7 @@ int main(int argc, char **argv)
                 .guard_fd = -1,
                 .supervisor_fd = -1,
                 .lock_fd = -1};
+        static char program[PATH_MAX];
         int option;
 
         while ((option = getopt_long(argc, argv, "Vh", long_options, NULL)) != -1) {
@@ -240,8 +258,12 @@ int main(int argc, char **argv)
         }
         if (a.bad || optind < argc)
                 return usage(a.bad ? a.bad : "it takes no arguments");
+        if (readlink("/proc/self/exe", program, sizeof(program) - 1) > 0)
+                a.guard.program = program; /* its path: what lies there later may be a newer one */
         if (a.role)
                 return run_role(&a);
+        if (a.reexec)
+                return ask_reexec(&a);
         if (a.private && (a.guard.client_fd < 0 || a.guard.client_pidfd < 0 || a.n_controls != SUPERVISOR_MAX_CONTROLS))
                 return usage("--private is for `tidegate run`");
         a.guard.daemon = !a.private;

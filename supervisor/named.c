@@ -152,18 +152,44 @@ static bool has_identity(const NodeMsg *msg)
         return memcmp(msg->hello.uuid, none, sizeof(none)) != 0 && msg->hello.generation > 0;
 }
 
+/* Its socket died before it was told who it is: then its cgroup says it. */
+static Node *find_nameless(const Guest *guest)
+{
+        Dataflow *it, *next;
+
+        list_for_each(it, next, &guest->named->supervisor->dataflows, link) {
+                if (it->state == DATAFLOW_ENDED)
+                        continue;
+                for (size_t i = 0; i < it->plan->n_nodes; i++) {
+                        Node *node = &it->nodes[i];
+
+                        if (node->sock < 0 && node->state == NODE_STARTING && node->plan->kind == PLAN_KIND_NODE && peer_is_incarnation(guest->fd, node))
+                                return node;
+                }
+        }
+        return NULL;
+}
+
+static Node *find_returning(const Guest *guest, const NodeMsg *msg)
+{
+        Dataflow *it, *next;
+
+        list_for_each(it, next, &guest->named->supervisor->dataflows, link) {
+                Node *node = it->state != DATAFLOW_ENDED && memcmp(it->uuid, msg->hello.uuid, UUID_SIZE) == 0 ? find_node(it, msg->hello.node) : NULL;
+
+                if (node && node->generation == msg->hello.generation)
+                        return node;
+        }
+        return NULL;
+}
+
 /* It was a node before its supervisor and guard died. */
 static void guest_comes_back(Guest *guest, const NodeMsg *msg)
 {
-        Supervisor *supervisor = guest->named->supervisor;
         struct guard_item item = {.kind = GUARD_ITEM_SOCKET};
-        Dataflow *it, *next;
-        Node *node = NULL;
+        Node *node = has_identity(msg) ? find_returning(guest, msg) : find_nameless(guest);
 
-        list_for_each(it, next, &supervisor->dataflows, link)
-                if (it->state != DATAFLOW_ENDED && memcmp(it->uuid, msg->hello.uuid, UUID_SIZE) == 0)
-                        node = find_node(it, msg->hello.node);
-        if (!node || node->generation != msg->hello.generation || node->exited || node_is_final(node)) {
+        if (!node || node->exited || node_is_final(node)) {
                 guest_refuse(guest, "%s is not a node of a dataflow that runs here", msg->hello.node);
                 return;
         }
@@ -237,7 +263,7 @@ static int on_guest(Source *source, uint32_t revents)
                 guest_free(guest);
         else if (msg.hello.version != NODE_MSG_VERSION)
                 guest_refuse(guest, "it speaks another version of the protocol (%s)", msg.hello.library);
-        else if (has_identity(&msg))
+        else if (has_identity(&msg) || !msg.hello.node || !msg.hello.node[0])
                 guest_comes_back(guest, &msg);
         else
                 guest_joins(guest, &msg);

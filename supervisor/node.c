@@ -16,6 +16,7 @@
 
 #define NODE_BACKOFF_EXPONENT_MAX 16
 #define NODE_LEFTOVER_SPAN        (50 * NSEC_PER_MSEC) /* what a tree gets to end with its leader before it is asked */
+#define NODE_AGAIN_SPAN           (20 * NSEC_PER_MSEC) /* before another try of a start for which there was no guard */
 #define NODE_LOOK_SPAN            (300 * NSEC_PER_MSEC)
 #define NODE_OUT_QUEUE_MAX        4096 /* packets that a node may leave unread; the handshake of the largest node is 1 800 */
 
@@ -574,7 +575,7 @@ static void node_back_off(Node *node)
         node->n_restarts++;
         if (node->restart_wanted) { /* asked for: at once, and nothing that counts against it */
                 wiring_release(node);
-                node_set_deadline(node, now);
+                node_set_deadline(node, node->end == NODE_END_SPAWN ? nsec_add(now, NODE_AGAIN_SPAN) : now);
                 return;
         }
         if (node->n_window == 0 || (node->plan->restart_window_ns > 0 &&

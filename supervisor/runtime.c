@@ -13,9 +13,11 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/error.h"
 
 #ifndef SO_PASSRIGHTS
@@ -24,6 +26,7 @@
 
 #define RUNTIME_GROUP   "tidegate"
 #define RUNTIME_BACKLOG 4096 /* the kernel cuts it to somaxconn */
+#define RUNTIME_LOCK_SPAN (2 * NSEC_PER_SEC) /* from the hang-up of a dying process to its last close */
 
 static const char *const folders[] = {"keeper", "journal"};
 
@@ -71,22 +74,54 @@ static int try_lock(Runtime *runtime, char *ret_why, size_t why_size)
         return RUNTIME_E_TAKEN;
 }
 
+int runtime_write_pid(Runtime *runtime)
+{
+        char text[64];
+        int n = snprintf(text, sizeof(text), "%d\n%llu\n", (int)getpid(), (unsigned long long)clock_now());
+
+        if (ftruncate(runtime->lock_fd, 0) < 0 || pwrite(runtime->lock_fd, text, (size_t)n, 0) != n)
+                return error_origin(-errno);
+        return 0;
+}
+
+int runtime_find_guard(const char *path, int *ret_pid, char *ret_mark, size_t mark_size, char *ret_why, size_t why_size)
+{
+        _cleanup_fd_ int fd = -1;
+        char chosen[PATH_MAX + 8];
+        ssize_t n;
+        int r = 0;
+
+        if (path)
+                (void)snprintf(chosen, PATH_MAX, "%s", path);
+        else
+                r = default_path(chosen, PATH_MAX);
+        if (!r) {
+                memcpy(chosen + strlen(chosen), "/lock", sizeof("/lock"));
+                fd = open(chosen, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+                n = fd < 0 ? -1 : pread(fd, ret_mark, mark_size - 1, 0);
+                ret_mark[MAX(n, (ssize_t)0)] = '\0';
+                *ret_pid = atoi(ret_mark);
+        }
+        if (!r && (*ret_pid <= 0 || flock(fd, LOCK_SH | LOCK_NB) == 0)) /* ours for a moment: nobody holds it */
+                r = -ESRCH;
+        if (r)
+                (void)snprintf(ret_why, why_size, "no daemon runs in %.200s", r == -ESRCH ? chosen : "the usual place");
+        return r;
+}
+
 static int take_lock(Runtime *runtime, char *ret_why, size_t why_size)
 {
-        char pid[32];
-        int n, r;
+        int r;
 
         do {
                 r = try_lock(runtime, ret_why, why_size);
                 if (r)
                         return r;
         } while (!lock_is_there(runtime));
-        n = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
-        if (ftruncate(runtime->lock_fd, 0) < 0 || pwrite(runtime->lock_fd, pid, (size_t)n, 0) != n) {
-                (void)snprintf(ret_why, why_size, "cannot write %.200s/lock: %s", runtime->path, strerror(errno));
-                return error_origin(-errno);
-        }
-        return 0;
+        r = runtime_write_pid(runtime);
+        if (r)
+                (void)snprintf(ret_why, why_size, "cannot write %.200s/lock: %s", runtime->path, strerror(-r));
+        return r;
 }
 
 /* Who may connect is decided by the file's mode; what they may do, by their credentials. No such group: everybody may connect. */
@@ -217,11 +252,16 @@ int runtime_listen_keeper(const Runtime *runtime, unsigned slot, int *ret_fd)
         return r ? r : fchmodat(runtime->dir_fd, name, 0600, 0) < 0 ? -errno : 0;
 }
 
+/* The kernel closes a dead process's files in no order: its socket may hang up before its lock is free. */
 int runtime_take_lock(Runtime *runtime)
 {
+        nsec_t until = nsec_add(clock_now(), RUNTIME_LOCK_SPAN);
         char why[512];
+        int r;
 
-        return take_lock(runtime, why, sizeof(why));
+        while ((r = take_lock(runtime, why, sizeof(why))) == RUNTIME_E_TAKEN && clock_now() < until)
+                (void)nanosleep(&(struct timespec){.tv_nsec = NSEC_PER_MSEC}, NULL);
+        return r;
 }
 
 int runtime_note_instance(const Runtime *runtime, const char *name)

@@ -39,8 +39,20 @@ int runtime_open(Runtime *ret, const char *path, char *ret_why, size_t why_size)
 /* runtime_listen_keeper() - bind keeper/<slot>.sock for a keeper. 0 or a negative errno. */
 int runtime_listen_keeper(const Runtime *runtime, unsigned slot, int *ret_fd);
 
-/* runtime_take_lock() - again, for a process that follows the guard that held it. 0, RUNTIME_E_TAKEN or a negative errno. */
+/* runtime_take_lock() - again, for a process that follows the guard that held it; waits a little for that one's death. 0, RUNTIME_E_TAKEN or
+ * a negative errno. */
 int runtime_take_lock(Runtime *runtime);
+
+/* runtime_write_pid() - into the lock's file: this process holds it, since now. 0 or a negative errno. */
+int runtime_write_pid(Runtime *runtime);
+
+/**
+ * runtime_find_guard() - who holds a runtime directory
+ * @ret_mark: room for @mark_size bytes: changes with every process and program that takes the lock over
+ *
+ * Return: 0, -ESRCH when nobody does, another negative errno; the text says which.
+ */
+int runtime_find_guard(const char *path, int *ret_pid, char *ret_mark, size_t mark_size, char *ret_why, size_t why_size);
 
 /* runtime_note_instance() - write down the cgroup's name for the daemon that finds this directory after our death. */
 int runtime_note_instance(const Runtime *runtime, const char *name);

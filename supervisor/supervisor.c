@@ -164,6 +164,37 @@ void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow)
                 supervisor_leave_if_done(supervisor);
 }
 
+static void dump_node(const Node *node, nsec_t now)
+{
+        log_line("  node %s: %s since %.1f s, wanted %s, generation %llu, pid %d, restarts %u, %s%s%s%s%s", node->plan->id, node_state_to_string(node->state),
+                (double)(now - node->since) / 1e9, node->stop_wanted ? "stopped" : "running", (unsigned long long)node->generation,
+                node->exited ? 0 : (int)node->pid, node->n_restarts, node->connected ? "connected, " : "", node->mapped ? "mapped, " : "",
+                node->resuming ? "has not answered, " : "", node->quarantined ? "QUARANTINED, " : "",
+                node->deadline.loop ? "a deadline is armed" : "no deadline");
+        if (node->error)
+                log_line("  node %s: %s", node->plan->id, node->error);
+}
+
+void supervisor_dump(Supervisor *supervisor)
+{
+        nsec_t now = supervisor->loop.now;
+        Dataflow *it, *next;
+
+        log_line("state: epoch %llu, %u dataflows, %u clients, guard %s, %s; lag p50 %llu us, p99.9 %llu us, max %llu us", (unsigned long long)supervisor->epoch,
+                supervisor->n_dataflows, supervisor->server ? server_n_clients(supervisor->server) : 0, supervisor->guard_gone ? "gone" : "there",
+                supervisor->ending ? "ending" : "running", (unsigned long long)status_lag_us(supervisor->loop.pulse, 500),
+                (unsigned long long)status_lag_us(supervisor->loop.pulse, 999), (unsigned long long)supervisor->loop.pulse->lag_max_us);
+        list_for_each(it, next, &supervisor->dataflows, link) {
+                log_line(" dataflow %s %s of uid %u: %s since %.1f s, wanted %s, slot %u, keeper %d%s%s%s", it->plan->name, it->uuid_text,
+                        (unsigned)it->options.uid, dataflow_state_to_string(it->state), (double)(now - it->since) / 1e9,
+                        it->stop_ordered ? "stopped" : "running", it->slot, (int)it->keeper_pid, it->adopting ? ", being adopted" : "", it->error ? ": " : "",
+                        it->error ? it->error : "");
+                for (size_t i = 0; i < it->plan->n_nodes; i++)
+                        dump_node(&it->nodes[i], now);
+        }
+        log_line("end of state");
+}
+
 static int on_signal(Source *source, uint32_t revents)
 {
         Supervisor *supervisor = container_of(source, Supervisor, signal_source);
@@ -171,7 +202,9 @@ static int on_signal(Source *source, uint32_t revents)
 
         (void)revents;
         while (read(supervisor->signal_fd, &info, sizeof(info)) == sizeof(info))
-                if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
+                if (info.ssi_signo == SIGUSR1 && !supervisor_is_private(supervisor))
+                        supervisor_dump(supervisor);
+                else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
                         supervisor_stop_all(supervisor, NSEC_NEVER, false, "a signal to the supervisor");
         return 0;
 }

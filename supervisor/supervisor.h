@@ -88,6 +88,7 @@ void guard_slot_free_order(Supervisor *supervisor, uint32_t slot);
 void guard_store_order(const Node *node, const struct guard_item *items, const int *fds, size_t n);
 void guard_unstore_order(const Node *node);
 void guard_reap_order(const Node *node);
+void guard_forget_order(const Dataflow *dataflow, uint32_t node, uint64_t generation); /* the same of an earlier incarnation */
 void guard_ask_order(const Node *node);
 void guard_replace_order(Supervisor *supervisor); /* it does not answer: it is killed, and its hang-up makes us the guard */
 void guard_found_order(Supervisor *supervisor, uint32_t slot, int32_t pid, const int fds[2], const char *cgroup);
@@ -120,6 +121,7 @@ void supervisor_forget(Supervisor *supervisor, Dataflow *dataflow);
 
 /* supervisor.c: what its parts tell it. */
 void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow);
+void supervisor_dump(Supervisor *supervisor); /* all there is to know, to the log; changes nothing */
 void supervisor_look_at_slot(Supervisor *supervisor, uint32_t slot);
 void supervisor_stop_all(Supervisor *supervisor, nsec_t grace_ns, bool force, const char *who);
 

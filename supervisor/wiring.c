@@ -277,6 +277,7 @@ static void socket_release(Node *node)
 {
         source_remove(&node->sock_source);
         node->sock = fd_close(node->sock);
+        node->resuming = false; /* it says no more */
         packet_queue_done(&node->out);
 }
 
@@ -546,7 +547,8 @@ static bool link_lost_memory(Link *link)
         bool source_lost = node_is_there(source) && (source->bell_fd < 0 || output->ring_fd < 0 || output->pool_fd < 0);
         bool target_lost = target->bell_fd < 0 || target->cursor_fds[link->input] < 0;
 
-        return lost_memory(source, source_lost) | lost_memory(target, target_lost);
+        source_lost = lost_memory(source, source_lost);
+        return lost_memory(target, target_lost) || source_lost;
 }
 
 /* The next step of an attachment that both sides allow. */
@@ -903,6 +905,7 @@ void wiring_take(Node *node, const struct guard_item *item, int take_fd)
 
         if (item->kind == GUARD_ITEM_SOCKET && node->sock < 0) {
                 node->sock = take_fd;
+                node->resuming = true; /* what lies in it was said to a predecessor, until it has been asked by us */
                 if (source_add(node->dataflow->loop, &node->sock_source, node->sock, EPOLLIN, SOURCE_NODES, on_node_socket))
                         socket_release(node); /* no memory for it: as a node that closed its socket */
                 return;
@@ -967,6 +970,13 @@ static void on_resumed(Node *node, const NodeMsg *msg)
                 return;
         node->resuming = false;
         node->started = msg->resume.running;
+        if (!node->mapped && (node->bell_fd < 0 || node->control_fd < 0)) { /* lost before it had mapped anything */
+                if (regions_make(node)) {
+                        node_give_up(node, "cannot be given shared memory");
+                        return;
+                }
+                store_all(node);
+        }
         if (!node->mapped) /* its setup was cut, or had not begun */
                 send_setup(node);
         else if (node->dataflow->released && node->state == NODE_RUNNING)

@@ -104,7 +104,7 @@ const char *flow_socket_path(const Flow *flow);
 void flow_listen(Flow *flow, bool listen);
 void flow_turn_away(Flow *flow, const char *text); /* whoever comes gets ABORT, or with "" just a hang-up */
 unsigned flow_n_knocks(const Flow *flow); /* connections that came */
-unsigned flow_n_joined(const Flow *flow); /* of those, that became the socket of a node, which answered RESUME if it was one before */
+unsigned flow_n_joined(const Flow *flow); /* of those, that became a node's socket; one that had been set up answered RESUME */
 int flow_dynamic(Flow *flow, const char *id, FlowBody body, void *arg); /* has no socket: tg_node_open_as() */
 int flow_dynamic_command(Flow *flow, const char *id, const char *const *argv, int stdin_fd, int stdout_fd);
 

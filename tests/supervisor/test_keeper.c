@@ -75,6 +75,27 @@ Test(keeper, says_failed_when_the_cgroup_exists_already, .timeout = 60)
         fx_close(fx);
 }
 
+Test(keeper, an_end_without_a_beginning_is_an_end, .timeout = 60)
+{
+        Fixture *fx = fx_open();
+
+        cr_assert(fx_end(fx, FX_SPAN));
+        fx_close(fx);
+}
+
+Test(keeper, an_end_after_a_beginning_that_failed_is_an_end, .timeout = 60)
+{
+        Fixture *fx = fx_open();
+        KeeperMsg begin = {.type = KEEPER_MSG_BEGIN, .begin = {"taken", "t", "", 1, 0, 0, 0}};
+
+        cr_assert_eq(mkdirat(fx->group.fd, "taken", 0700), 0);
+        fx_order(fx, &begin, NULL, 0);
+        (void)fx_expect(fx, KEEPER_MSG_FAILED);
+        cr_assert_eq(unlinkat(fx->group.fd, "taken", AT_REMOVEDIR), 0);
+        cr_assert(fx_end(fx, FX_SPAN));
+        fx_close(fx);
+}
+
 Test(keeper, reports_a_life_in_order_and_reaps_on_order, .timeout = 60)
 {
         Fixture *fx = fx_new();

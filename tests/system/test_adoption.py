@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Supervisor, guard and keepers are killed and stopped while three dataflows run: they run on, nothing is lost, nothing runs twice."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from conftest import eventually, marked_processes
+from daemon import plan, program
+from lives import LONG, SLACK, stat_of
+from survive import Seen, appends, lines, n_descriptors, restarting, stream
+
+SEED = int(os.environ.get("TIDEGATE_SEED", "20251125"))
+N_MOMENTS = 40 if LONG else 5
+ADOPTED_WITHIN_MS = 1000
+
+
+class Scene:
+    """Three dataflows: programs, a stream of numbers, a crash loop with backoff."""
+
+    STEADY = [("programs", "steady"), ("stream", "count"), ("stream", "relay"), ("stream", "check")]
+
+    def __init__(self, daemon, build, directory):
+        self.daemon, self.directory = daemon, directory
+        self.once, self.crashes, self.gate = directory / "once", directory / "crashes", directory / "gate"
+        self.seen = Seen(directory / "seen")
+        os.mkfifo(self.gate)
+        self.n_descriptors = n_descriptors(daemon.guard_pid())
+        self.start(plan(
+            program("steady", "exec sleep 1000"),
+            program("once", appends(self.once)),
+            program("gated", f"read line < {self.gate}; exit 7"),
+            name="programs",
+        ))  # fmt: skip
+        self.start(stream(build, self.seen.file))
+        self.start(plan(program("crash", appends(self.crashes, "exit 3"), restart=restarting(delay=0.1, max_delay=0.3)), name="loop"))
+        assert self.seen.until_more(seconds=20), daemon.output()
+        assert eventually(lambda: lines(self.crashes) >= 2, 20), daemon.output()
+        self.before = self.pids()
+        self.crashes_before = self.crash()
+        assert set(self.before) == {*self.STEADY}
+
+    def start(self, plan, **parameters):
+        environment = [f"{k}={v}" for k, v in self.daemon.env.items() if k in ("LD_LIBRARY_PATH", "PATH") or k.startswith("TIDEGATE_TEST")]
+        return self.daemon.talk("Start", plan=plan, environment=environment, grace_ms=1000, budget_ms=1000, **parameters)["uuid"]
+
+    def pids(self):
+        return {key: pid for key, pid in self.daemon.pids().items() if key in self.STEADY}
+
+    def crash(self):
+        return self.daemon.nodes()["loop", "crash"]
+
+    def let_gated_end(self):
+        """The node that waits for it exits with status 7."""
+        fd = os.open(self.gate, os.O_WRONLY)
+        os.close(fd)
+
+    def check_runs_on(self):
+        """The same processes, the stream without a gap, the crash loop where it was."""
+        assert self.seen.until_more(), "no data flows\n" + self.daemon.output()
+        assert self.seen.wrong() == 0
+        assert self.pids() == self.before, self.daemon.output()
+        crash = self.crash()
+        assert crash["generation"] >= self.crashes_before["generation"] and crash["restarts"] >= self.crashes_before["restarts"]
+        n = lines(self.crashes)
+        assert eventually(lambda: lines(self.crashes) > n, 5), "the crash loop stands still\n" + self.daemon.output()
+        assert self.daemon.nodes()["programs", "once"]["state"] == "stopped"
+        assert lines(self.once) == 1, "a node ran twice"
+
+    def check_adoption(self, adoption, at_least=4, within_ms=ADOPTED_WITHIN_MS):
+        adopted, lost, duplicated, ms = adoption
+        # The node behind the gate lives too, unless it was let go, and so may one life of the crash loop.
+        assert at_least <= adopted <= 6 and (lost, duplicated) == (0, 0), self.daemon.output()
+        assert ms <= within_ms, f"adopted only after {ms} ms\n{self.daemon.output()}"
+        health = self.daemon.talk("GetHealth")["health"]
+        assert (health["adopted"], health["lost"], health["duplicated"]) == (adopted, 0, 0)
+
+    def finish(self):
+        """Stop all. Each life of the crash loop wrote one line; the stream is whole; the guard holds no more than before."""
+        results = {r["name"]: r for r in self.daemon.talk("Stop", seconds=20, all=True)["results"]}
+        assert set(results) == {"programs", "stream", "loop"}
+        assert all(r["left"] == 0 for r in results.values()), results
+        assert self.seen.wrong() == 0
+        loop = next(d for d in self.daemon.talk("List", all=True)["dataflows"] if d["name"] == "loop")
+        assert loop["state"] == "ended"
+        generation = self.daemon.talk("Status", names=["loop"])["dataflows"][0]["nodes"][0]["generation"]
+        assert generation - 1 <= lines(self.crashes) <= generation, "the last one may have been stopped before it wrote"
+        assert lines(self.once) == 1
+        self.daemon.talk("Clean")
+        left = eventually(lambda: n_descriptors(self.daemon.guard_pid()) <= self.n_descriptors, SLACK)
+        assert left, f"{n_descriptors(self.daemon.guard_pid())} descriptors of the guard, {self.n_descriptors} before\n{self.daemon.output()}"
+
+
+@pytest.fixture
+def scene(survivor, build, tmp_path):
+    def start(*args):
+        directory = tmp_path / "scene"
+        directory.mkdir()
+        return Scene(survivor(*args), build, directory)
+
+    return start
+
+
+# The supervisor
+
+
+def test_a_killed_supervisor_is_replaced_and_nothing_is_touched(scene):
+    s = scene()
+    s.daemon.send("supervisor")
+    assert s.seen.until_more(), "data flows while nobody supervises"
+    s.check_adoption(s.daemon.until_adopted(1))
+    s.check_runs_on()
+    s.finish()
+
+
+def test_supervisors_that_are_killed_again_and_again_lose_nothing(scene):
+    s = scene()
+    rng = random.Random(SEED)
+    for i in range(N_MOMENTS):
+        time.sleep(rng.uniform(0, 0.08))  # any moment will do: also one in the middle of an adoption
+        s.daemon.send("supervisor")
+    eventually(lambda: s.daemon.parts("supervisor"), 10)
+    s.daemon.talk("GetHealth")
+    assert eventually(lambda: s.daemon.adoptions() and len(s.pids()) == 4, 10), s.daemon.output()
+    assert all((lost, duplicated) == (0, 0) for _, lost, duplicated, _ in s.daemon.adoptions()), s.daemon.output()
+    s.check_runs_on()
+    s.finish()
+
+
+def test_the_exit_of_a_node_that_ended_meanwhile_is_learnt(scene):
+    s = scene()
+    pid = s.daemon.send("supervisor", signo=signal.SIGSTOP)[0]
+    gated = s.before and s.daemon.parts("keeper")
+    s.let_gated_end()
+    assert gated
+    s.daemon.send_to(pid, signal.SIGKILL)
+    s.check_adoption(s.daemon.until_adopted(1))
+    assert eventually(lambda: s.daemon.nodes()["programs", "gated"]["state"] == "failed", 5), s.daemon.output()
+    assert s.daemon.nodes()["programs", "gated"]["exit"] == {"code": "exited", "status": 7}
+    s.check_runs_on()
+    s.finish()
+
+
+def test_a_stopped_supervisor_is_found_and_replaced(scene):
+    s = scene("--watchdog", "500ms")
+    pid = s.daemon.send("supervisor", signo=signal.SIGSTOP)[0]
+    begin = time.monotonic()
+    adoption = s.daemon.until_adopted(1)
+    assert time.monotonic() - begin < 0.5 + 1 + SLACK
+    assert eventually(lambda: (state := stat_of(pid)) is None or state[0] == "Z", 5), "it was killed before it was replaced"
+    s.check_adoption(adoption)
+    s.check_runs_on()
+    s.finish()
+
+
+def test_backoff_and_counters_are_kept(survivor, tmp_path):
+    daemon = survivor()
+    crashes = tmp_path / "crashes"
+    daemon.talk("Start", plan=plan(program("crash", appends(crashes, "exit 3"), restart=restarting(delay=1.0, max_restarts=2)), name="loop"), grace_ms=500)
+    assert eventually(lambda: daemon.nodes()["loop", "crash"]["state"] == "backoff", 10), daemon.output()
+    since = daemon.nodes()["loop", "crash"]["since_at_ms"]
+    daemon.send("supervisor")
+    daemon.until_adopted(1)
+    node = daemon.nodes()["loop", "crash"]
+    assert (node["state"], node["restarts"], node["generation"], node["since_at_ms"]) == ("backoff", 1, 1, since)
+    assert eventually(lambda: lines(crashes) == 2, 5)
+    waited = daemon.nodes()["loop", "crash"]["since_at_ms"] - since
+    assert waited >= 900, f"the second life began {waited} ms after the first one's end"
+    assert eventually(lambda: daemon.nodes()["loop", "crash"]["state"] == "backoff", 10)
+    daemon.send("supervisor")
+    daemon.until_adopted(2)
+    assert eventually(lambda: daemon.nodes()["loop", "crash"]["state"] == "failed", 10), daemon.output()
+    assert lines(crashes) == 3, "two restarts, counted over three supervisors"
+
+
+# A stop
+
+
+STUBBORN = "trap '' TERM INT; while :; do sleep 1000 & wait; done"
+
+
+def stubborn(daemon, grace_ms=600, budget_ms=1000):
+    """A dataflow of which only SIGKILL ends anybody."""
+    uuid = daemon.talk("Start", plan=plan(program("deaf", STUBBORN), program("too", STUBBORN), name="deaf"), grace_ms=grace_ms, budget_ms=budget_ms)["uuid"]
+    assert eventually(lambda: len(daemon.pids()) == 2, 10)
+    return uuid
+
+
+def order_stop(daemon, name="deaf"):
+    """Order it, and be gone: it goes on. Returns when it was ordered and by when it has to be over."""
+    client = daemon.client()
+    client.send("Stop", more=True, dataflow=name)
+    for event in client.replies():
+        if (event.get("event") or {}).get("rung") == "escrow":
+            break
+    return time.monotonic()
+
+
+def living(pids):
+    return [pid for pid in pids if (s := stat_of(pid)) and s[0] != "Z"]
+
+
+@pytest.mark.parametrize("whom,signo", [
+    (("supervisor",), signal.SIGKILL),
+    (("supervisor",), signal.SIGSTOP),
+    (("guard",), signal.SIGKILL),
+    (("guard",), signal.SIGSTOP),
+    (("keeper",), signal.SIGKILL),
+    (("keeper",), signal.SIGSTOP),
+    (("supervisor", "keeper"), signal.SIGKILL),
+    (("supervisor", "keeper"), signal.SIGSTOP),
+    (("guard", "keeper"), signal.SIGKILL),
+    (("guard", "keeper"), signal.SIGSTOP),
+], ids=lambda p: "+".join(p) if isinstance(p, tuple) else signal.Signals(p).name)  # fmt: skip
+@pytest.mark.parametrize("after", [0.0, 0.3])
+def test_a_stop_ends_on_time_whoever_dies_or_is_stopped_in_it(whom, signo, after, survivor):
+    daemon = survivor("--watchdog", "2s")
+    stubborn(daemon)
+    pids = list(daemon.pids().values())
+    ordered = order_stop(daemon)
+    time.sleep(after)
+    struck = daemon.send(*whom, signo=signo)
+    ended = eventually(lambda: not living(pids), 10)
+    seconds = time.monotonic() - ordered
+    assert ended, f"{living(pids)} live on\n{daemon.output()}"
+    assert seconds <= 1.5 * 0.6 + 1.0 + 0.1 + 1.0, f"the stop took {seconds:.2f} s\n{daemon.output()}"
+    assert eventually(lambda: daemon.talk("List", all=True)["dataflows"][0]["state"] == "ended", 10), daemon.output()
+    for pid in struck:
+        if stat_of(pid):
+            daemon.send_to(pid, signal.SIGCONT)
+
+
+def test_a_pending_stop_keeps_its_deadline(survivor):
+    daemon = survivor()
+    stubborn(daemon, grace_ms=1500)
+    pids = list(daemon.pids().values())
+    ordered = order_stop(daemon)
+    until = daemon.status("deaf")["stop_until_at_ms"]
+    time.sleep(0.4)
+    daemon.send("supervisor")
+    daemon.until_adopted(1)
+    flow = daemon.talk("Status", names=["deaf"])["dataflows"][0]
+    assert (flow["state"], flow["stop_until_at_ms"]) == ("stopping", until)
+    assert eventually(lambda: not living(pids), 10)
+    assert 1.5 * 1.5 - 0.1 <= time.monotonic() - ordered <= 1.5 * 1.5 + 1.0 + SLACK
+
+
+# The guard
+
+
+def test_a_killed_guard_is_replaced_by_its_supervisor(scene):
+    s = scene()
+    supervisor = s.daemon.parts("supervisor")[0]
+    s.daemon.send("guard")
+    assert s.seen.until_more(), "data flows while nobody guards"
+    s.check_adoption(s.daemon.until_adopted(1))
+    assert s.daemon.guard_pid() == supervisor, "the supervisor became the guard"
+    s.check_runs_on()
+    s.let_gated_end()
+    assert eventually(lambda: s.daemon.nodes()["programs", "gated"].get("exit") == {"code": "exited", "status": 7}, 5), s.daemon.output()
+    s.finish()
+
+
+def test_guards_that_are_killed_again_and_again_lose_nothing(scene):
+    s = scene()
+    rng = random.Random(SEED + 1)
+    for i in range(N_MOMENTS):
+        s.daemon.send("guard")
+        s.daemon.until_adopted(i + 1)
+        time.sleep(rng.uniform(0, 0.1))
+    assert all((lost, duplicated) == (0, 0) for _, lost, duplicated, _ in s.daemon.adoptions()), s.daemon.output()
+    s.check_runs_on()
+    s.finish()
+
+
+def test_when_both_die_the_next_daemon_adopts(scene):
+    s = scene()
+    s.daemon.send("guard", "supervisor")
+    assert s.seen.until_more(), "data flows while nobody is there"
+    s.daemon.again()
+    s.daemon.wait_until_ready()
+    s.check_adoption(s.daemon.until_adopted(1))
+    s.check_runs_on()
+    s.let_gated_end()
+    assert eventually(lambda: "exit" in s.daemon.nodes()["programs", "gated"], 5), s.daemon.output()
+    assert s.daemon.nodes()["programs", "gated"]["exit"]["code"] in ("exited", "unknown")
+    s.finish()
+
+
+# Keepers
+
+
+def test_a_killed_keeper_is_replaced(scene):
+    s = scene()
+    for keeper in s.daemon.parts("keeper"):
+        s.daemon.send_to(keeper, signal.SIGKILL)
+    s.check_runs_on()
+    s.let_gated_end()
+    assert eventually(lambda: s.daemon.nodes()["programs", "gated"].get("exit") == {"code": "exited", "status": 7}, 5), s.daemon.output()
+    s.finish()
+
+
+def test_supervisor_and_keepers_die_together(scene):
+    s = scene()
+    pids = s.daemon.parts("keeper") + s.daemon.parts("supervisor")
+    for pid in pids:
+        s.daemon.send_to(pid, signal.SIGKILL)
+    s.check_adoption(s.daemon.until_adopted(1), at_least=0)
+    s.check_runs_on()
+    s.let_gated_end()
+    assert eventually(lambda: s.daemon.nodes()["programs", "gated"].get("exit") == {"code": "exited", "status": 7}, 5), s.daemon.output()
+    s.finish()
+
+
+@pytest.mark.parametrize("whom", [("supervisor",), ("keeper",), ("guard",), ("supervisor", "keeper")], ids="+".join)
+def test_nothing_runs_twice_whenever_they_die(whom, survivor, tmp_path):
+    """Many nodes start while they die: each writes one line and ends."""
+    daemon = survivor()
+    rng = random.Random(f"{SEED} {whom}")
+    for i in range(N_MOMENTS):
+        files = [tmp_path / f"line-{i}-{k}" for k in range(8)]
+        daemon.talk("Start", plan=plan(*[program(f"n{k}", appends(f)) for k, f in enumerate(files)], name=f"burst{i}"), grace_ms=500, budget_ms=1000)
+        time.sleep(rng.uniform(0, 0.03))
+        for pid in [p for role in whom for p in daemon.parts(role)]:
+            daemon.send_to(pid, signal.SIGKILL)
+
+        def ended():
+            flows = daemon.talk("List", all=True)["dataflows"]
+            return next((f for f in flows if f["name"] == f"burst{i}" and f["state"] == "ended"), None)
+
+        flow = eventually(ended, 15)
+        assert flow, f"round {i}\n{daemon.output()}"
+        nodes = daemon.talk("Status", names=[f"burst{i}"])["dataflows"][0]["nodes"]
+        assert all(lines(f) <= n["generation"] for f, n in zip(files, nodes)), f"round {i}: {[lines(f) for f in files]} {nodes}"
+        if "keeper" not in whom:  # with its keeper a start may be lost, and is begun anew
+            assert [lines(f) for f in files] == [1] * 8, f"round {i}: {[lines(f) for f in files]}\n{daemon.output()}"
+    if whom != ("keeper",):
+        assert all(duplicated == 0 for _, _, duplicated, _ in daemon.adoptions()), daemon.output()
+    assert marked_processes(daemon.mark)
