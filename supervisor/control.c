@@ -75,7 +75,7 @@ static void control_hang_up(Control *control)
         control->out = NULL;
         control->out_size = control->out_sent = control->out_room = 0;
         (void)control_charge(control);
-        job_post(control->loop, &control->job, on_job);
+        job_post_client(control->loop, &control->job, on_job);
 }
 
 /* ---- out */
@@ -292,39 +292,51 @@ bool control_continue(Control *control, json_t *take_parameters)
 }
 
 /* One that is too large is replaced by a word that says so; if even that does not fit, nobody is reading. */
-static void control_finish(Control *control, json_t *take_message)
+static void control_finish(Control *control, char *take_text)
 {
         bool oneway = control->oneway;
         json_t *refusal;
 
         control->busy = control->oneway = false;
-        if (oneway) {
-                json_decref(take_message);
-        } else {
+        if (!oneway) {
                 control_confess(control, control->limits->replies_max);
                 control->n_dropped = 0; /* if it could not be said: the next call's stream is another one */
-                if (control_put_json(control, take_message, control->limits->replies_max)) {
+                if (!take_text || control_put(control, take_text, strlen(take_text) + 1, control->limits->replies_max)) {
                         refusal = json_pack("{ss s{ss}}", "error", CONTROL_E_QUOTA, "parameters", "text",
                                 "the reply does not fit into what may wait for you; read faster, or ask for less");
                         if (control_put_json(control, refusal, SIZE_MAX))
                                 control_hang_up(control);
                 }
         }
+        free(take_text);
         control->reply_waits = control->out_size > 0;
         control_expect_reading(control);
         if (frames_has_whole(&control->in)) /* the next one, a turn later: others come first */
-                job_post(control->loop, &control->job, on_job);
+                job_post_client(control->loop, &control->job, on_job);
         control_watch(control);
+}
+
+static void control_finish_json(Control *control, json_t *take_message)
+{
+        char *text = take_message && !control->oneway ? json_dumps(take_message, JSON_COMPACT) : NULL;
+
+        json_decref(take_message);
+        control_finish(control, text);
 }
 
 void control_reply(Control *control, json_t *take_parameters)
 {
-        control_finish(control, json_pack("{so}", "parameters", take_parameters));
+        control_finish_json(control, json_pack("{so}", "parameters", take_parameters));
+}
+
+void control_reply_text(Control *control, char *take_text)
+{
+        control_finish(control, take_text);
 }
 
 void control_error(Control *control, const char *error, json_t *take_parameters)
 {
-        control_finish(control, json_pack("{ss so}", "error", error, "parameters", take_parameters));
+        control_finish_json(control, json_pack("{ss so}", "error", error, "parameters", take_parameters));
 }
 
 void control_error_text(Control *control, const char *error, const char *text)

@@ -63,6 +63,7 @@ char *control_event_encode(json_t *event, size_t *ret_size);
 
 /* control_reply() - the last word of the call under way. @take_parameters is consumed. */
 void control_reply(Control *control, json_t *take_parameters);
+void control_reply_text(Control *control, char *take_text); /* the whole message, encoded; NULL: there was no memory for it */
 void control_error(Control *control, const char *error, json_t *take_parameters);
 void control_error_text(Control *control, const char *error, const char *text);
 

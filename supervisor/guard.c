@@ -21,6 +21,7 @@
 #include "supervisor/cgroup.h"
 #include "supervisor/guard-internal.h"
 #include "supervisor/packet.h"
+#include "supervisor/priority.h"
 
 static void guard_advance(Guard *guard);
 static void guard_replace_supervisor(Guard *guard, const siginfo_t *si);
@@ -829,8 +830,9 @@ static int guard_setup(Guard *guard)
         sigfillset(&all);
         if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
                 return error_origin(-errno);
-        if (geteuid() == 0) /* a user's limit of locked memory would make later mappings fail: worse than being paged out */
-                (void)mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT);
+        priority_lock_memory();
+        if (guard->options->daemon)
+                priority_guard();
         (void)setsid(); /* EPERM: we lead one already. Ctrl-C in the client's terminal never reaches us */
         if (getrlimit(RLIMIT_NOFILE, &guard->nofile) == 0) {
                 struct rlimit raised = {.rlim_cur = guard->nofile.rlim_max, .rlim_max = guard->nofile.rlim_max};
@@ -859,7 +861,7 @@ static void close_control_fds(Guard *guard)
 
 int guard_main(const GuardOptions *options)
 {
-        static Guard guard; /* 2 MiB, of which what is used is touched; there is one */
+        static Guard guard; /* 2 MiB; there is one */
         char why[512] = "";
         int r;
 
