@@ -31,9 +31,10 @@ typedef struct ControlLimits {
         nsec_t reading_span; /* for a peer to take anything while a reply waits; NSEC_NEVER */
 } ControlLimits;
 
-/* Bytes that several connections hold together: what they sent, and what waits for them. */
+/* What several connections may have together: bytes, of what they sent and of what waits for them; and our time for large calls. */
 typedef struct ControlQuota {
         size_t used, max;
+        nsec_t paced_until; /* no large call is looked at before */
 } ControlQuota;
 
 /**

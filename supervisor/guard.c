@@ -64,13 +64,13 @@ void guard_tell_kept(Guard *guard, uint32_t slot)
 
 static void guard_end_all(Guard *guard, nsec_t at, nsec_t term_ns)
 {
-        (void)guard_escrow(guard, GUARD_SLOT_INSTANCE, at, nsec_add(at, guard->options->budget_ns), term_ns);
+        (void)guard_escrow(guard, GUARD_SLOT_INSTANCE, at, nsec_add(at, guard->budget_ns), term_ns);
 }
 
 /* Asked to end: the supervisor stops in order, and what it does not manage by T is done for it. */
 static void guard_order_stop(Guard *guard, GuardMsgType why)
 {
-        nsec_t grace = guard->options->grace_ns;
+        nsec_t grace = guard->stop_ordered && why == GUARD_MSG_STOP ? 0 : guard->grace_ns; /* asked twice: now */
 
         if (guard->options->daemon && !guard->stop_ordered)
                 guard_notify(guard, "STOPPING=1\nSTATUS=ending");
@@ -478,7 +478,7 @@ static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
                 return;
         }
         record_send(guard->client_fd, &record, NULL, 0);
-        guard_end_all(guard, nsec_add(guard->loop.now, guard->options->grace_ns / 2), guard->options->grace_ns / 2);
+        guard_end_all(guard, nsec_add(guard->loop.now, guard->grace_ns / 2), guard->grace_ns / 2);
 }
 
 /* Registrations that lie unread are of children that live: they come before the end of the keeper, and before that of its orphans. */
@@ -539,6 +539,10 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
 {
         GuardChild *child;
 
+        if (si->si_pid == guard->reader.pid) {
+                guard_config_on_reader_exit(guard);
+                return;
+        }
         if (si->si_pid == guard->supervisor.pid) {
                 on_supervisor_exit(guard, si);
                 return;
@@ -598,8 +602,10 @@ static int on_signal(Source *source, uint32_t revents)
                         guard_order_stop(guard, GUARD_MSG_STOP);
                 else if (info.ssi_signo == SIGUSR2)
                         guard_reexec(guard);
-                else if (info.ssi_signo == SIGHUP || info.ssi_signo == SIGUSR1)
-                        tell_supervisor(guard, (struct guard_record){.type = info.ssi_signo == SIGHUP ? GUARD_MSG_RELOAD : GUARD_MSG_DUMP});
+                else if (info.ssi_signo == SIGHUP && guard->options->daemon)
+                        guard_config_reload(guard);
+                else if (info.ssi_signo == SIGUSR1)
+                        tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_DUMP});
         return on_reap(&guard->reap);
 }
 
@@ -869,11 +875,15 @@ int guard_main(const GuardOptions *options)
                         return 1;
                 }
         }
-        r = guard_setup(&guard);
+        r = guard_config_init(&guard);
+        if (!r)
+                r = guard_setup(&guard);
         if (!r && options->state_fd >= 0)
                 r = guard_restore(&guard, options->state_fd);
         if (r) {
                 tell_client(&guard, GUARD_MSG_FAILED, -r, "cannot set up the guard");
+                if (options->state_fd < 0)
+                        runtime_remove(&guard.runtime);
                 return 1;
         }
         if (options->state_fd < 0 && guard_open_instance(&guard)) {

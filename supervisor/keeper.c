@@ -200,7 +200,7 @@ static void begin_ending(Keeper *k, nsec_t deadline)
         set_phase(k, KEEPER_ENDING, deadline);
         keeper_loop_remove(&k->loop, &k->events); /* the file of a removed cgroup is ready for ever */
         end_outputs(k);
-        stream_last(&k->stream, clock_now());
+        stream_last(&k->stream, deadline);
         keeper_remove_dataflow(k, deadline);
 }
 
