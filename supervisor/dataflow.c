@@ -477,6 +477,8 @@ void dataflow_on_keeper_gone(Dataflow *dataflow, int code, int status)
         }
         if (code == CLD_EXITED)
                 (void)snprintf(why, sizeof(why), "exited with status %d", status);
+        else if (code == 0) /* it was the child of a guard that died */
+                (void)snprintf(why, sizeof(why), "has ended, nobody saw how");
         else
                 (void)snprintf(why, sizeof(why), "was ended by SIG%s", sigabbrev_np(status) ?: "?");
         keeper_lost(dataflow, why);

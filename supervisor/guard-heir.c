@@ -90,7 +90,7 @@ static void restore_slot(Guard *guard, const struct guard_state_slot *state)
         if (state->keeper_pid > 0 && socket_fd >= 0 && pidfd >= 0)
                 (void)guard_adopt_keeper(guard, slot, state->keeper_pid, socket_fd, pidfd, state->cgroup); /* not adopted: dead, to the supervisor */
         if (state->at_ns != NSEC_NEVER)
-                (void)guard_escrow(guard, slot->number, state->at_ns, state->until_ns, 0);
+                (void)guard_escrow(guard, slot->number, state->at_ns, state->until_ns, state->term_ns);
 }
 
 static void restore_item(Guard *guard, const struct guard_state_item *state)
@@ -163,14 +163,15 @@ static void keep(int fd)
 
 static bool put_slots(const Guard *guard, int fd, struct guard_state_header *h)
 {
-        for (uint32_t i = GUARD_SLOT_INSTANCE + 1; i < GUARD_MAX_SLOTS; i++) {
+        for (uint32_t i = GUARD_SLOT_INSTANCE; i < GUARD_MAX_SLOTS; i++) {
                 const GuardSlot *slot = &guard->slots[i];
                 struct guard_state_slot state = {.slot = i,
                         .keeper_pid = slot->keeper.pid,
                         .keeper_fd = slot->keeper_peer_fd,
                         .keeper_pidfd = slot->keeper.pidfd,
                         .at_ns = slot->at,
-                        .until_ns = slot->until};
+                        .until_ns = slot->until,
+                        .term_ns = slot->term_ns};
                 char link[64];
                 ssize_t n;
 
@@ -260,6 +261,12 @@ static int write_state(Guard *guard)
         return error_origin(-ENOSPC);
 }
 
+/* What was to be kept is closed again in whoever is forked next: a keeper with our lock would keep the next daemon out. */
+static void keep_nothing(void)
+{
+        (void)close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC); /* all of them were born so */
+}
+
 /*
  * A newer program takes this one's place: same pid, same children, same descriptors. The supervisor is killed, as it may be at any
  * instruction: the one that the new guard forks adopts what it leaves.
@@ -280,6 +287,7 @@ void guard_reexec(Guard *guard)
         fd = write_state(guard);
         if (fd < 0) {
                 log_line("cannot execute %s anew: %s", o->program, strerror(-fd));
+                keep_nothing();
                 return;
         }
         log_line("executing %s anew: %u descriptors, %u children", o->program, guard->n_stored, guard->n_children);
@@ -291,6 +299,7 @@ void guard_reexec(Guard *guard)
         execve(o->program, argv, environ);
         log_line("cannot execute %s anew: %s", o->program, strerror(errno));
         (void)fd_close(fd); /* the supervisor was killed: another one is forked, and nothing was lost */
+        keep_nothing();
 }
 
 /* The lock's holder is the guard, and it says when it has become another program: the lock's file is written anew. */

@@ -14,7 +14,7 @@
 #include "protocol/guard_msg.h"
 
 #define GUARD_STATE_MAGIC   UINT32_C(0x54534754) /* "TGST" */
-#define GUARD_STATE_VERSION 1u
+#define GUARD_STATE_VERSION 2u
 
 struct guard_state_header {
         uint32_t magic, version;
@@ -31,7 +31,7 @@ struct guard_state_header {
 struct guard_state_slot {
         uint32_t slot;
         int32_t keeper_pid, keeper_fd, keeper_pidfd; /* keeper_fd: the supervisor's end of its socket */
-        uint64_t at_ns, until_ns; /* escrow; at UINT64_MAX: none */
+        uint64_t at_ns, until_ns, term_ns; /* escrow; at UINT64_MAX: none */
         char cgroup[PATH_MAX];
 };
 

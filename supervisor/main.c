@@ -101,8 +101,8 @@ static void help(void)
                "  --watchdog D            replace a supervisor whose loop stands still for longer (default 5s; 0: never)\n"
                "  --reexec                have the daemon that runs there execute this program in its place; nodes run on\n"
                "  --version, --help\n\n"
-               "Signals: SIGTERM and SIGINT stop everything and end, SIGHUP reads the configuration again, SIGUSR1 writes the state to\n"
-               "the log. The log goes to stderr.\n");
+               "Signals, to the guard: SIGTERM and SIGINT stop everything and end, SIGUSR1 writes the state to the log, SIGUSR2 is what\n"
+               "--reexec sends. SIGHUP changes nothing, for there is no configuration file; it says so. The log goes to stderr.\n");
 }
 
 /* A descriptor that we inherited: close-on-exec from here on. */

@@ -22,6 +22,10 @@ static int make_plan(Plan **ret, json_t *json, const char *name, char *ret_why, 
         if (named && (!name || json_object_set_new(named, "name", json_string(name)) == 0))
                 r = plan_new(ret, named, ret_why, why_size);
         json_decref(named);
+        if (!r && plan_can_run(*ret, ret_why, why_size)) {
+                *ret = plan_free(*ret);
+                r = -EOPNOTSUPP;
+        }
         if (r && !ret_why[0])
                 (void)snprintf(ret_why, why_size, "%s", strerror(-r));
         return r;

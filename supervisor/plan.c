@@ -451,6 +451,19 @@ static void parse_nodes(Check *check, Plan *plan, json_t *nodes)
         json_decref(index);
 }
 
+int plan_can_run(const Plan *plan, char *ret_why, size_t why_size)
+{
+        for (size_t i = 0; i < plan->n_nodes; i++) {
+                if (!plan->nodes[i].capture)
+                        continue;
+                (void)snprintf(ret_why, why_size,
+                        "node %.128s (line %u): \"capture: true\" is not part of this version: the process of a dynamic node is let go of at a stop, not ended",
+                        plan->nodes[i].id, plan->nodes[i].line);
+                return error_origin(-EOPNOTSUPP);
+        }
+        return 0;
+}
+
 int plan_new(Plan **ret, json_t *json, char *ret_why, size_t why_size)
 {
         Check check = {.why = ret_why, .why_size = why_size};

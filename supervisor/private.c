@@ -35,6 +35,14 @@ static void on_dataflow_event(Dataflow *dataflow, json_t *event, void *owner)
         control_event(private->control, event);
 }
 
+/* There is no node.sock: a private instance has no directory, and ends with its command. */
+static void note_dynamic(Dataflow *dataflow)
+{
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                if (dataflow->plan->nodes[i].kind == PLAN_KIND_DYNAMIC)
+                        dataflow_note(dataflow, dataflow->plan->nodes[i].id, "nobody can connect as this node: `tidegate run` has no socket for it, a daemon has");
+}
+
 /* The log stream: the keeper writes one end, the client reads the other. Both are ours by birth. */
 static int log_stream_new(int *ret_keeper, int *ret_client)
 {
@@ -72,6 +80,10 @@ static void method_run(Private *private, json_t *parameters)
                 return;
         }
         r = plan_new(&plan, json_object_get(parameters, "plan"), why, sizeof(why));
+        if (!r && plan_can_run(plan, why, sizeof(why))) {
+                plan = plan_free(plan);
+                r = -EOPNOTSUPP;
+        }
         if (r) {
                 control_error_text(private->control, CONTROL_E_PLAN, why[0] ? why : strerror(-r));
                 return;
@@ -90,6 +102,7 @@ static void method_run(Private *private, json_t *parameters)
         accepted = json_pack("{ss ss}", "type", "accepted", "uuid", dataflow->uuid_text);
         control_event(private->control, accepted);
         json_decref(accepted);
+        note_dynamic(dataflow);
 }
 
 static void method_stop(Private *private, json_t *parameters)

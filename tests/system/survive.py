@@ -131,10 +131,10 @@ def survivor(build, node_environment, traces, home, tmp_path):
     """Start `tidegated ARGS...`; returns a Survivor that answers. At the end nothing of it may be left."""
     daemons = []
 
-    def start(*args, env=None):
+    def start(*args, env=None, program=build / "bin/tidegated"):
         directory = tmp_path / f"daemon-{len(daemons)}"
         directory.mkdir()
-        command = [build / "bin/tidegated", *map(str, args)]
+        command = [program, *map(str, args)]
         daemons.append(Survivor(command, {**node_environment, MARK: traces.mark, **(env or {})}, directory, home, traces.mark))
         daemons[-1].wait_until_ready()
         return daemons[-1]

@@ -2,7 +2,9 @@
 """Supervisor, guard and keepers are killed and stopped while three dataflows run: they run on, nothing is lost, nothing runs twice."""
 
 import os
+import pathlib
 import random
+import shutil
 import signal
 import time
 
@@ -367,3 +369,42 @@ def test_a_stop_that_is_ordered_while_its_keeper_is_silent_is_not_forgotten_by_t
     assert lines(file) == 1, "it was started again"
     rungs = [line.split(": ", 2)[2] for line in daemon.log.read_text().splitlines() if "kill deaf" in line or "guard:" in line]
     assert rungs and rungs[0] == "kill deaf: sent", f"its own ladder was not climbed: {rungs}\n{daemon.output()}"
+
+
+# tidegated --reexec
+
+
+def test_a_reexec_in_the_middle_of_the_end_moves_no_deadline(survivor):
+    """The guard was told to end, executes itself anew, and no supervisor helps it: its escrow still holds."""
+    daemon = survivor("--grace-duration", "1s", "--watchdog", "0")
+    daemon.talk("Start", plan=plan(program("deaf", "trap '' TERM; while :; do sleep 0.05; done")), grace_ms=60000)
+    daemon.talk("Wait", dataflow="flow", state="running")
+    guard = daemon.take("guard")
+    guard.send(signal.SIGTERM)
+    begin = time.monotonic()
+    assert eventually(lambda: "step 3/5" in daemon.log.read_text(), 1), daemon.output()
+    guard.send(signal.SIGUSR2)
+    guard.close()
+    assert eventually(lambda: "this process is the guard now" in daemon.log.read_text(), 1), daemon.output()
+    daemon.send("supervisor", signo=signal.SIGSTOP)
+    daemon.process.wait(20)
+    assert time.monotonic() - begin < 1.6 + 2 + 4 + 3 + SLACK, daemon.output()  # escrow, budget, who lingers, keepers
+
+
+def test_a_program_that_cannot_be_executed_changes_nothing(survivor, build, tmp_path):
+    copy = tmp_path / "tidegated"
+    shutil.copy(build / "bin/tidegated", copy)
+    daemon = survivor(program=copy)
+    daemon.talk("Start", plan=plan(program("n", "exec sleep 1000")), grace_ms=500)
+    daemon.talk("Wait", dataflow="flow", state="running")
+    pids = daemon.pids()
+    copy.unlink()
+    copy.write_text("no program\n")
+    copy.chmod(0o755)
+    daemon.send("guard", signo=signal.SIGUSR2)
+    daemon.until_adopted(1)
+    assert f"cannot execute {copy} anew: Exec format error" in daemon.log.read_text()
+    assert daemon.pids() == pids
+    guard = pathlib.Path(f"/proc/{daemon.guard_pid()}/fdinfo")
+    flags = {f.name: int(f.read_text().split("flags:")[1].split()[0], 8) for f in guard.iterdir() if int(f.name) > 2}
+    assert [n for n, f in flags.items() if not f & os.O_CLOEXEC] == [], "whom it forks next would hold these"

@@ -125,3 +125,8 @@ def test_every_line_lies_in_the_log_file_of_its_node(script, dataflow, live, tmp
     ]  # fmt: skip
     assert [t for t in by_stream if t[0] == "stderr"] == [("stderr", "error", None, None)]
     nothing_left()
+
+
+def test_a_run_says_that_nobody_can_connect_as_its_dynamic_nodes(dataflow, run_tidegate):
+    descriptor = dataflow({"nodes": [{"id": "a", "path": "/bin/true"}, {"id": "hand", "path": "dynamic", "inputs": {}, "outputs": ["x"]}]})
+    assert "hand: nobody can connect as this node" in run_tidegate("run", descriptor).output()
