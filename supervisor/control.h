@@ -31,7 +31,8 @@ typedef struct ControlLimits {
         nsec_t reading_span; /* for a peer to take anything while a reply waits; NSEC_NEVER */
 } ControlLimits;
 
-/* What several connections may have together: bytes, of what they sent and of what waits for them; and our time for large calls. */
+/* What several connections may have together: bytes, of what they sent and of what waits for them; and our time for large calls.
+ */
 typedef struct ControlQuota {
         size_t used, max;
         nsec_t paced_until; /* no large call is looked at before */

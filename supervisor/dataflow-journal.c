@@ -278,7 +278,7 @@ static bool node_from_record(Node *node, const struct journal_node *record)
         node->exited = record->flags & JOURNAL_NODE_EXITED;
         node->empty = record->flags & JOURNAL_NODE_EMPTY;
         node->killed = record->flags & JOURNAL_NODE_KILLED;
-        node->resolved = record->flags & JOURNAL_NODE_RESOLVED;
+        node->resolved = (record->flags & JOURNAL_NODE_RESOLVED) && node->state != NODE_STOPPING; /* what followed was not written down */
         node->exec_stuck = record->flags & JOURNAL_NODE_EXEC_STUCK;
         node->inputs_closed = record->flags & JOURNAL_NODE_INPUTS_CLOSED;
         node->stop_wanted = record->flags & JOURNAL_NODE_STOP_WANTED;

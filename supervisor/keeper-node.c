@@ -117,10 +117,17 @@ static void on_events(KeeperSource *source, uint32_t events)
         incarnation_look_again(inc);
 }
 
+/* It would never hear of it: better that another keeper looks at what is there. Without one the supervisor's deadlines tell. */
+static void watch_or_leave(Incarnation *inc, KeeperSource *source, int fd, uint32_t events, KeeperSourceEvent on_event)
+{
+        if (keeper_loop_add(&inc->keeper->loop, source, fd, events, on_event) && inc->keeper->persistent)
+                _exit(1);
+}
+
 static void watch_events(Incarnation *inc)
 {
         if (inc->events_fd >= 0)
-                (void)keeper_loop_add(&inc->keeper->loop, &inc->events, inc->events_fd, EPOLLPRI, on_events);
+                watch_or_leave(inc, &inc->events, inc->events_fd, EPOLLPRI, on_events);
 }
 
 static void on_removed(Keeper *k, const KeeperMsg *whom, int r)
@@ -314,7 +321,7 @@ static void on_spawn_done(Job *job)
                         report_spawned(inc, j->outcome.pid);
                 else
                         incarnation_kill_leader(inc);
-                (void)keeper_loop_add(&inc->keeper->loop, &inc->exit, inc->pidfd, EPOLLIN, on_exit_);
+                watch_or_leave(inc, &inc->exit, inc->pidfd, EPOLLIN, on_exit_);
         } else {
                 inc->pidfd = fd_close(inc->pidfd); /* reaped in the thread */
                 inc->exited = inc->reaped = true;

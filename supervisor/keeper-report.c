@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "supervisor/keeper-internal.h"
@@ -74,6 +75,8 @@ void keeper_report(Keeper *k, const KeeperMsg *msg, int take_fd)
 
         if (k->supervisor_fd >= 0 && n > 0)
                 r = malloc(sizeof(*r) + (size_t)n);
+        if (!r && n > 0 && k->supervisor_fd >= 0 && k->persistent)
+                _exit(1); /* it would wait for a word that never comes: better that another keeper looks at what is there */
         if (!r) { /* without memory the supervisor's deadlines tell it */
                 take_fd = fd_close(take_fd);
                 return;

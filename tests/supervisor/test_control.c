@@ -15,8 +15,10 @@
 #define SPAN       (5 * NSEC_PER_SEC) /* for what should happen at once */
 #define SHORT_SPAN (50 * NSEC_PER_MSEC)
 
-static const ControlLimits patient = {.events_max = 65536, .replies_max = 1u << 18, .frame_span = NSEC_NEVER, .reading_span = NSEC_NEVER};
-static const ControlLimits hasty = {.events_max = 65536, .replies_max = 1u << 18, .frame_span = SHORT_SPAN, .reading_span = SHORT_SPAN};
+static const ControlLimits patient = {
+        .events_max = 65536, .replies_max = 1u << 18, .frame_span = NSEC_NEVER, .reading_span = NSEC_NEVER};
+static const ControlLimits hasty = {
+        .events_max = 65536, .replies_max = 1u << 18, .frame_span = SHORT_SPAN, .reading_span = SHORT_SPAN};
 
 typedef struct Fixture {
         Loop loop;
@@ -175,7 +177,8 @@ Test(control, a_call_that_comes_byte_by_byte_is_one_call, .timeout = 30)
         fx_turn(fx, has_one);
         frames = take_all(fx);
         cr_assert_eq(json_array_size(frames), 1);
-        cr_assert_str_eq(json_string_value(json_object_get(json_object_get(json_array_get(frames, 0), "parameters"), "method")), "a.B");
+        cr_assert_str_eq(
+                json_string_value(json_object_get(json_object_get(json_array_get(frames, 0), "parameters"), "method")), "a.B");
         json_decref(frames);
         fx_close(fx);
 }
@@ -196,7 +199,8 @@ Test(control, calls_that_come_together_are_served_one_at_a_time, .timeout = 30)
         fx_turn(fx, has_three);
         frames = take_all(fx);
         cr_assert_eq(json_array_size(frames), 2, "one wanted no answer");
-        cr_assert_str_eq(json_string_value(json_object_get(json_object_get(json_array_get(frames, 1), "parameters"), "method")), "a.C");
+        cr_assert_str_eq(
+                json_string_value(json_object_get(json_object_get(json_array_get(frames, 1), "parameters"), "method")), "a.C");
         json_decref(frames);
         fx_close(fx);
 }
@@ -206,7 +210,8 @@ Test(control, nonsense_and_half_a_message_are_hung_up_on, .timeout = 30)
         static const struct {
                 const char *data;
                 size_t size;
-        } cases[] = {{"", 1}, {"x", 2}, {"[]", 3}, {"{\"method\":1}", 13}, {"{\"method\":\"a.b\",\"parameters\":[]}", 33}, {"{\"method\":", 10}};
+        } cases[] = {{"", 1}, {"x", 2}, {"[]", 3}, {"{\"method\":1}", 13}, {"{\"method\":\"a.b\",\"parameters\":[]}", 33},
+                {"{\"method\":", 10}};
 
         for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
                 Fixture *fx = fx_new(&hasty, NULL);
@@ -279,13 +284,15 @@ Test(control, a_slow_reader_loses_events_that_are_counted_and_told_and_gets_its_
                 json_t *frames = take_all(fx), *frame;
                 size_t i;
 
-                json_array_foreach(frames, i, frame) {
+                json_array_foreach(frames, i, frame)
+                {
                         json_t *event = json_object_get(json_object_get(frame, "parameters"), "event");
                         const char *type = json_string_value(json_object_get(event, "type"));
 
                         cr_assert_not(replied, "something came after the reply");
                         replied = !json_is_true(json_object_get(frame, "continues"));
-                        n_dropped += type && strcmp(type, "dropped") == 0 ? json_integer_value(json_object_get(event, "count")) : 0;
+                        n_dropped +=
+                                type && strcmp(type, "dropped") == 0 ? json_integer_value(json_object_get(event, "count")) : 0;
                         n_events += event && !type;
                 }
                 json_decref(frames);
@@ -364,7 +371,8 @@ Test(control, connections_that_share_a_quota_are_held_to_it_together, .timeout =
 
 Test(control, what_was_sent_whole_before_the_end_is_served, .timeout = 30)
 {
-        static const char calls[] = "{\"method\":\"a.A\",\"oneway\":true}\0{\"method\":\"a.B\",\"oneway\":true}\0{\"method\":\"a.C\",\"oneway\":true}";
+        static const char calls[] = "{\"method\":\"a.A\",\"oneway\":true}\0{\"method\":\"a.B\",\"oneway\":true}\0{\"method\":\"a."
+                                    "C\",\"oneway\":true}";
         Fixture *fx = fx_new(&patient, NULL);
 
         put(fx, calls, sizeof(calls));
@@ -461,7 +469,8 @@ static int parse(const char *json, const uint8_t *takes, Parameters *ret, const 
 
 Test(parameters, what_a_method_does_not_take_is_refused_by_name)
 {
-        static const uint8_t takes[] = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_FORCE, PARAM_NAMES, PARAM_PLAN, PARAM_NONE};
+        static const uint8_t takes[] = {
+                PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_FORCE, PARAM_NAMES, PARAM_PLAN, PARAM_NONE};
         static const struct {
                 const char *json, *bad;
         } cases[] = {

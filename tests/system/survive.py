@@ -181,7 +181,7 @@ class Seen:
 
     def both(self):
         try:
-            return struct.unpack("=QQ", self.file.read_bytes())
+            return struct.unpack("=QQQ", self.file.read_bytes())[:2]
         except (OSError, struct.error):
             return 0, 0
 

@@ -18,6 +18,8 @@ from daemon import plan, program
 from lives import LONG, children_of, status_field
 from test_hung_path import HungMount
 
+pytestmark = pytest.mark.alone  # it measures, or loads the machine
+
 N_FLOWS, N_NODES = (50, 1000) if LONG else (15, 300)
 LOAD_SECONDS = 10 if LONG else 4
 N_CLIENTS = 8

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * check FILE US: what comes on input `in` has to be 0, 1, 2, ... as `count` sends it. FILE is shared memory for whoever looks: number of messages,
- * number of those that were not the one expected; a new incarnation goes on with what is there. Each is looked at for US microseconds.
+ * number of those that were not the one expected, the one expected next; a new incarnation goes on with what is there. Each is looked at for US microseconds.
  */
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -20,9 +20,9 @@ int main(int argc, char **argv)
         if (argc != 3)
                 DIE("usage: check FILE US");
         fd = open(argv[1], O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-        if (fd < 0 || ftruncate(fd, 2 * sizeof(*seen)) < 0)
+        if (fd < 0 || ftruncate(fd, 3 * sizeof(*seen)) < 0)
                 DIE("%s: %s", argv[1], strerror(errno));
-        seen = mmap(NULL, 2 * sizeof(*seen), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        seen = mmap(NULL, 3 * sizeof(*seen), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (seen == MAP_FAILED)
                 DIE("%s: %s", argv[1], strerror(errno));
         node = open_node();
@@ -32,7 +32,8 @@ int main(int argc, char **argv)
 
                         if (tg_event_size(ev) == sizeof(n))
                                 memcpy(&n, tg_event_data(ev), sizeof(n));
-                        seen[1] += n != seen[0];
+                        seen[1] += n != seen[2];
+                        seen[2] = n + 1;
                         seen[0]++;
                         nanosleep(&(struct timespec){.tv_nsec = (long)number(argv[2]) * 1000}, NULL);
                 }
