@@ -830,7 +830,7 @@ static int guard_setup(Guard *guard)
         sigfillset(&all);
         if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
                 return error_origin(-errno);
-        priority_lock_memory();
+        priority_lock_memory(guard->options->daemon);
         if (guard->options->daemon)
                 priority_guard();
         (void)setsid(); /* EPERM: we lead one already. Ctrl-C in the client's terminal never reaches us */
