@@ -258,15 +258,27 @@ static void dataflow_stop_nodes(Dataflow *dataflow)
         dataflow_stop_some(dataflow);
 }
 
-static int on_unconfirmed(Timer *timer, nsec_t now)
+static int on_guard_deaf(Timer *timer, nsec_t now)
 {
         Dataflow *dataflow = container_of(timer, Dataflow, timer);
 
         (void)now;
         dataflow_ledger(dataflow, "escrow", NULL, "guard unresponsive", -1);
-        if (!dataflow->confirm_again)
-                dataflow_stop_nodes(dataflow);
         guard_replace_order(dataflow->supervisor);
+        return 0;
+}
+
+/* Nobody waits for it any longer; but a machine may be too busy for it, and its place is taken only when it goes on saying nothing. */
+static int on_unconfirmed(Timer *timer, nsec_t now)
+{
+        Dataflow *dataflow = container_of(timer, Dataflow, timer);
+
+        dataflow_ledger(dataflow, "escrow", NULL, "guard unresponsive", -1);
+        dataflow_stop_nodes(dataflow);
+        if (supervisor_is_private(dataflow->supervisor)) /* has no other guard to be had */
+                return 0;
+        dataflow->confirm_again = true;
+        timer_arm(dataflow->loop, timer, MAX(MIN(nsec_add(now, DATAFLOW_DEAF_SPAN), dataflow->ladder.kill), nsec_add(now, DATAFLOW_CONFIRM_SPAN)), on_guard_deaf);
         return 0;
 }
 
@@ -276,7 +288,7 @@ static int on_confirm_again(Timer *timer, nsec_t now)
         Dataflow *dataflow = container_of(timer, Dataflow, timer);
 
         dataflow->confirm_again = true;
-        timer_arm(dataflow->loop, timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_unconfirmed);
+        timer_arm(dataflow->loop, timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_guard_deaf);
         guard_escrow_order(dataflow->supervisor, dataflow->slot, dataflow_escrow_at(dataflow), nsec_add(dataflow->ladder.verdict, DATAFLOW_STOP_SLACK), 0);
         return 0;
 }
@@ -286,11 +298,11 @@ void dataflow_on_escrow_ok(Dataflow *dataflow)
         if (dataflow->state != DATAFLOW_STOPPING || !dataflow->timer.loop)
                 return; /* too late, or a second confirmation */
         timer_disarm(&dataflow->timer);
-        if (dataflow->confirm_again)
-                return;
-        dataflow_ledger(dataflow, "escrow", NULL, "confirmed", -1);
-        dataflow_stop_nodes(dataflow);
-        if (!supervisor_is_private(dataflow->supervisor) && dataflow->state == DATAFLOW_STOPPING)
+        if (!dataflow->confirm_again) {
+                dataflow_ledger(dataflow, "escrow", NULL, "confirmed", -1);
+                dataflow_stop_nodes(dataflow);
+        }
+        if (!supervisor_is_private(dataflow->supervisor) && dataflow->state == DATAFLOW_STOPPING && dataflow->loop->now < dataflow->ladder.kill)
                 timer_arm(dataflow->loop, &dataflow->timer, dataflow->ladder.kill, on_confirm_again);
 }
 

@@ -830,7 +830,7 @@ static int guard_setup(Guard *guard)
         sigfillset(&all);
         if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
                 return error_origin(-errno);
-        priority_lock_memory();
+        priority_lock_memory(guard->options->daemon);
         if (guard->options->daemon)
                 priority_guard();
         (void)setsid(); /* EPERM: we lead one already. Ctrl-C in the client's terminal never reaches us */
@@ -859,6 +859,36 @@ static void close_control_fds(Guard *guard)
         (void)fd_close(guard->options->control_fds[1]);
 }
 
+/* Somebody may live in what it was handed, or found. */
+static bool guard_is_heir(const Guard *guard)
+{
+        return guard->options->state_fd >= 0 || guard->runtime.instance[0];
+}
+
+/* It cannot begin: what it made goes, what others left stays for the next try. */
+static int guard_abandon(Guard *guard)
+{
+        if (guard_is_heir(guard))
+                return 1;
+        if (guard->instance.dir_fd >= 0)
+                (void)instance_remove(&guard->instance, nsec_add(clock_now(), NSEC_PER_SEC));
+        runtime_remove(&guard->runtime);
+        return 1;
+}
+
+/* A private instance or a daemon that begins says so and ends; one with dataflows tries again. */
+static int guard_start_first_supervisor(Guard *guard)
+{
+        int r = guard_start_supervisor(guard);
+
+        if (!r || !guard_is_heir(guard))
+                return r;
+        source_remove(&guard->supervisor_source);
+        guard->supervisor_fd = fd_close(guard->supervisor_fd);
+        timer_arm(&guard->loop, &guard->restart_timer, nsec_add(clock_now(), GUARD_BACKOFF_MIN), on_restart);
+        return 0;
+}
+
 int guard_main(const GuardOptions *options)
 {
         static Guard guard; /* 2 MiB; there is one */
@@ -882,25 +912,17 @@ int guard_main(const GuardOptions *options)
                 r = guard_restore(&guard, options->state_fd);
         if (r) {
                 tell_client(&guard, GUARD_MSG_FAILED, -r, "cannot set up the guard");
-                if (options->state_fd < 0)
-                        runtime_remove(&guard.runtime);
-                return 1;
+                return guard_abandon(&guard);
         }
-        if (options->state_fd < 0 && guard_open_instance(&guard)) {
-                if (guard.instance.dir_fd >= 0)
-                        (void)instance_remove(&guard.instance, nsec_add(clock_now(), NSEC_PER_SEC));
-                runtime_remove(&guard.runtime);
-                return 1;
-        }
+        if (options->state_fd < 0 && guard_open_instance(&guard))
+                return guard_abandon(&guard);
         r = guard_watch_client(&guard);
         if (!r)
-                r = guard_start_supervisor(&guard);
+                r = guard_start_first_supervisor(&guard);
         close_control_fds(&guard);
         if (r) {
                 tell_client(&guard, GUARD_MSG_FAILED, -r, "cannot start the supervisor");
-                (void)instance_remove(&guard.instance, nsec_add(clock_now(), NSEC_PER_SEC));
-                runtime_remove(&guard.runtime);
-                return 1;
+                return guard_abandon(&guard);
         }
         tell_client(&guard, GUARD_MSG_READY, 0, guard.instance.path);
         r = loop_run(&guard.loop);

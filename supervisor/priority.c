@@ -42,10 +42,10 @@ void priority_keeper(void)
                 (void)sched_setscheduler(0, SCHED_OTHER, &param); /* less is always allowed; the nice value was kept */
 }
 
-void priority_lock_memory(void)
+void priority_lock_memory(bool whole)
 {
         if (geteuid() != 0) /* a user's limit of locked memory would make later mappings fail: worse than being paged out */
                 return;
-        (void)mlockall(MCL_CURRENT);
+        (void)mlockall(MCL_CURRENT | (whole ? 0 : MCL_ONFAULT));
         (void)mlockall(MCL_FUTURE | MCL_ONFAULT); /* what is there already stays locked */
 }

@@ -11,6 +11,8 @@
 #ifndef TG_SUPERVISOR_PRIORITY_H
 #define TG_SUPERVISOR_PRIORITY_H
 
+#include <stdbool.h>
+
 /* priority_guard() - prompt, and the last to be killed for want of memory. What it forks is so too, until it says otherwise. */
 void priority_guard(void);
 
@@ -20,7 +22,10 @@ void priority_supervisor(void);
 /* priority_keeper() - began prompt, and is an ordinary process from here on, of the nice value that the daemon was given. */
 void priority_keeper(void);
 
-/* priority_lock_memory() - neither data nor program has to be read from a disk any more. The disk may hang. */
-void priority_lock_memory(void);
+/*
+ * priority_lock_memory() - what is in memory stays there, for a disk may hang
+ * @whole: and the rest of the program is read in now, which takes milliseconds
+ */
+void priority_lock_memory(bool whole);
 
 #endif

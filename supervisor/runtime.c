@@ -209,6 +209,7 @@ int runtime_open(Runtime *ret, const char *path, char *ret_why, size_t why_size)
 {
         Runtime runtime = RUNTIME_NULL;
         char chosen[PATH_MAX];
+        bool locked;
         int r;
 
         r = path ? (strlen(path) < sizeof(chosen) ? (memcpy(chosen, path, strlen(path) + 1), 0) : -ENAMETOOLONG) : default_path(chosen, sizeof(chosen));
@@ -229,15 +230,20 @@ int runtime_open(Runtime *ret, const char *path, char *ret_why, size_t why_size)
                 r = check_owner(&runtime, ret_why, why_size);
         if (!r)
                 r = take_lock(&runtime, ret_why, why_size);
+        locked = r == 0;
+        if (!r)
+                read_instance(&runtime);
         if (!r)
                 r = make_folders(&runtime, ret_why, why_size);
         if (!r)
                 r = make_sockets(&runtime, ret_why, why_size);
         if (r) {
-                runtime_done(&runtime);
+                if (locked && !runtime.instance[0]) /* else a dead daemon's dataflows live there: the next try adopts them */
+                        runtime_remove(&runtime);
+                else
+                        runtime_done(&runtime);
                 return r;
         }
-        read_instance(&runtime);
         *ret = runtime;
         return 0;
 }

@@ -297,8 +297,8 @@ int supervisor_main(const SupervisorOptions *options)
 
         supervisor = (Supervisor){.options = *options, .signal_fd = -1, .guard_fd = -1, .guard_pidfd = -1, .journal = JOURNAL_NULL};
         list_init(&supervisor.dataflows);
-        priority_lock_memory();
         if (!supervisor_is_private(&supervisor)) {
+                priority_lock_memory(true);
                 priority_supervisor();
                 log_open("supervisor");
         }

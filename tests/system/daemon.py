@@ -35,7 +35,7 @@ class Daemon:
             return client.call(method, **parameters)
 
     def output(self):
-        return self.log.read_text(errors="replace")[-60000:]
+        return self.log.read_text(errors="replace")[-20000:]
 
     def wait_until_ready(self):
         def answers():

@@ -76,6 +76,8 @@ class Orders:
             client.send(rng.choice(["Stop", "Restart"]), more=rng.random() < 0.5, dataflow=name)
             if rng.random() < 0.3:  # half a message
                 client.socket.sendall(b'{"method": "dev.tidegate.Super')
+        for _ in range(2):  # connections are taken in order, and what waits in them within a turn: it was heard before what follows
+            self.daemon.call("GetHealth")
 
     def run(self, number):
         rng = random.Random(f"{SEED} {number}")
@@ -86,9 +88,8 @@ class Orders:
             with self.turns[name]:
                 if what == "vanish":
                     self.vanish(rng, name)
+                    self.wanted[name] = None  # unless what follows says it
                     self.order(client, rng, name, "replace" if rng.random() < 0.5 else "stop")
-                    if self.wanted[name] == "stopped":  # the stop may have been refused: nothing lived, or the vanished one came later
-                        self.wanted[name] = None
                 elif what == "disconnect":
                     client.close()
                     client = Client(self.daemon.socket, timeout=TIMEOUT + 1)
