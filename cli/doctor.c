@@ -114,8 +114,8 @@ static void judge_backends(Doctor *doctor)
 static const char *promise_limit(const Doctor *doctor, unsigned number)
 {
         if (number == 4)
-                return "whichever part of a run dies, everything ends in bounded time; that nodes go on and a new supervisor "
-                       "adopts them is not in this version";
+                return "a daemon's nodes go on and are adopted, whichever of its parts dies; those of `tidegate run` end with it, in "
+                       "bounded time";
         if (number == 6 && doctor->chosen != BACKEND_PIDNS)
                 return "nothing that a node sends or writes can harm another; but they run as the same user as their supervisor and "
                        "could signal it, trace it or leave their cgroup; the pidns backend, not in this version, prevents that";

@@ -16,6 +16,7 @@
 #include "cli/status.h"
 #include "cli/targets.h"
 
+#define GUARD_ORDERLY_MS 1000
 #define GUARD_SPAN (10 * NSEC_PER_SEC)
 
 bool last_resort_applies(int r)
@@ -282,6 +283,10 @@ int last_resort_end_daemon(Session *session)
                 if (!session->json)
                         printf("SIGTERM to the guard (pid %d), which has 10 s to leave\n", view.info.guard_pid);
                 (void)fflush(stdout);
+                /* Once is for a stop in order, twice for one without a wait; nobody is left to wait for. */
+                n = poll(&p, 1, GUARD_ORDERLY_MS);
+                if (n == 0)
+                        (void)syscall(SYS_pidfd_send_signal, fd, SIGTERM, NULL, 0);
                 while (n < 1 && clock_now() < until)
                         n = poll(&p, 1, nsec_poll_ms(until, clock_now()));
                 if (n < 1)

@@ -53,7 +53,7 @@ typedef enum GuardMsgType {
                                        * when the keeper knows another guard: the socket that it is to use (KEEPER_MSG_GUARD) */
         GUARD_MSG_STORE_END = 41,     /* that was all; count: descriptors that had found no room in the store */
         GUARD_MSG_PING = 44,
-        GUARD_MSG_RELOAD = 42,        /* SIGHUP */
+        GUARD_MSG_RELOAD = 42,        /* SIGHUP: the configuration was read anew. at: grace, until: kill budget, term: watchdog, as spans */
         GUARD_MSG_DUMP = 43,          /* SIGUSR1 */
         /* guard to client */
         GUARD_MSG_READY = 48,    /* text: the instance's cgroup directory; fds: none */

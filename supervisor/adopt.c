@@ -263,6 +263,13 @@ static void dynamic_reconcile(Node *node, bool fresh)
         }
 }
 
+/* With the time that was written down, unless a stop that was ordered meanwhile has set another. */
+static void arm_again(Node *node, nsec_t deadline)
+{
+        if (!node->deadline.loop)
+                node_arm(node, deadline);
+}
+
 /* What was intended against what is there. */
 static void node_reconcile(Node *node, nsec_t deadline, bool fresh)
 {
@@ -272,12 +279,12 @@ static void node_reconcile(Node *node, nsec_t deadline, bool fresh)
                 if (dataflow->state == DATAFLOW_STARTING || dataflow->state == DATAFLOW_RUNNING)
                         node_post(node, NODE_EV_START);
         } else if (node->state == NODE_BACKOFF) {
-                node_arm(node, deadline);
+                arm_again(node, deadline);
         } else if (node_has_life(node) && node_is_dynamic(node)) {
-                node_arm(node, deadline);
+                arm_again(node, deadline);
                 dynamic_reconcile(node, fresh);
         } else if (node_has_life(node)) {
-                node_arm(node, deadline);
+                arm_again(node, deadline);
                 if (node->found.there)
                         node_adopt(node, fresh);
                 else if (node->state == NODE_STARTING && !node->spawned)
@@ -305,6 +312,8 @@ static void dataflow_reconcile(Dataflow *dataflow, bool begun)
 
                 node_reconcile(node, dataflow->journal->nodes[i].sequence ? dataflow->journal->nodes[i].deadline_ns : NSEC_NEVER, fresh);
         }
+        for (size_t i = 0; fresh && i < dataflow->plan->n_nodes; i++)
+                node_journal(&dataflow->nodes[i]); /* a stop may have begun since */
         for (size_t i = 0; fresh && i < dataflow->plan->n_nodes; i++)
                 if (node_has_life(&dataflow->nodes[i]) && dataflow->nodes[i].found.there)
                         wiring_resume(&dataflow->nodes[i]);

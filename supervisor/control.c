@@ -12,6 +12,8 @@
 
 #define CONTROL_READS_PER_TURN 4
 #define CONTROL_ORDINARY_EVENT 16384u
+#define CONTROL_LARGE_CALL     32768u /* bytes: parsed in a millisecond */
+#define CONTROL_PACE           20     /* after a large call its senders' next waits for so many times what it took */
 
 struct Control {
         Loop *loop;
@@ -24,7 +26,7 @@ struct Control {
         size_t charged; /* of the quota */
 
         Frames in;
-        Timer frame_timer;
+        Timer frame_timer, pace_timer;
         char *out;
         size_t out_size, out_room, out_sent;
         Timer reading_timer;
@@ -65,6 +67,7 @@ static void control_hang_up(Control *control)
                 return;
         source_remove(&control->source);
         timer_disarm(&control->frame_timer);
+        timer_disarm(&control->pace_timer);
         timer_disarm(&control->reading_timer);
         control->fd = fd_close(control->fd); /* a socket of ours: what the peer sent with it is dropped by the kernel */
         frames_done(&control->in);
@@ -72,7 +75,7 @@ static void control_hang_up(Control *control)
         control->out = NULL;
         control->out_size = control->out_sent = control->out_room = 0;
         (void)control_charge(control);
-        job_post(control->loop, &control->job, on_job);
+        job_post_client(control->loop, &control->job, on_job);
 }
 
 /* ---- out */
@@ -255,7 +258,7 @@ char *control_event_encode(json_t *event, size_t *ret_size)
         return text;
 }
 
-static void control_confess(Control *control)
+static void control_confess(Control *control, size_t max)
 {
         json_t *gap;
 
@@ -263,7 +266,7 @@ static void control_confess(Control *control)
                 return;
         gap = json_pack("{sb s{s{ss sI sI}}}", "continues", 1, "parameters", "event", "type", "dropped", "at_ms",
                 (json_int_t)(control->loop->now / NSEC_PER_MSEC), "count", (json_int_t)control->n_dropped);
-        if (control_put_json(control, gap, control->limits->events_max) == 0)
+        if (control_put_json(control, gap, max) == 0)
                 control->n_dropped = 0;
 }
 
@@ -285,7 +288,7 @@ static void control_flush(Control *control)
                         return;
                 }
                 if (control->busy)
-                        control_confess(control);
+                        control_confess(control, control->limits->events_max);
         }
         if (n > 0)
                 control_expect_reading(control);
@@ -298,7 +301,7 @@ void control_event_text(Control *control, const char *text, size_t size)
 {
         if (control->oneway)
                 return;
-        control_confess(control);
+        control_confess(control, control->limits->events_max);
         if (control->n_dropped > 0 || control_put(control, text, size, control->limits->events_max))
                 control->n_dropped++;
 }
@@ -326,39 +329,51 @@ bool control_continue(Control *control, json_t *take_parameters)
 }
 
 /* One that is too large is replaced by a word that says so; if even that does not fit, nobody is reading. */
-static void control_finish(Control *control, json_t *take_message)
+static void control_finish(Control *control, char *take_text)
 {
         bool oneway = control->oneway;
         json_t *refusal;
 
         control->busy = control->oneway = false;
-        if (oneway) {
-                json_decref(take_message);
-        } else {
-                control_confess(control);
-                control->n_dropped = 0; /* if there was no room to say so: the next call's stream is another one */
-                if (control_put_json(control, take_message, control->limits->replies_max)) {
+        if (!oneway) {
+                control_confess(control, control->limits->replies_max);
+                control->n_dropped = 0; /* if it could not be said: the next call's stream is another one */
+                if (!take_text || control_put(control, take_text, strlen(take_text) + 1, control->limits->replies_max)) {
                         refusal = json_pack("{ss s{ss}}", "error", CONTROL_E_QUOTA, "parameters", "text",
                                 "the reply does not fit into what may wait for you; read faster, or ask for less");
                         if (control_put_json(control, refusal, SIZE_MAX))
                                 control_hang_up(control);
                 }
         }
+        free(take_text);
         control->reply_waits = control->out_size > 0;
         control_expect_reading(control);
         if (frames_has_whole(&control->in)) /* the next one, a turn later: others come first */
-                job_post(control->loop, &control->job, on_job);
+                job_post_client(control->loop, &control->job, on_job);
         control_watch(control);
+}
+
+static void control_finish_json(Control *control, json_t *take_message)
+{
+        char *text = take_message && !control->oneway ? json_dumps(take_message, JSON_COMPACT) : NULL;
+
+        json_decref(take_message);
+        control_finish(control, text);
 }
 
 void control_reply(Control *control, json_t *take_parameters)
 {
-        control_finish(control, json_pack("{so}", "parameters", take_parameters));
+        control_finish_json(control, json_pack("{so}", "parameters", take_parameters));
+}
+
+void control_reply_text(Control *control, char *take_text)
+{
+        control_finish(control, take_text);
 }
 
 void control_error(Control *control, const char *error, json_t *take_parameters)
 {
-        control_finish(control, json_pack("{ss so}", "error", error, "parameters", take_parameters));
+        control_finish_json(control, json_pack("{ss so}", "error", error, "parameters", take_parameters));
 }
 
 void control_error_text(Control *control, const char *error, const char *text)
@@ -406,14 +421,28 @@ static void control_expect_frame(Control *control)
                         on_half_frame);
 }
 
+static int on_pace(Timer *timer, nsec_t now);
+
+/* Time that one user's large calls take is time that all others wait: a twentieth of it is all they get. */
+static bool control_is_paced(Control *control, bool large)
+{
+        if (!large || !control->quota || control->quota->paced_until <= control->loop->now)
+                return false;
+        timer_arm(control->loop, &control->pace_timer, control->quota->paced_until, on_pace);
+        return true;
+}
+
 static void control_take_call(Control *control)
 {
+        bool large = frames_first_size(&control->in) > CONTROL_LARGE_CALL;
         json_t *frame = NULL;
         ControlCall call;
+        nsec_t began;
         int r;
 
-        if (control->busy || control->fd < 0)
+        if (control->busy || control->fd < 0 || control->pace_timer.loop || control_is_paced(control, large))
                 return;
+        began = clock_now();
         r = frames_take(&control->in, &frame);
         if (r == FRAMES_E_MORE)
                 return;
@@ -426,6 +455,8 @@ static void control_take_call(Control *control)
                 control->ops->call(control->owner, &call);
         }
         json_decref(frame);
+        if (large && control->quota)
+                control->quota->paced_until = nsec_add(control->loop->now, nsec_mul(clock_now() - began, CONTROL_PACE));
 }
 
 /* After every change of what came in. */
@@ -440,6 +471,17 @@ static void control_digest(Control *control)
         }
         control_expect_frame(control);
         control_watch(control);
+}
+
+static int on_pace(Timer *timer, nsec_t now)
+{
+        Control *control = container_of(timer, Control, pace_timer);
+
+        (void)now;
+        control_digest(control);
+        if (control->ended && !control->pace_timer.loop) /* it was gone meanwhile: what it had asked for is done */
+                control_hang_up(control);
+        return 0;
 }
 
 static int on_job(Job *job)
@@ -495,7 +537,12 @@ static int on_control_socket(Source *source, uint32_t revents)
                 control_flush(control);
         if (control->fd < 0)
                 return 0;
-        if ((revents & (EPOLLHUP | EPOLLERR)) && !(revents & EPOLLIN)) {
+        if (control->pace_timer.loop && (revents & (EPOLLHUP | EPOLLERR | EPOLLRDHUP))) {
+                source_remove(source); /* it would be ready for ever, until the timer takes what was asked for */
+                control->ended = true;
+                return 0;
+        }
+        if ((revents & (EPOLLHUP | EPOLLERR)) && !(revents & EPOLLIN) && (control->busy || !frames_has_whole(&control->in))) {
                 control_hang_up(control);
                 return 0;
         }

@@ -31,9 +31,11 @@ typedef struct ControlLimits {
         nsec_t reading_span; /* for a peer to take anything while a reply waits; NSEC_NEVER */
 } ControlLimits;
 
-/* Bytes that several connections hold together: what they sent, and what waits for them. */
+/* What several connections may have together: bytes, of what they sent and of what waits for them; and our time for large calls.
+ */
 typedef struct ControlQuota {
         size_t used, max;
+        nsec_t paced_until; /* no large call is looked at before */
 } ControlQuota;
 
 /**
@@ -62,6 +64,7 @@ char *control_event_encode(json_t *event, size_t *ret_size);
 
 /* control_reply() - the last word of the call under way. @take_parameters is consumed. */
 void control_reply(Control *control, json_t *take_parameters);
+void control_reply_text(Control *control, char *take_text); /* the whole message, encoded; NULL: there was no memory for it */
 void control_error(Control *control, const char *error, json_t *take_parameters);
 void control_error_text(Control *control, const char *error, const char *text);
 

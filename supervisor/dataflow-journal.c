@@ -70,7 +70,7 @@ void dataflow_journal(Dataflow *dataflow)
 {
         struct journal_dataflow record;
 
-        if (!dataflow->journal || dataflow->fresh)
+        if (!dataflow->journal)
                 return;
         dataflow_to_record(dataflow, &record);
         look(dataflow, journal_put_dataflow(dataflow->journal, &record));

@@ -167,7 +167,7 @@ static void dataflow_release(Dataflow *dataflow)
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 Node *node = &dataflow->nodes[i];
 
-                if (node->plan->kind == PLAN_KIND_NODE && node->state == NODE_RUNNING)
+                if (node->plan->kind != PLAN_KIND_PROGRAM && node->state == NODE_RUNNING)
                         wiring_start(node);
                 if (node->state == NODE_RUNNING)
                         show_node_runs(node);

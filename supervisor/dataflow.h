@@ -64,7 +64,7 @@ struct Dataflow {
         JournalEntry *journal; /* NULL: a private instance, or it could not be written */
         bool journal_failed;   /* said once */
         bool adopting;         /* its keeper has not said yet what is there: it is made from the journal, or the keeper is a new one */
-        bool fresh;            /* made from the journal: nothing of it is written back before it was held against what is there */
+        bool fresh;            /* made from the journal: nothing of its nodes is written back before it was held against what is there */
         bool slot_known;       /* fresh: the guard has named its slot */
         bool found_by_name;    /* fresh: its keeper was found by its socket, and the guard is being told */
         uint8_t uuid[16];

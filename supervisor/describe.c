@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "supervisor/progress.h"
 #include "supervisor/server-internal.h"
 
 static json_int_t ms(nsec_t t)
@@ -31,16 +32,19 @@ static json_t *describe_exit(const Node *node)
 json_t *describe_node(const Node *node)
 {
         bool wanted = !node->stop_wanted && !node->dataflow->stop_ordered;
-        json_t *result = json_pack("{ss ss ss ss sI si sI sI si ss sb ss*}", "id", node->plan->id, "kind", kind_of(node->plan),
+        ProgressState progress = progress_state(node->dataflow->progress, node->index);
+        json_t *result = json_pack("{ss ss ss ss sI si sI sI si ss sb ss ss*}", "id", node->plan->id, "kind", kind_of(node->plan),
                 "state", node_state_to_string(node->state), "wanted", wanted ? "running" : "stopped", "generation",
                 (json_int_t)node->generation, "pid", node->exited ? 0 : (int)node->pid, "restarts", (json_int_t)node->n_restarts,
                 "since_at_ms", ms(node->since), "line", (int)node->plan->line, "protection", "cgroup", "quarantined",
-                node->quarantined, "error", node->error);
+                node->quarantined, "health", progress_health_to_string(progress.health), "error", node->error);
 
         if (result && node->spawned && node->exited)
                 (void)json_object_set_new(result, "exit", describe_exit(node));
         if (result && node->left)
                 (void)json_object_set_new(result, "left", json_string(node->left));
+        if (result && progress.health == PROGRESS_STUCK)
+                (void)json_object_set_new(result, "stuck_since_at_ms", json_integer(ms(progress.stuck_since)));
         return result;
 }
 

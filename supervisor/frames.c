@@ -10,6 +10,7 @@
 #include "protocol/control_msg.h"
 
 #define FRAMES_FIRST_ROOM 4096u
+#define FRAMES_MAX_VALUES (1u << 17)
 
 int frames_reserve(Frames *frames, char **ret_at, size_t *ret_room)
 {
@@ -50,6 +51,21 @@ bool frames_is_partial(Frames *frames)
         return frames->size > 0 && !frames_has_whole(frames);
 }
 
+size_t frames_first_size(Frames *frames)
+{
+        return frames_has_whole(frames) ? frames->n_seen + 1 : 0;
+}
+
+/* Values cost a hundred times what bytes do. What separates them is counted, in strings too: never too few. */
+static bool has_too_many_values(const char *data, size_t size)
+{
+        size_t n = 0;
+
+        for (size_t i = 0; i < size; i++)
+                n += data[i] == ',' || data[i] == '[' || data[i] == '{';
+        return n > FRAMES_MAX_VALUES;
+}
+
 int frames_take(Frames *frames, json_t **ret)
 {
         size_t size;
@@ -61,7 +77,7 @@ int frames_take(Frames *frames, json_t **ret)
                 return FRAMES_E_MORE;
         }
         size = frames->n_seen + 1;
-        frame = json_loadb(frames->data, size - 1, JSON_REJECT_DUPLICATES, NULL);
+        frame = has_too_many_values(frames->data, size) ? NULL : json_loadb(frames->data, size - 1, JSON_REJECT_DUPLICATES, NULL);
         memmove(frames->data, frames->data + size, frames->size - size);
         frames->size -= size;
         frames->n_seen = 0;

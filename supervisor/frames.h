@@ -36,10 +36,12 @@ void frames_added(Frames *frames, size_t n);
  * frames_take() - take the first frame off
  * @ret: a JSON object, the caller's
  *
- * Return: 0, FRAMES_E_MORE, -EPROTO for a frame that is no JSON object.
+ * Return: 0, FRAMES_E_MORE, -EPROTO for a frame that is no JSON object, or has more values in it than any plan.
  */
 int frames_take(Frames *frames, json_t **ret);
 
+/* frames_first_size() - bytes of the first frame, its NUL included; 0: it is not whole yet. */
+size_t frames_first_size(Frames *frames);
 bool frames_has_whole(Frames *frames);
 
 /* frames_is_partial() - some of a frame is there, and not all of it. */

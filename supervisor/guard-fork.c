@@ -68,9 +68,9 @@ int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret)
         (void)snprintf(nodes, sizeof(nodes), "--node-listen-fd=%d", guard->runtime.node_fd);
         (void)snprintf(runtime, sizeof(runtime), "--runtime-fd=%d", guard->runtime.dir_fd);
         (void)snprintf(epoch, sizeof(epoch), "--epoch=%llu", (unsigned long long)guard->epoch);
-        (void)snprintf(grace, sizeof(grace), "--grace-ns=%llu", (unsigned long long)o->grace_ns);
-        (void)snprintf(budget, sizeof(budget), "--budget-ns=%llu", (unsigned long long)o->budget_ns);
-        (void)snprintf(watchdog, sizeof(watchdog), "--watchdog=%lluns", (unsigned long long)o->watchdog_ns);
+        (void)snprintf(grace, sizeof(grace), "--grace-ns=%llu", (unsigned long long)guard->grace_ns);
+        (void)snprintf(budget, sizeof(budget), "--budget-ns=%llu", (unsigned long long)guard->budget_ns);
+        (void)snprintf(watchdog, sizeof(watchdog), "--watchdog=%lluns", (unsigned long long)guard->watchdog_ns);
         (void)snprintf(lock, sizeof(lock), "--lock-fd=%d", guard->instance.dir_fd);
         (void)snprintf(nofile, sizeof(nofile), "--nofile=%llu:%llu", (unsigned long long)guard->nofile.rlim_cur,
                 (unsigned long long)guard->nofile.rlim_max);

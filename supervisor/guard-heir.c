@@ -285,9 +285,9 @@ void guard_reexec(Guard *guard)
         log_line("executing %s anew: %u descriptors, %u children", o->program, guard->n_stored, guard->n_children);
         guard_process_kill(&guard->supervisor);
         (void)snprintf(state, sizeof(state), "--state-fd=%d", fd);
-        (void)snprintf(grace, sizeof(grace), "--grace-ns=%llu", (unsigned long long)o->grace_ns);
-        (void)snprintf(budget, sizeof(budget), "--budget-ns=%llu", (unsigned long long)o->budget_ns);
-        (void)snprintf(watchdog, sizeof(watchdog), "--watchdog=%lluns", (unsigned long long)o->watchdog_ns);
+        (void)snprintf(grace, sizeof(grace), "--grace-ns=%llu", (unsigned long long)guard->grace_ns);
+        (void)snprintf(budget, sizeof(budget), "--budget-ns=%llu", (unsigned long long)guard->budget_ns);
+        (void)snprintf(watchdog, sizeof(watchdog), "--watchdog=%lluns", (unsigned long long)guard->watchdog_ns);
         execve(o->program, argv, environ);
         log_line("cannot execute %s anew: %s", o->program, strerror(errno));
         (void)fd_close(fd); /* the supervisor was killed: another one is forked, and nothing was lost */

@@ -10,6 +10,7 @@
 
 #include "protocol/guard_msg.h"
 #include "supervisor/guard.h"
+#include "supervisor/config.h"
 #include "supervisor/instance.h"
 #include "supervisor/loop.h"
 #include "supervisor/runtime.h"
@@ -88,8 +89,19 @@ struct guard_result {
         uint32_t n_left;
 };
 
+/* What the reader of the configuration found, in memory that it shares with the guard. */
+typedef struct GuardConfig {
+        int32_t error;
+        Config config;
+        char why[512];
+} GuardConfig;
+
 struct Guard {
         const GuardOptions *options;
+        nsec_t grace_ns, budget_ns, watchdog_ns; /* the options', or the configuration's */
+        GuardConfig *config;  /* shared with the reader */
+        GuardProcess reader;  /* of the configuration */
+        Timer reader_timer;
         Loop loop;
         Instance instance;
         GuardState state;
@@ -151,6 +163,11 @@ void guard_add_child(Guard *guard, const struct guard_record *record, int *take_
 void guard_set_child_end(Guard *guard, const struct guard_record *record, int32_t code, int32_t status);
 int guard_tell_slot(Guard *guard, const GuardSlot *slot);
 int guard_open_instance_files(Guard *guard);
+
+/* guard-config.c */
+int guard_config_init(Guard *guard);  /* and read it, blocking: before the loop. 0 or a negative errno; what is wrong was logged */
+void guard_config_reload(Guard *guard);
+void guard_config_on_reader_exit(Guard *guard);
 
 /* guard-watch.c */
 void guard_watch_begin(Guard *guard); /* a supervisor was started */

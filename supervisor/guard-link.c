@@ -127,7 +127,11 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 if (!dataflow)
                         supervisor_look_at_slot(supervisor, record->slot);
         }
-        if (record->type == GUARD_MSG_PING)
+        if (record->type == GUARD_MSG_RELOAD) {
+                supervisor->options.grace_ns = record->at_ns;
+                supervisor->options.budget_ns = record->until_ns;
+                supervisor->options.watchdog_ns = record->term_ns;
+        } else if (record->type == GUARD_MSG_PING)
                 guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_PONG});
         else if (record->type == GUARD_MSG_STORED)
                 adopt_stored(supervisor, record, fds, n_fds);

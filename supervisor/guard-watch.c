@@ -59,7 +59,7 @@ static nsec_t manager_period(void)
 
 static nsec_t watch_period(const Guard *guard)
 {
-        nsec_t own = guard->options->watchdog_ns ? guard->options->watchdog_ns / 3 : NSEC_NEVER;
+        nsec_t own = guard->watchdog_ns ? guard->watchdog_ns / 3 : NSEC_NEVER;
 
         return MIN(MAX(own, 10 * NSEC_PER_MSEC), manager_period());
 }
@@ -67,7 +67,7 @@ static nsec_t watch_period(const Guard *guard)
 static int on_tick(Timer *timer, nsec_t now)
 {
         Guard *guard = container_of(timer, Guard, watch_timer);
-        nsec_t period = watch_period(guard), watchdog = guard->options->watchdog_ns;
+        nsec_t period = watch_period(guard), watchdog = guard->watchdog_ns;
         struct guard_record ping = {.type = GUARD_MSG_PING, .epoch = guard->epoch};
 
         if (now > nsec_add(guard->tick_due, LATE_FACTOR * period)) /* we were held up ourselves: so may have been its answer */

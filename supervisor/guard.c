@@ -21,6 +21,7 @@
 #include "supervisor/cgroup.h"
 #include "supervisor/guard-internal.h"
 #include "supervisor/packet.h"
+#include "supervisor/priority.h"
 
 static void guard_advance(Guard *guard);
 static void guard_replace_supervisor(Guard *guard, const siginfo_t *si);
@@ -63,13 +64,13 @@ void guard_tell_kept(Guard *guard, uint32_t slot)
 
 static void guard_end_all(Guard *guard, nsec_t at, nsec_t term_ns)
 {
-        (void)guard_escrow(guard, GUARD_SLOT_INSTANCE, at, nsec_add(at, guard->options->budget_ns), term_ns);
+        (void)guard_escrow(guard, GUARD_SLOT_INSTANCE, at, nsec_add(at, guard->budget_ns), term_ns);
 }
 
 /* Asked to end: the supervisor stops in order, and what it does not manage by T is done for it. */
 static void guard_order_stop(Guard *guard, GuardMsgType why)
 {
-        nsec_t grace = guard->options->grace_ns;
+        nsec_t grace = guard->stop_ordered && why == GUARD_MSG_STOP ? 0 : guard->grace_ns; /* asked twice: now */
 
         if (guard->options->daemon && !guard->stop_ordered)
                 guard_notify(guard, "STOPPING=1\nSTATUS=ending");
@@ -477,7 +478,7 @@ static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
                 return;
         }
         record_send(guard->client_fd, &record, NULL, 0);
-        guard_end_all(guard, nsec_add(guard->loop.now, guard->options->grace_ns / 2), guard->options->grace_ns / 2);
+        guard_end_all(guard, nsec_add(guard->loop.now, guard->grace_ns / 2), guard->grace_ns / 2);
 }
 
 /* Registrations that lie unread are of children that live: they come before the end of the keeper, and before that of its orphans. */
@@ -538,6 +539,10 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
 {
         GuardChild *child;
 
+        if (si->si_pid == guard->reader.pid) {
+                guard_config_on_reader_exit(guard);
+                return;
+        }
         if (si->si_pid == guard->supervisor.pid) {
                 on_supervisor_exit(guard, si);
                 return;
@@ -597,8 +602,10 @@ static int on_signal(Source *source, uint32_t revents)
                         guard_order_stop(guard, GUARD_MSG_STOP);
                 else if (info.ssi_signo == SIGUSR2)
                         guard_reexec(guard);
-                else if (info.ssi_signo == SIGHUP || info.ssi_signo == SIGUSR1)
-                        tell_supervisor(guard, (struct guard_record){.type = info.ssi_signo == SIGHUP ? GUARD_MSG_RELOAD : GUARD_MSG_DUMP});
+                else if (info.ssi_signo == SIGHUP && guard->options->daemon)
+                        guard_config_reload(guard);
+                else if (info.ssi_signo == SIGUSR1)
+                        tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_DUMP});
         return on_reap(&guard->reap);
 }
 
@@ -823,8 +830,9 @@ static int guard_setup(Guard *guard)
         sigfillset(&all);
         if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
                 return error_origin(-errno);
-        if (geteuid() == 0) /* a user's limit of locked memory would make later mappings fail: worse than being paged out */
-                (void)mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT);
+        priority_lock_memory();
+        if (guard->options->daemon)
+                priority_guard();
         (void)setsid(); /* EPERM: we lead one already. Ctrl-C in the client's terminal never reaches us */
         if (getrlimit(RLIMIT_NOFILE, &guard->nofile) == 0) {
                 struct rlimit raised = {.rlim_cur = guard->nofile.rlim_max, .rlim_max = guard->nofile.rlim_max};
@@ -883,7 +891,7 @@ static int guard_start_first_supervisor(Guard *guard)
 
 int guard_main(const GuardOptions *options)
 {
-        static Guard guard; /* 2 MiB, of which what is used is touched; there is one */
+        static Guard guard; /* 2 MiB; there is one */
         char why[512] = "";
         int r;
 
@@ -897,7 +905,9 @@ int guard_main(const GuardOptions *options)
                         return 1;
                 }
         }
-        r = guard_setup(&guard);
+        r = guard_config_init(&guard);
+        if (!r)
+                r = guard_setup(&guard);
         if (!r && options->state_fd >= 0)
                 r = guard_restore(&guard, options->state_fd);
         if (r) {

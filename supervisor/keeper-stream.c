@@ -10,6 +10,7 @@
 #include "base/error.h"
 
 #define SOCKET_BUFFER (2 * 1024 * 1024)  /* twice that in kernel memory: some 5000 short lines at 768 bytes each */
+#define LAST_BUFFER   (16 * 1024 * 1024) /* what is left in a few pipes */
 #define BACKLOG_MAX   (2 * 1024 * 1024)  /* more than one turn can gather: a turn reads one chunk after the socket is full */
 #define BACKLOG_IDLE  (64 * 1024)        /* kept when empty */
 
@@ -147,16 +148,20 @@ static void on_stream(KeeperSource *source, uint32_t events)
                 stream->ops->room(stream->userdata);
 }
 
+/* Without the privilege it is as much as the system allows: then nodes are throttled sooner. */
+static void set_buffer(int fd, int size)
+{
+        if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0)
+                (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+}
+
 int stream_open(Stream *stream, KeeperLoop *loop, int take_fd, const StreamOps *ops, void *userdata)
 {
-        const int size = SOCKET_BUFFER;
         int r;
 
         *stream = (Stream){.ops = ops, .userdata = userdata, .loop = loop, .fd = take_fd, .source = KEEPER_SOURCE_INIT,
                 .last_until = NSEC_NEVER};
-        /* So that short bursts throttle nobody; without the privilege it is as much as the system allows. */
-        if (setsockopt(take_fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0)
-                (void)setsockopt(take_fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+        set_buffer(take_fd, SOCKET_BUFFER); /* short bursts throttle nobody */
         r = keeper_loop_add(loop, &stream->source, stream->fd, 0, on_stream);
         if (r)
                 stream_close(stream);
@@ -229,7 +234,10 @@ void stream_give_up(Stream *stream)
         drop_backlog(stream);
 }
 
-void stream_last(Stream *stream, nsec_t now)
+void stream_last(Stream *stream, nsec_t deadline)
 {
-        stream->last_until = MIN(stream->last_until, nsec_add(now, STREAM_LAST_SPAN));
+        if (stream->fd < 0)
+                return;
+        set_buffer(stream->fd, LAST_BUFFER); /* that there is room now is an event, as always */
+        stream->last_until = deadline - MIN(deadline, STREAM_DROP_SPAN);
 }

@@ -23,7 +23,7 @@
 #include "supervisor/keeper-loop.h"
 
 #define STREAM_STUCK_SPAN (500 * NSEC_PER_MSEC) /* a reader on a busy machine is late by tens of milliseconds */
-#define STREAM_LAST_SPAN  NSEC_PER_SEC          /* from the end of the dataflow on, in all, however it reads */
+#define STREAM_DROP_SPAN  (250 * NSEC_PER_MSEC) /* before the keeper must have left: no more waiting, however it reads */
 
 typedef struct StreamOps {
         void (*throttle)(void *userdata);                            /* stream_throttles() has changed */
@@ -65,7 +65,10 @@ void stream_tick(Stream *stream, nsec_t now);
 /* stream_give_up() - if it throttles: drop what waits, and no more waiting for this reader until there is room. */
 void stream_give_up(Stream *stream);
 
-/* stream_last() - the dataflow ends: what is still to come throttles for STREAM_LAST_SPAN at most. */
-void stream_last(Stream *stream, nsec_t now);
+/*
+ * stream_last() - the dataflow ends, and the keeper leaves by @deadline: what is still to come goes into a larger socket, which
+ * outlives the keeper, and throttles at most until STREAM_DROP_SPAN before it leaves.
+ */
+void stream_last(Stream *stream, nsec_t deadline);
 
 #endif

@@ -21,6 +21,7 @@
 #include "protocol/guard_msg.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
+#include "supervisor/priority.h"
 
 #define ORDERS_PER_TURN   16
 #define LAST_REPORTS_SPAN (200 * NSEC_PER_MSEC) /* for the supervisor to take what is queued, after the end */
@@ -152,6 +153,8 @@ static void order_begin(Keeper *k, const KeeperMsg *msg, int *fds)
         k->uuid = strdup(msg->begin.uuid);
         k->name = strdup(msg->begin.name);
         r = k->uuid && k->name ? make_dataflow(k, msg->begin.takeover, &what) : -ENOMEM;
+        if (k->persistent) /* a private guard has given us nothing */
+                priority_keeper();
         if (!r) {
                 what = "start the logger";
                 LoggerConfig logger = {.log_dir = msg->begin.log_dir, .uid = k->uid, .gid = k->gid, .groups = k->groups, .n_groups = k->n_groups};
@@ -197,7 +200,7 @@ static void begin_ending(Keeper *k, nsec_t deadline)
         set_phase(k, KEEPER_ENDING, deadline);
         keeper_loop_remove(&k->loop, &k->events); /* the file of a removed cgroup is ready for ever */
         end_outputs(k);
-        stream_last(&k->stream, clock_now());
+        stream_last(&k->stream, deadline);
         keeper_remove_dataflow(k, deadline);
 }
 

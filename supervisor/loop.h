@@ -7,7 +7,13 @@
  * any callback is safe: nothing is delivered to it afterwards.
  *
  * Order within a turn: ready sources by priority (exits and readiness before what they would cancel), posted jobs, then
- * deadlines that have passed. The clock is read once a turn: loop->now, and once more at its end for the pulse.
+ * deadlines that have passed. Sources of one priority, and jobs, have 4 ms of a turn each: what is left waits for the next turn, where it
+ * comes first. Callbacks see the clock as of the turn's beginning: loop->now.
+ *
+ * Clients have a share: of the time that passes at most every second nanosecond is theirs, LOOP_CLIENTS_BURST of it at once. What they
+ * ask for beyond waits, in the order in which it came, and no turn is longer for it than that and one call. So whoever
+ * asks without a pause holds up nobody but other clients, and these not for long; and a loop that runs at a real-time
+ * priority leaves the CPU to others.
  *
  * Pulse: "turn started" is stored after epoll_wait, "turn completed" before it, so a loop that sleeps is never taken for a
  * wedged one. The lag of a turn is how late its work was done: its duration, plus how late the earliest of its
@@ -24,6 +30,8 @@
 #include "base/clock.h"
 #include "base/list.h"
 #include "protocol/status_page.h"
+
+#define LOOP_CLIENTS_BURST (4 * NSEC_PER_MSEC)
 
 typedef struct Loop Loop;
 typedef struct Source Source;
@@ -71,6 +79,12 @@ struct Loop {
         List timers;      /* sorted by at */
         List jobs;
         List ready[_SOURCE_PRIORITY_MAX];
+        int client_epoll_fd; /* in epoll_fd, so that not looking at any of them is one call */
+        List client_jobs;
+        int64_t client_budget;   /* nanoseconds; below 0: they are paused until it is not */
+        nsec_t client_budget_at; /* when it was that */
+        Timer client_pause;
+        bool client_jobs_first; /* neither they nor what came from sockets waits for the other for ever */
         struct status_pulse *pulse; /* &own_pulse, or borrowed: see loop_set_pulse() */
         struct status_pulse own_pulse;
         nsec_t late_ns; /* in this turn: of its earliest deadline */
@@ -104,5 +118,8 @@ void timer_disarm(Timer *timer);
 /* job_post() - run @fn in this or the next turn; posting a posted job does nothing. */
 void job_post(Loop *loop, Job *job, JobFn fn);
 void job_cancel(Job *job);
+
+/* job_post_client() - the same, of the clients' share: it may wait for that. */
+void job_post_client(Loop *loop, Job *job, JobFn fn);
 
 #endif

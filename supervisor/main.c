@@ -40,6 +40,7 @@ enum {
         OPT_EPOCH,
         OPT_STATE_FD,
         OPT_REEXEC,
+        OPT_CONFIG,
 };
 
 static const struct option long_options[] = {
@@ -62,6 +63,7 @@ static const struct option long_options[] = {
         {"node-listen-fd", required_argument, NULL, OPT_NODE_LISTEN_FD},
         {"runtime-fd", required_argument, NULL, OPT_RUNTIME_FD},
         {"epoch", required_argument, NULL, OPT_EPOCH},
+        {"config", required_argument, NULL, OPT_CONFIG},
         {"reexec", no_argument, NULL, OPT_REEXEC},
         {"state-fd", required_argument, NULL, OPT_STATE_FD},
         {"version", no_argument, NULL, 'V'},
@@ -95,6 +97,7 @@ static void help(void)
                "                          $XDG_RUNTIME_DIR/tidegate); one daemon a directory\n"
                "  --cgroup-root DIR       cgroup v2 directory to make cgroups below (default: found)\n"
                "  --grace-duration D      what nodes get to end when the daemon does (default 10s)\n"
+               "  --config FILE           settings, read again at SIGHUP (default /etc/tidegate/tidegated.conf)\n"
                "  --watchdog D            replace a supervisor whose loop stands still for longer (default 5s; 0: never)\n"
                "  --reexec                have the daemon that runs there execute this program in its place; nodes run on\n"
                "  --version, --help\n\n"
@@ -168,9 +171,11 @@ static void parse_one(Arguments *a, int option, const char *value)
                 a->guard.runtime_dir = value;
                 break;
         case OPT_WATCHDOG:
+                a->guard.has_watchdog = true;
                 a->bad = span_parse(value, &a->guard.watchdog_ns) ? "--watchdog wants a time (5s, 500ms; 0: never)" : a->bad;
                 break;
         case OPT_GRACE_DURATION:
+                a->guard.has_grace = true;
                 a->bad = span_parse(value, &a->guard.grace_ns) || a->guard.grace_ns > 3600 * NSEC_PER_SEC ? "--grace-duration wants a time up to 1h (10s, 500ms)" : a->bad;
                 break;
         case OPT_LISTEN_FD:
@@ -181,6 +186,9 @@ static void parse_one(Arguments *a, int option, const char *value)
                 break;
         case OPT_RUNTIME_FD:
                 a->supervisor.runtime_fd = parse_fd(value);
+                break;
+        case OPT_CONFIG:
+                a->guard.config = value;
                 break;
         case OPT_REEXEC:
                 a->reexec = true;

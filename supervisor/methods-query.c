@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What clients may ask, without changing anything: the interface itself, health, dataflows, and waiting for a state. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "protocol/control_msg.h"
 #include "supervisor/server-internal.h"
+
+#define STATUS_NODES_PER_STEP 128 /* a millisecond's work or two; a dataflow counts as one, too */
 
 static const char interface_text[] =
 #include "interface.inc"
@@ -98,24 +101,144 @@ static void list(Client *client, const Parameters *parameters)
         client_reply(client, json_pack("{so}", "dataflows", dataflows));
 }
 
+static void text_add(Call *call, const char *text, size_t size)
+{
+        size_t room = MAX(call->text_room, (size_t)4096);
+        char *grown;
+
+        while (room < call->text_size + size)
+                room *= 2;
+        grown = call->text_size == SIZE_MAX ? NULL : room == call->text_room ? call->text : realloc(call->text, room);
+        if (!grown) {
+                call->text_size = SIZE_MAX; /* from now on */
+                return;
+        }
+        memcpy(grown + call->text_size, text, size);
+        call->text = grown;
+        call->text_size += size;
+        call->text_room = room;
+}
+
+/* Encoded and freed at once: to keep a tree of thousands of nodes would cost as much time as all the rest. */
+static void text_add_json(Call *call, json_t *take, bool open)
+{
+        char *text = take ? json_dumps(take, JSON_COMPACT) : NULL;
+
+        json_decref(take);
+        if (text)
+                text_add(call, text, strlen(text) - open); /* without its last brace: there will be more */
+        else
+                call->text_size = SIZE_MAX;
+        free(text);
+}
+
+static void text_add_string(Call *call, const char *text)
+{
+        text_add(call, text, strlen(text));
+}
+
+static void status_begin_flow(Call *call, const Flow *flow)
+{
+        json_t *dataflow = describe_dataflow(flow, false);
+
+        call->text_before = call->text_size;
+        if (call->text[call->text_size - 1] == '}')
+                text_add_string(call, ",");
+        if (dataflow)
+                (void)json_object_del(dataflow, "nodes");
+        text_add_json(call, dataflow, true);
+        text_add_string(call, ",\"nodes\":[");
+}
+
+/* A part of the reply, so that no turn is long for it. True: it was the last, and the call is answered. */
+static bool status_step(Client *client)
+{
+        Call *call = &client->call;
+        unsigned n = 0;
+
+        for (; call->flow_at < call->n_flows && n < STATUS_NODES_PER_STEP && call->text_size != SIZE_MAX; n++) {
+                const Flow *flow = call->flows[call->flow_at];
+                const Dataflow *dataflow = flow ? flow->dataflow : NULL;
+
+                if (flow && call->node_at == 0)
+                        status_begin_flow(call, flow);
+                for (; flow && call->node_at < dataflow->plan->n_nodes && n < STATUS_NODES_PER_STEP; n++) {
+                        if (call->node_at > 0)
+                                text_add_string(call, ",");
+                        text_add_json(call, describe_node(&dataflow->nodes[call->node_at++]), false);
+                }
+                if (flow && call->node_at < dataflow->plan->n_nodes)
+                        break;
+                if (flow)
+                        text_add_string(call, "]}");
+                call->flow_at++;
+                call->node_at = 0;
+        }
+        if (call->flow_at < call->n_flows && call->text_size != SIZE_MAX)
+                return false;
+        text_add(call, "]}}", sizeof("]}}"));
+        client_reply_text(client, call->text_size != SIZE_MAX ? TAKE_PTR(call->text) : NULL);
+        return true;
+}
+
+static int on_status_step(Job *job)
+{
+        Client *client = container_of(job, Client, call.step);
+
+        if (!status_step(client))
+                job_post_client(client->server->loop, job, on_status_step);
+        return 0;
+}
+
+static void look_nowhere(Client *client)
+{
+        (void)client; /* it goes on by itself */
+}
+
+bool status_forget(Call *call, const Flow *flow)
+{
+        if (call->look != look_nowhere)
+                return false;
+        for (size_t i = call->flow_at; i < call->n_flows; i++) {
+                if (call->flows[i] != flow)
+                        continue;
+                call->flows[i] = NULL;
+                if (i != call->flow_at || call->node_at == 0 || call->text_size == SIZE_MAX)
+                        continue;
+                call->text_size = call->text_before; /* as if it had been forgotten before */
+                call->node_at = 0;
+        }
+        return true;
+}
+
 static void status(Client *client, const Parameters *parameters)
 {
-        json_t *dataflows = json_array();
+        Call *call = &client->call;
+        size_t n_names = json_array_size(parameters->names), room = n_names;
         Flow *it, *next;
 
-        for (size_t i = 0; i < json_array_size(parameters->names); i++) {
+        list_for_each(it, next, &client->server->flows, link)
+                room++;
+        text_add_string(call, "{\"parameters\":{\"dataflows\":[");
+        call->flows = calloc(room + 1, sizeof(Flow *));
+        if (!call->text || !call->flows) {
+                client_fail(client, CONTROL_E_QUOTA, "the daemon is short of memory");
+                return;
+        }
+        for (size_t i = 0; i < n_names; i++) {
                 Flow *flow = flow_resolve(client, json_string_value(json_array_get(parameters->names, i)));
 
-                if (!flow) { /* answered */
-                        json_decref(dataflows);
-                        return;
-                }
-                (void)json_array_append_new(dataflows, describe_dataflow(flow, true));
+                if (!flow)
+                        return; /* answered */
+                call->flows[call->n_flows++] = flow;
         }
         list_for_each(it, next, &client->server->flows, link)
                 if (!parameters->names && client_may(client, it))
-                        (void)json_array_append_new(dataflows, describe_dataflow(it, true));
-        client_reply(client, json_pack("{so}", "dataflows", dataflows));
+                        call->flows[call->n_flows++] = it;
+        if (status_step(client))
+                return;
+        client_wait(client, look_nowhere, parameters->timeout_ms, SERVER_CALL_SPAN);
+        job_post_client(client->server->loop, &call->step, on_status_step);
 }
 
 /* ---- waiting for a state */

@@ -55,8 +55,8 @@ static nsec_t span_of(json_int_t ms, nsec_t otherwise)
 
 static DataflowOptions options_of(const Client *client, const Parameters *parameters, const PeerFacts *facts, char **environ_)
 {
-        DataflowOptions options = {.grace_ns = span_of(parameters->grace_ms, 10 * NSEC_PER_SEC),
-                .budget_ns = span_of(parameters->budget_ms, 2 * NSEC_PER_SEC),
+        DataflowOptions options = {.grace_ns = span_of(parameters->grace_ms, client->server->supervisor->options.grace_ns),
+                .budget_ns = span_of(parameters->budget_ms, client->server->supervisor->options.budget_ns),
                 .log_dir = parameters->log_dir,
                 .environ = environ_,
                 .umask = parameters->umask == PARAM_ABSENT ? 022 : (mode_t)parameters->umask,

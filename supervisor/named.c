@@ -93,13 +93,31 @@ static bool pidfd_alive(int pidfd)
         return syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) == 0;
 }
 
+/*
+ * Is @path, as procfs has it, the cgroup of this incarnation or one below? Who may make cgroups somewhere can name them as ours are named,
+ * so all of the path counts: up to the instance it is the end of the instance's own, which begins with a mount point.
+ */
+static bool path_is_incarnation(const char *path, const Node *node)
+{
+        const Supervisor *supervisor = node->dataflow->supervisor;
+        char wanted[UUID_TEXT_LENGTH + NODE_MSG_ID_MAX + 64];
+        size_t whole = strlen(supervisor->cgroup), upto;
+        const char *at;
+        int n;
+
+        n = snprintf(wanted, sizeof(wanted), "/%s/%s.%llu", node->dataflow->uuid_text, node->plan->id, (unsigned long long)node->generation);
+        at = n > 0 && (size_t)n < sizeof(wanted) ? strstr(path, wanted) : NULL;
+        upto = at ? (size_t)(at - path) : 0;
+        return upto > 0 && upto <= whole && memcmp(supervisor->cgroup + whole - upto, path, upto) == 0 && (at[n] == '\0' || at[n] == '/');
+}
+
 /* Is the process in the incarnation's cgroup, or below? procfs answers from memory. */
 static bool peer_is_incarnation(int fd, const Node *node)
 {
-        char path[64], text[8192], wanted[UUID_TEXT_LENGTH + NODE_MSG_ID_MAX + 64];
+        char path[64], text[8192];
         _cleanup_fd_ int pidfd = -1, file = -1;
         struct ucred peer;
-        const char *at;
+        char *at;
         ssize_t n;
 
         pidfd = peer_pidfd(fd, &peer);
@@ -109,11 +127,12 @@ static bool peer_is_incarnation(int fd, const Node *node)
         if (n <= 0 || !pidfd_alive(pidfd)) /* alive after the look: it was of this process */
                 return false;
         text[n] = '\0';
-        at = strstr(text, "0::/");
-        (void)snprintf(wanted, sizeof(wanted), "/%s/%s/%s.%llu", node->dataflow->supervisor->instance, node->dataflow->uuid_text, node->plan->id,
-                (unsigned long long)node->generation);
-        at = at && (at == text || at[-1] == '\n') ? strstr(at, wanted) : NULL;
-        return at && (at[strlen(wanted)] == '\n' || at[strlen(wanted)] == '/');
+        at = strncmp(text, "0::/", 4) == 0 ? text : strstr(text, "\n0::/");
+        if (!at)
+                return false;
+        at += *at == '\n' ? 4 : 3;
+        at[strcspn(at, "\n")] = '\0';
+        return path_is_incarnation(at, node);
 }
 
 /* ---- what it asks for */
@@ -189,7 +208,7 @@ static void guest_comes_back(Guest *guest, const NodeMsg *msg)
         struct guard_item item = {.kind = GUARD_ITEM_SOCKET};
         Node *node = has_identity(msg) ? find_returning(guest, msg) : find_nameless(guest);
 
-        if (!node || node->exited || node_is_final(node)) {
+        if (!node || node->plan->kind == PLAN_KIND_PROGRAM || node->exited || node_is_final(node)) {
                 guest_refuse(guest, "%s is not a node of a dataflow that runs here", msg->hello.node);
                 return;
         }

@@ -318,7 +318,7 @@ static void node_on_ready(Node *node)
         node->was_ready = true;
         if (again)
                 wiring_tell_restarted(node);
-        if (node->dataflow->released && node->plan->kind == PLAN_KIND_NODE)
+        if (node->dataflow->released && node->plan->kind != PLAN_KIND_PROGRAM)
                 wiring_start(node);
 }
 

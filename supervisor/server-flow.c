@@ -40,7 +40,7 @@ void flow_forget(Flow *flow)
         Flow *it, *next;
 
         list_for_each(client, next_client, &flow->server->calls, call.link)
-                if (call_has(&client->call, flow)) /* it takes nothing, so it could not be told of the end */
+                if (!status_forget(&client->call, flow) && call_has(&client->call, flow)) /* it takes nothing, so it could not be told of the end */
                         client_fail(client, CONTROL_E_NOT_RUNNING, "dataflow %.128s was forgotten", flow->dataflow->plan->name);
         list_for_each(it, next, &flow->server->flows, link)
                 if (it->after == flow)

@@ -61,9 +61,15 @@ typedef struct Call {
          */
         void (*look)(Client *client);
         Flow *flow, *other;
-        Flow **flows; /* owned array */
+        Flow **flows; /* owned array; NULL: was forgotten */
         size_t n_flows;
         json_t *results; /* owned */
+
+        /* Status: how far it is, in flows and in the nodes of that one, and the reply so far */
+        Job step;
+        size_t flow_at, node_at;
+        char *text; /* owned */
+        size_t text_size, text_room, text_before; /* before: without the flow that it is at */
 
         /* one node */
         Node *node; /* lives as long as flow's dataflow */
@@ -113,6 +119,7 @@ extern const Method methods_service[], methods_query[], methods_start[], methods
 
 /* server.c: answers. Each ends the call under way. */
 void client_reply(Client *client, json_t *take_parameters);
+void client_reply_text(Client *client, char *take_text); /* a whole message; NULL: memory is short */
 void client_error(Client *client, const char *error, json_t *take_parameters);
 __attribute__((format(printf, 3, 4))) void client_fail(Client *client, const char *error, const char *format, ...);
 void client_bad_parameter(Client *client, const char *name);
@@ -156,6 +163,9 @@ Flow *flow_of(Server *server, uid_t uid, const char *name);
 /* server-events.c */
 void events_accepted(Flow *flow);
 void events_adopted(Server *server);
+
+/* methods-query.c: a Status under way goes on without it. False: the call is another one. */
+bool status_forget(Call *call, const Flow *flow);
 
 /* describe.c: new references, as the interface has them; NULL without memory. */
 json_t *describe_dataflow(const Flow *flow, bool with_nodes);

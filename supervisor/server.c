@@ -79,6 +79,7 @@ static void call_end(Client *client)
                 return;
         logs_detach(client);
         timer_disarm(&call->deadline);
+        job_cancel(&call->step);
         if (call->link.next)
                 list_unlink(&call->link);
         if (call->stream)
@@ -86,6 +87,7 @@ static void call_end(Client *client)
         free(call->flows);
         free(call->shown);
         free(call->unsent);
+        free(call->text);
         json_decref(call->results);
         *call = (Call){};
 }
@@ -94,6 +96,12 @@ void client_reply(Client *client, json_t *take_parameters)
 {
         call_end(client);
         control_reply(client->control, take_parameters);
+}
+
+void client_reply_text(Client *client, char *take_text)
+{
+        call_end(client);
+        control_reply_text(client->control, take_text);
 }
 
 void client_error(Client *client, const char *error, json_t *take_parameters)

@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "supervisor/priority.h"
 #include "supervisor/private.h"
 #include "supervisor/named.h"
 #include "supervisor/server.h"
@@ -296,8 +297,11 @@ int supervisor_main(const SupervisorOptions *options)
 
         supervisor = (Supervisor){.options = *options, .signal_fd = -1, .guard_fd = -1, .guard_pidfd = -1, .journal = JOURNAL_NULL};
         list_init(&supervisor.dataflows);
-        if (!supervisor_is_private(&supervisor))
+        priority_lock_memory();
+        if (!supervisor_is_private(&supervisor)) {
+                priority_supervisor();
                 log_open("supervisor");
+        }
         r = supervisor_setup(&supervisor);
         if (r)
                 return 1;

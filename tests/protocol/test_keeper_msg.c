@@ -31,6 +31,9 @@ static const KeeperMsg samples[] = {
         {.type = KEEPER_MSG_LEFT, .node = 3, .generation = 1, .left = {1, "pid 1 (x) state D\n"}},
         {.type = KEEPER_MSG_NOTE, .note = {"disk full"}},
         {.type = KEEPER_MSG_ENDED, .ended = {1, 0}},
+        {.type = KEEPER_MSG_BEGIN, .begin = {"0191-ab", "a", "", 3, 1000, 1001, 0, .n_groups = 2, .groups = {4, UINT32_MAX}}},
+        {.type = KEEPER_MSG_STREAM},
+        {.type = KEEPER_MSG_UNSHOWN, .unshown = {4095, UINT64_MAX}},
 };
 
 Test(keeper_msg, every_message_survives_the_round_trip)
@@ -110,8 +113,8 @@ Test(keeper_msg, values_outside_their_range_are_refused_when_written)
         static char long_text[KEEPER_MSG_TEXT_MAX + 2], long_path[KEEPER_MSG_PATH_MAX + 2], long_id[130];
         KeeperMsg bad[] = {
                 {.type = (KeeperMsgType)0},
-                {.type = (KeeperMsgType)8},
-                {.type = (KeeperMsgType)43},
+                {.type = (KeeperMsgType)9},
+                {.type = (KeeperMsgType)46},
                 {.type = KEEPER_MSG_BEGIN, .begin = {"", "n", "", 1, 0, 0, 0}},
                 {.type = KEEPER_MSG_BEGIN, .begin = {"../x", "n", "", 1, 0, 0, 0}},
                 {.type = KEEPER_MSG_BEGIN, .begin = {"..", "n", "", 1, 0, 0, 0}},
@@ -122,6 +125,7 @@ Test(keeper_msg, values_outside_their_range_are_refused_when_written)
                 {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "", 1, UINT32_MAX, 0, 0}},
                 {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "", 1, 0, UINT32_MAX, 0}},
                 {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "", 1, 0, 0, 2}},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "", 1, 0, 0, 0, .n_groups = KEEPER_MSG_MAX_GROUPS + 1}},
                 {.type = KEEPER_MSG_SPAWN, .node = 1, .generation = 1, .spawn = {"a/b", 1, 0, 0}},
                 {.type = KEEPER_MSG_SPAWN, .node = 1, .generation = 1, .spawn = {"", 1, 0, 0}},
                 {.type = KEEPER_MSG_SPAWN, .node = 1, .generation = 1, .spawn = {long_id, 1, 0, 0}},

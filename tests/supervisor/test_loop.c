@@ -161,6 +161,56 @@ Test(loop, lag_is_the_length_of_a_turn_and_how_late_it_makes_the_next_deadline, 
         loop_done(&loop);
 }
 
+static int on_busy_client(Source *source, uint32_t revents)
+{
+        (void)revents;
+        toil(NSEC_PER_MSEC);
+        container_of(source, Probe, source)->n++;
+        return 0;
+}
+
+static int on_client_job(Job *job)
+{
+        toil(NSEC_PER_MSEC);
+        container_of(job, Probe, job)->n++;
+        job_post_client(&loop, job, on_client_job);
+        return 0;
+}
+
+Test(loop, clients_that_ask_without_a_pause_get_half_of_the_time_and_each_its_turn, .timeout = 5)
+{
+        int fds[10];
+        Probe clients[10] = {}, jobs = {}, node = {};
+        int node_fd = eventfd(1, EFD_CLOEXEC), n = 0;
+        nsec_t begin;
+        double share;
+
+        cr_assert_eq(loop_init(&loop), 0);
+        for (unsigned i = 0; i < ELEMENTSOF(fds); i++) {
+                fds[i] = eventfd(1, EFD_CLOEXEC);
+                cr_assert_eq(source_add(&loop, &clients[i].source, fds[i], EPOLLIN, SOURCE_CLIENTS, on_busy_client), 0);
+        }
+        cr_assert_eq(source_add(&loop, &node.source, node_fd, EPOLLIN, SOURCE_NODES, on_readable), 0);
+        job_post_client(&loop, &jobs.job, on_client_job);
+        begin = clock_now();
+        run_for(200 * NSEC_PER_MSEC);
+        for (unsigned i = 0; i < ELEMENTSOF(fds); i++) {
+                cr_expect_geq(clients[i].n, 1, "client %u got no turn", i);
+                n += clients[i].n;
+                source_remove(&clients[i].source);
+                fd_close(fds[i]);
+        }
+        share = (double)(n + jobs.n) * (double)NSEC_PER_MSEC / (double)(clock_now() - begin);
+        cr_expect_geq(jobs.n, 1);
+        cr_expect_lt(share, 0.6, "they had %.2f of it", share);
+        cr_expect_gt(share, 0.1, "they had %.2f of it", share);
+        cr_expect_eq(node.n, 1);
+        cr_expect_eq(n_turns_later_than(100000), 0);
+        job_cancel(&jobs.job);
+        fd_close(node_fd);
+        loop_done(&loop);
+}
+
 Test(loop, a_deadline_armed_for_the_past_is_no_lag, .timeout = 5)
 {
         Probe old = {};

@@ -20,6 +20,7 @@ MARK = "TIDEGATE_TEST_RUN"  # in the environment of everything that a test start
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "alone: not beside other tests, for it measures or shares a folder with others")
     config.addinivalue_line("markers", "sanitized: also run on the build with address and undefined sanitizers")
 
 

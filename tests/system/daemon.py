@@ -80,11 +80,12 @@ def start_daemon(build, node_environment, traces, home, tmp_path):
     """Start `tidegated ARGS...`; returns a Daemon that answers. At the end nothing of it may be left."""
     daemons = []
 
-    def start(*args, env=None, preexec=None, directory=None):
+    def start(*args, env=None, preexec=None, directory=None, prefix=()):
+        """@prefix: a command that ends by executing its arguments."""
         directory = pathlib.Path(directory or tmp_path / f"daemon-{len(daemons)}")
         directory.mkdir(exist_ok=True)
         environment = {**node_environment, MARK: traces.mark, **(env or {})}
-        daemons.append(Daemon([build / "bin/tidegated", *map(str, args)], environment, directory, home, preexec))
+        daemons.append(Daemon([*prefix, build / "bin/tidegated", *map(str, args)], environment, directory, home, preexec))
         daemons[-1].wait_until_ready()
         return daemons[-1]
 

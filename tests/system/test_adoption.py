@@ -339,3 +339,31 @@ def test_nothing_runs_twice_whenever_they_die(whom, survivor, tmp_path):
     if whom != ("keeper",):
         assert all(duplicated == 0 for _, _, duplicated, _ in daemon.adoptions()), daemon.output()
     assert marked_processes(daemon.mark)
+
+
+def test_a_stop_that_is_ordered_while_its_keeper_is_silent_is_not_forgotten_by_the_next_supervisor(survivor, tmp_path):
+    """The keeper has not said yet what is there when the stop comes; then it does, and that supervisor dies too."""
+    daemon = survivor()
+    file = tmp_path / "lives"
+    deaf = program("deaf", f"trap '' TERM; {appends(file, 'while :; do sleep 0.05; done')}", restart=restarting("always"))
+    daemon.talk("Start", plan=plan(deaf), grace_ms=2000, budget_ms=2000)
+    assert eventually(lambda: lines(file) == 1, 5)
+    keeper = daemon.take("keeper")
+    keeper.send(signal.SIGSTOP)
+    daemon.send("supervisor")
+    client = daemon.client()
+    ordered = time.monotonic()
+    client.send("Stop", dataflow="flow")
+    assert eventually(lambda: "escrow: confirmed" in daemon.log.read_text(), 1.5), daemon.output()
+    keeper.send(signal.SIGCONT)
+    keeper.close()
+    daemon.until_adopted(1)
+    daemon.send("supervisor")
+    daemon.until_adopted(2)
+    flow = daemon.talk("Status", names=["flow"])["dataflows"][0]
+    assert flow["wanted"] == "stopped", daemon.output()
+    daemon.talk("Wait", dataflow="flow", state="ended")
+    assert time.monotonic() - ordered < 3.1 + 2 + SLACK
+    assert lines(file) == 1, "it was started again"
+    rungs = [line.split(": ", 2)[2] for line in daemon.log.read_text().splitlines() if "kill deaf" in line or "guard:" in line]
+    assert rungs and rungs[0] == "kill deaf: sent", f"its own ladder was not climbed: {rungs}\n{daemon.output()}"

@@ -450,4 +450,4 @@ def test_nothing_of_a_client_stays_with_the_daemon(daemon):
         client = daemon.client()
         client.send("Events", more=True)
         client.close()
-    assert eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) == before and daemon.call("GetHealth")["health"]["n_clients"] == 1, 5)
+    assert eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before and daemon.call("GetHealth")["health"]["n_clients"] == 1, 5)

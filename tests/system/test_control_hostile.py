@@ -14,6 +14,7 @@ import struct
 import tempfile
 import time
 import traceback
+import uuid
 
 import interface
 import pytest
@@ -379,3 +380,43 @@ def test_ten_thousand_connections_hurt_nobody(open_daemon):
 def _memory(pid):
     """Resident bytes."""
     return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+# Who says that it is a node
+
+
+def hello(uuid_, node, generation):
+    """HELLO of protocol/node_msg.h, of a node that was one before."""
+
+    def text(s):
+        return struct.pack("<I", len(s)) + s.encode() + b"\0"
+
+    return struct.pack("<BH", 1, 2) + text("test") + uuid.UUID(uuid_).bytes + text("") + text(node) + struct.pack("<Q", generation)
+
+
+def answer_to_hello(directory, path, packet):
+    """From a process in that cgroup: the text of the answer."""
+    (directory / "cgroup.procs").write_text("0")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        s.settimeout(10)
+        s.connect(str(path))
+        s.send(packet)
+        return s.recv(8192)[5:-1].decode()
+
+
+def test_a_cgroup_that_is_named_like_a_nodes_makes_nobody_that_node(start_daemon, home):
+    daemon = start_daemon()
+    node = {**program("n", SLEEP), "kind": "node", "outputs": ["out"]}  # it never connects
+    uuid_ = daemon.call("Start", plan=plan(node), grace_ms=200)["uuid"]
+    assert eventually(lambda: daemon.status(uuid_)["nodes"][0]["pid"] > 0, 5)
+    real = pathlib.Path(daemon.status(uuid_)["cgroup"])
+    false = home / "somebody" / real.parent.name / uuid_ / "n.1"
+    false.mkdir(parents=True)
+    packet = hello(uuid_, "n", 1)
+    try:
+        assert "is not the one that was started as that node" in as_user(0, answer_to_hello, false, daemon.runtime / "node.sock", packet)
+        assert "is connected already" in as_user(0, answer_to_hello, real / "n.1", daemon.runtime / "node.sock", packet)
+    finally:
+        assert eventually(lambda: "populated 0" in (home / "somebody/cgroup.events").read_text(), 5)
+        for directory in [false, *list(false.parents)[:3]]:
+            directory.rmdir()

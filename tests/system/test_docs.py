@@ -5,6 +5,10 @@ import os
 import re
 import subprocess
 
+import pytest
+
+pytestmark = pytest.mark.alone  # the examples write below the source tree
+
 
 def console_blocks(text):
     """(command, lines shown after it) of every ```console block."""

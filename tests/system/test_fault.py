@@ -26,6 +26,8 @@ from daemon import plan, program
 from lives import LONG, Process, stat_of
 from survive import Seen, Survivor, appends, lines, node, restarting
 
+pytestmark = pytest.mark.alone  # it measures, or loads the machine
+
 SEED = int(os.environ.get("TIDEGATE_SEED", "20251125"))
 POINTS = os.environ.get("TIDEGATE_FAULT_POINTS", "500" if LONG else "60")
 AT_A_TIME = 8

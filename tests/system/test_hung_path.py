@@ -80,6 +80,7 @@ def test_startup_timeout_ends_a_start_from_a_hung_path(ports, hung, beside, data
     all_gone_with_the_server(hung, traces, live, dataflow, home)
 
 
+@pytest.mark.sanitized
 def test_a_stop_is_not_held_up_by_a_start_from_a_hung_path(hung, beside, dataflow, live, traces, home):
     path = hung.path / "program"
     run = live(
@@ -97,6 +98,7 @@ def test_a_stop_is_not_held_up_by_a_start_from_a_hung_path(hung, beside, dataflo
     all_gone_with_the_server(hung, traces, live, dataflow, home)
 
 
+@pytest.mark.sanitized
 def test_a_server_that_is_killed_in_time_lets_the_run_end_clean(hung, beside, dataflow, live, nothing_left):
     flow = dataflow({"nodes": [{"id": "stuck", "path": str(hung.path / "program")}, beside]})
     run = live(flow, "--grace-duration", "5s", prefix=hung.prefix())
@@ -122,6 +124,7 @@ def test_another_run_does_not_notice(hung, beside, dataflow, live, traces, home)
     all_gone_with_the_server(hung, traces, live, dataflow, home)
 
 
+@pytest.mark.sanitized
 def test_a_log_directory_that_hangs_costs_lines_and_nothing_else(hung, script, dataflow, live, tmp_path, nothing_left):
     """The descriptor lies in an ordinary directory, `out` below it on the hung mount."""
     chatty = script("chatty", "for i in 1 2 3; do echo line $i; done")

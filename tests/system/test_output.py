@@ -61,6 +61,7 @@ def test_every_line_of_a_fast_node_reaches_a_file_as_json(counting, live, nothin
     nothing_left()
 
 
+@pytest.mark.sanitized
 def test_every_line_of_a_fast_node_reaches_a_pipe(counting, into_pipe, nothing_left):
     out, err = into_pipe(counting).communicate(timeout=60)
     assert shown(out.decode()) == EVERY and err == b""
@@ -117,6 +118,7 @@ def test_a_stop_does_not_wait_for_a_slow_reader(dataflow, into_pipe, nothing_lef
     nothing_left()
 
 
+@pytest.mark.sanitized
 def test_what_was_not_shown_is_counted(dataflow, script, live, build, node_environment, traces, home, nothing_left):
     """A reader that stops for a while and goes on: gaps are told, and add up."""
     n = 300000

@@ -7,10 +7,13 @@ import signal
 import threading
 import time
 
+import pytest
 from client import Client, ControlError
 from conftest import eventually
 from daemon import plan, program
 from lives import LONG
+
+pytestmark = pytest.mark.alone  # it measures, or loads the machine
 
 SEED = int(os.environ.get("TIDEGATE_SEED", "20251125"))
 N_CLIENTS, N_DATAFLOWS = 8, 20

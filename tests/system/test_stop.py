@@ -25,6 +25,11 @@ def programs(**paths):
     return {"nodes": [{"id": id, "path": str(path)} for id, path in paths.items()]}
 
 
+def until_ready(run, n):
+    """@n processes have printed it; the word is in events too."""
+    assert eventually(lambda: run.stdout.read_text().count('"text":"ready"') >= n, 20), run.output()
+
+
 @pytest.fixture
 def helpers(build):
     """Programs of the kernel tests, built where Criterion is there."""
@@ -37,6 +42,7 @@ def helpers(build):
 # The ladder
 
 
+@pytest.mark.sanitized
 def test_a_tree_of_200_that_ignores_sigterm_ends_in_time_and_whole(helpers, dataflow, live, nothing_left):
     flow = dataflow({"nodes": [
         {"id": "tree", "path": f"{helpers}/tree", "args": "200"},
@@ -51,6 +57,7 @@ def test_a_tree_of_200_that_ignores_sigterm_ends_in_time_and_whole(helpers, data
     assert run.status == 1, "nodes that had to be killed did not succeed"
 
 
+@pytest.mark.sanitized
 def test_a_child_that_ignores_sigterm_is_ended_though_its_leader_left_at_once(script, dataflow, live, nothing_left):
     child = script("child", STUBBORN)
     leader = script("leader", f"trap 'exit 0' TERM\n{child} &\nwhile :; do wait; done")
@@ -65,24 +72,26 @@ def test_a_child_that_ignores_sigterm_is_ended_though_its_leader_left_at_once(sc
     nothing_left()
 
 
+@pytest.mark.sanitized
 def test_a_tree_whose_middle_dies_first_is_ended_whole(script, dataflow, live, nothing_left):
     grandchild = script("grandchild", STUBBORN)
     middle = script("middle", f"{grandchild} &\nsetsid {grandchild} &\nwait")  # dies of SIGTERM at once
     leader = script("leader", f"trap '' TERM\n{middle}\nwhile :; do sleep 1000; done")
     run = live(dataflow(programs(leader=leader)), "--grace-duration", "400ms")
-    eventually(lambda: run.stdout.read_text().count("ready") == 2, 20)
+    until_ready(run, 2)
     run.process.send_signal(signal.SIGTERM)
     run.wait(15)
     assert run.result()["left"] == 0 and run.result()["killed"] >= 3
     nothing_left()
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_children_that_a_program_leaves_behind_do_not_outlive_it(stubborn, script, dataflow, live, nothing_left):
     child = script("child", STUBBORN if stubborn else "echo ready\nexec sleep 1000")
     leader = script("leader", f"{child} &\nsetsid {child} &\nwhile [ ! -e go ]; do sleep 0.01; done")
     run = live(dataflow(programs(leader=leader)), "--grace-duration", "600ms")
-    eventually(lambda: run.stdout.read_text().count("ready") == 2, 20)
+    until_ready(run, 2)
     (leader.parent / "go").touch()
     run.wait(15)
     assert run.node("leader")["exit"] == {"code": "exited", "status": 0}
@@ -92,6 +101,7 @@ def test_children_that_a_program_leaves_behind_do_not_outlive_it(stubborn, scrip
     nothing_left()
 
 
+@pytest.mark.sanitized
 def test_sigstopped_programs_wake_up_for_sigterm(script, dataflow, live, nothing_left):
     frozen = script("frozen", "echo ready\nkill -STOP $$")
     run = live(dataflow(programs(frozen=frozen)), "--grace-duration", "20s")
@@ -105,6 +115,7 @@ def test_sigstopped_programs_wake_up_for_sigterm(script, dataflow, live, nothing
     nothing_left()
 
 
+@pytest.mark.sanitized
 def test_sigstopped_nodes_that_cannot_hear_their_stop_event_are_ended(build, dataflow, live, nothing_left):
     nodes = build / "tests/system"
     flow = dataflow({"nodes": [
@@ -123,6 +134,7 @@ def test_sigstopped_nodes_that_cannot_hear_their_stop_event_are_ended(build, dat
     nothing_left()
 
 
+@pytest.mark.sanitized
 def test_an_escaped_grandchild_that_holds_stdout_open_holds_up_nobody(script, dataflow, live, home, traces):
     runaway = script("runaway", f"echo 0 >{home}/cgroup.procs\necho away\nexec sleep 1000")
     leader = script("leader", f"{runaway} &\nwhile [ ! -e go ]; do sleep 0.01; done\necho bye")
@@ -140,6 +152,7 @@ def test_an_escaped_grandchild_that_holds_stdout_open_holds_up_nobody(script, da
     assert eventually(lambda: not marked_processes(traces.mark), 5)
 
 
+@pytest.mark.sanitized
 def test_an_unkillable_process_is_named_in_the_verdict(helpers, script, dataflow, live, home, traces):
     victim = script("victim", "trap '' TERM\necho ready\nwhile :; do sleep 1000; done")
     run = live(dataflow(programs(victim=victim)), "--grace-duration", "300ms")
@@ -167,6 +180,7 @@ def test_an_unkillable_process_is_named_in_the_verdict(helpers, script, dataflow
 # When
 
 
+@pytest.mark.sanitized
 def test_a_stop_during_backoff_is_done_at_once(script, dataflow, live, nothing_left):
     flow = dataflow({"nodes": [{
         "id": "crashing", "path": str(script("crashing", "exit 7")), "restart_policy": "always", "restart_delay": 1000.0,
@@ -180,6 +194,7 @@ def test_a_stop_during_backoff_is_done_at_once(script, dataflow, live, nothing_l
     nothing_left()
 
 
+@pytest.mark.sanitized
 def test_a_stop_while_nodes_still_start_ends_them(script, build, dataflow, live, nothing_left):
     nodes = build / "tests/system"
     flow = dataflow({"nodes": [
@@ -195,6 +210,7 @@ def test_a_stop_while_nodes_still_start_ends_them(script, build, dataflow, live,
     nothing_left()
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("signals", [1, 2, 3])
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03])
 def test_ctrl_c_in_the_first_moments_is_not_lost(signals, delay, script, dataflow, live, nothing_left):
@@ -219,6 +235,7 @@ def _blocks_sigint(pid):
     return int(blocked.split()[1], 16) & (1 << (signal.SIGINT - 1))
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("signo", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
 def test_each_signal_that_ends_programs_stops_in_order(signo, script, dataflow, live, nothing_left):
     polite = script("polite", "trap 'echo asked; exit 0' TERM\necho ready\nwhile :; do sleep 0.02; done")
@@ -300,6 +317,7 @@ def terminal(build, node_environment, traces, home, tmp_path):
 INTERRUPTIBLE = "trap 'echo INTERRUPTED' INT\ntrap '' TERM\necho ready\nwhile :; do sleep 0.05; done"
 
 
+@pytest.mark.sanitized
 def test_ctrl_c_never_reaches_a_node_and_counts_up(script, dataflow, terminal, nothing_left):
     t = terminal(dataflow(programs(node=script("node", INTERRUPTIBLE))), "--grace-duration", "30s")
     t.until("ready")
@@ -315,6 +333,7 @@ def test_ctrl_c_never_reaches_a_node_and_counts_up(script, dataflow, terminal, n
     nothing_left()
 
 
+@pytest.mark.sanitized
 def test_ctrl_c_three_times_aborts(script, dataflow, terminal, nothing_left):
     t = terminal(dataflow(programs(node=script("node", INTERRUPTIBLE))), "--grace-duration", "30s")
     t.until("ready")
@@ -370,6 +389,7 @@ def test_ctrl_c_ends_a_command_whose_stdout_nobody_reads(json, script, dataflow,
     nothing_left()
 
 
+@pytest.mark.sanitized
 def test_a_closed_stdout_does_not_end_the_dataflow_uncleanly(script, dataflow, build, node_environment, traces, home, nothing_left):
     chatty = script("chatty", "for i in 1 2 3 4 5 6 7 8 9 10; do echo line $i; sleep 0.01; done; touch done")
     process = subprocess.Popen(
@@ -385,6 +405,7 @@ def test_a_closed_stdout_does_not_end_the_dataflow_uncleanly(script, dataflow, b
 # What is told
 
 
+@pytest.mark.sanitized
 def test_json_is_whole_lines_from_the_first_to_the_result(script, dataflow, live, nothing_left):
     odd = script("odd", r"printf 'caf\351 \000 \033[31m\n"
                         r"\377\376\n\\\"{}\n'; printf 'err\n' >&2; printf 'no newline'; exit 4")  # fmt: skip
@@ -408,6 +429,7 @@ def test_exit_status_0_for_success_and_1_for_failure(script, dataflow, live, not
     nothing_left()
 
 
+@pytest.mark.sanitized
 def test_two_runs_side_by_side_do_not_see_each_other(script, dataflow, live, home, nothing_left):
     flow = dataflow(programs(a=script("a", STUBBORN)))
     first, second = live(flow, "--grace-duration", "200ms"), live(flow, "--grace-duration", "200ms")
