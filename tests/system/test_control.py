@@ -408,6 +408,36 @@ def test_a_client_that_is_not_ours_lists_starts_follows_and_stops(daemon, tmp_pa
     assert (done.stdout, done.returncode) == ("all of it\n", 0), done.stderr
 
 
+def test_the_example_of_a_plain_client_is_as_it_is_shown(daemon, node_environment, dataflow):
+    descriptor = dataflow({"nodes": [{"id": "a", "path": "/bin/sleep", "args": "1000"}]}, name="flow.yml")
+    env = {**node_environment, "TIDEGATE_RUNTIME_DIR": str(daemon.runtime)}
+    done = subprocess.run([PYTHON, ROOT / "examples/control/plain.py", descriptor], env=env, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "a: pending -> starting", "a: starting -> running", "flow is running", "a: running, program",
+        f"stop: user {os.geteuid()}", "escrow: confirmed", "term: sent", "ask: empty", "audit: empty", "succeeded 0 left",
+    ]  # fmt: skip
+
+
+def test_the_example_with_the_package_varlink_follows_a_stop(daemon):
+    tools = ROOT / "build-tools/python"
+    if not (tools / "varlink").exists():
+        pytest.skip("the package varlink is not installed; scripts/setup does that")
+    start(daemon, program("a", SLEEP))
+    command = [PYTHON, ROOT / "examples/control/with_varlink.py", daemon.socket, "flow"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tools)}, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "flow: running, 1 of 1 nodes run", "flow: stopping", "flow: ending", "flow: ended",
+        f"{interface.NAME}.NoSuchDataflow there is no dataflow nobody",
+    ]  # fmt: skip
+
+
+def test_the_control_page_names_every_error(root):
+    text = (root / "docs/control.md").read_text()
+    assert [e for e in interface.ERRORS if f"`{e}`" not in text] == []
+
+
 # The end
 
 

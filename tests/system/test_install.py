@@ -40,6 +40,20 @@ def test_every_part_is_there(installed):
         assert "test" not in path.name and path.suffix not in (".a", ".o"), path
 
 
+def test_the_unit_starts_what_is_installed(installed, tmp_path):
+    unit = one(installed, "tidegated.service")
+    assert unit.parent.name == "system"
+    text = unit.read_text()
+    assert "ExecStart=/usr/local/bin/tidegated\n" in text and "@" not in text
+    for line in ("Type=notify", "NotifyAccess=main", "Delegate=yes", "KillMode=mixed"):
+        assert f"\n{line}\n" in text
+    if shutil.which("systemd-analyze"):
+        copy = tmp_path / unit.name
+        copy.write_text(text.replace("/usr/local/", f"{installed}/"))
+        p = subprocess.run(["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True, timeout=60)
+        assert (p.returncode, p.stderr) == (0, "")
+
+
 def test_the_installed_command_runs(installed):
     p = subprocess.run([installed / "bin/tidegate", "version"], stdout=subprocess.PIPE, text=True, timeout=30)
     assert p.returncode == 0 and p.stdout.startswith("tidegate ")
