@@ -119,8 +119,10 @@ static int take_lock(Runtime *runtime, char *ret_why, size_t why_size)
                         return r;
         } while (!lock_is_there(runtime));
         r = runtime_write_pid(runtime);
-        if (r)
+        if (r) {
                 (void)snprintf(ret_why, why_size, "cannot write %.200s/lock: %s", runtime->path, strerror(-r));
+                (void)unlinkat(runtime->dir_fd, "lock", 0); /* it is ours, and useless */
+        }
         return r;
 }
 
