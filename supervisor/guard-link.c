@@ -141,8 +141,6 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 adopt_store_end(supervisor);
         else if (record->type == GUARD_MSG_DUMP)
                 supervisor_dump(supervisor);
-        else if (record->type == GUARD_MSG_RELOAD)
-                log_line("SIGHUP: there is no configuration that could be read again; nothing changes");
         else if (record->type == GUARD_MSG_CLIENT_GONE)
                 supervisor_stop_all(supervisor, NSEC_NEVER, false, "the command is gone");
         else if (record->type == GUARD_MSG_STOP)
