@@ -456,7 +456,7 @@ void dataflow_on_keeper_failed(Dataflow *dataflow, int error)
 {
         char why[128];
 
-        (void)snprintf(why, sizeof(why), "could not be started: %s", strerror(error));
+        (void)snprintf(why, sizeof(why), "could not be started: %s", error_text(-error));
         keeper_lost(dataflow, why);
 }
 

@@ -144,7 +144,7 @@ int instance_make(Instance *ret, const char *root, const char *prefix, char *ret
         if (r) {
                 if (instance.base_fd >= 0) /* made for nothing; EBUSY when others are there */
                         (void)unlinkat(instance.base_fd, "../" INSTANCE_BASE, AT_REMOVEDIR);
-                (void)snprintf(ret_why, why_size, "cannot make a cgroup below %s/" INSTANCE_BASE ": %s", root, strerror(-r));
+                (void)snprintf(ret_why, why_size, "cannot make a cgroup below %s/" INSTANCE_BASE, root);
                 instance_done(&instance);
                 return error_origin(r);
         }

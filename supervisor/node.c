@@ -257,12 +257,12 @@ static void node_order_spawn(Node *node)
         if (node->plan->kind == PLAN_KIND_NODE) {
                 r = wiring_prepare(node, &sock);
                 if (r)
-                        node_set_error(node, "cannot make its shared memory and socket: %s", strerror(-r));
+                        node_set_error(node, "cannot make its shared memory and socket: %s", error_text(r));
         }
         if (!r) {
                 r = keeper_order_spawn(node, sock, deadline);
                 if (r)
-                        node_set_error(node, "cannot order its start: %s", strerror(-r));
+                        node_set_error(node, "cannot order its start: %s", error_text(r));
         }
         if (r)
                 node_post(node, NODE_EV_SPAWN_FAILED);
@@ -433,9 +433,19 @@ static void node_on_startup_timeout(Node *node)
 
 static void node_on_finish_timeout(Node *node)
 {
-        node_set_error(node, "did not end within finish_grace_secs (%g s) after all its inputs had closed",
+        if (!node->error) /* else it is node_on_overdue()'s */
+                node_set_error(node, "did not end within finish_grace_secs (%g s) after all its inputs had closed",
                 (double)node->plan->finish_grace_ns / 1e9);
         node_end_now(node, NODE_END_FINISH_TIMEOUT);
+}
+
+void node_on_overdue(Node *node)
+{
+        if (node->state != NODE_RUNNING || node->error)
+                return;
+        node_set_error(node, "took none of the messages that wait for it within health_check_timeout (%g s)",
+                (double)node->plan->health_check_timeout_ns / 1e9);
+        node_post(node, NODE_EV_DEADLINE);
 }
 
 static void node_begin_ladder(Node *node)

@@ -65,7 +65,7 @@ typedef enum NodeEnd { /* why the last incarnation ended */
         NODE_END_EARLY,           /* ended before it was ready */
         NODE_END_STARTUP_TIMEOUT, /* was not ready in time */
         NODE_END_STOP,            /* was asked to */
-        NODE_END_FINISH_TIMEOUT,  /* all its inputs had closed, and it did not end */
+        NODE_END_FINISH_TIMEOUT,  /* all its inputs had closed, and it did not end; or it was stuck for too long */
         NODE_END_PROTOCOL,        /* broke the handshake's rules */
 } NodeEnd;
 
@@ -214,6 +214,9 @@ void node_on_left(Node *node);
 
 /* node_on_inputs_closed() - every link that feeds it has ended: it has finish_grace to end by itself. */
 void node_on_inputs_closed(Node *node);
+
+/* node_on_overdue() - it has been stuck for its health_check_timeout, and is to blame: it has failed, and is ended. */
+void node_on_overdue(Node *node);
 
 /* node_give_up() - it broke the rules of its socket, or cannot be served: it fails, and is ended at once. */
 __attribute__((format(printf, 2, 3))) void node_give_up(Node *node, const char *format, ...);

@@ -138,6 +138,12 @@ static int on_look(Timer *timer, nsec_t now)
         Dataflow *dataflow = container_of(timer, Dataflow, progress_timer);
 
         progress_look(dataflow->progress, now, on_change, dataflow);
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                nsec_t span = dataflow->plan->nodes[i].health_check_timeout_ns;
+
+                if (span > 0 && progress_overdue(dataflow->progress, (uint32_t)i, span, now))
+                        node_on_overdue(&dataflow->nodes[i]);
+        }
         progress_arm(dataflow);
         return 0;
 }

@@ -253,3 +253,25 @@ def test_a_node_that_left_the_dataflow_and_lives_on_has_closed_its_outputs(build
     run.wait(20)
     assert run.status == 0 and run.node("leaver")["restarts"] == 0
     nothing_left()
+
+
+# health_check_timeout
+
+
+def test_a_node_that_takes_none_of_its_messages_for_so_long_has_failed_and_begins_anew(build, dataflow, live, nothing_left):
+    nodes = build / "tests/system"
+    run = live(dataflow({"nodes": [
+        {"id": "beat", "path": f"{nodes}/beat", "args": "1000", "outputs": ["out"]},
+        {"id": "hear", "path": f"{nodes}/hear", "inputs": {"in": "beat/out"}, "health_check_timeout": 0.5, "restart_policy": "on-failure"},
+    ]}), "--grace-duration", "500ms")  # fmt: skip
+    hear = Process(run.until_event(type="node", to="running", node="hear")["pid"])
+    hear.send(signal.SIGSTOP)
+    hear.close()
+    run.until_event(type="log", node="hear", text="OPEN 1")
+    assert eventually(lambda: any(e["type"] == "log" and e["text"].startswith("INPUT in 0:") for e in run.events()[-20:]), 20), "it hears again"
+    run.process.send_signal(signal.SIGINT)
+    run.wait(20)
+    assert "within health_check_timeout (0.5 s)" in run.output(), "why it was ended"
+    assert run.node("beat")["restarts"] == 0, "the other node is not to blame"
+    assert run.node("hear")["restarts"] == 1, "one that takes its messages is left alone"
+    nothing_left()

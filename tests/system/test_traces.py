@@ -6,14 +6,15 @@ import subprocess
 import tempfile
 
 import pytest
-from conftest import MARK, Traces, instance_folders
+from conftest import MARK, Traces, eventually, instance_folders
 
 
 def test_a_process_is_seen_by_its_mark():
     t = Traces()
     p = subprocess.Popen(["sleep", "60"], env={**os.environ, MARK: t.mark}, start_new_session=True)
     try:
-        assert list(t.left()) == ["processes"] and list(t.left()["processes"]) == [p.pid]
+        assert eventually(lambda: list(t.left()) == ["processes"], 10), "its environment is there shortly after execve has closed files"
+        assert list(t.left()["processes"]) == [p.pid]
         t.sweep()
         p.wait(10)
         assert t.left() == {}
