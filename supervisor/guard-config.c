@@ -44,6 +44,8 @@ int guard_config_init(Guard *guard)
         guard->config = mmap(NULL, sizeof(*guard->config), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         if (guard->config == MAP_FAILED)
                 return error_origin(-errno);
+        if (guard->options->state_fd >= 0)
+                return 0; /* as it was: a file that is wrong or hangs by now must not be the end of everything */
         r = config_read(&guard->config->config, config_path(guard), guard->config->why, sizeof(guard->config->why));
         if (r)
                 log_line("%s", guard->config->why);

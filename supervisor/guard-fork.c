@@ -2,6 +2,7 @@
 /* Forking ourselves in another role: the child keeps the descriptors it is meant to have and nothing else of the guard. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -51,16 +52,29 @@ static int guard_fork_role(char *const argv[], const int *fds, size_t n_fds, Gua
         return 0;
 }
 
+void guard_said(const GuardOptions *options, char ret[4])
+{
+        if (options->has_grace)
+                *ret++ = GUARD_SAID_GRACE;
+        if (options->has_budget)
+                *ret++ = GUARD_SAID_BUDGET;
+        if (options->has_watchdog)
+                *ret++ = GUARD_SAID_WATCHDOG;
+        *ret = '\0';
+}
+
 int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret)
 {
         const GuardOptions *o = guard->options;
         const int fds[] = {socket_fd, o->control_fds[0], o->control_fds[1], guard->instance.dir_fd, guard->runtime.control_fd, guard->runtime.node_fd,
                 guard->runtime.dir_fd};
-        char sock[32], control0[32], control1[32], lock[32], nofile[64], listen[32], nodes[32], runtime[32], epoch[40], watchdog[48], grace[48], budget[48];
+        char sock[32], control0[32], control1[32], lock[32], nofile[64], listen[32], nodes[32], runtime[32], epoch[40], watchdog[48], grace[48], budget[48], config[PATH_MAX + 16], said[16] = "--said=";
         char role[] = "--role=supervisor", name[] = "tidegated";
         char *argv_private[] = {name, role, sock, lock, nofile, epoch, control0, control1, NULL};
-        char *argv_daemon[] = {name, role, sock, lock, nofile, epoch, listen, nodes, runtime, watchdog, grace, budget, NULL};
+        char *argv_daemon[] = {name, role, sock, lock, nofile, epoch, listen, nodes, runtime, watchdog, grace, budget, said, o->config ? config : NULL, NULL};
 
+        guard_said(o, said + strlen(said));
+        (void)snprintf(config, sizeof(config), "--config=%.4095s", o->config ? o->config : "");
         (void)snprintf(sock, sizeof(sock), "--guard-fd=%d", socket_fd);
         (void)snprintf(control0, sizeof(control0), "--control-fd=%d", o->control_fds[0]);
         (void)snprintf(control1, sizeof(control1), "--control-fd=%d", o->control_fds[1]);

@@ -274,8 +274,8 @@ static void keep_nothing(void)
 void guard_reexec(Guard *guard)
 {
         const GuardOptions *o = guard->options;
-        char state[32], grace[48], budget[48], watchdog[48], role[] = "--role=guard", name[] = "tidegated";
-        char *argv[] = {name, role, state, grace, budget, watchdog, NULL};
+        char state[32], grace[48], budget[48], watchdog[48], config[PATH_MAX + 16], said[16] = "--said=", role[] = "--role=guard", name[] = "tidegated";
+        char *argv[] = {name, role, state, grace, budget, watchdog, said, o->config ? config : NULL, NULL};
         int fd;
 
         if (!o->daemon || !o->program)
@@ -292,6 +292,8 @@ void guard_reexec(Guard *guard)
         }
         log_line("executing %s anew: %u descriptors, %u children", o->program, guard->n_stored, guard->n_children);
         guard_process_kill(&guard->supervisor);
+        guard_said(o, said + strlen(said));
+        (void)snprintf(config, sizeof(config), "--config=%.4095s", o->config ? o->config : "");
         (void)snprintf(state, sizeof(state), "--state-fd=%d", fd);
         (void)snprintf(grace, sizeof(grace), "--grace-ns=%llu", (unsigned long long)guard->grace_ns);
         (void)snprintf(budget, sizeof(budget), "--budget-ns=%llu", (unsigned long long)guard->budget_ns);

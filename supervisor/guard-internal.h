@@ -179,6 +179,9 @@ void guard_notify_status(Guard *guard, const char *state); /* @state: "READY=1\n
 void guard_give_up_supervisor(Guard *guard); /* it does not answer */
 int guard_record_send(int sock, struct guard_record *record, const int *fds, size_t n_fds);
 
+/* guard_said() - the letters for --said. @ret: room for 4 bytes */
+void guard_said(const GuardOptions *options, char ret[4]);
+
 /* guard-fork.c: our processes. They return the pid's pidfd in @ret; 0 or a negative errno. */
 int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret);
 int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, int listen_fd, GuardProcess *ret);

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,8 +171,8 @@ static int state_new(Supervisor *supervisor)
 void heir_become_guard(Supervisor *supervisor)
 {
         const SupervisorOptions *o = &supervisor->options;
-        char state[32], grace[48], budget[48], watchdog[48], role[] = "--role=guard", name[] = "tidegated";
-        char *argv[] = {name, role, state, grace, budget, watchdog, NULL};
+        char state[32], grace[48], budget[48], watchdog[48], config[PATH_MAX + 16], said[16], role[] = "--role=guard", name[] = "tidegated";
+        char *argv[] = {name, role, state, grace, budget, watchdog, said, o->config ? config : NULL, NULL};
         int fd;
 
         log_line("the guard is gone: this process becomes the guard");
@@ -184,6 +185,8 @@ void heir_become_guard(Supervisor *supervisor)
         keep(o->runtime_fd);
         keep(o->listen_fd);
         keep(o->node_listen_fd);
+        (void)snprintf(said, sizeof(said), "--said=%.3s", o->said ? o->said : "");
+        (void)snprintf(config, sizeof(config), "--config=%.4095s", o->config ? o->config : "");
         (void)snprintf(state, sizeof(state), "--state-fd=%d", fd);
         (void)snprintf(grace, sizeof(grace), "--grace-ns=%llu", (unsigned long long)o->grace_ns);
         (void)snprintf(budget, sizeof(budget), "--budget-ns=%llu", (unsigned long long)o->budget_ns);

@@ -41,6 +41,7 @@ enum {
         OPT_STATE_FD,
         OPT_REEXEC,
         OPT_CONFIG,
+        OPT_SAID,
 };
 
 static const struct option long_options[] = {
@@ -64,6 +65,7 @@ static const struct option long_options[] = {
         {"runtime-fd", required_argument, NULL, OPT_RUNTIME_FD},
         {"epoch", required_argument, NULL, OPT_EPOCH},
         {"config", required_argument, NULL, OPT_CONFIG},
+        {"said", required_argument, NULL, OPT_SAID},
         {"reexec", no_argument, NULL, OPT_REEXEC},
         {"state-fd", required_argument, NULL, OPT_STATE_FD},
         {"version", no_argument, NULL, 'V'},
@@ -188,7 +190,13 @@ static void parse_one(Arguments *a, int option, const char *value)
                 a->supervisor.runtime_fd = parse_fd(value);
                 break;
         case OPT_CONFIG:
-                a->guard.config = value;
+                a->guard.config = a->supervisor.config = value;
+                break;
+        case OPT_SAID: /* after the values themselves */
+                a->supervisor.said = value;
+                a->guard.has_grace = strchr(value, GUARD_SAID_GRACE);
+                a->guard.has_budget = strchr(value, GUARD_SAID_BUDGET);
+                a->guard.has_watchdog = strchr(value, GUARD_SAID_WATCHDOG);
                 break;
         case OPT_REEXEC:
                 a->reexec = true;

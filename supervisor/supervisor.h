@@ -29,6 +29,7 @@ typedef struct SupervisorOptions {
         int lock_fd;                               /* the instance's cgroup directory; consumed; -1: not told */
         nsec_t grace_ns, budget_ns;                /* of the guard's own stops */
         nsec_t watchdog_ns;                        /* what a turn of the loop may take; 0: anything */
+        const char *config, *said;                 /* the guard's options, for the guard that it may become; NULL: the usual file, nothing */
         pid_t guard_pid;
         uint64_t epoch;                            /* 1 for the first supervisor of an instance */
         struct rlimit nofile;                      /* RLIMIT_NOFILE for nodes */

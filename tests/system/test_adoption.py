@@ -408,3 +408,28 @@ def test_a_program_that_cannot_be_executed_changes_nothing(survivor, build, tmp_
     guard = pathlib.Path(f"/proc/{daemon.guard_pid()}/fdinfo")
     flags = {f.name: int(f.read_text().split("flags:")[1].split()[0], 8) for f in guard.iterdir() if int(f.name) > 2}
     assert [n for n, f in flags.items() if not f & os.O_CLOEXEC] == [], "whom it forks next would hold these"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGUSR2], ids=["guard dies", "reexec"])
+@pytest.mark.parametrize("state", ["wrong", "hangs"])
+def test_who_becomes_the_guard_does_not_need_the_configuration(how, state, survivor, tmp_path):
+    """It has what was read before; and it knows the file, and what the command line said, for the next SIGHUP."""
+    file = tmp_path / "tidegated.conf"
+    file.write_text("grace_duration = 7s\nwatchdog = 9s\n")
+    daemon = survivor("--config", file, "--watchdog", "3s")
+    daemon.talk("Start", plan=plan(program("n", "exec sleep 1000")), grace_ms=500)
+    daemon.talk("Wait", dataflow="flow", state="running")
+    pids = daemon.pids()
+    file.unlink()
+    if state == "wrong":
+        file.write_text("watchdoc = 1s\n")
+    else:
+        os.mkfifo(file)
+    daemon.send("guard", signo=how)
+    daemon.until_adopted(1)
+    assert daemon.pids() == pids
+    file.unlink()
+    file.write_text("kill_budget = 1s\nwatchdog = 8s\n")
+    daemon.send("guard", signo=signal.SIGHUP)
+    said = "was read: grace 7.0 s, kill budget 1.0 s, watchdog 3.0 s"
+    assert eventually(lambda: said in daemon.log.read_text(), 5), daemon.output()
