@@ -104,7 +104,7 @@ static void help(void)
                "  --reexec                have the daemon that runs there execute this program in its place; nodes run on\n"
                "  --version, --help\n\n"
                "Signals, to the guard: SIGTERM and SIGINT stop everything and end, SIGUSR1 writes the state to the log, SIGUSR2 is what\n"
-               "--reexec sends. SIGHUP reads the configuration again. The log goes to stderr.\n");
+               "--reexec sends, SIGHUP has the settings read again. The log goes to stderr.\n");
 }
 
 /* A descriptor that we inherited: close-on-exec from here on. */

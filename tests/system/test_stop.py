@@ -217,22 +217,23 @@ def test_ctrl_c_in_the_first_moments_is_not_lost(signals, delay, script, dataflo
     grace = "400ms" if signals == 1 else "1h"
     run = live(dataflow(programs(a=script("a", STUBBORN), b=script("b", STUBBORN))), "--grace-duration", grace)
     # Signals only count once the command blocks them: before that SIGINT ends it, as it does any program.
-    eventually(lambda: not run.stdout.exists() or _blocks_sigint(run.process.pid), 10, step=0.0005)
+    eventually(lambda: not run.stdout.exists() or _sigint_is(run.process.pid, "SigBlk"), 10, step=0.0005)
     time.sleep(delay)
     for _ in range(signals):
         run.process.send_signal(signal.SIGINT)
-        time.sleep(0.005)
+        eventually(lambda: not _sigint_is(run.process.pid, "ShdPnd"), 10, step=0.0005)  # two that wait are one
     run.wait(20)
     assert run.status in (0, 1)
     nothing_left(10)
 
 
-def _blocks_sigint(pid):
+def _sigint_is(pid, field):
+    """Blocked ("SigBlk") or waiting to be taken ("ShdPnd"). Of a process that is gone nothing needs to be waited for."""
     try:
-        blocked = next(s for s in open(f"/proc/{pid}/status") if s.startswith("SigBlk"))
+        signals = next(s for s in open(f"/proc/{pid}/status") if s.startswith(field))
     except OSError:
-        return True
-    return int(blocked.split()[1], 16) & (1 << (signal.SIGINT - 1))
+        return field == "SigBlk"
+    return bool(int(signals.split()[1], 16) & (1 << (signal.SIGINT - 1)))
 
 
 @pytest.mark.sanitized
