@@ -38,7 +38,7 @@
 #define REGION_N_LAYOUT 8
 /* Of a pool only the beginning is touched while mapping: the small classes. A pool of 1 GiB would cost 3.4 s at 13 us
  * a page before the first message; its large chunks cost their pages once, when they are first used. */
-#define REGION_POOL_TOUCHED (UINT64_C(8) << 20)
+#define REGION_POOL_TOUCHED (UINT64_C(4) << 20)
 
 typedef enum RegionKind {
         REGION_RING = 1, /* head, floor, room word, counters, slots; written by the producer */
