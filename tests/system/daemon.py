@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from conftest import MARK, eventually, marked_processes
 from client import Client
-from lives import cgroups_in, children_of, arguments_of
+from lives import arguments_of, cgroups_in, children_of, status_field
 
 
 class Daemon:
@@ -116,3 +116,16 @@ def program(id, script, **keys):
 
 def plan(*nodes, name="flow", directory="/"):
     return {"version": 1, "name": name, "file": f"{directory}/{name}.yml", "dir": str(directory), "nodes": list(nodes)}
+
+
+# A program that does not hear SIGTERM: it runs before its shell has read that it shall not.
+STUBBORN = "trap '' TERM INT HUP\nwhile :; do sleep 0.1; done"
+
+
+def until_deaf(daemon, name="flow"):
+    """Every STUBBORN node of the dataflow that runs ignores SIGTERM by now."""
+
+    def deaf(pid):
+        return "trap '' TERM" not in " ".join(arguments_of(pid)) or bool(int(status_field(pid, "SigIgn"), 16) >> (signal.SIGTERM - 1) & 1)
+
+    assert eventually(lambda: all(deaf(node["pid"]) for node in daemon.status(name)["nodes"] if node.get("pid")), 20)

@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import eventually, marked_processes
 from daemon import plan, program
-from lives import LONG, SLACK, stat_of
+from lives import LONG, SLACK, stat_of, status_field
 from survive import Seen, appends, lines, n_descriptors, restarting, stream
 
 SEED = int(os.environ.get("TIDEGATE_SEED", "20251125"))
@@ -187,6 +187,7 @@ def stubborn(daemon, grace_ms=600, budget_ms=1000):
     """A dataflow of which only SIGKILL ends anybody."""
     uuid = daemon.talk("Start", plan=plan(program("deaf", STUBBORN), program("too", STUBBORN), name="deaf"), grace_ms=grace_ms, budget_ms=budget_ms)["uuid"]
     assert eventually(lambda: len(daemon.pids()) == 2, 10)
+    assert eventually(lambda: all(int(status_field(pid, "SigIgn"), 16) >> (signal.SIGTERM - 1) & 1 for pid in daemon.pids().values()), 20)
     return uuid
 
 

@@ -12,17 +12,19 @@ import interface
 import pytest
 from client import Client, ControlError
 from conftest import PYTHON, ROOT, eventually
-from daemon import plan, program
+from daemon import STUBBORN, plan, program, until_deaf
 from lives import Process
 
 SLEEP = "exec sleep 1000"
-STUBBORN = "trap '' TERM INT HUP\nwhile :; do sleep 0.1; done"
 
 
 def start(daemon, *nodes, name="flow", **parameters):
     """Start and wait until it runs, or has ended; returns the last reply."""
     with Client(daemon.socket) as client:
-        return list(client.stream("Start", plan=plan(*nodes, name=name), **parameters))[-1]
+        last = list(client.stream("Start", plan=plan(*nodes, name=name), **parameters))[-1]
+    if any(STUBBORN in node["argv"] for node in nodes):
+        until_deaf(daemon, name)
+    return last
 
 
 def refused(client, error, method, **parameters):

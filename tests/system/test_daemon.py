@@ -11,16 +11,18 @@ import time
 import pytest
 from client import Client
 from conftest import eventually
-from daemon import plan, program
+from daemon import STUBBORN, plan, program, until_deaf
 from lives import arguments_of, children_of
 
 SLEEP = "exec sleep 1000"
-STUBBORN = "trap '' TERM INT HUP\nwhile :; do sleep 0.1; done"
 
 
 def start(daemon, *nodes, name="flow", **parameters):
     with Client(daemon.socket) as client:
-        return list(client.stream("Start", plan=plan(*nodes, name=name), **parameters))[-1]
+        last = list(client.stream("Start", plan=plan(*nodes, name=name), **parameters))[-1]
+    if any(STUBBORN in node["argv"] for node in nodes):
+        until_deaf(daemon, name)
+    return last
 
 
 def nodes_of(daemon, name="flow"):
@@ -234,6 +236,7 @@ def test_a_stop_runs_in_reverse_and_its_deadline_is_the_same(daemon, tmp_path):
           program("top", says.format("top", log), after=after(base="ready")),
           program("stubborn", STUBBORN, after=after(top="ready")), grace_ms=1000)  # fmt: skip
     assert eventually(lambda: nodes_of(daemon)["stubborn"]["state"] == "running", 10)
+    until_deaf(daemon)
     begun = time.monotonic()
     daemon.client().call("Stop", dataflow="flow", timeout=20)
     assert 1.0 < time.monotonic() - begun < 1.5 + 2
