@@ -288,7 +288,7 @@ Test(region, is_not_inherited_writable_by_a_forked_child)
 
 Test(region, takes_no_page_fault_once_it_is_mapped)
 {
-        const PoolClass class = {1 << 20, 8};
+        const PoolClass class = {1 << 20, REGION_POOL_TOUCHED >> 20};
         struct rusage before, after;
         Mapped m = {.fd = -1};
         volatile uint8_t *p;
