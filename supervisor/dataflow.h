@@ -102,6 +102,7 @@ struct Dataflow {
         json_t *notes;  /* array of strings for people */
         char *error;    /* first thing that went wrong; NULL: nothing */
         uint32_t n_killed, n_left;
+        bool not_removed; /* its cgroup, when its keeper ended */
         uint32_t n_keeper_deaths;
         nsec_t keeper_died_at;
         bool keeper_replaced; /* the next keeper takes over what the last one left */

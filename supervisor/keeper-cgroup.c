@@ -327,18 +327,48 @@ bool keeper_start_remove(Keeper *k, const KeeperMsg *about, int dir_fd, const ch
         return true;
 }
 
-static void on_dataflow_removed(Keeper *k, const KeeperMsg *about, int r)
+/* No node is left, so whoever is still there has moved up from a node's cgroup, as a node of root's can. */
+static void run_remove_dataflow(Job *job)
 {
-        k->removed = r == 0;
+        CgroupJob *j = container_of(job, CgroupJob, job);
+        _cleanup_fd_ int fd = openat(j->dir_fd, j->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        _cleanup_fd_ int events = fd < 0 ? -1 : openat(fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
+
+        if (events >= 0 && cgroup_populated(events) == 1) {
+                (void)sweep_kill(fd, j->until, &j->result); /* what is left is told by the removal that fails */
+                j->n = j->result.n_found;
+        }
+        j->r = cgroup_remove_tree(j->dir_fd, j->name, j->until);
+}
+
+static void on_dataflow_removed(Job *job)
+{
+        CgroupJob *j = container_of(job, CgroupJob, job);
+        Keeper *k = j->keeper;
+
+        if (j->n > 0)
+                keeper_note(k, "%u processes had left the cgroups of their nodes for the dataflow's, and were killed", j->n);
+        k->removed = j->r == 0;
         k->remove_done = true;
+        j = cgroup_job_free(j);
 }
 
 void keeper_remove_dataflow(Keeper *k, nsec_t until)
 {
         KeeperMsg all = {.type = KEEPER_MSG_KILL, .node = KEEPER_NODE_ALL};
 
-        if (!k->begun || !keeper_start_remove(k, &all, k->instance_fd, k->uuid, until, on_dataflow_removed)) {
+        CgroupJob *j = k->begun ? cgroup_job_new(k, &all, k->instance_fd) : NULL;
+
+        if (j)
+                j->name = strdup(k->uuid);
+        if (!j || !j->name) {
+                j = j ? cgroup_job_free(j) : NULL;
                 k->remove_done = true;
                 k->removed = !k->begun;
+                return;
         }
+        j->until = until;
+        j->job.run = run_remove_dataflow;
+        j->job.on_done = on_dataflow_removed;
+        submit(j);
 }

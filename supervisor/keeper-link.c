@@ -404,6 +404,7 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 dataflow_note(dataflow, NULL, msg->note.text);
                 break;
         case KEEPER_MSG_ENDED:
+                dataflow->not_removed = !msg->ended.removed;
                 if (!msg->ended.removed)
                         dataflow_note(dataflow, NULL, "the dataflow's cgroup could not be removed yet");
                 keeper_link_close(dataflow); /* that was its last word: it leaves at once, and the guard reaps it */

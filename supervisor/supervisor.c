@@ -153,7 +153,7 @@ void supervisor_look_at_slot(Supervisor *supervisor, uint32_t slot)
 void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow)
 {
         supervisor->slots[dataflow->slot] = NULL;
-        if (dataflow->n_left > 0)
+        if (dataflow->n_left > 0 || dataflow->not_removed)
                 supervisor->slot_state[dataflow->slot] |= SLOT_LEFT;
         supervisor_look_at_slot(supervisor, dataflow->slot);
         if (supervisor_is_private(supervisor))

@@ -12,7 +12,7 @@ import pytest
 from client import Client
 from conftest import eventually
 from daemon import STUBBORN, plan, program, until_deaf
-from lives import arguments_of, children_of
+from lives import arguments_of, children_of, status_field
 
 SLEEP = "exec sleep 1000"
 
@@ -371,3 +371,22 @@ def test_one_that_never_comes_or_hangs_delays_nothing(daemon, talker, by_hand):
     assert 0.5 <= time.monotonic() - begun < 0.75 + 2, "it is asked, and let go of when the others get SIGTERM"
     assert process.poll() is None, "nobody kills what somebody else has started"
     os.kill(process.pid, signal.SIGCONT)
+
+
+# Who leaves the cgroup of its node
+
+
+def test_a_process_of_root_s_that_moved_up_into_the_dataflow_s_cgroup_ends_with_it(daemon, tmp_path):
+    mount = next(fields[1] for fields in map(str.split, open("/proc/self/mounts")) if fields[2] == "cgroup2")
+    body = "trap '' TERM INT HUP\necho $$ > $UP/cgroup.procs\necho $$ > $TOLD\nwhile :; do sleep 0.1; done"
+    move = f"UP={mount}$(dirname $(sed -n 's/^0:://p' /proc/self/cgroup)) TOLD={tmp_path}/pid setsid sh -c '{body.replace(chr(39), chr(34))}' & wait"
+    start(daemon, program("mover", move), grace_ms=300)
+    assert eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"), 20)
+    pid = int((tmp_path / "pid").read_text())
+    assert status_field(pid, "State"), "it lives"
+    reply = daemon.client().call("Stop", dataflow="flow", timeout=20)
+    assert eventually(lambda: not os.path.exists(f"/proc/{pid}"), 10), "nobody is left"
+    assert eventually(lambda: "had left the cgroups of their nodes" in daemon.output() + str(reply), 10), (reply, daemon.output())
+    for _ in range(3):
+        start(daemon, program("next", SLEEP), name="next")
+        daemon.client().call("Stop", dataflow="next", timeout=20)
