@@ -380,6 +380,7 @@ def test_a_reexec_in_the_middle_of_the_end_moves_no_deadline(survivor):
     daemon = survivor("--grace-duration", "1s", "--watchdog", "0")
     daemon.talk("Start", plan=plan(program("deaf", "trap '' TERM; while :; do sleep 0.05; done")), grace_ms=60000)
     daemon.talk("Wait", dataflow="flow", state="running")
+    assert eventually(lambda: all(int(status_field(pid, "SigIgn"), 16) >> (signal.SIGTERM - 1) & 1 for pid in daemon.pids().values()), 20)
     guard = daemon.take("guard")
     guard.send(signal.SIGTERM)
     begin = time.monotonic()
