@@ -391,7 +391,7 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 dataflow->cgroup = strdup(msg->begun.cgroup);
                 if (dataflow->keeper_replaced)
                         adopt_with_new_keeper(dataflow);
-                else
+                else if (!dataflow->adopting) /* else it answers our predecessor, and RESUMED says so too: its nodes would be started twice */
                         dataflow_on_begun(dataflow);
                 break;
         case KEEPER_MSG_FAILED:

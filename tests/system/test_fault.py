@@ -308,8 +308,6 @@ def test_a_session_without_a_fault(sessions):
     assert session.shared.counts()["calls"] > 100
 
 
-@pytest.mark.skipif(not LONG and "TIDEGATE_FAULT_POINTS" not in os.environ,
-                    reason="some points still fail (a reply cut short by ENOMEM, RestartNode late on a busy machine): --long runs all of them")  # fmt: skip
 def test_sessions_in_which_one_call_fails_or_is_the_last(sessions, tmp_path):
     if ":" in POINTS:
         points = POINTS.split(",")
