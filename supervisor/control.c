@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "protocol/control_msg.h"
+#include "supervisor/json-text.h"
 
 #define CONTROL_READS_PER_TURN 4
 #define CONTROL_ORDINARY_EVENT 16384u
@@ -201,46 +202,9 @@ static int control_put(Control *control, const char *text, size_t size, size_t m
         return 0;
 }
 
-typedef struct Text {
-        char *data;
-        size_t size, room;
-        bool failed;
-} Text;
-
-static int text_add(const char *data, size_t size, void *userdata)
-{
-        Text *text = userdata;
-
-        if (text->room - text->size < size) {
-                size_t room = MAX(2 * text->room, text->size + size + 512);
-                char *grown = text->failed ? NULL : realloc(text->data, room);
-
-                if (!grown) {
-                        text->failed = true;
-                        return -1;
-                }
-                text->data = grown;
-                text->room = room;
-        }
-        memcpy(text->data + text->size, data, size);
-        text->size += size;
-        return 0;
-}
-
-/* As json_dumps(), which leaves a key out when there is no memory for it, and goes on. NUL-terminated; NULL: out of memory. */
-static char *dump(const json_t *message)
-{
-        Text text = {};
-
-        if (json_dump_callback(message, text_add, &text, JSON_COMPACT) == 0 && !text.failed && text_add("", 1, &text) == 0)
-                return text.data;
-        free(text.data);
-        return NULL;
-}
-
 static int control_put_json(Control *control, json_t *take_message, size_t max)
 {
-        char *text = take_message ? dump(take_message) : NULL;
+        char *text = take_message ? json_text(take_message) : NULL;
         int r = text ? control_put(control, text, strlen(text) + 1, max) : -ENOMEM;
 
         json_decref(take_message);
@@ -251,7 +215,7 @@ static int control_put_json(Control *control, json_t *take_message, size_t max)
 char *control_event_encode(json_t *event, size_t *ret_size)
 {
         json_t *message = json_pack("{sb s{sO}}", "continues", 1, "parameters", "event", event);
-        char *text = message ? dump(message) : NULL;
+        char *text = message ? json_text(message) : NULL;
 
         json_decref(message);
         *ret_size = text ? strlen(text) + 1 : 0;
@@ -355,7 +319,7 @@ static void control_finish(Control *control, char *take_text)
 
 static void control_finish_json(Control *control, json_t *take_message)
 {
-        char *text = take_message && !control->oneway ? json_dumps(take_message, JSON_COMPACT) : NULL;
+        char *text = take_message && !control->oneway ? json_text(take_message) : NULL;
 
         json_decref(take_message);
         control_finish(control, text);

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "supervisor/supervisor.h"
 #include "supervisor/wiring.h"
+#include "supervisor/json-text.h"
 
 /* ---- writing */
 
@@ -81,7 +82,7 @@ int dataflow_journal_create(Dataflow *dataflow)
         struct journal_dataflow record;
         json_t *options = options_to_json(dataflow);
         json_t *all = options ? json_pack("{so sO}", "options", options, "plan", dataflow->plan->json) : NULL;
-        _cleanup_free_ char *text = all ? json_dumps(all, JSON_COMPACT) : NULL;
+        _cleanup_free_ char *text = all ? json_text(all) : NULL;
         int r;
 
         json_decref(all);

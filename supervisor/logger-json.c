@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "supervisor/logger-json.h"
+#include "supervisor/json-text.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -76,7 +77,7 @@ static json_t *record_fields(json_t *record)
 
 static char *dump(json_t *take_line, size_t *ret_size)
 {
-        char *text = json_dumps(take_line, JSON_COMPACT), *with_newline;
+        char *text = json_text(take_line), *with_newline;
         size_t n;
 
         json_decref(take_line);

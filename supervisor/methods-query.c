@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "protocol/control_msg.h"
 #include "supervisor/server-internal.h"
+#include "supervisor/json-text.h"
 
 #define STATUS_NODES_PER_STEP 128 /* a millisecond's work or two; a dataflow counts as one, too */
 
@@ -122,7 +123,7 @@ static void text_add(Call *call, const char *text, size_t size)
 /* Encoded and freed at once: to keep a tree of thousands of nodes would cost as much time as all the rest. */
 static void text_add_json(Call *call, json_t *take, bool open)
 {
-        char *text = take ? json_dumps(take, JSON_COMPACT) : NULL;
+        char *text = take ? json_text(take) : NULL;
 
         json_decref(take);
         if (text)
