@@ -281,38 +281,31 @@ int runtime_note_instance(const Runtime *runtime, const char *name)
         return renameat(runtime->dir_fd, "instance.new", runtime->dir_fd, "instance") < 0 ? error_origin(-errno) : 0;
 }
 
-/* Files of a folder of ours; they are plain files and sockets. */
-static void empty_folder(int dir_fd, const char *name)
+static bool is_no_dot(const char *name)
 {
-        int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-        DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-        struct dirent *e;
-
-        if (!dir) {
-                (void)fd_close(fd);
-                return;
-        }
-        while ((e = readdir(dir)))
-                if (e->d_name[0] != '.')
-                        (void)unlinkat(fd, e->d_name, 0); /* what stays is found by the next daemon */
-        (void)closedir(dir);
-        (void)unlinkat(dir_fd, name, AT_REMOVEDIR);
+        return name[0] != '.';
 }
 
-static void remove_pages(int dir_fd)
+static bool is_page(const char *name)
 {
-        int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-        struct dirent *e;
+        return strncmp(name, "status", 6) == 0 && (name[6] == '\0' || name[6] == '.');
+}
 
-        if (!dir) {
-                (void)fd_close(fd);
-                return;
-        }
-        while ((e = readdir(dir)))
-                if (strncmp(e->d_name, "status", 6) == 0 && (e->d_name[6] == '\0' || e->d_name[6] == '.'))
-                        (void)unlinkat(fd, e->d_name, 0);
-        (void)closedir(dir);
+/* Plain files and sockets. Needs no memory: the lack of it may be why the daemon ends. What stays is found by the next one. */
+static void remove_files(int dir_fd, const char *folder, bool (*is_ours)(const char *name))
+{
+        char listing[4096] __attribute__((aligned(8)));
+        _cleanup_fd_ int fd = openat(dir_fd, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        ssize_t n;
+
+        while (fd >= 0 && (n = getdents64(fd, listing, sizeof(listing))) > 0)
+                for (ssize_t at = 0; at < n;) {
+                        const struct dirent64 *e = (const struct dirent64 *)(const void *)(listing + at);
+
+                        at += e->d_reclen;
+                        if (is_ours(e->d_name))
+                                (void)unlinkat(fd, e->d_name, 0);
+                }
 }
 
 void runtime_remove(Runtime *runtime)
@@ -323,9 +316,11 @@ void runtime_remove(Runtime *runtime)
                 return;
         for (size_t i = 0; i < ELEMENTSOF(files); i++)
                 (void)unlinkat(runtime->dir_fd, files[i], 0);
-        for (size_t i = 0; i < ELEMENTSOF(folders); i++)
-                empty_folder(runtime->dir_fd, folders[i]);
-        remove_pages(runtime->dir_fd);
+        for (size_t i = 0; i < ELEMENTSOF(folders); i++) {
+                remove_files(runtime->dir_fd, folders[i], is_no_dot);
+                (void)unlinkat(runtime->dir_fd, folders[i], AT_REMOVEDIR);
+        }
+        remove_files(runtime->dir_fd, ".", is_page);
         /* The log stays for whoever wants to know, and so does the directory then. The lock's file goes last. */
         (void)unlinkat(runtime->dir_fd, "lock", 0);
         (void)rmdir(runtime->path);
