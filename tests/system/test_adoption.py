@@ -131,6 +131,26 @@ def test_supervisors_that_are_killed_again_and_again_lose_nothing(scene):
     s.finish()
 
 
+def test_linked_nodes_that_are_just_being_started_are_started_once(survivor, build, tmp_path):
+    """The keeper's answer to the one that died must not count as one to its successor, or their sockets and memory are made twice."""
+    daemon = survivor()
+    environment = [f"{k}={v}" for k, v in daemon.env.items() if k in ("LD_LIBRARY_PATH", "PATH") or k.startswith("TIDEGATE_TEST")]
+    for i in range(8):
+        seen, adoptions = Seen(tmp_path / f"seen-{i}"), len(daemon.adoptions())
+        supervisor, client = daemon.take("supervisor"), daemon.client()
+        client.send("Start", plan=stream(build, seen.file), environment=environment, grace_ms=500, budget_ms=1000)
+        time.sleep(i * 0.0005)  # from before it is accepted to after its keeper has begun
+        supervisor.send(signal.SIGKILL)
+        supervisor.close()
+        client.close()
+        daemon.until_adopted(adoptions + 1)
+        if not daemon.talk("List", all=False)["dataflows"]:
+            continue  # killed before it was accepted
+        assert seen.until_more(seconds=10), f"round {i}: no data flows\n{daemon.output()}"
+        daemon.talk("Stop", dataflow="stream", force=True)
+    assert all((lost, duplicated) == (0, 0) for _, lost, duplicated, _ in daemon.adoptions()), daemon.output()
+
+
 def test_the_exit_of_a_node_that_ended_meanwhile_is_learnt(scene):
     s = scene()
     pid = s.daemon.send("supervisor", signo=signal.SIGSTOP)[0]
