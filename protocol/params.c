@@ -187,16 +187,18 @@ int params_set(Params *params, const char *key, const ParamValue *value)
         Param param;
         int r;
 
-        r = reserve(params);
-        if (r == 0)
-                r = param_init(&param, key, value);
+        r = param_init(&param, key, value); /* before an entry moves: key and value may be of this map */
         if (r)
                 return r;
-        at = find(params, key, &found);
+        at = find(params, param.key, &found);
         without = params->encoded_size - (found ? params->entries[at].encoded_size : 0);
-        if (4 + without + param.encoded_size > PARAMS_MAX) {
+        if (4 + without + param.encoded_size > PARAMS_MAX)
+                r = -EMSGSIZE;
+        else if (!found)
+                r = reserve(params);
+        if (r) {
                 free(param.block);
-                return -EMSGSIZE;
+                return r;
         }
         if (found) {
                 free(params->entries[at].block);

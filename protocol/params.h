@@ -59,7 +59,7 @@ static inline void params_freep(Params **p)
 /**
  * params_set() - set one entry, replacing an older one of that key
  *
- * Copies. On failure @params is as before.
+ * Copies; @key and @value may be of this map. On failure @params is as before.
  *
  * Return: 0; -EINVAL for a bad key, type or string; -EMSGSIZE when the map would grow over PARAMS_MAX; -ENOMEM.
  */

@@ -94,6 +94,35 @@ Test(params, setting_a_key_again_replaces_it_and_its_size)
         cr_assert_eq(params_count(p), 1);
 }
 
+Test(params, an_entry_may_be_set_to_what_the_map_itself_holds)
+{
+        const char *const strings[] = {"one", "two"};
+        _cleanup_(params_freep) Params *p = params_new();
+        char key[] = "a0";
+        const char *k;
+
+        /* at every number of entries, so also where the next one makes the map move */
+        for (int i = 0; i < 9; i++) {
+                key[1] = (char)('0' + i);
+                cr_assert_eq(params_set(p, key, &(ParamValue){.type = PARAM_STRINGS, .n = 2, .strings = strings}), 0);
+                for (size_t at = 0; at < params_count(p); at++) {
+                        const ParamValue *v = params_at(p, at, &k);
+
+                        cr_assert_eq(params_set(p, k, v), 0);
+                        v = params_get(p, params_at(p, at, &k) ? k : "");
+                        cr_assert_eq(v->n, 2);
+                        cr_assert_str_eq(v->strings[0], "one");
+                        cr_assert_str_eq(v->strings[1], "two");
+                }
+        }
+        cr_assert_eq(params_count(p), 9);
+        for (int i = 0; i < 9; i++) { /* a new key, the value of an old one */
+                key[0] = (char)('b' + i);
+                cr_assert_eq(params_set(p, key, params_at(p, 0, &k)), 0);
+                cr_assert_str_eq(params_get(p, key)->strings[1], "two");
+        }
+}
+
 Test(params, every_truncation_and_every_byte_too_many_is_refused)
 {
         static uint8_t buf[PARAMS_MAX];
