@@ -487,7 +487,10 @@ static void control_read(Control *control)
                         control_end_of_calls(control);
                         return;
                 }
-                frames_added(&control->in, (size_t)n);
+                if (frames_added(&control->in, (size_t)n)) { /* now: more may never come to tell us so */
+                        control_hang_up(control);
+                        return;
+                }
                 if ((size_t)n < room || frames_has_whole(&control->in))
                         return;
         }

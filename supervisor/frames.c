@@ -32,9 +32,10 @@ int frames_reserve(Frames *frames, char **ret_at, size_t *ret_room)
         return 0;
 }
 
-void frames_added(Frames *frames, size_t n)
+int frames_added(Frames *frames, size_t n)
 {
         frames->size += n;
+        return frames->size >= CONTROL_FRAME_MAX && !frames_has_whole(frames) ? -EMSGSIZE : 0;
 }
 
 bool frames_has_whole(Frames *frames)

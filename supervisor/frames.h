@@ -27,10 +27,12 @@ typedef struct Frames {
  * frames_reserve() - room to read into
  * @ret_at, @ret_room: where, and how much; valid until the next call of anything here
  *
- * Return: 0, -EMSGSIZE when the frame that is coming in is too long, -ENOMEM.
+ * Return: 0, -EMSGSIZE when there are as many bytes as a frame may have, -ENOMEM.
  */
 int frames_reserve(Frames *frames, char **ret_at, size_t *ret_room);
-void frames_added(Frames *frames, size_t n);
+
+/* frames_added() - @n bytes were read there. Return: 0, -EMSGSIZE when the frame that is coming in is too long. */
+int frames_added(Frames *frames, size_t n);
 
 /**
  * frames_take() - take the first frame off

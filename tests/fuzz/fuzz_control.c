@@ -92,7 +92,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 n = piece < size ? piece : size;
                 n = n < room ? n : room;
                 memcpy(at, data, n);
-                frames_added(&frames, n);
+                if (frames_added(&frames, n)) {
+                        require(frames.size >= CONTROL_FRAME_MAX);
+                        break;
+                }
                 data += n;
                 size -= n;
                 while ((r = frames_take(&frames, &frame)) == 0) {

@@ -2,9 +2,11 @@
 /* One control connection on a socket pair, with spans of milliseconds: what it takes, what it gives, and when it hangs up. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "base/cleanup.h"
@@ -217,6 +219,35 @@ Test(control, nonsense_and_half_a_message_are_hung_up_on, .timeout = 30)
                 Fixture *fx = fx_new(&hasty, NULL);
 
                 put(fx, cases[i].data, cases[i].size);
+                fx_turn(fx, is_gone);
+                cr_assert_eq(fx->n_calls, 0);
+                fx_close(fx);
+        }
+}
+
+static bool has_taken_all(Fixture *fx)
+{
+        int waits = -1;
+
+        return ioctl(fx->peer, SIOCOUTQ, &waits) == 0 && waits == 0;
+}
+
+/* In whatever pieces it comes: also if the last one is read when the turn's reads are over. */
+Test(control, a_message_as_long_as_the_limit_that_does_not_end_is_hung_up_on, .timeout = 60)
+{
+        static char endless[CONTROL_FRAME_MAX];
+        int room = 4 * CONTROL_FRAME_MAX;
+
+        memset(endless, 'x', sizeof(endless));
+        for (size_t first = 4096; first < sizeof(endless); first *= 2) {
+                Fixture *fx = fx_new(&patient, NULL);
+
+                if (setsockopt(fx->peer, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)))
+                        cr_skip_test("needs CAP_NET_ADMIN for a socket that takes a MiB at once");
+                put(fx, endless, first);
+                fx_turn(fx, has_taken_all);
+                cr_assert_eq(fx->n_gone, 0);
+                put(fx, endless, sizeof(endless) - first);
                 fx_turn(fx, is_gone);
                 cr_assert_eq(fx->n_calls, 0);
                 fx_close(fx);
