@@ -180,11 +180,11 @@ def marked_processes(mark):
     needle = f"{MARK}={mark}".encode()
     for proc in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            if needle in (proc / "environ").read_bytes().split(b"\0"):
-                found[int(proc.name)] = (proc / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if needle in (proc / "environ").read_bytes().split(b"\0") and (command := (proc / "cmdline").read_bytes()):
+                found[int(proc.name)] = command.replace(b"\0", b" ").decode(errors="replace")
         except OSError:
-            pass  # gone meanwhile, or a zombie
-    return found
+            pass
+    return found  # one that is gone meanwhile, or a zombie, has neither
 
 
 def eventually(condition, seconds, step=0.02):
