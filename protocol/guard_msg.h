@@ -49,7 +49,7 @@ typedef enum GuardMsgType {
                                        * then error ENOENT: it never ran; EAGAIN: if it ran, it registered with another guard */
         GUARD_MSG_STOP = 38,          /* the guard was asked to end (SIGTERM, SIGINT): stop everything */
         GUARD_MSG_STORED = 39,        /* as STORE: what the last supervisor left */
-        GUARD_MSG_SLOT = 40,          /* slot in use, at: its escrow or UINT64_MAX; fds: keeper socket and pidfd, or none when it is dead; and a third
+        GUARD_MSG_SLOT = 40,          /* slot in use, at: its escrow or UINT64_MAX; left: 0 when nobody lives there; fds: keeper socket and pidfd, or none when it is dead; and a third
                                        * when the keeper knows another guard: the socket that it is to use (KEEPER_MSG_GUARD) */
         GUARD_MSG_STORE_END = 41,     /* that was all; count: descriptors that had found no room in the store */
         GUARD_MSG_PING = 44,

@@ -114,14 +114,19 @@ void adopt_stored(Supervisor *supervisor, const struct guard_record *record, int
                 wiring_take(node, &record->items[i], TAKE_FD(fds[i]));
 }
 
-/* Nobody wrote down what this is, so nobody could stop it: it is ended, without a wait. */
-static void end_stranger(Supervisor *supervisor, uint32_t slot)
+/*
+ * Nobody wrote down what this is, so nobody could stop it: it is ended, without a wait. Where nobody lives it has ended, its
+ * journal is gone for that, and our predecessor died before its keeper was.
+ */
+static void end_stranger(Supervisor *supervisor, uint32_t slot, bool lived_in)
 {
-        log_line("slot %u holds a dataflow that no journal knows; it is ended", slot);
+        if (lived_in) {
+                log_line("slot %u holds a dataflow that no journal knows; it is ended", slot);
+                supervisor->n_lost++;
+        }
         supervisor->slot_state[slot] = SLOT_KEEPER;
         guard_kill_keeper_order(supervisor, slot);
         guard_escrow_order(supervisor, slot, supervisor->loop.now, nsec_add(supervisor->loop.now, 2 * NSEC_PER_SEC), 0);
-        supervisor->n_lost++;
 }
 
 void adopt_slot(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds)
@@ -129,7 +134,7 @@ void adopt_slot(Supervisor *supervisor, const struct guard_record *record, int *
         Dataflow *dataflow = supervisor->slots[record->slot];
 
         if (!dataflow || !dataflow->adopting) {
-                end_stranger(supervisor, record->slot);
+                end_stranger(supervisor, record->slot, record->left > 0);
                 return;
         }
         dataflow->slot_known = true;

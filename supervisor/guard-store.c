@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "supervisor/cgroup.h"
 #include "supervisor/guard-internal.h"
 #include "supervisor/packet.h"
 
@@ -85,7 +86,12 @@ static int tell(Guard *guard, struct guard_record *record, const int *fds, size_
 
 int guard_tell_slot(Guard *guard, const GuardSlot *slot)
 {
-        struct guard_record record = {.type = GUARD_MSG_SLOT, .slot = slot->number, .at_ns = slot->at, .until_ns = slot->until, .pid = slot->keeper.pid};
+        struct guard_record record = {.type = GUARD_MSG_SLOT,
+                .slot = slot->number,
+                .at_ns = slot->at,
+                .until_ns = slot->until,
+                .pid = slot->keeper.pid,
+                .left = slot->events_fd >= 0 && cgroup_populated(slot->events_fd) != 0};
         const int fds[] = {slot->keeper_peer_fd, slot->keeper.pidfd, slot->keeper_guard_fd};
         size_t n_fds = slot->keeper.pid <= 0 || slot->keeper_peer_fd < 0 ? 0 : slot->keeper_guard_fd < 0 ? 2 : 3;
 

@@ -151,6 +151,20 @@ def test_linked_nodes_that_are_just_being_started_are_started_once(survivor, bui
     assert all((lost, duplicated) == (0, 0) for _, lost, duplicated, _ in daemon.adoptions()), daemon.output()
 
 
+def test_a_dataflow_that_had_ended_but_for_its_keeper_is_not_lost(survivor):
+    daemon = survivor()
+    daemon.talk("Start", plan=plan(program("steady", "exec sleep 1000"), name="programs"))
+    for _ in range(6):
+        adoptions, client, supervisor = len(daemon.adoptions()), daemon.client(), daemon.take("supervisor")
+        uuid = client.call("Start", plan=plan(program("once", "exit 0"), name="short"))["uuid"]
+        client.call("Wait", dataflow=uuid, state="ended", timeout_ms=5000)
+        supervisor.send(signal.SIGKILL)
+        supervisor.close()
+        client.close()
+        daemon.until_adopted(adoptions + 1)
+    assert {(lost, duplicated) for _, lost, duplicated, _ in daemon.adoptions()} == {(0, 0)}, daemon.output()
+
+
 def test_the_exit_of_a_node_that_ended_meanwhile_is_learnt(scene):
     s = scene()
     pid = s.daemon.send("supervisor", signo=signal.SIGSTOP)[0]
