@@ -96,7 +96,7 @@ Test(params, setting_a_key_again_replaces_it_and_its_size)
 
 Test(params, an_entry_may_be_set_to_what_the_map_itself_holds)
 {
-        const char *const strings[] = {"one", "two"};
+        const char *const words[] = {"one", "two"};
         _cleanup_(params_freep) Params *p = params_new();
         char key[] = "a0";
         const char *k;
@@ -104,7 +104,7 @@ Test(params, an_entry_may_be_set_to_what_the_map_itself_holds)
         /* at every number of entries, so also where the next one makes the map move */
         for (int i = 0; i < 9; i++) {
                 key[1] = (char)('0' + i);
-                cr_assert_eq(params_set(p, key, &(ParamValue){.type = PARAM_STRINGS, .n = 2, .strings = strings}), 0);
+                cr_assert_eq(params_set(p, key, &(ParamValue){.type = PARAM_STRINGS, .n = 2, .strings = words}), 0);
                 for (size_t at = 0; at < params_count(p); at++) {
                         const ParamValue *v = params_at(p, at, &k);
 
