@@ -107,6 +107,26 @@ void doctor_show_head(const Doctor *doctor, FILE *f)
         wrap(f, 0, 4, text);
 }
 
+void doctor_show_daemon(const Doctor *doctor, FILE *f)
+{
+        const StatusView *daemon = &doctor->daemon;
+        char text[sizeof(doctor->runtime_dir) + 80] = "";
+
+        if (!doctor->runtime_dir[0])
+                return;
+        fputc('\n', f);
+        paint(f, COLOUR_BOLD, "daemon");
+        fputc('\n', f);
+        if (daemon->verdict == STATUS_VERDICT_NONE && (daemon->reason == STATUS_REASON_MISSING || daemon->reason == STATUS_REASON_ENDED))
+                (void)snprintf(text, sizeof(text), "none runs in %s: `tidegate up` starts one, `tidegate run` needs none", doctor->runtime_dir);
+        if (text[0]) {
+                fputs("  ", f);
+                wrap(f, 2, 2, text);
+        } else {
+                status_view_print(daemon, clock_now(), is_coloured(f), f);
+        }
+}
+
 void doctor_show_result(const Doctor *doctor, size_t group, size_t index, FILE *f)
 {
         const Probe *probe = &probe_groups[group]->probes[index];
@@ -275,6 +295,32 @@ static json_t *json_probe(const char *group, const Probe *probe, const DoctorRes
                 (json_int_t)(result->took_ns / NSEC_PER_USEC));
 }
 
+/* New reference; null when there is no daemon to speak of. */
+static json_t *json_daemon(const Doctor *doctor)
+{
+        const StatusView *view = &doctor->daemon;
+        json_t *stuck = json_array();
+        char why[256], action[256];
+
+        if (!doctor->runtime_dir[0]) {
+                json_decref(stuck);
+                return json_null();
+        }
+        for (size_t i = 0; i < view->n_dataflows; i++) {
+                const struct status_dataflow *d = &view->dataflows[i];
+
+                if (d->health != STATUS_HEALTH_STUCK)
+                        continue;
+                status_view_dataflow_text(view, d, clock_now(), why, action);
+                (void)json_array_append_new(stuck, json_pack("{s:s, s:s, s:I, s:s, s:s}", "uuid", d->uuid, "name", d->name,
+                        "since_at_ms", (json_int_t)(d->stuck_since_ns / NSEC_PER_MSEC), "why", why, "action", action));
+        }
+        return json_pack("{s:o, s:s, s:s, s:I, s:s, s:s, s:i, s:i, s:s, s:o}", "runtime_dir", json_text(doctor->runtime_dir),
+                "verdict", status_verdict_to_string(view->verdict), "reason", status_reason_to_string(view->reason), "since_at_ms",
+                (json_int_t)(view->since / NSEC_PER_MSEC), "why", view->why, "action", view->action, "pid", view->info.pid, "guard_pid",
+                view->info.guard_pid, "guard", status_guard_to_string(view->info.guard), "stuck", stuck);
+}
+
 int doctor_show_json(const Doctor *doctor, FILE *f)
 {
         json_t *probes = json_array(), *backends = json_array(), *promises = json_object(), *root;
@@ -299,8 +345,8 @@ int doctor_show_json(const Doctor *doctor, FILE *f)
                         doctor_kept(promise), "missing", json_ids(promise->missing), "done_without",
                         json_ids(promise->fallbacks), "limit", promise->limit));
         }
-        root = json_pack("{s:s, s:s, s:i, s:b, s:s?, s:o, s:o, s:o, s:o}", "tidegate", TIDEGATE_VERSION, "kernel",
-                doctor->host.kernel, "uid", (int)doctor->host.uid, "ok", doctor->ok, "backend",
+        root = json_pack("{s:s, s:s, s:i, s:b, s:o, s:s?, s:o, s:o, s:o, s:o}", "tidegate", TIDEGATE_VERSION, "kernel",
+                doctor->host.kernel, "uid", (int)doctor->host.uid, "ok", doctor->ok, "daemon", json_daemon(doctor), "backend",
                 doctor->chosen >= 0 ? doctor->backends[doctor->chosen].name : NULL, "cgroup_root",
                 doctor->cgroup_root[0] ? json_text(doctor->cgroup_root) : json_null(), "backends", backends, "promises",
                 promises, "probes", probes);

@@ -2,7 +2,6 @@
 #include "cli/doctor.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/session.h"
 #include "cli/table.h"
 
 /* The longest a single probe, the end of its processes and the sweep of its cgroup may take. */
@@ -229,34 +229,44 @@ static int end_by_signal(int signal_fd, const sigset_t *mask)
         return 1;
 }
 
-static int parse(int argc, char **argv, bool *ret_json)
+static int parse(Session *session, int argc, char **argv)
 {
-        static const struct option options[] = {{"json", no_argument, NULL, 'j'}, {0}};
-        int c;
+        static const struct option options[] = {SESSION_LONG_OPTIONS, {0}};
 
-        optind = 0; /* argv is not the one of main(): start afresh */
-        opterr = 0;
-        while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-                if (c != 'j')
-                        return usage_error("doctor", "unknown option `%s`", argv[optind - 1]);
-                *ret_json = true;
-        }
+        session_begin();
+        if (session_getopt(session, argc, argv, "", options) != -1)
+                return CLI_USAGE;
         if (optind < argc)
                 return usage_error("doctor", "unexpected argument `%s`", argv[optind]);
         return 0;
+}
+
+/* Nobody is asked: a daemon that does not answer is just what it is to tell. */
+static int look_at_daemon(Doctor *doctor, const Session *session)
+{
+        char buffer[PATH_MAX];
+        const char *dir = session_find_dir(session, buffer, sizeof(buffer));
+
+        doctor->daemon = STATUS_VIEW_NULL;
+        if (!dir || strlen(dir) >= sizeof(doctor->runtime_dir))
+                return 0;
+        (void)snprintf(doctor->runtime_dir, sizeof(doctor->runtime_dir), "%s", dir);
+        return status_view_load(&doctor->daemon, dir, clock_now());
 }
 
 int cmd_doctor(int argc, char **argv)
 {
         _cleanup_free_ Doctor *doctor = calloc(1, sizeof(*doctor));
         _cleanup_fd_ int signal_fd = -1;
-        bool json = false;
+        Session session = SESSION_INIT("doctor");
         sigset_t mask;
+        bool json, wedged;
         int r;
 
-        r = parse(argc, argv, &json);
+        r = parse(&session, argc, argv);
         if (r)
                 return r;
+        json = session.json;
         if (!doctor) {
                 fputs("tidegate doctor: out of memory\n", stderr);
                 return 1;
@@ -270,8 +280,15 @@ int cmd_doctor(int argc, char **argv)
         signal_fd = signalfd(-1, &mask, SFD_CLOEXEC); /* without one, signals wait until the end: a few seconds */
 
         host_describe(&doctor->host);
-        if (!json)
+        r = look_at_daemon(doctor, &session);
+        if (r) {
+                fputs("tidegate doctor: out of memory\n", stderr);
+                return 1;
+        }
+        if (!json) {
                 doctor_show_head(doctor, stdout);
+                doctor_show_daemon(doctor, stdout);
+        }
         (void)fflush(stdout); /* or the engine's children would have it in their buffers too */
         r = examine(doctor, signal_fd, !json);
         if (r == -EINTR)
@@ -289,5 +306,7 @@ int cmd_doctor(int argc, char **argv)
         }
         if (!json)
                 doctor_show_judgement(doctor, stdout);
-        return doctor->ok ? 0 : 1;
+        wedged = doctor->daemon.verdict == STATUS_VERDICT_WEDGED;
+        status_view_done(&doctor->daemon);
+        return doctor->ok && !wedged ? 0 : 1;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the probes' outcomes mean for a run: which backend it would choose, which promise is kept how far, by what. Pure: from
- * outcomes to a judgement, no system calls. Shown by doctor-show.c.
+ * What the probes' outcomes mean for a run: which backend it would choose, which promise is kept how far, by what; and how the
+ * daemon is, if there is one. Pure: from outcomes to a judgement, no system calls. Shown by doctor-show.c.
  */
 #ifndef TG_CLI_DOCTOR_H
 #define TG_CLI_DOCTOR_H
@@ -10,6 +10,7 @@
 #include <stdio.h>
 
 #include "cli/probes.h"
+#include "cli/status-page.h"
 
 #define DOCTOR_GROUPS_MAX 8
 #define DOCTOR_PROBES_MAX 16
@@ -59,6 +60,8 @@ typedef struct Doctor {
         DoctorHost host;
         DoctorResult results[DOCTOR_GROUPS_MAX][DOCTOR_PROBES_MAX];
         char cgroup_root[PATH_MAX];
+        char runtime_dir[PATH_MAX]; /* of the daemon that was looked for; "": none is known */
+        StatusView daemon;          /* what its status page says */
 
         /* filled by doctor_judge() */
         BackendState backends[_BACKEND_MAX];
@@ -83,6 +86,9 @@ const char *doctor_verdict(const DoctorResult *result);
 void doctor_show_head(const Doctor *doctor, FILE *f);
 void doctor_show_result(const Doctor *doctor, size_t group, size_t index, FILE *f);
 void doctor_show_judgement(const Doctor *doctor, FILE *f);
+
+/* doctor_show_daemon() - its verdict, stuck dataflows and what to do, as its status page has them; one line when there is none. */
+void doctor_show_daemon(const Doctor *doctor, FILE *f);
 
 /* doctor_show_json() - all of it as one object. 0 or -ENOMEM. */
 int doctor_show_json(const Doctor *doctor, FILE *f);

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -42,8 +43,17 @@ static int load(Session *session, int why, StatusView *ret)
 
 static void say_verdict(Session *session, int why, const StatusView *view, const char *what)
 {
-        session_say(
-                session, "%s; %s: %s%s%s", client_explain(why), view->why, what, view->action[0] ? ". " : "", view->action);
+        const bool red = view->verdict == STATUS_VERDICT_WEDGED && color_wanted(stderr);
+        char span[64], wedged[96] = "";
+
+        if (view->verdict == STATUS_VERDICT_WEDGED)
+                (void)snprintf(wedged, sizeof(wedged), "WEDGED%s: ", status_view_wedged_for(view, clock_now(), span, sizeof(span)));
+        if (red)
+                fputs("\033[1;31m", stderr);
+        session_say(session, "%s%s; %s: %s%s%s", wedged, client_explain(why), view->why, what, view->action[0] ? ". " : "",
+                view->action);
+        if (red)
+                fputs("\033[0m", stderr);
 }
 
 /* ---- status, list */
@@ -125,9 +135,10 @@ int last_resort_show(Session *session, int why, const char *const *names, size_t
                 dataflows = chosen(session, &view, names, n);
                 if (session->json)
                         (void)session_result(session,
-                                json_pack("{ss ss ss ss sO}", "source", "status page", "verdict",
+                                json_pack("{ss ss ss sI ss sO}", "source", "status page", "verdict",
                                         status_verdict_to_string(view.verdict), "reason",
-                                        status_reason_to_string(view.reason), "why", view.why, "dataflows", dataflows));
+                                        status_reason_to_string(view.reason), "since_at_ms", ms(view.since), "why", view.why,
+                                        "dataflows", dataflows));
                 else if (with_nodes)
                         status_print_lines(dataflows);
                 else
@@ -176,10 +187,26 @@ int last_resort_stop_at(Session *session, const char *name, const char *cgroup, 
         return v.n_left || v.timed_out ? CLI_NOT_RUNNING : CLI_OK;
 }
 
+/* The page may be of another instance than the one that was meant. */
+static bool is_below(const char *path, const char *root)
+{
+        char real[PATH_MAX];
+        size_t n;
+
+        if (!realpath(root, real))
+                return false;
+        n = strlen(real);
+        return strncmp(path, real, n) == 0 && (path[n] == '/' || n == 1);
+}
+
 static int stop_one(Session *session, const StatusView *view, const struct status_dataflow *d, const LastResortKill *kill)
 {
-        const char *cgroup = status_view_cgroup(view, d);
+        const char *cgroup = status_view_cgroup(view, d), *root = session->cgroup_root_option;
 
+        if (cgroup && root && !is_below(cgroup, root)) {
+                session_say(session, "%s: its cgroup %s is not below %s; nothing was done", d->name, cgroup, root);
+                return CLI_UNREACHABLE;
+        }
         if (!cgroup && !view->trusted) {
                 session_say(session,
                         "%s: somebody else than you or root could have written the status page; nothing was done", d->name);

@@ -48,6 +48,8 @@ int session_getopt(Session *session, int argc, char **argv, const char *shorts, 
         while ((c = getopt_long(argc, argv, shorts, options, NULL)) != -1) {
                 if (c == SESSION_OPT_RUNTIME_DIR) {
                         session->runtime_dir_option = optarg;
+                } else if (c == SESSION_OPT_CGROUP_ROOT) {
+                        session->cgroup_root_option = optarg;
                 } else if (c == SESSION_OPT_JSON) {
                         session->json = true;
                 } else if (c == SESSION_OPT_TIMEOUT) {
@@ -67,7 +69,7 @@ int session_getopt(Session *session, int argc, char **argv, const char *shorts, 
         return -1;
 }
 
-static const char *runtime_dir(const Session *session, char *buffer, size_t size)
+const char *session_find_dir(const Session *session, char *buffer, size_t size)
 {
         const char *variable = getenv("TIDEGATE_RUNTIME_DIR"), *xdg = getenv("XDG_RUNTIME_DIR");
 
@@ -86,7 +88,7 @@ static const char *runtime_dir(const Session *session, char *buffer, size_t size
 int session_locate(Session *session)
 {
         char buffer[PATH_MAX];
-        const char *dir = runtime_dir(session, buffer, sizeof(buffer));
+        const char *dir = session_find_dir(session, buffer, sizeof(buffer));
 
         if (!dir || !*dir || strlen(dir) >= sizeof(session->runtime_dir) - 64) {
                 session_say(session, "no runtime directory is known: XDG_RUNTIME_DIR is not set; give --runtime-dir DIR");

@@ -20,7 +20,7 @@
 
 typedef struct Session {
         const char *command; /* "list" */
-        const char *runtime_dir_option;
+        const char *runtime_dir_option, *cgroup_root_option;
         char runtime_dir[PATH_MAX];
         nsec_t timeout;
         bool timeout_given, json;
@@ -45,19 +45,25 @@ typedef struct Session {
                 .command = (name), .timeout = SESSION_TIMEOUT, .client = {.fd = -1}, .until = NSEC_NEVER, .signal_fd = -1    \
         }
 
-#define SESSION_OPTIONS_HELP                                                                                                 \
+#define SESSION_RUNTIME_HELP                                                                                                 \
         "  --runtime-dir DIR    the daemon's directory, default $TIDEGATE_RUNTIME_DIR, else /run/tidegate\n"                 \
         "                       for root and $XDG_RUNTIME_DIR/tidegate for others\n"
+#define SESSION_OPTIONS_HELP                                                                                                 \
+        SESSION_RUNTIME_HELP                                                                                                 \
+        "  --cgroup-root DIR    the daemon's cgroups are below DIR: where it does not answer and processes are\n"            \
+        "                       ended from here, nobody elsewhere is\n"
 #define SESSION_TIMEOUT_HELP "  --timeout D          how long a supervisor that says nothing is waited for, default 5s\n"
 
 enum {
         SESSION_OPT_RUNTIME_DIR = 1000,
+        SESSION_OPT_CGROUP_ROOT,
         SESSION_OPT_TIMEOUT,
         SESSION_OPT_JSON,
 };
 
 #define SESSION_LONG_OPTIONS                                                                                                 \
         {"runtime-dir", required_argument, NULL, SESSION_OPT_RUNTIME_DIR},                                                   \
+                {"cgroup-root", required_argument, NULL, SESSION_OPT_CGROUP_ROOT},                                           \
                 {"timeout", required_argument, NULL, SESSION_OPT_TIMEOUT},                                                   \
         {                                                                                                                    \
                 "json", no_argument, NULL, SESSION_OPT_JSON                                                                  \
@@ -73,6 +79,9 @@ enum {
  */
 int session_getopt(Session *session, int argc, char **argv, const char *shorts, const struct option *options);
 void session_begin(void);
+
+/* session_find_dir() - the runtime directory by option, environment or custom, maybe in @buffer; NULL: none is known. */
+const char *session_find_dir(const Session *session, char *buffer, size_t size);
 
 /* session_locate() - find the runtime directory. 0 or CLI_UNREACHABLE, said. */
 int session_locate(Session *session);

@@ -487,6 +487,15 @@ const char *status_view_since(nsec_t since, nsec_t now, char *buffer, size_t siz
         return buffer;
 }
 
+const char *status_view_wedged_for(const StatusView *view, nsec_t now, char *buffer, size_t size)
+{
+        nsec_t since = view->since ? view->since : view->pulse.turn_completed_ns;
+        char text[32];
+
+        (void)snprintf(buffer, size, since ? " for %s%s" : "", view->since ? "" : "at most ", status_view_since(since, now, text, sizeof(text)));
+        return buffer;
+}
+
 /* Whom to name: one that waits for nobody itself. A producer that waits for room in a stuck node's queue is its victim. */
 static const struct status_node *who_is_stuck(const StatusView *view, const struct status_dataflow *dataflow)
 {
@@ -558,12 +567,12 @@ static void print_verdict(const StatusView *view, nsec_t now, bool colour, FILE 
                 [STATUS_VERDICT_WEDGED] = "1;31",
                 [STATUS_VERDICT_NONE] = "31",
         };
-        char since[32];
+        char since[64];
 
         fputs("supervisor  ", f);
         paint(f, colour, codes[view->verdict], words[view->verdict]);
-        if (view->verdict == STATUS_VERDICT_WEDGED && view->since)
-                fprintf(f, " for %s", status_view_since(view->since, now, since, sizeof(since)));
+        if (view->verdict == STATUS_VERDICT_WEDGED)
+                fputs(status_view_wedged_for(view, now, since, sizeof(since)), f);
         if (view->verdict == STATUS_VERDICT_WEDGED || view->verdict == STATUS_VERDICT_NONE) {
                 fprintf(f, ": %s\n", view->why);
                 if (view->action[0])
@@ -576,9 +585,21 @@ static void print_verdict(const StatusView *view, nsec_t now, bool colour, FILE 
                 view->trusted || view->reason == STATUS_REASON_MISSING ? "" : ", which others may have written");
 }
 
-static void print_dataflow(const StatusView *view, const struct status_dataflow *d, nsec_t now, bool colour, FILE *f)
+void status_view_print_stuck(const StatusView *view, const struct status_dataflow *d, nsec_t now, bool colour, FILE *f)
 {
         char since[32], why[256], action[256];
+
+        if (!is_stuck(d))
+                return;
+        status_view_dataflow_text(view, d, now, why, action);
+        paint(f, colour, "33", "STUCK");
+        fprintf(f, " for %s: %s\n            to do: %s\n", status_view_since(d->stuck_since_ns, now, since,
+                sizeof(since)), why, action);
+}
+
+static void print_dataflow(const StatusView *view, const struct status_dataflow *d, nsec_t now, bool colour, FILE *f)
+{
+        char since[32];
 
         fprintf(f, "  %-24s %s for %s, %" PRIu32 " of %" PRIu32 " nodes running", d->name[0] ? d->name : d->uuid,
                 status_dataflow_state_to_string(d->state), status_view_since(d->since_ns, now, since, sizeof(since)),
@@ -586,13 +607,9 @@ static void print_dataflow(const StatusView *view, const struct status_dataflow 
         if (d->n_failed)
                 fprintf(f, ", %" PRIu32 " failed", d->n_failed);
         fputc('\n', f);
-        if (!is_stuck(d))
-                return;
-        status_view_dataflow_text(view, d, now, why, action);
-        fputs("            ", f);
-        paint(f, colour, "33", "STUCK");
-        fprintf(f, " for %s: %s\n            to do: %s\n", status_view_since(d->stuck_since_ns, now, since,
-                sizeof(since)), why, action);
+        if (is_stuck(d))
+                fputs("            ", f);
+        status_view_print_stuck(view, d, now, colour, f);
 }
 
 void status_view_print(const StatusView *view, nsec_t now, bool colour, FILE *f)

@@ -104,10 +104,17 @@ const char *status_view_cgroup(const StatusView *view, const struct status_dataf
 /* status_view_since() - "12.3 s", "4 min 10 s" between @since and @now, into @buffer; "?" for 0. */
 const char *status_view_since(nsec_t since, nsec_t now, char *buffer, size_t size);
 
+/* status_view_wedged_for() - " for 12.3 s", " for at most 12.3 s" (its loop turned that long ago, and since then something has
+ * happened to it), or "". */
+const char *status_view_wedged_for(const StatusView *view, nsec_t now, char *buffer, size_t size);
+
 /* status_view_dataflow_text() - a stuck dataflow: who takes nothing, and what the operator can do. Both empty for one that
  * is not. */
 void status_view_dataflow_text(const StatusView *view, const struct status_dataflow *dataflow, nsec_t now, char why[static 256],
         char action[static 256]);
+
+/* status_view_print_stuck() - its lines of status_view_print() about who is stuck and what to do; none for one that is not. */
+void status_view_print_stuck(const StatusView *view, const struct status_dataflow *dataflow, nsec_t now, bool colour, FILE *f);
 
 /* status_view_print() - the block of text that `doctor` and `status` show. @colour: with colours. */
 void status_view_print(const StatusView *view, nsec_t now, bool colour, FILE *f);

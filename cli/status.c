@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/last-resort.h"
 #include "cli/print.h"
+#include "cli/status-page.h"
 #include "cli/table.h"
 #include "cli/targets.h"
 
@@ -131,6 +132,41 @@ static int status_json(StatusCommand *s, json_t *dataflows)
         return session_result(&s->session, json_pack("{ss sO}", "source", "supervisor", "dataflows", dataflows));
 }
 
+static bool has_a_stuck_node(const json_t *dataflow)
+{
+        json_t *node;
+        size_t i;
+
+        json_array_foreach(json_object_get(dataflow, "nodes"), i, node)
+                if (strcmp(json_get_text(node, "health"), "stuck") == 0)
+                        return true;
+        return false;
+}
+
+/* Whom of several to blame, and what can be done: as the status page has it, and nothing where that may not be read. */
+static void say_who_is_stuck(StatusCommand *s, const json_t *dataflows)
+{
+        StatusView view = STATUS_VIEW_NULL;
+        const struct status_dataflow *d;
+        bool ambiguous, loaded = false;
+        json_t *dataflow;
+        size_t i;
+
+        json_array_foreach(dataflows, i, dataflow) {
+                if (!has_a_stuck_node(dataflow))
+                        continue;
+                if (!loaded && status_view_load(&view, s->session.runtime_dir, clock_now()))
+                        break;
+                loaded = true;
+                d = status_view_find(&view, json_get_text(dataflow, "uuid"), &ambiguous);
+                if (!d || d->health != STATUS_HEALTH_STUCK)
+                        continue;
+                printf("%s ", d->name);
+                status_view_print_stuck(&view, d, clock_now(), color_wanted(stdout), stdout);
+        }
+        status_view_done(&view);
+}
+
 static int status(StatusCommand *s)
 {
         _cleanup_(json_decrefp) json_t *dataflows = NULL;
@@ -147,6 +183,7 @@ static int status(StatusCommand *s)
                 r = r ? r : written;
         } else {
                 status_print_lines(dataflows);
+                say_who_is_stuck(s, dataflows);
                 if (block && json_array_size(dataflows) == 1)
                         status_print_block(json_array_get(dataflows, 0));
                 if (r == 0 && json_array_size(dataflows) == 0 && isatty(STDOUT_FILENO))

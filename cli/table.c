@@ -50,7 +50,7 @@ const Command cli_commands[] = {
                            "\n"
                            "  --cgroup-root DIR    make the cgroups below DIR instead of where `doctor` says\n"
                            "  --watchdog D         a supervisor whose loop stands still for so long is replaced\n"
-                           "  --json               whether it was started, and its health\n" SESSION_OPTIONS_HELP,
+                           "  --json               whether it was started, and its health\n" SESSION_RUNTIME_HELP,
                 .main = cmd_up,
         },
         {
@@ -265,12 +265,14 @@ const Command cli_commands[] = {
         },
         {
                 .name = "doctor",
-                .synopsis = "[--json]",
-                .summary = "what this kernel and host can promise, each feature probed by trying it",
+                .synopsis = "[--runtime-dir DIR] [--json]",
+                .summary = "what this kernel and host can promise, each feature probed by trying it; how the daemon is",
                 .details = "Tries every feature in a child process with a deadline and removes what it made. Exit\n"
                            "status 0 when `tidegate run` can keep its promises here, 1 when one is weaker: the last\n"
-                           "lines say which, and why.\n"
-                           "\n"
+                           "lines say which, and why. Of the daemon it says what its status page shows, without asking\n"
+                           "it: a stuck dataflow (amber), and a wedged supervisor (red, exit status 1), since when, and\n"
+                           "what to do.\n"
+                           "\n" SESSION_RUNTIME_HELP
                            "  --json               one JSON object: probes, backends, promises\n",
                 .main = cmd_doctor,
         },

@@ -27,7 +27,7 @@
 
 typedef struct Up {
         Session session;
-        const char *cgroup_root, *watchdog;
+        const char *watchdog;
         char daemon[PATH_MAX];
         int log_fd;
         off_t log_begin;
@@ -38,7 +38,6 @@ typedef struct Up {
 static int read_arguments(Up *up, int argc, char **argv)
 {
         static const struct option options[] = {
-                {"cgroup-root", required_argument, NULL, 'c'},
                 {"watchdog", required_argument, NULL, 'w'},
                 SESSION_LONG_OPTIONS,
                 {NULL, 0, NULL, 0},
@@ -47,9 +46,7 @@ static int read_arguments(Up *up, int argc, char **argv)
 
         session_begin();
         while ((o = session_getopt(&up->session, argc, argv, "", options)) != -1) {
-                if (o == 'c')
-                        up->cgroup_root = optarg;
-                else if (o == 'w')
+                if (o == 'w')
                         up->watchdog = optarg;
                 else
                         return CLI_USAGE;
@@ -116,9 +113,9 @@ static _Noreturn void exec_daemon(const Up *up)
         sigset_t none;
 
         (void)snprintf(dir, sizeof(dir), "--runtime-dir=%s", up->session.runtime_dir);
-        (void)snprintf(root, sizeof(root), "--cgroup-root=%s", up->cgroup_root ? up->cgroup_root : "");
+        (void)snprintf(root, sizeof(root), "--cgroup-root=%s", up->session.cgroup_root_option ? up->session.cgroup_root_option : "");
         (void)snprintf(watchdog, sizeof(watchdog), "--watchdog=%s", up->watchdog ? up->watchdog : "");
-        if (up->cgroup_root)
+        if (up->session.cgroup_root_option)
                 argv[n++] = root;
         if (up->watchdog)
                 argv[n++] = watchdog;

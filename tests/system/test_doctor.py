@@ -126,7 +126,7 @@ def test_json_has_every_field_and_exits_as_it_says(doctor):
     assert p.stderr == ""
     assert p.returncode == (0 if data["ok"] else 1)
     assert set(data) == {
-        "tidegate", "kernel", "uid", "ok", "backend", "cgroup_root", "backends", "promises", "probes",
+        "tidegate", "kernel", "uid", "ok", "daemon", "backend", "cgroup_root", "backends", "promises", "probes",
     }  # fmt: skip
     assert len(probes(data)) == len(data["probes"]) >= 35, "ids are unique"
     for probe in data["probes"]:
