@@ -492,7 +492,9 @@ const char *status_view_wedged_for(const StatusView *view, nsec_t now, char *buf
         nsec_t since = view->since ? view->since : view->pulse.turn_completed_ns;
         char text[32];
 
-        (void)snprintf(buffer, size, since ? " for %s%s" : "", view->since ? "" : "at most ", status_view_since(since, now, text, sizeof(text)));
+        buffer[0] = '\0';
+        if (since)
+                (void)snprintf(buffer, size, " for %s%s", view->since ? "" : "at most ", status_view_since(since, now, text, sizeof(text)));
         return buffer;
 }
 
