@@ -98,6 +98,7 @@ int adopt_begin(Supervisor *supervisor)
                 adopt_one(supervisor, uuids[i]);
         free(uuids);
         sort_dataflows(supervisor);
+        supervisor->adopting |= supervisor->options.epoch > 1; /* whoever takes over says how it went, also when there was nothing to take */
         return r ? error_fold(r) : 0;
 }
 
@@ -123,6 +124,7 @@ static void end_stranger(Supervisor *supervisor, uint32_t slot, bool lived_in)
         if (lived_in) {
                 log_line("slot %u holds a dataflow that no journal knows; it is ended", slot);
                 supervisor->n_lost++;
+                supervisor->adopting = true;
         }
         supervisor->slot_state[slot] = SLOT_KEEPER;
         guard_kill_keeper_order(supervisor, slot);

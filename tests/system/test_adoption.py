@@ -144,7 +144,7 @@ def test_linked_nodes_that_are_just_being_started_are_started_once(survivor, bui
         supervisor.close()
         client.close()
         daemon.until_adopted(adoptions + 1)
-        if not daemon.talk("List", all=False)["dataflows"]:
+        if not daemon.talk("List", all=False)["dataflows"]:  # and it says so: adopted 0
             continue  # killed before it was accepted
         assert seen.until_more(seconds=10), f"round {i}: no data flows\n{daemon.output()}"
         daemon.talk("Stop", dataflow="stream", force=True)
@@ -153,7 +153,6 @@ def test_linked_nodes_that_are_just_being_started_are_started_once(survivor, bui
 
 def test_a_dataflow_that_had_ended_but_for_its_keeper_is_not_lost(survivor):
     daemon = survivor()
-    daemon.talk("Start", plan=plan(program("steady", "exec sleep 1000"), name="programs"))
     for _ in range(6):
         adoptions, client, supervisor = len(daemon.adoptions()), daemon.client(), daemon.take("supervisor")
         uuid = client.call("Start", plan=plan(program("once", "exit 0"), name="short"))["uuid"]
