@@ -26,6 +26,15 @@ static inline nsec_t clock_now(void)
         return (nsec_t)ts.tv_sec * NSEC_PER_SEC + (nsec_t)ts.tv_nsec;
 }
 
+/* clock_cpu() - CPU time of the calling thread, in nanoseconds. Never fails. */
+static inline nsec_t clock_cpu(void)
+{
+        struct timespec ts;
+
+        (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+        return (nsec_t)ts.tv_sec * NSEC_PER_SEC + (nsec_t)ts.tv_nsec;
+}
+
 /* clock_wall() - CLOCK_REALTIME now, in nanoseconds since 1970. For output only. */
 static inline uint64_t clock_wall(void)
 {

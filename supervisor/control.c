@@ -406,7 +406,7 @@ static void control_take_call(Control *control)
 
         if (control->busy || control->fd < 0 || control->pace_timer.loop || control_is_paced(control, large))
                 return;
-        began = clock_now();
+        began = clock_cpu(); /* what others took from us meanwhile is not this user's doing */
         r = frames_take(&control->in, &frame);
         if (r == FRAMES_E_MORE)
                 return;
@@ -420,7 +420,7 @@ static void control_take_call(Control *control)
         }
         json_decref(frame);
         if (large && control->quota)
-                control->quota->paced_until = nsec_add(control->loop->now, nsec_mul(clock_now() - began, CONTROL_PACE));
+                control->quota->paced_until = nsec_add(control->loop->now, nsec_mul(clock_cpu() - began, CONTROL_PACE));
 }
 
 /* After every change of what came in. */

@@ -246,6 +246,12 @@ FxMsg *fx_expect(Fixture *fx, KeeperMsgType type)
         return &last;
 }
 
+FxMsg *fx_any(Fixture *fx)
+{
+        cr_assert(fx_receive(fx, &last, FX_SPAN), "nothing came");
+        return &last;
+}
+
 FxMsg *fx_wait(Fixture *fx, KeeperMsgType type)
 {
         do

@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -177,12 +178,25 @@ static int on_client_job(Job *job)
         return 0;
 }
 
+/* For how long this thread was ready to run and others ran. */
+static nsec_t run_delay(void)
+{
+        unsigned long long ns = 0;
+        FILE *f = fopen("/proc/thread-self/schedstat", "re");
+
+        if (f) {
+                (void)!fscanf(f, "%*u %llu", &ns);
+                fclose(f);
+        }
+        return ns;
+}
+
 Test(loop, clients_that_ask_without_a_pause_get_half_of_the_time_and_each_its_turn, .timeout = 5)
 {
         int fds[10];
         Probe clients[10] = {}, jobs = {}, node = {};
         int node_fd = eventfd(1, EFD_CLOEXEC), n = 0;
-        nsec_t begin;
+        nsec_t begin, waited;
         double share;
 
         cr_assert_eq(loop_init(&loop), 0);
@@ -193,7 +207,9 @@ Test(loop, clients_that_ask_without_a_pause_get_half_of_the_time_and_each_its_tu
         cr_assert_eq(source_add(&loop, &node.source, node_fd, EPOLLIN, SOURCE_NODES, on_readable), 0);
         job_post_client(&loop, &jobs.job, on_client_job);
         begin = clock_now();
+        waited = run_delay();
         run_for(200 * NSEC_PER_MSEC);
+        waited = run_delay() - waited;
         for (unsigned i = 0; i < ELEMENTSOF(fds); i++) {
                 cr_expect_geq(clients[i].n, 1, "client %u got no turn", i);
                 n += clients[i].n;
@@ -203,7 +219,8 @@ Test(loop, clients_that_ask_without_a_pause_get_half_of_the_time_and_each_its_tu
         share = (double)(n + jobs.n) * (double)NSEC_PER_MSEC / (double)(clock_now() - begin);
         cr_expect_geq(jobs.n, 1);
         cr_expect_lt(share, 0.6, "they had %.2f of it", share);
-        cr_expect_gt(share, 0.1, "they had %.2f of it", share);
+        share = (double)(n + jobs.n) * (double)NSEC_PER_MSEC / (double)(clock_now() - begin - MIN(waited, 180 * NSEC_PER_MSEC));
+        cr_expect_gt(share, 0.1, "they had %.2f of what others left us", share);
         cr_expect_eq(node.n, 1);
         cr_expect_eq(n_turns_later_than(100000), 0);
         job_cancel(&jobs.job);
