@@ -50,8 +50,7 @@ typedef struct Session {
         "                       for root and $XDG_RUNTIME_DIR/tidegate for others\n"
 #define SESSION_OPTIONS_HELP                                                                                                 \
         SESSION_RUNTIME_HELP                                                                                                 \
-        "  --cgroup-root DIR    the daemon's cgroups are below DIR: where it does not answer and processes are\n"            \
-        "                       ended from here, nobody elsewhere is\n"
+        "  --cgroup-root DIR    the daemon's cgroups are below DIR: without its help nobody else is ended\n"
 #define SESSION_TIMEOUT_HELP "  --timeout D          how long a supervisor that says nothing is waited for, default 5s\n"
 
 enum {

@@ -266,7 +266,7 @@ const Command cli_commands[] = {
         {
                 .name = "doctor",
                 .synopsis = "[--runtime-dir DIR] [--json]",
-                .summary = "what this kernel and host can promise, each feature probed by trying it; how the daemon is",
+                .summary = "what this kernel and host can promise, each feature tried, and how the daemon is",
                 .details = "Tries every feature in a child process with a deadline and removes what it made. Exit\n"
                            "status 0 when `tidegate run` can keep its promises here, 1 when one is weaker: the last\n"
                            "lines say which, and why. Of the daemon it says what its status page shows, without asking\n"

@@ -95,7 +95,7 @@ class FakeSupervisor:
         }
         self.ended = threading.Event()
         self.changed = threading.Condition()
-        self.sockets = []
+        self.sockets, self.threads = [], []
         self.listen()
 
     # ---- what it answers when nothing else was said
@@ -124,7 +124,12 @@ class FakeSupervisor:
         self.listener.bind(f"/proc/self/fd/{here}/control.sock")
         os.close(here)
         self.listener.listen(backlog)
-        threading.Thread(target=self.accept, args=(self.listener,), daemon=True).start()
+        self.begin(self.accept, self.listener)
+
+    def begin(self, target, *args):
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self.threads.append(thread)
+        thread.start()
 
     def accept(self, listener):
         while True:
@@ -133,7 +138,7 @@ class FakeSupervisor:
             except OSError:
                 return
             self.sockets.append(sock)
-            threading.Thread(target=self.serve, args=(Connection(self, sock),), daemon=True).start()
+            self.begin(self.serve, Connection(self, sock))
 
     def serve(self, connection):
         try:
@@ -179,6 +184,8 @@ class FakeSupervisor:
             self.vanish()
         except OSError:
             pass
+        for thread in list(self.threads):
+            thread.join(10)
 
 
 def now_ms():
