@@ -95,7 +95,7 @@ class FakeSupervisor:
         }
         self.ended = threading.Event()
         self.changed = threading.Condition()
-        self.sockets, self.threads = [], []
+        self.sockets = []
         self.listen()
 
     # ---- what it answers when nothing else was said
@@ -124,12 +124,8 @@ class FakeSupervisor:
         self.listener.bind(f"/proc/self/fd/{here}/control.sock")
         os.close(here)
         self.listener.listen(backlog)
-        self.begin(self.accept, self.listener)
-
-    def begin(self, target, *args):
-        thread = threading.Thread(target=target, args=args, daemon=True)
-        self.threads.append(thread)
-        thread.start()
+        self.accepting = threading.Thread(target=self.accept, args=(self.listener,), daemon=True)
+        self.accepting.start()
 
     def accept(self, listener):
         while True:
@@ -138,7 +134,7 @@ class FakeSupervisor:
             except OSError:
                 return
             self.sockets.append(sock)
-            self.begin(self.serve, Connection(self, sock))
+            threading.Thread(target=self.serve, args=(Connection(self, sock),), daemon=True).start()
 
     def serve(self, connection):
         try:
@@ -184,8 +180,9 @@ class FakeSupervisor:
             self.vanish()
         except OSError:
             pass
-        for thread in list(self.threads):
-            thread.join(10)
+        self.accepting.join(10)
+        for sock in self.sockets:  # a thread may be waiting in what a test made it answer
+            sock.close()
 
 
 def now_ms():
