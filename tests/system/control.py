@@ -15,7 +15,7 @@ from supervisor import FakeSupervisor  # noqa: E402
 
 
 @pytest.fixture
-def fake(traces, tmp_path):
+def fake(tmp_path):
     """A supervisor in a runtime directory of its own."""
     server = FakeSupervisor(tmp_path / "run")
     yield server
