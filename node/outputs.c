@@ -80,7 +80,8 @@ static int announce(Output *output, size_t chunk_size)
 /*
  * Waits until there may be room for one message with a chunk of @chunk_size bytes (0: none). Called with the turn and
  * output->lock, which is given up meanwhile. Whoever waits also does what a leader does, so consumers that come and go
- * and a stop are seen here too; the short timer is for what nobody rings for.
+ * and a stop are seen here too; the short timer is for what nobody rings for. A consumer that is dead and may be
+ * followed by another is waited for as long as the supervisor has not decided, see protocol/node_msg.h.
  *
  * Return: 0 (try again), TG_E_TIMEOUT, TG_E_STOPPING, -EINTR.
  */
@@ -104,6 +105,7 @@ static int wait_room(Send *send, size_t chunk_size)
                 lock_give(&output->lock);
                 lock_take(&node->lock);
                 r = node_wait(node, pulse, MIN(send->deadline, now + NODE_RELOOK_NS));
+                links_look_for_verdicts(node); /* whoever leads may sleep for long */
                 lock_give(&node->lock);
                 lock_take(&output->lock);
         }
