@@ -255,7 +255,7 @@ static int output_add(Output *output, OutLink *link, uint32_t queue_size)
                 .id = link->id,
                 .queue_size = queue_size,
                 .policy = link->policy,
-                .lasting = link->restartable,
+                .lasting = link->policy == RING_BACKPRESSURE, /* until somebody has looked what follows: see outputs.c */
                 .cursor = &link->cursor,
         };
         size_t n = 1;
@@ -324,7 +324,6 @@ static OutLink *out_link_again(tg_node *node, Output *output, OutLink *link, con
 {
         lock_take(&output->lock);
         link->restartable = msg->link_out.restartable;
-        ring_writer_set_lasting(output->writer, link->id, link->restartable);
         lock_give(&output->lock);
         if (!link->peer || link->peer == &node->self || !has_hung_up(link->peer))
                 return link;

@@ -109,7 +109,9 @@ typedef struct OutLink {
         ListLink link;
         uint32_t id, generation;
         RingPolicy policy;
-        bool restartable; /* its consumer's death alone does not end it */
+        bool restartable; /* its consumer's end alone does not end it */
+        bool stopped;     /* its consumer was seen to have stopped, see outputs.c */
+        bool let_go;      /* and has no place any more */
         Region cursor;
         Peer *peer; /* NULL: dead. Its place is kept until the supervisor says what follows */
 } OutLink;

@@ -165,6 +165,14 @@ void ring_writer_set_lasting(RingWriter *w, uint32_t id, bool lasting)
         w->gate = 0;
 }
 
+bool ring_writer_has_stopped(const RingWriter *w, uint32_t id)
+{
+        const Link *link = link_find(w, id);
+
+        /* SC: what is done about it comes after the consumer's own store */
+        return link && link->shared && link->spoken && load_sc(&link->shared->state) != CURSOR_ACTIVE;
+}
+
 void link_violate(RingWriter *w, Link *link)
 {
         w->violations++;

@@ -115,8 +115,11 @@ int ring_writer_detach(RingWriter *w, uint32_t link);
  */
 int ring_writer_orphan(RingWriter *w, uint32_t link);
 
-/* ring_writer_set_lasting() - RingLinkSpec.lasting of an attached link, or one that has become an orphan. */
+/* ring_writer_set_lasting() - RingLinkSpec.lasting of an attached link. */
 void ring_writer_set_lasting(RingWriter *w, uint32_t link, bool lasting);
+
+/* ring_writer_has_stopped() - its consumer was active, and is not any more. */
+bool ring_writer_has_stopped(const RingWriter *w, uint32_t link);
 
 /**
  * ring_writer_alloc() - a chunk for payload, padding and metadata

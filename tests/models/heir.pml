@@ -14,6 +14,7 @@
  *   -DEARLYOUT  DETACH is sent although another incarnation comes                                       fails
  *   -DNOVERDICT a restart that is given up is told to nobody                                            fails
  *   -DORDER -DMAILLAST  at a hang-up the producer does not look first what it was told                  fails
+ *   -DORDER -DCURSORFIRST  nor when the cursor says that the consumer has closed its node               fails
  *   -DSUPDIE -DTRUST    a producer waits for the verdict of a dead supervisor                           fails
  */
 #ifndef M
@@ -27,7 +28,7 @@ chan mail = [3] of { mtype, byte }; /* supervisor to producer: a socket, which o
 byte acked = 255;
 byte head = 0;
 byte tail[LIVES], start_at[LIVES];  /* the cursor of each incarnation, and where it was told to begin */
-bool active_[LIVES], dead[LIVES], told[LIVES];
+bool active_[LIVES], left_[LIVES], dead[LIVES], told[LIVES];
 bool asked = false, s_dead = false, p_done = false;
 
 /* What the producer knows of its link. Of `kept` and `heir` the place gates, else the cursor, once it is active. */
@@ -36,7 +37,12 @@ byte who = 0, place = 0;
 
 #define SPOKE (active_[who])
 #define PLACED (kept || heir && !SPOKE)
-#define FULL (link && (PLACED && head - place >= Q || !PLACED && SPOKE && head - tail[who] >= Q))
+#ifdef CURSORFIRST
+#define LEFT (left_[who] && !flag)
+#else
+#define LEFT false
+#endif
+#define FULL (link && (PLACED && head - place >= Q || !PLACED && SPOKE && !LEFT && head - tail[who] >= Q))
 #define HAD_A_PLACE (link && (kept || heir || SPOKE))
 #ifdef TRUST
 #define SOMEBODY_DECIDES true
@@ -101,6 +107,7 @@ end_barrier:
 #endif
                 :: else -> forget()
                 fi }
+        :: atomic { link && !kept && SPOKE && left_[who] && !flag && HEARD_ALL -> forget() } /* let_go_of_stopped() */
 #ifndef TRUST
         :: atomic { s_dead && empty(mail) && kept -> forget() }
 #endif
@@ -136,7 +143,11 @@ end_told: if
         :: MAY_DIE -> break
         od;
 die:    if
+#ifdef ORDER
+        :: MAY_DIE -> left_[id] = true; dead[id] = true
+#else
         :: MAY_DIE -> dead[id] = true
+#endif
         :: t == M
         fi;
 gone:   skip

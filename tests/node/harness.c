@@ -597,8 +597,13 @@ void flow_hold_in(Flow *flow, bool hold)
 
 void flow_set_restartable(Flow *flow, int link)
 {
+        FlowNode *from = &flow->nodes[flow->links[link].from];
+        Region page = from->control;
+
         flow->links[link].spec.restartable = true;
+        from->control = REGION_INIT;
         send_link_out(flow, link);
+        from->control = page;
 }
 
 void flow_hold_verdicts(Flow *flow, bool hold)
@@ -1148,6 +1153,13 @@ RingStatus flow_ring(const Flow *flow, int node, int output)
         ring_read_status(&map, &status);
         region_unmap(&map);
         return status;
+}
+
+void flow_stop_cursor(Flow *flow, int link)
+{
+        struct cursor_shared *cursor = flow->links[link].spoil.map;
+
+        __atomic_store_n(&cursor->state, CURSOR_INACTIVE, __ATOMIC_SEQ_CST);
 }
 
 void flow_spoil_cursor(Flow *flow, int link)

@@ -80,7 +80,8 @@ void flow_restart(Flow *flow, int node); /* after its exit was seen */
 void flow_hold_verdicts(Flow *flow, bool hold); /* a death is not followed by DETACH */
 void flow_detach(Flow *flow, int link, bool restarting); /* ... but by this one */
 void flow_hold_in(Flow *flow, bool hold); /* keep back LINK_IN. Let go: those that are due are sent */
-void flow_set_restartable(Flow *flow, int link); /* LINK_OUT again, which says so now */
+void flow_set_restartable(Flow *flow, int link); /* LINK_OUT again, which says so now; the page does not tell of it */
+void flow_stop_cursor(Flow *flow, int link); /* what a consumer does that closes its node */
 bool flow_knows(Flow *flow, int node); /* RESUME: true once it has answered; flow_n_named() */
 unsigned flow_n_named(const Flow *flow); /* consumers that the answer named */
 void flow_hang_up(Flow *flow, int node); /* closes the supervisor's end of one node's socket */

@@ -66,6 +66,10 @@ static int take_a_life(tg_node *node, void *arg)
 
         for (unsigned n = 0; n < A_LIFE; n++) {
                 NODE_CHECK(tg_next(node, &ev, TG_FOREVER) == 0);
+                if (tg_event_type(ev) == TG_EVENT_INPUT_CLOSED) { /* the test is over */
+                        tg_event_free(ev);
+                        return 0;
+                }
                 NODE_CHECK(tg_event_type(ev) == TG_EVENT_INPUT);
                 NODE_CHECK(tg_event_seq(ev) == fx.shared[LAST]);
                 NODE_CHECK(*(const uint64_t *)tg_event_data(ev) == tg_event_seq(ev));
@@ -333,6 +337,27 @@ Test(heir, is_awaited_by_a_source_that_begins_anew, .timeout = 60)
         flow_close(fx.flow);
 }
 
+/* The cursor says that the consumer has closed its node before the source has read why. */
+Test(heir, may_be_announced_to_a_source_that_looks_at_the_cursor_first, .timeout = 60)
+{
+        begin_with((FlowLinkSpec){}, 20);
+        flow_start(fx.flow);
+        life_is_full();
+        flow_hold_verdicts(fx.flow, true);
+        cr_assert(FLOW_UNTIL(fx.flow, 10, blocked()));
+        stop_the_source();
+        flow_set_restartable(fx.flow, fx.link);
+        flow_stop_cursor(fx.flow, fx.link);
+        cr_assert_eq(kill(flow_pid(fx.flow, fx.a), SIGCONT), 0);
+        place_is_kept();
+        sink_dies();
+        place_is_kept();
+        flow_restart(fx.flow, fx.b);
+        life_is_full();
+        cr_assert_eq(fx.shared[LAST], 2 * A_LIFE);
+        flow_close(fx.flow);
+}
+
 Test(verdict, that_nobody_comes_ends_the_wait, .timeout = 60)
 {
         begin();
@@ -355,6 +380,37 @@ Test(verdict, is_not_waited_for_where_no_restart_can_follow, .timeout = 60)
         life_is_full();
         flow_hold_verdicts(fx.flow, true);
         sink_dies();
+        source_goes_on(10);
+        flow_close(fx.flow);
+
+        begin_with((FlowLinkSpec){}, 20);
+        flow_start(fx.flow);
+        life_is_full();
+        cr_assert(FLOW_UNTIL(fx.flow, 10, blocked()));
+        flow_stop_cursor(fx.flow, fx.link); /* it has left in order, and lives on */
+        source_goes_on(10);
+        flow_close(fx.flow);
+}
+
+/* One has left in order, and the other one does not take: that is waited for, and not by asking again and again. */
+Test(verdict, on_one_that_has_left_is_looked_for_once, .timeout = 60)
+{
+        uint64_t n;
+        nsec_t began;
+        int c, link;
+
+        begin_with((FlowLinkSpec){}, 20);
+        c = flow_node(fx.flow, "idle", idle, NULL);
+        link = flow_link(fx.flow, fx.a, fx.out, c, "in", (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true});
+        flow_start(fx.flow);
+        cr_assert(FLOW_UNTIL(fx.flow, 10, blocked()));
+        flow_stop_cursor(fx.flow, fx.link);
+        let_the_source_look();
+        n = flow_ring(fx.flow, fx.a, fx.out).n_blocked_slot;
+        began = clock_now();
+        cr_assert(FLOW_UNTIL(fx.flow, 10, flow_ring(fx.flow, fx.a, fx.out).n_blocked_slot > n + 20));
+        cr_assert_gt(clock_now() - began, 50 * NSEC_PER_MSEC);
+        flow_stop_cursor(fx.flow, link);
         source_goes_on(10);
         flow_close(fx.flow);
 }

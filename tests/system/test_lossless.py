@@ -2,6 +2,7 @@
 """Backpressure across the lives of a reader, in a daemon: an operator restarts and stops it, and supervisors die meanwhile."""
 
 import signal
+import struct
 
 import pytest
 from conftest import eventually
@@ -44,9 +45,12 @@ class Scene:
         process.send(signal.SIGKILL)
         process.close()
 
-    def reads_on(self, n=5):
+    def reads_on(self, n=5, n_killed=0):
+        """Without a gap; but each that was killed may have had one message in its hands that it had not noted yet."""
         assert self.seen.until_more(n, seconds=20), self.daemon.output()
-        assert self.seen.wrong() == 0
+        messages, _, expects = struct.unpack("=QQQ", self.seen.file.read_bytes())
+        assert expects - messages <= n_killed + 1, self.daemon.output()  # one: looked at while it notes one
+        assert self.seen.wrong() <= n_killed, self.daemon.output()
 
     def flows_on(self):
         assert self.flow.until_more(100, seconds=20), f"{self.node('count')}\n{self.daemon.output()}"
@@ -75,7 +79,7 @@ def test_a_reader_that_is_killed_and_comes_again_misses_nothing(scene):
     for generation in range(2, 5):
         s.kill_reader()
         s.is_in("running", generation)
-        s.reads_on()
+        s.reads_on(n_killed=generation - 1)
     s.stop()
 
 
@@ -113,7 +117,7 @@ def test_a_supervisor_that_dies_with_the_reader_leaves_its_place_to_the_heir(fir
         reader.close()
         s.daemon.until_adopted(n)
         s.is_in("running", n + 1)
-        s.reads_on()
+        s.reads_on(n_killed=n)
     s.stop()
 
 
@@ -121,7 +125,7 @@ def test_a_supervisor_that_dies_before_its_verdict_leaves_it_to_the_next_one(sce
     s = scene(us=SLOWLY, restart=restarting(max_restarts=1, delay=0.0))
     s.kill_reader()
     s.is_in("running", 2)
-    s.reads_on()
+    s.reads_on(n_killed=1)
     reader = Process(s.node()["pid"])
     pid = s.daemon.send("supervisor", signo=signal.SIGSTOP)[0]
     reader.send(signal.SIGKILL)
