@@ -15,6 +15,7 @@ typedef struct Link {
         bool active;   /* gates, as last looked */
         bool spoken;   /* this cursor was active once */
         bool heir;     /* tail is an orphan's until this cursor is active */
+        uint64_t lowest; /* of an heir: where no honest one starts below */
         bool violated; /* has no say any more */
         bool told;     /* violation reported to the caller */
         uint64_t held_value[CURSOR_N_CLAIMS]; /* claims honoured, as they stood in their entry; 0: none */

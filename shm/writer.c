@@ -118,7 +118,8 @@ int ring_writer_attach(RingWriter *w, const RingLinkSpec *spec)
         if (!shared)
                 w->link[w->n_links++] = (Link){.spec = *spec, .tail = w->head, .active = true};
         else if (link && spec->policy == RING_BACKPRESSURE)
-                *link = (Link){.spec = *spec, .shared = shared, .tail = link->tail, .active = true, .heir = true};
+                *link = (Link){.spec = *spec, .shared = shared, .tail = link->tail, .active = true, .heir = true,
+                        .lowest = MIN(link->tail, oldest_slot(w))};
         else
                 *(link ? link : &w->link[w->n_links++]) = (Link){.spec = *spec, .shared = shared, .tail = oldest_slot(w)};
         links_changed(w);
@@ -183,7 +184,7 @@ void link_violate(RingWriter *w, Link *link)
 
 void link_look(RingWriter *w, Link *link)
 {
-        uint64_t t, lowest = link->heir ? MIN(link->tail, oldest_slot(w)) : link->tail;
+        uint64_t t, lowest = link->heir ? link->lowest : link->tail;
         bool active;
 
         if (link->violated || !link->shared)

@@ -427,6 +427,34 @@ Test(orphan, may_have_an_heir_that_starts_elsewhere)
         }
 }
 
+/* It begins as far back as there are messages, and the writer has gone on within its room when it looks. */
+Test(orphan, may_have_an_heir_that_starts_below_what_is_still_there_when_it_is_looked_at)
+{
+        RingLinkSpec nobody = {.id = 0, .queue_size = 4, .policy = RING_BACKPRESSURE};
+        uint32_t link;
+        RingReader heir;
+        RingMessage msg;
+        Mapped cursor;
+        Fixture fx;
+        bool ring;
+
+        fixture_ring(&fx, 8);
+        for (uint64_t i = 0; i < 20; i++)
+                must(fx_send(&fx, i));
+        must(ring_writer_attach(fx.w, &nobody));
+        heir_attach(&fx, &heir, &cursor, 4);
+        must(fx_send(&fx, 20)); /* looks, and need not for the next three */
+        must(ring_reader_start_at(&heir, 1));
+        for (uint64_t i = 21; i < 24; i++)
+                must(fx_send(&fx, i));
+        cr_assert_eq(fx_send(&fx, 24), RING_E_FULL);
+        cr_assert_not(ring_writer_take_violation(fx.w, &link), "it is honest");
+        must(ring_reader_take(&heir, &msg, &ring));
+        cr_assert_eq(msg.index, 16);
+        mapped_close(&cursor);
+        fixture_close(&fx);
+}
+
 Test(orphan, may_be_one_from_the_beginning)
 {
         RingMessage msg;
