@@ -236,7 +236,7 @@ void links_look_for_verdicts(tg_node *node)
 {
         OutLink *link, *next;
 
-        if (node->verdict_by == NSEC_NEVER || verdict_may_come(node))
+        if (verdict_may_come(node))
                 return;
         for (unsigned i = 0; i < node->n_outputs; i++) {
                 Output *output = &node->outputs[i];

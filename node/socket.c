@@ -226,7 +226,7 @@ static int read_one(tg_node *node)
                 r = error_origin(-EPROTO);
         else
                 r = dispatch(node, (size_t)n, fds, n_fds, mh.msg_flags & MSG_CTRUNC);
-        if (r == 0) { /* somebody was there who knows us */
+        if (r == 0 && node->fd >= 0) { /* somebody is there who knows us, and was not lost while we answered */
                 node->join_span = JOIN_SPAN_MIN;
                 node->verdict_by = NSEC_NEVER;
         }

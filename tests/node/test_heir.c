@@ -460,6 +460,40 @@ Test(verdict, comes_from_nobody_once_the_supervisor_is_gone, .timeout = 60)
         }
 }
 
+/* Its last word was that somebody comes, and it is gone when that is answered. */
+Test(verdict, comes_from_nobody_also_when_the_supervisor_goes_in_the_middle_of_one, .timeout = 60)
+{
+        for (unsigned awaited = 0; awaited < 2; awaited++) { /* whether the node knows where a successor would be */
+                if (awaited)
+                        cr_assert_eq(setenv(NODE_MSG_SOCKET_ENV, "/nonexistent/node.sock", 1), 0);
+                begin();
+                life_is_full();
+                flow_hold_verdicts(fx.flow, true);
+                sink_dies();
+                place_is_kept();
+                stop_the_source();
+                flow_detach(fx.flow, fx.link, true);
+                flow_hang_up(fx.flow, fx.a);
+                cr_assert_eq(kill(flow_pid(fx.flow, fx.a), SIGCONT), 0);
+                source_goes_on(NODE_MSG_VERDICT_NS / 1e9 + 10);
+                flow_close(fx.flow);
+        }
+}
+
+/* It knows where a successor would be, and is not wanted there. */
+Test(verdict, comes_from_nobody_to_one_that_was_turned_away, .timeout = 60)
+{
+        cr_assert_eq(setenv(NODE_MSG_SOCKET_ENV, "/nonexistent/node.sock", 1), 0);
+        begin();
+        life_is_full();
+        flow_hold_verdicts(fx.flow, true);
+        sink_dies();
+        place_is_kept();
+        flow_send(fx.flow, fx.a, &(NodeMsg){.type = NODE_MSG_ABORT, .abort = {.text = "who are you?"}});
+        source_goes_on(10);
+        flow_close(fx.flow);
+}
+
 /* A successor may know, so it is waited for; but one may never come. */
 Test(verdict, of_a_successor_is_waited_for_and_not_for_ever, .timeout = 60)
 {
