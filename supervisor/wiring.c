@@ -362,6 +362,18 @@ static void send_setup(Node *node)
         node_send(node, &end, -1, -1);
 }
 
+/* Told to both: its layouts are others, so not one message more would be understood. */
+static void refuse_version(Node *node, const NodeMsg *msg)
+{
+        char text[NODE_MSG_TEXT_MAX];
+
+        (void)snprintf(text, sizeof(text), "speaks version %u of the node protocol (%s), and tidegated version %u: link it with the libtidegate of this tidegated",
+                msg->hello.version, msg->hello.library, NODE_MSG_VERSION);
+        if (!node_is_dynamic(node)) /* who is let go of is told by that */
+                wiring_abort_any(node, text);
+        node_give_up(node, "%s", text);
+}
+
 static void on_hello(Node *node, const NodeMsg *msg)
 {
         if (node->resuming && msg->hello.version == NODE_MSG_VERSION) {
@@ -373,8 +385,12 @@ static void on_hello(Node *node, const NodeMsg *msg)
                 }
                 return;
         }
-        if (node->connected || msg->hello.version != NODE_MSG_VERSION) {
-                node_give_up(node, BROKE "%s", node->connected ? "HELLO twice" : "it speaks another version (is it linked with an older libtidegate?)");
+        if (msg->hello.version != NODE_MSG_VERSION) {
+                refuse_version(node, msg);
+                return;
+        }
+        if (node->connected) {
+                node_give_up(node, BROKE "HELLO twice");
                 return;
         }
         node->connected = true;
