@@ -35,6 +35,7 @@ static void on_hang_up(Node *node);
 static void link_advance(Link *link);
 static void link_set_state(Link *link, LinkState state);
 static void link_is_up(Link *link);
+static void link_settle(Link *link);
 static void on_resumed(Node *node, const NodeMsg *msg);
 
 /* ---- sending */
@@ -444,7 +445,7 @@ static int seal_all(Node *node)
 /* Nobody is there, but somebody was who had a place in its links, and who will be followed by another incarnation, or may be. */
 static bool comes_again(const Node *node)
 {
-        return !node_is_there(node) && node->was_ready && !node->finished && !node_is_dynamic(node) &&
+        return !node_is_there(node) && node->was_ready && !node->finished && !node->stays && !node_is_dynamic(node) &&
                (node->state == NODE_BACKOFF || node->state == NODE_STARTING || may_come_again(node));
 }
 
@@ -488,7 +489,6 @@ static void on_mapped(Node *node)
 }
 
 /* ---- links */
-
 
 static void send_peer(Node *to, const Node *peer, uint32_t generation, int doorbell)
 {
@@ -757,7 +757,8 @@ static int on_stays(Timer *timer, nsec_t now)
         Node *node = container_of(timer, Node, hung_up);
 
         (void)now;
-        for (uint32_t i = 0; i < node->n_links && !node->exited; i++)
+        node->stays = !node->exited;
+        for (uint32_t i = 0; i < node->n_links && node->stays; i++)
                 if (node->links[i]->target == node)
                         link_detach(node->links[i], false);
         return 0;
@@ -781,7 +782,12 @@ static int on_left(Timer *timer, nsec_t now)
  */
 static void on_hang_up(Node *node)
 {
+        bool resuming = node->resuming;
+
         socket_release(node);
+        for (uint32_t i = 0; i < node->n_links && resuming; i++)
+                link_settle(node->links[i]); /* this is its answer */
+        dataflow_kick(node->dataflow);
         if (node_is_dynamic(node)) {
                 node_on_left(node);
                 return;
@@ -833,6 +839,21 @@ bool wiring_is_ready(const Node *node)
                 if (link->state == LINK_WAIT_OUT || link->state == LINK_WAIT_IN)
                         return false;
                 if (link->state == LINK_DETACHED && !node->dataflow->released && node_holds_barrier(link->source == node ? link->target : link->source))
+                        return false;
+        }
+        return true;
+}
+
+bool wiring_may_begin(const Node *node)
+{
+        if (!node->mapped || node->sock < 0 || node->resuming)
+                return false;
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                const Link *link = node->links[i];
+                const Node *target = link->target;
+
+                if (link->source == node && is_lossless(link) &&
+                        (target->resuming || (target->away && !target->stays) || link->state == LINK_WAIT_OUT || link->state == LINK_WAIT_IN))
                         return false;
         }
         return true;
@@ -997,11 +1018,14 @@ static void link_lose_source(Link *link, bool restarting)
 void wiring_node_ended(Node *node, bool restarting)
 {
         node->finished = !restarting;
+        node->away = node->stays = false;
         timer_disarm(&node->hung_up);
         socket_release(node);
         for (uint32_t i = 0; i < node->n_links; i++) {
                 Link *link = node->links[i];
 
+                link->named_out = link->named_out && link->source != node; /* its word dies with it */
+                link->named_in = link->named_in && link->target != node;
                 if (link->target == node)
                         link_lose_target(link, restarting);
                 else
@@ -1026,7 +1050,7 @@ void wiring_will_restart(Node *node)
         for (uint32_t i = 0; i < node->n_links; i++) {
                 Link *link = node->links[i];
 
-                if (link->target == node && is_lossless(link) && (link->state == LINK_WAIT_IN || link->state == LINK_ACTIVE) &&
+                if (link->target == node && is_lossless(link) && link->state != LINK_DETACHED && link->state != LINK_CLOSED &&
                         node_is_there(link->source) && node->cursor_fds[link->input] >= 0)
                         link_tell_source(link);
         }
@@ -1084,6 +1108,9 @@ void wiring_take(Node *node, const struct guard_item *item, int take_fd)
                                                                : NULL;
 
         if (item->kind == GUARD_ITEM_SOCKET && node->sock < 0) {
+                node->away = node->stays = false;
+                for (uint32_t i = 0; i < node->n_links; i++)
+                        node->links[i]->settled = false; /* without its word */
                 node->sock = take_fd;
                 node->resuming = true; /* what lies in it was said to a predecessor, until it has been asked by us */
                 if (source_add(node->dataflow->loop, &node->sock_source, node->sock, EPOLLIN, SOURCE_NODES, on_node_socket))
@@ -1099,12 +1126,29 @@ void wiring_take(Node *node, const struct guard_item *item, int take_fd)
                 (void)region_map_write(&node->control, node->control_fd, REGION_CONTROL, control_size()); /* else: stop comes by packet alone */
 }
 
+/* It lives, and may do so without its node: no place is kept for that. If it comes all the same its links are settled then. */
+static int on_did_not_come(Timer *timer, nsec_t now)
+{
+        Node *node = container_of(timer, Node, hung_up);
+
+        (void)now;
+        node->stays = true;
+        for (uint32_t i = 0; i < node->n_links; i++)
+                link_settle(node->links[i]);
+        dataflow_kick(node->dataflow);
+        return 0;
+}
+
 void wiring_resume(Node *node)
 {
         NodeMsg msg = {.type = NODE_MSG_RESUME, .resume = {.epoch = node->dataflow->supervisor->epoch}};
 
-        if (node->sock < 0)
+        if (node->sock < 0) { /* lost with a guard */
+                node->away = node->connected && !node->exited && !node_is_dynamic(node);
+                if (node->away)
+                        timer_arm(node->dataflow->loop, &node->hung_up, nsec_add(node->dataflow->loop->now, WIRING_STAYS_SPAN), on_did_not_come);
                 return;
+        }
         node->resuming = true;
         node_send(node, &msg, -1, -1);
 }
@@ -1130,6 +1174,13 @@ static void link_settle(Link *link)
 {
         if (link->settled || link->source->resuming || link->target->resuming)
                 return;
+        if (link->target->away) { /* alive for all we know, and attached if its producer says so */
+                if (link->target->stays && !link->named_out) {
+                        link_detach(link, false);
+                        link_set_state(link, LINK_DETACHED);
+                }
+                return;
+        }
         link->settled = true;
         if (link->target->finished) { /* said again: the word may have died with who said it */
                 link_detach(link, false);
@@ -1165,8 +1216,6 @@ static void on_resumed(Node *node, const NodeMsg *msg)
         }
         if (!node->mapped) /* its setup was cut, or had not begun */
                 send_setup(node);
-        else if (node->dataflow->released && node->state == NODE_RUNNING)
-                wiring_start(node);
         if (node->rung != NODE_RUNG_NONE)
                 wiring_stop(node, node->ladder.kill);
         for (uint32_t i = 0; i < node->n_links; i++)

@@ -69,6 +69,9 @@ void wiring_abort(Node *node, const char *text);
  * does not after all, say it again without. */
 void wiring_node_ended(Node *node, bool restarting);
 
+/* wiring_may_begin() - adopted before START reached it: whoever reads from it without loss has a place, from its first message on. */
+bool wiring_may_begin(const Node *node);
+
 /* wiring_awaits() - whose next incarnation it waits for, in a send that is blocked on a dead one's place; NULL: nobody's. */
 const Node *wiring_awaits(const Node *node);
 

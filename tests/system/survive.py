@@ -179,11 +179,15 @@ class Seen:
     def __init__(self, file):
         self.file = pathlib.Path(file)
 
-    def both(self):
+    def all(self):
+        """(messages, wrong, the one expected next, whether one may be in its hands that it has not noted)"""
         try:
-            return struct.unpack("=QQQ", self.file.read_bytes())[:2]
+            return struct.unpack("=QQQQ", self.file.read_bytes())
         except (OSError, struct.error):
-            return 0, 0
+            return 0, 0, 0, 0
+
+    def both(self):
+        return self.all()[:2]
 
     def messages(self):
         return self.both()[0]

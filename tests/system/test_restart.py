@@ -419,17 +419,22 @@ def test_a_node_that_left_the_dataflow_and_lives_on_has_closed_its_outputs(build
 
 
 def test_a_reader_that_left_the_dataflow_and_lives_on_keeps_no_place(build, dataflow, tmp_path, live, nothing_left):
-    """It might be ending, to be started again; after a while it is taken for one that stays."""
+    """It might be ending, to be started again; after a while it is taken for one that stays, also by a source that begins anew."""
     (tmp_path / "leaver.py").write_text(
         "import tidegate, time\nnode = tidegate.Node()\nnode.next()\nnode.close()\ntime.sleep(1000)\n"
     )
     run = live(dataflow({"nodes": [
-        {"id": "beat", "path": f"{build}/tests/system/beat", "args": "200", "outputs": ["out"]},
+        {"id": "beat", "path": f"{build}/tests/system/beat", "args": "200", "outputs": ["out"], "restart_policy": "on-failure"},
         {"id": "leaver", "path": str(tmp_path / "leaver.py"), "restart_policy": "always",
          "inputs": {"in": {"source": "beat/out", "queue_policy": "backpressure"}}},
         {"id": "hear", "path": f"{build}/tests/system/hear", "inputs": {"in": "beat/out"}},
     ]}))  # fmt: skip
     run.until('"text":"INPUT in 0:0"')
+    assert goes_on(run), run.output()
+    beat = Process(run.until_event(type="node", node="beat", to="running")["pid"])
+    beat.send(signal.SIGKILL)
+    beat.close()
+    run.until_event(type="node", node="beat", to="running", generation=2)
     assert goes_on(run), run.output()
     run.process.send_signal(signal.SIGINT)
     run.wait(20)

@@ -3,8 +3,9 @@
  * mortal TAKES LIVES HOW: each of the first LIVES incarnations ends after TAKES inputs, a later one lives until it is stopped.
  * All inputs are numbered "INCARNATION:NUMBER"; "TOOK FIRST LAST" is printed for each run of numbers without a gap, at its end,
  * at the TAKES-th and at the end of the stream. HOW: die (exit at once, with status 9), leave (close the node first), hang (wait
- * to be killed).
+ * to be killed), stay (close the node, take the name "left" and wait to be killed).
  */
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "node.h"
@@ -46,7 +47,7 @@ int main(int argc, char **argv)
         tg_event *ev;
 
         if (argc != 4)
-                DIE("usage: mortal TAKES LIVES die|leave|hang");
+                DIE("usage: mortal TAKES LIVES die|leave|hang|stay");
         takes = number(argv[1]);
         lives = number(argv[2]);
         setvbuf(stdout, NULL, _IOLBF, 0);
@@ -65,8 +66,12 @@ int main(int argc, char **argv)
                         continue;
                 while (strcmp(argv[3], "hang") == 0)
                         pause();
-                if (strcmp(argv[3], "leave") == 0)
+                if (strcmp(argv[3], "leave") == 0 || strcmp(argv[3], "stay") == 0)
                         tg_node_close(node);
+                if (strcmp(argv[3], "stay") == 0)
+                        (void)prctl(PR_SET_NAME, "left");
+                while (strcmp(argv[3], "stay") == 0)
+                        pause();
                 _Exit(9);
         }
         say();
