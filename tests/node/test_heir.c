@@ -249,6 +249,49 @@ Test(heir, follows_one_that_left_in_order, .timeout = 60)
         flow_close(fx.flow);
 }
 
+static int send_one_when_told(tg_node *node, void *arg)
+{
+        for (;;) {
+                while (!fx.shared[ONE])
+                        (void)sched_yield();
+                fx.shared[ONE] = 0;
+                NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+        }
+}
+
+static int note_news(tg_node *node, void *arg)
+{
+        tg_event *ev;
+
+        for (;;) {
+                NODE_CHECK(tg_next(node, &ev, TG_FOREVER) == 0);
+                tell(MARK, (uint64_t)tg_event_type(ev) + 1);
+                if (tg_event_type(ev) == TG_EVENT_INPUT_RECOVERED)
+                        return pause();
+                tg_event_free(ev);
+        }
+}
+
+/* Its predecessor was told that there are messages again, and died before it asked for the first one. */
+Test(heir, gets_what_was_announced_and_not_given, .timeout = 60)
+{
+        fx.flow = flow_new();
+        fx.shared = flow_shared(fx.flow);
+        fx.a = flow_node(fx.flow, "source", send_one_when_told, NULL);
+        fx.b = flow_node(fx.flow, "sink", note_news, NULL);
+        fx.out = flow_output(fx.flow, fx.a, "out", QUEUE, 1000, 20);
+        fx.link = flow_link(fx.flow, fx.a, fx.out, fx.b, "in",
+                (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true, .restartable = true, .timeout_ns = 20 * NSEC_PER_MSEC});
+        flow_start(fx.flow);
+        fx.shared[ONE] = 1;
+        cr_assert(FLOW_UNTIL(fx.flow, 10, fx.shared[MARK] == TG_EVENT_INPUT_CLOSED + 1));
+        cr_assert_eq(flow_cursor(fx.flow, fx.link).tail, 1);
+        fx.shared[ONE] = 1;
+        cr_assert(FLOW_UNTIL(fx.flow, 10, fx.shared[MARK] == TG_EVENT_INPUT_RECOVERED + 1));
+        cr_assert_eq(flow_cursor(fx.flow, fx.link).tail, 1);
+        flow_close(fx.flow);
+}
+
 /* All chunks are claimed by the dead one: its claims end with it, its place does not. */
 Test(heir, does_not_inherit_claims, .timeout = 60)
 {
