@@ -4,7 +4,7 @@
  * or gives it up half way; an heir may die too, before it has begun or later. The producer hears of a death by the doorbell's
  * hang-up at any moment, before or after the supervisor has said anything. peer_gone(), links_out(), links_detach(),
  * ring_writer_orphan(), link_lose_target(). Checked: an heir finds everything from the last position on; a producer waits
- * for nobody who will not come.
+ * for nobody who will not come. A producer that begins anew: await.pml.
  *
  *   (none)      the supervisor always gives its verdict                                                 holds
  *   -DORDER     a restart nobody expected: announced to the producer, then the consumer is ended        holds
