@@ -64,6 +64,12 @@ class Survivor(Daemon):
             process.close()
         return [process.pid for process in processes]
 
+    def kill_both(self):
+        """Guard and supervisor, neither of which sees the other one die: it would make another."""
+        guard = self.send("guard", signo=signal.SIGSTOP)[0]
+        self.send("supervisor")
+        self.send_to(guard, signal.SIGKILL)
+
     def send_to(self, pid, signo):
         """To one that may just have ended."""
         try:

@@ -316,7 +316,7 @@ def test_guards_that_are_killed_again_and_again_lose_nothing(scene):
 
 def test_when_both_die_the_next_daemon_adopts(scene):
     s = scene()
-    s.daemon.send("guard", "supervisor")
+    s.daemon.kill_both()
     assert s.seen.until_more(), "data flows while nobody is there"
     s.daemon.again()
     s.daemon.wait_until_ready()

@@ -248,7 +248,7 @@ def test_a_reader_that_comes_back_after_its_source_when_both_died_has_kept_its_l
     s = scene(us=1000, restart=restarting())
     reader = Process(s.node()["pid"])
     reader.send(signal.SIGSTOP)
-    s.daemon.send("guard", "supervisor")
+    s.daemon.kill_both()
     s.daemon.again()
     s.daemon.wait_until_ready()
     s.daemon.until_adopted(1)
@@ -268,7 +268,7 @@ def test_a_reader_that_left_and_lives_on_keeps_no_place_when_both_die(scene, bui
     s = scene(reader=[build / "tests/system/mortal", 50, 9, "stay"], restart=restarting("always"))
     pid = s.node()["pid"]
     assert eventually(lambda: status_field(pid, "Name") == "left", 20)
-    s.daemon.send("guard", "supervisor")
+    s.daemon.kill_both()
     s.daemon.again()
     s.daemon.wait_until_ready()
     s.daemon.until_adopted(1)
