@@ -130,7 +130,7 @@ static int event_fill(Input *input, Source *source, tg_event *event)
         return event_complete(input, event);
 }
 
-/* Takes one message. What was taken but could not be completed, or must come after other news, waits in `pending`. */
+/* Takes one message. What was taken but could not be completed waits in `pending`. */
 static int source_take(Input *input, Source *source, tg_event **ret)
 {
         tg_node *node = input->node;
@@ -202,25 +202,14 @@ static int input_timed_out(Input *input, nsec_t now, tg_event **ret)
         return 0;
 }
 
-/* A message came: the timeout starts anew, and after "closed" the node hears "recovered" first. */
-static int input_received(Input *input, nsec_t now, tg_event **ret)
+/* A message is there again, after "closed". It is taken with the next call: what a reader has not been given must not be missing if it dies. */
+static int input_recovered(Input *input, tg_event **ret)
 {
-        tg_event *news;
-        int r;
+        int r = event_new_text(input->node, TG_EVENT_INPUT_RECOVERED, input->id, NULL, ret);
 
-        if (input->timeout_ns)
-                input->timeout_at = nsec_add(now, input->timeout_ns);
-        if (!input->said_closed)
-                return 0;
-        r = event_new_text(input->node, TG_EVENT_INPUT_RECOVERED, input->id, NULL, &news);
-        if (r) {
-                input->pending = TAKE_PTR(*ret);
-                return r;
-        }
-        input->said_closed = false;
-        input->pending = *ret;
-        *ret = news;
-        return 0;
+        if (r == 0)
+                input->said_closed = false;
+        return r;
 }
 
 int input_next(Input *input, nsec_t now, tg_event **ret)
@@ -240,10 +229,15 @@ int input_next(Input *input, nsec_t now, tg_event **ret)
                 return input_close(input, ret);
         else {
                 source = input->old ? input->old : input->now;
-                r = source && !source->ended ? source_take(input, source, ret) : NODE_E_NOTHING;
+                if (!source || source->ended)
+                        r = NODE_E_NOTHING;
+                else if (input->said_closed && ring_reader_backlog(&source->reader) > 0)
+                        r = input_recovered(input, ret);
+                else
+                        r = source_take(input, source, ret);
         }
-        if (r == 0)
-                return input_received(input, now, ret);
+        if (r == 0 && input->timeout_ns)
+                input->timeout_at = nsec_add(now, input->timeout_ns);
         if (r == NODE_E_NOTHING && !node->stopping)
                 return input_timed_out(input, now, ret);
         return r;

@@ -165,11 +165,13 @@ void output_count_peers(Output *output)
         list_for_each(link, next, &output->links, link) {
                 unsigned i = 0;
 
+                output->n_backpressure += link->policy == RING_BACKPRESSURE;
+                if (!link->peer)
+                        continue;
                 while (i < output->n_peers && output->peers[i] != link->peer)
                         i++;
                 if (i == output->n_peers)
                         output->peers[output->n_peers++] = link->peer; /* room for all: see output_add() */
-                output->n_backpressure += link->policy == RING_BACKPRESSURE;
         }
 }
 
@@ -186,17 +188,65 @@ static OutLink *out_link_find(tg_node *node, uint32_t id, Output **ret_output)
         return NULL;
 }
 
-/* Under output->lock too. The consumer is gone, or will not read any more. */
-static void out_link_drop(Output *output, OutLink *link)
+/* The link, but not what the writer knows of it. These three under output->lock too. */
+static void out_link_free(Output *output, OutLink *link)
 {
-        tg_node *node = output->node;
+        Peer *peer = link->peer;
 
-        (void)ring_writer_detach(output->writer, link->id);
         list_unlink(&link->link);
         output_count_peers(output);
         region_unmap(&link->cursor);
-        peer_unref(node, link->peer);
+        if (peer)
+                peer_unref(output->node, peer);
         free(link);
+}
+
+/* The consumer is gone, or will not read any more. */
+static void out_link_drop(Output *output, OutLink *link)
+{
+        (void)ring_writer_detach(output->writer, link->id);
+        out_link_free(output, link);
+}
+
+/* The consumer is gone, and another one may take its place, which is kept. False: it had none, and was dropped. */
+static bool out_link_keep(Output *output, OutLink *link)
+{
+        Peer *peer = TAKE_PTR(link->peer);
+
+        if (link->policy != RING_BACKPRESSURE || ring_writer_orphan(output->writer, link->id)) {
+                link->peer = peer;
+                out_link_drop(output, link);
+                return false;
+        }
+        output_count_peers(output);
+        region_unmap(&link->cursor);
+        if (peer)
+                peer_unref(output->node, peer);
+        return true;
+}
+
+/* Whether somebody will say what follows on a death: the supervisor, or one that takes its place before long. */
+static bool verdict_may_come(const tg_node *node)
+{
+        return (node->fd >= 0 || socket_is_awaited(node)) &&
+                (node->verdict_by == NSEC_NEVER || clock_now() < node->verdict_by);
+}
+
+void links_look_for_verdicts(tg_node *node)
+{
+        OutLink *link, *next;
+
+        if (verdict_may_come(node))
+                return;
+        for (unsigned i = 0; i < node->n_outputs; i++) {
+                Output *output = &node->outputs[i];
+
+                lock_take(&output->lock);
+                list_for_each(link, next, &output->links, link)
+                        if (!link->peer)
+                                out_link_drop(output, link);
+                lock_give(&output->lock);
+        }
 }
 
 static int output_add(Output *output, OutLink *link, uint32_t queue_size)
@@ -205,6 +255,7 @@ static int output_add(Output *output, OutLink *link, uint32_t queue_size)
                 .id = link->id,
                 .queue_size = queue_size,
                 .policy = link->policy,
+                .lasting = link->policy == RING_BACKPRESSURE, /* until somebody has looked what follows: see outputs.c */
                 .cursor = &link->cursor,
         };
         size_t n = 1;
@@ -254,41 +305,63 @@ static int map_other(tg_node *node, Region *ret, int fd, RegionKind kind, uint64
         return r ? error_fold(r) : NODE_E_NOTHING;
 }
 
+/* The older consumer is gone: no new one starts before that. Its place passes from one to the other. */
+static int output_replace(Output *output, OutLink *older, OutLink *link, uint32_t queue_size)
+{
+        int r;
+
+        if (older && out_link_keep(output, older))
+                out_link_free(output, older); /* the writer has the place, under the same id */
+        r = output_add(output, link, queue_size);
+        if (r)
+                (void)ring_writer_detach(output->writer, link->id);
+        return r;
+}
+
+/* The same attachment once more. What is said of a restart was said of the living, even if it is dead by now. Returns what there
+ * is of the link. */
+static OutLink *out_link_again(tg_node *node, Output *output, OutLink *link, const NodeMsg *msg)
+{
+        lock_take(&output->lock);
+        link->restartable = msg->link_out.restartable;
+        lock_give(&output->lock);
+        if (!link->peer || link->peer == &node->self || !has_hung_up(link->peer))
+                return link;
+        peer_gone(node, link->peer); /* its edge was not taken yet; whoever takes it would end the link after our answer */
+        return out_link_find(node, msg->link_out.link, &output);
+}
+
 int links_out(tg_node *node, const NodeMsg *msg, int *fds)
 {
         uint32_t id = msg->link_out.link, generation = msg->link_out.generation;
         Peer *peer = peer_find(node, msg->link_out.peer);
         Output *output = NULL;
-        OutLink *link;
+        OutLink *link, *older;
         int r;
 
         if (msg->link_out.output >= node->n_outputs || !peer)
                 return error_origin(-EPROTO);
         link = out_link_find(node, id, &output);
+        if (link && output != &node->outputs[msg->link_out.output])
+                return error_origin(-EPROTO);
         if (link && link->generation > generation)
                 return 0;
-        if (link && link->generation == generation && link->peer != &node->self && has_hung_up(link->peer)) {
-                peer_gone(node, link->peer); /* its edge was not taken yet; whoever takes it would drop the link after our answer */
-                link = NULL;
-        }
-        if ((link && link->generation == generation) || peer->gone)
+        if (link && link->generation == generation)
+                link = out_link_again(node, output, link, msg);
+        if ((link && link->generation == generation && link->peer) || peer->gone)
                 return ack(node, NODE_MSG_LINK_OUT_ACK, id, generation); /* the dead need no room */
-        if (link) {
-                lock_take(&output->lock);
-                out_link_drop(output, link); /* the older consumer is gone: no new one starts before that */
-                lock_give(&output->lock);
-        }
 
+        older = link;
         link = calloc(1, sizeof(*link));
         if (!link)
                 return error_origin(-ENOMEM);
-        *link = (OutLink){.id = id, .generation = generation, .peer = peer};
+        *link = (OutLink){.id = id, .generation = generation, .peer = peer, .restartable = msg->link_out.restartable};
         link->policy = msg->link_out.policy == NODE_QUEUE_BACKPRESSURE ? RING_BACKPRESSURE : RING_DROP_OLDEST;
         r = map_other(node, &link->cursor, fds[0], REGION_CURSOR, msg->link_out.cursor_size, id, generation);
         if (r == 0) {
                 output = &node->outputs[msg->link_out.output];
                 lock_take(&output->lock);
-                r = output_add(output, link, msg->link_out.queue_size);
+                r = output_replace(output, older, link, msg->link_out.queue_size);
                 lock_give(&output->lock);
         }
         if (r) {
@@ -299,8 +372,9 @@ int links_out(tg_node *node, const NodeMsg *msg, int *fds)
         return ack(node, NODE_MSG_LINK_OUT_ACK, id, generation);
 }
 
-int links_detach(tg_node *node, uint32_t id, uint32_t generation)
+int links_detach(tg_node *node, const NodeMsg *msg)
 {
+        uint32_t id = msg->detach.link, generation = msg->detach.generation;
         Output *output;
         OutLink *link = out_link_find(node, id, &output);
 
@@ -308,10 +382,44 @@ int links_detach(tg_node *node, uint32_t id, uint32_t generation)
                 return 0;
         if (link) {
                 lock_take(&output->lock);
-                out_link_drop(output, link);
+                if (msg->detach.restarting)
+                        (void)out_link_keep(output, link);
+                else
+                        out_link_drop(output, link);
                 lock_give(&output->lock);
         }
         return ack(node, NODE_MSG_DETACH_ACK, id, generation); /* unknown: its hang-up was quicker */
+}
+
+int links_await(tg_node *node, const NodeMsg *msg)
+{
+        Output *output;
+        OutLink *link;
+        RingLinkSpec spec = {
+                .id = msg->await.link,
+                .queue_size = msg->await.queue_size,
+                .policy = RING_BACKPRESSURE,
+        };
+        int r;
+
+        if (msg->await.output >= node->n_outputs)
+                return error_origin(-EPROTO);
+        if (out_link_find(node, msg->await.link, &output))
+                return 0; /* somebody is there, or has a place already */
+        link = calloc(1, sizeof(*link));
+        if (!link)
+                return error_origin(-ENOMEM);
+        *link = (OutLink){.id = spec.id, .generation = msg->await.generation, .policy = spec.policy, .restartable = true};
+        output = &node->outputs[msg->await.output];
+        lock_take(&output->lock);
+        r = ring_writer_attach(output->writer, &spec);
+        if (r == 0) {
+                list_append(&output->links, &link->link);
+                output_count_peers(output);
+        } else
+                free(link);
+        lock_give(&output->lock);
+        return r ? error_origin(-EPROTO) : 0; /* as in output_add() */
 }
 
 /* -------- our inputs -------- */
@@ -393,25 +501,15 @@ static int source_map(tg_node *node, Source *source, const NodeMsg *msg, int *fd
         return 0;
 }
 
-/* In place of a dead consumer: not below the floor, where messages may be gone already and where a tail would look to
- * the producer like one that went backwards. */
-static int source_go_on(Source *source, uint64_t position)
-{
-        const struct ring_shared *ring = source->ring.map;
-        uint64_t head = __atomic_load_n(&ring->head, __ATOMIC_ACQUIRE);
-        uint64_t floor = __atomic_load_n(&ring->floor, __ATOMIC_SEQ_CST); /* hostile, as head: only numbers here */
-        uint64_t from = MIN(MAX(position, floor), head);
-
-        if (from > position)
-                source->input->past.dropped_source += from - position;
-        return ring_reader_start_at(&source->reader, from);
-}
-
+/* At the head, or in place of a dead consumer: what is not there any more from its position on, the reader counts. */
 static int source_start(Source *source, uint64_t start_at)
 {
         int r;
 
-        r = start_at == NODE_START_AT_HEAD ? ring_reader_start(&source->reader) : source_go_on(source, start_at);
+        r = start_at == NODE_START_AT_HEAD ? ring_reader_start(&source->reader)
+                                           : ring_reader_start_at(&source->reader, start_at);
+        if (r == 0)
+                ring_reader_name(&source->reader, source->input->generation);
         if (source->peer->gone || source->input->node->stopping)
                 ring_reader_drain(&source->reader);
         return r;
@@ -487,7 +585,7 @@ int links_report(tg_node *node)
 
         for (unsigned i = 0; i < node->n_outputs && r == 0; i++)
                 list_for_each(link, next, &node->outputs[i].links, link)
-                        if (r == 0)
+                        if (r == 0 && link->peer)
                                 r = ack(node, NODE_MSG_LINK_OUT_ACK, link->id, link->generation);
         for (unsigned i = 0; i < node->n_inputs && r == 0; i++)
                 if (node->inputs[i].attached && !node->inputs[i].closed)
@@ -499,6 +597,7 @@ int links_report(tg_node *node)
 
 void peer_gone(tg_node *node, Peer *peer)
 {
+        bool keep = verdict_may_come(node);
         OutLink *link, *next;
 
         peer->gone = true;
@@ -508,9 +607,14 @@ void peer_gone(tg_node *node, Peer *peer)
                 Output *output = &node->outputs[i];
 
                 lock_take(&output->lock);
-                list_for_each(link, next, &output->links, link)
-                        if (link->peer == peer)
+                list_for_each(link, next, &output->links, link) {
+                        if (link->peer != peer)
+                                continue;
+                        if (keep && link->restartable)
+                                (void)out_link_keep(output, link);
+                        else
                                 out_link_drop(output, link);
+                }
                 lock_give(&output->lock);
         }
         for (unsigned i = 0; i < node->n_inputs; i++) {

@@ -109,8 +109,11 @@ typedef struct OutLink {
         ListLink link;
         uint32_t id, generation;
         RingPolicy policy;
+        bool restartable; /* its consumer's end alone does not end it */
+        bool stopped;     /* its consumer was seen to have stopped, see outputs.c */
+        bool let_go;      /* and has no place any more */
         Region cursor;
-        Peer *peer;
+        Peer *peer; /* NULL: dead. Its place is kept until the supervisor says what follows */
 } OutLink;
 
 typedef struct Output {
@@ -180,6 +183,7 @@ struct tg_node {
         int fd; /* to the supervisor; -1: it is gone */
         char *socket_path; /* where to find it, or its successor; NULL: nowhere */
         nsec_t join_at, join_span; /* the next attempt while there is no fd, and how long after that the one after it */
+        nsec_t verdict_by; /* NSEC_NEVER: somebody decides what follows on a death. Else nobody does from then on */
         int epoll_fd, timer_fd, self_fd;
         int outer_fd, outer_nudge_fd; /* tg_node_fd(), and what keeps it readable */
         List packets;
@@ -279,10 +283,12 @@ bool socket_worth_a_glance(tg_node *node, nsec_t now);
 int links_peer(tg_node *node, const NodeMsg *msg, int *fds);
 int links_out(tg_node *node, const NodeMsg *msg, int *fds);
 int links_in(tg_node *node, const NodeMsg *msg, int *fds);
-int links_detach(tg_node *node, uint32_t link, uint32_t generation);
+int links_detach(tg_node *node, const NodeMsg *msg);
+int links_await(tg_node *node, const NodeMsg *msg);
 void links_closed(tg_node *node, uint32_t link, uint32_t generation, bool restarting);
 int links_violation(tg_node *node, uint32_t link, uint32_t generation, const char *text);
 int links_report(tg_node *node); /* an ack for each that is up */
+void links_look_for_verdicts(tg_node *node); /* forgets places of the dead once nobody decides any more */
 void peer_gone(tg_node *node, Peer *peer);
 Peer *peer_by_serial(tg_node *node, uint64_t serial);
 void peer_unref(tg_node *node, Peer *peer);

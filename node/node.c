@@ -151,6 +151,7 @@ static int node_new(tg_node **ret)
         n->fd = n->epoll_fd = n->timer_fd = n->self_fd = n->outer_fd = n->outer_nudge_fd = n->self.fd = -1;
         n->timer_armed = n->stop_by = NSEC_NEVER;
         n->join_span = JOIN_SPAN_MIN;
+        n->verdict_by = NSEC_NEVER;
         n->send_timeout_ns = TG_FOREVER;
         n->last_serial = NODE_TAG_PEERS;
         n->self.current = true;

@@ -77,10 +77,52 @@ static int announce(Output *output, size_t chunk_size)
         return r;
 }
 
+static bool has_stopped(Output *output)
+{
+        OutLink *link, *next;
+        bool any = false;
+
+        list_for_each(link, next, &output->links, link) {
+                link->stopped = link->policy == RING_BACKPRESSURE && !link->restartable && !link->let_go &&
+                        ring_writer_has_stopped(output->writer, link->id);
+                any |= link->stopped;
+        }
+        return any;
+}
+
+/*
+ * A consumer that has closed its node gates on until we have looked whether another one is to take its place: a restart
+ * is told to us before the consumer is asked to end, but its cursor is quicker than our socket. With output->lock, which
+ * is given up meanwhile. True: somebody gates no more.
+ */
+static bool let_go_of_stopped(Output *output)
+{
+        tg_node *node = output->node;
+        OutLink *link, *next;
+        bool any = false;
+
+        if (!has_stopped(output))
+                return false;
+        lock_give(&output->lock);
+        lock_take(&node->lock);
+        (void)socket_read(node); /* running: trouble became an event */
+        lock_take(&output->lock);
+        lock_give(&node->lock);
+        list_for_each(link, next, &output->links, link) {
+                if (!link->stopped || link->restartable)
+                        continue;
+                link->let_go = true;
+                ring_writer_set_lasting(output->writer, link->id, false);
+                any = true;
+        }
+        return any;
+}
+
 /*
  * Waits until there may be room for one message with a chunk of @chunk_size bytes (0: none). Called with the turn and
  * output->lock, which is given up meanwhile. Whoever waits also does what a leader does, so consumers that come and go
- * and a stop are seen here too; the short timer is for what nobody rings for.
+ * and a stop are seen here too; the short timer is for what nobody rings for. A consumer that is dead and may be
+ * followed by another is waited for as long as the supervisor has not decided, see protocol/node_msg.h.
  *
  * Return: 0 (try again), TG_E_TIMEOUT, TG_E_STOPPING, -EINTR.
  */
@@ -94,7 +136,7 @@ static int wait_room(Send *send, size_t chunk_size)
 
         send->now = 0;
         send->suspicious = true;
-        if (has_room_now(announce(output, chunk_size)))
+        if (let_go_of_stopped(output) || has_room_now(announce(output, chunk_size)))
                 return 0;
         if (node_told_to_stop(node))
                 r = TG_E_STOPPING;
@@ -104,6 +146,7 @@ static int wait_room(Send *send, size_t chunk_size)
                 lock_give(&output->lock);
                 lock_take(&node->lock);
                 r = node_wait(node, pulse, MIN(send->deadline, now + NODE_RELOOK_NS));
+                links_look_for_verdicts(node); /* whoever leads may sleep for long */
                 lock_give(&node->lock);
                 lock_take(&output->lock);
         }

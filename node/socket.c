@@ -50,7 +50,12 @@ static int on_stop(tg_node *node, const NodeMsg *msg, int *fds)
 
 static int on_detach(tg_node *node, const NodeMsg *msg, int *fds)
 {
-        return links_detach(node, msg->detach.link, msg->detach.generation);
+        return links_detach(node, msg);
+}
+
+static int on_await(tg_node *node, const NodeMsg *msg, int *fds)
+{
+        return links_await(node, msg);
 }
 
 static int on_link_closed(tg_node *node, const NodeMsg *msg, int *fds)
@@ -150,6 +155,7 @@ static const struct {
         [NODE_MSG_NODE_RESTARTED] = {WITH_LINKS, on_node_event},
         [NODE_MSG_ABORT] = {ALWAYS, on_abort},
         [NODE_MSG_RESUME] = {ALWAYS, on_resume},
+        [NODE_MSG_AWAIT] = {WITH_LINKS, on_await},
 };
 
 static int dispatch(tg_node *node, size_t size, int fds[NODE_MSG_MAX_FDS], int n_fds, bool lost_fds)
@@ -220,8 +226,10 @@ static int read_one(tg_node *node)
                 r = error_origin(-EPROTO);
         else
                 r = dispatch(node, (size_t)n, fds, n_fds, mh.msg_flags & MSG_CTRUNC);
-        if (r == 0)
-                node->join_span = JOIN_SPAN_MIN; /* somebody was there who knows us */
+        if (r == 0 && node->fd >= 0) { /* somebody is there who knows us, and was not lost while we answered */
+                node->join_span = JOIN_SPAN_MIN;
+                node->verdict_by = NSEC_NEVER;
+        }
         for (int i = 0; i < NODE_MSG_MAX_FDS; i++)
                 (void)fd_close(fds[i]); /* mapped, taken (-1 then), or not wanted */
         return r;
@@ -341,6 +349,8 @@ void socket_lost(tg_node *node)
         if (node->fd >= 0) /* not by closing alone: a process we forked may hold a copy, and epoll would go on */
                 (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, node->fd, NULL);
         node->fd = fd_close(node->fd);
+        if (node->verdict_by == NSEC_NEVER) /* not anew for each who accepts and says nothing */
+                node->verdict_by = nsec_add(clock_now(), NODE_MSG_VERDICT_NS);
         join_later(node);
 }
 

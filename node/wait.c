@@ -40,7 +40,13 @@ static void on_peer(tg_node *node, uint64_t serial, uint32_t events)
 {
         Peer *peer = peer_by_serial(node, serial);
 
-        if (peer && !peer->gone && (events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)))
+        if (!peer || peer->gone || !(events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)))
+                return;
+        /* What the supervisor said before the death, it said of the living: whether another one may follow, for example. */
+        if (node->state == NODE_RUNNING)
+                (void)socket_read(node);
+        peer = peer_by_serial(node, serial);
+        if (peer && !peer->gone)
                 peer_gone(node, peer);
 }
 
@@ -55,6 +61,7 @@ static void leader_take(tg_node *node, const struct epoll_event *ready, int n)
         }
         empty_doorbells(node);
         join_if_due(node);
+        links_look_for_verdicts(node);
         if (n > 0 && node->outer_armed) { /* somebody polls outer_fd, and we have just taken what would have woken it */
                 uint64_t one = 1;
 

@@ -201,6 +201,14 @@ static void walk_link_out(Codec *c, NodeMsg *m)
         walk_u32_in(c, &m->link_out.queue_size, 1, NODE_MSG_QUEUE_MAX);
         walk_policy(c, &m->link_out.policy);
         walk_size(c, &m->link_out.cursor_size);
+        walk_flag(c, &m->link_out.restartable);
+}
+
+static void walk_await(Codec *c, NodeMsg *m)
+{
+        walk_link(c, &m->await.link, &m->await.generation);
+        walk_u32_in(c, &m->await.output, 0, NODE_MSG_MAX_PORTS - 1);
+        walk_u32_in(c, &m->await.queue_size, 1, NODE_MSG_QUEUE_MAX);
 }
 
 static void walk_link_in(Codec *c, NodeMsg *m)
@@ -264,6 +272,9 @@ static void walk_body(Codec *c, NodeMsg *m)
         case NODE_MSG_LINK_OUT:
                 walk_link_out(c, m);
                 break;
+        case NODE_MSG_AWAIT:
+                walk_await(c, m);
+                break;
         case NODE_MSG_LINK_IN:
                 walk_link_in(c, m);
                 break;
@@ -272,6 +283,7 @@ static void walk_body(Codec *c, NodeMsg *m)
                 break;
         case NODE_MSG_DETACH:
                 walk_link(c, &m->detach.link, &m->detach.generation);
+                walk_flag(c, &m->detach.restarting);
                 break;
         case NODE_MSG_LINK_CLOSED:
                 walk_link(c, &m->link_closed.link, &m->link_closed.generation);
@@ -317,6 +329,7 @@ static const char *const type_names[] = {
         [NODE_MSG_NODE_RESTARTED] = "NODE_RESTARTED",
         [NODE_MSG_ABORT] = "ABORT",
         [NODE_MSG_RESUME] = "RESUME",
+        [NODE_MSG_AWAIT] = "AWAIT",
 };
 
 static bool type_known(unsigned type)

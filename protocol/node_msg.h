@@ -27,13 +27,33 @@
  * A link is known by (link, generation): the generation grows with every new attachment, and messages about an older one
  * are ignored, not errors. The same holds for (peer, generation).
  *
+ * The death of a consumer. The producer may hear of it before the supervisor does, by the doorbell's hang-up, and then does
+ * not know whether another incarnation will follow. Under backpressure that makes the difference between a place that is to
+ * be kept and a wait without end, so LINK_OUT says whether one may (`restartable`), and it is the supervisor who decides:
+ *
+ *   producer                     supervisor
+ *   hang-up: drops the claims, keeps the dead one's last position and goes on gating there; `send` waits
+ *                          ◄──   DETACH, restarting: dead, and another one will come: the same, if there was no hang-up
+ *   DETACH_ACK             ──►
+ *                          ◄──   LINK_OUT, higher generation: the heir. The old position gates until its cursor is active
+ *                        or
+ *                          ◄──   DETACH: nobody comes. The link is forgotten, `send` goes on
+ *
+ * A producer that begins anew while such a consumer is not there is told so before its START, by AWAIT: it keeps a place at its
+ * first message.
+ *
+ * The verdict always comes: with the end of the node's cgroup at first, and again when a restart that was announced is given up.
+ * A producer without a supervisor, and without a successor NODE_MSG_VERDICT_NS after its socket hung up, decides for itself that
+ * nobody comes. A link that is not restartable is forgotten with the hang-up. What the heir finds gone all the same, it counts
+ * as consumer_dead.
+ *
  * Supervisors die, and a successor takes over the same socket. It may repeat whatever it has no record of an answer to:
  *
  *   WELCOME .. SETUP_END   a node that has not said MAPPED starts over; one that has keeps what it mapped, takes the control page
  *                          (which may be a new one) and says MAPPED again. Another dataflow, node or generation is -EPROTO
  *   PEER                   the same (peer, generation) is ignored, unless the doorbell that the node has was hung up: then the
  *                          new one takes its place
- *   LINK_OUT, LINK_IN,     answered again
+ *   LINK_OUT, LINK_IN,     answered again; a LINK_OUT may say something else of `restartable`, which then holds
  *   DETACH
  *   START, STOP,           change nothing; a STOP with an earlier deadline moves the deadline
  *   LINK_CLOSED
@@ -45,14 +65,15 @@
  *                          ◄──   RESUME
  *   HELLO                  ──►   who the node is, as far as it was told
  *   MAPPED                 ──►   if it is
- *   LINK_OUT_ACK           ──►   one for each consumer that it has
+ *   LINK_OUT_ACK           ──►   one for each consumer that it has; none for one whose place is all that it has
  *   LINK_IN_ACK            ──►   one for each input that is attached and not closed
  *   CLOSE_OUTPUT           ──►   one for each output that was closed
  *   RESUMED                ──►   that was all; and whether START came
  *
  * The answer is what stands between RESUMED with the epoch of the question and the last HELLO before it; all that is in the
  * socket ahead of that was said to a predecessor, another RESUMED too. A link that both its ends name in their answers is up,
- * and so is the pair of doorbells below it. For any other link the successor cannot know whether both ends have their doorbell,
+ * and so is the pair of doorbells below it. Of a consumer that has ended for good the producer is told by DETACH, again perhaps:
+ * it may keep its place. For any other link the successor cannot know whether both ends have their doorbell,
  * or whether one end's hang-up was taken for a death already: it attaches the link anew, under a higher generation, and
  * introduces the pair anew too unless another link of it is up. So never two doorbells between two nodes that use the first.
  *
@@ -68,7 +89,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NODE_MSG_VERSION    2
+#define NODE_MSG_VERSION    3
 #define NODE_MSG_MAX        8192
 #define NODE_MSG_MAX_FDS    2
 #define NODE_MSG_ID_MAX     128 /* bytes of a node, input or output id */
@@ -107,6 +128,7 @@ typedef enum NodeMsgType {
         NODE_MSG_NODE_RESTARTED = 44,
         NODE_MSG_ABORT = 45,
         NODE_MSG_RESUME = 46,
+        NODE_MSG_AWAIT = 47,
 } NodeMsgType;
 
 typedef enum NodeQueuePolicy {
@@ -120,6 +142,7 @@ typedef enum NodeStopCause {
 } NodeStopCause;
 
 #define NODE_START_AT_HEAD UINT64_MAX
+#define NODE_MSG_VERDICT_NS UINT64_C(5000000000) /* how long a producer whose socket hung up waits for a successor's verdict */
 
 /* Strings are borrowed: from the caller when encoding, from the packet's buffer when decoding. */
 typedef struct NodeMsg {
@@ -189,7 +212,14 @@ typedef struct NodeMsg {
                         uint32_t queue_size;
                         NodeQueuePolicy policy;
                         uint64_t cursor_size;
+                        uint8_t restartable; /* another incarnation may follow its death: its place is kept until DETACH */
                 } link_out;
+                struct { /* AWAIT, to the producer: the consumer of this backpressure link will be back. Its place is at the present
+                          * head; LINK_OUT of a higher generation or DETACH follow. Not answered */
+                        uint32_t link, generation;
+                        uint32_t output; /* index */
+                        uint32_t queue_size;
+                } await;
                 struct { /* LINK_IN; fds: ring (read), pool (read) */
                         uint32_t link, generation;
                         uint32_t input; /* index */
@@ -202,8 +232,10 @@ typedef struct NodeMsg {
                         NodeStopCause cause;
                         uint64_t deadline_ns;
                 } stop;
-                struct { /* DETACH, to the producer: forget this consumer, answer DETACH_ACK */
+                struct { /* DETACH, to the producer: this consumer is dead or will not read any more; answer DETACH_ACK. Forget
+                          * it, unless `restarting`: then a LINK_OUT of a higher generation will follow, and its place is kept */
                         uint32_t link, generation;
+                        uint8_t restarting;
                 } detach;
                 struct { /* LINK_CLOSED, to the consumer: read to the final head, then the input is closed, unless `restarting`:
                           * then a LINK_IN with a higher generation will follow and the input stays open */

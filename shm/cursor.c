@@ -30,6 +30,7 @@ void cursor_read(const Region *map, CursorStatus *ret)
 
         *ret = (CursorStatus){
                 .active = load_acquire(&c->state) == CURSOR_ACTIVE, /* acquire: start is there once it is active */
+                .attachment = load_acquire(&c->attachment), /* acquire: tail below is not older than it */
                 .tail = load_relaxed(&c->tail), /* the rest is for display: each word is whole, the set is not */
                 .start = load_relaxed(&c->start),
                 .delivered = load_relaxed(&c->delivered),

@@ -36,7 +36,7 @@ struct cursor_shared {
         /* 128: the two lines a producer reads */
         uint64_t tail;  /* next message wanted; everything below is delivered or dropped */
         uint32_t state; /* CursorState */
-        uint32_t pad;
+        uint32_t attachment; /* generation of the link that tail is about, stored once it is active; 0: none yet */
         uint64_t claim[CURSOR_N_CLAIMS]; /* message index + 1; 0: free. A claim stays in its entry for life */
         uint8_t pad1[48];
         /* 256: counters, for status only. tail - start == delivered + sum of dropped */
@@ -60,6 +60,7 @@ int cursor_create(int *ret_fd);
 
 typedef struct CursorStatus {
         bool active;
+        uint32_t attachment;
         uint64_t tail, start, delivered, delivered_bytes, copied, dropped[_DROP_REASON_MAX];
         uint32_t n_claims; /* entries that are not free */
 } CursorStatus;

@@ -153,6 +153,11 @@ int ring_reader_start_at(RingReader *r, uint64_t position)
         return 0;
 }
 
+void ring_reader_name(RingReader *r, uint32_t attachment)
+{
+        store_release(&r->cursor->attachment, attachment); /* after tail */
+}
+
 static bool strict(const RingReader *r)
 {
         return r->policy == RING_BACKPRESSURE && r->tail >= r->safe_from;

@@ -65,10 +65,13 @@ int ring_reader_add_segment(RingReader *r, uint32_t number, const Region *segmen
 int ring_reader_start(RingReader *r); /* 0, RING_E_VIOLATION */
 
 /* ring_reader_start_at() - the same in place of a dead consumer that stood at @position: begins there, as far as the
- * messages still exist; what does not is counted as DROP_DEAD, so tail - start still adds up from @position. For a
- * backpressure link to lose nothing, attach the successor first and detach the dead one once it has started: until
- * then the dead cursor goes on gating. */
+ * messages still exist; what does not is counted as DROP_DEAD, so tail - start still adds up from @position. Nothing is
+ * lost if the producer has kept the dead one's place: ring_writer_orphan(). */
 int ring_reader_start_at(RingReader *r, uint64_t position);
+
+/* ring_reader_name() - store in the cursor which attachment its position is about, for whoever reads it after our death.
+ * Once started, before the first take. */
+void ring_reader_name(RingReader *r, uint32_t attachment);
 
 /**
  * ring_reader_take() - the next message

@@ -40,7 +40,7 @@ static uint32_t scan_link(RingWriter *w, uint32_t l, uint64_t old_floor, uint32_
 {
         Link *link = &w->link[l];
 
-        for (unsigned k = 0; k < CURSOR_N_CLAIMS; k++) {
+        for (unsigned k = 0; link->shared && k < CURSOR_N_CLAIMS; k++) {
                 uint64_t v = load_sc(&link->shared->claim[k]); /* SC: after the store of floor */
 
                 if (v && v == link->held_value[k])

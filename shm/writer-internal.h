@@ -10,9 +10,12 @@
 
 typedef struct Link {
         RingLinkSpec spec; /* the supervisor's word: policy, queue_size and quota never come from shared memory */
-        const struct cursor_shared *shared;
+        const struct cursor_shared *shared; /* NULL: an orphan, whose tail stays as it is */
         uint64_t tail; /* last value believed: clamped, monotone */
-        bool active;   /* as last looked */
+        bool active;   /* gates, as last looked */
+        bool spoken;   /* this cursor was active once */
+        bool heir;     /* tail is an orphan's until this cursor is active */
+        uint64_t lowest; /* of an heir: where no honest one starts below */
         bool violated; /* has no say any more */
         bool told;     /* violation reported to the caller */
         uint64_t held_value[CURSOR_N_CLAIMS]; /* claims honoured, as they stood in their entry; 0: none */

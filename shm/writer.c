@@ -88,25 +88,40 @@ static uint64_t oldest_slot(const RingWriter *w)
         return w->published > w->n_slots ? w->published - w->n_slots : 0;
 }
 
-int ring_writer_attach(RingWriter *w, const RingLinkSpec *spec)
+static bool spec_is_sound(const RingLinkSpec *spec)
 {
         const Region *cursor = spec->cursor;
-        Link *link;
 
         if (spec->id == ROOM_LINK_ANY || spec->queue_size < 1 || (unsigned)spec->policy >= _RING_POLICY_MAX)
-                return RING_E_INVALID;
-        if (!cursor->map || cursor->kind != REGION_CURSOR || cursor->size != cursor_size())
+                return false;
+        if (!cursor)
+                return spec->policy == RING_BACKPRESSURE;
+        return cursor->map && cursor->kind == REGION_CURSOR && cursor->size == cursor_size();
+}
+
+int ring_writer_attach(RingWriter *w, const RingLinkSpec *spec)
+{
+        const void *shared = spec->cursor ? spec->cursor->map : NULL;
+        Link *link;
+
+        if (!spec_is_sound(spec))
                 return RING_E_INVALID;
         link = link_find(w, spec->id);
-        if (link)
-                return link->shared == cursor->map ? 0 : RING_E_INVALID;
+        if (link && (link->shared || !shared))
+                return link->shared == shared ? 0 : RING_E_INVALID;
         if (spec->queue_size > w->n_slots - 1)
                 return RING_E_CAPACITY;
-        if (w->n_links == w->max_links)
+        if (!link && w->n_links == w->max_links)
                 return RING_E_LINKS;
 
         writer_publish_head(w); /* a batch begun under smaller queues may be too long for the new one */
-        w->link[w->n_links++] = (Link){.spec = *spec, .shared = cursor->map, .tail = oldest_slot(w)};
+        if (!shared)
+                w->link[w->n_links++] = (Link){.spec = *spec, .tail = w->head, .active = true};
+        else if (link && spec->policy == RING_BACKPRESSURE)
+                *link = (Link){.spec = *spec, .shared = shared, .tail = link->tail, .active = true, .heir = true,
+                        .lowest = MIN(link->tail, oldest_slot(w))};
+        else
+                *(link ? link : &w->link[w->n_links++]) = (Link){.spec = *spec, .shared = shared, .tail = oldest_slot(w)};
         links_changed(w);
         return 0;
 }
@@ -123,6 +138,42 @@ int ring_writer_detach(RingWriter *w, uint32_t id)
         return 0;
 }
 
+int ring_writer_orphan(RingWriter *w, uint32_t id)
+{
+        Link *link = link_find(w, id);
+
+        if (!link)
+                return RING_E_UNKNOWN;
+        link_look(w, link); /* the last time */
+        if (!link->active || link->spec.policy != RING_BACKPRESSURE) {
+                (void)ring_writer_detach(w, id);
+                return RING_E_UNKNOWN;
+        }
+        link_drop_holds(w, link);
+        link->shared = NULL;
+        link->spec.cursor = NULL;
+        w->gate = 0;
+        return 0;
+}
+
+void ring_writer_set_lasting(RingWriter *w, uint32_t id, bool lasting)
+{
+        Link *link = link_find(w, id);
+
+        if (!link)
+                return;
+        link->spec.lasting = lasting;
+        w->gate = 0;
+}
+
+bool ring_writer_has_stopped(const RingWriter *w, uint32_t id)
+{
+        const Link *link = link_find(w, id);
+
+        /* SC: what is done about it comes after the consumer's own store */
+        return link && link->shared && link->spoken && load_sc(&link->shared->state) != CURSOR_ACTIVE;
+}
+
 void link_violate(RingWriter *w, Link *link)
 {
         w->violations++;
@@ -133,19 +184,25 @@ void link_violate(RingWriter *w, Link *link)
 
 void link_look(RingWriter *w, Link *link)
 {
-        uint64_t t;
+        uint64_t t, lowest = link->heir ? link->lowest : link->tail;
+        bool active;
 
-        if (link->violated)
+        if (link->violated || !link->shared)
                 return;
         /* SC, both: looks after our room word or head was stored, before or after the consumer's own SC stores */
-        link->active = load_sc(&link->shared->state) == CURSOR_ACTIVE;
-        if (!link->active)
+        active = load_sc(&link->shared->state) == CURSOR_ACTIVE;
+        link->spoken |= active;
+        link->active = active || link->heir ||
+                (link->spoken && link->spec.lasting && link->spec.policy == RING_BACKPRESSURE);
+        if (!link->active || !link->spoken)
                 return;
         t = load_sc(&link->shared->tail);
-        if (t < link->tail || t > w->published)
+        if (t < lowest || t > w->published) {
                 link_violate(w, link); /* backwards, or past what was ever visible */
-        else
-                link->tail = t;
+                return;
+        }
+        link->tail = t;
+        link->heir = false;
 }
 
 void writer_publish_head(RingWriter *w)
@@ -404,8 +461,9 @@ int ring_writer_backlog(const RingWriter *w, uint32_t id, bool *ret_active, uint
 
         if (!link)
                 return RING_E_UNKNOWN;
-        *ret_active = load_acquire(&link->shared->state) == CURSOR_ACTIVE; /* acquire: tail is valid once it is */
-        t = load_relaxed(&link->shared->tail); /* for diagnosis: any recent value will do */
+        *ret_active = !link->shared || link->heir ||
+                load_acquire(&link->shared->state) == CURSOR_ACTIVE; /* acquire: tail is valid once it is */
+        t = link->shared ? load_relaxed(&link->shared->tail) : 0; /* for diagnosis: any recent value will do */
         *ret_backlog = *ret_active ? w->published - MIN(MAX(t, link->tail), w->published) : 0;
         return 0;
 }

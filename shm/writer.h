@@ -42,7 +42,8 @@ typedef struct RingLinkSpec {
         uint32_t queue_size;  /* 1..n_slots - 1 */
         RingPolicy policy;
         uint64_t quota_bytes; /* chunk bytes that its claims may pin beyond the floor; 0: no quota */
-        const Region *cursor; /* REGION_CURSOR, read-only; borrowed until detach */
+        bool lasting;         /* backpressure: once active it gates until it is detached, whatever its cursor says later */
+        const Region *cursor; /* REGION_CURSOR, read-only; borrowed until detach. NULL: backpressure, and nobody is there yet */
 } RingLinkSpec;
 
 typedef struct RingPost {
@@ -85,7 +86,9 @@ int ring_writer_add_segment(RingWriter *w, const Region *segment);
  * ring_writer_attach() - step 1 of attaching a consumer: know its cursor and scan its claims from now on
  *
  * Idempotent by id: a spec that is attached already, with the same cursor mapping, is success. Gates nothing until
- * the consumer stores ACTIVE. Acknowledge to the supervisor only after it returned 0.
+ * the consumer stores ACTIVE, unless it is the heir of an orphan of the same id, whose place it takes: then the
+ * orphan's tail gates until that. Without a cursor it is an orphan from the beginning, whose place is the present head.
+ * Acknowledge to the supervisor only after it returned 0.
  *
  * Return: 0, RING_E_CAPACITY, RING_E_LINKS, RING_E_INVALID (policy, queue_size or cursor out of range; the id is in
  * use with another cursor: detach first).
@@ -101,6 +104,22 @@ int ring_writer_attach(RingWriter *w, const RingLinkSpec *spec);
  * Return: 0, RING_E_UNKNOWN.
  */
 int ring_writer_detach(RingWriter *w, uint32_t link);
+
+/**
+ * ring_writer_orphan() - the consumer is dead, and another one may take its place
+ *
+ * Its claims are dropped, and the cursor mapping may go afterwards. Its last tail goes on gating and holding the
+ * floor, until ring_writer_attach() of the same id or ring_writer_detach(). Idempotent.
+ *
+ * Return: 0, RING_E_UNKNOWN: there is no such link, or it gated nothing and was detached.
+ */
+int ring_writer_orphan(RingWriter *w, uint32_t link);
+
+/* ring_writer_set_lasting() - RingLinkSpec.lasting of an attached link. */
+void ring_writer_set_lasting(RingWriter *w, uint32_t link, bool lasting);
+
+/* ring_writer_has_stopped() - its consumer was active, and is not any more. */
+bool ring_writer_has_stopped(const RingWriter *w, uint32_t link);
 
 /**
  * ring_writer_alloc() - a chunk for payload, padding and metadata

@@ -305,8 +305,11 @@ static void node_reconcile(Node *node, nsec_t deadline, bool fresh)
         }
         /* The order was written down, and the one who was to carry it out died in between. */
         if ((node->stop_wanted && !node_is_final(node) && node->state != NODE_STOPPING) ||
-                (node->restart_wanted && !node->found.failed && (node->state == NODE_STARTING || node->state == NODE_RUNNING)))
+                (node->restart_wanted && !node->found.failed && (node->state == NODE_STARTING || node->state == NODE_RUNNING))) {
+                if (node->restart_wanted)
+                        wiring_will_restart(node);
                 node_post(node, NODE_EV_STOP);
+        }
 }
 
 static void dataflow_reconcile(Dataflow *dataflow, bool begun)

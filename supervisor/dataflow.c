@@ -185,6 +185,8 @@ static void dataflow_look_at_start(Dataflow *dataflow)
 
                 if (node->state == NODE_STARTING && !program && wiring_is_ready(node))
                         node_post(node, NODE_EV_READY);
+                if (node->state == NODE_RUNNING && !program && !node->started && dataflow->released && wiring_may_begin(node))
+                        wiring_start(node);
                 if (!node_holds_barrier(node))
                         continue;
                 if (node->state == NODE_FAILED && !node->was_ready && !dataflow->released) {

@@ -281,7 +281,8 @@ static int on_guest(Source *source, uint32_t revents)
         if (r || node_msg_decode(&msg, buffer, size) || msg.type != NODE_MSG_HELLO)
                 guest_free(guest);
         else if (msg.hello.version != NODE_MSG_VERSION)
-                guest_refuse(guest, "it speaks another version of the protocol (%s)", msg.hello.library);
+                guest_refuse(guest, "speaks version %u of the node protocol (%s), and tidegated version %u", msg.hello.version, msg.hello.library,
+                        NODE_MSG_VERSION);
         else if (has_identity(&msg) || !msg.hello.node || !msg.hello.node[0])
                 guest_comes_back(guest, &msg);
         else

@@ -41,6 +41,7 @@ static void node_tell_end(Node *node, bool restart, bool failed);
 static void node_end_now(Node *node, NodeEnd end);
 static void node_back_off(Node *node);
 static void node_on_final(Node *node);
+static void node_on_no_restart(Node *node);
 
 static const NodeStep node_steps[_NODE_STATE_MAX][_NODE_EVENT_MAX] = {
         [NODE_PENDING] = {
@@ -72,7 +73,7 @@ static const NodeStep node_steps[_NODE_STATE_MAX][_NODE_EVENT_MAX] = {
         },
         [NODE_BACKOFF] = {
                 [NODE_EV_DEADLINE]     = { NODE_STARTING, node_spawn },
-                [NODE_EV_STOP]         = { NODE_STOPPED,  node_on_final },
+                [NODE_EV_STOP]         = { NODE_STOPPED,  node_on_no_restart },
         },
         [NODE_STOPPED] = { /* for good, unless the operator says otherwise */
                 [NODE_EV_START]        = { NODE_STARTING, node_spawn_again },
@@ -603,6 +604,13 @@ static void node_on_final(Node *node)
         wiring_release(node);
 }
 
+/* Its peers were told that it would come again. */
+static void node_on_no_restart(Node *node)
+{
+        wiring_node_ended(node, false);
+        node_on_final(node);
+}
+
 static void node_nothing(Node *node)
 {
         if (node->quarantined && node->empty) {
@@ -650,6 +658,7 @@ bool node_order_restart(Node *node, const NodeLadder *ladder)
                 node_set_deadline(node, node->dataflow->loop->now);
         } else if (node->state != NODE_PENDING) {
                 node->restart_wanted = true;
+                wiring_will_restart(node);
                 (void)node_ladder_tighten(&node->ordered, ladder);
                 node_post(node, NODE_EV_STOP);
         }

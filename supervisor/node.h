@@ -109,6 +109,8 @@ struct Node {
         bool resolved;  /* it was decided what follows */
         bool exec_stuck;    /* execve has not come back: the process may be unkillable */
         bool resuming;      /* asked what it knows (NODE_MSG_RESUME), and has not said all yet */
+        bool away;          /* adopted, and its socket was lost with a guard: it comes back by name, at its next call of the library */
+        bool stays;         /* it lives, and nobody has heard of its node for long: no place is kept for it */
         NodeFound found;    /* while the dataflow is being adopted */
         bool inputs_closed; /* every link that feeds it has ended */
         int32_t pid, exit_code, exit_status; /* exit_*: as siginfo's si_code and si_status */

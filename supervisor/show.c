@@ -117,13 +117,19 @@ static void on_change(const ProgressEvent *event, void *userdata)
         Dataflow *dataflow = userdata;
         Node *node = &dataflow->nodes[event->node];
         const Node *blamed = event->waits_for == PROGRESS_NOBODY ? NULL : &dataflow->nodes[event->waits_for];
+        const Node *heir = blamed ? NULL : wiring_awaits(node);
         bool stuck = event->change == PROGRESS_CHANGE_STUCK;
         char text[400];
 
         if (stuck)
                 (void)snprintf(text, sizeof(text), "%u messages wait for it, and it has taken none for %.1f s%s%s", event->waiting,
-                        (double)(dataflow->loop->now - event->since) / 1e9, blamed ? "; it waits for room in the queue of " : "",
-                        blamed ? blamed->plan->id : "");
+                        (double)(dataflow->loop->now - event->since) / 1e9,
+                        blamed ? "; it waits for room in the queue of "
+                        : heir ? "; under backpressure it waits for the next life of "
+                               : "",
+                        blamed ? blamed->plan->id
+                        : heir ? heir->plan->id
+                               : "");
         else
                 (void)snprintf(text, sizeof(text), "it takes messages again, after %.1f s", (double)(dataflow->loop->now - event->since) / 1e9);
         dataflow_health_event(dataflow, node, stuck ? "stuck" : "resumed", text);
@@ -141,7 +147,7 @@ static int on_look(Timer *timer, nsec_t now)
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 nsec_t span = dataflow->plan->nodes[i].health_check_timeout_ns;
 
-                if (span > 0 && progress_overdue(dataflow->progress, (uint32_t)i, span, now))
+                if (span > 0 && progress_overdue(dataflow->progress, (uint32_t)i, span, now) && !wiring_awaits(&dataflow->nodes[i]))
                         node_on_overdue(&dataflow->nodes[i]);
         }
         progress_arm(dataflow);

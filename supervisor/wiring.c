@@ -25,6 +25,7 @@
 #define WIRING_QUEUE_DEFAULT  10u
 #define WIRING_MSGS_PER_TURN  64
 #define WIRING_LEFT_SPAN      (250 * NSEC_PER_MSEC) /* between a process's closing of its files and its end, on a busy machine */
+#define WIRING_STAYS_SPAN     (5 * NSEC_PER_SEC)      /* then the process is taken for one that stays, without its node */
 #define WIRING_POOL_SMALLEST  1024u
 #define BROKE "broke the protocol of its socket: "
 
@@ -34,6 +35,7 @@ static void on_hang_up(Node *node);
 static void link_advance(Link *link);
 static void link_set_state(Link *link, LinkState state);
 static void link_is_up(Link *link);
+static void link_settle(Link *link);
 static void on_resumed(Node *node, const NodeMsg *msg);
 
 /* ---- sending */
@@ -361,6 +363,18 @@ static void send_setup(Node *node)
         node_send(node, &end, -1, -1);
 }
 
+/* Told to both: its layouts are others, so not one message more would be understood. */
+static void refuse_version(Node *node, const NodeMsg *msg)
+{
+        char text[NODE_MSG_TEXT_MAX];
+
+        (void)snprintf(text, sizeof(text), "speaks version %u of the node protocol (%s), and tidegated version %u: link it with the libtidegate of this tidegated",
+                msg->hello.version, msg->hello.library, NODE_MSG_VERSION);
+        if (!node_is_dynamic(node)) /* who is let go of is told by that */
+                wiring_abort_any(node, text);
+        node_give_up(node, "%s", text);
+}
+
 static void on_hello(Node *node, const NodeMsg *msg)
 {
         if (node->resuming && msg->hello.version == NODE_MSG_VERSION) {
@@ -372,8 +386,12 @@ static void on_hello(Node *node, const NodeMsg *msg)
                 }
                 return;
         }
-        if (node->connected || msg->hello.version != NODE_MSG_VERSION) {
-                node_give_up(node, BROKE "%s", node->connected ? "HELLO twice" : "it speaks another version (is it linked with an older libtidegate?)");
+        if (msg->hello.version != NODE_MSG_VERSION) {
+                refuse_version(node, msg);
+                return;
+        }
+        if (node->connected) {
+                node_give_up(node, BROKE "HELLO twice");
                 return;
         }
         node->connected = true;
@@ -387,6 +405,26 @@ static void on_hello(Node *node, const NodeMsg *msg)
 static int seal_if_there(int fd, RegionKind kind)
 {
         return fd < 0 ? 0 : region_seal(fd, kind);
+}
+
+static bool node_is_there(const Node *node)
+{
+        return node->mapped && node->sock >= 0 && !node->empty;
+}
+
+/*
+ * Whether the death of its present incarnation may be followed by another one. If so, we say at its end which it is. In the place
+ * of a dynamic node somebody may come, or nobody: not one to wait for.
+ */
+static bool may_come_again(const Node *node)
+{
+        return !node_is_dynamic(node) && !node->dataflow->stop_ordered && !node->stop_wanted &&
+               (node->restart_wanted || node->plan->restart != PLAN_RESTART_NEVER);
+}
+
+static bool is_lossless(const Link *link)
+{
+        return link->target->plan->inputs[link->input].backpressure;
 }
 
 /* What the writer has mapped can be written by nobody else from now on. */
@@ -404,6 +442,30 @@ static int seal_all(Node *node)
         return r;
 }
 
+/* Nobody is there, but somebody was who had a place in its links, and who will be followed by another incarnation, or may be. */
+static bool comes_again(const Node *node)
+{
+        return !node_is_there(node) && node->was_ready && !node->finished && !node->stays && !node_is_dynamic(node) &&
+               (node->state == NODE_BACKOFF || node->state == NODE_STARTING || may_come_again(node));
+}
+
+/* To the producer: its consumer is to come. If it does not after all, link_detach() follows. Who has a place keeps that. */
+static void link_await(Link *link)
+{
+        NodeMsg msg = {.type = NODE_MSG_AWAIT, .await = {.link = link->number, .output = link->output}};
+
+        if (!is_lossless(link) || !node_is_there(link->source))
+                return;
+        if (link->source_generation != link->source->generation) {
+                link->generation++;
+                link->source_generation = link->source->generation;
+                link_journal(link);
+        }
+        msg.await.generation = link->generation;
+        msg.await.queue_size = link->target->plan->inputs[link->input].queue_size;
+        node_send(link->source, &msg, -1, -1);
+}
+
 static void on_mapped(Node *node)
 {
         if (!node->connected || (node->mapped && !node->resuming)) {
@@ -416,17 +478,17 @@ static void on_mapped(Node *node)
         }
         node->mapped = true;
         node_journal(node);
-        for (uint32_t i = 0; i < node->n_links && !node->resuming; i++)
-                link_advance(node->links[i]);
+        for (uint32_t i = 0; i < node->n_links && !node->resuming; i++) {
+                Link *link = node->links[i];
+
+                link_advance(link);
+                if (link->source == node && link->state == LINK_DETACHED && comes_again(link->target))
+                        link_await(link);
+        }
         dataflow_kick(node->dataflow);
 }
 
 /* ---- links */
-
-static bool node_is_there(const Node *node)
-{
-        return node->mapped && node->sock >= 0 && !node->empty;
-}
 
 static void send_peer(Node *to, const Node *peer, uint32_t generation, int doorbell)
 {
@@ -466,7 +528,7 @@ static uint32_t peer_number(const Link *link, const Node *peer)
         return link->source == link->target ? 0 : peer->index + 1;
 }
 
-static void link_send_out(Link *link)
+static void link_tell_source(Link *link)
 {
         const PlanInput *input = &link->target->plan->inputs[link->input];
         NodeMsg msg = {.type = NODE_MSG_LINK_OUT,
@@ -476,10 +538,16 @@ static void link_send_out(Link *link)
                         .peer = peer_number(link, link->target),
                         .queue_size = input->queue_size,
                         .policy = input->backpressure ? NODE_QUEUE_BACKPRESSURE : NODE_QUEUE_DROP_OLDEST,
-                        .cursor_size = cursor_size()}};
+                        .cursor_size = cursor_size(),
+                        .restartable = may_come_again(link->target)}};
 
-        link_set_state(link, LINK_WAIT_OUT);
         node_send(link->source, &msg, link->target->cursor_fds[link->input], -1);
+}
+
+static void link_send_out(Link *link)
+{
+        link_set_state(link, LINK_WAIT_OUT);
+        link_tell_source(link);
 }
 
 static void link_send_in(Link *link)
@@ -498,6 +566,16 @@ static void link_send_in(Link *link)
 
         link_set_state(link, LINK_WAIT_IN);
         node_send(target, &msg, output->ring_fd, output->pool_fd);
+}
+
+/* To the producer: nobody reads there any more. @restarting: until the next incarnation does. */
+static void link_detach(Link *link, bool restarting)
+{
+        NodeMsg msg = {.type = NODE_MSG_DETACH,
+                .detach = {.link = link->number, .generation = link->generation, .restarting = restarting && is_lossless(link)}};
+
+        if (link->generation > 0 && node_is_there(link->source))
+                node_send(link->source, &msg, -1, -1);
 }
 
 static void link_close(Link *link, bool restarting)
@@ -673,14 +751,28 @@ void wiring_close_outputs(Node *node)
                 output_close(node, i);
 }
 
+/* It may end yet, slowly, and be followed by another incarnation: until then its place in lossless links was kept. */
+static int on_stays(Timer *timer, nsec_t now)
+{
+        Node *node = container_of(timer, Node, hung_up);
+
+        (void)now;
+        node->stays = !node->exited;
+        for (uint32_t i = 0; i < node->n_links && node->stays; i++)
+                if (node->links[i]->target == node)
+                        link_detach(node->links[i], false);
+        return 0;
+}
+
 static int on_left(Timer *timer, nsec_t now)
 {
         Node *node = container_of(timer, Node, hung_up);
         struct pollfd p = {.fd = node->pidfd, .events = POLLIN};
 
-        (void)now;
-        if (!node->exited && !(node->pidfd >= 0 && poll(&p, 1, 0) == 1))
-                wiring_close_outputs(node); /* it closed its node, and goes on with other things */
+        if (node->exited || (node->pidfd >= 0 && poll(&p, 1, 0) == 1))
+                return 0;
+        wiring_close_outputs(node); /* it closed its node, and goes on with other things */
+        timer_arm(node->dataflow->loop, timer, nsec_add(now, WIRING_STAYS_SPAN), on_stays);
         return 0;
 }
 
@@ -690,7 +782,12 @@ static int on_left(Timer *timer, nsec_t now)
  */
 static void on_hang_up(Node *node)
 {
+        bool resuming = node->resuming;
+
         socket_release(node);
+        for (uint32_t i = 0; i < node->n_links && resuming; i++)
+                link_settle(node->links[i]); /* this is its answer */
+        dataflow_kick(node->dataflow);
         if (node_is_dynamic(node)) {
                 node_on_left(node);
                 return;
@@ -747,6 +844,47 @@ bool wiring_is_ready(const Node *node)
         return true;
 }
 
+bool wiring_may_begin(const Node *node)
+{
+        if (!node->mapped || node->sock < 0 || node->resuming)
+                return false;
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                const Link *link = node->links[i];
+                const Node *target = link->target;
+
+                if (link->source == node && is_lossless(link) &&
+                        (target->resuming || (target->away && !target->stays) || link->state == LINK_WAIT_OUT || link->state == LINK_WAIT_IN))
+                        return false;
+        }
+        return true;
+}
+
+/* By its own word: for a hint, and to its own advantage or harm. */
+static bool is_blocked_on(const Link *link)
+{
+        const NodeOutput *output = &link->source->outputs[link->output];
+        Region map = REGION_INIT;
+        RingStatus status;
+
+        if (output->ring_fd < 0 || region_map_read(&map, output->ring_fd, REGION_RING, output->ring_size))
+                return false;
+        ring_read_status(&map, &status);
+        region_unmap(&map);
+        return status.blocked && status.blocked_link == link->number;
+}
+
+const Node *wiring_awaits(const Node *node)
+{
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                const Link *link = node->links[i];
+
+                if (link->source == node && link->state == LINK_DETACHED && is_lossless(link) && comes_again(link->target) &&
+                        is_blocked_on(link))
+                        return link->target;
+        }
+        return NULL;
+}
+
 bool wiring_waits_for_others(const Node *node)
 {
         for (uint32_t i = 0; i < node->n_links; i++) {
@@ -794,50 +932,100 @@ void wiring_abort(Node *node, const char *text)
                 wiring_abort_any(node, text);
 }
 
-/* Where the next incarnation goes on reading: only a lossless link cares. */
-static uint64_t cursor_tail(const Node *node, uint32_t input)
+/* Both its ends died: what the consumer had left there nobody will read. */
+static void link_count_lost(Link *link, uint64_t from)
 {
+        const Node *source = link->source;
+        const NodeOutput *output = &source->outputs[link->output];
+        Region map = REGION_INIT;
+        RingStatus status;
+        char text[400];
+
+        if (!is_lossless(link) || output->ring_fd < 0 || region_map_read(&map, output->ring_fd, REGION_RING, output->ring_size))
+                return;
+        ring_read_status(&map, &status);
+        region_unmap(&map);
+        if (status.head <= from) /* also: it had not begun to read anywhere */
+                return;
+        (void)snprintf(text, sizeof(text),
+                "%llu messages of %s/%s are lost (consumer_dead): both nodes died before they were taken",
+                (unsigned long long)(status.head - from), source->plan->id, source->plan->outputs[link->output]);
+        dataflow_note(link->target->dataflow, link->target->plan->id, text);
+}
+
+/*
+ * Where the next incarnation goes on reading: only a lossless link cares. One that died before it had begun leaves the place
+ * that it was to begin at. So does one whose position is of a ring that is gone.
+ */
+static void link_remember(Link *link, bool restarting)
+{
+        Node *source = link->source, *target = link->target;
         Region map = REGION_INIT;
         CursorStatus status;
 
-        if (node->cursor_fds[input] < 0 || region_map_read(&map, node->cursor_fds[input], REGION_CURSOR, cursor_size()))
-                return NODE_START_AT_HEAD;
+        if (!is_lossless(link) || target->cursor_fds[link->input] < 0 ||
+                region_map_read(&map, target->cursor_fds[link->input], REGION_CURSOR, cursor_size()))
+                return;
         cursor_read(&map, &status);
         region_unmap(&map);
-        return status.tail;
+        if (status.attachment != link->generation)
+                return;
+        if (link->source_generation == source->generation)
+                target->resume_at[link->input] = status.tail;
+        else if (restarting && source->state == NODE_BACKOFF) /* its ring was being read to the end, and is not made anew yet */
+                link_count_lost(link, status.tail);
 }
 
 static void link_lose_target(Link *link, bool restarting)
 {
-        NodeMsg msg = {.type = NODE_MSG_DETACH, .detach = {.link = link->number, .generation = link->generation}};
+        bool awaited = restarting && !node_is_dynamic(link->target);
 
-        if (link->state != LINK_DETACHED && link->target->plan->inputs[link->input].backpressure)
-                link->target->resume_at[link->input] = cursor_tail(link->target, link->input);
-        if (link->state != LINK_DETACHED && node_is_there(link->source))
-                node_send(link->source, &msg, -1, -1);
+        link_remember(link, restarting);
+        link_detach(link, awaited);
+        if (awaited)
+                link_await(link); /* the producer may have heard of the death too early, or of the life too late */
         link_set_state(link, restarting ? LINK_DETACHED : LINK_CLOSED);
+}
+
+/* Positions of the new ring begin anew. A consumer that is not there yet is to count what it comes too late for. */
+static void link_begin_anew(Link *link)
+{
+        link->target->resume_at[link->input] = is_lossless(link) ? 0 : NODE_START_AT_HEAD;
+        link->source_generation = 0;
+        link_journal(link);
 }
 
 static void link_lose_source(Link *link, bool restarting)
 {
-        if (restarting)
-                link->target->resume_at[link->input] = NODE_START_AT_HEAD; /* positions of the new ring begin anew */
-        if (link->state == LINK_ACTIVE || link->state == LINK_WAIT_IN)
+        if (link->state == LINK_WAIT_OUT && restarting) {
+                link_send_in(link); /* nobody reclaims there any more: what is left can be read without its producer */
+                link_close(link, true);
+        } else if (link->state == LINK_ACTIVE || link->state == LINK_WAIT_IN)
                 link_close(link, restarting);
         else if (link->state == LINK_WAIT_OUT)
                 link_set_state(link, LINK_DETACHED);
-        if (!restarting)
-                link_advance(link);
+        else if (link->state == LINK_DETACHED && restarting && link->source_generation == link->source->generation)
+                link_count_lost(link, link->target->resume_at[link->input]);
+        if (restarting) {
+                link_begin_anew(link);
+                return;
+        }
+        if (!link->source_generation) /* what is left there was handed over at its end, to be read without a successor */
+                link->target->resume_at[link->input] = NODE_START_AT_HEAD;
+        link_advance(link);
 }
 
 void wiring_node_ended(Node *node, bool restarting)
 {
         node->finished = !restarting;
+        node->away = node->stays = false;
         timer_disarm(&node->hung_up);
         socket_release(node);
         for (uint32_t i = 0; i < node->n_links; i++) {
                 Link *link = node->links[i];
 
+                link->named_out = link->named_out && link->source != node; /* its word dies with it */
+                link->named_in = link->named_in && link->target != node;
                 if (link->target == node)
                         link_lose_target(link, restarting);
                 else
@@ -847,9 +1035,25 @@ void wiring_node_ended(Node *node, bool restarting)
 
 void wiring_reopen(Node *node)
 {
-        for (uint32_t i = 0; i < node->n_links; i++)
-                if (node->links[i]->state == LINK_CLOSED)
-                        link_set_state(node->links[i], LINK_DETACHED);
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                Link *link = node->links[i];
+
+                if (link->source == node)
+                        link_begin_anew(link);
+                if (link->state == LINK_CLOSED)
+                        link_set_state(link, LINK_DETACHED);
+        }
+}
+
+void wiring_will_restart(Node *node)
+{
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                Link *link = node->links[i];
+
+                if (link->target == node && is_lossless(link) && link->state != LINK_DETACHED && link->state != LINK_CLOSED &&
+                        node_is_there(link->source) && node->cursor_fds[link->input] >= 0)
+                        link_tell_source(link);
+        }
 }
 
 static void tell_downstream(Node *node, NodeMsgType type, const char *text)
@@ -904,6 +1108,9 @@ void wiring_take(Node *node, const struct guard_item *item, int take_fd)
                                                                : NULL;
 
         if (item->kind == GUARD_ITEM_SOCKET && node->sock < 0) {
+                node->away = node->stays = false;
+                for (uint32_t i = 0; i < node->n_links; i++)
+                        node->links[i]->settled = false; /* without its word */
                 node->sock = take_fd;
                 node->resuming = true; /* what lies in it was said to a predecessor, until it has been asked by us */
                 if (source_add(node->dataflow->loop, &node->sock_source, node->sock, EPOLLIN, SOURCE_NODES, on_node_socket))
@@ -919,12 +1126,29 @@ void wiring_take(Node *node, const struct guard_item *item, int take_fd)
                 (void)region_map_write(&node->control, node->control_fd, REGION_CONTROL, control_size()); /* else: stop comes by packet alone */
 }
 
+/* It lives, and may do so without its node: no place is kept for that. If it comes all the same its links are settled then. */
+static int on_did_not_come(Timer *timer, nsec_t now)
+{
+        Node *node = container_of(timer, Node, hung_up);
+
+        (void)now;
+        node->stays = true;
+        for (uint32_t i = 0; i < node->n_links; i++)
+                link_settle(node->links[i]);
+        dataflow_kick(node->dataflow);
+        return 0;
+}
+
 void wiring_resume(Node *node)
 {
         NodeMsg msg = {.type = NODE_MSG_RESUME, .resume = {.epoch = node->dataflow->supervisor->epoch}};
 
-        if (node->sock < 0)
+        if (node->sock < 0) { /* lost with a guard */
+                node->away = node->connected && !node->exited && !node_is_dynamic(node);
+                if (node->away)
+                        timer_arm(node->dataflow->loop, &node->hung_up, nsec_add(node->dataflow->loop->now, WIRING_STAYS_SPAN), on_did_not_come);
                 return;
+        }
         node->resuming = true;
         node_send(node, &msg, -1, -1);
 }
@@ -950,7 +1174,20 @@ static void link_settle(Link *link)
 {
         if (link->settled || link->source->resuming || link->target->resuming)
                 return;
+        if (link->target->away) { /* alive for all we know, and attached if its producer says so */
+                if (link->target->stays && !link->named_out) {
+                        link_detach(link, false);
+                        link_set_state(link, LINK_DETACHED);
+                }
+                return;
+        }
         link->settled = true;
+        if (link->target->finished) { /* said again: the word may have died with who said it */
+                link_detach(link, false);
+        } else if (comes_again(link->target)) {
+                link_detach(link, true);
+                link_await(link);
+        }
         if (link->state == LINK_CLOSED) {
                 link_close(link, false); /* said again: it changes nothing for who heard it */
         } else if (link->state != LINK_DETACHED && link_holds(link)) {
@@ -979,8 +1216,6 @@ static void on_resumed(Node *node, const NodeMsg *msg)
         }
         if (!node->mapped) /* its setup was cut, or had not begun */
                 send_setup(node);
-        else if (node->dataflow->released && node->state == NODE_RUNNING)
-                wiring_start(node);
         if (node->rung != NODE_RUNG_NONE)
                 wiring_stop(node, node->ladder.kill);
         for (uint32_t i = 0; i < node->n_links; i++)

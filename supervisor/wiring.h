@@ -65,8 +65,15 @@ void wiring_start(Node *node);
 void wiring_stop(Node *node, nsec_t deadline);
 void wiring_abort(Node *node, const char *text);
 
-/* wiring_node_ended() - nobody of the incarnation is left: tell its peers. @restarting: another incarnation will come. */
+/* wiring_node_ended() - nobody of the incarnation is left: tell its peers. @restarting: another incarnation will come; if it
+ * does not after all, say it again without. */
 void wiring_node_ended(Node *node, bool restarting);
+
+/* wiring_may_begin() - adopted before START reached it: whoever reads from it without loss has a place, from its first message on. */
+bool wiring_may_begin(const Node *node);
+
+/* wiring_awaits() - whose next incarnation it waits for, in a send that is blocked on a dead one's place; NULL: nobody's. */
+const Node *wiring_awaits(const Node *node);
 
 /* wiring_waits_for_others() - some link of it waits for a node that has not made its own part of the handshake. */
 bool wiring_waits_for_others(const Node *node);
@@ -82,6 +89,9 @@ int wiring_connect(Node *node, int take_fd, const NodeMsg *hello);
 
 /* wiring_let_go() - a dynamic node: end the connection, after a last word. Nobody is killed. */
 void wiring_let_go(Node *node, const char *text);
+
+/* wiring_will_restart() - it is about to be ended for another incarnation, whatever its policy says. */
+void wiring_will_restart(Node *node);
 
 /* wiring_reopen() - a node that had ended for good begins again: its links attach as if it had been restarted. */
 void wiring_reopen(Node *node);

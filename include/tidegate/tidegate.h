@@ -185,8 +185,9 @@ TG_API tg_event *tg_event_free(tg_event *ev);
  * @params: metadata, borrowed; NULL for none
  *
  * Never blocks on links with drop_oldest. On links with backpressure it waits until every one of them has room, for at most
- * the time set by tg_set_send_timeout(), and ends when a slow consumer dies or this node is told to stop. All or nothing: when
- * it does not return 0 nobody gets the message.
+ * the time set by tg_set_send_timeout(), and ends when this node is told to stop. A slow consumer that dies ends the wait too,
+ * unless it will be restarted: then its next incarnation goes on where it was. All or nothing: when it does not return 0
+ * nobody gets the message.
  *
  * Return: 0, TG_E_NO_OUTPUT, TG_E_CLOSED, TG_E_TIMEOUT, TG_E_STOPPING, TG_E_DROPPED, -EMSGSIZE when the message can never
  * fit the output's pool (shared_memory_pool_size), -EINTR, or another negative errno.

@@ -83,8 +83,8 @@ struct Flow {
         FlowNode nodes[FLOW_MAX_NODES];
         FlowLink links[FLOW_MAX_LINKS];
         int n_nodes, n_links, n_fds_before, note_fd;
-        bool barrier_open, hold_start;
-        unsigned n_violations, n_detach_acks;
+        bool barrier_open, hold_start, hold_verdicts, hold_in;
+        unsigned n_violations, n_detach_acks, n_out_acks, n_named;
         bool dead, asking;
         unsigned n_left; /* messages until it dies; 0: it does not */
         uint32_t epoch;  /* of the supervisor */
@@ -477,6 +477,22 @@ static void introduce(Flow *flow, int a, int b)
         (void)fd_close(pair[1]);
 }
 
+/* A producer that begins anew while a consumer is to come. */
+static void await_consumers(Flow *flow, int node)
+{
+        for (int l = 0; l < flow->n_links; l++) {
+                FlowLink *link = &flow->links[l];
+                FlowNode *to = &flow->nodes[link->to];
+
+                if (link->from != node || !link->spec.restartable || !to->exited || !to->will_restart)
+                        continue;
+                link->generation++;
+                send_fds(&flow->nodes[node], &(NodeMsg){.type = NODE_MSG_AWAIT, .await = {.link = (uint32_t)l + 1,
+                        .generation = link->generation, .output = (uint32_t)link->output,
+                        .queue_size = link->spec.queue_size}}, NULL, 0);
+        }
+}
+
 static void send_link_out(Flow *flow, int l)
 {
         FlowLink *link = &flow->links[l];
@@ -485,7 +501,7 @@ static void send_link_out(Flow *flow, int l)
                 .generation = link->generation, .output = (uint32_t)link->output,
                 .peer = link->from == link->to ? 0 : (uint32_t)link->to + 1, .queue_size = link->spec.queue_size,
                 .policy = link->spec.backpressure ? NODE_QUEUE_BACKPRESSURE : NODE_QUEUE_DROP_OLDEST,
-                .cursor_size = cursor_size()}}, &link->cursor_fd, 1);
+                .cursor_size = cursor_size(), .restartable = link->spec.restartable}}, &link->cursor_fd, 1);
 }
 
 static void send_link_in(Flow *flow, int l)
@@ -514,7 +530,7 @@ static void wire(Flow *flow)
                 if (link->out_generation == from->generation && link->in_generation == to->generation)
                         continue;
                 if (link->out_generation != from->generation)
-                        link->start_at = NODE_START_AT_HEAD;
+                        link->start_at = link->spec.restartable ? 0 : NODE_START_AT_HEAD;
                 link->out_generation = from->generation;
                 link->in_generation = to->generation;
                 link->generation += !link->again;
@@ -569,6 +585,46 @@ void flow_repeat(Flow *flow)
                 if (link->state == LINK_UP)
                         send_link_in(flow, l);
         }
+}
+
+void flow_hold_in(Flow *flow, bool hold)
+{
+        flow->hold_in = hold;
+        for (int l = 0; l < flow->n_links && !hold; l++)
+                if (flow->links[l].state == LINK_TOLD_CONSUMER)
+                        send_link_in(flow, l);
+}
+
+void flow_set_restartable(Flow *flow, int link)
+{
+        FlowNode *from = &flow->nodes[flow->links[link].from];
+        Region page = from->control;
+
+        flow->links[link].spec.restartable = true;
+        from->control = REGION_INIT;
+        send_link_out(flow, link);
+        from->control = page;
+}
+
+void flow_hold_verdicts(Flow *flow, bool hold)
+{
+        flow->hold_verdicts = hold;
+}
+
+void flow_detach(Flow *flow, int link, bool restarting)
+{
+        flow_send(flow, flow->links[link].from, &(NodeMsg){.type = NODE_MSG_DETACH, .detach = {.link = (uint32_t)link + 1,
+                .generation = flow->links[link].generation, .restarting = restarting}});
+}
+
+bool flow_knows(Flow *flow, int node)
+{
+        FlowNode *n = &flow->nodes[node];
+
+        n->resuming = true;
+        flow->n_named = 0;
+        flow_send(flow, node, &(NodeMsg){.type = NODE_MSG_RESUME, .resume = {.epoch = flow->epoch}});
+        return FLOW_UNTIL(flow, 10, !n->resuming);
 }
 
 static FlowLink *link_of(Flow *flow, uint32_t link)
@@ -704,16 +760,20 @@ static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
                 break;
         case NODE_MSG_MAPPED:
                 seal_all(flow, node);
+                await_consumers(flow, index);
                 wire(flow);
                 break;
         case NODE_MSG_LINK_OUT_ACK:
                 link = link_of(flow, m->ack.link);
                 cr_assert_eq(link->from, index);
+                flow->n_out_acks++;
+                flow->n_named += node->resuming;
                 if (node->resuming)
                         on_ack_to_successor(node, link, m);
                 else if (m->ack.generation == link->generation && link->state == LINK_TOLD_PRODUCER) {
                         link->state = LINK_TOLD_CONSUMER;
-                        send_link_in(flow, (int)(link - flow->links));
+                        if (!flow->hold_in)
+                                send_link_in(flow, (int)(link - flow->links));
                 }
                 break;
         case NODE_MSG_LINK_IN_ACK:
@@ -786,9 +846,12 @@ static void on_exit_of(Flow *flow, FlowNode *node)
                         CursorStatus status;
 
                         cursor_read(&link->cursor, &status);
-                        link->start_at = link->spec.backpressure && status.active ? status.tail : NODE_START_AT_HEAD;
-                        send_fds(&flow->nodes[link->from], &(NodeMsg){.type = NODE_MSG_DETACH, .detach = {
-                                .link = (uint32_t)l + 1, .generation = link->generation}}, NULL, 0);
+                        if (!link->spec.backpressure)
+                                link->start_at = NODE_START_AT_HEAD;
+                        else if (status.attachment == link->generation) /* else it never began: as it was */
+                                link->start_at = status.tail;
+                        if (!flow->hold_verdicts)
+                                flow_detach(flow, l, node->will_restart && link->spec.backpressure);
                 }
         }
 }
@@ -1052,6 +1115,16 @@ unsigned flow_n_detach_acks(const Flow *flow)
         return flow->n_detach_acks;
 }
 
+unsigned flow_n_out_acks(const Flow *flow)
+{
+        return flow->n_out_acks;
+}
+
+unsigned flow_n_named(const Flow *flow)
+{
+        return flow->n_named;
+}
+
 bool flow_output_closed(const Flow *flow, int node, int output)
 {
         return flow->nodes[node].outputs[output].closed;
@@ -1080,6 +1153,13 @@ RingStatus flow_ring(const Flow *flow, int node, int output)
         ring_read_status(&map, &status);
         region_unmap(&map);
         return status;
+}
+
+void flow_stop_cursor(Flow *flow, int link)
+{
+        struct cursor_shared *cursor = flow->links[link].spoil.map;
+
+        __atomic_store_n(&cursor->state, CURSOR_INACTIVE, __ATOMIC_SEQ_CST);
 }
 
 void flow_spoil_cursor(Flow *flow, int link)

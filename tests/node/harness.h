@@ -39,6 +39,7 @@ typedef int (*FlowBody)(tg_node *node, void *arg);
 typedef struct FlowLinkSpec {
         uint32_t queue_size; /* 0: 10 */
         bool backpressure;
+        bool restartable; /* LINK_OUT says so */
         uint64_t timeout_ns; /* input_timeout */
 } FlowLinkSpec;
 
@@ -76,6 +77,13 @@ void flow_stop_page(Flow *flow, int node, uint64_t span_ns); /* the page alone, 
 void flow_kill(Flow *flow, int node); /* SIGKILL; LINK_CLOSED and DETACH follow once the exit was seen */
 void flow_will_restart(Flow *flow, int node, bool will); /* LINK_CLOSED says so */
 void flow_restart(Flow *flow, int node); /* after its exit was seen */
+void flow_hold_verdicts(Flow *flow, bool hold); /* a death is not followed by DETACH */
+void flow_detach(Flow *flow, int link, bool restarting); /* ... but by this one */
+void flow_hold_in(Flow *flow, bool hold); /* keep back LINK_IN. Let go: those that are due are sent */
+void flow_set_restartable(Flow *flow, int link); /* LINK_OUT again, which says so now; the page does not tell of it */
+void flow_stop_cursor(Flow *flow, int link); /* what a consumer does that closes its node */
+bool flow_knows(Flow *flow, int node); /* RESUME: true once it has answered; flow_n_named() */
+unsigned flow_n_named(const Flow *flow); /* consumers that the answer named */
 void flow_hang_up(Flow *flow, int node); /* closes the supervisor's end of one node's socket */
 void flow_send_raw(Flow *flow, int node, const void *bytes, size_t size);
 void flow_send(Flow *flow, int node, const NodeMsg *msg);
@@ -110,6 +118,7 @@ int flow_dynamic_command(Flow *flow, const char *id, const char *const *argv, in
 
 unsigned flow_n_violations(const Flow *flow);
 unsigned flow_n_detach_acks(const Flow *flow);
+unsigned flow_n_out_acks(const Flow *flow);
 bool flow_output_closed(const Flow *flow, int node, int output); /* CLOSE_OUTPUT came */
 CursorStatus flow_cursor(const Flow *flow, int link);
 bool flow_cursor_active(const Flow *flow, int link); /* false also before it is mapped */

@@ -43,6 +43,11 @@ static const NodeMsg samples[] = {
         {.type = NODE_MSG_ABORT, .abort = {.text = "node sink never connected"}},
         {.type = NODE_MSG_RESUME, .resume = {.epoch = 12}},
         {.type = NODE_MSG_RESUMED, .resume = {.epoch = 12, .running = 1}},
+        {.type = NODE_MSG_LINK_OUT,
+                .link_out = {.link = 4, .generation = 2, .output = 1, .peer = 7, .queue_size = 1,
+                        .policy = NODE_QUEUE_BACKPRESSURE, .cursor_size = 4096, .restartable = 1}},
+        {.type = NODE_MSG_DETACH, .detach = {.link = 4, .generation = 1, .restarting = 1}},
+        {.type = NODE_MSG_AWAIT, .await = {.link = 4, .generation = 3, .output = 255, .queue_size = 65535}},
         {.type = NODE_MSG_HELLO,
                 .hello = {.version = 1, .library = "tidegate 0.0.9"}}, /* its version alone */
         {.type = NODE_MSG_HELLO, .hello = {.version = NODE_MSG_VERSION, .library = "x", .node = "viewer"}},
@@ -235,9 +240,15 @@ static const Bad bad[] = {
         BAD("peer 0", NODE_MSG_PEER, .peer = {.node = "p", .bell_size = 4096}),
         BAD("link 0", NODE_MSG_LINK_OUT,
                 .link_out = {.queue_size = 1, .policy = NODE_QUEUE_DROP_OLDEST, .cursor_size = 4096}),
+        BAD("await 0", NODE_MSG_AWAIT, .await = {.queue_size = 1}),
+        BAD("await without a queue", NODE_MSG_AWAIT, .await = {.link = 1}),
+        BAD("await of output 256", NODE_MSG_AWAIT, .await = {.link = 1, .output = 256, .queue_size = 1}),
         BAD("link_in 0", NODE_MSG_LINK_IN, .link_in = {.n_slots = 2, .ring_size = 1, .pool_size = 1}),
         BAD("ack of link 0", NODE_MSG_LINK_IN_ACK, .ack = {.generation = 1}),
         BAD("restarting 2", NODE_MSG_LINK_CLOSED, .link_closed = {.link = 1, .restarting = 2}),
+        BAD("detached and restarting 2", NODE_MSG_DETACH, .detach = {.link = 1, .restarting = 2}),
+        BAD("restartable 2", NODE_MSG_LINK_OUT,
+                .link_out = {.link = 1, .queue_size = 1, .policy = NODE_QUEUE_DROP_OLDEST, .cursor_size = 1, .restartable = 2}),
         BAD("a cause that is never sent", NODE_MSG_STOP, .stop = {.cause = NODE_STOP_ALL_INPUTS_CLOSED}),
         BAD("no cause", NODE_MSG_STOP, .stop = {}),
         BAD("failed node without id", NODE_MSG_NODE_FAILED, .node_event = {.text = "x"}),
@@ -298,11 +309,11 @@ Test(node_msg, a_greeting_of_another_version_shows_its_version)
         cr_assert_eq(m.hello.version, 1);
         cr_assert_str_eq(m.hello.library, "old");
         cr_assert_eq(m.hello.generation, 0);
-        buf[1] = NODE_MSG_VERSION; /* says 2 and lacks what 2 has */
+        buf[1] = NODE_MSG_VERSION; /* and lacks what that has */
         cr_assert_eq(node_msg_decode(&m, buf, (size_t)n), -EPROTO);
-        n = encode(&(NodeMsg){.type = NODE_MSG_HELLO, .hello = {.version = 3, .library = "new", .node = "n"}}, buf);
+        n = encode(&(NodeMsg){.type = NODE_MSG_HELLO, .hello = {.version = NODE_MSG_VERSION + 1, .library = "", .node = "n"}}, buf);
         cr_assert_eq(node_msg_decode(&m, buf, (size_t)n), 0);
-        cr_assert_eq(m.hello.version, 3);
+        cr_assert_eq(m.hello.version, NODE_MSG_VERSION + 1);
         cr_assert_eq(node_msg_decode(&m, buf, (size_t)n + 1), -EPROTO);
 }
 

@@ -361,6 +361,32 @@ Test(claim, of_a_detached_consumer_is_forgotten)
         fixture_close(&fx);
 }
 
+/* Its claims are nobody's. What it had not taken is its heir's, and no chunk of that is reused. */
+Test(claim, of_an_orphan_is_dropped_and_its_place_holds_the_floor)
+{
+        const PoolClass class = {64, 4};
+        RingMessage msg;
+        Fixture fx;
+
+        fixture_ring(&fx, 8);
+        fixture_pool(&fx, &class, 1);
+        fixture_link(&fx, 4, RING_BACKPRESSURE);
+        for (uint64_t i = 0; i < 4; i++)
+                must(fx_send_pooled(&fx, i, 64));
+        fx_take(&fx, 0, &msg);
+        fx_take(&fx, 0, &msg);
+        cr_assert_eq(ring_writer_look(fx.w, 1, 64, NULL), POOL_E_HELD);
+        must(ring_writer_orphan(fx.w, 0));
+        must(fx_send_pooled(&fx, 4, 64));
+        must(fx_send_pooled(&fx, 5, 64));
+        cr_assert_eq(fx_ring(&fx)->floor, 2);
+        cr_assert_neq(fx_send_pooled(&fx, 6, 64), 0);
+        cr_assert_eq(fx_ring(&fx)->floor, 2);
+        must(ring_writer_detach(fx.w, 0));
+        must(fx_send_pooled(&fx, 6, 64));
+        fixture_close(&fx);
+}
+
 Test(claim, of_an_heir_that_starts_below_the_floor_is_no_violation_and_what_is_gone_counts_as_dead)
 {
         const PoolClass class = {64, 2};

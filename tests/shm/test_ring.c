@@ -326,6 +326,200 @@ Test(attach, a_successor_starts_where_the_dead_consumer_stood_and_counts_what_is
         fixture_close(&fx);
 }
 
+/* The consumer of link 0 is dead, and this one comes in its place. */
+static void heir_attach(Fixture *fx, RingReader *heir, Mapped *cursor, uint32_t queue_size)
+{
+        *cursor = (Mapped){.fd = -1};
+        must(cursor_create(&cursor->fd));
+        mapped_open(cursor, REGION_CURSOR, cursor_size());
+        must(ring_reader_init(heir, &fx->ring.ro, &cursor->rw, 0, queue_size, RING_BACKPRESSURE));
+        if (fx->has_pool)
+                must(ring_reader_add_segment(heir, 0, &fx->pool.ro));
+        must(ring_writer_attach(fx->w, &(RingLinkSpec){.id = 0, .queue_size = queue_size, .policy = RING_BACKPRESSURE,
+                                               .cursor = &cursor->ro}));
+}
+
+Test(orphan, gates_at_its_last_tail_until_its_heir_is_active)
+{
+        RingMessage msg;
+        RingReader heir;
+        CursorStatus s;
+        Mapped cursor;
+        Fixture fx;
+        bool ring;
+
+        fixture_ring(&fx, 8);
+        fixture_link(&fx, 4, RING_BACKPRESSURE);
+        for (uint64_t i = 0; i < 4; i++)
+                must(fx_send(&fx, i));
+        cr_assert_eq(fx_take(&fx, 0, NULL), 0);
+        must(ring_writer_orphan(fx.w, 0));
+        must(ring_writer_orphan(fx.w, 0));
+        must(fx_send(&fx, 4));
+        cr_assert_eq(fx_send(&fx, 5), RING_E_FULL, "at the tail that it had, not at the last one that was looked at");
+        heir_attach(&fx, &heir, &cursor, 4);
+        cr_assert_eq(fx_send(&fx, 5), RING_E_FULL, "its cursor says nothing yet");
+        must(ring_reader_start_at(&heir, 1));
+        cr_assert_eq(fx_send(&fx, 5), RING_E_FULL);
+        for (uint64_t i = 1; i < 20; i++) {
+                must(ring_reader_take(&heir, &msg, &ring));
+                cr_assert_eq(msg.index, i);
+                must(fx_send(&fx, i + 4));
+                cr_assert_eq(fx_send(&fx, i + 5), RING_E_FULL);
+        }
+        cursor_read(&cursor.ro, &s);
+        cr_assert_eq(s.dropped[DROP_DEAD], 0);
+        ring_reader_stop(&heir, &ring);
+        must(fx_send(&fx, 24));
+        mapped_close(&cursor);
+        fixture_close(&fx);
+}
+
+Test(orphan, is_forgotten_by_detach_and_one_that_gates_nothing_at_once)
+{
+        uint32_t link;
+        Fixture fx;
+        bool ring;
+
+        fixture_ring(&fx, 4);
+        fixture_link(&fx, 1, RING_BACKPRESSURE);
+        fixture_attach_quota(&fx, 1, RING_BACKPRESSURE, 0); /* never active */
+        fixture_link(&fx, 1, RING_BACKPRESSURE);
+        fixture_link(&fx, 1, RING_DROP_OLDEST);
+        fixture_link(&fx, 1, RING_BACKPRESSURE);
+        ring_reader_stop(&fx.r[2], &ring);
+        must(fx_send(&fx, 0));
+        ((struct cursor_shared *)fx.cursor[4].rw.map)->tail = 7; /* hostile: had no say any more */
+        must(ring_writer_orphan(fx.w, 0));
+        for (uint32_t l = 1; l < 5; l++)
+                cr_assert_eq(ring_writer_orphan(fx.w, l), RING_E_UNKNOWN);
+        cr_assert_eq(ring_writer_orphan(fx.w, 1), RING_E_UNKNOWN);
+        cr_assert_eq(fx_send(&fx, 1), RING_E_FULL);
+        must(ring_writer_detach(fx.w, 0));
+        must(fx_send(&fx, 1));
+        must(fx_send(&fx, 2));
+        cr_assert_not(ring_writer_take_violation(fx.w, &link));
+        fixture_close(&fx);
+}
+
+Test(orphan, may_have_an_heir_that_starts_elsewhere)
+{
+        uint32_t link;
+        RingReader heir;
+        Mapped cursor;
+        Fixture fx;
+
+        for (unsigned where = 0; where < 2; where++) {
+                fixture_ring(&fx, 8);
+                fixture_link(&fx, 4, RING_BACKPRESSURE);
+                for (uint64_t i = 0; i < 6; i++) {
+                        must(fx_send(&fx, i));
+                        if (i < 3)
+                                cr_assert_eq(fx_take(&fx, 0, NULL), i);
+                }
+                must(ring_writer_orphan(fx.w, 0));
+                heir_attach(&fx, &heir, &cursor, 4);
+                must(where ? ring_reader_start(&heir) : ring_reader_start_at(&heir, 1));
+                cr_assert_eq(fx_send(&fx, 6), where ? 0 : RING_E_FULL);
+                cr_assert_not(ring_writer_take_violation(fx.w, &link));
+                mapped_close(&cursor);
+                fixture_close(&fx);
+        }
+}
+
+/* It begins as far back as there are messages, and the writer has gone on within its room when it looks. */
+Test(orphan, may_have_an_heir_that_starts_below_what_is_still_there_when_it_is_looked_at)
+{
+        RingLinkSpec nobody = {.id = 0, .queue_size = 4, .policy = RING_BACKPRESSURE};
+        uint32_t link;
+        RingReader heir;
+        RingMessage msg;
+        Mapped cursor;
+        Fixture fx;
+        bool ring;
+
+        fixture_ring(&fx, 8);
+        for (uint64_t i = 0; i < 20; i++)
+                must(fx_send(&fx, i));
+        must(ring_writer_attach(fx.w, &nobody));
+        heir_attach(&fx, &heir, &cursor, 4);
+        must(fx_send(&fx, 20)); /* looks, and need not for the next three */
+        must(ring_reader_start_at(&heir, 1));
+        for (uint64_t i = 21; i < 24; i++)
+                must(fx_send(&fx, i));
+        cr_assert_eq(fx_send(&fx, 24), RING_E_FULL);
+        cr_assert_not(ring_writer_take_violation(fx.w, &link), "it is honest");
+        must(ring_reader_take(&heir, &msg, &ring));
+        cr_assert_eq(msg.index, 16);
+        mapped_close(&cursor);
+        fixture_close(&fx);
+}
+
+Test(orphan, may_be_one_from_the_beginning)
+{
+        RingMessage msg;
+        RingReader heir;
+        Mapped cursor;
+        Fixture fx;
+        RingLinkSpec nobody = {.id = 0, .queue_size = 2, .policy = RING_BACKPRESSURE};
+        bool ring;
+
+        fixture_ring(&fx, 8);
+        must(fx_send(&fx, 0));
+        must(ring_writer_attach(fx.w, &nobody));
+        must(ring_writer_attach(fx.w, &nobody));
+        must(fx_send(&fx, 1));
+        must(fx_send(&fx, 2));
+        cr_assert_eq(fx_send(&fx, 3), RING_E_FULL);
+        heir_attach(&fx, &heir, &cursor, 2);
+        cr_assert_eq(ring_writer_attach(fx.w, &nobody), RING_E_INVALID, "somebody is there now");
+        must(ring_reader_start_at(&heir, 1));
+        must(ring_reader_take(&heir, &msg, &ring));
+        cr_assert_eq(msg.index, 1);
+        must(fx_send(&fx, 3));
+        nobody.policy = RING_DROP_OLDEST;
+        cr_assert_eq(ring_writer_attach(fx.w, &nobody), RING_E_INVALID);
+        mapped_close(&cursor);
+        fixture_close(&fx);
+}
+
+Test(attach, a_lasting_link_gates_after_its_consumer_has_stopped)
+{
+        Fixture fx;
+        bool ring;
+
+        fixture_ring(&fx, 8);
+        fixture_link(&fx, 2, RING_BACKPRESSURE);
+        ring_writer_set_lasting(fx.w, 0, true);
+        ring_writer_set_lasting(fx.w, 77, true); /* nobody: no matter */
+        for (uint64_t i = 0; i < 2; i++)
+                must(fx_send(&fx, i));
+        cr_assert_eq(fx_take(&fx, 0, NULL), 0);
+        ring_reader_stop(&fx.r[0], &ring);
+        must(fx_send(&fx, 2));
+        cr_assert_eq(fx_send(&fx, 3), RING_E_FULL, "at its very last tail");
+        must(ring_writer_orphan(fx.w, 0));
+        cr_assert_eq(fx_send(&fx, 3), RING_E_FULL);
+        must(ring_writer_detach(fx.w, 0));
+        must(fx_send(&fx, 3));
+        fixture_close(&fx);
+}
+
+Test(attach, a_cursor_names_its_attachment_once_it_is_asked_to)
+{
+        CursorStatus s;
+        Fixture fx;
+
+        fixture_ring(&fx, 8);
+        fixture_link(&fx, 2, RING_BACKPRESSURE);
+        cursor_read(&fx.cursor[0].ro, &s);
+        cr_assert_eq(s.attachment, 0);
+        ring_reader_name(&fx.r[0], 17);
+        cursor_read(&fx.cursor[0].ro, &s);
+        cr_assert_eq(s.attachment, 17);
+        fixture_close(&fx);
+}
+
 Test(ending, close_ends_a_link_after_its_last_message)
 {
         Fixture fx;

@@ -4,15 +4,18 @@
 import os
 import pathlib
 import random
+import select
 import shutil
 import signal
+import socket
+import subprocess
 import time
 
 import pytest
 from conftest import eventually, marked_processes
 from daemon import plan, program
 from lives import LONG, SLACK, stat_of, status_field
-from survive import Seen, appends, lines, n_descriptors, restarting, stream
+from survive import Seen, appends, lines, n_descriptors, node, restarting, stream
 
 SEED = int(os.environ.get("TIDEGATE_SEED", "20251125"))
 N_MOMENTS = 40 if LONG else 5
@@ -313,7 +316,7 @@ def test_guards_that_are_killed_again_and_again_lose_nothing(scene):
 
 def test_when_both_die_the_next_daemon_adopts(scene):
     s = scene()
-    s.daemon.send("guard", "supervisor")
+    s.daemon.kill_both()
     assert s.seen.until_more(), "data flows while nobody is there"
     s.daemon.again()
     s.daemon.wait_until_ready()
@@ -468,3 +471,37 @@ def test_who_becomes_the_guard_does_not_need_the_configuration(how, state, survi
     daemon.send("guard", signo=signal.SIGHUP)
     said = "was read: grace 7.0 s, kill budget 1.0 s, watchdog 3.0 s"
     assert eventually(lambda: said in daemon.log.read_text(), 5), daemon.output()
+
+
+# Versions
+
+
+def test_a_node_of_another_version_is_told_which(survivor, build):
+    """Also one that a newer supervisor finds: its predecessor understood it."""
+    daemon = survivor()
+    older = build / "tests/system/older"
+    kept = [f"{k}={v}" for k, v in daemon.env.items() if k in ("LD_LIBRARY_PATH", "PATH") or k.startswith("TIDEGATE_TEST")]
+    for name, first in (("new", 2), ("found", 3)):
+        daemon.talk("Start", plan=plan(node("older", [older, first, 2], outputs=["out"]), name=name),
+                    environment=kept, grace_ms=500, budget_ms=1000)  # fmt: skip
+        if name == "found":
+            assert eventually(lambda: daemon.nodes()["found", "older"]["state"] == "running", 20), daemon.output()
+            daemon.send("supervisor")
+        assert eventually(lambda: daemon.nodes()[name, "older"]["state"] == "failed", 20), daemon.output()
+        error = daemon.nodes()[name, "older"]["error"]
+        assert error.startswith("speaks version 2 of the node protocol (tidegate 0.0.2), and tidegated version 3"), error
+
+
+def test_a_program_of_another_version_that_comes_by_name_is_told_which(survivor, build):
+    daemon = survivor()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        s.connect(str(daemon.runtime / "node.sock"))
+        program = subprocess.Popen(
+            [build / "tests/system/older", "2", "2"],
+            env={**daemon.env, "TIDEGATE_NODE_FD": str(s.fileno())}, pass_fds=[s.fileno()], stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert select.select([program.stdout], [], [], 20)[0]
+    assert program.stdout.readline().startswith("ABORT speaks version 2 of the node protocol (tidegate 0.0.2), and tidegated version 3")
+    program.kill()
+    program.wait(20)
+    program.stdout.close()

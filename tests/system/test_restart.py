@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Restart policies: who is started again, when, how often; and that data flows again afterwards."""
+"""Restart policies: who is started again, when, how often; that data flows again afterwards, and under backpressure all of it."""
 
+import re
+import select
 import signal
 
 import pytest
 from conftest import eventually
-from lives import Process
+from lives import Process, status_field
 
 
 def starts(run, id):
@@ -143,6 +145,7 @@ def heard(run, id="hear"):
     return [e["text"] for e in run.events() if e["type"] == "log" and e["node"] == id]
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("policy", ["drop_oldest", "backpressure"])
 def test_a_source_that_died_feeds_again_and_downstream_is_told(policy, build, dataflow, live, nothing_left):
     nodes = build / "tests/system"
@@ -163,6 +166,7 @@ def test_a_source_that_died_feeds_again_and_downstream_is_told(policy, build, da
     nothing_left()
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("policy", ["drop_oldest", "backpressure"])
 def test_a_reader_that_died_reads_again(policy, build, dataflow, live, nothing_left):
     nodes = build / "tests/system"
@@ -176,14 +180,173 @@ def test_a_reader_that_died_reads_again(policy, build, dataflow, live, nothing_l
     run.wait(20)
     assert run.status == 0
     lines = heard(run)
-    second = lines[lines.index("OPEN 1") + 1 :]
-    number = int(next(x for x in second if x.startswith("INPUT")).rpartition(":")[2])
+    first, second = lines[: lines.index("OPEN 1")], lines[lines.index("OPEN 1") + 1 :]
+    number = [int(next(x for x in life if x.startswith("INPUT")).rpartition(":")[2]) for life in (first, second)]
     if policy == "backpressure":
-        assert number <= 31, "what the first life had not taken waits for the second"
+        assert number[1] == number[0] + 30, "what the first life had not taken waits for the second"
     assert run.node("hear")["restarts"] == 1 and run.node("beat")["restarts"] == 0
     nothing_left()
 
 
+def took(run, id="mortal"):
+    """[(first, last), ...]: the runs of numbers without a gap that it has told of, as (incarnation of the source, number)"""
+    lines = [x.split() for x in heard(run, id) if x.startswith("TOOK ")]
+    return [tuple(tuple(map(int, x.split(":"))) for x in line[1:]) for line in lines]
+
+
+@pytest.fixture
+def mortal(build, dataflow, live):
+    """beat, whose messages a node takes that ends again and again, under backpressure, and another that only looks on."""
+
+    def run(takes, lives, how, *args, **keys):
+        nodes = build / "tests/system"
+        return live(dataflow({"nodes": [
+            {"id": "beat", "path": f"{nodes}/beat", "args": "200", "outputs": ["out"], "restart_policy": "on-failure"},
+            {"id": "mortal", "path": f"{nodes}/mortal", "args": f"{takes} {lives} {how}",
+             "inputs": {"in": {"source": "beat/out", "queue_policy": "backpressure"}}, **keys},
+            {"id": "hear", "path": f"{nodes}/hear", "inputs": {"in": "beat/out"}},
+        ]}), *args)  # fmt: skip
+
+    return run
+
+
+def let_it_look(pid):
+    """Until the source has looked for room, or sent, fifty times more: it sleeps before each."""
+    before = int(status_field(pid, "voluntary_ctxt_switches"))
+    assert eventually(lambda: int(status_field(pid, "voluntary_ctxt_switches")) > before + 50, 20)
+
+
+def goes_on(run):
+    """The source sends: of its messages `hear` tells every 100th."""
+    before = len(heard(run))
+    return eventually(lambda: len([x for x in heard(run)[before:] if x.startswith("INPUT")]) >= 2, 20)
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("how", ["die", "leave"])
+@pytest.mark.parametrize("delay", [0.0, 0.3])
+def test_backpressure_loses_nothing_however_often_a_reader_ends(delay, how, mortal, nothing_left):
+    run = mortal(50, 4, how, restart_policy="on-failure", restart_delay=delay)
+    assert eventually(lambda: len(took(run)) == 5, 60), run.output()
+    run.process.send_signal(signal.SIGINT)
+    run.wait(20)
+    lives = took(run)
+    assert lives[0][0] == (0, 0)
+    for one, next in zip(lives, lives[1:]):
+        assert one[1][0] == next[0][0] and one[1][1] + 1 == next[0][1], lives
+    assert run.status == 0 and run.node("mortal")["restarts"] == 4 and run.node("beat")["restarts"] == 0
+    nothing_left()
+
+
+@pytest.mark.sanitized
+def test_backpressure_loses_nothing_while_a_slow_supervisor_has_not_heard_of_the_death(mortal, nothing_left):
+    run = mortal(30, 1, "hang", restart_policy="on-failure")
+    beat = run.until_event(type="node", node="beat", to="running")["pid"]
+    reader = Process(run.until_event(type="node", node="mortal", to="running")["pid"])
+    assert eventually(lambda: len(took(run)) == 1, 30), run.output()
+    supervisor = run.take("supervisor")
+    supervisor.send(signal.SIGSTOP)
+    reader.send(signal.SIGKILL)
+    assert select.select([reader.fd], [], [], 20)[0]
+    let_it_look(beat)
+    supervisor.send(signal.SIGCONT)
+    assert eventually(lambda: len(took(run)) == 2, 30), run.output()
+    run.process.send_signal(signal.SIGINT)
+    run.wait(20)
+    assert took(run)[:2] == [((0, 0), (0, 29)), ((0, 30), (0, 59))]
+    reader.close()
+    supervisor.close()
+    nothing_left()
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"restart_policy": "on-failure", "max_restarts": 2},
+        {"restart_policy": "on-failure", "max_restarts": 2, "restart_delay": 0.3},
+    ],
+    ids=["never", "twice", "twice, later"],
+)
+def test_a_source_goes_on_once_its_reader_will_not_come_again(keys, mortal, nothing_left):
+    run = mortal(20, 10, "die", **keys)
+    run.until_event(type="node", node="mortal", to="failed")
+    assert goes_on(run), run.output()
+    run.process.send_signal(signal.SIGINT)
+    run.wait(20)
+    assert run.node("beat")["state"] == "stopped" and not run.node("beat")["killed"]
+    lives = took(run)
+    assert len(lives) == 1 + keys.get("max_restarts", 0) and lives[-1][1] == (0, 20 * len(lives) - 1)
+    nothing_left()
+
+
+def test_a_source_goes_on_when_the_next_life_of_its_reader_cannot_begin(build, dataflow, live, script, nothing_left):
+    """The heir is announced, and never gets as far as its handshake."""
+    nodes = build / "tests/system"
+    once = script("once", f"[ -e begun ] && exit 3\ntouch begun\nexec {nodes}/mortal 20 1 die")
+    run = live(dataflow({"nodes": [
+        {"id": "beat", "path": f"{nodes}/beat", "args": "200", "outputs": ["out"]},
+        {"id": "mortal", "path": str(once), "restart_policy": "on-failure", "max_restarts": 1,
+         "inputs": {"in": {"source": "beat/out", "queue_policy": "backpressure"}}},
+        {"id": "hear", "path": f"{nodes}/hear", "inputs": {"in": "beat/out"}},
+    ]}))  # fmt: skip
+    run.until_event(type="node", node="mortal", to="failed")
+    assert goes_on(run), run.output()
+    run.process.send_signal(signal.SIGINT)
+    run.wait(20)
+    nothing_left()
+
+
+def test_a_source_that_waits_for_its_reader_is_stopped_at_once(mortal, nothing_left):
+    run = mortal(20, 1, "die", "--grace-duration", "10s", restart_policy="on-failure", restart_delay=600.0)
+    beat = run.until_event(type="node", node="beat", to="running")["pid"]
+    run.until_event(type="node", node="mortal", to="backoff")
+    let_it_look(beat)
+    run.process.send_signal(signal.SIGINT)
+    run.wait(20)
+    assert run.status == 0 and run.result()["stop_ms"] < 5000
+    assert run.node("beat")["state"] == "stopped" and run.node("mortal")["state"] == "stopped"
+    assert int(heard(run)[-1].removeprefix("END ")) <= 40, "what the reader had taken, a queue, and a few at the stop"
+    nothing_left()
+
+
+@pytest.mark.sanitized
+def test_when_both_ends_die_the_reader_misses_nothing_of_the_new_source_and_is_told_of_the_rest(mortal, nothing_left):
+    run = mortal(20, 1, "die", restart_policy="on-failure", restart_delay=2.0)
+    beat = Process(run.until_event(type="node", node="beat", to="running")["pid"])
+    run.until_event(type="node", node="mortal", to="backoff")
+    beat.send(signal.SIGKILL)
+    beat.close()
+    run.until_event(type="node", node="beat", to="running", generation=2)
+    assert eventually(lambda: len(took(run)) == 2, 30), run.output()
+    run.process.send_signal(signal.SIGINT)
+    run.wait(20)
+    assert took(run)[0] == ((0, 0), (0, 19)) and took(run)[1] == ((1, 0), (1, 19))
+    notes = [e["text"] for e in run.events() if e["type"] == "note" and e.get("node") == "mortal"]
+    assert len(notes) == 1 and re.fullmatch(r"\d+ messages of beat/out are lost \(consumer_dead\): .*", notes[0]), notes
+    nothing_left()
+
+
+def test_who_waits_for_the_next_life_of_a_reader_is_not_to_blame_for_it(build, dataflow, live, nothing_left):
+    nodes = build / "tests/system"
+    run = live(dataflow({"nodes": [
+        {"id": "beat", "path": f"{nodes}/beat", "args": "200", "outputs": ["out"]},
+        {"id": "relay", "path": f"{nodes}/relay", "outputs": ["out"], "health_check_timeout": 0.5, "restart_policy": "on-failure",
+         "inputs": {"in": {"source": "beat/out", "queue_policy": "backpressure"}}},
+        {"id": "mortal", "path": f"{nodes}/mortal", "args": "20 1 die", "restart_policy": "on-failure", "restart_delay": 3.0,
+         "inputs": {"in": {"source": "relay/out", "queue_policy": "backpressure"}}},
+    ]}))  # fmt: skip
+    assert eventually(lambda: len(took(run)) == 2, 30), run.output()
+    run.process.send_signal(signal.SIGINT)
+    run.wait(20)
+    assert took(run)[:2] == [((0, 0), (0, 19)), ((0, 20), (0, 39))]
+    assert run.node("relay")["restarts"] == 0
+    assert "under backpressure it waits for the next life of mortal" in run.output()
+    nothing_left()
+
+
+@pytest.mark.sanitized
 def test_a_node_in_the_middle_gets_its_links_again(build, dataflow, live, nothing_left):
     nodes = build / "tests/system"
     run = live(dataflow({"nodes": [
@@ -252,6 +415,30 @@ def test_a_node_that_left_the_dataflow_and_lives_on_has_closed_its_outputs(build
     run.process.send_signal(signal.SIGINT)
     run.wait(20)
     assert run.status == 0 and run.node("leaver")["restarts"] == 0
+    nothing_left()
+
+
+def test_a_reader_that_left_the_dataflow_and_lives_on_keeps_no_place(build, dataflow, tmp_path, live, nothing_left):
+    """It might be ending, to be started again; after a while it is taken for one that stays, also by a source that begins anew."""
+    (tmp_path / "leaver.py").write_text(
+        "import tidegate, time\nnode = tidegate.Node()\nnode.next()\nnode.close()\ntime.sleep(1000)\n"
+    )
+    run = live(dataflow({"nodes": [
+        {"id": "beat", "path": f"{build}/tests/system/beat", "args": "200", "outputs": ["out"], "restart_policy": "on-failure"},
+        {"id": "leaver", "path": str(tmp_path / "leaver.py"), "restart_policy": "always",
+         "inputs": {"in": {"source": "beat/out", "queue_policy": "backpressure"}}},
+        {"id": "hear", "path": f"{build}/tests/system/hear", "inputs": {"in": "beat/out"}},
+    ]}))  # fmt: skip
+    run.until('"text":"INPUT in 0:0"')
+    assert goes_on(run), run.output()
+    beat = Process(run.until_event(type="node", node="beat", to="running")["pid"])
+    beat.send(signal.SIGKILL)
+    beat.close()
+    run.until_event(type="node", node="beat", to="running", generation=2)
+    assert goes_on(run), run.output()
+    run.process.send_signal(signal.SIGINT)
+    run.wait(20)
+    assert run.node("leaver")["restarts"] == 0
     nothing_left()
 
 

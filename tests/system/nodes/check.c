@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * check FILE US: what comes on input `in` has to be 0, 1, 2, ... as `count` sends it. FILE is shared memory for whoever looks: number of messages,
- * number of those that were not the one expected, the one expected next; a new incarnation goes on with what is there. Each is looked at for US microseconds.
+ * number of those that were not the one expected, the one expected next, and whether one may be in its hands that is not noted yet; a new incarnation goes
+ * on with what is there. Each is looked at for US microseconds.
  */
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -20,13 +21,17 @@ int main(int argc, char **argv)
         if (argc != 3)
                 DIE("usage: check FILE US");
         fd = open(argv[1], O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-        if (fd < 0 || ftruncate(fd, 3 * sizeof(*seen)) < 0)
+        if (fd < 0 || ftruncate(fd, 4 * sizeof(*seen)) < 0)
                 DIE("%s: %s", argv[1], strerror(errno));
-        seen = mmap(NULL, 3 * sizeof(*seen), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        seen = mmap(NULL, 4 * sizeof(*seen), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (seen == MAP_FAILED)
                 DIE("%s: %s", argv[1], strerror(errno));
         node = open_node();
-        while ((ev = next_event(node))) {
+        for (;;) {
+                seen[3] = 1;
+                ev = next_event(node);
+                if (!ev)
+                        break;
                 if (tg_event_type(ev) == TG_EVENT_INPUT) {
                         uint64_t n = UINT64_MAX;
 
@@ -35,6 +40,7 @@ int main(int argc, char **argv)
                         seen[1] += n != seen[2];
                         seen[2] = n + 1;
                         seen[0]++;
+                        seen[3] = 0;
                         nanosleep(&(struct timespec){.tv_nsec = (long)number(argv[2]) * 1000}, NULL);
                 }
                 tg_event_free(ev);
