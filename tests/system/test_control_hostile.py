@@ -391,7 +391,7 @@ def hello(uuid_, node, generation):
     def text(s):
         return struct.pack("<I", len(s)) + s.encode() + b"\0"
 
-    return struct.pack("<BH", 1, 2) + text("test") + uuid.UUID(uuid_).bytes + text("") + text(node) + struct.pack("<Q", generation)
+    return struct.pack("<BH", 1, 3) + text("test") + uuid.UUID(uuid_).bytes + text("") + text(node) + struct.pack("<Q", generation)
 
 
 def answer_to_hello(directory, path, packet):

@@ -234,13 +234,20 @@ def test_nodes_start_after_those_that_they_are_after(daemon, tmp_path):
 
 def test_a_stop_runs_in_reverse_and_its_deadline_is_the_same(daemon, tmp_path):
     log = tmp_path / "log"
-    says = "trap 'echo {0} >> {1}; exit 0' TERM\nwhile :; do sleep 0.05; done"
+    says = "trap 'echo {0} >> {1}; exit 0' TERM\n: > {1}.{0}\nwhile :; do sleep 0.05; done"
+
+    def until_they_listen():
+        assert eventually(lambda: all((tmp_path / f"log.{name}").exists() for name in ("base", "top")), 10)
+        for name in ("base", "top"):
+            (tmp_path / f"log.{name}").unlink()
+
     start(daemon,
           program("base", says.format("base", log)),
           program("top", says.format("top", log), after=after(base="ready")),
           program("stubborn", STUBBORN, after=after(top="ready")), grace_ms=1000)  # fmt: skip
     assert eventually(lambda: nodes_of(daemon)["stubborn"]["state"] == "running", 10)
     until_deaf(daemon)
+    until_they_listen()
     begun = time.monotonic()
     daemon.client().call("Stop", dataflow="flow", timeout=20)
     assert 1.0 < time.monotonic() - begun < 1.5 + 2
@@ -249,6 +256,7 @@ def test_a_stop_runs_in_reverse_and_its_deadline_is_the_same(daemon, tmp_path):
     log.unlink()
     start(daemon, program("base", says.format("base", log)), program("top", says.format("top", log), after=after(base="ready")), name="tidy")
     assert eventually(lambda: nodes_of(daemon, "tidy")["top"]["state"] == "running", 10)
+    until_they_listen()
     daemon.client().call("Stop", dataflow="tidy", timeout=20)
     assert log.read_text().split() == ["top", "base"]
 

@@ -190,7 +190,8 @@ def test_here_a_run_can_keep_its_promises(doctor):
 def test_it_leaves_no_cgroup(doctor):
     before = homes()
     doctor.run()
-    assert homes() <= before
+    new = homes() - before  # another's doctor may run beside it; that one's goes
+    assert eventually(lambda: not new & homes(), 20)
 
 
 @needs_root
