@@ -247,7 +247,7 @@ int wiring_prepare(Node *node, int *ret_sock)
         return 0;
 }
 
-int wiring_connect(Node *node, int take_fd, const NodeMsg *hello)
+static int socket_take(Node *node, int take_fd)
 {
         int r = regions_make(node);
 
@@ -259,9 +259,39 @@ int wiring_connect(Node *node, int take_fd, const NodeMsg *hello)
         }
         node->sock = take_fd;
         store_all(node);
+        return 0;
+}
+
+int wiring_connect(Node *node, int take_fd, const NodeMsg *hello)
+{
+        int r = socket_take(node, take_fd);
+
+        if (r)
+                return error_fold(r);
         node_on_connected(node);
         on_hello(node, hello);
         return 0;
+}
+
+int wiring_capture(Node *node, int take_fd, int pidfd)
+{
+        int r = socket_take(node, take_fd);
+
+        if (r)
+                return error_fold(r);
+        node_on_joining(node, pidfd);
+        return 0;
+}
+
+void wiring_refuse(Node *node, const char *text)
+{
+        char buffer[NODE_MSG_MAX];
+        NodeMsg msg = {.type = NODE_MSG_ABORT, .abort = {.text = text}};
+        int n = node_msg_encode(&msg, buffer, sizeof(buffer));
+
+        if (n > 0 && node->sock >= 0)
+                (void)packet_send(node->sock, buffer, (size_t)n, NULL, 0); /* who does not read it sees the end */
+        wiring_release(node);
 }
 
 void wiring_let_go(Node *node, const char *text)
@@ -361,6 +391,15 @@ static void send_setup(Node *node)
         node_send(node, &end, -1, -1);
 }
 
+static void greet(Node *node)
+{
+        node->connected = true;
+        node_journal(node);
+        send_setup(node);
+        if (node->rung != NODE_RUNG_NONE) /* it connected while it was being stopped */
+                wiring_stop(node, node->ladder.kill);
+}
+
 static void on_hello(Node *node, const NodeMsg *msg)
 {
         if (node->resuming && msg->hello.version == NODE_MSG_VERSION) {
@@ -372,15 +411,19 @@ static void on_hello(Node *node, const NodeMsg *msg)
                 }
                 return;
         }
-        if (node->connected || msg->hello.version != NODE_MSG_VERSION) {
-                node_give_up(node, BROKE "%s", node->connected ? "HELLO twice" : "it speaks another version (is it linked with an older libtidegate?)");
+        if (node->connected || (node->captured && !node->spawned) || msg->hello.version != NODE_MSG_VERSION) {
+                node_give_up(node, BROKE "%s", msg->hello.version == NODE_MSG_VERSION ? "HELLO twice" : "it speaks another version (is it linked with an older libtidegate?)");
                 return;
         }
-        node->connected = true;
-        node_journal(node);
-        send_setup(node);
-        if (node->rung != NODE_RUNG_NONE) /* it connected while it was being stopped */
-                wiring_stop(node, node->ladder.kill);
+        greet(node);
+}
+
+void wiring_greet(Node *node)
+{
+        if (node->resuming)
+                wiring_resume(node); /* what it was told by a predecessor it says itself */
+        else if (node->sock >= 0 && !node->connected)
+                greet(node);
 }
 
 /* One that was lost with a supervisor and its guard is handed on by nobody: what was handed on before was sealed before. */
@@ -532,7 +575,7 @@ static bool lost_memory(Node *node, bool lost)
                 return false;
         if (!node->restart_wanted && !node->stop_wanted) {
                 dataflow_note(node->dataflow, node->plan->id, "its shared memory was lost with the last daemon; it is restarted so that it can be linked anew");
-                if (node_is_dynamic(node))
+                if (node_is_loose(node))
                         wiring_let_go(node, "the daemon died and lost its shared memory: connect again");
                 else
                         (void)node_order_restart(node, &ladder); /* refused: its dataflow ends */
@@ -691,10 +734,12 @@ static int on_left(Timer *timer, nsec_t now)
 static void on_hang_up(Node *node)
 {
         socket_release(node);
-        if (node_is_dynamic(node)) {
+        if (node_is_loose(node)) {
                 node_on_left(node);
                 return;
         }
+        if (node->captured && !node->spawned) /* the keeper says what became of it */
+                return;
         timer_arm(node->dataflow->loop, &node->hung_up, nsec_add(node->dataflow->loop->now, WIRING_LEFT_SPAN), on_left);
 }
 
