@@ -211,7 +211,7 @@ static int find_mount(const Check *check, const char *controller, size_t n_contr
                 }
         }
         if (!found.at)
-                return -ENOENT;
+                return feof(f) ? -ENOENT : -EIO;
         *ret = found;
         return 0;
 }
@@ -279,7 +279,7 @@ static int find_v2(const Check *check, char ret[static PATH_MAX])
                 mount_done(&mount);
                 return r;
         }
-        return -ENOENT;
+        return feof(f) ? -ENOENT : -EIO; /* it ended meanwhile, or memory did */
 }
 
 /* ---- limits */
@@ -377,7 +377,7 @@ static int check_cgroups(const Check *check)
                 if (r)
                         return r;
         }
-        return 0;
+        return feof(f) ? 0 : refuse(check, "its cgroups could not be looked at to the end");
 }
 
 /* ---- what kind of process it is */

@@ -15,6 +15,7 @@
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
 
+#define BASE        "/tidegate" /* what instances lie in */
 #define N_SPAWN_FDS 6 /* spec, stdout write, stderr write, stdout read, stderr read, socket */
 
 /* Everything the spawner thread touches; the incarnation itself is the loop's alone. */
@@ -560,10 +561,10 @@ static void on_capture_done(Job *job)
         end_job(inc, j);
 }
 
-/* The directory of all instances, above that of ours, and what will be the incarnation's own. Reads two links of /proc/self/fd. */
+/* The directory of all instances, above that of ours (instance.h), and what will be the incarnation's own. Reads two links of /proc/self/fd. */
 static int find_paths(const Keeper *k, SpawnJob *j)
 {
-        char link[64], path[KEEPER_MSG_PATH_MAX + 1];
+        char link[64], path[KEEPER_MSG_PATH_MAX + 1], *base;
         ssize_t n;
 
         (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", k->instance_fd);
@@ -571,8 +572,10 @@ static int find_paths(const Keeper *k, SpawnJob *j)
         path[MAX(n, (ssize_t)0)] = '\0';
         if (path[0] != '/')
                 return error_origin(-ENOENT);
-        *strrchr(path, '/') = '\0';
         j->ours = strdup(path);
+        base = j->ours ? strrchr(j->ours, '/') : NULL;
+        if (base && base - j->ours >= (ssize_t)strlen(BASE) && memcmp(base - strlen(BASE), BASE, strlen(BASE)) == 0)
+                *base = '\0';
         if (!j->ours || asprintf(&j->place, "%s/%s", keeper_cgroup_path(k, path, sizeof(path)), j->cgroup) < 0) {
                 j->place = NULL;
                 return error_origin(-ENOMEM);
