@@ -534,21 +534,18 @@ static int look_who_was_moved(const Check *check, int cgroup_fd)
         return r ? refuse(check, "it has ended") : 0;
 }
 
-int capture_move(const char *proc, int pidfd, pid_t pid, int cgroup_fd, const char *place, char *ret_why, size_t why_size)
+int capture_move(const char *proc, int pidfd, pid_t pid, int cgroup_fd, char *ret_why, size_t why_size)
 {
-        Check check = {.proc = proc, .pid = pid, .ours = place, .why = ret_why, .why_size = why_size};
-        char dir[PATH_MAX];
-        int r, moved;
+        Check check = {.proc = proc, .pid = pid, .why = ret_why, .why_size = why_size};
+        int r;
 
         if (!is_there(pidfd))
                 return refuse(&check, "it has ended");
-        moved = write_pid(cgroup_fd, pid);
-        if (moved)
-                return moved == -ESRCH ? refuse(&check, "it has ended") : refuse(&check, "it cannot be moved: %s", strerror(-moved));
-        r = find_v2(&check, dir);
-        if (!is_there(pidfd))
-                return look_who_was_moved(&check, cgroup_fd);
-        if (r || strcmp(dir, place) != 0)
-                return refuse(&check, "it was moved, and is not there: %.300s", r ? strerror(-r) : dir);
-        return 0;
+        r = write_pid(cgroup_fd, pid);
+        if (r == -ESRCH)
+                return refuse(&check, "it has ended");
+        if (r)
+                return refuse(&check, "it cannot be moved: %s", strerror(-r));
+        /* From here on nothing may fail: it is there. */
+        return is_there(pidfd) ? 0 : look_who_was_moved(&check, cgroup_fd);
 }

@@ -43,17 +43,16 @@ pid_t capture_pid(int pidfd);
 int capture_check(const char *proc, pid_t pid, const char *ours, const char *place, char *ret_why, size_t why_size);
 
 /**
- * capture_move() - into the cgroup, and look that it is there
+ * capture_move() - into the cgroup
  * @proc:      as above
  * @pidfd:     borrowed
  * @pid:       capture_pid() of it
  * @cgroup_fd: directory of the cgroup; borrowed
- * @place:     its path
  * @ret_why:   room for @why_size bytes, set on CAPTURE_E_REFUSED
  *
  * Return: 0, also when it has ended since; CAPTURE_E_REFUSED: it is not there.
  */
-int capture_move(const char *proc, int pidfd, pid_t pid, int cgroup_fd, const char *place, char *ret_why, size_t why_size);
+int capture_move(const char *proc, int pidfd, pid_t pid, int cgroup_fd, char *ret_why, size_t why_size);
 
 /*
  * capture_put_back() - whoever has this number now is not who was meant: from the cgroup to where its parent is. 0: nobody of that number is

@@ -519,7 +519,7 @@ static int capture(SpawnJob *j)
                 return capture_refused(j, -ECANCELED, "the node was stopped");
         if (r)
                 return capture_refused(j, r, error_text(r));
-        return capture_move(CAPTURE_PROC, j->capture_fd, j->outcome.pid, fd, j->place, j->why, sizeof(j->why)) ? -EPERM : 0;
+        return capture_move(CAPTURE_PROC, j->capture_fd, j->outcome.pid, fd, j->why, sizeof(j->why)) ? -EPERM : 0;
 }
 
 static void run_capture(Job *job)

@@ -406,7 +406,7 @@ Test(capture_move, moves_one_process_and_says_its_number, .timeout = 60)
         make_place(&group, &cgroup_fd, place);
         pid = wait_child(&pidfd, 0);
         cr_assert_eq(capture_pid(pidfd), pid);
-        cr_assert_eq(capture_move(CAPTURE_PROC, pidfd, pid, cgroup_fd, place, why, sizeof(why)), 0, "%s", why);
+        cr_assert_eq(capture_move(CAPTURE_PROC, pidfd, pid, cgroup_fd, why, sizeof(why)), 0, "%s", why);
         own_cgroup(pid, here);
         cr_expect(strlen(place) > strlen(here) && strcmp(place + strlen(place) - strlen(here), here) == 0, "%s is not %s", here, place);
         cr_expect_eq(n_in(cgroup_fd), 1);
@@ -431,7 +431,7 @@ Test(capture_move, never_moves_whoever_has_the_number_of_one_that_ended, .timeou
                 cr_skip_test("a process cannot be given a number here: %s", strerror(errno));
         cr_assert_eq(other, pid);
         cr_expect_eq(capture_pid(pidfd), -ESRCH);
-        cr_expect_eq(capture_move(CAPTURE_PROC, pidfd, pid, cgroup_fd, place, why, sizeof(why)), CAPTURE_E_REFUSED);
+        cr_expect_eq(capture_move(CAPTURE_PROC, pidfd, pid, cgroup_fd, why, sizeof(why)), CAPTURE_E_REFUSED);
         cr_expect_str_eq(why, "it has ended");
         cr_expect_eq(n_in(cgroup_fd), 0);
         close(pidfd);
@@ -472,7 +472,7 @@ Test(capture_move, says_why_it_could_not, .timeout = 60)
         make_place(&group, &cgroup_fd, place);
         cr_assert_eq(unlinkat(group.fd, "place", AT_REMOVEDIR), 0);
         pid = wait_child(&pidfd, 0);
-        cr_expect_eq(capture_move(CAPTURE_PROC, pidfd, pid, cgroup_fd, place, why, sizeof(why)), CAPTURE_E_REFUSED);
+        cr_expect_eq(capture_move(CAPTURE_PROC, pidfd, pid, cgroup_fd, why, sizeof(why)), CAPTURE_E_REFUSED);
         cr_expect(strstr(why, "it cannot be moved: "), "%s", why);
         end_child(pid, pidfd);
         end_place(&group, cgroup_fd);
