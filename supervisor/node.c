@@ -451,7 +451,8 @@ static void node_end_with_leader(Node *node, NodeEnd end)
 
 static void node_on_exit(Node *node)
 {
-        bool over = node->plan->restart == PLAN_RESTART_NEVER || node->stop_wanted || node->inputs_closed;
+        bool no_more = node->plan->restart == PLAN_RESTART_NEVER && !node_is_dynamic(node); /* its place is free for another process */
+        bool over = no_more || node->stop_wanted || node->inputs_closed;
 
         /* Its consumers need not wait for what it may have left behind. Of a failure they hear first, in node_resolve(). */
         if (over && node->exit_code == CLD_EXITED && node->exit_status == 0)

@@ -242,6 +242,28 @@ def test_what_status_and_info_say(daemon, hand, tidegate):
     assert h.wait(10) == -signal.SIGUSR1
 
 
+@pytest.mark.parametrize("capture", [False, True], ids=["loose", "captured"])
+def test_one_that_dies_does_not_end_those_that_read_it(daemon, build, node_environment, traces, tmp_path, capture):
+    out = tmp_path / "out"
+    start(daemon, dynamic("source", capture=capture, outputs=["out"]),
+          node("reader", ["/bin/sh", "-c", f"exec {build}/bin/tidegate-pipe --receive in > {out}"], inputs=[("in", "source", "out")]))  # fmt: skip
+    env = {**node_environment, MARK: traces.mark, "TIDEGATE_RUNTIME_DIR": str(daemon.runtime)}
+    for word in (b"first", b"second"):
+        process = subprocess.Popen([build / "bin/tidegate-pipe", "--as", "source", "--send", "out"], env=env, stdin=subprocess.PIPE, bufsize=0)
+
+        def arrives():
+            process.stdin.write(word + b"\n")  # noqa: B023
+            return out.exists() and word in out.read_bytes()  # noqa: B023
+
+        try:
+            assert eventually(arrives, 10), daemon.output()
+        finally:
+            process.kill()
+            process.communicate(timeout=10)
+        assert eventually(lambda: viewer_of(daemon, id="source")["state"] == "starting", 10)
+    assert viewer_of(daemon, id="reader")["generation"] == 1 and viewer_of(daemon, id="reader")["state"] == "running"
+
+
 # Who is refused
 
 
