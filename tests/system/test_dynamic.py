@@ -64,8 +64,8 @@ def dynamic(id="viewer", **keys):
 class Hand:
     """A program that was started by hand."""
 
-    def __init__(self, command, env):
-        self.process = subprocess.Popen(list(map(str, command)), env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    def __init__(self, command, env, stdin=subprocess.DEVNULL):
+        self.process = subprocess.Popen(list(map(str, command)), env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         bufsize=1)  # fmt: skip
         self.pid = self.process.pid
         self.before = self.after = 0
@@ -356,6 +356,7 @@ def ends_in_time(daemon, h):
     begun = time.monotonic()
     result = daemon.talk("Stop", seconds=20, dataflow="flow")["results"][0]
     assert time.monotonic() - begun < 0.9 + 2 + SLACK and result["left"] == 0
+    assert next(n for n in result["nodes"] if n["id"] == "viewer")["error"] == "did not react to stop in time and was killed", result
     assert h.wait(10) == -signal.SIGKILL
 
 
@@ -510,13 +511,21 @@ def of_header(name):
     return int(text.partition(name)[2].split()[0 if name.startswith("#") else 1].rstrip(",u"))
 
 
-HELLO, VERSION = of_header("NODE_MSG_HELLO "), of_header("#define NODE_MSG_VERSION ")
+HELLO, WELCOME, VERSION = of_header("NODE_MSG_HELLO "), of_header("NODE_MSG_WELCOME "), of_header("#define NODE_MSG_VERSION ")
 
 MUTE = """
 import os, sys, time
 sys.path.insert(0, os.environ["HERE"])
-from test_dynamic import greet
+from test_dynamic import cgroup_of, greet
 sock = greet(sys.argv[2], sys.argv[1])
+if os.environ.get("AGAIN"):
+    while "/viewer.1" not in cgroup_of("self"):
+        time.sleep(0.01)
+    sock.close()
+    print("closed", flush=True)
+    sys.stdin.readline()
+    sock = greet(sys.argv[2], sys.argv[1])
+    print(sock.recv(65536)[0], flush=True)
 print("in 0 0", flush=True)
 time.sleep(1000)
 """
@@ -529,10 +538,10 @@ def mute(node_environment, traces, tmp_path):
     file = tmp_path / "mute.py"
     file.write_text(MUTE)
 
-    def begin(daemon, id="viewer"):
-        env = {**node_environment, MARK: traces.mark, "HERE": str(pathlib.Path(__file__).parent), "PYTHONDONTWRITEBYTECODE": "1"}
-        hands.append(Hand([PYTHON, file, id, daemon.runtime / "node.sock"], env))
-        return hands[-1].joined()
+    def begin(daemon, id="viewer", **more):
+        env = {**node_environment, MARK: traces.mark, "HERE": str(pathlib.Path(__file__).parent), "PYTHONDONTWRITEBYTECODE": "1", **more}
+        hands.append(Hand([PYTHON, file, id, daemon.runtime / "node.sock"], env, stdin=subprocess.PIPE))
+        return hands[-1]
 
     yield begin
     for h in hands:
@@ -550,7 +559,7 @@ def test_one_that_never_comes_delays_nothing(daemon):
 
 def test_one_that_never_answers_delays_nothing_and_ends_with_the_stop(daemon, mute):
     start(daemon, program("a", SLEEP), dynamic(), grace_ms=600, budget_ms=2000)
-    h = mute(daemon)
+    h = mute(daemon).joined()
     assert eventually(lambda: viewer_of(daemon)["captured"], 10) and viewer_of(daemon)["state"] == "starting"
     assert daemon.status("flow")["state"] == "running"
     begun = time.monotonic()
@@ -561,11 +570,24 @@ def test_one_that_never_answers_delays_nothing_and_ends_with_the_stop(daemon, mu
 
 def test_one_that_never_answers_is_ended_when_its_time_to_start_is_over(daemon, mute, hand):
     start(daemon, program("a", SLEEP), dynamic(startup_timeout_ns=10**9), grace_ms=300)
-    h = mute(daemon)
+    h = mute(daemon).joined()
     assert h.wait(20) == -signal.SIGTERM
     assert eventually(lambda: viewer_of(daemon)["generation"] == 2, 10)
     assert daemon.status("flow")["state"] == "running"
     hand(daemon).joined()
+
+
+def test_one_that_hangs_up_before_it_has_begun_may_come_again_and_nobody_else(daemon, mute, hand):
+    start(daemon, program("a", SLEEP), dynamic(), grace_ms=300)
+    h = mute(daemon, AGAIN="1")
+    assert eventually(lambda: viewer_of(daemon)["captured"] and cgroup_of(h.pid).endswith("/viewer.1"), 10)
+    assert h.line() == "closed\n"
+    other = hand(daemon)
+    assert "the place of viewer is taken: the process that was captured has not ended" in other.refusal()
+    h.process.stdin.write("go\n")
+    h.process.stdin.flush()
+    assert int(h.line()) == WELCOME
+    assert viewer_of(daemon)["generation"] == 1
 
 
 def test_one_that_hangs_delays_the_stop_no_more_than_any_node(daemon, hand):
