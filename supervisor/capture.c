@@ -362,7 +362,7 @@ static int check_cgroups(const Check *check)
                 return refuse(check, "its cgroup cannot be found: %s", r == -EXDEV ? "it is outside of what this daemon sees" : strerror(-r));
         if (strcmp(dir, check->place) == 0)
                 return CAPTURE_E_THERE;
-        if (is_below(dir, check->ours))
+        if (is_below(dir, check->ours) || strstr(dir, "/tidegate/daemon-") || strstr(dir, "/tidegate/run-"))
                 return refuse(check, "it is part of a dataflow already (%.300s)", dir);
         (void)snprintf(who, sizeof(who), "%d", (int)check->pid);
         f = open_lines(check->proc, who, "cgroup");

@@ -30,7 +30,7 @@ pid_t capture_pid(int pidfd);
  * capture_check() - may this process be moved
  * @proc:    CAPTURE_PROC, or for tests a directory that looks like it: also what is mounted where, and our own namespaces, are read there
  * @pid:     of a thread group
- * @ours:    absolute path: every cgroup of this or another instance lies below it
+ * @ours:    absolute path: every cgroup of this or another instance lies below it (those of other roots are known by their names)
  * @place:   absolute path of the cgroup that it is to be moved into, which need not be there yet
  * @ret_why: room for @why_size bytes, set on CAPTURE_E_REFUSED: "it has limits of its own: ..."
  *

@@ -513,10 +513,10 @@ static int capture(SpawnJob *j)
         }
         if (j->made)
                 job_announce(&j->job);
-        if (!r && clock_now() >= j->capture_deadline)
-                r = -ETIMEDOUT;
         if (atomic_load(&j->outcome.cancel))
                 return capture_refused(j, -ECANCELED, "the node was stopped");
+        if (!r && clock_now() >= j->capture_deadline)
+                return capture_refused(j, -ETIMEDOUT, "its keeper was held up for too long");
         if (r)
                 return capture_refused(j, r, error_text(r));
         return capture_move(CAPTURE_PROC, j->capture_fd, j->outcome.pid, fd, j->why, sizeof(j->why)) ? -EPERM : 0;

@@ -311,6 +311,8 @@ Test(capture_check, refuses_who_is_in_a_cgroup_of_ours_and_knows_its_own_place, 
         expect_refused(host, "it is part of a dataflow already");
         put(host, "proc/42/cgroup", "0::/tidegate/run-2/uuid/viewer.1\n");
         expect_refused(host, "it is part of a dataflow already"); /* another instance's */
+        put(host, "proc/42/cgroup", "0::/root/tidegate/daemon-1234abcd/uuid/other.1\n");
+        expect_refused(host, "it is part of a dataflow already"); /* with a --cgroup-root of its own */
         put(host, "proc/42/cgroup", "0::/tidegate-like\n");
         put(host, "h/v2/tidegate-like/cgroup.procs", "%s", "");
         cr_expect_eq(check(host), 0, "%s", host->why);
