@@ -102,7 +102,7 @@ def hand(node_environment, traces, tmp_path):
 
     def begin(daemon, id="viewer", prefix=(), **env):
         environment = {**node_environment, MARK: traces.mark, "TIDEGATE_NODE_SOCKET": str(daemon.runtime / "node.sock"), **env}
-        hands.append(Hand([*prefix, PYTHON, file, id], environment))
+        hands.append(Hand([*prefix, node_environment["TIDEGATE_PYTHON"], file, id], environment))
         return hands[-1]
 
     yield begin
@@ -140,6 +140,7 @@ def state_of(daemon):
 # What it is for
 
 
+@pytest.mark.sanitized
 def test_one_that_is_deaf_is_ended_by_a_stop_with_what_it_started_since(daemon, hand):
     start(daemon, program("a", SLEEP), dynamic(), grace_ms=600, budget_ms=2000)
     outside = cgroup_of(os.getpid())
@@ -360,6 +361,7 @@ def ends_in_time(daemon, h):
     assert h.wait(10) == -signal.SIGKILL
 
 
+@pytest.mark.sanitized
 def test_it_stays_captured_when_the_supervisor_dies(flow):
     daemon, h = flow
     before = viewer_of(daemon)
@@ -457,6 +459,7 @@ def test_the_order_outlives_the_keeper(halfway):
     ends_in_time(daemon, h)
 
 
+@pytest.mark.sanitized
 def test_the_order_outlives_supervisor_and_keeper(halfway):
     daemon, keeper, h = halfway
     daemon.send("supervisor", "keeper")
@@ -540,7 +543,7 @@ def mute(node_environment, traces, tmp_path):
 
     def begin(daemon, id="viewer", **more):
         env = {**node_environment, MARK: traces.mark, "HERE": str(pathlib.Path(__file__).parent), "PYTHONDONTWRITEBYTECODE": "1", **more}
-        hands.append(Hand([PYTHON, file, id, daemon.runtime / "node.sock"], env, stdin=subprocess.PIPE))
+        hands.append(Hand([node_environment["TIDEGATE_PYTHON"], file, id, daemon.runtime / "node.sock"], env, stdin=subprocess.PIPE))
         return hands[-1]
 
     yield begin
