@@ -397,7 +397,6 @@ def test_it_stays_captured_when_supervisor_and_guard_die_together(flow):
     daemon, h = flow
     daemon.send("guard", "supervisor")
     daemon.again()
-    daemon.wait_until_ready()
     assert daemon.until_adopted(1)[:3] == (2, 0, 0)
     assert [daemon.nodes()["flow", "viewer"][k] for k in ("captured", "pid", "generation")] == [True, h.pid, 1]
     ends_in_time(daemon, h)
