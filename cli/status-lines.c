@@ -39,7 +39,8 @@ static void describe_running(char *buffer, size_t size, const json_t *node)
         int n;
 
         format_uptime(uptime, sizeof(uptime), since ? now - since : 0);
-        n = snprintf(buffer, size, "pid %lld, uptime %s", json_get_number(node, "pid"), uptime);
+        n = snprintf(buffer, size, "pid %lld, uptime %s%s", json_get_number(node, "pid"), uptime,
+                json_is_true(json_object_get(node, "captured")) ? ", captured" : "");
         if (strcmp(json_get_text(node, "health"), "stuck") != 0 || n < 0 || (size_t)n >= size)
                 return;
         format_uptime(stuck_for, sizeof(stuck_for), stuck ? now - stuck : 0);

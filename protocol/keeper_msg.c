@@ -133,7 +133,7 @@ static void fields_spawn_failed(Codec *c, KeeperMsg *m)
 {
         uint8_t stage = (uint8_t)m->spawn_failed.stage;
 
-        field_u8(c, &stage, KEEPER_STAGE_CGROUP, KEEPER_STAGE_DEADLINE);
+        field_u8(c, &stage, KEEPER_STAGE_CGROUP, KEEPER_STAGE_CAPTURE);
         m->spawn_failed.stage = (KeeperStage)stage;
         field_i32(c, &m->spawn_failed.error, 0, ERRNO_MAX);
         field_str(c, &m->spawn_failed.text, KEEPER_MSG_TEXT_MAX);
@@ -141,7 +141,7 @@ static void fields_spawn_failed(Codec *c, KeeperMsg *m)
 
 static void fields_exited(Codec *c, KeeperMsg *m)
 {
-        field_i32(c, &m->exited.code, CLD_EXITED, CLD_DUMPED);
+        field_i32(c, &m->exited.code, 0, CLD_DUMPED);
         field_i32(c, &m->exited.status, 0, 255);
 }
 
@@ -161,7 +161,7 @@ static void fields_incarnation(Codec *c, KeeperMsg *m)
         field_i32(c, &m->incarnation.status, 0, 255);
         field_i32(c, &m->incarnation.error, 0, ERRNO_MAX);
         field_u32(c, &m->incarnation.n_killed);
-        field_u8(c, &stage, 0, KEEPER_STAGE_DEADLINE);
+        field_u8(c, &stage, 0, KEEPER_STAGE_CAPTURE);
         m->incarnation.stage = (KeeperStage)stage;
         field_str(c, &m->incarnation.text, KEEPER_MSG_TEXT_MAX);
 }
@@ -174,6 +174,10 @@ static void fields_order(Codec *c, KeeperMsg *m)
                 break;
         case KEEPER_MSG_SPAWN:
                 fields_spawn(c, m);
+                break;
+        case KEEPER_MSG_CAPTURE:
+                field_id(c, &m->capture.id, ID_MAX);
+                field_u64(c, &m->capture.deadline_ns);
                 break;
         case KEEPER_MSG_SIGNAL:
                 field_i32(c, &m->signal.signo, 1, SIGRTMAX);
@@ -275,6 +279,7 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_RESUME] = {"RESUME", true, false, false},
                 [KEEPER_MSG_GUARD] = {"GUARD", true, false, false},
                 [KEEPER_MSG_ADOPT] = {"ADOPT", true, true, false},
+                [KEEPER_MSG_CAPTURE] = {"CAPTURE", true, true, false},
                 [KEEPER_MSG_INCARNATION] = {"INCARNATION", true, true, false},
                 [KEEPER_MSG_RESUMED] = {"RESUMED", true, false, false},
                 [KEEPER_MSG_BEGUN] = {"BEGUN", true, false, false},
@@ -354,6 +359,7 @@ int keeper_msg_n_fds(const KeeperMsg *msg)
         case KEEPER_MSG_SPAWNED:
         case KEEPER_MSG_GUARD:
         case KEEPER_MSG_STREAM:
+        case KEEPER_MSG_CAPTURE:
                 return 1;
         case KEEPER_MSG_ADOPT:
                 return 2;

@@ -13,6 +13,7 @@
  *   order (supervisor)            answer (keeper)
  *   BEGIN                         BEGUN | FAILED
  *   SPAWN                         SPAWNED | SPAWN_FAILED; later EXITED (leader), EMPTY (cgroup empty and removed)
+ *   CAPTURE                       the same: a process that somebody else started is moved into the cgroup instead (supervisor/capture.h)
  *   SIGNAL                        SIGNALLED
  *   KILL                          KILLING, then EMPTY per incarnation that got empty
  *   LOOK                          LEFT: who is still there
@@ -23,11 +24,12 @@
  *   GUARD                         (none) the guard was replaced: children register there, and so does the cgroup, at once
  *   ADOPT                         (none) a keeper that took the place of a dead one is told of an incarnation: INCARNATION later
  *
- * Every SPAWN is answered by SPAWNED or SPAWN_FAILED and ends with exactly one EMPTY, also after SPAWN_FAILED: EMPTY comes when
+ * Every SPAWN and CAPTURE is answered by SPAWNED or SPAWN_FAILED and ends with exactly one EMPTY, also after SPAWN_FAILED: EMPTY comes when
  * nobody is left in the incarnation's cgroup and its leader has exited, wherever the leader went (after EXITED, if the program
  * ran). An order about an incarnation that is not there (any more) is answered with n = 0. A KILL that overtakes a start calls
  * it off: SPAWN_FAILED with ECANCELED, or SPAWNED and EXITED by SIGKILL. SIGNAL and KILL that arrive during a start are repeated
- * by the keeper once the program runs; that is not answered again.
+ * by the keeper once the program runs; that is not answered again. A KILL that overtakes a capture calls it off: the process is not moved, or
+ * moved and killed. How a captured process ends nobody sees: code 0. A keeper in the place of another may be given a CAPTURE that was carried out.
  *
  * UNSHOWN may come before ENDED: so many lines of a node never reached the log stream of the last STREAM, which was full. NOTE may come at any time: something a person should read, once (logs cannot be written, a line was cut).
  *
@@ -58,6 +60,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_RESUME = 10,
         KEEPER_MSG_ADOPT = 11,
         KEEPER_MSG_GUARD = 12,
+        KEEPER_MSG_CAPTURE = 13,
 
         KEEPER_MSG_BEGUN = 32,
         KEEPER_MSG_FAILED = 33,
@@ -85,6 +88,7 @@ typedef enum KeeperStage {
         KEEPER_STAGE_FDS = 6,
         KEEPER_STAGE_EXEC = 7,
         KEEPER_STAGE_DEADLINE = 8,   /* exec did not come back in time: the child is killed, and quarantined if it will not die */
+        KEEPER_STAGE_CAPTURE = 9,    /* the process may not be captured, or could not be moved */
 } KeeperStage;
 
 typedef struct KeeperMsg {
@@ -111,6 +115,10 @@ typedef struct KeeperMsg {
                         uint64_t deadline_ns; /* absolute: by then execve has succeeded or the spawn is given up */
                         uint8_t has_socket;
                 } spawn;
+                struct { /* CAPTURE; fds: pidfd of the process */
+                        const char *id;       /* as in SPAWN */
+                        uint64_t deadline_ns; /* absolute: it is not moved later than that */
+                } capture;
                 struct { /* SIGNAL: to every process of the cgroup, by pidfd; SIGTERM is followed by SIGCONT */
                         int32_t signo;
                 } signal;
@@ -142,7 +150,7 @@ typedef struct KeeperMsg {
                         const char *text; /* "cannot execute /x/y: Permission denied (no execute bit)" */
                 } spawn_failed;
                 struct { /* EXITED: the leader; from waitid(WNOWAIT). Others of the tree may live on */
-                        int32_t code;   /* CLD_EXITED, CLD_KILLED, CLD_DUMPED */
+                        int32_t code;   /* CLD_EXITED, CLD_KILLED, CLD_DUMPED; 0: it was captured */
                         int32_t status; /* exit code or signal */
                 } exited;
                 struct { /* EMPTY: populated 0, cgroup removed (or not: removed 0, it stays and is listed by LEFT) */

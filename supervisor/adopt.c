@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "supervisor/peer.h"
 #include "supervisor/server.h"
 #include "supervisor/show.h"
 #include "supervisor/status.h"
@@ -155,11 +156,23 @@ static bool node_has_life(const Node *node)
         return node->state == NODE_STARTING || node->state == NODE_RUNNING || node->state == NODE_STOPPING;
 }
 
+/* Its process has connected, and was not moved as far as is known: that is ordered again, and does no harm if it was. */
+static bool is_to_be_captured(const Node *node)
+{
+        return node->state == NODE_STARTING && node->captured && !node->spawned && node->sock >= 0;
+}
+
+/* What a keeper that is new has to be told of. A loose process is in no cgroup of ours. */
+static bool is_keepers(const Node *node)
+{
+        return node_has_life(node) && !node_is_loose(node) && !is_to_be_captured(node) && !(node->exited && node->empty);
+}
+
 /* A keeper that took the place of another hears of each life there, and then says what it found. */
 void adopt_with_new_keeper(Dataflow *dataflow)
 {
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
-                if (node_has_life(&dataflow->nodes[i]) && !(dataflow->nodes[i].exited && dataflow->nodes[i].empty))
+                if (is_keepers(&dataflow->nodes[i]))
                         keeper_order_adopt(&dataflow->nodes[i]);
         keeper_order_resume(dataflow);
 }
@@ -204,7 +217,9 @@ void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 .over = msg->incarnation.over,
                 .code = msg->incarnation.code,
                 .status = msg->incarnation.status};
-        if (msg->incarnation.failed && node_has_life(node))
+        if (msg->incarnation.failed && node_is_dynamic(node) && node->state == NODE_STARTING)
+                node_on_refused(node, msg->incarnation.text);
+        else if (msg->incarnation.failed && node_has_life(node) && !node_is_dynamic(node))
                 keeper_take_spawn_failure(node, msg->incarnation.stage, msg->incarnation.text);
         if (msg->incarnation.has_pidfd)
                 keeper_take_pidfd(node, msg->incarnation.pid, TAKE_FD(fds[0]));
@@ -233,15 +248,14 @@ static void node_adopt(Node *node, bool fresh)
                 node_post(node, NODE_EV_SPAWN_FAILED);
         else if (found->spawned && node->state == NODE_STARTING && node->plan->kind == PLAN_KIND_PROGRAM)
                 node_post(node, NODE_EV_READY);
-        if (found->exited && !node->exited) {
-                node->exited = true;
-                node->exit_code = found->code;
-                node->exit_status = found->status;
-        }
+        if (found->exited && !node->exited)
+                node_on_ended(node, found->code, found->status);
         if (node->exited) /* known from its keeper, from the guard, or from the journal */
                 node_post(node, NODE_EV_EXITED);
         if (found->over) {
                 node->empty = true;
+                if (!node->exited && node->captured)
+                        node_on_ended(node, 0, 0);
                 node_post(node, NODE_EV_EMPTY);
                 if (!node->exited)
                         guard_ask_order(node); /* its keeper is dead, and its successor found nobody: did it run at all? */
@@ -270,6 +284,17 @@ static void dynamic_reconcile(Node *node, bool fresh)
         }
 }
 
+/* The order never arrived, or its keeper died of it. Without a connection nobody is there who could be meant. */
+static void capture_again(Node *node)
+{
+        _cleanup_fd_ int pidfd = node->sock >= 0 ? peer_process(node->sock) : -ESRCH;
+
+        if (node->state != NODE_STARTING || pidfd < 0)
+                node_on_refused(node, node->state != NODE_STARTING ? "the node was stopped" : pidfd == -ESRCH ? "it has ended" : error_text(pidfd));
+        else
+                node_on_joining(node, pidfd);
+}
+
 /* With the time that was written down, unless a stop that was ordered meanwhile has set another. */
 static void arm_again(Node *node, nsec_t deadline)
 {
@@ -287,9 +312,11 @@ static void node_reconcile(Node *node, nsec_t deadline, bool fresh)
                         node_post(node, NODE_EV_START);
         } else if (node->state == NODE_BACKOFF) {
                 arm_again(node, deadline);
-        } else if (node_has_life(node) && node_is_dynamic(node)) {
+        } else if (node_has_life(node) && node_is_loose(node)) {
                 arm_again(node, deadline);
                 dynamic_reconcile(node, fresh);
+        } else if (node_has_life(node) && node->captured && !node->spawned && !node->found.there) {
+                capture_again(node);
         } else if (node_has_life(node)) {
                 arm_again(node, deadline);
                 if (node->found.there)
@@ -325,7 +352,7 @@ static void dataflow_reconcile(Dataflow *dataflow, bool begun)
         for (size_t i = 0; fresh && i < dataflow->plan->n_nodes; i++)
                 node_journal(&dataflow->nodes[i]); /* a stop may have begun since */
         for (size_t i = 0; fresh && i < dataflow->plan->n_nodes; i++)
-                if (node_has_life(&dataflow->nodes[i]) && dataflow->nodes[i].found.there)
+                if (node_has_life(&dataflow->nodes[i]) && dataflow->nodes[i].found.there && !is_to_be_captured(&dataflow->nodes[i]))
                         wiring_resume(&dataflow->nodes[i]);
         for (size_t i = 0; fresh && dataflow->released && i < dataflow->plan->n_nodes; i++)
                 if (dataflow->nodes[i].state == NODE_RUNNING)
@@ -346,7 +373,7 @@ static bool is_new_to_it(const Dataflow *dataflow, const KeeperMsg *msg)
         for (size_t i = 0; msg->resumed.takeover && i < dataflow->plan->n_nodes; i++) {
                 const Node *node = &dataflow->nodes[i];
 
-                if (node_has_life(node) && !node_is_dynamic(node) && !node->found.there && !(node->exited && node->empty))
+                if (is_keepers(node) && !node->found.there)
                         return true;
         }
         return !msg->resumed.begun;

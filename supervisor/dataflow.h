@@ -204,6 +204,7 @@ int keeper_link_open(Dataflow *dataflow, int32_t pid, int take_sock, int take_pi
 void keeper_link_close(Dataflow *dataflow);
 void keeper_order_begin(Dataflow *dataflow);
 int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline);
+int keeper_order_capture(Node *node, int pidfd, nsec_t deadline);
 uint32_t keeper_order_signal(Node *node, int signo); /* which of the node's n_signals_sent it is; 0: not sent */
 void keeper_order_kill(Node *node, nsec_t until);
 void keeper_order_look(Node *node);

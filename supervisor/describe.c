@@ -33,11 +33,11 @@ json_t *describe_node(const Node *node)
 {
         bool wanted = !node->stop_wanted && !node->dataflow->stop_ordered;
         ProgressState progress = progress_state(node->dataflow->progress, node->index);
-        json_t *result = json_pack("{ss ss ss ss sI si sI sI si ss sb ss ss*}", "id", node->plan->id, "kind", kind_of(node->plan),
+        json_t *result = json_pack("{ss ss ss ss sI si sI sI si ss sb sb ss ss*}", "id", node->plan->id, "kind", kind_of(node->plan),
                 "state", node_state_to_string(node->state), "wanted", wanted ? "running" : "stopped", "generation",
                 (json_int_t)node->generation, "pid", node->exited ? 0 : (int)node->pid, "restarts", (json_int_t)node->n_restarts,
-                "since_at_ms", ms(node->since), "line", (int)node->plan->line, "protection", "cgroup", "quarantined",
-                node->quarantined, "health", progress_health_to_string(progress.health), "error", node->error);
+                "since_at_ms", ms(node->since), "line", (int)node->plan->line, "protection", "cgroup", "captured",
+                node->captured && node->spawned, "quarantined", node->quarantined, "health", progress_health_to_string(progress.health), "error", node->error);
 
         if (result && node->spawned && node->exited)
                 (void)json_object_set_new(result, "exit", describe_exit(node));

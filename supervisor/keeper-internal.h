@@ -162,6 +162,7 @@ void keeper_remove_dataflow(Keeper *k, nsec_t until); /* sets remove_done, remov
 
 /* keeper-node.c: incarnations from SPAWN to EMPTY and REAP. Spawn takes the descriptors it uses. */
 void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds);
+void keeper_capture(Keeper *k, const KeeperMsg *msg, int *fds); /* likewise */
 void keeper_refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int error, const char *text);
 void keeper_reap(Keeper *k, const KeeperMsg *msg);
 void keeper_resume(Keeper *k);

@@ -189,6 +189,16 @@ int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline)
         return keeper_send(node->dataflow, &msg, fds, node_sock >= 0 ? 6 : 5);
 }
 
+int keeper_order_capture(Node *node, int pidfd, nsec_t deadline)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_CAPTURE,
+                .node = node->index,
+                .generation = node->generation,
+                .capture = {.id = node->plan->id, .deadline_ns = deadline}};
+
+        return keeper_send(node->dataflow, &msg, &pidfd, 1);
+}
+
 uint32_t keeper_order_signal(Node *node, int signo)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_SIGNAL, .node = node->index, .generation = node->generation, .signal = {.signo = signo}};
@@ -252,6 +262,8 @@ static void on_spawned(Node *node, const KeeperMsg *msg, int *fds)
         node->spawned = true;
         keeper_take_pidfd(node, msg->spawned.pid, TAKE_FD(fds[0]));
         node_journal(node);
+        if (node->captured)
+                node_on_captured(node);
         if (node->plan->kind == PLAN_KIND_PROGRAM)
                 node_post(node, NODE_EV_READY); /* before EXITED, which may lie right behind in the socket */
         dataflow_kick(node->dataflow);
@@ -275,7 +287,9 @@ static void on_empty(Node *node, const KeeperMsg *msg)
         Dataflow *dataflow = node->dataflow;
 
         node->empty = true;
-        if (!node->exited && !supervisor_is_private(dataflow->supervisor))
+        if (!node->exited && node->captured) /* nobody sees how, and nobody is to blame */
+                node_on_ended(node, 0, 0);
+        else if (!node->exited && !supervisor_is_private(dataflow->supervisor))
                 guard_ask_order(node); /* a keeper that took it over does not see how its first process ends */
         dataflow->n_killed += msg->empty.n_killed;
         if (!msg->empty.removed)
@@ -308,14 +322,15 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 on_spawned(node, msg, fds);
                 break;
         case KEEPER_MSG_SPAWN_FAILED:
+                if (node_is_dynamic(node)) {
+                        node_on_refused(node, msg->spawn_failed.text);
+                        break;
+                }
                 keeper_take_spawn_failure(node, msg->spawn_failed.stage, msg->spawn_failed.text);
                 node_post(node, NODE_EV_SPAWN_FAILED);
                 break;
         case KEEPER_MSG_EXITED:
-                node->exited = true;
-                node->exit_code = msg->exited.code;
-                node->exit_status = msg->exited.status;
-                node_post(node, NODE_EV_EXITED);
+                node_on_ended(node, msg->exited.code, msg->exited.status);
                 break;
         case KEEPER_MSG_EMPTY:
                 on_empty(node, msg);

@@ -11,9 +11,11 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "supervisor/capture.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
 
+#define BASE        "/tidegate" /* what instances lie in */
 #define N_SPAWN_FDS 6 /* spec, stdout write, stderr write, stdout read, stderr read, socket */
 
 /* Everything the spawner thread touches; the incarnation itself is the loop's alone. */
@@ -29,7 +31,12 @@ struct SpawnJob {
         char *cgroup;
         int fds[N_SPAWN_FDS];
         int cgroup_fd, events_fd; /* from the announcement on the incarnation's */
-        bool made, executed;
+        bool made, executed; /* executed: or captured */
+        int capture_fd; /* pidfd of the process to capture; -1: this is a start */
+        nsec_t capture_deadline;
+        bool takeover;      /* the cgroup may be there, and the process in it: another keeper was at it */
+        char *ours, *place; /* paths: of all cgroups of ours, of this one */
+        char why[KEEPER_MSG_TEXT_MAX];
         _Atomic bool spec_read; /* the specification may be read by the loop, for messages */
 };
 
@@ -40,8 +47,11 @@ static SpawnJob *spawn_job_free(SpawnJob *j)
         j->cgroup_fd = fd_close(j->cgroup_fd);
         j->events_fd = fd_close(j->events_fd);
         j->dataflow_fd = fd_close(j->dataflow_fd);
+        j->capture_fd = fd_close(j->capture_fd);
         keeper_spec_done(&j->spec);
         free(j->spec_buffer);
+        free(j->ours);
+        free(j->place);
         free(j->cgroup);
         free(j);
         return NULL;
@@ -224,6 +234,8 @@ static int make_place(SpawnJob *j)
         if (atomic_load(&j->outcome.cancel))
                 return -ECANCELED;
         r = cgroup_make(j->dataflow_fd, j->cgroup, &j->cgroup_fd);
+        if (r == CGROUP_E_EXISTS && j->takeover)
+                r = cgroup_open(j->dataflow_fd, j->cgroup, &j->cgroup_fd);
         if (r)
                 return r == CGROUP_E_EXISTS ? -EEXIST : r;
         j->made = true;
@@ -306,6 +318,17 @@ static void catch_up(Incarnation *inc)
         }
 }
 
+/* Consumes the job. */
+static void end_job(Incarnation *inc, SpawnJob *j)
+{
+        if (!j->made)
+                report_empty(inc, true); /* none was made */
+        else
+                catch_up(inc);
+        j = spawn_job_free(j);
+        incarnation_look_again(inc);
+}
+
 static void on_spawn_done(Job *job)
 {
         SpawnJob *j = container_of(job, SpawnJob, job);
@@ -330,23 +353,18 @@ static void on_spawn_done(Job *job)
                 if (!inc->given_up)
                         report_spawn_failed(inc, stage, j->outcome.error, text);
         }
-        if (!j->made)
-                report_empty(inc, true); /* none was made */
-        else
-                catch_up(inc);
-        j = spawn_job_free(j);
-        incarnation_look_again(inc);
+        end_job(inc, j);
 }
 
-/* Consumes the descriptors. NULL: without memory. */
-static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, int *fds)
+/* With a job that has nothing to do yet. NULL: without memory. */
+static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, const char *id)
 {
         Incarnation *inc = calloc(1, sizeof(*inc));
         SpawnJob *j = calloc(1, sizeof(*j));
-        NodeEntry *entry = keeper_node(k, msg->node, msg->spawn.id);
+        NodeEntry *entry = keeper_node(k, msg->node, id);
 
         if (!inc || !j || !entry ||
-                asprintf(&inc->cgroup, "%s.%llu", msg->spawn.id, (unsigned long long)msg->generation) < 0 ||
+                asprintf(&inc->cgroup, "%s.%llu", id, (unsigned long long)msg->generation) < 0 ||
                 !(j->cgroup = strdup(inc->cgroup))) {
                 if (inc)
                         free(inc->cgroup);
@@ -360,7 +378,7 @@ static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, int *fds)
         inc->released = !k->persistent;
         inc->job = j;
         inc->spawn_began = clock_now();
-        inc->spawn_deadline = msg->spawn.deadline_ns;
+        inc->spawn_deadline = NSEC_NEVER;
         inc->cgroup_fd = inc->events_fd = inc->pidfd = -1;
         inc->events = inc->exit = KEEPER_SOURCE_INIT;
         output_init(&inc->out[0], inc, 1);
@@ -369,11 +387,21 @@ static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, int *fds)
 
         spawn_outcome_init(&j->outcome);
         j->inc = inc;
-        j->spec_size = msg->spawn.spec_size;
-        j->cgroup_fd = j->events_fd = -1;
+        j->cgroup_fd = j->events_fd = j->capture_fd = -1;
         j->dataflow_fd = fcntl(k->dataflow_fd, F_DUPFD_CLOEXEC, 3);
         for (int i = 0; i < N_SPAWN_FDS; i++)
                 j->fds[i] = -1;
+        return inc;
+}
+
+/* Consumes the descriptors. */
+static void prepare_spawn(Incarnation *inc, const KeeperMsg *msg, int *fds)
+{
+        Keeper *k = inc->keeper;
+        SpawnJob *j = inc->job;
+
+        inc->spawn_deadline = msg->spawn.deadline_ns;
+        j->spec_size = msg->spawn.spec_size;
         for (int i = 0; i < keeper_msg_n_fds(msg); i++)
                 j->fds[i] = TAKE_FD(fds[i]);
         j->plan = (SpawnPlan){.spec = &j->spec,
@@ -391,7 +419,6 @@ static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, int *fds)
                 .n_groups = k->n_groups,
                 .reset_oom = k->reset_oom};
         j->job = (Job){.run = run_spawn, .on_announce = on_place_made, .on_done = on_spawn_done};
-        return inc;
 }
 
 void keeper_refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int error, const char *text)
@@ -427,12 +454,13 @@ void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds)
                         (unsigned long long)msg->generation, msg->spawn.id);
                 return; /* no answer: it would be taken for the first one's */
         }
-        inc = incarnation_new(k, msg, fds);
+        inc = incarnation_new(k, msg, msg->spawn.id);
         if (!inc) {
                 keeper_refuse_spawn(k, msg, KEEPER_STAGE_CLONE, ENOMEM,
                         "cannot start the node: the keeper is out of memory");
                 return;
         }
+        prepare_spawn(inc, msg, fds);
         for (int i = 0; i < 2 && !r; i++)
                 r = output_open(&inc->out[i], TAKE_FD(inc->job->fds[3 + i]));
         if (!r && inc->job->dataflow_fd < 0)
@@ -446,6 +474,143 @@ void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds)
         if (r)
                 fail_unstarted(inc, KEEPER_STAGE_CLONE, -r,
                         "cannot start the node: the keeper cannot make a thread for it");
+}
+
+/* ---- a process that somebody else started ---- */
+
+static int capture_refused(SpawnJob *j, int r, const char *why)
+{
+        (void)snprintf(j->why, sizeof(j->why), "%s", why);
+        return r;
+}
+
+/* May it be? Sets the pid. */
+static int look_at_stranger(SpawnJob *j)
+{
+        pid_t pid = capture_pid(j->capture_fd);
+        int r;
+
+        if (pid < 0)
+                return capture_refused(j, pid, pid == -ESRCH ? "it has ended, or is in another PID namespace" : error_text(pid));
+        j->outcome.pid = pid;
+        r = capture_check(CAPTURE_PROC, pid, j->ours, j->place, j->why, sizeof(j->why));
+        if (r == CAPTURE_E_THERE)
+                return j->takeover ? 0 : capture_refused(j, -EPERM, "it is part of this dataflow already");
+        return r ? -EPERM : 0;
+}
+
+static int capture(SpawnJob *j)
+{
+        _cleanup_fd_ int fd = -1;
+        int r = look_at_stranger(j);
+
+        if (r)
+                return r;
+        r = make_place(j);
+        if (!r) {
+                fd = fcntl(j->cgroup_fd, F_DUPFD_CLOEXEC, 3); /* the announced one is the loop's */
+                r = fd < 0 ? -errno : 0;
+        }
+        if (j->made)
+                job_announce(&j->job);
+        if (atomic_load(&j->outcome.cancel))
+                return capture_refused(j, -ECANCELED, "the node was stopped");
+        if (!r && clock_now() >= j->capture_deadline)
+                return capture_refused(j, -ETIMEDOUT, "its keeper was held up for too long");
+        if (r)
+                return capture_refused(j, r, error_text(r));
+        return capture_move(CAPTURE_PROC, j->capture_fd, j->outcome.pid, fd, j->why, sizeof(j->why)) ? -EPERM : 0;
+}
+
+static void run_capture(Job *job)
+{
+        SpawnJob *j = container_of(job, SpawnJob, job);
+        int r = capture(j);
+
+        j->executed = r == 0;
+        j->outcome.error = -r;
+}
+
+/* No child of ours: that it has ended is all that we see. */
+static void on_captured_exit(KeeperSource *source, uint32_t events)
+{
+        Incarnation *inc = container_of(source, Incarnation, exit);
+        KeeperMsg msg = about(inc, KEEPER_MSG_EXITED);
+
+        keeper_loop_remove(&inc->keeper->loop, &inc->exit);
+        inc->exited = true;
+        keeper_report(inc->keeper, &msg, -1);
+        incarnation_look_again(inc);
+}
+
+static void on_capture_done(Job *job)
+{
+        SpawnJob *j = container_of(job, SpawnJob, job);
+        Incarnation *inc = j->inc;
+
+        inc->job = NULL;
+        inc->reaped = true; /* not ours to reap */
+        if (j->executed) {
+                inc->pidfd = TAKE_FD(j->capture_fd);
+                report_spawned(inc, j->outcome.pid);
+                watch_or_leave(inc, &inc->exit, inc->pidfd, EPOLLIN, on_captured_exit);
+        } else {
+                inc->exited = true;
+                report_spawn_failed(inc, KEEPER_STAGE_CAPTURE, j->outcome.error, j->why);
+        }
+        end_job(inc, j);
+}
+
+/* The directory of all instances, above that of ours (instance.h), and what will be the incarnation's own. Reads two links of /proc/self/fd. */
+static int find_paths(const Keeper *k, SpawnJob *j)
+{
+        char link[64], path[KEEPER_MSG_PATH_MAX + 1], *base;
+        ssize_t n;
+
+        (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", k->instance_fd);
+        n = readlink(link, path, sizeof(path) - 1);
+        path[MAX(n, (ssize_t)0)] = '\0';
+        if (path[0] != '/')
+                return error_origin(-ENOENT);
+        j->ours = strdup(path);
+        base = j->ours ? strrchr(j->ours, '/') : NULL;
+        if (base && base - j->ours >= (ssize_t)strlen(BASE) && memcmp(base - strlen(BASE), BASE, strlen(BASE)) == 0)
+                *base = '\0';
+        if (!j->ours || asprintf(&j->place, "%s/%s", keeper_cgroup_path(k, path, sizeof(path)), j->cgroup) < 0) {
+                j->place = NULL;
+                return error_origin(-ENOMEM);
+        }
+        return 0;
+}
+
+void keeper_capture(Keeper *k, const KeeperMsg *msg, int *fds)
+{
+        char text[KEEPER_MSG_TEXT_MAX];
+        Incarnation *inc;
+        SpawnJob *j;
+        int r = 0;
+
+        if (incarnation_find(k, msg->node, msg->generation)) {
+                keeper_note(k, "an order to capture a process as generation %llu of node %s twice was refused", (unsigned long long)msg->generation, msg->capture.id);
+                return; /* no answer: it would be taken for the first one's */
+        }
+        inc = incarnation_new(k, msg, msg->capture.id);
+        if (!inc) {
+                keeper_refuse_spawn(k, msg, KEEPER_STAGE_CAPTURE, ENOMEM, "the keeper is out of memory");
+                return;
+        }
+        j = inc->job;
+        j->capture_fd = TAKE_FD(fds[0]);
+        j->capture_deadline = msg->capture.deadline_ns;
+        j->takeover = k->takeover;
+        j->job = (Job){.run = run_capture, .on_announce = on_place_made, .on_done = on_capture_done};
+        r = j->dataflow_fd < 0 ? -EMFILE : find_paths(k, j);
+        if (!r)
+                r = jobs_submit(&k->jobs, &j->job, JOB_WORK);
+        if (r) {
+                (void)snprintf(text, sizeof(text), "its keeper cannot do it: %s", error_text(r));
+                fail_unstarted(inc, KEEPER_STAGE_CAPTURE, -r, text);
+        }
 }
 
 /* ---- supervisors and keepers that follow others ---- */

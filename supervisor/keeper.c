@@ -232,6 +232,9 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_SPAWN:
                 keeper_spawn(k, msg, fds);
                 break;
+        case KEEPER_MSG_CAPTURE:
+                keeper_capture(k, msg, fds);
+                break;
         case KEEPER_MSG_SIGNAL:
                 keeper_signal(k, msg);
                 break;
@@ -264,6 +267,8 @@ static void refuse_without_fds(Keeper *k, const KeeperMsg *order, int n_fds, boo
                 dropped ? error_text(EMFILE) : "the order came without its descriptors");
         if (order->type == KEEPER_MSG_SPAWN && k->begun && k->phase == KEEPER_WORKING)
                 keeper_refuse_spawn(k, order, KEEPER_STAGE_FDS, dropped ? EMFILE : EPROTO, text);
+        else if (order->type == KEEPER_MSG_CAPTURE && k->begun && k->phase == KEEPER_WORKING)
+                keeper_refuse_spawn(k, order, KEEPER_STAGE_CAPTURE, dropped ? EMFILE : EPROTO, "its keeper has no descriptor free for it");
         else
                 keeper_note(k, "an order %s was refused: %d descriptors came with it%s",
                         keeper_msg_name(order->type), n_fds, dropped ? ", others found no room (RLIMIT_NOFILE)" : "");

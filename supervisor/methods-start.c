@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -13,8 +14,20 @@
 
 /* ---- the plan, and what goes with it */
 
-/* @name in place of the plan's own. The caller owns the plan. */
-static int make_plan(Plan **ret, json_t *json, const char *name, char *ret_why, size_t why_size)
+/* Processes of others are moved by root alone, and for root alone. */
+static int may_capture(const Plan *plan, uid_t uid, char *ret_why, size_t why_size)
+{
+        const PlanNode *node = plan_captures(plan);
+
+        if (!node || (geteuid() == 0 && uid == 0))
+                return 0;
+        (void)snprintf(ret_why, why_size, "node %.128s (line %u): \"capture: true\" is for root alone: %s %u", node->id, node->line,
+                geteuid() != 0 ? "this is the daemon of user" : "you are user", geteuid() != 0 ? (unsigned)geteuid() : (unsigned)uid);
+        return error_origin(-EPERM);
+}
+
+/* @name in place of the plan's own; @uid: whose it will be. The caller owns the plan. */
+static int make_plan(Plan **ret, json_t *json, const char *name, uid_t uid, char *ret_why, size_t why_size)
 {
         json_t *named = name ? json_copy(json) : json_incref(json);
         int r = -ENOMEM;
@@ -22,9 +35,10 @@ static int make_plan(Plan **ret, json_t *json, const char *name, char *ret_why, 
         if (named && (!name || json_object_set_new(named, "name", json_string(name)) == 0))
                 r = plan_new(ret, named, ret_why, why_size);
         json_decref(named);
-        if (!r && plan_can_run(*ret, ret_why, why_size)) {
-                *ret = plan_free(*ret);
-                r = -EOPNOTSUPP;
+        if (!r) {
+                r = may_capture(*ret, uid, ret_why, why_size);
+                if (r)
+                        *ret = plan_free(*ret);
         }
         if (r && !ret_why[0])
                 (void)snprintf(ret_why, why_size, "%s", strerror(-r));
@@ -232,7 +246,7 @@ static void start(Client *client, const Parameters *parameters)
         }
         if (has_too_many(client, client->peer.uid))
                 return; /* answered */
-        if (make_plan(&plan, parameters->plan, parameters->name, why, sizeof(why)))
+        if (make_plan(&plan, parameters->plan, parameters->name, client->peer.uid, why, sizeof(why)))
                 client_fail(client, CONTROL_E_PLAN, "%s", why);
         else
                 look_at_caller(client, parameters, plan, until);

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/uuid.h"
 #include "supervisor/packet.h"
+#include "supervisor/peer.h"
 #include "supervisor/wiring.h"
 
 #ifndef SO_PEERPIDFD
@@ -182,7 +183,8 @@ static Node *find_nameless(const Guest *guest)
                 for (size_t i = 0; i < it->plan->n_nodes; i++) {
                         Node *node = &it->nodes[i];
 
-                        if (node->sock < 0 && node->state == NODE_STARTING && node->plan->kind == PLAN_KIND_NODE && peer_is_incarnation(guest->fd, node))
+                        if (node->sock < 0 && node->state == NODE_STARTING && (node->plan->kind == PLAN_KIND_NODE || node->captured) &&
+                                peer_is_incarnation(guest->fd, node))
                                 return node;
                 }
         }
@@ -212,7 +214,7 @@ static void guest_comes_back(Guest *guest, const NodeMsg *msg)
                 guest_refuse(guest, "%s is not a node of a dataflow that runs here", msg->hello.node);
                 return;
         }
-        if (node_is_dynamic(node) ? !may_be(node->dataflow, peer_uid(guest->fd)) : !peer_is_incarnation(guest->fd, node)) {
+        if (node_is_loose(node) ? !may_be(node->dataflow, peer_uid(guest->fd)) : !peer_is_incarnation(guest->fd, node)) {
                 guest_refuse(guest, "%s: this process is not the one that was started as that node", msg->hello.node);
                 return;
         }
@@ -231,6 +233,36 @@ static void guest_comes_back(Guest *guest, const NodeMsg *msg)
         guard_store_order(node, &item, &node->sock, 1);
         log_line("node %s of %s has come back by name", node->plan->id, node->dataflow->plan->name);
         wiring_resume(node);
+        guest_free(guest);
+}
+
+/* One that was captured, and hung up before it had made its part of the handshake: it is still who it was. */
+static bool comes_again(const Guest *guest, const Node *node)
+{
+        return node->spawned && !node->mapped && peer_is_incarnation(guest->fd, node);
+}
+
+/* One that is captured is moved before it hears anything. */
+static void guest_takes_place(Guest *guest, Node *node, const NodeMsg *msg)
+{
+        _cleanup_fd_ int pidfd = -1;
+        int r;
+
+        if (node->plan->capture && !node->captured) {
+                pidfd = peer_process(guest->fd);
+                if (pidfd < 0) {
+                        guest_refuse(guest, "%s cannot be captured: %s", node->plan->id,
+                                pidfd == -EOPNOTSUPP ? "this kernel does not say which process has connected (SO_PEERPIDFD, Linux 6.5)"
+                                : pidfd == -ESRCH    ? "the process that connected has ended"
+                                                     : error_text(pidfd));
+                        return;
+                }
+        }
+        source_remove(&guest->source);
+        node->connected = false;
+        r = pidfd >= 0 ? wiring_capture(node, TAKE_FD(guest->fd), pidfd) : wiring_connect(node, TAKE_FD(guest->fd), msg);
+        if (r)
+                log_line("dynamic node %s of %s cannot be served: no memory or descriptors", node->plan->id, node->dataflow->plan->name);
         guest_free(guest);
 }
 
@@ -257,13 +289,12 @@ static void guest_joins(Guest *guest, const NodeMsg *msg)
                 guest_refuse(guest, "several dataflows have a dynamic node \"%s\": name one", msg->hello.node);
         } else if (node->sock >= 0) {
                 guest_refuse(guest, "%s is connected already", msg->hello.node);
+        } else if (node->captured && !node->empty && !comes_again(guest, node)) {
+                guest_refuse(guest, "the place of %s is taken: the process that was captured has not ended", msg->hello.node);
         } else if (node->state != NODE_STARTING || node->dataflow->adopting) {
                 guest_refuse(guest, "%s cannot be connected just now: try again", msg->hello.node);
         } else {
-                source_remove(&guest->source);
-                if (wiring_connect(node, TAKE_FD(guest->fd), msg))
-                        log_line("dynamic node %s of %s cannot be served: no memory or descriptors", node->plan->id, node->dataflow->plan->name);
-                guest_free(guest);
+                guest_takes_place(guest, node, msg);
         }
 }
 

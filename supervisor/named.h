@@ -4,6 +4,7 @@
  * guard. A connection has a few seconds to say who it is; then it is a node's socket, or it is turned away with a reason.
  *
  * Who it is is never believed: a node of ours is known by the cgroup of the process at the other end, a dynamic one by its uid.
+ * One that is to be captured (`capture: true`) is told nothing before its keeper has moved it; once it was it is known by its cgroup.
  * Nothing here blocks.
  */
 #ifndef TG_SUPERVISOR_NAMED_H

@@ -17,6 +17,8 @@
 #define NODE_BACKOFF_EXPONENT_MAX 16
 #define NODE_LEFTOVER_SPAN        (50 * NSEC_PER_MSEC) /* what a tree gets to end with its leader before it is asked */
 #define NODE_AGAIN_SPAN           (20 * NSEC_PER_MSEC) /* before another try of a start for which there was no guard */
+#define NODE_CAPTURE_SPAN         (5 * NSEC_PER_SEC)   /* for a keeper to move a process; later it does not any more */
+#define NODE_REFUSAL_SIZE         1024
 #define NODE_LOOK_SPAN            (300 * NSEC_PER_MSEC)
 #define NODE_OUT_QUEUE_MAX        4096 /* packets that a node may leave unread; the handshake of the largest node is 1 800 */
 
@@ -229,7 +231,7 @@ _Static_assert(_NODE_EVENT_MAX <= sizeof(((Node *)NULL)->events), "every kind of
 static void node_begin_incarnation(Node *node)
 {
         node->generation++;
-        node->spawned = node->connected = node->mapped = node->started = false;
+        node->spawned = node->captured = node->connected = node->mapped = node->started = false;
         node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = false;
         node->quarantined = node->resolved = false;
         node->pid = 0;
@@ -282,6 +284,62 @@ void node_on_connected(Node *node)
         node_set_deadline(node, nsec_add(node->dataflow->loop->now, node->plan->startup_timeout_ns));
         node_journal(node);
         dataflow_kick(node->dataflow);
+}
+
+void node_on_joining(Node *node, int pidfd)
+{
+        nsec_t now = node->dataflow->loop->now;
+        char text[128];
+        int r;
+
+        node->captured = true;
+        node_set_deadline(node, nsec_add(now, node->plan->startup_timeout_ns));
+        node_journal(node); /* the intent, before anything can come of it */
+        r = keeper_order_capture(node, pidfd, nsec_add(now, MIN(node->plan->startup_timeout_ns, NODE_CAPTURE_SPAN)));
+        if (!r)
+                return;
+        (void)snprintf(text, sizeof(text), "its keeper cannot be told: %s", error_text(r));
+        node_on_refused(node, text);
+}
+
+void node_on_captured(Node *node)
+{
+        wiring_greet(node);
+        dataflow_kick(node->dataflow);
+}
+
+/* Nothing of the node's own has failed: another process may come. Its number in the journal and at the keeper is used up. */
+void node_on_refused(Node *node, const char *text)
+{
+        char why[NODE_REFUSAL_SIZE];
+        _cleanup_free_ char *clean = NULL;
+
+        (void)snprintf(why, sizeof(why), "%s cannot be captured: %s", node->plan->id, text);
+        clean = utf8_clean(why, strlen(why), NULL);
+        dataflow_note(node->dataflow, node->plan->id, why);
+        wiring_refuse(node, clean ? clean : "it cannot be captured");
+        if (node->state != NODE_STARTING) { /* a stop overtook it */
+                node_post(node, NODE_EV_SPAWN_FAILED);
+                return;
+        }
+        timer_disarm(&node->deadline);
+        keeper_order_reap(node);
+        guard_unstore_order(node);
+        node->generation++;
+        node->captured = node->spawned = node->connected = false;
+        node->pid = 0;
+        node->n_signals_sent = node->n_signals_done = 0;
+        node->found = (NodeFound){};
+        node_journal(node);
+        show_node(node);
+}
+
+void node_on_ended(Node *node, int32_t code, int32_t status)
+{
+        node->exited = true;
+        node->exit_code = code == 0 && node->captured ? CLD_EXITED : code;
+        node->exit_status = status;
+        node_post(node, NODE_EV_EXITED);
 }
 
 void node_on_left(Node *node)
@@ -376,7 +434,7 @@ void node_give_up(Node *node, const char *format, ...)
         va_start(ap, format);
         node_set_error_va(node, format, ap);
         va_end(ap);
-        if (node_is_dynamic(node)) {
+        if (node_is_loose(node)) {
                 wiring_let_go(node, node->error ? node->error : "it was let go of");
                 return;
         }
@@ -394,7 +452,8 @@ static void node_end_with_leader(Node *node, NodeEnd end)
 
 static void node_on_exit(Node *node)
 {
-        bool over = node->plan->restart == PLAN_RESTART_NEVER || node->stop_wanted || node->inputs_closed;
+        bool no_more = node->plan->restart == PLAN_RESTART_NEVER && !node_is_dynamic(node); /* its place is free for another process */
+        bool over = no_more || node->stop_wanted || node->inputs_closed;
 
         /* Its consumers need not wait for what it may have left behind. Of a failure they hear first, in node_resolve(). */
         if (over && node->exit_code == CLD_EXITED && node->exit_status == 0)
@@ -422,7 +481,9 @@ static void node_on_startup_timeout(Node *node)
 {
         double seconds = (double)node->plan->startup_timeout_ns / 1e9;
 
-        if (!node->spawned)
+        if (!node->spawned && node->captured)
+                node_set_error(node, "its process could not be captured within startup_timeout (%g s)", seconds);
+        else if (!node->spawned)
                 node_set_error(node, "its program did not start within startup_timeout (%g s): execve of %s has not returned",
                         seconds, node->plan->argv[0]);
         else
@@ -454,7 +515,7 @@ static void node_begin_ladder(Node *node)
         node->ladder = node->ordered;
         if (node->end == NODE_END_NONE)
                 node->end = NODE_END_STOP;
-        if (node_is_dynamic(node) && !node_is_connected(node) && !node->exited)
+        if (node_is_loose(node) && !node_is_connected(node) && !node->exited)
                 node_on_left(node); /* nobody came: nobody is waited for */
         if (node->rung == NODE_RUNG_NONE) {
                 node->rung = NODE_RUNG_ASK;
@@ -470,6 +531,7 @@ static void node_begin_ladder(Node *node)
 static void node_next_rung(Node *node)
 {
         Dataflow *dataflow = node->dataflow;
+        bool in_exec = !node->spawned && !node_is_dynamic(node);
         nsec_t now = dataflow->loop->now;
 
         /* Rungs whose time has passed already are not climbed one by one: --force begins with the kill. */
@@ -477,7 +539,7 @@ static void node_next_rung(Node *node)
                 node->rung = node->rung == NODE_RUNG_NONE ? NODE_RUNG_TERM : node->rung + 1;
         while (node->rung == NODE_RUNG_TERM && node->ladder.kill <= now);
 
-        if (node_is_dynamic(node)) { /* not our process: it was asked, and is let go of */
+        if (node_is_loose(node)) { /* not our process: it was asked, and is let go of */
                 dataflow_ledger(dataflow, node_rung_to_string(node->rung), node, "let go", -1);
                 wiring_let_go(node, "the dataflow has ended");
                 return;
@@ -495,8 +557,8 @@ static void node_next_rung(Node *node)
                 break;
         default:
                 node->quarantined = true;
-                node_set_error(node, "would not end%s%s%s: %s", node->spawned ? "" : " (execve of ", node->spawned ? "" : node->plan->argv[0],
-                        node->spawned ? "" : " has not returned)",
+                node_set_error(node, "would not end%s%s%s: %s", in_exec ? " (execve of " : "", in_exec ? node->plan->argv[0] : "",
+                        in_exec ? " has not returned)" : "",
                         node->left ? node->left : "its cgroup is not empty, and its keeper did not say who is left");
                 dataflow_ledger(dataflow, "verdict", node, "left", -1);
                 node_tell_end(node, false, true);

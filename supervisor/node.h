@@ -100,6 +100,7 @@ struct Node {
         /* the present incarnation */
         uint64_t generation;
         bool spawned;   /* exec succeeded */
+        bool captured;  /* dynamic: the keeper was ordered to move its process into a cgroup of ours; spawned: it has */
         bool connected; /* said HELLO */
         bool mapped;    /* said MAPPED: its regions exist for others */
         bool started;   /* got START */
@@ -210,9 +211,26 @@ static inline bool node_is_dynamic(const Node *node)
         return node->plan->kind == PLAN_KIND_DYNAMIC;
 }
 
-/* node_on_connected() - dynamic: a process has taken its place. node_on_left() - it is gone, or was let go of. */
+/* It has no process that we could end: it is asked, and let go of. */
+static inline bool node_is_loose(const Node *node)
+{
+        return node_is_dynamic(node) && !node->captured;
+}
+
+/* node_on_connected() - dynamic: a process has taken its place. node_on_left() - it is gone, or was let go of (a loose one only). */
 void node_on_connected(Node *node);
 void node_on_left(Node *node);
+
+/*
+ * A dynamic node that captures. node_on_joining(): a process has connected and is to be moved (@pidfd: borrowed). node_on_captured(): it was.
+ * node_on_refused(): it was not, and the place is free again; @text: why.
+ */
+void node_on_joining(Node *node, int pidfd);
+void node_on_captured(Node *node);
+void node_on_refused(Node *node, const char *text);
+
+/* node_on_ended() - its first process; @code 0: nobody knows how, which is nobody's fault if it was captured. */
+void node_on_ended(Node *node, int32_t code, int32_t status);
 
 /* node_on_inputs_closed() - every link that feeds it has ended: it has finish_grace to end by itself. */
 void node_on_inputs_closed(Node *node);

@@ -50,6 +50,16 @@ void peer_done(Peer *peer)
         peer->pidfd = fd_close(peer->pidfd);
 }
 
+int peer_process(int sock)
+{
+        int pidfd = -1;
+        socklen_t size = sizeof(pidfd);
+
+        if (getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) == 0)
+                return pidfd;
+        return errno == ENOPROTOOPT ? -EOPNOTSUPP : errno == EINVAL || errno == ENODATA ? -ESRCH : -errno;
+}
+
 static bool is_alive(int pidfd)
 {
         struct pollfd p = {.fd = pidfd, .events = POLLIN};

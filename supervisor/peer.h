@@ -21,6 +21,9 @@ typedef struct Peer { /* of the process that connected, at that moment */
 int peer_init(Peer *ret, int sock); /* 0 or a negative errno */
 void peer_done(Peer *peer);
 
+/* peer_process() - a new pidfd of the process that connected; -EOPNOTSUPP: the kernel cannot tell (before 6.5), -ESRCH: it has ended, or another -errno. */
+int peer_process(int sock);
+
 /* What a dataflow inherits from whoever starts it. */
 typedef struct PeerFacts {
         struct rlimit nofile;

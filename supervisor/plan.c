@@ -451,17 +451,12 @@ static void parse_nodes(Check *check, Plan *plan, json_t *nodes)
         json_decref(index);
 }
 
-int plan_can_run(const Plan *plan, char *ret_why, size_t why_size)
+const PlanNode *plan_captures(const Plan *plan)
 {
-        for (size_t i = 0; i < plan->n_nodes; i++) {
-                if (!plan->nodes[i].capture)
-                        continue;
-                (void)snprintf(ret_why, why_size,
-                        "node %.128s (line %u): \"capture: true\" is not part of this version: the process of a dynamic node is let go of at a stop, not ended",
-                        plan->nodes[i].id, plan->nodes[i].line);
-                return error_origin(-EOPNOTSUPP);
-        }
-        return 0;
+        for (size_t i = 0; i < plan->n_nodes; i++)
+                if (plan->nodes[i].capture)
+                        return &plan->nodes[i];
+        return NULL;
 }
 
 int plan_new(Plan **ret, json_t *json, char *ret_why, size_t why_size)

@@ -105,8 +105,8 @@ typedef struct Plan {
 int plan_new(Plan **ret, json_t *json, char *ret_why, size_t why_size);
 Plan *plan_free(Plan *plan);
 
-/* plan_can_run() - 0, or -EOPNOTSUPP for what a plan may say and this version cannot keep; @ret_why names node and key. */
-int plan_can_run(const Plan *plan, char *ret_why, size_t why_size);
+/* plan_captures() - a node that captures whoever connects as it (`capture: true`), or NULL. */
+const PlanNode *plan_captures(const Plan *plan);
 
 const char *plan_until_to_string(PlanUntil until);
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -70,6 +71,7 @@ static void method_run(Private *private, json_t *parameters)
                 .owner = private,
                 .log_fd = -1};
         Dataflow *dataflow = NULL;
+        const PlanNode *captures;
         json_t *accepted;
         char why[512] = "";
         Plan *plan = NULL;
@@ -80,7 +82,9 @@ static void method_run(Private *private, json_t *parameters)
                 return;
         }
         r = plan_new(&plan, json_object_get(parameters, "plan"), why, sizeof(why));
-        if (!r && plan_can_run(plan, why, sizeof(why))) {
+        if (!r && (captures = plan_captures(plan))) {
+                (void)snprintf(why, sizeof(why), "node %.128s (line %u): \"capture: true\" needs a daemon: `tidegate run` has no socket for dynamic nodes",
+                        captures->id, captures->line);
                 plan = plan_free(plan);
                 r = -EOPNOTSUPP;
         }

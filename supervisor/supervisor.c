@@ -166,9 +166,9 @@ void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow)
 
 static void dump_node(const Node *node, nsec_t now)
 {
-        log_line("  node %s: %s since %.1f s, wanted %s, generation %llu, pid %d, restarts %u, %s%s%s%s%s", node->plan->id, node_state_to_string(node->state),
+        log_line("  node %s: %s since %.1f s, wanted %s, generation %llu, pid %d, restarts %u, %s%s%s%s%s%s", node->plan->id, node_state_to_string(node->state),
                 (double)(now - node->since) / 1e9, node->stop_wanted ? "stopped" : "running", (unsigned long long)node->generation,
-                node->exited ? 0 : (int)node->pid, node->n_restarts, node->connected ? "connected, " : "", node->mapped ? "mapped, " : "",
+                node->exited ? 0 : (int)node->pid, node->n_restarts, node->captured ? "captured, " : "", node->connected ? "connected, " : "", node->mapped ? "mapped, " : "",
                 node->resuming ? "has not answered, " : "", node->quarantined ? "QUARANTINED, " : "",
                 node->deadline.loop ? "a deadline is armed" : "no deadline");
         if (node->error)

@@ -249,7 +249,7 @@ int wiring_prepare(Node *node, int *ret_sock)
         return 0;
 }
 
-int wiring_connect(Node *node, int take_fd, const NodeMsg *hello)
+static int socket_take(Node *node, int take_fd)
 {
         int r = regions_make(node);
 
@@ -261,9 +261,39 @@ int wiring_connect(Node *node, int take_fd, const NodeMsg *hello)
         }
         node->sock = take_fd;
         store_all(node);
+        return 0;
+}
+
+int wiring_connect(Node *node, int take_fd, const NodeMsg *hello)
+{
+        int r = socket_take(node, take_fd);
+
+        if (r)
+                return error_fold(r);
         node_on_connected(node);
         on_hello(node, hello);
         return 0;
+}
+
+int wiring_capture(Node *node, int take_fd, int pidfd)
+{
+        int r = socket_take(node, take_fd);
+
+        if (r)
+                return error_fold(r);
+        node_on_joining(node, pidfd);
+        return 0;
+}
+
+void wiring_refuse(Node *node, const char *text)
+{
+        char buffer[NODE_MSG_MAX];
+        NodeMsg msg = {.type = NODE_MSG_ABORT, .abort = {.text = text}};
+        int n = node_msg_encode(&msg, buffer, sizeof(buffer));
+
+        if (n > 0 && node->sock >= 0)
+                (void)packet_send(node->sock, buffer, (size_t)n, NULL, 0); /* who does not read it sees the end */
+        wiring_release(node);
 }
 
 void wiring_let_go(Node *node, const char *text)
@@ -370,9 +400,18 @@ static void refuse_version(Node *node, const NodeMsg *msg)
 
         (void)snprintf(text, sizeof(text), "speaks version %u of the node protocol (%s), and tidegated version %u: link it with the libtidegate of this tidegated",
                 msg->hello.version, msg->hello.library, NODE_MSG_VERSION);
-        if (!node_is_dynamic(node)) /* who is let go of is told by that */
+        if (!node_is_loose(node)) /* who is let go of is told by that */
                 wiring_abort_any(node, text);
         node_give_up(node, "%s", text);
+}
+
+static void greet(Node *node)
+{
+        node->connected = true;
+        node_journal(node);
+        send_setup(node);
+        if (node->rung != NODE_RUNG_NONE) /* it connected while it was being stopped */
+                wiring_stop(node, node->ladder.kill);
 }
 
 static void on_hello(Node *node, const NodeMsg *msg)
@@ -390,15 +429,19 @@ static void on_hello(Node *node, const NodeMsg *msg)
                 refuse_version(node, msg);
                 return;
         }
-        if (node->connected) {
+        if (node->connected || (node->captured && !node->spawned)) {
                 node_give_up(node, BROKE "HELLO twice");
                 return;
         }
-        node->connected = true;
-        node_journal(node);
-        send_setup(node);
-        if (node->rung != NODE_RUNG_NONE) /* it connected while it was being stopped */
-                wiring_stop(node, node->ladder.kill);
+        greet(node);
+}
+
+void wiring_greet(Node *node)
+{
+        if (node->resuming)
+                wiring_resume(node); /* what it was told by a predecessor it says itself */
+        else if (node->sock >= 0 && !node->connected)
+                greet(node);
 }
 
 /* One that was lost with a supervisor and its guard is handed on by nobody: what was handed on before was sealed before. */
@@ -610,7 +653,7 @@ static bool lost_memory(Node *node, bool lost)
                 return false;
         if (!node->restart_wanted && !node->stop_wanted) {
                 dataflow_note(node->dataflow, node->plan->id, "its shared memory was lost with the last daemon; it is restarted so that it can be linked anew");
-                if (node_is_dynamic(node))
+                if (node_is_loose(node))
                         wiring_let_go(node, "the daemon died and lost its shared memory: connect again");
                 else
                         (void)node_order_restart(node, &ladder); /* refused: its dataflow ends */
@@ -788,10 +831,12 @@ static void on_hang_up(Node *node)
         for (uint32_t i = 0; i < node->n_links && resuming; i++)
                 link_settle(node->links[i]); /* this is its answer */
         dataflow_kick(node->dataflow);
-        if (node_is_dynamic(node)) {
+        if (node_is_loose(node)) {
                 node_on_left(node);
                 return;
         }
+        if (node->captured && !node->spawned) /* the keeper says what became of it */
+                return;
         timer_arm(node->dataflow->loop, &node->hung_up, nsec_add(node->dataflow->loop->now, WIRING_LEFT_SPAN), on_left);
 }
 

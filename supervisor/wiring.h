@@ -87,6 +87,14 @@ bool wiring_waits_for_others(const Node *node);
  */
 int wiring_connect(Node *node, int take_fd, const NodeMsg *hello);
 
+/*
+ * wiring_capture() - the same, of one that captures: nothing is said to the process before it was moved. wiring_greet(): it was.
+ * wiring_refuse(): it was not; a last word, and its connection ends.
+ */
+int wiring_capture(Node *node, int take_fd, int pidfd);
+void wiring_greet(Node *node);
+void wiring_refuse(Node *node, const char *text);
+
 /* wiring_let_go() - a dynamic node: end the connection, after a last word. Nobody is killed. */
 void wiring_let_go(Node *node, const char *text);
 

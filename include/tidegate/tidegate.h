@@ -106,12 +106,13 @@ TG_API int tg_node_open(tg_node **ret);
  * Connects to the daemon whose socket is named by the environment variable TIDEGATE_NODE_SOCKET; without it, to node.sock in
  * TIDEGATE_RUNTIME_DIR, else in /run/tidegate if that is there or this is root, else in $XDG_RUNTIME_DIR/tidegate. The
  * variable TIDEGATE_NODE_FD is not looked at. The daemon decides by the process's uid. Blocks, is bounded and goes on
- * after a signal (with the same arguments) as tg_node_open() does; until it returned 0 the process is part of nothing.
- * Then the node is like any other. One connection per process, be it by this or by tg_node_open(); after a failure it may be
+ * after a signal (with the same arguments) as tg_node_open() does; until it returned 0 the process is part of nothing, unless
+ * the node captures (`capture: true`): then the daemon has moved this process, with all its threads and what it starts from then on, into
+ * a cgroup of the dataflow's, which a stop ends. Then the node is like any other. One connection per process, be it by this or by tg_node_open(); after a failure it may be
  * called again.
  *
  * Return: 0; -ENOTCONN when no daemon is there; -ECANCELED when the daemon refused (no such node, connected already, not
- * authorised: the reason is printed to stderr) or the start was given up; -EINVAL for an id or name that is none;
+ * authorised, may not be captured: the reason is printed to stderr) or the start was given up; -EINVAL for an id or name that is none;
  * -EACCES when the socket is not for this user; -ENAMETOOLONG when its path is longer than a socket's may be; -EPROTO, -EALREADY,
  * -EINTR and others as above.
  */

@@ -34,6 +34,9 @@ static const KeeperMsg samples[] = {
         {.type = KEEPER_MSG_BEGIN, .begin = {"0191-ab", "a", "", 3, 1000, 1001, 0, .n_groups = 2, .groups = {4, UINT32_MAX}}},
         {.type = KEEPER_MSG_STREAM},
         {.type = KEEPER_MSG_UNSHOWN, .unshown = {4095, UINT64_MAX}},
+        {.type = KEEPER_MSG_CAPTURE, .node = 3, .generation = 2, .capture = {"viewer", UINT64_MAX}},
+        {.type = KEEPER_MSG_SPAWN_FAILED, .node = 3, .generation = 1, .spawn_failed = {KEEPER_STAGE_CAPTURE, 1, "it has limits"}},
+        {.type = KEEPER_MSG_EXITED, .node = 3, .generation = 1, .exited = {0, 0}},
 };
 
 Test(keeper_msg, every_message_survives_the_round_trip)
@@ -133,13 +136,16 @@ Test(keeper_msg, values_outside_their_range_are_refused_when_written)
                 {.type = KEEPER_MSG_SPAWN, .node = 1, .generation = 1, .spawn = {"a", KEEPER_SPEC_MAX + 1, 0, 0}},
                 {.type = KEEPER_MSG_SPAWN, .node = 1, .generation = 0, .spawn = {"a", 1, 0, 0}},
                 {.type = KEEPER_MSG_SPAWN, .node = KEEPER_NODE_ALL, .generation = 0, .spawn = {"a", 1, 0, 0}},
+                {.type = KEEPER_MSG_CAPTURE, .node = 1, .generation = 1, .capture = {"a/b", 1}},
+                {.type = KEEPER_MSG_CAPTURE, .node = 1, .generation = 0, .capture = {"a", 1}},
+                {.type = KEEPER_MSG_CAPTURE, .node = KEEPER_NODE_ALL, .generation = 0, .capture = {"a", 1}},
                 {.type = KEEPER_MSG_SIGNAL, .node = 1, .generation = 1, .signal = {0}},
                 {.type = KEEPER_MSG_SIGNAL, .node = 1, .generation = 1, .signal = {65}},
                 {.type = KEEPER_MSG_SIGNAL, .node = KEEPER_NODE_ALL, .generation = 1, .signal = {15}},
                 {.type = KEEPER_MSG_REAP, .node = KEEPER_NODE_ALL, .generation = 0},
                 {.type = KEEPER_MSG_BEGUN, .begun = {"relative"}},
                 {.type = KEEPER_MSG_SPAWNED, .node = 1, .generation = 1, .spawned = {0}},
-                {.type = KEEPER_MSG_SPAWN_FAILED, .node = 1, .generation = 1, .spawn_failed = {(KeeperStage)9, 0, ""}},
+                {.type = KEEPER_MSG_SPAWN_FAILED, .node = 1, .generation = 1, .spawn_failed = {(KeeperStage)10, 0, ""}},
                 {.type = KEEPER_MSG_SPAWN_FAILED, .node = 1, .generation = 1, .spawn_failed = {(KeeperStage)0, 0, ""}},
                 {.type = KEEPER_MSG_SPAWN_FAILED, .node = 1, .generation = 1, .spawn_failed = {1, -2, ""}},
                 {.type = KEEPER_MSG_EXITED, .node = 1, .generation = 1, .exited = {CLD_STOPPED, 1}},

@@ -483,10 +483,3 @@ def test_nothing_of_a_client_stays_with_the_daemon(daemon):
         client.send("Events", more=True)
         client.close()
     assert eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before and daemon.call("GetHealth")["health"]["n_clients"] == 1, 5)
-
-
-def test_a_dynamic_node_that_asks_to_be_captured_is_refused_by_name(daemon):
-    dynamic = {**program("viewer", ""), "kind": "dynamic", "argv": [], "capture": True, "line": 7}
-    text = refused(daemon.client(), "InvalidPlan", "Start", plan=plan(program("a", SLEEP), dynamic))["text"]
-    assert "viewer (line 7)" in text and "capture" in text
-    assert daemon.call("List")["dataflows"] == []

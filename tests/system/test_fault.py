@@ -57,7 +57,10 @@ class Shared:
 
 
 class Session:
-    """Three dataflows are started, one is restarted, one stopped, a node restarted, all stopped, the daemon ended."""
+    """
+    Three dataflows are started, one is restarted, one stopped, a node restarted, all stopped, the daemon ended. Two processes that were started by
+    hand take places in them: one is captured, and is to end with its dataflow; the other is not, and nobody may end it.
+    """
 
     def __init__(self, build, env, home, directory, point):
         directory.mkdir()
@@ -74,6 +77,7 @@ class Session:
         }
         self.once, self.crashes = directory / "once", directory / "crashes"
         self.seen = Seen(directory / "seen")
+        self.hands = {}
         self.troubles = []
         self.log = ""
 
@@ -153,6 +157,19 @@ class Session:
     def environment(self):
         return [f"{k}={self.env[k]}" for k in ("PATH", "LD_LIBRARY_PATH", MARK) if k in self.env]
 
+    def hold(self, id):
+        """A process that takes this place, and tries again while it is refused: the daemon may just be dying."""
+        env = {**{k: self.env[k] for k in ("PATH", "LD_LIBRARY_PATH") if k in self.env}, MARK: self.mark, "TIDEGATE_RUNTIME_DIR": str(self.daemon.runtime)}
+        with open(self.directory / f"{id}.log", "w") as log:
+            self.hands[id] = subprocess.Popen([self.build / "tests/system/hold", id, "30"], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def takes_part(self, id):
+        """It does; or its dataflow ends, for its start may be what has failed."""
+        flows = [d for d in self.dataflows() if d["name"] == "stream"]
+        return any(d["state"] not in ("beginning", "starting", "running") for d in flows) or any(
+            n["id"] == id and n["state"] == "running" for d in flows for n in d["nodes"]
+        )
+
     def dataflows(self):
         answer = self.call("Status")
         return answer["dataflows"] if isinstance(answer, dict) else []
@@ -172,18 +189,33 @@ class Session:
         self.start(plan(
             node("count", [nodes / "count"], outputs=["out"]),
             node("check", [nodes / "check", self.seen.file, 1000], inputs=[("in", "count", "out")]),
+            dynamic("held", True),
+            dynamic("loose", False),
             name="stream",
         ))  # fmt: skip
         self.start(plan(program("crash", appends(self.crashes, "exit 3"), restart=restarting(delay=0.05, max_delay=0.1)), name="loop"))
         eventually(lambda: self.seen.messages() > 0 and lines(self.crashes) > 1, 2)
+        for id in "held", "loose":
+            self.hold(id)
+        for id in "held", "loose":
+            self.check(eventually(lambda: self.takes_part(id), 10), f"nobody has become {id}")  # noqa: B023
+        there = any(d["name"] == "stream" and d["state"] == "running" for d in self.dataflows())
         self.call("Restart", dataflow="programs")
         self.call("RestartNode", dataflow="stream", node="check", seconds=STOP + SLACK)
         self.stop(dataflow="stream")
         living = [d for d in self.dataflows() if d["state"] != "ended" and d["name"] == "stream"]
         self.check(not living, f"stopped, and still there: {[(d['name'], d['state']) for d in living]}")
+        self.check(not there or eventually(lambda: self.hands["held"].poll() is not None, 1), "a captured process outlives the stop of its dataflow")
+        self.check(self.hands["loose"].poll() is None, "a process that was not captured has ended")
+        self.let_go()
         self.stop(all=True)
         self.look()
         self.end()
+
+    def let_go(self):
+        for process in self.hands.values():
+            process.kill()
+            process.wait(10)
 
     # Afterwards
 
@@ -240,6 +272,7 @@ class Session:
         self.check(not left, f"it left {left}")
 
     def sweep(self):
+        self.let_go()
         for pid in marked_processes(self.mark):
             self.daemon.send_to(pid, signal.SIGKILL)
         self.daemon.process.kill() if self.daemon.process.poll() is None else None
@@ -247,6 +280,10 @@ class Session:
         for p in sorted((p for p in self.home.rglob("*") if p.is_dir()), reverse=True):
             eventually(lambda: not remove(p), 2)
         eventually(lambda: not remove(self.home), 2)
+
+
+def dynamic(id, capture):
+    return {**program(id, ""), "kind": "dynamic", "argv": [], "capture": capture}
 
 
 def remove(path):
@@ -322,7 +359,7 @@ def test_sessions_in_which_one_call_fails_or_is_the_last(sessions, tmp_path):
             n_struck += where is not None
             if session.troubles:
                 log = pathlib.Path(os.environ.get("TIDEGATE_FAULT_LOGS", tmp_path)) / f"{session.point.replace(':', '-')}.log"
-                log.write_text(session.log + session.daemon.output())
+                log.write_text(session.log + session.daemon.log.read_text(errors="replace"))
                 failed.append(f"TIDEGATE_FAULT_POINTS={session.point}  # {where}: " + "; ".join(session.troubles) + f"\n    log: {log}")
             elif not where and ":" not in POINTS:  # no session is like another: this one made fewer calls
                 before, _, n = session.point.rpartition(":")
