@@ -399,6 +399,7 @@ int spawn_run(const SpawnPlan *plan, SpawnOutcome *outcome)
                 return SPAWN_E_FAILED;
         }
         outcome->pid = (pid_t)r;
+        atomic_store(&outcome->pidfd, child.pidfd); /* it may have been killed before it could say so */
         if (outcome->error) {
                 reap(outcome);
                 return SPAWN_E_FAILED;

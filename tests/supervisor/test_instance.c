@@ -34,11 +34,12 @@ static bool exists(const TestGroup *g, const char *name)
 /* An owner that dies at once and leaves a process in its instance's cgroup. Returns the instance's name. */
 static void make_dead(const TestGroup *g, char *ret_name, size_t size)
 {
-        int pipefd[2];
+        int pipefd[2], closed[2];
         pid_t pid;
         ssize_t n;
 
         cr_assert_eq(pipe2(pipefd, O_CLOEXEC), 0);
+        cr_assert_eq(pipe2(closed, O_CLOEXEC), 0);
         pid = fork();
         cr_assert_geq(pid, 0);
         if (pid == 0) {
@@ -52,15 +53,20 @@ static void make_dead(const TestGroup *g, char *ret_name, size_t size)
                 if (child == 0) {
                         (void)fd_close(instance.dir_fd); /* a node does not inherit the lock */
                         (void)fd_close(instance.base_fd);
+                        (void)!write(closed[1], "", 1);
                         for (;;)
                                 pause();
                 }
+                if (read(closed[0], why, 1) != 1)
+                        _exit(1);
                 if (dprintf(openat(instance.dir_fd, "cgroup.procs", O_WRONLY), "%d", child) < 0)
                         _exit(1);
                 (void)!write(pipefd[1], instance.name, sizeof(instance.name));
                 _exit(0);
         }
         (void)fd_close(pipefd[1]);
+        (void)fd_close(closed[0]);
+        (void)fd_close(closed[1]);
         n = read(pipefd[0], ret_name, size);
         (void)fd_close(pipefd[0]);
         cr_assert_gt(n, 0, "the owner could not make its instance");

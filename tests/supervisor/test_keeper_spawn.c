@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -348,6 +349,37 @@ Test(keeper_spawn, a_kill_reaches_a_start_that_hangs_and_those_that_wait_behind_
         for (empty = 0; empty < 64; empty += m.msg.type == KEEPER_MSG_EMPTY)
                 cr_assert(fx_receive(fx, &m, FX_SPAN), "only %u are reported empty", empty);
         m.fd = fd_close(m.fd);
+        fx_close(fx);
+}
+
+static bool until_populated(int events_fd)
+{
+        nsec_t stop = nsec_add(clock_now(), FX_SPAN);
+        struct pollfd p = {.fd = events_fd, .events = POLLPRI};
+
+        while (cgroup_populated(events_fd) != 1 && clock_now() < stop)
+                (void)poll(&p, 1, 20);
+        return cgroup_populated(events_fd) == 1;
+}
+
+/* Born into a frozen cgroup it is there, and has not done a single step. */
+Test(keeper_spawn, one_that_is_killed_before_its_first_step_is_reported_as_any, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        int fd = open(fx->dataflow, O_RDONLY | O_DIRECTORY | O_CLOEXEC), events = cgroup_open_file(fd, "cgroup.events", O_RDONLY);
+        FxMsg *m;
+
+        cr_assert_eq(cgroup_write(fd, "cgroup.freeze", "1"), 0);
+        fx_spawn(fx, &(FxSpawn){.node = 1, .argv = SH("exec sleep 1000")});
+        cr_assert(until_populated(events));
+        fx_kill(fx, 1, FX_SPAN);
+        m = fx_wait(fx, KEEPER_MSG_SPAWNED); /* with its pidfd: the fixture asserts that */
+        cr_assert_gt(m->msg.spawned.pid, 0);
+        m = fx_wait(fx, KEEPER_MSG_EXITED);
+        cr_assert_eq(m->msg.exited.status, SIGKILL);
+        (void)fx_wait(fx, KEEPER_MSG_EMPTY);
+        close(events);
+        close(fd);
         fx_close(fx);
 }
 
