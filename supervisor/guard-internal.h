@@ -109,6 +109,8 @@ struct Guard {
         Source scope_source, scope_events_source;
         Timer scope_timer;
         nsec_t scope_held_at; /* the last holder was started */
+        bool scope_held; /* its holder has answered */
+        bool scope_owes; /* it was said that there is none */
         bool scope_lost;
         GuardState state;
         struct rlimit nofile; /* the caller's, for the nodes */

@@ -114,6 +114,13 @@ static int on_instance(Source *source, uint32_t revents)
 
 /* ---- its holder */
 
+static void say_no_holder(Guard *guard, const char *why)
+{
+        if (!guard->scope_owes && !guard->stop_ordered)
+                log_line("no holder of the scope can be started (%s): it is tried every second, and the scope is there while a node runs", why);
+        guard->scope_owes = true;
+}
+
 static int on_holder_wanted(Timer *timer, nsec_t now)
 {
         Guard *guard = container_of(timer, Guard, scope_timer);
@@ -128,7 +135,7 @@ static int on_holder_wanted(Timer *timer, nsec_t now)
                 return 0;
         }
         if (r)
-                log_line("cannot start another holder of the scope: %s; it is tried again", strerror(-r));
+                say_no_holder(guard, strerror(-r));
         watch_holder(guard);
         return 0;
 }
@@ -139,14 +146,20 @@ static int on_holder(Source *source, uint32_t revents)
         int word = scope_receive(&guard->scope);
 
         (void)revents;
-        if (word == HOLDER_STOP && !guard->stop_ordered) {
+        if (word == HOLDER_READY) {
+                guard->scope_held = true;
+                guard->scope_owes = false;
+        } else if (word == HOLDER_STOP && !guard->stop_ordered) {
                 log_line("the service manager ends the scope: everything ends");
                 guard_order_stop(guard, GUARD_MSG_STOP);
         } else if (word < 0) {
                 source_remove(source);
                 guard->scope.holder_fd = fd_close(guard->scope.holder_fd);
-                if (!guard->stop_ordered)
+                if (!guard->scope_held)
+                        say_no_holder(guard, "it ended at once");
+                else if (!guard->stop_ordered)
                         log_line("the holder of the scope is gone: another one takes its place");
+                guard->scope_held = false;
                 watch_holder(guard);
         }
         return 0;
@@ -167,6 +180,7 @@ void guard_scope_watch(Guard *guard)
 
         if (guard->scope.dir_fd < 0)
                 return;
+        guard->scope_held = guard->scope.holder_fd >= 0;
         (void)source_add(&guard->loop, &guard->scope_events_source, events_fd, EPOLLPRI, SOURCE_EXITS, on_instance); /* without: it shows at the next start */
         watch_holder(guard);
 }

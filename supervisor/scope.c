@@ -308,19 +308,20 @@ static int join_holder(Scope *scope, const Runtime *runtime, nsec_t until)
 int scope_join(Scope *scope, const Runtime *runtime, nsec_t until)
 {
         Scope joined = *scope;
+        int r = join_holder(&joined, runtime, until);
 
-        if (join_holder(&joined, runtime, until) == 0) {
-                *scope = joined;
-                return 0;
-        }
-        scope_done(&joined);
-        joined = *scope;
-        if (open_dir(&joined) || !is_populated(joined.dir_fd, HOLDER_NODES "/cgroup.events")) {
+        if (r == -ETIMEDOUT) { /* it is there, and so is the scope */
+                joined.holder_fd = fd_close(joined.holder_fd);
+        } else if (r) {
                 scope_done(&joined);
-                return SCOPE_E_NONE;
+                joined = *scope;
+                if (open_dir(&joined) || !is_populated(joined.dir_fd, HOLDER_NODES "/cgroup.events")) {
+                        scope_done(&joined);
+                        return SCOPE_E_NONE;
+                }
         }
-        if (scope_hold(&joined, runtime) == 0 && wait_ready(&joined, until))
-                joined.holder_fd = fd_close(joined.holder_fd); /* nodes keep the scope meanwhile; the guard tries again */
+        if (r && scope_hold(&joined, runtime) == 0 && wait_ready(&joined, until))
+                joined.holder_fd = fd_close(joined.holder_fd); /* the guard tries again; until then somebody else keeps the scope */
         *scope = joined;
         return 0;
 }

@@ -315,13 +315,17 @@ def test_the_manager_that_ends_the_scope_ends_everything(service, manager):
     assert "the service manager ends the scope" in daemon.output()
 
 
-def test_a_stopped_holder_holds_up_neither_a_start_nor_an_end(service, manager):
+@pytest.mark.parametrize("nodes", [True, False])
+def test_a_stopped_holder_holds_up_neither_a_start_nor_an_end(service, manager, nodes):
     daemon = service()
-    pids = started(daemon)
+    pids, holder = started(daemon) if nodes else {}, daemon.holder()
     daemon.send("holder", signo=signal.SIGSTOP)
     manager.kill_service()
     daemon.again()
-    assert daemon.until_adopted(1)[:3] == (2, 0, 0) and daemon.pids() == pids
+    assert not nodes or daemon.until_adopted(1)[:3] == (2, 0, 0), daemon.output()
+    assert daemon.pids() == pids and len(daemon.calls()) == 1
+    holders = processes_in(manager.scope() / "holder")
+    assert holder in holders and len(holders) == 2, "it has got company"
     begin = time.monotonic()
     assert daemon.end() == 0
     assert time.monotonic() - begin < 2 + SLACK
