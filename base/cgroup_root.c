@@ -27,8 +27,7 @@ static void unescape(char *s)
         *to = '\0';
 }
 
-/* The first cgroup2 mount that shows its hierarchy from the root (that of our cgroup namespace). */
-static int find_mount(char *ret_path)
+int cgroup_mount_find(char *ret_path)
 {
         FILE *f = fopen("/proc/self/mountinfo", "re");
         char line[2 * PATH_MAX], root[PATH_MAX], at[PATH_MAX], type[64];
@@ -51,22 +50,27 @@ static int find_mount(char *ret_path)
         return found;
 }
 
-/* The path behind "0::" of /proc/self/cgroup, "/" if there is none. */
-static void find_own(char *ret_path)
+int cgroup_path_of(pid_t pid, char *ret_path)
 {
-        FILE *f = fopen("/proc/self/cgroup", "re");
-        char line[PATH_MAX + 8];
+        char name[64], line[PATH_MAX + 8];
+        int r = -ENOENT;
+        FILE *f;
 
-        memcpy(ret_path, "/", 2);
-        while (f && fgets(line, sizeof(line), f)) {
+        (void)snprintf(name, sizeof(name), pid > 0 ? "/proc/%d/cgroup" : "/proc/self/cgroup", (int)pid);
+        f = fopen(name, "re");
+        if (!f)
+                return -errno;
+        while (fgets(line, sizeof(line), f)) {
                 if (strncmp(line, "0::/", 4) != 0)
                         continue;
                 line[strcspn(line, "\n")] = '\0';
-                if (strlen(line + 3) < PATH_MAX)
-                        memcpy(ret_path, line + 3, strlen(line + 3) + 1);
+                if (strlen(line + 3) >= PATH_MAX)
+                        continue;
+                memcpy(ret_path, line + 3, strlen(line + 3) + 1);
+                r = 0;
         }
-        if (f)
-                (void)fclose(f); /* read only */
+        (void)fclose(f); /* read only */
+        return r;
 }
 
 /* Root may write everywhere, so for root a directory is its own only where systemd says so (Delegate=). */
@@ -86,13 +90,14 @@ static bool is_delegated(const char *path)
 int cgroup_root_find(char *ret_path, char *ret_why, size_t why_size)
 {
         char mount[PATH_MAX], own[PATH_MAX], dir[2 * PATH_MAX];
-        int r = find_mount(mount);
+        int r = cgroup_mount_find(mount);
 
         if (r < 0) {
                 (void)snprintf(ret_why, why_size, "no cgroup v2 hierarchy is mounted (/proc/self/mountinfo)");
                 return r;
         }
-        find_own(own);
+        if (cgroup_path_of(0, own))
+                memcpy(own, "/", 2);
         (void)snprintf(dir, sizeof(dir), "%s%s", mount, own);
         if (strcmp(own, "/") != 0 && strncmp(own, "/..", 3) != 0 && strlen(dir) < PATH_MAX && is_delegated(dir)) {
                 memcpy(ret_path, dir, strlen(dir) + 1);

@@ -9,6 +9,14 @@
 #define TG_BASE_CGROUP_ROOT_H
 
 #include <stddef.h>
+#include <sys/types.h>
+
+/* cgroup_mount_find() - the first cgroup2 mount that shows its hierarchy from the root (that of our cgroup namespace). 0 or a negative errno;
+ * @ret_path: room for PATH_MAX bytes. */
+int cgroup_mount_find(char *ret_path);
+
+/* cgroup_path_of() - where in that hierarchy a process is ("/a/b"); 0: this one. 0 or a negative errno; @ret_path: room for PATH_MAX bytes. */
+int cgroup_path_of(pid_t pid, char *ret_path);
 
 /**
  * cgroup_root_find() - the directory below which everything of ours is made

@@ -145,6 +145,7 @@ static int restore_header(Guard *guard, const struct guard_state_header *h)
         r = guard->runtime.lock_fd >= 0 ? runtime_write_pid(&guard->runtime) : runtime_take_lock(&guard->runtime);
         if (r) /* another daemon was quicker: it adopts all this, and two of us would fight over it */
                 return error_origin(r > 0 ? -EBUSY : r);
+        guard_scope_restore(guard);
         return guard_open_instance_files(guard);
 }
 

@@ -14,6 +14,7 @@
 #include "supervisor/instance.h"
 #include "supervisor/loop.h"
 #include "supervisor/runtime.h"
+#include "supervisor/scope.h"
 
 #define GUARD_MAX_CHILDREN 8192
 #define GUARD_MAX_ENFORCERS 64
@@ -104,6 +105,13 @@ struct Guard {
         Timer reader_timer;
         Loop loop;
         Instance instance;
+        Scope scope; /* where a service's nodes live; dir_fd -1: below the service itself, or wherever cgroups may be made */
+        Source scope_source, scope_events_source;
+        Timer scope_timer;
+        nsec_t scope_held_at; /* the last holder was started */
+        bool scope_held; /* its holder has answered */
+        bool scope_owes; /* it was said that there is none */
+        bool scope_lost;
         GuardState state;
         struct rlimit nofile; /* the caller's, for the nodes */
 
@@ -169,6 +177,13 @@ int guard_config_init(Guard *guard);  /* and read it, blocking: before the loop.
 void guard_config_reload(Guard *guard);
 void guard_config_on_reader_exit(Guard *guard);
 
+/* guard-scope.c */
+void guard_scope_open(Guard *guard);    /* waits, up to 5 s: before the loop. Without one nodes live where they would live otherwise */
+void guard_scope_restore(Guard *guard); /* of the guard whose place we took */
+void guard_scope_watch(Guard *guard);
+void guard_scope_end(Guard *guard);     /* waits, up to 1 s: after the loop */
+const char *guard_cgroup_root(const Guard *guard); /* for instance_make() and instance_reopen() */
+
 /* guard-watch.c */
 void guard_watch_begin(Guard *guard); /* a supervisor was started */
 void guard_watch_answer(Guard *guard);
@@ -176,6 +191,7 @@ void guard_notify(Guard *guard, const char *text);
 void guard_notify_status(Guard *guard, const char *state); /* @state: "READY=1\n" or so, or "" */
 
 /* guard.c */
+void guard_order_stop(Guard *guard, GuardMsgType why); /* everything ends */
 void guard_give_up_supervisor(Guard *guard); /* it does not answer */
 int guard_record_send(int sock, struct guard_record *record, const int *fds, size_t n_fds);
 

@@ -68,7 +68,7 @@ static void guard_end_all(Guard *guard, nsec_t at, nsec_t term_ns)
 }
 
 /* Asked to end: the supervisor stops in order, and what it does not manage by T is done for it. */
-static void guard_order_stop(Guard *guard, GuardMsgType why)
+void guard_order_stop(Guard *guard, GuardMsgType why)
 {
         nsec_t grace = guard->stop_ordered && why == GUARD_MSG_STOP ? 0 : guard->grace_ns; /* asked twice: now */
 
@@ -680,6 +680,7 @@ static void guard_init(Guard *guard, const GuardOptions *options)
         /* Zeroed as it is, and not to be touched as a whole: what is not used costs no memory. */
         guard->options = options;
         guard->instance.base_fd = guard->instance.dir_fd = -1;
+        guard->scope.dir_fd = guard->scope.holder_fd = -1;
         guard->signal_fd = guard->supervisor_fd = guard->notify_fd = -1;
         guard->client_fd = options->client_fd;
         guard->client_pidfd = options->client_pidfd;
@@ -732,13 +733,15 @@ int guard_open_instance_files(Guard *guard)
 static int guard_open_instance(Guard *guard)
 {
         char why[400] = "";
-        int r = guard->runtime.instance[0] ? instance_reopen(&guard->instance, guard->options->cgroup_root, guard->runtime.instance) : -ENOENT;
+        int r;
 
+        guard_scope_open(guard);
+        r = guard->runtime.instance[0] ? instance_reopen(&guard->instance, guard_cgroup_root(guard), guard->runtime.instance) : -ENOENT;
         if (r == 0) {
                 log_line("taking over the instance %s, which a daemon left here", guard->instance.name);
                 guard->epoch = guard->loop.now / NSEC_PER_MSEC; /* beyond any that it may have used */
         } else {
-                r = instance_make(&guard->instance, guard->options->cgroup_root, guard->options->daemon ? "daemon" : "run", why, sizeof(why));
+                r = instance_make(&guard->instance, guard_cgroup_root(guard), guard->options->daemon ? "daemon" : "run", why, sizeof(why));
         }
         if (r) {
                 tell_client(guard, GUARD_MSG_FAILED, -r, why);
@@ -872,6 +875,7 @@ static int guard_abandon(Guard *guard)
                 return 1;
         if (guard->instance.dir_fd >= 0)
                 (void)instance_remove(&guard->instance, nsec_add(clock_now(), NSEC_PER_SEC));
+        guard_scope_end(guard);
         runtime_remove(&guard->runtime);
         return 1;
 }
@@ -925,9 +929,11 @@ int guard_main(const GuardOptions *options)
                 return guard_abandon(&guard);
         }
         tell_client(&guard, GUARD_MSG_READY, 0, guard.instance.path);
+        guard_scope_watch(&guard);
         r = loop_run(&guard.loop);
         if (instance_remove(&guard.instance, nsec_add(clock_now(), 200 * NSEC_PER_MSEC)) && r == 0)
                 r = 3;
+        guard_scope_end(&guard);
         runtime_remove(&guard.runtime);
-        return r < 0 ? 1 : r;
+        return r < 0 || (r == 0 && guard.scope_lost) ? 1 : r;
 }

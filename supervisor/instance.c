@@ -71,7 +71,7 @@ static bool is_populated(int dir_fd)
         return fd >= 0 && cgroup_populated(fd) != 0;
 }
 
-unsigned instance_sweep(int base_fd, nsec_t until)
+unsigned instance_sweep(int base_fd, const char *ours, nsec_t until)
 {
         int dup_fd = openat(base_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         DIR *dir = dup_fd >= 0 ? fdopendir(dup_fd) : NULL;
@@ -86,9 +86,9 @@ unsigned instance_sweep(int base_fd, nsec_t until)
                 _cleanup_fd_ int fd = -1;
                 SweepResult result;
 
-                if (e->d_type != DT_DIR || e->d_name[0] == '.' || lock_dir(base_fd, e->d_name, &fd))
+                if (e->d_type != DT_DIR || e->d_name[0] == '.' || (ours && strcmp(e->d_name, ours) == 0) || lock_dir(base_fd, e->d_name, &fd))
                         continue;
-                if (strncmp(e->d_name, INSTANCE_DAEMON, strlen(INSTANCE_DAEMON)) == 0 && is_populated(fd))
+                if (!ours && strncmp(e->d_name, INSTANCE_DAEMON, strlen(INSTANCE_DAEMON)) == 0 && is_populated(fd))
                         continue; /* its nodes wait for the next daemon on its runtime directory, which adopts them */
                 (void)sweep_kill(fd, until, &result); /* whoever stays is tried again by the next command */
                 if (cgroup_remove_tree(base_fd, e->d_name, until) == 0)
@@ -136,7 +136,7 @@ int instance_make(Instance *ret, const char *root, const char *prefix, char *ret
                 if (r < 0)
                         break;
                 if (i == 0)
-                        (void)instance_sweep(instance.base_fd, nsec_add(clock_now(), INSTANCE_SWEEP_SPAN));
+                        (void)instance_sweep(instance.base_fd, NULL, nsec_add(clock_now(), INSTANCE_SWEEP_SPAN));
                 r = make_one(&instance, prefix);
                 if (r != -ENOENT && r != -EEXIST && r != -EWOULDBLOCK)
                         break;

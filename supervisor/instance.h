@@ -40,11 +40,13 @@ int instance_make(Instance *ret, const char *root, const char *prefix, char *ret
 
 /**
  * instance_sweep() - end what instances without an owner have left below @base_fd, and remove their directories
+ * @ours:  NULL: the nodes of a daemon that died are left to the next one on its runtime directory. Else whoever was here served ours, and
+ *         the instance of this name is all that may stay
  * @until: absolute bound for all of it
  *
  * Return: how many were removed.
  */
-unsigned instance_sweep(int base_fd, nsec_t until);
+unsigned instance_sweep(int base_fd, const char *ours, nsec_t until);
 
 /**
  * instance_reopen() - take over the directory of a daemon that died

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tidegated: guard, supervisor and keeper are one program in three roles, each a process of its own. The guard is what one
+ * tidegated: guard, supervisor, keeper and holder are one program in four roles, each a process of its own. The guard is what one
  * starts; it executes this program again for the others.
  */
 #include <fcntl.h>
@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/span.h"
 #include "supervisor/guard.h"
+#include "supervisor/holder.h"
 #include "supervisor/keeper.h"
 #include "supervisor/supervisor.h"
 
@@ -42,6 +43,7 @@ enum {
         OPT_REEXEC,
         OPT_CONFIG,
         OPT_SAID,
+        OPT_LINGER,
 };
 
 static const struct option long_options[] = {
@@ -66,6 +68,7 @@ static const struct option long_options[] = {
         {"epoch", required_argument, NULL, OPT_EPOCH},
         {"config", required_argument, NULL, OPT_CONFIG},
         {"said", required_argument, NULL, OPT_SAID},
+        {"linger-ns", required_argument, NULL, OPT_LINGER},
         {"reexec", no_argument, NULL, OPT_REEXEC},
         {"state-fd", required_argument, NULL, OPT_STATE_FD},
         {"version", no_argument, NULL, 'V'},
@@ -81,6 +84,7 @@ typedef struct Arguments {
         unsigned n_controls;
         int guard_fd, supervisor_fd, lock_fd;
         bool reexec;
+        nsec_t linger_ns; /* the holder's */
         const char *bad; /* what is wrong with them */
 } Arguments;
 
@@ -201,6 +205,9 @@ static void parse_one(Arguments *a, int option, const char *value)
         case OPT_REEXEC:
                 a->reexec = true;
                 break;
+        case OPT_LINGER:
+                a->linger_ns = parse_span(value);
+                break;
         case OPT_STATE_FD:
                 a->guard.state_fd = parse_fd(value);
                 break;
@@ -246,6 +253,10 @@ static int run_role(Arguments *a)
                 a->guard.daemon = true;
                 return guard_main(&a->guard);
         }
+        if (strcmp(a->role, "holder") == 0) {
+                (void)prctl(PR_SET_NAME, "tidegate-holder");
+                return holder_main(a->linger_ns);
+        }
         return usage("this role is started by the guard");
 }
 
@@ -255,7 +266,8 @@ int main(int argc, char **argv)
                 .supervisor = {.guard_fd = -1, .control_fds = {-1, -1}, .listen_fd = -1, .node_listen_fd = -1, .runtime_fd = -1, .epoch = 1},
                 .guard_fd = -1,
                 .supervisor_fd = -1,
-                .lock_fd = -1};
+                .lock_fd = -1,
+                .linger_ns = HOLDER_LINGER};
         static char program[PATH_MAX];
         int option;
 

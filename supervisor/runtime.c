@@ -260,6 +260,18 @@ int runtime_listen_keeper(const Runtime *runtime, unsigned slot, int *ret_fd)
         return r ? r : fchmodat(runtime->dir_fd, name, 0600, 0) < 0 ? -errno : 0;
 }
 
+int runtime_listen_holder(const Runtime *runtime, int *ret_fd)
+{
+        int r = listen_at(runtime, RUNTIME_HOLDER, SOCK_SEQPACKET, true, ret_fd);
+
+        return r ? r : fchmodat(runtime->dir_fd, RUNTIME_HOLDER, 0600, 0) < 0 ? -errno : 0;
+}
+
+void runtime_forget_holder(const Runtime *runtime)
+{
+        (void)unlinkat(runtime->dir_fd, RUNTIME_HOLDER, 0); /* a stale name leads nobody astray: connecting is refused */
+}
+
 /* The kernel closes a dead process's files in no order: its socket may hang up before its lock is free. */
 int runtime_take_lock(Runtime *runtime)
 {
@@ -310,7 +322,7 @@ static void remove_files(int dir_fd, const char *folder, bool (*is_ours)(const c
 
 void runtime_remove(Runtime *runtime)
 {
-        static const char *const files[] = {"control.sock", "node.sock", "instance", "instance.new"};
+        static const char *const files[] = {"control.sock", "node.sock", RUNTIME_HOLDER, "instance", "instance.new"};
 
         if (runtime->dir_fd < 0)
                 return;

@@ -11,6 +11,7 @@
 #include <stddef.h>
 
 #define RUNTIME_NAME_MAX 64
+#define RUNTIME_HOLDER   "holder.sock"
 
 typedef struct Runtime {
         int dir_fd;     /* the directory */
@@ -38,6 +39,12 @@ int runtime_open(Runtime *ret, const char *path, char *ret_why, size_t why_size)
 
 /* runtime_listen_keeper() - bind keeper/<slot>.sock for a keeper. 0 or a negative errno. */
 int runtime_listen_keeper(const Runtime *runtime, unsigned slot, int *ret_fd);
+
+/* runtime_listen_holder() - bind holder.sock for the scope's holder (supervisor/scope.h). 0 or a negative errno. */
+int runtime_listen_holder(const Runtime *runtime, int *ret_fd);
+
+/* runtime_forget_holder() - there is none. */
+void runtime_forget_holder(const Runtime *runtime);
 
 /* runtime_take_lock() - again, for a process that follows the guard that held it; waits a little for that one's death. 0, RUNTIME_E_TAKEN or
  * a negative errno. */

@@ -32,7 +32,7 @@ static bool exists(const TestGroup *g, const char *name)
 }
 
 /* An owner that dies at once and leaves a process in its instance's cgroup. Returns the instance's name. */
-static void make_dead(const TestGroup *g, char *ret_name, size_t size)
+static void make_dead(const TestGroup *g, const char *prefix, char *ret_name, size_t size)
 {
         int pipefd[2], closed[2];
         pid_t pid;
@@ -47,7 +47,7 @@ static void make_dead(const TestGroup *g, char *ret_name, size_t size)
                 char why[256];
                 pid_t child;
 
-                if (instance_make(&instance, g->path, "dead", why, sizeof(why)))
+                if (instance_make(&instance, g->path, prefix, why, sizeof(why)))
                         _exit(1);
                 child = fork();
                 if (child == 0) {
@@ -102,7 +102,7 @@ Test(instance, the_next_one_ends_what_a_dead_one_left, .timeout = 20)
         char dead[64] = "", why[256] = "";
 
         (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
-        make_dead(&g, dead, sizeof(dead));
+        make_dead(&g, "dead", dead, sizeof(dead));
         cr_assert(exists(&g, dead));
         cr_assert_eq(instance_make(&next, g.path, "run", why, sizeof(why)), 0, "%s", why);
         cr_assert_not(exists(&g, dead), "it was swept");
@@ -110,6 +110,31 @@ Test(instance, the_next_one_ends_what_a_dead_one_left, .timeout = 20)
         cr_assert_eq(instance_remove(&next, clock_now() + NSEC_PER_SEC), 0);
         instance_done(&next);
         while (waitpid(-1, NULL, 0) > 0) /* the orphan came to us, ended */
+                ;
+        testgroup_done(&g);
+}
+
+Test(instance, a_dead_daemons_nodes_wait_for_the_next_one_unless_it_is_the_caller, .timeout = 20)
+{
+        TestGroup g = testgroup_make();
+        char mine[64] = "", stranger[64] = "";
+        int base;
+
+        (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
+        make_dead(&g, "daemon", mine, sizeof(mine));
+        make_dead(&g, "daemon", stranger, sizeof(stranger));
+        base = openat(g.fd, "tidegate", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        cr_assert_geq(base, 0);
+        cr_assert_eq(instance_sweep(base, NULL, clock_now() + 3 * NSEC_PER_SEC), 0, "another runtime directory's, for all we know");
+        cr_assert(exists(&g, mine) && exists(&g, stranger));
+        cr_assert_eq(instance_sweep(base, mine, clock_now() + 3 * NSEC_PER_SEC), 1);
+        cr_assert(exists(&g, mine));
+        cr_assert_not(exists(&g, stranger));
+        cr_assert_eq(instance_sweep(base, "", clock_now() + 3 * NSEC_PER_SEC), 1);
+        cr_assert_not(exists(&g, mine));
+        (void)fd_close(base);
+        cr_assert_eq(unlinkat(g.fd, "tidegate", AT_REMOVEDIR), 0);
+        while (waitpid(-1, NULL, 0) > 0) /* the orphans came to us, ended */
                 ;
         testgroup_done(&g);
 }

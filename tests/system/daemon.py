@@ -21,9 +21,12 @@ class Daemon:
         self.clients = []
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                [*command, "--runtime-dir", self.runtime, "--cgroup-root", home],
+                [*command, *self.places()],
                 env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=preexec,
             )  # fmt: skip
+
+    def places(self):
+        return ["--runtime-dir", self.runtime, "--cgroup-root", self.home]
 
     def client(self, **kwargs):
         client = Client(self.socket, **kwargs)
