@@ -52,7 +52,8 @@ class Daemon:
         assert eventually(answers, 10), self.output()
 
     def supervisor(self):
-        return next((p for p in children_of(self.process.pid) if "--role=supervisor" in arguments_of(p)), None)
+        """Its pid. The kernel's list of children may leave one out while others come and go."""
+        return eventually(lambda: next((p for p in children_of(self.process.pid) if "--role=supervisor" in arguments_of(p)), None), 5)
 
     def status(self, name):
         return self.call("Status", names=[name])["dataflows"][0]
