@@ -159,10 +159,17 @@ void guard_reexec(Guard *guard); /* returns only when it cannot be done */
 int guard_restore(Guard *guard, int state_fd); /* closes it; 0 or a negative errno */
 void guard_on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si);
 int guard_keeper_watch(GuardSlot *slot, int take_fd); /* our end of its socket */
-void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd);
-void guard_set_child_end(Guard *guard, const struct guard_record *record, int32_t code, int32_t status);
 int guard_tell_slot(Guard *guard, const GuardSlot *slot);
 int guard_open_instance_files(Guard *guard);
+
+/* guard-children.c */
+void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd);
+void guard_set_child_end(Guard *guard, const struct guard_record *record, int32_t code, int32_t status);
+void guard_child_free(GuardChild *child);
+void guard_child_look(GuardChild *child); /* an orphan of a dead keeper: has it ended? */
+GuardChild *guard_find_child(Guard *guard, pid_t pid); /* the one that has just ended */
+void guard_answer(Guard *guard, const GuardSlot *slot, const struct guard_record *record); /* ASK */
+void guard_reap(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation);
 
 /* guard-config.c */
 int guard_config_init(Guard *guard);  /* and read it, blocking: before the loop. 0 or a negative errno; what is wrong was logged */
@@ -178,6 +185,7 @@ void guard_notify_status(Guard *guard, const char *state); /* @state: "READY=1\n
 /* guard.c */
 void guard_give_up_supervisor(Guard *guard); /* it does not answer */
 int guard_record_send(int sock, struct guard_record *record, const int *fds, size_t n_fds);
+void guard_tell_supervisor(Guard *guard, struct guard_record record);
 
 /* guard_said() - the letters for --said. @ret: room for 4 bytes */
 void guard_said(const GuardOptions *options, char ret[4]);

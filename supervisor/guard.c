@@ -49,7 +49,7 @@ static void tell_client(Guard *guard, GuardMsgType type, int error, const char *
                 log_line("%s%s%s", text, error ? ": " : "", error ? strerror(error) : "");
 }
 
-static void tell_supervisor(Guard *guard, struct guard_record record)
+void guard_tell_supervisor(Guard *guard, struct guard_record record)
 {
         record.epoch = guard->epoch;
         record_send(guard->supervisor_fd, &record, NULL, 0);
@@ -57,7 +57,7 @@ static void tell_supervisor(Guard *guard, struct guard_record record)
 
 void guard_tell_kept(Guard *guard, uint32_t slot)
 {
-        tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_ENFORCED, .slot = slot});
+        guard_tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_ENFORCED, .slot = slot});
 }
 
 /* ---- ending everything */
@@ -76,7 +76,7 @@ static void guard_order_stop(Guard *guard, GuardMsgType why)
                 guard_notify(guard, "STOPPING=1\nSTATUS=ending");
         guard->stop_ordered = true;
         guard_end_all(guard, nsec_add(guard->loop.now, nsec_add(grace + grace / 2, 100 * NSEC_PER_MSEC)), grace / 2);
-        tell_supervisor(guard, (struct guard_record){.type = why});
+        guard_tell_supervisor(guard, (struct guard_record){.type = why});
 }
 
 static void on_client_gone(Guard *guard)
@@ -87,127 +87,6 @@ static void on_client_gone(Guard *guard)
         source_remove(&guard->client_source);
         source_remove(&guard->client_pid_source);
         guard_order_stop(guard, GUARD_MSG_CLIENT_GONE);
-}
-
-/* ---- registered children */
-
-static void child_free(GuardChild *child)
-{
-        source_remove(&child->source);
-        child->pidfd = fd_close(child->pidfd);
-        child->guard->n_children--;
-}
-
-/* An orphan of a dead keeper is ours: what its end was like is kept until the supervisor has written it down. */
-static void child_look(GuardChild *child)
-{
-        siginfo_t si = {};
-
-        if (child->ours || waitid(P_PIDFD, (id_t)child->pidfd, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid == 0)
-                return; /* its keeper's, which tells; or still alive */
-        child->ended = child->ours = child->owes_exit = true;
-        child->code = si.si_code;
-        child->status = si.si_status;
-        source_remove(&child->source);
-        (void)waitid(P_PIDFD, (id_t)child->pidfd, &si, WEXITED | WNOHANG);
-        guard_pump(child->guard);
-}
-
-static int on_child_exit(Source *source, uint32_t revents)
-{
-        GuardChild *child = container_of(source, GuardChild, source);
-
-        (void)revents;
-        source_remove(source);
-        child->ended = true;
-        child_look(child);
-        if (!child->ours && !child->guard->options->daemon) /* nobody will ask */
-                child_free(child);
-        return 0;
-}
-
-/* Whether an incarnation ever ran: its first process registers before it does anything, and its keeper is dead. */
-static void guard_answer(Guard *guard, const GuardSlot *slot, const struct guard_record *record)
-{
-        struct guard_record answer = {.type = GUARD_MSG_ORPHAN_EXITED,
-                .slot = record->slot,
-                .node = record->node,
-                .generation = record->generation,
-                .error = slot->inherited ? EAGAIN : ENOENT};
-
-        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
-                GuardChild *child = &guard->children[i];
-
-                if (child->pidfd < 0 || child->slot != record->slot || child->node != record->node || child->generation != record->generation)
-                        continue;
-                child->owes_exit = child->ours; /* not yet: told when it is */
-                if (child->ended && !child->ours)
-                        break; /* reaped by its keeper, which took it along */
-                guard_pump(guard);
-                return;
-        }
-        tell_supervisor(guard, answer);
-}
-
-/* The supervisor has written its exit down. */
-static void guard_reap(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation)
-{
-        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
-                GuardChild *child = &guard->children[i];
-
-                if (child->pidfd >= 0 && child->slot == slot && child->node == node && child->generation == generation)
-                        child_free(child);
-        }
-}
-
-void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd)
-{
-        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
-                GuardChild *child = &guard->children[i];
-
-                if (child->pidfd >= 0)
-                        continue;
-                if (source_add(&guard->loop, &child->source, *take_pidfd, EPOLLIN, SOURCE_EXITS, on_child_exit))
-                        return;
-                child->guard = guard;
-                child->pidfd = TAKE_FD(*take_pidfd);
-                child->slot = record->slot;
-                child->node = record->node;
-                child->generation = record->generation;
-                child->pid = record->pid;
-                child->ended = child->ours = child->owes_exit = false;
-                guard->n_children++;
-                return;
-        }
-        guard->n_children_refused++; /* its cgroup is registered, so it is ended all the same */
-}
-
-void guard_set_child_end(Guard *guard, const struct guard_record *record, int32_t code, int32_t status)
-{
-        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
-                GuardChild *child = &guard->children[i];
-
-                if (child->pidfd < 0 || child->slot != record->slot || child->node != record->node || child->generation != record->generation)
-                        continue;
-                child->ended = child->ours = child->owes_exit = true;
-                child->code = code;
-                child->status = status;
-                source_remove(&child->source);
-        }
-}
-
-/* Its pid may be another's by now: the pidfd says whether it is this one that lies there. */
-static GuardChild *guard_find_child(Guard *guard, pid_t pid)
-{
-        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
-                GuardChild *child = &guard->children[i];
-                siginfo_t si = {};
-
-                if (child->pidfd >= 0 && child->pid == pid && !child->ours &&
-                        waitid(P_PIDFD, (id_t)child->pidfd, &si, WEXITED | WNOHANG | WNOWAIT) == 0 && si.si_pid == pid)
-                        return child;
-        }
-        return NULL;
 }
 
 /* ---- records in: keepers */
@@ -327,7 +206,7 @@ static void guard_slot_free(GuardSlot *slot)
         guard_unstore_slot(slot->guard, slot->number);
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
                 if (slot->guard->children[i].pidfd >= 0 && slot->guard->children[i].slot == slot->number)
-                        child_free(&slot->guard->children[i]);
+                        guard_child_free(&slot->guard->children[i]);
         slot->inherited = false;
         slot->at = NSEC_NEVER;
         slot->until = slot->term_ns = 0;
@@ -342,7 +221,7 @@ static void on_hello(Guard *guard)
         guard->ready_told = true;
         guard_replay(guard);
         if (guard->stop_ordered)
-                tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_STOP});
+                guard_tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_STOP});
 }
 
 static void on_supervisor_record(Guard *guard, const struct guard_record *record, int *fds, size_t n_fds)
@@ -377,7 +256,7 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
                 break;
         case GUARD_MSG_FORK_KEEPER:
                 if (slot->keeper.pid > 0 || slot->number == GUARD_SLOT_INSTANCE || guard_start_keeper(guard, slot))
-                        tell_supervisor(guard,
+                        guard_tell_supervisor(guard,
                                 (struct guard_record){.type = GUARD_MSG_KEEPER_FAILED, .slot = record->slot, .error = errno});
                 break;
         case GUARD_MSG_ESCROW:
@@ -509,7 +388,7 @@ void guard_on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si)
         guard_pump(guard);
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) /* those that ended in its hands without a word are ours now */
                 if (guard->children[i].pidfd >= 0 && guard->children[i].slot == slot->number && guard->children[i].ended)
-                        child_look(&guard->children[i]);
+                        guard_child_look(&guard->children[i]);
 }
 
 static void on_enforcer_exit(Guard *guard, unsigned i)
@@ -532,7 +411,7 @@ static void on_enforcer_exit(Guard *guard, unsigned i)
 
                 record_send(guard->client_fd, &copy, NULL, 0);
         }
-        tell_supervisor(guard, record);
+        guard_tell_supervisor(guard, record);
 }
 
 static void on_child_reaped(Guard *guard, const siginfo_t *si)
@@ -567,7 +446,7 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
                 child = guard_find_child(guard, si->si_pid);
         }
         if (child)
-                child_look(child);
+                guard_child_look(child);
 }
 
 /* A tree of thousands comes to us at once when it is killed: a part of it a turn, for SIGCHLD tells of many only once. */
@@ -605,7 +484,7 @@ static int on_signal(Source *source, uint32_t revents)
                 else if (info.ssi_signo == SIGHUP && guard->options->daemon)
                         guard_config_reload(guard);
                 else if (info.ssi_signo == SIGUSR1)
-                        tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_DUMP});
+                        guard_tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_DUMP});
         return on_reap(&guard->reap);
 }
 
