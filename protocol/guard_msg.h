@@ -20,6 +20,7 @@
 #define GUARD_MAGIC         UINT32_C(0x54475244)
 #define GUARD_SLOT_INSTANCE 0u
 #define GUARD_MAX_SLOTS     256u
+#define GUARD_NAME_MAX      256u /* of a cgroup's directory, with its NUL */
 
 typedef enum GuardMsgType {
         /* supervisor to guard */
@@ -28,12 +29,13 @@ typedef enum GuardMsgType {
         GUARD_MSG_ESCROW = 3,      /* slot, at, until, term_ns; also from the client. Answered by ESCROW_OK */
         GUARD_MSG_KILL_KEEPER = 4, /* slot: it is stuck */
         GUARD_MSG_BYE = 5,         /* the supervisor is about to exit in good order; status: exit code for the client */
-        GUARD_MSG_REAP = 6,        /* an orphan's exit is journalled: slot, node, generation */
+        GUARD_MSG_REAP = 6,        /* an incarnation's end is journalled: slot, node, generation; text: its cgroup, "<id>.<generation>" */
         GUARD_MSG_STORE = 8,       /* node, generation, count items; fds: one an item. Kept for the next supervisor */
         GUARD_MSG_UNSTORE = 9,     /* slot, node, generation: close what was stored of it */
         GUARD_MSG_ASK = 12,        /* slot, node, generation: what became of it? Answered by ORPHAN_EXITED, when it has ended */
         GUARD_MSG_FOUND = 14,      /* slot, pid, text: its cgroup; fds: keeper socket, keeper's pidfd: a keeper of a daemon that died. Answered by SLOT */
         GUARD_MSG_PONG = 13,       /* the answer to PING: its loop turns */
+        GUARD_MSG_ASK_KILLED = 15, /* slot, node, generation, text as in REAP: did you kill anybody there? Answered by KILLED */
         GUARD_MSG_SLOT_FREE = 7,   /* slot: its dataflow has ended, another may have the number; refused while anybody lives there */
         /* keeper to guard */
         GUARD_MSG_CGROUP = 16, /* slot; fds: directory, cgroup.kill (write), cgroup.events (read) */
@@ -53,12 +55,14 @@ typedef enum GuardMsgType {
                                        * when the keeper knows another guard: the socket that it is to use (KEEPER_MSG_GUARD) */
         GUARD_MSG_STORE_END = 41,     /* that was all; count: descriptors that had found no room in the store */
         GUARD_MSG_PING = 44,
+        GUARD_MSG_ENFORCING = 45,     /* slot, at: an escrow's time has come. Before anybody is killed, and told to each supervisor that follows */
+        GUARD_MSG_KILLED = 46,        /* slot, node, generation, count: processes that were there when the guard killed, 0 for none; at: when */
         GUARD_MSG_RELOAD = 42,        /* SIGHUP: the configuration was read anew. at: grace, until: kill budget, term: watchdog, as spans */
         GUARD_MSG_DUMP = 43,          /* SIGUSR1 */
         /* guard to client */
         GUARD_MSG_READY = 48,    /* text: the instance's cgroup directory; fds: none */
         GUARD_MSG_FAILED = 49,   /* error, text: the instance could not be set up */
-        GUARD_MSG_ENFORCED = 50, /* slot, count: the guard had to enforce; left: processes still there at the end */
+        GUARD_MSG_ENFORCED = 50, /* slot, count: the guard had to enforce; left: processes still there at the end; at: when it began to kill; n_named */
         GUARD_MSG_SUPERVISOR_GONE = 51, /* code, status: it died; the guard ends everything */
 } GuardMsgType;
 
@@ -99,7 +103,8 @@ struct guard_record {
         uint32_t count;
         uint32_t left;
         union {
-                char text[512]; /* NUL-terminated */
+                uint32_t n_named; /* ENFORCED: of the count, those that KILLED tells of */
+                char text[512];   /* NUL-terminated */
                 struct guard_item items[GUARD_MAX_ITEMS];
         };
 };

@@ -197,6 +197,7 @@ void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 .over = msg->incarnation.over,
                 .code = msg->incarnation.code,
                 .status = msg->incarnation.status};
+        node->keeper_killed = node->keeper_killed || msg->incarnation.n_killed > 0;
         if (msg->incarnation.failed && node_has_life(node))
                 keeper_take_spawn_failure(node, msg->incarnation.stage, msg->incarnation.text);
         if (msg->incarnation.has_pidfd)

@@ -65,9 +65,9 @@ void dataflow_node_changed(Node *node, NodeState from, NodeEvent event)
         if (node->state == from)
                 return;
         dataflow_emit(node->dataflow,
-                json_pack("{ss ss si ss ss ss sI si ss*}", "type", "node", "node", node->plan->id, "line", (int)node->plan->line, "from", node_state_to_string(from),
+                json_pack("{ss ss si ss ss ss sI si ss* ss*}", "type", "node", "node", node->plan->id, "line", (int)node->plan->line, "from", node_state_to_string(from),
                         "to", node_state_to_string(node->state), "event", node_event_to_string(event), "generation",
-                        (json_int_t)node->generation, "pid", (int)node->pid, "error", node->error));
+                        (json_int_t)node->generation, "pid", (int)node->pid, "error", node->error, "killed_by", node_killed_by(node)));
 }
 
 void dataflow_note(Dataflow *dataflow, const char *node, const char *text)
@@ -87,9 +87,14 @@ void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *typ
 
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count)
 {
+        dataflow_ledger_at(dataflow, clock_now(), rung, node, result, count);
+}
+
+void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count)
+{
         nsec_t since = dataflow->stop_at ? dataflow->stop_at : dataflow->begun_at;
         json_t *entry = json_pack("{ss sI ss ss* ss}", "type", "ledger", "at_ms",
-                (json_int_t)((clock_now() - since) / NSEC_PER_MSEC), "rung", rung, "node", node ? node->plan->id : NULL, "result", result);
+                (json_int_t)(nsec_left(at, since) / NSEC_PER_MSEC), "rung", rung, "node", node ? node->plan->id : NULL, "result", result);
 
         if (entry && count >= 0)
                 (void)json_object_set_new(entry, "count", json_integer(count));
@@ -554,12 +559,12 @@ static int on_keeper_deaf(Timer *timer, nsec_t now)
 }
 
 /* With somebody left each node's own deadline says so; a keeper that lives tells more than we could. */
-void dataflow_on_enforced(Dataflow *dataflow, uint32_t found, uint32_t left)
+void dataflow_on_enforced(Dataflow *dataflow, const struct guard_record *record)
 {
-        if (found > 0 || left > 0)
-                dataflow_ledger(dataflow, "guard", NULL, left ? "left" : "empty", found);
-        dataflow->n_killed += found;
-        if (left > 0)
+        if (record->count > 0 || record->left > 0)
+                dataflow_ledger_at(dataflow, record->at_ns, "guard", NULL, record->left ? "left" : "empty", record->count);
+        dataflow->n_killed += record->count - MIN(record->count, record->n_named); /* the rest is counted with its node */
+        if (record->left > 0)
                 return;
         if (dataflow->keeper_gone)
                 dataflow_believe_guard(dataflow);
@@ -593,6 +598,8 @@ static json_t *node_result(const Node *node)
                 (void)json_object_set_new(result, "error", json_string(node->error));
         if (node->left)
                 (void)json_object_set_new(result, "left", json_string(node->left));
+        if (node->killed)
+                (void)json_object_set_new(result, "killed_by", json_string(node_killed_by(node)));
         return result;
 }
 

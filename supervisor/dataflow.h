@@ -81,6 +81,7 @@ struct Dataflow {
         nsec_t ended_at;   /* 0: not yet */
         nsec_t since;      /* when the present state began */
         Timer timer;       /* beginning: keeper's answer; stopping: guard's confirmation; ending: keeper's end */
+        nsec_t enforced_at; /* from when on the guard has killed here; 0: it has not */
         Timer deaf_timer;  /* the guard says that nobody is left, and the keeper has not said so yet */
         Job advance;
 
@@ -189,6 +190,7 @@ __attribute__((format(printf, 3, 4))) void dataflow_fail(Dataflow *dataflow, con
 void dataflow_node_changed(Node *node, NodeState from, NodeEvent event);
 void dataflow_note(Dataflow *dataflow, const char *node, const char *text);
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count);
+void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count); /* of a moment that has passed */
 void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text); /* "stuck", "resumed" */
 void dataflow_on_begun(Dataflow *dataflow);
 void dataflow_kick(Dataflow *dataflow); /* look again, from the loop, whether something follows */

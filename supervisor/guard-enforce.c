@@ -90,10 +90,19 @@ static void keep_only(const int *fds, size_t n)
 
 static void keep_slot_only(const GuardSlot *slot)
 {
-        keep_only((const int[]){slot->dir_fd, slot->events_fd, slot->guard->instance.dir_fd}, 3);
+        int fds[GUARD_MAX_SLOTS + 2];
+        size_t n = 0;
+
+        fds[n++] = slot->events_fd;
+        fds[n++] = slot->guard->instance.dir_fd;
+        if (slot->number != GUARD_SLOT_INSTANCE)
+                fds[n++] = slot->dir_fd;
+        for (unsigned i = 0; slot->number == GUARD_SLOT_INSTANCE && i < GUARD_MAX_SLOTS; i++)
+                fds[n++] = slot->guard->slots[i].dir_fd; /* it looks who lives there */
+        keep_only(fds, n);
 }
 
-static void enforcer_run(GuardSlot *slot, bool remove, struct guard_result *result)
+static void enforcer_run(GuardSlot *slot, bool remove, unsigned self, struct guard_result *result)
 {
         SweepResult swept = {};
 
@@ -101,6 +110,7 @@ static void enforcer_run(GuardSlot *slot, bool remove, struct guard_result *resu
                 (void)sweep_signal(slot->dir_fd, SIGTERM, slot->at, &swept); /* whoever it missed is killed at T */
                 wait_until_empty(slot->events_fd, slot->at);
         }
+        guard_kills_note(slot, self, result);
         (void)sweep_kill(slot->dir_fd, slot->until, &swept);
         result->n_found = swept.n_found;
         result->n_left = swept.n_left;
@@ -108,6 +118,23 @@ static void enforcer_run(GuardSlot *slot, bool remove, struct guard_result *resu
                 remove_dataflow(slot, slot->until);
         else if (remove)
                 (void)remove_children(slot->dir_fd, slot->until);
+}
+
+static int on_supervisor_lingers(Timer *timer, nsec_t now)
+{
+        Guard *guard = container_of(timer, Guard, phase_timer);
+
+        (void)now;
+        guard_process_kill(&guard->supervisor);
+        return 0;
+}
+
+void guard_forget_enforcers(const GuardSlot *slot)
+{
+        for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++)
+                if (slot->guard->enforcers[i].slot == slot->number)
+                        slot->guard->enforcers[i].slot = GUARD_MAX_SLOTS;
+        guard_kills_drop(slot->guard, slot->number, NULL);
 }
 
 bool guard_enforcing(const Guard *guard)
@@ -133,13 +160,17 @@ int guard_enforce(Guard *guard, uint32_t number, bool remove)
         if (i == GUARD_MAX_ENFORCERS)
                 return error_origin(-EAGAIN);
         guard->results[i] = (struct guard_result){};
+        if (!slot->enforced_at)
+                slot->enforced_at = MAX(slot->at, guard->loop.now);
+        slot->owes_notice = true;
+        guard_pump(guard); /* heard before the ends that follow from it */
         args.pidfd = (uint64_t)(uintptr_t)&pidfd;
         pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
         if (pid < 0)
                 return error_origin(-errno);
         if (pid == 0) {
                 keep_slot_only(slot);
-                enforcer_run(slot, remove, &guard->results[i]);
+                enforcer_run(slot, remove, i, &guard->results[i]);
                 _exit(guard->results[i].n_left > 0 ? 3 : 0);
         }
         guard->enforcers[i] = (GuardEnforcer){.process = {.pid = pid, .pidfd = pidfd}, .slot = number};
@@ -186,7 +217,6 @@ static int on_enforcer_late(Timer *timer, nsec_t now)
         return 0;
 }
 
-
 static int on_escrow_due(Timer *timer, nsec_t now)
 {
         GuardSlot *slot = container_of(timer, GuardSlot, timer);
@@ -200,6 +230,49 @@ static int on_escrow_due(Timer *timer, nsec_t now)
                 /* No process to be had, or 64 enforcers at work: try again shortly, for an escrow is a promise. */
                 timer_arm(&slot->guard->loop, &slot->timer, nsec_add(slot->guard->loop.now, 20 * NSEC_PER_MSEC), on_escrow_due);
         return 0;
+}
+
+static GuardEnforcer *find_enforcer(Guard *guard, pid_t pid)
+{
+        for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++)
+                if (guard->enforcers[i].process.pid == pid)
+                        return &guard->enforcers[i];
+        return NULL;
+}
+
+bool guard_on_enforcer_exit(Guard *guard, const siginfo_t *si)
+{
+        GuardEnforcer *enforcer = find_enforcer(guard, si->si_pid);
+        unsigned i = enforcer ? (unsigned)(enforcer - guard->enforcers) : 0;
+        const struct guard_result *result = &guard->results[i];
+        struct guard_record record = {.type = GUARD_MSG_ENFORCED, .count = result->n_found, .left = result->n_left, .at_ns = result->at, .n_named = result->n_named};
+        GuardSlot *slot;
+
+        if (!enforcer)
+                return false;
+        slot = enforcer->slot < GUARD_MAX_SLOTS ? &guard->slots[enforcer->slot] : NULL;
+        enforcer->process.pid = 0;
+        enforcer->process.pidfd = fd_close(enforcer->process.pidfd);
+        guard_kills_settle(guard, i);
+        if (!slot)
+                return true; /* it outlived the dataflow whose number that was */
+        if (si->si_code != CLD_EXITED && (slot->number != GUARD_SLOT_INSTANCE || guard->state == GUARD_RUNNING)) { /* somebody killed it at its work */
+                timer_arm(&guard->loop, &slot->timer, nsec_add(guard->loop.now, NSEC_PER_MSEC), on_escrow_due);
+                return true;
+        }
+        record.slot = slot->number;
+        if (slot->number == GUARD_SLOT_INSTANCE) {
+                guard->n_left = record.left;
+                if (guard->state == GUARD_RUNNING) /* everything has been ended: the supervisor has nothing left to do but leave */
+                        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_LINGER_SPAN), on_supervisor_lingers);
+        }
+        if (record.count > 0 || record.left > 0) {
+                struct guard_record copy = record;
+
+                (void)guard_record_send(guard->client_fd, &copy, NULL, 0);
+        }
+        guard_tell_supervisor(guard, record);
+        return true;
 }
 
 void guard_enforce_overdue(Guard *guard, uint32_t number)

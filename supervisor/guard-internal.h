@@ -18,6 +18,7 @@
 #define GUARD_MAX_CHILDREN 8192
 #define GUARD_MAX_ENFORCERS 64
 #define GUARD_MAX_STORED 32768
+#define GUARD_MAX_KILLS 2048
 #define GUARD_REAPS_PER_TURN 256
 #define GUARD_BACKOFF_MIN  (50 * NSEC_PER_MSEC) /* before another supervisor, when they die within GUARD_BACKOFF_CALM */
 #define GUARD_BACKOFF_MAX  (5 * NSEC_PER_SEC)
@@ -39,6 +40,9 @@ typedef struct GuardSlot {
         int kill_fd, events_fd;
         nsec_t at, until, term_ns; /* the escrow; at NSEC_NEVER: none */
         Timer timer;
+        nsec_t enforced_at; /* from when on there was killing in its name; 0: not yet */
+        bool owes_notice;   /* and the supervisor has not been told */
+        uint32_t life;      /* which dataflow of this number it is */
         GuardProcess keeper;
         Source keeper_source; /* its socket */
         int keeper_fd;
@@ -73,7 +77,7 @@ typedef struct GuardStored {
 
 typedef struct GuardEnforcer {
         GuardProcess process;
-        uint32_t slot;
+        uint32_t slot; /* GUARD_MAX_SLOTS: none any more */
 } GuardEnforcer;
 
 typedef enum GuardState {
@@ -87,6 +91,29 @@ typedef enum GuardState {
 struct guard_result {
         uint32_t n_found;
         uint32_t n_left;
+        uint32_t n_named; /* of those found, in cgroups that are among the kills */
+        nsec_t at;        /* when it began to kill */
+};
+
+typedef enum GuardKillState {
+        GUARD_KILL_FREE,
+        GUARD_KILL_TAKEN, /* its enforcer is writing it */
+        GUARD_KILL_READY,
+} GuardKillState;
+
+/* The cgroup of an incarnation in which somebody lived when we killed; in memory shared with the enforcers, which add to it. */
+struct guard_kill {
+        _Atomic uint32_t state; /* GuardKillState */
+        uint32_t enforcer;      /* whose it is while it is taken */
+        uint32_t slot, life;
+        uint32_t count;
+        nsec_t at;
+        char name[GUARD_NAME_MAX];
+};
+
+struct guard_kills {
+        _Atomic uint32_t top; /* beyond it none was ever taken */
+        struct guard_kill kills[GUARD_MAX_KILLS];
 };
 
 /* What the reader of the configuration found, in memory that it shares with the guard. */
@@ -133,6 +160,7 @@ struct Guard {
         unsigned n_children, n_children_refused;
         GuardEnforcer enforcers[GUARD_MAX_ENFORCERS];
         struct guard_result *results; /* per enforcer */
+        struct guard_kills *kills;
         Timer phase_timer;
         Job reap; /* more children have ended than one turn reaps */
         uint32_t n_left;
@@ -203,6 +231,16 @@ int guard_enforce(Guard *guard, uint32_t slot, bool remove);
 void guard_remove_dataflow(Guard *guard, GuardSlot *slot); /* the directory of a slot whose keeper could not do it any more */
 void guard_enforce_overdue(Guard *guard, uint32_t slot); /* asked again about one whose time has passed: once more, or it is over */
 bool guard_enforcing(const Guard *guard);
+void guard_forget_enforcers(const GuardSlot *slot); /* another dataflow may have its number: what they say is of none */
+bool guard_on_enforcer_exit(Guard *guard, const siginfo_t *si); /* false: it was none */
+
+/* guard-kills.c: in whose cgroups there was killing, until their ends are journalled. */
+int guard_kills_open(Guard *guard);
+void guard_kills_note(const GuardSlot *slot, unsigned enforcer, struct guard_result *result); /* by the enforcer, before it kills; the instance: of all slots */
+void guard_kills_settle(Guard *guard, unsigned enforcer); /* that one has ended */
+const struct guard_kill *guard_kills_find(const Guard *guard, uint32_t slot, const char *name);
+void guard_kills_drop(Guard *guard, uint32_t slot, const char *name); /* NULL: all of the slot */
+void guard_kills_answer(Guard *guard, const struct guard_record *record);
 
 void guard_process_kill(GuardProcess *process);
 

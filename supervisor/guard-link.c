@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The supervisor's side of the guard's socket (protocol/guard_msg.h). */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <signal.h>
 #include <string.h>
@@ -81,15 +82,35 @@ void guard_found_order(Supervisor *supervisor, uint32_t slot, int32_t pid, const
         guard_send_fds(supervisor, &record, fds, 2);
 }
 
+/* About the cgroup of an incarnation: named as its keeper names it. */
+static void guard_send_cgroup(const Dataflow *dataflow, uint32_t node, uint64_t generation, GuardMsgType type)
+{
+        struct guard_record record = {.type = type, .slot = dataflow->slot, .node = node, .generation = generation};
+
+        (void)snprintf(record.text, sizeof(record.text), "%s.%llu", dataflow->plan->nodes[node].id, (unsigned long long)generation);
+        guard_send(dataflow->supervisor, record);
+}
+
 void guard_forget_order(const Dataflow *dataflow, uint32_t node, uint64_t generation)
 {
-        guard_send(dataflow->supervisor,
-                (struct guard_record){.type = GUARD_MSG_REAP, .slot = dataflow->slot, .node = node, .generation = generation});
+        guard_send_cgroup(dataflow, node, generation, GUARD_MSG_REAP);
 }
 
 void guard_reap_order(const Node *node)
 {
-        guard_send_about(node, GUARD_MSG_REAP);
+        guard_send_cgroup(node->dataflow, node->index, node->generation, GUARD_MSG_REAP);
+}
+
+void guard_ask_killed_order(const Node *node)
+{
+        guard_send_cgroup(node->dataflow, node->index, node->generation, GUARD_MSG_ASK_KILLED);
+}
+
+bool guard_has_unread(const Supervisor *supervisor)
+{
+        struct pollfd p = {.fd = supervisor->guard_fd, .events = POLLIN};
+
+        return supervisor->guard_source.loop && poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
 }
 
 void guard_fork_keeper_order(Supervisor *supervisor, uint32_t slot)
@@ -121,6 +142,7 @@ void guard_bye(Supervisor *supervisor, int status)
 static void on_record(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds)
 {
         Dataflow *dataflow = record->slot < GUARD_MAX_SLOTS ? supervisor->slots[record->slot] : NULL;
+        Node *node = dataflow && record->node < dataflow->plan->n_nodes ? &dataflow->nodes[record->node] : NULL;
 
         if (record->slot < GUARD_MAX_SLOTS && (record->type == GUARD_MSG_KEEPER_GONE || record->type == GUARD_MSG_KEEPER_FAILED)) {
                 supervisor->slot_state[record->slot] &= (uint8_t)~SLOT_KEEPER;
@@ -141,6 +163,8 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 adopt_store_end(supervisor);
         else if (record->type == GUARD_MSG_DUMP)
                 supervisor_dump(supervisor);
+        else if (record->type == GUARD_MSG_ENFORCING && record->slot == GUARD_SLOT_INSTANCE)
+                supervisor->enforced_at = record->at_ns;
         else if (record->type == GUARD_MSG_CLIENT_GONE)
                 supervisor_stop_all(supervisor, NSEC_NEVER, false, "the command is gone");
         else if (record->type == GUARD_MSG_STOP)
@@ -157,8 +181,12 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 dataflow_on_escrow_ok(dataflow);
         else if (record->type == GUARD_MSG_ORPHAN_EXITED)
                 adopt_orphan_exit(dataflow, record);
+        else if (record->type == GUARD_MSG_ENFORCING)
+                dataflow->enforced_at = record->at_ns;
+        else if (record->type == GUARD_MSG_KILLED && node && node->generation == record->generation)
+                node_on_guard_word(node, record->count, record->at_ns);
         else if (record->type == GUARD_MSG_ENFORCED)
-                dataflow_on_enforced(dataflow, record->count, record->left);
+                dataflow_on_enforced(dataflow, record);
 }
 
 static int on_guard_socket(Source *source, uint32_t revents)

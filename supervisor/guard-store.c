@@ -122,10 +122,26 @@ static int tell_stored(Guard *guard, unsigned *at)
         return r;
 }
 
+static int tell_notices(Guard *guard)
+{
+        int r = 0;
+
+        for (unsigned i = 0; !r && i < GUARD_MAX_SLOTS; i++) {
+                GuardSlot *slot = &guard->slots[i];
+                struct guard_record record = {.type = GUARD_MSG_ENFORCING, .slot = i, .at_ns = slot->enforced_at};
+
+                if (!slot->owes_notice)
+                        continue;
+                r = tell(guard, &record, NULL, 0);
+                slot->owes_notice = r != 0;
+        }
+        return r;
+}
+
 static int tell_all(Guard *guard)
 {
         struct guard_record end = {.type = GUARD_MSG_STORE_END, .count = guard->n_refused};
-        int r = 0;
+        int r = tell_notices(guard); /* before anybody's end is heard of */
 
         while (!r && guard->replay_at < GUARD_MAX_SLOTS) {
                 r = guard_tell_slot(guard, &guard->slots[guard->replay_at]);
@@ -145,7 +161,7 @@ static int tell_all(Guard *guard)
 
 static int tell_owed(Guard *guard)
 {
-        int r = 0;
+        int r = tell_notices(guard);
 
         for (unsigned i = 0; !r && i < GUARD_MAX_SLOTS; i++) {
                 GuardSlot *slot = &guard->slots[i];
@@ -187,6 +203,8 @@ void guard_replay(Guard *guard)
 {
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
                 guard->children[i].owes_exit = guard->children[i].ours; /* the last supervisor may have died with it unwritten */
+        for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++)
+                guard->slots[i].owes_notice = guard->slots[i].enforced_at > 0;
         guard->replaying = true;
         guard->replay_at = 0;
         guard_pump(guard);

@@ -200,6 +200,7 @@ static void guard_slot_free(GuardSlot *slot)
                 return;
         timer_disarm(&slot->timer);
         guard_remove_dataflow(slot->guard, slot);
+        guard_forget_enforcers(slot);
         slot->dir_fd = fd_close(slot->dir_fd);
         slot->kill_fd = fd_close(slot->kill_fd);
         slot->events_fd = fd_close(slot->events_fd);
@@ -209,7 +210,9 @@ static void guard_slot_free(GuardSlot *slot)
                         guard_child_free(&slot->guard->children[i]);
         slot->inherited = false;
         slot->at = NSEC_NEVER;
-        slot->until = slot->term_ns = 0;
+        slot->until = slot->term_ns = slot->enforced_at = 0;
+        slot->owes_notice = false;
+        slot->life++;
 }
 
 static void on_hello(Guard *guard)
@@ -253,6 +256,10 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
                 break;
         case GUARD_MSG_REAP:
                 guard_reap(guard, record->slot, record->node, record->generation);
+                guard_kills_drop(guard, record->slot, record->text);
+                break;
+        case GUARD_MSG_ASK_KILLED:
+                guard_kills_answer(guard, record);
                 break;
         case GUARD_MSG_FORK_KEEPER:
                 if (slot->keeper.pid > 0 || slot->number == GUARD_SLOT_INSTANCE || guard_start_keeper(guard, slot))
@@ -331,15 +338,6 @@ static int on_client_exit(Source *source, uint32_t revents)
 
 /* ---- reaping */
 
-static int on_supervisor_lingers(Timer *timer, nsec_t now)
-{
-        Guard *guard = container_of(timer, Guard, phase_timer);
-
-        (void)now;
-        guard_process_kill(&guard->supervisor);
-        return 0;
-}
-
 static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
 {
         struct guard_record record = {.type = GUARD_MSG_SUPERVISOR_GONE, .code = si->si_code, .status = si->si_status};
@@ -391,29 +389,6 @@ void guard_on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si)
                         guard_child_look(&guard->children[i]);
 }
 
-static void on_enforcer_exit(Guard *guard, unsigned i)
-{
-        GuardEnforcer *enforcer = &guard->enforcers[i];
-        struct guard_record record = {.type = GUARD_MSG_ENFORCED,
-                .slot = enforcer->slot,
-                .count = guard->results[i].n_found,
-                .left = guard->results[i].n_left};
-
-        enforcer->process.pid = 0;
-        enforcer->process.pidfd = fd_close(enforcer->process.pidfd);
-        if (enforcer->slot == GUARD_SLOT_INSTANCE) {
-                guard->n_left = record.left;
-                if (guard->state == GUARD_RUNNING) /* everything has been ended: the supervisor has nothing left to do but leave */
-                        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_LINGER_SPAN), on_supervisor_lingers);
-        }
-        if (record.count > 0 || record.left > 0) {
-                struct guard_record copy = record;
-
-                record_send(guard->client_fd, &copy, NULL, 0);
-        }
-        guard_tell_supervisor(guard, record);
-}
-
 static void on_child_reaped(Guard *guard, const siginfo_t *si)
 {
         GuardChild *child;
@@ -432,12 +407,8 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
                         return;
                 }
         }
-        for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++) {
-                if (guard->enforcers[i].process.pid == si->si_pid) {
-                        on_enforcer_exit(guard, i);
-                        return;
-                }
-        }
+        if (guard_on_enforcer_exit(guard, si))
+                return;
         child = guard_find_child(guard, si->si_pid); /* an orphan of a dead keeper; anybody else's is just reaped */
         for (unsigned i = 0; i < GUARD_MAX_SLOTS && !child && guard->options->daemon; i++) {
                 if (guard->slots[i].keeper.pid <= 0)
@@ -721,7 +692,9 @@ static int guard_setup(Guard *guard)
         guard->results = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         if (guard->results == MAP_FAILED)
                 return error_origin(-errno);
-        r = loop_init(&guard->loop);
+        r = guard_kills_open(guard);
+        if (!r)
+                r = loop_init(&guard->loop);
         if (r)
                 return error_fold(r);
         guard->signal_fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);

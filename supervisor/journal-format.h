@@ -92,6 +92,7 @@ enum { /* journal_node.flags */
         JOURNAL_NODE_FINISHED = 1u << 12,
         JOURNAL_NODE_WAS_READY = 1u << 13,
         JOURNAL_NODE_RESTART_WANTED = 1u << 14,
+        JOURNAL_NODE_KILLED_BY_GUARD = 1u << 15,
 };
 
 struct journal_node {

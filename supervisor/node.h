@@ -106,6 +106,10 @@ struct Node {
         bool exited;    /* the first process has ended */
         bool empty;     /* nobody is left */
         bool killed;    /* needed SIGKILL */
+        bool killed_by_guard; /* ... which was not its keeper's */
+        bool keeper_killed;   /* its keeper has found somebody to kill */
+        bool guard_asked, guard_heard; /* whether it was the guard; answered, or not in time */
+        Timer guard_timer;    /* ... by then */
         bool resolved;  /* it was decided what follows */
         bool exec_stuck;    /* execve has not come back: the process may be unkillable */
         bool resuming;      /* asked what it knows (NODE_MSG_RESUME), and has not said all yet */
@@ -207,6 +211,12 @@ static inline bool node_is_dynamic(const Node *node)
 {
         return node->plan->kind == PLAN_KIND_DYNAMIC;
 }
+
+/* node_killed_by() - "keeper", "guard", or NULL: nobody had to kill it. */
+const char *node_killed_by(const Node *node);
+
+/* node_on_guard_word() - the guard says how many lived in its cgroup when it killed there, and when that was. */
+void node_on_guard_word(Node *node, uint32_t n_killed, nsec_t at);
 
 /* node_on_connected() - dynamic: a process has taken its place. node_on_left() - it is gone, or was let go of. */
 void node_on_connected(Node *node);

@@ -49,6 +49,7 @@ struct Supervisor {
         Source guard_source;
         uint64_t epoch;
         bool guard_gone;
+        nsec_t enforced_at; /* from when on the guard has killed in the whole instance; 0: it has not */
         int guard_pidfd; /* -1: a private instance, or none to be had */
         Private *privates[SUPERVISOR_MAX_CONTROLS];
         Status *status;    /* a daemon's pages; NULL: a private instance */
@@ -91,6 +92,8 @@ void guard_unstore_order(const Node *node);
 void guard_reap_order(const Node *node);
 void guard_forget_order(const Dataflow *dataflow, uint32_t node, uint64_t generation); /* the same of an earlier incarnation */
 void guard_ask_order(const Node *node);
+void guard_ask_killed_order(const Node *node); /* answered by node_on_guard_word() */
+bool guard_has_unread(const Supervisor *supervisor); /* it has said something that no turn has read */
 void guard_replace_order(Supervisor *supervisor); /* it does not answer: it is killed, and its hang-up makes us the guard */
 void guard_found_order(Supervisor *supervisor, uint32_t slot, int32_t pid, const int fds[2], const char *cgroup);
 
@@ -150,6 +153,6 @@ void dataflow_on_keeper(Dataflow *dataflow, int32_t pid, int take_sock, int take
 void dataflow_on_keeper_failed(Dataflow *dataflow, int error);
 void dataflow_on_keeper_gone(Dataflow *dataflow, int code, int status);
 void dataflow_on_escrow_ok(Dataflow *dataflow);
-void dataflow_on_enforced(Dataflow *dataflow, uint32_t found, uint32_t left);
+void dataflow_on_enforced(Dataflow *dataflow, const struct guard_record *record);
 
 #endif
