@@ -10,7 +10,7 @@
  * everything else lives; slots of dataflows are given out by the supervisor, from 1.
  *
  * An escrow is "cgroup X, time T": from T on the guard kills and sweeps X until populated 0 or until the kill budget's end. It
- * cannot be taken back and only ever moves earlier; the guard drops it when it reads `populated 0` itself.
+ * cannot be taken back and only ever moves earlier. The guard drops it with the cgroup's directory, the slot, or the incarnation's REAP.
  */
 #ifndef TG_PROTOCOL_GUARD_MSG_H
 #define TG_PROTOCOL_GUARD_MSG_H
@@ -21,12 +21,14 @@
 #define GUARD_SLOT_INSTANCE 0u
 #define GUARD_MAX_SLOTS     256u
 #define GUARD_NAME_MAX      256u /* of a cgroup's directory, with its NUL */
+#define GUARD_MAX_NODE_ESCROWS 512u /* escrows of single incarnations at a time */
 
 typedef enum GuardMsgType {
         /* supervisor to guard */
         GUARD_MSG_HELLO = 1,       /* epoch: the supervisor is up and its loop turns */
         GUARD_MSG_FORK_KEEPER = 2, /* slot */
-        GUARD_MSG_ESCROW = 3,      /* slot, at, until, term_ns; also from the client. Answered by ESCROW_OK */
+        GUARD_MSG_ESCROW = 3,      /* slot, at, until, term_ns; also from the client. Answered by ESCROW_OK. Of one incarnation: slot, node,
+                                    * generation, at, until, text as in REAP, status: 1 if another is to follow; until its REAP */
         GUARD_MSG_KILL_KEEPER = 4, /* slot: it is stuck */
         GUARD_MSG_BYE = 5,         /* the supervisor is about to exit in good order; status: exit code for the client */
         GUARD_MSG_REAP = 6,        /* an incarnation's end is journalled: slot, node, generation; text: its cgroup, "<id>.<generation>" */
@@ -45,7 +47,9 @@ typedef enum GuardMsgType {
         GUARD_MSG_KEEPER = 32,        /* slot, pid; fds: the supervisor's end of the keeper socket, pidfd */
         GUARD_MSG_KEEPER_FAILED = 33, /* slot, error */
         GUARD_MSG_KEEPER_GONE = 34,   /* slot, code, status */
-        GUARD_MSG_ESCROW_OK = 35,     /* slot, at; to whoever asked */
+        GUARD_MSG_ESCROW_OK = 35,     /* slot, node, generation, at; to whoever asked */
+        GUARD_MSG_ESCROW_REFUSED = 47, /* the same, of an incarnation; error ENOSPC: GUARD_MAX_NODE_ESCROWS are held */
+        GUARD_MSG_ESCROWED = 52,      /* slot, node, generation, at, until, status as in ESCROW: what is held of single incarnations, after SLOT */
         GUARD_MSG_CLIENT_GONE = 36,
         GUARD_MSG_ORPHAN_EXITED = 37, /* slot, node, generation, code, status: a child whose keeper is dead. Code 0: not known how;
                                        * then error ENOENT: it never ran; EAGAIN: if it ran, it registered with another guard */
@@ -55,7 +59,7 @@ typedef enum GuardMsgType {
                                        * when the keeper knows another guard: the socket that it is to use (KEEPER_MSG_GUARD) */
         GUARD_MSG_STORE_END = 41,     /* that was all; count: descriptors that had found no room in the store */
         GUARD_MSG_PING = 44,
-        GUARD_MSG_ENFORCING = 45,     /* slot, at: an escrow's time has come. Before anybody is killed, and told to each supervisor that follows */
+        GUARD_MSG_ENFORCING = 45,     /* slot, at; of one incarnation: node, generation: an escrow's time has come. Before anybody is killed, and told to each supervisor that follows */
         GUARD_MSG_KILLED = 46,        /* slot, node, generation, count: processes that were there when the guard killed, 0 for none; at: when */
         GUARD_MSG_RELOAD = 42,        /* SIGHUP: the configuration was read anew. at: grace, until: kill budget, term: watchdog, as spans */
         GUARD_MSG_DUMP = 43,          /* SIGUSR1 */

@@ -312,6 +312,8 @@ static void dataflow_reconcile(Dataflow *dataflow, bool begun)
                 Node *node = &dataflow->nodes[i];
 
                 node_reconcile(node, dataflow->journal->nodes[i].sequence ? dataflow->journal->nodes[i].deadline_ns : NSEC_NEVER, fresh);
+                if (fresh)
+                        node_escrow_again(node);
         }
         for (size_t i = 0; fresh && i < dataflow->plan->n_nodes; i++)
                 node_journal(&dataflow->nodes[i]); /* a stop may have begun since */

@@ -24,7 +24,6 @@
 #define DATAFLOW_RESUME_SPAN   (2 * NSEC_PER_SEC)     /* a keeper that was told of a new supervisor says what it has; it never blocks */
 #define DATAFLOW_CALM_SPAN     (10 * NSEC_PER_SEC)    /* a keeper that dies sooner after another one is not replaced */
 #define DATAFLOW_DEAF_SPAN     NSEC_PER_SEC           /* the keeper hears of an exit when the guard does */
-#define DATAFLOW_STOP_SLACK    (100 * NSEC_PER_MSEC)  /* design section 5: escrow T = start + 1.5 x grace + 0.1 s */
 
 static const char *const state_names[_DATAFLOW_STATE_MAX] = {
         [DATAFLOW_BEGINNING] = "beginning",
@@ -294,7 +293,7 @@ static int on_confirm_again(Timer *timer, nsec_t now)
 
         dataflow->confirm_again = true;
         timer_arm(dataflow->loop, timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_guard_deaf);
-        guard_escrow_order(dataflow->supervisor, dataflow->slot, dataflow_escrow_at(dataflow), nsec_add(dataflow->ladder.verdict, DATAFLOW_STOP_SLACK), 0);
+        guard_escrow_order(dataflow->supervisor, dataflow->slot, dataflow_escrow_at(dataflow), dataflow_escrow_until(dataflow), 0);
         return 0;
 }
 
@@ -558,9 +557,30 @@ static int on_keeper_deaf(Timer *timer, nsec_t now)
         return 0;
 }
 
+/* The guard has ended an incarnation, and its keeper has not said so: it cannot start the next one either. */
+static int on_keeper_deaf_of_node(Timer *timer, nsec_t now)
+{
+        Dataflow *dataflow = container_of(timer, Dataflow, node_deaf_timer);
+
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                const Node *node = &dataflow->nodes[i];
+
+                if (node->state != NODE_STOPPING || !node->enforced_at || node->exited || node->empty || now < nsec_add(node->enforced_at, DATAFLOW_DEAF_SPAN))
+                        continue;
+                keeper_lost(dataflow, "did not react any more");
+                return 0;
+        }
+        return 0;
+}
+
 /* With somebody left each node's own deadline says so; a keeper that lives tells more than we could. */
 void dataflow_on_enforced(Dataflow *dataflow, const struct guard_record *record)
 {
+        if (record->generation > 0) { /* of one node: what was killed there it is told when it is over */
+                if (record->left == 0)
+                        timer_arm(dataflow->loop, &dataflow->node_deaf_timer, nsec_add(dataflow->loop->now, DATAFLOW_DEAF_SPAN), on_keeper_deaf_of_node);
+                return;
+        }
         if (record->count > 0 || record->left > 0)
                 dataflow_ledger_at(dataflow, record->at_ns, "guard", NULL, record->left ? "left" : "empty", record->count);
         dataflow->n_killed += record->count - MIN(record->count, record->n_named); /* the rest is counted with its node */
@@ -749,6 +769,18 @@ nsec_t dataflow_escrow_at(const Dataflow *dataflow)
         return nsec_add(dataflow->ladder.kill, DATAFLOW_STOP_SLACK);
 }
 
+nsec_t dataflow_escrow_until(const Dataflow *dataflow)
+{
+        return nsec_add(dataflow->ladder.verdict, DATAFLOW_STOP_SLACK);
+}
+
+NodeLadder dataflow_ladder_of_escrow(const Dataflow *dataflow, nsec_t at, nsec_t until)
+{
+        nsec_t kill = at - MIN(at, DATAFLOW_STOP_SLACK), half = dataflow->options.grace_ns / 2;
+
+        return (NodeLadder){.term = kill - MIN(kill, half), .kill = kill, .verdict = MAX(until - MIN(until, DATAFLOW_STOP_SLACK), kill)};
+}
+
 void dataflow_begin(Dataflow *dataflow)
 {
         if (!dataflow->waits_for[0] || dataflow->state != DATAFLOW_BEGINNING)
@@ -779,8 +811,7 @@ void dataflow_go_on(Dataflow *dataflow, bool begun)
         } else if (dataflow->state == DATAFLOW_STOPPING) {
                 /* With the times that were written down; those that have passed are due at once. */
                 timer_arm(dataflow->loop, &dataflow->timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_unconfirmed);
-                guard_escrow_order(dataflow->supervisor, dataflow->slot, nsec_add(dataflow->ladder.kill, DATAFLOW_STOP_SLACK),
-                        nsec_add(dataflow->ladder.verdict, DATAFLOW_STOP_SLACK), 0);
+                guard_escrow_order(dataflow->supervisor, dataflow->slot, dataflow_escrow_at(dataflow), dataflow_escrow_until(dataflow), 0);
         } else if (dataflow->state == DATAFLOW_ENDING) {
                 keeper_order_end(dataflow, nsec_add(now, DATAFLOW_END_SPAN));
                 timer_arm(dataflow->loop, &dataflow->timer, nsec_add(now, DATAFLOW_END_SPAN + DATAFLOW_END_SLACK), on_end_late);
@@ -795,6 +826,7 @@ Dataflow *dataflow_free(Dataflow *dataflow)
         list_unlink(&dataflow->link);
         timer_disarm(&dataflow->timer);
         timer_disarm(&dataflow->deaf_timer);
+        timer_disarm(&dataflow->node_deaf_timer);
         timer_disarm(&dataflow->keeper_timer);
         timer_disarm(&dataflow->progress_timer);
         timer_disarm(&dataflow->order_timer);

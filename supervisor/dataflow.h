@@ -25,6 +25,8 @@ typedef struct Supervisor Supervisor;
 typedef struct Link Link;
 typedef struct Pair Pair;
 
+#define DATAFLOW_STOP_SLACK (100 * NSEC_PER_MSEC) /* design section 5: escrow T = start + 1.5 x grace + 0.1 s */
+
 typedef enum DataflowState {
         DATAFLOW_BEGINNING,
         DATAFLOW_STARTING,
@@ -82,6 +84,7 @@ struct Dataflow {
         nsec_t since;      /* when the present state began */
         Timer timer;       /* beginning: keeper's answer; stopping: guard's confirmation; ending: keeper's end */
         nsec_t enforced_at; /* from when on the guard has killed here; 0: it has not */
+        Timer node_deaf_timer; /* likewise of one node */
         Timer deaf_timer;  /* the guard says that nobody is left, and the keeper has not said so yet */
         Job advance;
 
@@ -179,6 +182,12 @@ void dataflow_replace_keeper(Dataflow *dataflow, const char *why);
 
 /* dataflow_escrow_at() - when the guard begins to enforce the stop that was ordered. */
 nsec_t dataflow_escrow_at(const Dataflow *dataflow);
+
+/* dataflow_ladder_of_escrow() - the ladder that an escrow was placed for; what it does not tell is as the options have it. */
+NodeLadder dataflow_ladder_of_escrow(const Dataflow *dataflow, nsec_t at, nsec_t until);
+
+/* dataflow_escrow_until() - when it gives up. */
+nsec_t dataflow_escrow_until(const Dataflow *dataflow);
 
 /* dataflow_go_on() - adopted: what its state waited for is asked for again. @begun: its keeper has made its cgroup. */
 void dataflow_go_on(Dataflow *dataflow, bool begun);

@@ -91,6 +91,24 @@ static void restore_slot(Guard *guard, const struct guard_state_slot *state)
                 (void)guard_adopt_keeper(guard, slot, state->keeper_pid, socket_fd, pidfd, state->cgroup); /* not adopted: dead, to the supervisor */
         if (state->at_ns != NSEC_NEVER)
                 (void)guard_escrow(guard, slot->number, state->at_ns, state->until_ns, state->term_ns);
+        slot->escrow.enforced_at = state->enforced_at_ns;
+}
+
+static void restore_escrow(Guard *guard, const struct guard_state_escrow *state)
+{
+        struct guard_record record = {.slot = state->slot,
+                .node = state->node,
+                .generation = state->generation,
+                .at_ns = state->at_ns,
+                .until_ns = state->until_ns,
+                .status = (int32_t)state->restart};
+        GuardEscrow *escrow;
+
+        (void)snprintf(record.text, sizeof(record.text), "%s", state->name);
+        (void)guard_escrow_node(guard, &record); /* there is room: it comes from a table of that size */
+        escrow = guard_escrow_find(guard, state->slot, state->node, state->generation);
+        if (escrow)
+                escrow->enforced_at = state->enforced_at_ns;
 }
 
 static void restore_item(Guard *guard, const struct guard_state_item *state)
@@ -169,9 +187,10 @@ static bool put_slots(const Guard *guard, int fd, struct guard_state_header *h)
                         .keeper_pid = slot->keeper.pid,
                         .keeper_fd = slot->keeper_peer_fd,
                         .keeper_pidfd = slot->keeper.pidfd,
-                        .at_ns = slot->at,
-                        .until_ns = slot->until,
-                        .term_ns = slot->term_ns};
+                        .at_ns = slot->escrow.at,
+                        .until_ns = slot->escrow.until,
+                        .term_ns = slot->escrow.term_ns,
+                        .enforced_at_ns = slot->escrow.enforced_at};
                 char link[64];
                 ssize_t n;
 
@@ -228,6 +247,47 @@ static bool put_children(const Guard *guard, int fd, struct guard_state_header *
         return true;
 }
 
+static bool put_escrows(const Guard *guard, int fd, struct guard_state_header *h)
+{
+        for (unsigned i = 0; i < guard->escrows_top; i++) {
+                const GuardEscrow *escrow = &guard->escrows[i].escrow;
+                struct guard_state_escrow state = {.slot = escrow->slot,
+                        .node = escrow->node,
+                        .generation = escrow->generation,
+                        .at_ns = escrow->at,
+                        .until_ns = escrow->until,
+                        .enforced_at_ns = escrow->enforced_at,
+                        .restart = escrow->restart};
+
+                if (escrow->generation == 0)
+                        continue;
+                (void)snprintf(state.name, sizeof(state.name), "%s", escrow->name);
+                if (!put(fd, &state, sizeof(state)))
+                        return false;
+                h->n_escrows++;
+        }
+        return true;
+}
+
+static bool put_kills(const Guard *guard, int fd, struct guard_state_header *h)
+{
+        for (uint32_t i = 0; i < GUARD_MAX_KILLS; i++) {
+                const struct guard_kill *kill = guard_kills_at(guard, i);
+                struct guard_state_kill state = {};
+
+                if (!kill)
+                        continue;
+                state.slot = kill->slot;
+                state.count = kill->count;
+                state.at_ns = kill->at;
+                (void)snprintf(state.name, sizeof(state.name), "%s", kill->name);
+                if (!put(fd, &state, sizeof(state)))
+                        return false;
+                h->n_kills++;
+        }
+        return true;
+}
+
 static int write_state(Guard *guard)
 {
         struct guard_state_header h = {.magic = GUARD_STATE_MAGIC,
@@ -251,9 +311,11 @@ static int write_state(Guard *guard)
         keep(h.control_fd);
         keep(h.node_fd);
         keep(h.lock_fd);
-        if (put(fd, &h, sizeof(h)) && put_slots(guard, fd, &h) && put_items(guard, fd, &h) && put_children(guard, fd, &h)) {
+        if (put(fd, &h, sizeof(h)) && put_slots(guard, fd, &h) && put_items(guard, fd, &h) && put_children(guard, fd, &h) && put_escrows(guard, fd, &h) &&
+                put_kills(guard, fd, &h)) {
                 h.size = sizeof(h) + (uint64_t)h.n_slots * sizeof(struct guard_state_slot) + (uint64_t)h.n_items * sizeof(struct guard_state_item) +
-                         (uint64_t)h.n_children * sizeof(struct guard_state_child);
+                         (uint64_t)h.n_children * sizeof(struct guard_state_child) + (uint64_t)h.n_escrows * sizeof(struct guard_state_escrow) +
+                         (uint64_t)h.n_kills * sizeof(struct guard_state_kill);
                 if (pwrite(fd, &h, sizeof(h), 0) == sizeof(h) && fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
                         return fd;
         }
@@ -351,7 +413,8 @@ static const struct guard_state_header *map_state(int fd, size_t *ret_size)
         if (h == MAP_FAILED)
                 return NULL;
         need = sizeof(*h) + (uint64_t)h->n_slots * sizeof(struct guard_state_slot) + (uint64_t)h->n_items * sizeof(struct guard_state_item) +
-               (uint64_t)h->n_children * sizeof(struct guard_state_child);
+               (uint64_t)h->n_children * sizeof(struct guard_state_child) + (uint64_t)h->n_escrows * sizeof(struct guard_state_escrow) +
+               (uint64_t)h->n_kills * sizeof(struct guard_state_kill);
         if (h->magic == GUARD_STATE_MAGIC && h->version == GUARD_STATE_VERSION && h->size == need && need == (uint64_t)st.st_size)
                 return h;
         (void)munmap((void *)(uintptr_t)h, *ret_size);
@@ -364,6 +427,8 @@ int guard_restore(Guard *guard, int state_fd)
         const struct guard_state_slot *slots;
         const struct guard_state_item *items;
         const struct guard_state_child *children;
+        const struct guard_state_escrow *escrows;
+        const struct guard_state_kill *kills;
         size_t size = 0;
         int r;
 
@@ -374,6 +439,8 @@ int guard_restore(Guard *guard, int state_fd)
         slots = (const void *)(h + 1);
         items = (const void *)(slots + h->n_slots);
         children = (const void *)(items + h->n_items);
+        escrows = (const void *)(children + h->n_children);
+        kills = (const void *)(escrows + h->n_escrows);
         r = restore_header(guard, h);
         for (uint32_t i = 0; !r && i < h->n_slots; i++)
                 restore_slot(guard, &slots[i]);
@@ -381,6 +448,10 @@ int guard_restore(Guard *guard, int state_fd)
                 restore_item(guard, &items[i]);
         for (uint32_t i = 0; !r && i < h->n_children; i++)
                 restore_child(guard, &children[i]);
+        for (uint32_t i = 0; !r && i < h->n_escrows; i++)
+                restore_escrow(guard, &escrows[i]);
+        for (uint32_t i = 0; !r && i < h->n_kills; i++)
+                guard_kills_restore(guard, &kills[i]);
         if (!r)
                 log_line("this process is the guard now: %u slots, %u descriptors, %u children", h->n_slots, h->n_items, h->n_children);
         (void)munmap((void *)(uintptr_t)h, size);

@@ -10,6 +10,7 @@
 
 #include "protocol/guard_msg.h"
 #include "supervisor/guard.h"
+#include "supervisor/guard-state.h"
 #include "supervisor/config.h"
 #include "supervisor/instance.h"
 #include "supervisor/loop.h"
@@ -33,15 +34,30 @@ typedef struct GuardProcess {
         int pidfd;
 } GuardProcess;
 
+/* A promise: from a time on whoever is left in a cgroup is killed. Of the whole cgroup of a slot, or of that of one incarnation in it. */
+typedef struct GuardEscrow {
+        Guard *guard;
+        uint32_t slot, node;
+        uint64_t generation; /* 0: of the slot; an incarnation's otherwise */
+        const char *name;    /* of that one's cgroup in the slot's; NULL: the slot's own */
+        nsec_t at, until, term_ns; /* at NSEC_NEVER: none */
+        bool restart;       /* another incarnation is wanted; not ours to begin */
+        Timer timer;
+        nsec_t enforced_at; /* from when on there was killing in its name; 0: not yet */
+        bool owes_notice;   /* and the supervisor has not been told */
+} GuardEscrow;
+
+typedef struct GuardNodeEscrow {
+        GuardEscrow escrow; /* generation 0: free */
+        char name[GUARD_NAME_MAX];
+} GuardNodeEscrow;
+
 typedef struct GuardSlot {
         Guard *guard;
         uint32_t number;
         int dir_fd; /* -1: no cgroup registered */
         int kill_fd, events_fd;
-        nsec_t at, until, term_ns; /* the escrow; at NSEC_NEVER: none */
-        Timer timer;
-        nsec_t enforced_at; /* from when on there was killing in its name; 0: not yet */
-        bool owes_notice;   /* and the supervisor has not been told */
+        GuardEscrow escrow;
         uint32_t life;      /* which dataflow of this number it is */
         GuardProcess keeper;
         Source keeper_source; /* its socket */
@@ -77,7 +93,8 @@ typedef struct GuardStored {
 
 typedef struct GuardEnforcer {
         GuardProcess process;
-        uint32_t slot; /* GUARD_MAX_SLOTS: none any more */
+        uint32_t slot, node; /* whose escrow it carries out; slot GUARD_MAX_SLOTS: that of none any more */
+        uint64_t generation;
 } GuardEnforcer;
 
 typedef enum GuardState {
@@ -161,6 +178,8 @@ struct Guard {
         GuardEnforcer enforcers[GUARD_MAX_ENFORCERS];
         struct guard_result *results; /* per enforcer */
         struct guard_kills *kills;
+        GuardNodeEscrow *escrows; /* of incarnations: GUARD_MAX_NODE_ESCROWS */
+        unsigned escrows_top;     /* beyond it none was ever placed */
         Timer phase_timer;
         Job reap; /* more children have ended than one turn reaps */
         uint32_t n_left;
@@ -171,7 +190,7 @@ struct Guard {
         unsigned stored_top; /* beyond it nothing was ever stored */
         unsigned n_stored, n_refused;
         bool replaying;     /* the present supervisor is being told what there is */
-        unsigned replay_at; /* next thing to tell: slots, then stored ones, then exits */
+        unsigned replay_at; /* next thing to tell: slots, escrows of incarnations, stored ones */
 };
 
 /* guard-store.c: what is kept for the next supervisor, and how it gets it. */
@@ -225,21 +244,34 @@ int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, int listen_
 /* guard.c: an escrow's time has come, and there was nobody to end. The supervisor knows, unless its keeper does not tell it. */
 void guard_tell_kept(Guard *guard, uint32_t slot);
 
-/* guard-enforce.c */
+/* guard-escrow.c: what was promised, and when it is due. */
+int guard_escrow_open(Guard *guard);
 int guard_escrow(Guard *guard, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
-int guard_enforce(Guard *guard, uint32_t slot, bool remove);
+int guard_escrow_node(Guard *guard, const struct guard_record *record); /* 0, or -ENOSPC: as many are held as can be */
+GuardEscrow *guard_escrow_find(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation); /* generation 0: the slot's. NULL: none */
+void guard_escrow_drop(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation); /* that incarnation has ended */
+void guard_escrow_drop_slot(GuardSlot *slot);
+void guard_escrow_on_child(Guard *guard, const struct guard_record *record); /* somebody was born: too late? */
+void guard_escrow_again(GuardEscrow *escrow); /* whoever was sent was killed at its work */
+void guard_on_escrow(Guard *guard, const struct guard_record *record, int answer_fd);
+bool guard_slot_is_gone(const GuardSlot *slot); /* its directory was removed */
+
+/* guard-enforce.c: processes that carry it out. */
+int guard_enforce(GuardEscrow *escrow, bool remove); /* remove, of the instance's: what lies below, too */
 void guard_remove_dataflow(Guard *guard, GuardSlot *slot); /* the directory of a slot whose keeper could not do it any more */
-void guard_enforce_overdue(Guard *guard, uint32_t slot); /* asked again about one whose time has passed: once more, or it is over */
 bool guard_enforcing(const Guard *guard);
+bool guard_enforcing_escrow(const GuardEscrow *escrow);
 void guard_forget_enforcers(const GuardSlot *slot); /* another dataflow may have its number: what they say is of none */
 bool guard_on_enforcer_exit(Guard *guard, const siginfo_t *si); /* false: it was none */
 
 /* guard-kills.c: in whose cgroups there was killing, until their ends are journalled. */
 int guard_kills_open(Guard *guard);
-void guard_kills_note(const GuardSlot *slot, unsigned enforcer, struct guard_result *result); /* by the enforcer, before it kills; the instance: of all slots */
+void guard_kills_note(const GuardEscrow *escrow, unsigned enforcer, struct guard_result *result); /* by the enforcer, before it kills; the instance: of all slots */
 void guard_kills_settle(Guard *guard, unsigned enforcer); /* that one has ended */
 const struct guard_kill *guard_kills_find(const Guard *guard, uint32_t slot, const char *name);
 void guard_kills_drop(Guard *guard, uint32_t slot, const char *name); /* NULL: all of the slot */
+const struct guard_kill *guard_kills_at(const Guard *guard, uint32_t i); /* the i-th of GUARD_MAX_KILLS; NULL: there is none */
+void guard_kills_restore(Guard *guard, const struct guard_state_kill *state);
 void guard_kills_answer(Guard *guard, const struct guard_record *record);
 
 void guard_process_kill(GuardProcess *process);

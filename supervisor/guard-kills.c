@@ -92,12 +92,20 @@ static void note_slot(const GuardSlot *slot, unsigned enforcer, struct guard_res
         (void)closedir(dir);
 }
 
-void guard_kills_note(const GuardSlot *slot, unsigned enforcer, struct guard_result *result)
+void guard_kills_note(const GuardEscrow *escrow, unsigned enforcer, struct guard_result *result)
 {
-        const Guard *guard = slot->guard;
+        const Guard *guard = escrow->guard;
+        const GuardSlot *slot = &guard->slots[escrow->slot];
 
         result->at = clock_now();
-        if (slot->number != GUARD_SLOT_INSTANCE) {
+        if (escrow->name) {
+                uint32_t n = count_in(slot->dir_fd, escrow->name, false);
+
+                if (n > 0)
+                        note(slot, enforcer, result, escrow->name, n);
+                return;
+        }
+        if (escrow->slot != GUARD_SLOT_INSTANCE) {
                 note_slot(slot, enforcer, result);
                 return;
         }
@@ -155,6 +163,18 @@ void guard_kills_settle(Guard *guard, unsigned enforcer)
                 if (half || stale)
                         atomic_store(&kill->state, GUARD_KILL_FREE);
         }
+}
+
+const struct guard_kill *guard_kills_at(const Guard *guard, uint32_t i)
+{
+        return i < atomic_load(&guard->kills->top) ? ready(guard, i) : NULL;
+}
+
+void guard_kills_restore(Guard *guard, const struct guard_state_kill *state)
+{
+        struct guard_result result = {.at = state->at_ns};
+
+        note(&guard->slots[state->slot], 0, &result, state->name, state->count);
 }
 
 void guard_kills_answer(Guard *guard, const struct guard_record *record)

@@ -83,27 +83,28 @@ void guard_found_order(Supervisor *supervisor, uint32_t slot, int32_t pid, const
 }
 
 /* About the cgroup of an incarnation: named as its keeper names it. */
-static void guard_send_cgroup(const Dataflow *dataflow, uint32_t node, uint64_t generation, GuardMsgType type)
+static void guard_send_cgroup(const Dataflow *dataflow, uint32_t node, uint64_t generation, struct guard_record record)
 {
-        struct guard_record record = {.type = type, .slot = dataflow->slot, .node = node, .generation = generation};
-
+        record.slot = dataflow->slot;
+        record.node = node;
+        record.generation = generation;
         (void)snprintf(record.text, sizeof(record.text), "%s.%llu", dataflow->plan->nodes[node].id, (unsigned long long)generation);
         guard_send(dataflow->supervisor, record);
 }
 
 void guard_forget_order(const Dataflow *dataflow, uint32_t node, uint64_t generation)
 {
-        guard_send_cgroup(dataflow, node, generation, GUARD_MSG_REAP);
+        guard_send_cgroup(dataflow, node, generation, (struct guard_record){.type = GUARD_MSG_REAP});
 }
 
 void guard_reap_order(const Node *node)
 {
-        guard_send_cgroup(node->dataflow, node->index, node->generation, GUARD_MSG_REAP);
+        guard_send_cgroup(node->dataflow, node->index, node->generation, (struct guard_record){.type = GUARD_MSG_REAP});
 }
 
 void guard_ask_killed_order(const Node *node)
 {
-        guard_send_cgroup(node->dataflow, node->index, node->generation, GUARD_MSG_ASK_KILLED);
+        guard_send_cgroup(node->dataflow, node->index, node->generation, (struct guard_record){.type = GUARD_MSG_ASK_KILLED});
 }
 
 bool guard_has_unread(const Supervisor *supervisor)
@@ -127,6 +128,17 @@ void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t
 {
         guard_send(supervisor,
                 (struct guard_record){.type = GUARD_MSG_ESCROW, .slot = slot, .at_ns = at, .until_ns = until, .term_ns = term_ns});
+}
+
+void guard_escrow_node_order(Node *node, const NodeLadder *ladder, bool restart)
+{
+        struct guard_record record = {.type = GUARD_MSG_ESCROW,
+                .at_ns = nsec_add(ladder->kill, DATAFLOW_STOP_SLACK),
+                .until_ns = nsec_add(ladder->verdict, DATAFLOW_STOP_SLACK),
+                .status = restart};
+
+        node->escrow_placed = true;
+        guard_send_cgroup(node->dataflow, node->index, node->generation, record);
 }
 
 void guard_slot_free_order(Supervisor *supervisor, uint32_t slot)
@@ -177,8 +189,17 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 dataflow_on_keeper_failed(dataflow, record->error);
         else if (record->type == GUARD_MSG_KEEPER_GONE)
                 dataflow_on_keeper_gone(dataflow, record->code, record->status);
-        else if (record->type == GUARD_MSG_ESCROW_OK)
+        else if ((record->type == GUARD_MSG_ESCROW_OK || record->type == GUARD_MSG_ESCROW_REFUSED) && record->generation > 0) {
+                if (node)
+                        node_on_escrow_answer(node, record->type == GUARD_MSG_ESCROW_OK ? 0 : record->error);
+        } else if (record->type == GUARD_MSG_ESCROW_OK)
                 dataflow_on_escrow_ok(dataflow);
+        else if (record->type == GUARD_MSG_ESCROWED)
+                adopt_escrow(dataflow, record);
+        else if (record->type == GUARD_MSG_ENFORCING && record->generation > 0) {
+                if (node && node->generation == record->generation)
+                        node->enforced_at = record->at_ns;
+        }
         else if (record->type == GUARD_MSG_ORPHAN_EXITED)
                 adopt_orphan_exit(dataflow, record);
         else if (record->type == GUARD_MSG_ENFORCING)

@@ -23,6 +23,8 @@
 #include "supervisor/packet.h"
 #include "supervisor/priority.h"
 
+#define SUPERVISOR_LAST_READS 64 /* of 32 records each: more than a socket holds */
+
 static void guard_advance(Guard *guard);
 static void guard_replace_supervisor(Guard *guard, const siginfo_t *si);
 
@@ -97,6 +99,7 @@ static void on_keeper_record(GuardSlot *slot, const struct guard_record *record,
 
         if (record->type == GUARD_MSG_CHILD && n_fds == 1) {
                 guard_add_child(guard, record, &fds[0]);
+                guard_escrow_on_child(guard, record);
         } else if (record->type == GUARD_MSG_CGROUP && slot->dir_fd >= 0) {
                 slot->keeper_guard_fd = fd_close(slot->keeper_guard_fd); /* known already: it only says that it has its own end */
         } else if (record->type == GUARD_MSG_CGROUP && n_fds == 3) {
@@ -104,8 +107,8 @@ static void on_keeper_record(GuardSlot *slot, const struct guard_record *record,
                 slot->kill_fd = TAKE_FD(fds[1]);
                 slot->events_fd = TAKE_FD(fds[2]);
                 slot->keeper_guard_fd = fd_close(slot->keeper_guard_fd); /* it has its own end */
-                if (slot->at <= guard->loop.now) /* its time came while it was being made */
-                        (void)guard_enforce(guard, slot->number, false);
+                if (slot->escrow.at <= guard->loop.now) /* its time came while it was being made */
+                        (void)guard_enforce(&slot->escrow, false);
         }
 }
 
@@ -182,23 +185,12 @@ static int guard_start_keeper(Guard *guard, GuardSlot *slot)
         return 0;
 }
 
-static void on_escrow(Guard *guard, const struct guard_record *record, int answer_fd)
-{
-        struct guard_record ok = *record;
-
-        if (guard_escrow(guard, record->slot, record->at_ns, record->until_ns, record->term_ns))
-                return;
-        guard_enforce_overdue(guard, record->slot);
-        ok.type = GUARD_MSG_ESCROW_OK;
-        record_send(answer_fd, &ok, NULL, 0);
-}
-
 /* The number's next dataflow begins with nothing of this one's, its escrow included. */
 static void guard_slot_free(GuardSlot *slot)
 {
         if (slot->number == GUARD_SLOT_INSTANCE || slot->keeper.pid > 0 || (slot->events_fd >= 0 && cgroup_populated(slot->events_fd) == 1))
                 return;
-        timer_disarm(&slot->timer);
+        guard_escrow_drop_slot(slot);
         guard_remove_dataflow(slot->guard, slot);
         guard_forget_enforcers(slot);
         slot->dir_fd = fd_close(slot->dir_fd);
@@ -209,9 +201,6 @@ static void guard_slot_free(GuardSlot *slot)
                 if (slot->guard->children[i].pidfd >= 0 && slot->guard->children[i].slot == slot->number)
                         guard_child_free(&slot->guard->children[i]);
         slot->inherited = false;
-        slot->at = NSEC_NEVER;
-        slot->until = slot->term_ns = slot->enforced_at = 0;
-        slot->owes_notice = false;
         slot->life++;
 }
 
@@ -257,6 +246,7 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
         case GUARD_MSG_REAP:
                 guard_reap(guard, record->slot, record->node, record->generation);
                 guard_kills_drop(guard, record->slot, record->text);
+                guard_escrow_drop(guard, record->slot, record->node, record->generation);
                 break;
         case GUARD_MSG_ASK_KILLED:
                 guard_kills_answer(guard, record);
@@ -267,7 +257,7 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
                                 (struct guard_record){.type = GUARD_MSG_KEEPER_FAILED, .slot = record->slot, .error = errno});
                 break;
         case GUARD_MSG_ESCROW:
-                on_escrow(guard, record, guard->supervisor_fd);
+                guard_on_escrow(guard, record, guard->supervisor_fd);
                 break;
         case GUARD_MSG_KILL_KEEPER:
                 guard_process_kill(&slot->keeper);
@@ -325,7 +315,7 @@ static int on_client_socket(Source *source, uint32_t revents)
                 return 0;
         }
         if (size == sizeof(record) && record.magic == GUARD_MAGIC && record.type == GUARD_MSG_ESCROW)
-                on_escrow(guard, &record, guard->client_fd);
+                guard_on_escrow(guard, &record, guard->client_fd);
         return 0;
 }
 
@@ -338,12 +328,23 @@ static int on_client_exit(Source *source, uint32_t revents)
 
 /* ---- reaping */
 
+/* What lies unread when its time is over is still its word: BYE, an escrow. All of it, and before another one begins. */
+static void read_supervisor(Guard *guard)
+{
+        for (unsigned i = 0; i < SUPERVISOR_LAST_READS && guard->supervisor_source.loop; i++) {
+                struct pollfd p = {.fd = guard->supervisor_fd, .events = POLLIN};
+
+                if (poll(&p, 1, 0) != 1 || !(p.revents & POLLIN))
+                        return;
+                (void)on_supervisor_socket(&guard->supervisor_source, EPOLLIN);
+        }
+}
+
 static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
 {
         struct guard_record record = {.type = GUARD_MSG_SUPERVISOR_GONE, .code = si->si_code, .status = si->si_status};
 
-        if (guard->supervisor_source.loop) /* its last words, BYE among them, may still lie in the socket */
-                (void)on_supervisor_socket(&guard->supervisor_source, 0);
+        read_supervisor(guard);
         guard->supervisor.pid = 0;
         guard->supervisor.pidfd = fd_close(guard->supervisor.pidfd);
         source_remove(&guard->supervisor_source);
@@ -489,7 +490,7 @@ static bool guard_has_ended(const Guard *guard)
 {
         const GuardSlot *slot = &guard->slots[GUARD_SLOT_INSTANCE];
 
-        return !guard_enforcing(guard) && (slot->at <= guard->loop.now || cgroup_populated(slot->events_fd) == 0);
+        return !guard_enforcing(guard) && (slot->escrow.at <= guard->loop.now || cgroup_populated(slot->events_fd) == 0);
 }
 
 /* The last look, when nobody is left who could start anything: kill what is there, remove every directory. */
@@ -497,10 +498,10 @@ static int guard_clean(Guard *guard)
 {
         GuardSlot *slot = &guard->slots[GUARD_SLOT_INSTANCE];
 
-        timer_disarm(&slot->timer);
-        slot->term_ns = 0;
-        slot->until = nsec_add(guard->loop.now, NSEC_PER_SEC);
-        return guard_enforce(guard, GUARD_SLOT_INSTANCE, true);
+        timer_disarm(&slot->escrow.timer);
+        slot->escrow.term_ns = 0;
+        slot->escrow.until = nsec_add(guard->loop.now, NSEC_PER_SEC);
+        return guard_enforce(&slot->escrow, true);
 }
 
 /* One state at a time, each left once what it waits for has happened. Called after every exit. */
@@ -543,7 +544,7 @@ static void guard_init(Guard *guard, const GuardOptions *options)
                         .keeper_peer_fd = -1,
                         .keeper_guard_fd = -1,
                         .keeper = {.pidfd = -1},
-                        .at = NSEC_NEVER};
+                        .escrow = {.guard = guard, .slot = i, .at = NSEC_NEVER}};
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
                 guard->children[i].pidfd = -1;
         guard->runtime.dir_fd = guard->runtime.lock_fd = guard->runtime.control_fd = guard->runtime.node_fd = -1;
@@ -641,7 +642,7 @@ static void guard_replace_supervisor(Guard *guard, const siginfo_t *si)
 {
         nsec_t now = guard->loop.now;
 
-        if (guard->slots[GUARD_SLOT_INSTANCE].at <= now)
+        if (guard->slots[GUARD_SLOT_INSTANCE].escrow.at <= now)
                 return;
         guard->backoff = now - guard->supervisor_began > GUARD_BACKOFF_CALM ? 0 : MIN(MAX(2 * guard->backoff, GUARD_BACKOFF_MIN), GUARD_BACKOFF_MAX);
         if (guard->epoch == 1)
@@ -659,10 +660,11 @@ void guard_give_up_supervisor(Guard *guard)
 {
         nsec_t silent = guard->loop.now - guard->pinged_at;
 
-        if (guard->slots[GUARD_SLOT_INSTANCE].at <= guard->loop.now)
+        if (guard->slots[GUARD_SLOT_INSTANCE].escrow.at <= guard->loop.now)
                 return; /* everything is being ended anyway */
         log_line("the supervisor (pid %d) has not answered for %.1f s; it is killed and replaced", (int)guard->supervisor.pid, (double)silent / 1e9);
         guard_process_kill(&guard->supervisor);
+        read_supervisor(guard);
         guard->supervisor.pid = 0; /* reaped as a stranger, if ever */
         guard->supervisor.pidfd = fd_close(guard->supervisor.pidfd);
         source_remove(&guard->supervisor_source);
@@ -693,6 +695,8 @@ static int guard_setup(Guard *guard)
         if (guard->results == MAP_FAILED)
                 return error_origin(-errno);
         r = guard_kills_open(guard);
+        if (!r)
+                r = guard_escrow_open(guard);
         if (!r)
                 r = loop_init(&guard->loop);
         if (r)

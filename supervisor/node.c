@@ -232,6 +232,8 @@ static void node_begin_incarnation(Node *node)
         node->spawned = node->connected = node->mapped = node->started = false;
         node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = false;
         node->killed_by_guard = node->keeper_killed = node->guard_asked = node->guard_heard = false;
+        node->enforced_at = 0;
+        node->escrow_placed = false;
         node->quarantined = node->resolved = false;
         node->pid = 0;
         node->end = NODE_END_NONE;
@@ -558,7 +560,7 @@ static bool node_awaits_guard(Node *node)
                 timer_arm(dataflow->loop, &node->guard_timer, dataflow->loop->now, on_guard_read); /* read in the next turn, before jobs */
                 return true;
         }
-        if (!supervisor->enforced_at && !dataflow->enforced_at)
+        if (!supervisor->enforced_at && !dataflow->enforced_at && !node->enforced_at)
                 return false;
         node->guard_asked = true;
         timer_arm(dataflow->loop, &node->guard_timer, nsec_add(dataflow->loop->now, NODE_GUARD_SPAN), on_guard_silent);
@@ -676,6 +678,7 @@ static void node_nothing(Node *node)
 {
         if (node->quarantined && node->empty) {
                 node->quarantined = false;
+                guard_reap_order(node);
                 dataflow_note(node->dataflow, node->plan->id, "quarantine cleared: what would not end has ended");
         }
 }
@@ -708,9 +711,14 @@ void node_order_stop(Node *node, const NodeLadder *ladder)
                 node_post(node, NODE_EV_STOP);
 }
 
+bool node_can_restart(const Node *node)
+{
+        return !node->dataflow->stop_ordered && !node->quarantined && node->dataflow->state < DATAFLOW_STOPPING;
+}
+
 bool node_order_restart(Node *node, const NodeLadder *ladder)
 {
-        if (node->dataflow->stop_ordered || node->quarantined || node->dataflow->state >= DATAFLOW_STOPPING)
+        if (!node_can_restart(node))
                 return false;
         node->stop_wanted = false;
         if (node_is_final(node)) {
@@ -795,6 +803,7 @@ void node_done(Node *node)
                 return;
         timer_disarm(&node->deadline);
         timer_disarm(&node->guard_timer);
+        timer_disarm(&node->order_timer);
         timer_disarm(&node->hung_up);
         job_cancel(&node->job);
         wiring_release(node);

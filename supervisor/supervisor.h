@@ -82,6 +82,7 @@ int guard_link_open(Supervisor *supervisor, int take_fd);
 void guard_fork_keeper_order(Supervisor *supervisor, uint32_t slot);
 void guard_kill_keeper_order(Supervisor *supervisor, uint32_t slot);
 void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
+void guard_escrow_node_order(Node *node, const NodeLadder *ladder, bool restart); /* of its present incarnation */
 void guard_bye(Supervisor *supervisor, int status);
 
 void guard_slot_free_order(Supervisor *supervisor, uint32_t slot);
@@ -146,6 +147,7 @@ void adopt_without_keeper(Dataflow *dataflow);
 void adopt_look(Supervisor *supervisor);
 void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds); /* likewise */
 void adopt_resumed(Dataflow *dataflow, const KeeperMsg *msg);
+void adopt_escrow(Dataflow *dataflow, const struct guard_record *record);
 void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record);
 
 /* What the guard's answers mean for a dataflow (dataflow.c). */
