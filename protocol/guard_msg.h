@@ -15,13 +15,17 @@
 #ifndef TG_PROTOCOL_GUARD_MSG_H
 #define TG_PROTOCOL_GUARD_MSG_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define GUARD_MAGIC         UINT32_C(0x54475244)
 #define GUARD_SLOT_INSTANCE 0u
 #define GUARD_MAX_SLOTS     256u
 #define GUARD_NAME_MAX      256u /* of a cgroup's directory, with its NUL */
+#ifndef GUARD_MAX_NODE_ESCROWS /* smaller in a fuzz target */
 #define GUARD_MAX_NODE_ESCROWS 512u /* escrows of single incarnations at a time */
+#endif
 
 typedef enum GuardMsgType {
         /* supervisor to guard */
@@ -113,5 +117,31 @@ struct guard_record {
         };
 };
 _Static_assert(sizeof(struct guard_record) == 592, "shared by guard, supervisor, keeper, child and client");
+
+typedef enum GuardSender {
+        GUARD_SENDER_SUPERVISOR,
+        GUARD_SENDER_KEEPER, /* and its children */
+        GUARD_SENDER_CLIENT,
+        GUARD_SENDER_GUARD, /* to the supervisor */
+} GuardSender;
+
+/**
+ * guard_msg_check() - is this packet one that its sender may send?
+ * @from:   by the socket that it came from
+ * @size:   received; @record is read only if it is a whole record
+ * @n_fds:  that came with it
+ *
+ * After 0 its type is the sender's to use, slot is below GUARD_MAX_SLOTS, and not the instance's where a dataflow is meant, texts that the
+ * type has end in NUL, a cgroup's name is one component and belongs to the generation, items are of known kinds with a descriptor
+ * each. Node and times may be anything, and so may what the type does not use. Pure.
+ *
+ * Return: 0 or -EPROTO.
+ */
+int guard_msg_check(GuardSender from, const struct guard_record *record, size_t size, size_t n_fds);
+
+/* guard_name_is_of() - the name of an incarnation's cgroup, "<id>.<generation>", ended by NUL within @room and GUARD_NAME_MAX */
+bool guard_name_is_of(const char *name, size_t room, uint64_t generation);
+bool guard_path_is_good(const char *path, size_t room); /* absolute, or "" */
+bool guard_item_is_good(const struct guard_item *item);
 
 #endif

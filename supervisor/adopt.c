@@ -105,7 +105,7 @@ int adopt_begin(Supervisor *supervisor)
 
 void adopt_stored(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds)
 {
-        Dataflow *dataflow = record->slot < GUARD_MAX_SLOTS ? supervisor->slots[record->slot] : NULL;
+        Dataflow *dataflow = supervisor->slots[record->slot];
         Node *node = dataflow && record->node < dataflow->plan->n_nodes ? &dataflow->nodes[record->node] : NULL;
 
         if (!node || node->generation != record->generation)

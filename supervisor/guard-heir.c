@@ -81,11 +81,9 @@ static int own(int fd)
 
 static void restore_slot(Guard *guard, const struct guard_state_slot *state)
 {
-        GuardSlot *slot = state->slot < GUARD_MAX_SLOTS ? &guard->slots[state->slot] : NULL;
+        GuardSlot *slot = &guard->slots[state->slot];
         int socket_fd = own(state->keeper_fd), pidfd = own(state->keeper_pidfd);
 
-        if (!slot || strnlen(state->cgroup, sizeof(state->cgroup)) == sizeof(state->cgroup))
-                return;
         open_cgroup(slot, state->cgroup);
         if (state->keeper_pid > 0 && socket_fd >= 0 && pidfd >= 0)
                 (void)guard_adopt_keeper(guard, slot, state->keeper_pid, socket_fd, pidfd, state->cgroup); /* not adopted: dead, to the supervisor */
@@ -399,61 +397,54 @@ int guard_ask_reexec(const char *path, char *ret_why, size_t why_size)
 
 /* ---- all of it at once */
 
-/* Ours, from ourselves, but the numbers in it are used as sizes: held against the size of the whole. */
-static const struct guard_state_header *map_state(int fd, size_t *ret_size)
+static const void *map_state(int fd, size_t *ret_size)
 {
-        const struct guard_state_header *h;
         struct stat st;
-        uint64_t need;
+        void *map;
 
-        if (fstat(fd, &st) < 0 || st.st_size < (off_t)sizeof(*h))
+        if (fstat(fd, &st) < 0 || st.st_size <= 0)
                 return NULL;
         *ret_size = (size_t)st.st_size;
-        h = mmap(NULL, *ret_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (h == MAP_FAILED)
-                return NULL;
-        need = sizeof(*h) + (uint64_t)h->n_slots * sizeof(struct guard_state_slot) + (uint64_t)h->n_items * sizeof(struct guard_state_item) +
-               (uint64_t)h->n_children * sizeof(struct guard_state_child) + (uint64_t)h->n_escrows * sizeof(struct guard_state_escrow) +
-               (uint64_t)h->n_kills * sizeof(struct guard_state_kill);
-        if (h->magic == GUARD_STATE_MAGIC && h->version == GUARD_STATE_VERSION && h->size == need && need == (uint64_t)st.st_size)
-                return h;
-        (void)munmap((void *)(uintptr_t)h, *ret_size);
-        return NULL;
+        map = mmap(NULL, *ret_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        return map == MAP_FAILED ? NULL : map;
+}
+
+static int restore(Guard *guard, const GuardStateView *v)
+{
+        const struct guard_state_header *h = v->header;
+        int r = restore_header(guard, h);
+
+        if (r)
+                return error_fold(r);
+        for (uint32_t i = 0; i < h->n_slots; i++)
+                restore_slot(guard, &v->slots[i]);
+        for (uint32_t i = 0; i < h->n_items; i++)
+                restore_item(guard, &v->items[i]);
+        for (uint32_t i = 0; i < h->n_children; i++)
+                restore_child(guard, &v->children[i]);
+        for (uint32_t i = 0; i < h->n_escrows; i++)
+                restore_escrow(guard, &v->escrows[i]);
+        for (uint32_t i = 0; i < h->n_kills; i++)
+                guard_kills_restore(guard, &v->kills[i]);
+        log_line("this process is the guard now: %u slots, %u descriptors, %u children", h->n_slots, h->n_items, h->n_children);
+        return 0;
 }
 
 int guard_restore(Guard *guard, int state_fd)
 {
-        const struct guard_state_header *h;
-        const struct guard_state_slot *slots;
-        const struct guard_state_item *items;
-        const struct guard_state_child *children;
-        const struct guard_state_escrow *escrows;
-        const struct guard_state_kill *kills;
+        GuardStateView view;
         size_t size = 0;
+        const void *map = map_state(state_fd, &size);
         int r;
 
-        h = map_state(state_fd, &size);
         (void)fd_close(state_fd);
-        if (!h)
+        if (!map)
                 return error_origin(-EBADMSG);
-        slots = (const void *)(h + 1);
-        items = (const void *)(slots + h->n_slots);
-        children = (const void *)(items + h->n_items);
-        escrows = (const void *)(children + h->n_children);
-        kills = (const void *)(escrows + h->n_escrows);
-        r = restore_header(guard, h);
-        for (uint32_t i = 0; !r && i < h->n_slots; i++)
-                restore_slot(guard, &slots[i]);
-        for (uint32_t i = 0; !r && i < h->n_items; i++)
-                restore_item(guard, &items[i]);
-        for (uint32_t i = 0; !r && i < h->n_children; i++)
-                restore_child(guard, &children[i]);
-        for (uint32_t i = 0; !r && i < h->n_escrows; i++)
-                restore_escrow(guard, &escrows[i]);
-        for (uint32_t i = 0; !r && i < h->n_kills; i++)
-                guard_kills_restore(guard, &kills[i]);
-        if (!r)
-                log_line("this process is the guard now: %u slots, %u descriptors, %u children", h->n_slots, h->n_items, h->n_children);
-        (void)munmap((void *)(uintptr_t)h, size);
-        return r;
+        r = guard_state_view(&view, map, size);
+        if (r)
+                log_line("what was handed over is no state of version %u", GUARD_STATE_VERSION);
+        else
+                r = restore(guard, &view);
+        (void)munmap((void *)(uintptr_t)map, size);
+        return r ? error_fold(r) : 0;
 }

@@ -16,10 +16,7 @@
 #include "supervisor/loop.h"
 #include "supervisor/runtime.h"
 
-#define GUARD_MAX_CHILDREN 8192
 #define GUARD_MAX_ENFORCERS 64
-#define GUARD_MAX_STORED 32768
-#define GUARD_MAX_KILLS 2048
 #define GUARD_REAPS_PER_TURN 256
 #define GUARD_BACKOFF_MIN  (50 * NSEC_PER_MSEC) /* before another supervisor, when they die within GUARD_BACKOFF_CALM */
 #define GUARD_BACKOFF_MAX  (5 * NSEC_PER_SEC)

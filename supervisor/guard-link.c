@@ -153,10 +153,10 @@ void guard_bye(Supervisor *supervisor, int status)
 
 static void on_record(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds)
 {
-        Dataflow *dataflow = record->slot < GUARD_MAX_SLOTS ? supervisor->slots[record->slot] : NULL;
+        Dataflow *dataflow = supervisor->slots[record->slot];
         Node *node = dataflow && record->node < dataflow->plan->n_nodes ? &dataflow->nodes[record->node] : NULL;
 
-        if (record->slot < GUARD_MAX_SLOTS && (record->type == GUARD_MSG_KEEPER_GONE || record->type == GUARD_MSG_KEEPER_FAILED)) {
+        if (record->type == GUARD_MSG_KEEPER_GONE || record->type == GUARD_MSG_KEEPER_FAILED) {
                 supervisor->slot_state[record->slot] &= (uint8_t)~SLOT_KEEPER;
                 if (!dataflow)
                         supervisor_look_at_slot(supervisor, record->slot);
@@ -183,7 +183,7 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 supervisor_stop_all(supervisor, NSEC_NEVER, false, "the guard was asked to end");
         else if (!dataflow)
                 return;
-        else if (record->type == GUARD_MSG_KEEPER && n_fds == 2)
+        else if (record->type == GUARD_MSG_KEEPER)
                 dataflow_on_keeper(dataflow, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
         else if (record->type == GUARD_MSG_KEEPER_FAILED)
                 dataflow_on_keeper_failed(dataflow, record->error);
@@ -236,7 +236,7 @@ static int on_guard_socket(Source *source, uint32_t revents)
                         supervisor_stop_all(supervisor, NSEC_NEVER, false, "the guard is gone");
                         return 0;
                 }
-                if (size == sizeof(record) && record.magic == GUARD_MAGIC)
+                if (guard_msg_check(GUARD_SENDER_GUARD, &record, size, n_fds) == 0)
                         on_record(supervisor, &record, fds, n_fds);
                 for (size_t k = 0; k < n_fds; k++)
                         fds[k] = fd_close(fds[k]); /* from our own guard: sockets and pidfds */

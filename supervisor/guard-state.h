@@ -10,12 +10,17 @@
 #define TG_SUPERVISOR_GUARD_STATE_H
 
 #include <limits.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "protocol/guard_msg.h"
 
 #define GUARD_STATE_MAGIC   UINT32_C(0x54534754) /* "TGST" */
 #define GUARD_STATE_VERSION 3u
+
+#define GUARD_MAX_CHILDREN 8192
+#define GUARD_MAX_STORED   32768
+#define GUARD_MAX_KILLS    2048
 
 struct guard_state_header {
         uint32_t magic, version;
@@ -66,5 +71,25 @@ struct guard_state_kill { /* whom the guard has killed, and the supervisor has n
         uint64_t at_ns;
         char name[GUARD_NAME_MAX];
 };
+
+typedef struct GuardStateView { /* borrowed from the bytes that were looked at */
+        const struct guard_state_header *header;
+        const struct guard_state_slot *slots;
+        const struct guard_state_item *items;
+        const struct guard_state_child *children;
+        const struct guard_state_escrow *escrows;
+        const struct guard_state_kill *kills;
+} GuardStateView;
+
+/**
+ * guard_state_view() - the parts of a state, if it is one
+ * @data: aligned for uint64_t
+ *
+ * It comes from ourselves, or from a program of another day: so its numbers are held against its size and our tables, slots are there
+ * once, texts end, names of cgroups belong to their generations. What a descriptor is its user has to see. Pure.
+ *
+ * Return: 0 or -EBADMSG; then @ret is not touched.
+ */
+int guard_state_view(GuardStateView *ret, const void *data, size_t size);
 
 #endif

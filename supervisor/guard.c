@@ -93,16 +93,16 @@ static void on_client_gone(Guard *guard)
 
 /* ---- records in: keepers */
 
-static void on_keeper_record(GuardSlot *slot, const struct guard_record *record, int *fds, size_t n_fds)
+static void on_keeper_record(GuardSlot *slot, const struct guard_record *record, int *fds)
 {
         Guard *guard = slot->guard;
 
-        if (record->type == GUARD_MSG_CHILD && n_fds == 1) {
+        if (record->type == GUARD_MSG_CHILD) {
                 guard_add_child(guard, record, &fds[0]);
                 guard_escrow_on_child(guard, record);
-        } else if (record->type == GUARD_MSG_CGROUP && slot->dir_fd >= 0) {
+        } else if (slot->dir_fd >= 0) {
                 slot->keeper_guard_fd = fd_close(slot->keeper_guard_fd); /* known already: it only says that it has its own end */
-        } else if (record->type == GUARD_MSG_CGROUP && n_fds == 3) {
+        } else {
                 slot->dir_fd = TAKE_FD(fds[0]);
                 slot->kill_fd = TAKE_FD(fds[1]);
                 slot->events_fd = TAKE_FD(fds[2]);
@@ -129,8 +129,8 @@ static int on_keeper_socket(Source *source, uint32_t revents)
                         source_remove(source);
                         return 0;
                 }
-                if (size == sizeof(record) && record.magic == GUARD_MAGIC)
-                        on_keeper_record(slot, &record, fds, n_fds);
+                if (guard_msg_check(GUARD_SENDER_KEEPER, &record, size, n_fds) == 0 && record.slot == slot->number)
+                        on_keeper_record(slot, &record, fds);
                 for (size_t k = 0; k < n_fds; k++)
                         fds[k] = fd_close(fds[k]);
         }
@@ -220,7 +220,7 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
 {
         GuardSlot *slot;
 
-        if (record->epoch != guard->epoch || record->slot >= GUARD_MAX_SLOTS)
+        if (record->epoch != guard->epoch)
                 return;
         slot = &guard->slots[record->slot];
         switch (record->type) {
@@ -237,7 +237,7 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
                 guard_unstore(guard, record->slot, record->node, record->generation);
                 break;
         case GUARD_MSG_FOUND:
-                if (n_fds == 2 && guard_adopt_keeper(guard, slot, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]), record->text) == 0)
+                if (guard_adopt_keeper(guard, slot, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]), record->text) == 0)
                         (void)guard_tell_slot(guard, slot);
                 break;
         case GUARD_MSG_ASK:
@@ -291,7 +291,7 @@ static int on_supervisor_socket(Source *source, uint32_t revents)
                         source_remove(source); /* SIGCHLD tells what became of it */
                         return 0;
                 }
-                if (size == sizeof(record) && record.magic == GUARD_MAGIC)
+                if (guard_msg_check(GUARD_SENDER_SUPERVISOR, &record, size, n_fds) == 0)
                         on_supervisor_record(guard, &record, fds, n_fds);
                 for (size_t k = 0; k < n_fds; k++)
                         fds[k] = fd_close(fds[k]); /* made by our own supervisor */
@@ -314,7 +314,7 @@ static int on_client_socket(Source *source, uint32_t revents)
                 on_client_gone(guard);
                 return 0;
         }
-        if (size == sizeof(record) && record.magic == GUARD_MAGIC && record.type == GUARD_MSG_ESCROW)
+        if (guard_msg_check(GUARD_SENDER_CLIENT, &record, size, 0) == 0)
                 guard_on_escrow(guard, &record, guard->client_fd);
         return 0;
 }

@@ -11,7 +11,7 @@ from conftest import eventually
 from daemon import plan, program
 from lives import SLACK, arguments_of, stat_of, status_field
 
-GRACE, BUDGET = 0.6, 1.0
+GRACE, BUDGET = 1.2, 1.0
 T = 1.5 * GRACE + 0.1  # when the guard begins to kill
 
 # Its leader leaves at once when it is asked to; what it has left behind does not.
@@ -117,12 +117,18 @@ def test_the_successor_of_a_supervisor_that_died_in_it_tells_it_too(mixed):
 
 
 def test_whom_the_keeper_killed_the_guard_has_not(survivor, tmp_path):
+    """The guard comes 0.1 s after the keeper: where that has no CPU for so long, it is the guard's indeed, and the ledger says so."""
     daemon = survivor()
-    begin(daemon, program("deaf", DEAF.format(tmp_path / "pid")))
-    told(tmp_path / "pid")
-    result = daemon.talk("Stop", dataflow="flow", seconds=20)["results"][0]
-    assert [(n["killed"], n["killed_by"]) for n in result["nodes"]] == [(True, "keeper")]
-    assert daemon.nodes()["flow", "deaf"]["killed_by"] == "keeper"
+    for i in range(5):
+        begin(daemon, program("deaf", DEAF.format(tmp_path / f"pid-{i}")))
+        told(tmp_path / f"pid-{i}")
+        result = daemon.talk("Stop", dataflow="flow", seconds=20, grace_ms=100)["results"][0]
+        (node,) = result["nodes"]
+        assert node["killed"] and node["killed_by"] == daemon.nodes()["flow", "deaf"]["killed_by"]
+        assert (node["killed_by"] == "guard") == (("deaf", "killed") in rungs(result["ledger"], "guard")), result
+        if node["killed_by"] == "keeper":
+            return
+    raise AssertionError(daemon.output())
 
 
 def test_a_command_is_told_as_well(script, dataflow, live, nothing_left, tmp_path):
@@ -272,13 +278,13 @@ def test_its_deadline_is_held_though_every_successor_is_stopped(deaf):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGUSR2], ids=["guard dies", "reexec"])
 def test_who_becomes_the_guard_holds_it_too(how, deaf):
     daemon, pid = deaf("--watchdog", "0")
-    order = Order(daemon, "StopNode", grace_ms=1200)
+    order = Order(daemon, "StopNode", grace_ms=2000)
     daemon.send("guard", signo=how)
     daemon.until_adopted(1)
     assert lives(pid)
     struck = daemon.send("supervisor", "keeper", signo=signal.SIGSTOP)
     assert eventually(lambda: not lives(pid), 10), daemon.output()
-    assert time.monotonic() - order.at <= 1.9 + BUDGET + SLACK
+    assert time.monotonic() - order.at <= 3.1 + BUDGET + SLACK
     for p in struck:
         daemon.send_to(p, signal.SIGCONT)
     assert eventually(lambda: daemon.nodes()["flow", "deaf"]["state"] == "failed", 10), daemon.output()
