@@ -137,12 +137,23 @@ typedef struct GuardConfig {
         char why[512];
 } GuardConfig;
 
+typedef struct GuardProbe { /* the newer program, asked which state it reads */
+        GuardProcess process;
+        int fd; /* what it prints */
+        Source source;
+        Timer timer;
+        char said[64];
+        size_t n_said;
+} GuardProbe;
+
 struct Guard {
         const GuardOptions *options;
         nsec_t grace_ns, budget_ns, watchdog_ns; /* the options', or the configuration's */
         GuardConfig *config;  /* shared with the reader */
         GuardProcess reader;  /* of the configuration */
         Timer reader_timer;
+        GuardProbe probe;
+        unsigned n_refusals; /* to become another program */
         Loop loop;
         Instance instance;
         GuardState state;
@@ -199,12 +210,15 @@ void guard_pump(Guard *guard);   /* go on telling, as far as its socket takes it
 
 /* guard-heir.c: keepers and children of a guard that died. */
 int guard_adopt_keeper(Guard *guard, GuardSlot *slot, pid_t pid, int take_socket, int take_pidfd, const char *cgroup);
-void guard_reexec(Guard *guard); /* returns only when it cannot be done */
 int guard_restore(Guard *guard, int state_fd); /* closes it; 0 or a negative errno */
 void guard_on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si);
 int guard_keeper_watch(GuardSlot *slot, int take_fd); /* our end of its socket */
 int guard_tell_slot(Guard *guard, const GuardSlot *slot);
 int guard_open_instance_files(Guard *guard);
+
+/* guard-reexec.c */
+void guard_reexec_order(Guard *guard); /* SIGUSR2 */
+bool guard_reexec_on_exit(Guard *guard, const siginfo_t *si); /* false: it was not the one that was asked */
 
 /* guard-children.c */
 void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd);

@@ -398,6 +398,8 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
                 guard_config_on_reader_exit(guard);
                 return;
         }
+        if (guard_reexec_on_exit(guard, si))
+                return;
         if (si->si_pid == guard->supervisor.pid) {
                 on_supervisor_exit(guard, si);
                 return;
@@ -452,7 +454,7 @@ static int on_signal(Source *source, uint32_t revents)
                 if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
                         guard_order_stop(guard, GUARD_MSG_STOP);
                 else if (info.ssi_signo == SIGUSR2)
-                        guard_reexec(guard);
+                        guard_reexec_order(guard);
                 else if (info.ssi_signo == SIGHUP && guard->options->daemon)
                         guard_config_reload(guard);
                 else if (info.ssi_signo == SIGUSR1)
