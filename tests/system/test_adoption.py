@@ -143,9 +143,9 @@ def test_linked_nodes_that_are_just_being_started_are_started_once(survivor, bui
         supervisor.send(signal.SIGKILL)
         supervisor.close()
         client.close()
-        daemon.until_adopted(adoptions + 1)
         if not daemon.talk("List", all=False)["dataflows"]:
-            continue  # killed before it was accepted
+            continue  # killed before it was accepted: there is nothing to adopt
+        daemon.until_adopted(adoptions + 1)
         assert seen.until_more(seconds=10), f"round {i}: no data flows\n{daemon.output()}"
         daemon.talk("Stop", dataflow="stream", force=True)
     assert all((lost, duplicated) == (0, 0) for _, lost, duplicated, _ in daemon.adoptions()), daemon.output()
