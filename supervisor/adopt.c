@@ -133,6 +133,7 @@ void adopt_slot(Supervisor *supervisor, const struct guard_record *record, int *
                 return;
         }
         dataflow->slot_known = true;
+        dataflow_adopt_escrow(dataflow, record->at_ns, record->until_ns);
         if (n_fds < 2 || dataflow->keeper_fd >= 0)
                 return;
         supervisor->slot_state[record->slot] |= SLOT_KEEPER;

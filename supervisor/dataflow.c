@@ -339,15 +339,34 @@ void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *
         if (!dataflow->stop_ordered)
                 dataflow->ladder = wanted;
         dataflow->stop_ordered = true;
+
+        /*
+         * Nobody hears of a stop before its deadline is in other hands, not even the journal: if we die in between, the guard enforces, and
+         * tells our successor, whatever becomes of that.
+         */
+        guard_escrow_order(dataflow->supervisor, dataflow->slot, dataflow_escrow_at(dataflow), dataflow_escrow_until(dataflow), 0);
         dataflow_journal(dataflow);
         dataflow_ledger(dataflow, force ? "force" : "stop", NULL, who, -1);
-
-        /* Nobody hears of a stop before its deadline is in other hands. */
         dataflow->confirm_again = false;
         dataflow_set_state(dataflow, DATAFLOW_STOPPING);
         timer_arm(dataflow->loop, &dataflow->timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_unconfirmed);
-        guard_escrow_order(dataflow->supervisor, dataflow->slot, nsec_add(wanted.kill, DATAFLOW_STOP_SLACK),
-                nsec_add(wanted.verdict, DATAFLOW_STOP_SLACK), 0);
+}
+
+void dataflow_adopt_escrow(Dataflow *dataflow, nsec_t at, nsec_t until)
+{
+        NodeLadder ladder = dataflow_ladder_of_escrow(dataflow->loop->now, at, until);
+
+        if (at == NSEC_NEVER || dataflow->state >= DATAFLOW_ENDING || (dataflow->stop_ordered && at >= dataflow_escrow_at(dataflow)))
+                return;
+        if (!dataflow->stop_ordered) {
+                dataflow->ladder = ladder;
+                dataflow->stop_at = dataflow->loop->now;
+                dataflow->stop_ordered = true;
+                dataflow_ledger(dataflow, "stop", NULL, "ordered when the last supervisor died", -1);
+        } else {
+                (void)node_ladder_tighten(&dataflow->ladder, &ladder);
+        }
+        dataflow_journal(dataflow); /* the rest when it has been adopted */
 }
 
 /* ---- the keeper comes and goes */
@@ -774,11 +793,11 @@ nsec_t dataflow_escrow_until(const Dataflow *dataflow)
         return nsec_add(dataflow->ladder.verdict, DATAFLOW_STOP_SLACK);
 }
 
-NodeLadder dataflow_ladder_of_escrow(const Dataflow *dataflow, nsec_t at, nsec_t until)
+NodeLadder dataflow_ladder_of_escrow(nsec_t now, nsec_t at, nsec_t until)
 {
-        nsec_t kill = at - MIN(at, DATAFLOW_STOP_SLACK), half = dataflow->options.grace_ns / 2;
+        nsec_t kill = at - MIN(at, DATAFLOW_STOP_SLACK), left = nsec_left(kill, now);
 
-        return (NodeLadder){.term = kill - MIN(kill, half), .kill = kill, .verdict = MAX(until - MIN(until, DATAFLOW_STOP_SLACK), kill)};
+        return (NodeLadder){.term = kill - left / 3, .kill = kill, .verdict = MAX(until - MIN(until, DATAFLOW_STOP_SLACK), kill)};
 }
 
 void dataflow_begin(Dataflow *dataflow)

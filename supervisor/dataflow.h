@@ -183,8 +183,11 @@ void dataflow_replace_keeper(Dataflow *dataflow, const char *why);
 /* dataflow_escrow_at() - when the guard begins to enforce the stop that was ordered. */
 nsec_t dataflow_escrow_at(const Dataflow *dataflow);
 
-/* dataflow_ladder_of_escrow() - the ladder that an escrow was placed for; what it does not tell is as the options have it. */
-NodeLadder dataflow_ladder_of_escrow(const Dataflow *dataflow, nsec_t at, nsec_t until);
+/* dataflow_adopt_escrow() - the guard holds this for it: it was ordered, even if nobody lived to write it down. At NSEC_NEVER: it does not. */
+void dataflow_adopt_escrow(Dataflow *dataflow, nsec_t at, nsec_t until);
+
+/* dataflow_ladder_of_escrow() - the ladder that an escrow was placed for, had it been ordered @now: SIGTERM after two thirds of what is left. */
+NodeLadder dataflow_ladder_of_escrow(nsec_t now, nsec_t at, nsec_t until);
 
 /* dataflow_escrow_until() - when it gives up. */
 nsec_t dataflow_escrow_until(const Dataflow *dataflow);

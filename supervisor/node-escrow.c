@@ -112,8 +112,9 @@ void adopt_escrow(Dataflow *dataflow, const struct guard_record *record)
                 guard_forget_order(dataflow, record->node, record->generation);
                 return;
         }
-        ladder = dataflow_ladder_of_escrow(dataflow, record->at_ns, record->until_ns);
-        (void)node_ladder_tighten(&node->ordered, &ladder);
+        ladder = dataflow_ladder_of_escrow(dataflow->loop->now, record->at_ns, record->until_ns);
+        if (ladder.kill < node->ordered.kill)
+                (void)node_ladder_tighten(&node->ordered, &ladder);
         if (node->stop_wanted || node->restart_wanted || dataflow->stop_ordered)
                 return;
         log_line("node %s of %s was ordered to %s when the last supervisor died", node->plan->id, dataflow->plan->name, record->status ? "restart" : "stop");

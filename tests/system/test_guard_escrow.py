@@ -2,6 +2,7 @@
 """What the guard enforces when the supervisor cannot, and that it is told afterwards: who was killed, when, and by whom."""
 
 import signal
+import struct
 import subprocess
 import time
 
@@ -381,3 +382,80 @@ def test_more_than_the_guard_can_hold_are_refused_and_go_on(survivor, tmp_path):
         assert client.call("StopNode", dataflow="flow", node="n0", force=True)["node"]["state"] == "failed"
         assert client.call("StopNode", dataflow="flow", node=refused[0], force=True)["node"]["state"] == "failed"
     daemon.talk("Stop", dataflow="flow", force=True, seconds=60)
+
+
+# A stop that nobody lived to write down
+
+
+@pytest.mark.parametrize("successor", ["works", "is stopped"])
+def test_a_stop_that_only_the_guard_knows_ends_on_time(successor, deaf):
+    """The guard stands still when it is ordered, so it cannot confirm, and the supervisor dies at once: whatever it has journalled by then."""
+    daemon, pid = deaf("--watchdog", "0")
+    guard, supervisor, client = daemon.take("guard"), daemon.take("supervisor"), daemon.client()
+    guard.send(signal.SIGSTOP)
+    client.send("Stop", dataflow="flow")
+    ordered = time.monotonic()
+    daemon.call("GetHealth")  # which is served after it
+    supervisor.send(signal.SIGKILL)
+    guard.send(signal.SIGCONT)
+    struck = []
+    if successor == "is stopped":
+        assert eventually(lambda: [p for p in daemon.parts("supervisor") if p != supervisor.pid], 10, step=0.0005)
+        struck = [p for p in daemon.parts("supervisor") if p != supervisor.pid] + daemon.parts("keeper")
+        for p in struck:
+            daemon.send_to(p, signal.SIGSTOP)
+    until_dead(pid, ordered, daemon)
+    for p in struck:
+        daemon.send_to(p, signal.SIGCONT)
+    assert eventually(lambda: daemon.talk("List", all=True)["dataflows"][0]["state"] == "ended", 10), daemon.output()
+    for process in (guard, supervisor):
+        process.close()
+
+
+COUNTED = struct.Struct("=QQI")  # fault/fault.c: calls of the system, of memory, whether it has struck
+FAR = 10**12
+
+
+@pytest.mark.parametrize("method,k", [("Stop", k) for k in range(1, 9)] + [("StopNode", k) for k in range(1, 13)])
+def test_an_order_is_kept_or_was_never_given_at_whatever_call_its_supervisor_dies(method, k, survivor, build, sanitizer, tmp_path):
+    """Killed before its k-th call after the order. Many have died before, so that the next one comes long after the deadline: there is the guard alone."""
+    if sanitizer:
+        pytest.skip("the sanitizer has an allocator of its own")
+    shared = tmp_path / "shared"
+    shared.write_bytes(bytes(256))
+    daemon = survivor("--watchdog", "0", env={"LD_PRELOAD": str(build / "tests/system/libfault.so"), "TIDEGATE_FAULT": f"{shared}:supervisor:calls:before:{FAR}"})
+    daemon.talk("Start", plan=plan(program("deaf", DEAF.format(tmp_path / "pid")), program("polite", POLITE)), grace_ms=400, budget_ms=500)
+    pid = told(tmp_path / "pid")
+    for n in range(1, 8):  # after which another one is awaited for 0, 50, 100, 200, 400, 800 and 1600 ms
+        daemon.send("supervisor")
+        daemon.until_adopted(n)
+    assert "the next one starts in 1600 ms" in daemon.log.read_text()
+
+    def counted():
+        return COUNTED.unpack(shared.read_bytes()[: COUNTED.size])
+
+    def rests(before=[-1]):
+        """It makes no call any more."""
+        before.append(counted()[0])
+        return before[-1] == before[-2] > 0
+
+    client = daemon.client()
+    client.call("GetHealth")
+    assert eventually(rests, 10, step=0.1)
+    with open(shared, "r+b", buffering=0) as file:
+        file.write(struct.pack("=Q", FAR - k))
+    client.send(method, dataflow="flow", **({"node": "deaf"} if method == "StopNode" else {}))
+    if not eventually(lambda: counted()[2], 1, step=0.001):
+        pytest.skip("there are not so many calls")
+    assert eventually(lambda: "the next one starts in 3200 ms" in daemon.log.read_text(), 2), daemon.output()
+    died = eventually(lambda: not lives(pid), 2.8)  # its time is 0.7 s
+    assert len(daemon.adoptions()) == 7, "this machine is too slow for this test"
+    daemon.until_adopted(8)
+    if died:
+        until = {"Stop": lambda: daemon.talk("List", all=True)["dataflows"][0]["state"] == "ended",
+                 "StopNode": lambda: daemon.nodes()["flow", "deaf"]["state"] == "failed"}[method]  # fmt: skip
+        assert eventually(until, 10), daemon.output()
+    else:
+        flow = daemon.talk("Status", names=["flow"])["dataflows"][0]
+        node = daemon.nodes()["flow", "deaf"]
+        assert (flow["wanted"], node["wanted"], node["state"]) == ("running", "running", "running"), f"it was ordered, and late\n{daemon.output()}"
