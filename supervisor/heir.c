@@ -117,7 +117,7 @@ static void add_dataflow(Buffer *slots, Buffer *items, Buffer *children, Buffer 
                 .keeper_pidfd = dataflow->keeper_pidfd,
                 .keeper_pid = dataflow->keeper_pid,
                 .at_ns = dataflow->stop_ordered ? dataflow_escrow_at(dataflow) : NSEC_NEVER,
-                .until_ns = dataflow->ladder.verdict};
+                .until_ns = dataflow->stop_ordered ? dataflow_escrow_until(dataflow) : 0};
 
         (void)snprintf(slot.cgroup, sizeof(slot.cgroup), "%.4000s/%s", dataflow->supervisor->cgroup, dataflow->uuid_text);
         keep(dataflow->keeper_fd);
@@ -139,8 +139,7 @@ static void runtime_path(const Supervisor *supervisor, char *ret, size_t size)
         ret[MAX(n, (ssize_t)0)] = '\0';
 }
 
-/* The descriptor of the sealed state, or a negative errno. */
-static int state_new(Supervisor *supervisor)
+int heir_state(Supervisor *supervisor)
 {
         const SupervisorOptions *o = &supervisor->options;
         struct guard_state_header header = {.magic = GUARD_STATE_MAGIC,
@@ -196,7 +195,7 @@ void heir_become_guard(Supervisor *supervisor)
         int fd;
 
         log_line("the guard is gone: this process becomes the guard");
-        fd = state_new(supervisor);
+        fd = heir_state(supervisor);
         if (fd < 0) {
                 log_line("it cannot: %s; everything is stopped instead", strerror(-fd));
                 return;

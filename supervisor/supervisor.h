@@ -98,6 +98,10 @@ bool guard_has_unread(const Supervisor *supervisor); /* it has said something th
 void guard_replace_order(Supervisor *supervisor); /* it does not answer: it is killed, and its hang-up makes us the guard */
 void guard_found_order(Supervisor *supervisor, uint32_t slot, int32_t pid, const int fds[2], const char *cgroup);
 
+/* heir_state() - what the guard needs to know of all this (guard-state.h): a sealed memfd, or a negative errno. What it names stays open over
+ * execve. */
+int heir_state(Supervisor *supervisor);
+
 /**
  * heir_become_guard() - the guard is gone: this process, which has everything, becomes the guard and forks a supervisor
  *
