@@ -107,7 +107,7 @@ int adopt_begin(Supervisor *supervisor)
 
 void adopt_stored(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds)
 {
-        Dataflow *dataflow = record->slot < GUARD_MAX_SLOTS ? supervisor->slots[record->slot] : NULL;
+        Dataflow *dataflow = supervisor->slots[record->slot];
         Node *node = dataflow && record->node < dataflow->plan->n_nodes ? &dataflow->nodes[record->node] : NULL;
 
         if (!node || node->generation != record->generation)
@@ -141,6 +141,7 @@ void adopt_slot(Supervisor *supervisor, const struct guard_record *record, int *
                 return;
         }
         dataflow->slot_known = true;
+        dataflow_adopt_escrow(dataflow, record->at_ns, record->until_ns);
         if (n_fds < 2 || dataflow->keeper_fd >= 0)
                 return;
         supervisor->slot_state[record->slot] |= SLOT_KEEPER;
@@ -217,6 +218,7 @@ void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 .over = msg->incarnation.over,
                 .code = msg->incarnation.code,
                 .status = msg->incarnation.status};
+        node->keeper_killed = node->keeper_killed || msg->incarnation.n_killed > 0;
         if (msg->incarnation.failed && node_is_dynamic(node) && node->state == NODE_STARTING)
                 node_on_refused(node, msg->incarnation.text);
         else if (msg->incarnation.failed && node_has_life(node) && !node_is_dynamic(node))
@@ -348,6 +350,8 @@ static void dataflow_reconcile(Dataflow *dataflow, bool begun)
                 Node *node = &dataflow->nodes[i];
 
                 node_reconcile(node, dataflow->journal->nodes[i].sequence ? dataflow->journal->nodes[i].deadline_ns : NSEC_NEVER, fresh);
+                if (fresh)
+                        node_escrow_again(node);
         }
         for (size_t i = 0; fresh && i < dataflow->plan->n_nodes; i++)
                 node_journal(&dataflow->nodes[i]); /* a stop may have begun since */

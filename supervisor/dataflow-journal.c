@@ -107,7 +107,8 @@ static uint32_t node_flags(const Node *node)
                (node->exec_stuck ? JOURNAL_NODE_EXEC_STUCK : 0u) | (node->inputs_closed ? JOURNAL_NODE_INPUTS_CLOSED : 0u) |
                (node->stop_wanted ? JOURNAL_NODE_STOP_WANTED : 0u) | (node->quarantined ? JOURNAL_NODE_QUARANTINED : 0u) |
                (node->finished ? JOURNAL_NODE_FINISHED : 0u) | (node->was_ready ? JOURNAL_NODE_WAS_READY : 0u) |
-               (node->restart_wanted ? JOURNAL_NODE_RESTART_WANTED : 0u) | (node->captured ? JOURNAL_NODE_CAPTURED : 0u);
+               (node->restart_wanted ? JOURNAL_NODE_RESTART_WANTED : 0u) | (node->captured ? JOURNAL_NODE_CAPTURED : 0u) |
+                (node->killed_by_guard ? JOURNAL_NODE_KILLED_BY_GUARD : 0u);
 }
 
 void node_journal(Node *node)
@@ -288,6 +289,7 @@ static bool node_from_record(Node *node, const struct journal_node *record)
         node->was_ready = record->flags & JOURNAL_NODE_WAS_READY;
         node->restart_wanted = record->flags & JOURNAL_NODE_RESTART_WANTED;
         node->captured = record->flags & JOURNAL_NODE_CAPTURED;
+        node->killed_by_guard = record->flags & JOURNAL_NODE_KILLED_BY_GUARD;
         node->pid = record->pid;
         node->exit_code = record->exit_code;
         node->exit_status = record->exit_status;

@@ -24,7 +24,6 @@
 #define DATAFLOW_RESUME_SPAN   (2 * NSEC_PER_SEC)     /* a keeper that was told of a new supervisor says what it has; it never blocks */
 #define DATAFLOW_CALM_SPAN     (10 * NSEC_PER_SEC)    /* a keeper that dies sooner after another one is not replaced */
 #define DATAFLOW_DEAF_SPAN     NSEC_PER_SEC           /* the keeper hears of an exit when the guard does */
-#define DATAFLOW_STOP_SLACK    (100 * NSEC_PER_MSEC)  /* design section 5: escrow T = start + 1.5 x grace + 0.1 s */
 
 static const char *const state_names[_DATAFLOW_STATE_MAX] = {
         [DATAFLOW_BEGINNING] = "beginning",
@@ -65,9 +64,9 @@ void dataflow_node_changed(Node *node, NodeState from, NodeEvent event)
         if (node->state == from)
                 return;
         dataflow_emit(node->dataflow,
-                json_pack("{ss ss si ss ss ss sI si ss*}", "type", "node", "node", node->plan->id, "line", (int)node->plan->line, "from", node_state_to_string(from),
+                json_pack("{ss ss si ss ss ss sI si ss* ss*}", "type", "node", "node", node->plan->id, "line", (int)node->plan->line, "from", node_state_to_string(from),
                         "to", node_state_to_string(node->state), "event", node_event_to_string(event), "generation",
-                        (json_int_t)node->generation, "pid", (int)node->pid, "error", node->error));
+                        (json_int_t)node->generation, "pid", (int)node->pid, "error", node->error, "killed_by", node_killed_by(node)));
 }
 
 void dataflow_note(Dataflow *dataflow, const char *node, const char *text)
@@ -87,9 +86,14 @@ void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *typ
 
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count)
 {
+        dataflow_ledger_at(dataflow, clock_now(), rung, node, result, count);
+}
+
+void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count)
+{
         nsec_t since = dataflow->stop_at ? dataflow->stop_at : dataflow->begun_at;
         json_t *entry = json_pack("{ss sI ss ss* ss}", "type", "ledger", "at_ms",
-                (json_int_t)((clock_now() - since) / NSEC_PER_MSEC), "rung", rung, "node", node ? node->plan->id : NULL, "result", result);
+                (json_int_t)(nsec_left(at, since) / NSEC_PER_MSEC), "rung", rung, "node", node ? node->plan->id : NULL, "result", result);
 
         if (entry && count >= 0)
                 (void)json_object_set_new(entry, "count", json_integer(count));
@@ -291,7 +295,7 @@ static int on_confirm_again(Timer *timer, nsec_t now)
 
         dataflow->confirm_again = true;
         timer_arm(dataflow->loop, timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_guard_deaf);
-        guard_escrow_order(dataflow->supervisor, dataflow->slot, dataflow_escrow_at(dataflow), nsec_add(dataflow->ladder.verdict, DATAFLOW_STOP_SLACK), 0);
+        guard_escrow_order(dataflow->supervisor, dataflow->slot, dataflow_escrow_at(dataflow), dataflow_escrow_until(dataflow), 0);
         return 0;
 }
 
@@ -337,15 +341,34 @@ void dataflow_stop(Dataflow *dataflow, nsec_t grace_ns, bool force, const char *
         if (!dataflow->stop_ordered)
                 dataflow->ladder = wanted;
         dataflow->stop_ordered = true;
+
+        /*
+         * Nobody hears of a stop before its deadline is in other hands, not even the journal: if we die in between, the guard enforces, and
+         * tells our successor, whatever becomes of that.
+         */
+        guard_escrow_order(dataflow->supervisor, dataflow->slot, dataflow_escrow_at(dataflow), dataflow_escrow_until(dataflow), 0);
         dataflow_journal(dataflow);
         dataflow_ledger(dataflow, force ? "force" : "stop", NULL, who, -1);
-
-        /* Nobody hears of a stop before its deadline is in other hands. */
         dataflow->confirm_again = false;
         dataflow_set_state(dataflow, DATAFLOW_STOPPING);
         timer_arm(dataflow->loop, &dataflow->timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_unconfirmed);
-        guard_escrow_order(dataflow->supervisor, dataflow->slot, nsec_add(wanted.kill, DATAFLOW_STOP_SLACK),
-                nsec_add(wanted.verdict, DATAFLOW_STOP_SLACK), 0);
+}
+
+void dataflow_adopt_escrow(Dataflow *dataflow, nsec_t at, nsec_t until)
+{
+        NodeLadder ladder = dataflow_ladder_of_escrow(dataflow->loop->now, at, until);
+
+        if (at == NSEC_NEVER || dataflow->state >= DATAFLOW_ENDING || (dataflow->stop_ordered && at >= dataflow_escrow_at(dataflow)))
+                return;
+        if (!dataflow->stop_ordered) {
+                dataflow->ladder = ladder;
+                dataflow->stop_at = dataflow->loop->now;
+                dataflow->stop_ordered = true;
+                dataflow_ledger(dataflow, "stop", NULL, "ordered when the last supervisor died", -1);
+        } else {
+                (void)node_ladder_tighten(&dataflow->ladder, &ladder);
+        }
+        dataflow_journal(dataflow); /* the rest when it has been adopted */
 }
 
 /* ---- the keeper comes and goes */
@@ -555,13 +578,34 @@ static int on_keeper_deaf(Timer *timer, nsec_t now)
         return 0;
 }
 
-/* With somebody left each node's own deadline says so; a keeper that lives tells more than we could. */
-void dataflow_on_enforced(Dataflow *dataflow, uint32_t found, uint32_t left)
+/* The guard has ended an incarnation, and its keeper has not said so: it cannot start the next one either. */
+static int on_keeper_deaf_of_node(Timer *timer, nsec_t now)
 {
-        if (found > 0 || left > 0)
-                dataflow_ledger(dataflow, "guard", NULL, left ? "left" : "empty", found);
-        dataflow->n_killed += found;
-        if (left > 0)
+        Dataflow *dataflow = container_of(timer, Dataflow, node_deaf_timer);
+
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                const Node *node = &dataflow->nodes[i];
+
+                if (node->state != NODE_STOPPING || !node->enforced_at || node->exited || node->empty || now < nsec_add(node->enforced_at, DATAFLOW_DEAF_SPAN))
+                        continue;
+                keeper_lost(dataflow, "did not react any more");
+                return 0;
+        }
+        return 0;
+}
+
+/* With somebody left each node's own deadline says so; a keeper that lives tells more than we could. */
+void dataflow_on_enforced(Dataflow *dataflow, const struct guard_record *record)
+{
+        if (record->generation > 0) { /* of one node: what was killed there it is told when it is over */
+                if (record->left == 0)
+                        timer_arm(dataflow->loop, &dataflow->node_deaf_timer, nsec_add(dataflow->loop->now, DATAFLOW_DEAF_SPAN), on_keeper_deaf_of_node);
+                return;
+        }
+        if (record->count > 0 || record->left > 0)
+                dataflow_ledger_at(dataflow, record->at_ns, "guard", NULL, record->left ? "left" : "empty", record->count);
+        dataflow->n_killed += record->count - MIN(record->count, record->n_named); /* the rest is counted with its node */
+        if (record->left > 0)
                 return;
         if (dataflow->keeper_gone)
                 dataflow_believe_guard(dataflow);
@@ -595,6 +639,8 @@ static json_t *node_result(const Node *node)
                 (void)json_object_set_new(result, "error", json_string(node->error));
         if (node->left)
                 (void)json_object_set_new(result, "left", json_string(node->left));
+        if (node->killed)
+                (void)json_object_set_new(result, "killed_by", json_string(node_killed_by(node)));
         return result;
 }
 
@@ -744,6 +790,18 @@ nsec_t dataflow_escrow_at(const Dataflow *dataflow)
         return nsec_add(dataflow->ladder.kill, DATAFLOW_STOP_SLACK);
 }
 
+nsec_t dataflow_escrow_until(const Dataflow *dataflow)
+{
+        return nsec_add(dataflow->ladder.verdict, DATAFLOW_STOP_SLACK);
+}
+
+NodeLadder dataflow_ladder_of_escrow(nsec_t now, nsec_t at, nsec_t until)
+{
+        nsec_t kill = at - MIN(at, DATAFLOW_STOP_SLACK), left = nsec_left(kill, now);
+
+        return (NodeLadder){.term = kill - left / 3, .kill = kill, .verdict = MAX(until - MIN(until, DATAFLOW_STOP_SLACK), kill)};
+}
+
 void dataflow_begin(Dataflow *dataflow)
 {
         if (!dataflow->waits_for[0] || dataflow->state != DATAFLOW_BEGINNING)
@@ -774,8 +832,7 @@ void dataflow_go_on(Dataflow *dataflow, bool begun)
         } else if (dataflow->state == DATAFLOW_STOPPING) {
                 /* With the times that were written down; those that have passed are due at once. */
                 timer_arm(dataflow->loop, &dataflow->timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_unconfirmed);
-                guard_escrow_order(dataflow->supervisor, dataflow->slot, nsec_add(dataflow->ladder.kill, DATAFLOW_STOP_SLACK),
-                        nsec_add(dataflow->ladder.verdict, DATAFLOW_STOP_SLACK), 0);
+                guard_escrow_order(dataflow->supervisor, dataflow->slot, dataflow_escrow_at(dataflow), dataflow_escrow_until(dataflow), 0);
         } else if (dataflow->state == DATAFLOW_ENDING) {
                 keeper_order_end(dataflow, nsec_add(now, DATAFLOW_END_SPAN));
                 timer_arm(dataflow->loop, &dataflow->timer, nsec_add(now, DATAFLOW_END_SPAN + DATAFLOW_END_SLACK), on_end_late);
@@ -790,6 +847,7 @@ Dataflow *dataflow_free(Dataflow *dataflow)
         list_unlink(&dataflow->link);
         timer_disarm(&dataflow->timer);
         timer_disarm(&dataflow->deaf_timer);
+        timer_disarm(&dataflow->node_deaf_timer);
         timer_disarm(&dataflow->keeper_timer);
         timer_disarm(&dataflow->progress_timer);
         timer_disarm(&dataflow->order_timer);

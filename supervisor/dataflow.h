@@ -25,6 +25,8 @@ typedef struct Supervisor Supervisor;
 typedef struct Link Link;
 typedef struct Pair Pair;
 
+#define DATAFLOW_STOP_SLACK (100 * NSEC_PER_MSEC) /* design section 5: escrow T = start + 1.5 x grace + 0.1 s */
+
 typedef enum DataflowState {
         DATAFLOW_BEGINNING,
         DATAFLOW_STARTING,
@@ -81,6 +83,8 @@ struct Dataflow {
         nsec_t ended_at;   /* 0: not yet */
         nsec_t since;      /* when the present state began */
         Timer timer;       /* beginning: keeper's answer; stopping: guard's confirmation; ending: keeper's end */
+        nsec_t enforced_at; /* from when on the guard has killed here; 0: it has not */
+        Timer node_deaf_timer; /* likewise of one node */
         Timer deaf_timer;  /* the guard says that nobody is left, and the keeper has not said so yet */
         Job advance;
 
@@ -179,6 +183,15 @@ void dataflow_replace_keeper(Dataflow *dataflow, const char *why);
 /* dataflow_escrow_at() - when the guard begins to enforce the stop that was ordered. */
 nsec_t dataflow_escrow_at(const Dataflow *dataflow);
 
+/* dataflow_adopt_escrow() - the guard holds this for it: it was ordered, even if nobody lived to write it down. At NSEC_NEVER: it does not. */
+void dataflow_adopt_escrow(Dataflow *dataflow, nsec_t at, nsec_t until);
+
+/* dataflow_ladder_of_escrow() - the ladder that an escrow was placed for, had it been ordered @now: SIGTERM after two thirds of what is left. */
+NodeLadder dataflow_ladder_of_escrow(nsec_t now, nsec_t at, nsec_t until);
+
+/* dataflow_escrow_until() - when it gives up. */
+nsec_t dataflow_escrow_until(const Dataflow *dataflow);
+
 /* dataflow_go_on() - adopted: what its state waited for is asked for again. @begun: its keeper has made its cgroup. */
 void dataflow_go_on(Dataflow *dataflow, bool begun);
 
@@ -189,6 +202,7 @@ __attribute__((format(printf, 3, 4))) void dataflow_fail(Dataflow *dataflow, con
 void dataflow_node_changed(Node *node, NodeState from, NodeEvent event);
 void dataflow_note(Dataflow *dataflow, const char *node, const char *text);
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count);
+void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count); /* of a moment that has passed */
 void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text); /* "stuck", "resumed" */
 void dataflow_on_begun(Dataflow *dataflow);
 void dataflow_kick(Dataflow *dataflow); /* look again, from the loop, whether something follows */

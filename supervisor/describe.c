@@ -41,6 +41,8 @@ json_t *describe_node(const Node *node)
 
         if (result && node->spawned && node->exited)
                 (void)json_object_set_new(result, "exit", describe_exit(node));
+        if (result && node->killed)
+                (void)json_object_set_new(result, "killed_by", json_string(node_killed_by(node)));
         if (result && node->left)
                 (void)json_object_set_new(result, "left", json_string(node->left));
         if (result && progress.health == PROGRESS_STUCK)

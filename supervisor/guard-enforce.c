@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Escrows and the processes that carry them out. */
+/* The processes that carry out what was promised (guard-escrow.c). */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -88,26 +88,72 @@ static void keep_only(const int *fds, size_t n)
         }
 }
 
-static void keep_slot_only(const GuardSlot *slot)
+static void keep_slot_only(const GuardSlot *slot, int leader)
 {
-        keep_only((const int[]){slot->dir_fd, slot->events_fd, slot->guard->instance.dir_fd}, 3);
+        int fds[GUARD_MAX_SLOTS + 3];
+        size_t n = 0;
+
+        fds[n++] = leader;
+        fds[n++] = slot->events_fd;
+        fds[n++] = slot->guard->instance.dir_fd;
+        if (slot->number != GUARD_SLOT_INSTANCE)
+                fds[n++] = slot->dir_fd;
+        for (unsigned i = 0; slot->number == GUARD_SLOT_INSTANCE && i < GUARD_MAX_SLOTS; i++)
+                fds[n++] = slot->guard->slots[i].dir_fd; /* it looks who lives there */
+        keep_only(fds, n);
 }
 
-static void enforcer_run(GuardSlot *slot, bool remove, struct guard_result *result)
+static void enforce_slot(GuardSlot *slot, bool remove, unsigned self, struct guard_result *result)
 {
+        const GuardEscrow *escrow = &slot->escrow;
         SweepResult swept = {};
 
-        if (slot->term_ns > 0 && clock_now() < slot->at) {
-                (void)sweep_signal(slot->dir_fd, SIGTERM, slot->at, &swept); /* whoever it missed is killed at T */
-                wait_until_empty(slot->events_fd, slot->at);
+        if (escrow->term_ns > 0 && clock_now() < escrow->at) {
+                (void)sweep_signal(slot->dir_fd, SIGTERM, escrow->at, &swept); /* whoever it missed is killed at T */
+                wait_until_empty(slot->events_fd, escrow->at);
         }
-        (void)sweep_kill(slot->dir_fd, slot->until, &swept);
+        guard_kills_note(escrow, self, result);
+        (void)sweep_kill(slot->dir_fd, escrow->until, &swept);
         result->n_found = swept.n_found;
         result->n_left = swept.n_left;
         if (slot->number != GUARD_SLOT_INSTANCE)
-                remove_dataflow(slot, slot->until);
+                remove_dataflow(slot, escrow->until);
         else if (remove)
-                (void)remove_children(slot->dir_fd, slot->until);
+                (void)remove_children(slot->dir_fd, escrow->until);
+}
+
+/* Its cgroup is one life's, and no other ever gets that name. */
+static void enforce_incarnation(const GuardSlot *slot, const GuardEscrow *escrow, int leader, unsigned self, struct guard_result *result)
+{
+        _cleanup_fd_ int fd = openat(slot->dir_fd, escrow->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        SweepResult swept = {};
+
+        if (fd >= 0) {
+                guard_kills_note(escrow, self, result);
+                (void)sweep_kill(fd, escrow->until, &swept);
+                result->n_found = swept.n_found;
+                result->n_left = swept.n_left;
+        }
+        if (leader >= 0) /* one of root's may have left it */
+                (void)syscall(SYS_pidfd_send_signal, leader, SIGKILL, NULL, 0);
+        (void)cgroup_remove_tree(slot->dir_fd, escrow->name, escrow->until); /* a keeper that slept through it all starts nobody there */
+}
+
+static int on_supervisor_lingers(Timer *timer, nsec_t now)
+{
+        Guard *guard = container_of(timer, Guard, phase_timer);
+
+        (void)now;
+        guard_process_kill(&guard->supervisor);
+        return 0;
+}
+
+void guard_forget_enforcers(const GuardSlot *slot)
+{
+        for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++)
+                if (slot->guard->enforcers[i].slot == slot->number)
+                        slot->guard->enforcers[i].slot = GUARD_MAX_SLOTS;
+        guard_kills_drop(slot->guard, slot->number, NULL);
 }
 
 bool guard_enforcing(const Guard *guard)
@@ -118,12 +164,36 @@ bool guard_enforcing(const Guard *guard)
         return false;
 }
 
-int guard_enforce(Guard *guard, uint32_t number, bool remove)
+bool guard_enforcing_escrow(const GuardEscrow *escrow)
+{
+        const GuardEnforcer *enforcers = escrow->guard->enforcers;
+
+        for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++)
+                if (enforcers[i].process.pid > 0 && enforcers[i].slot == escrow->slot && enforcers[i].node == escrow->node &&
+                        enforcers[i].generation == escrow->generation)
+                        return true;
+        return false;
+}
+
+/* The pidfd of an incarnation's first process, which lives; -1: none is known. */
+static int leader_of(const GuardEscrow *escrow)
+{
+        const GuardChild *children = escrow->guard->children;
+
+        for (unsigned i = 0; escrow->generation > 0 && i < GUARD_MAX_CHILDREN; i++)
+                if (children[i].pidfd >= 0 && !children[i].ended && children[i].slot == escrow->slot && children[i].node == escrow->node &&
+                        children[i].generation == escrow->generation)
+                        return children[i].pidfd;
+        return -1;
+}
+
+int guard_enforce(GuardEscrow *escrow, bool remove)
 {
         struct clone_args args = {.flags = CLONE_PIDFD, .exit_signal = SIGCHLD};
-        GuardSlot *slot = &guard->slots[number];
+        Guard *guard = escrow->guard;
+        GuardSlot *slot = &guard->slots[escrow->slot];
+        int pidfd = -1, leader = leader_of(escrow);
         unsigned i = 0;
-        int pidfd = -1;
         pid_t pid;
 
         if (slot->dir_fd < 0)
@@ -133,24 +203,24 @@ int guard_enforce(Guard *guard, uint32_t number, bool remove)
         if (i == GUARD_MAX_ENFORCERS)
                 return error_origin(-EAGAIN);
         guard->results[i] = (struct guard_result){};
+        if (!escrow->enforced_at)
+                escrow->enforced_at = MAX(escrow->at, guard->loop.now);
+        escrow->owes_notice = true;
+        guard_pump(guard); /* heard before the ends that follow from it */
         args.pidfd = (uint64_t)(uintptr_t)&pidfd;
         pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
         if (pid < 0)
                 return error_origin(-errno);
         if (pid == 0) {
-                keep_slot_only(slot);
-                enforcer_run(slot, remove, &guard->results[i]);
+                keep_slot_only(slot, leader);
+                if (escrow->name)
+                        enforce_incarnation(slot, escrow, leader, i, &guard->results[i]);
+                else
+                        enforce_slot(slot, remove, i, &guard->results[i]);
                 _exit(guard->results[i].n_left > 0 ? 3 : 0);
         }
-        guard->enforcers[i] = (GuardEnforcer){.process = {.pid = pid, .pidfd = pidfd}, .slot = number};
+        guard->enforcers[i] = (GuardEnforcer){.process = {.pid = pid, .pidfd = pidfd}, .slot = escrow->slot, .node = escrow->node, .generation = escrow->generation};
         return 0;
-}
-
-/* The last word on an escrow is that its directory is gone: an empty one may be born into yet. A removed one has no files. */
-static bool dataflow_is_gone(const GuardSlot *slot)
-{
-        return slot->number != GUARD_SLOT_INSTANCE && slot->dir_fd >= 0 && faccessat(slot->dir_fd, "cgroup.procs", F_OK, 0) < 0 &&
-               (errno == ENOENT || errno == ENODEV);
 }
 
 /* Its keeper does that, if it lives to the end. In a child, for cgroupfs may hold us up; nobody waits for it. */
@@ -158,74 +228,56 @@ void guard_remove_dataflow(Guard *guard, GuardSlot *slot)
 {
         struct clone_args args = {.exit_signal = SIGCHLD};
 
-        if (slot->dir_fd < 0 || dataflow_is_gone(slot))
+        if (slot->dir_fd < 0 || guard_slot_is_gone(slot))
                 return;
         if (syscall(SYS_clone3, &args, sizeof(args)) == 0) {
-                keep_slot_only(slot);
+                keep_slot_only(slot, -1);
                 remove_dataflow(slot, nsec_add(clock_now(), NSEC_PER_SEC));
                 _exit(0);
         }
 }
 
-static bool enforcing(const Guard *guard, uint32_t slot)
+static GuardEnforcer *find_enforcer(Guard *guard, pid_t pid)
 {
         for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++)
-                if (guard->enforcers[i].process.pid > 0 && guard->enforcers[i].slot == slot)
-                        return true;
-        return false;
+                if (guard->enforcers[i].process.pid == pid)
+                        return &guard->enforcers[i];
+        return NULL;
 }
 
-/* Half of the budget has gone by: whoever was sent may be stopped, or held up in a write. Another does no harm. */
-static int on_enforcer_late(Timer *timer, nsec_t now)
+bool guard_on_enforcer_exit(Guard *guard, const siginfo_t *si)
 {
-        GuardSlot *slot = container_of(timer, GuardSlot, timer);
+        GuardEnforcer *enforcer = find_enforcer(guard, si->si_pid);
+        unsigned i = enforcer ? (unsigned)(enforcer - guard->enforcers) : 0;
+        const struct guard_result *result = &guard->results[i];
+        struct guard_record record = {.type = GUARD_MSG_ENFORCED, .count = result->n_found, .left = result->n_left, .at_ns = result->at, .n_named = result->n_named};
+        GuardEscrow *escrow;
 
-        (void)now;
-        if (enforcing(slot->guard, slot->number))
-                (void)guard_enforce(slot->guard, slot->number, slot->keeper.pid == 0);
-        return 0;
-}
-
-
-static int on_escrow_due(Timer *timer, nsec_t now)
-{
-        GuardSlot *slot = container_of(timer, GuardSlot, timer);
-
-        if (dataflow_is_gone(slot)) {
-                guard_tell_kept(slot->guard, slot->number); /* in time */
-                return 0;
+        if (!enforcer)
+                return false;
+        enforcer->process.pid = 0;
+        enforcer->process.pidfd = fd_close(enforcer->process.pidfd);
+        guard_kills_settle(guard, i);
+        escrow = guard_escrow_find(guard, enforcer->slot, enforcer->node, enforcer->generation);
+        if (!escrow)
+                return true; /* it outlived the incarnation, or the dataflow whose number that was */
+        if (si->si_code != CLD_EXITED && (escrow->slot != GUARD_SLOT_INSTANCE || guard->state == GUARD_RUNNING)) { /* somebody killed it at its work */
+                guard_escrow_again(escrow);
+                return true;
         }
-        timer_arm(&slot->guard->loop, timer, MAX(nsec_add(slot->at, (slot->until - slot->at) / 2), nsec_add(now, NSEC_PER_MSEC)), on_enforcer_late);
-        if (guard_enforce(slot->guard, slot->number, slot->keeper.pid == 0))
-                /* No process to be had, or 64 enforcers at work: try again shortly, for an escrow is a promise. */
-                timer_arm(&slot->guard->loop, &slot->timer, nsec_add(slot->guard->loop.now, 20 * NSEC_PER_MSEC), on_escrow_due);
-        return 0;
-}
+        record.slot = escrow->slot;
+        record.node = escrow->node;
+        record.generation = escrow->generation;
+        if (escrow->slot == GUARD_SLOT_INSTANCE) {
+                guard->n_left = record.left;
+                if (guard->state == GUARD_RUNNING) /* everything has been ended: the supervisor has nothing left to do but leave */
+                        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_LINGER_SPAN), on_supervisor_lingers);
+        }
+        if (record.count > 0 || record.left > 0) {
+                struct guard_record copy = record;
 
-void guard_enforce_overdue(Guard *guard, uint32_t number)
-{
-        GuardSlot *slot = &guard->slots[number];
-
-        if (number == GUARD_SLOT_INSTANCE || slot->at > guard->loop.now || slot->timer.loop || enforcing(guard, number))
-                return;
-        slot->until = MAX(slot->until, nsec_add(guard->loop.now, NSEC_PER_SEC));
-        (void)on_escrow_due(&slot->timer, guard->loop.now);
-}
-
-int guard_escrow(Guard *guard, uint32_t number, nsec_t at, nsec_t until, nsec_t term_ns)
-{
-        GuardSlot *slot;
-        nsec_t start;
-
-        if (number >= GUARD_MAX_SLOTS)
-                return error_origin(-EINVAL);
-        slot = &guard->slots[number];
-        if (at >= slot->at)
-                return 0; /* irrevocable: it only ever moves earlier */
-        slot->at = at;
-        slot->until = MAX(until, at);
-        slot->term_ns = term_ns;
-        start = term_ns > 0 ? at - MIN(at, term_ns) : at;
-        timer_arm(&guard->loop, &slot->timer, start, on_escrow_due);
-        return 0;
+                (void)guard_record_send(guard->client_fd, &copy, NULL, 0);
+        }
+        guard_tell_supervisor(guard, record);
+        return true;
 }

@@ -10,15 +10,14 @@
 
 #include "protocol/guard_msg.h"
 #include "supervisor/guard.h"
+#include "supervisor/guard-state.h"
 #include "supervisor/config.h"
 #include "supervisor/instance.h"
 #include "supervisor/loop.h"
 #include "supervisor/runtime.h"
 #include "supervisor/scope.h"
 
-#define GUARD_MAX_CHILDREN 8192
 #define GUARD_MAX_ENFORCERS 64
-#define GUARD_MAX_STORED 32768
 #define GUARD_REAPS_PER_TURN 256
 #define GUARD_BACKOFF_MIN  (50 * NSEC_PER_MSEC) /* before another supervisor, when they die within GUARD_BACKOFF_CALM */
 #define GUARD_BACKOFF_MAX  (5 * NSEC_PER_SEC)
@@ -33,13 +32,31 @@ typedef struct GuardProcess {
         int pidfd;
 } GuardProcess;
 
+/* A promise: from a time on whoever is left in a cgroup is killed. Of the whole cgroup of a slot, or of that of one incarnation in it. */
+typedef struct GuardEscrow {
+        Guard *guard;
+        uint32_t slot, node;
+        uint64_t generation; /* 0: of the slot; an incarnation's otherwise */
+        const char *name;    /* of that one's cgroup in the slot's; NULL: the slot's own */
+        nsec_t at, until, term_ns; /* at NSEC_NEVER: none */
+        bool restart;       /* another incarnation is wanted; not ours to begin */
+        Timer timer;
+        nsec_t enforced_at; /* from when on there was killing in its name; 0: not yet */
+        bool owes_notice;   /* and the supervisor has not been told */
+} GuardEscrow;
+
+typedef struct GuardNodeEscrow {
+        GuardEscrow escrow; /* generation 0: free */
+        char name[GUARD_NAME_MAX];
+} GuardNodeEscrow;
+
 typedef struct GuardSlot {
         Guard *guard;
         uint32_t number;
         int dir_fd; /* -1: no cgroup registered */
         int kill_fd, events_fd;
-        nsec_t at, until, term_ns; /* the escrow; at NSEC_NEVER: none */
-        Timer timer;
+        GuardEscrow escrow;
+        uint32_t life;      /* which dataflow of this number it is */
         GuardProcess keeper;
         Source keeper_source; /* its socket */
         int keeper_fd;
@@ -74,7 +91,8 @@ typedef struct GuardStored {
 
 typedef struct GuardEnforcer {
         GuardProcess process;
-        uint32_t slot;
+        uint32_t slot, node; /* whose escrow it carries out; slot GUARD_MAX_SLOTS: that of none any more */
+        uint64_t generation;
 } GuardEnforcer;
 
 typedef enum GuardState {
@@ -88,6 +106,29 @@ typedef enum GuardState {
 struct guard_result {
         uint32_t n_found;
         uint32_t n_left;
+        uint32_t n_named; /* of those found, in cgroups that are among the kills */
+        nsec_t at;        /* when it began to kill */
+};
+
+typedef enum GuardKillState {
+        GUARD_KILL_FREE,
+        GUARD_KILL_TAKEN, /* its enforcer is writing it */
+        GUARD_KILL_READY,
+} GuardKillState;
+
+/* The cgroup of an incarnation in which somebody lived when we killed; in memory shared with the enforcers, which add to it. */
+struct guard_kill {
+        _Atomic uint32_t state; /* GuardKillState */
+        uint32_t enforcer;      /* whose it is while it is taken */
+        uint32_t slot, life;
+        uint32_t count;
+        nsec_t at;
+        char name[GUARD_NAME_MAX];
+};
+
+struct guard_kills {
+        _Atomic uint32_t top; /* beyond it none was ever taken */
+        struct guard_kill kills[GUARD_MAX_KILLS];
 };
 
 /* What the reader of the configuration found, in memory that it shares with the guard. */
@@ -97,12 +138,23 @@ typedef struct GuardConfig {
         char why[512];
 } GuardConfig;
 
+typedef struct GuardProbe { /* the newer program, asked which state it reads */
+        GuardProcess process;
+        int fd; /* what it prints */
+        Source source;
+        Timer timer;
+        char said[64];
+        size_t n_said;
+} GuardProbe;
+
 struct Guard {
         const GuardOptions *options;
         nsec_t grace_ns, budget_ns, watchdog_ns; /* the options', or the configuration's */
         GuardConfig *config;  /* shared with the reader */
         GuardProcess reader;  /* of the configuration */
         Timer reader_timer;
+        GuardProbe probe;
+        unsigned n_refusals; /* to become another program */
         Loop loop;
         Instance instance;
         Scope scope; /* where a service's nodes live; dir_fd -1: below the service itself, or wherever cgroups may be made */
@@ -141,6 +193,9 @@ struct Guard {
         unsigned n_children, n_children_refused;
         GuardEnforcer enforcers[GUARD_MAX_ENFORCERS];
         struct guard_result *results; /* per enforcer */
+        struct guard_kills *kills;
+        GuardNodeEscrow *escrows; /* of incarnations: GUARD_MAX_NODE_ESCROWS */
+        unsigned escrows_top;     /* beyond it none was ever placed */
         Timer phase_timer;
         Job reap; /* more children have ended than one turn reaps */
         uint32_t n_left;
@@ -151,7 +206,7 @@ struct Guard {
         unsigned stored_top; /* beyond it nothing was ever stored */
         unsigned n_stored, n_refused;
         bool replaying;     /* the present supervisor is being told what there is */
-        unsigned replay_at; /* next thing to tell: slots, then stored ones, then exits */
+        unsigned replay_at; /* next thing to tell: slots, escrows of incarnations, stored ones */
 };
 
 /* guard-store.c: what is kept for the next supervisor, and how it gets it. */
@@ -163,14 +218,24 @@ void guard_pump(Guard *guard);   /* go on telling, as far as its socket takes it
 
 /* guard-heir.c: keepers and children of a guard that died. */
 int guard_adopt_keeper(Guard *guard, GuardSlot *slot, pid_t pid, int take_socket, int take_pidfd, const char *cgroup);
-void guard_reexec(Guard *guard); /* returns only when it cannot be done */
 int guard_restore(Guard *guard, int state_fd); /* closes it; 0 or a negative errno */
 void guard_on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si);
 int guard_keeper_watch(GuardSlot *slot, int take_fd); /* our end of its socket */
-void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd);
-void guard_set_child_end(Guard *guard, const struct guard_record *record, int32_t code, int32_t status);
 int guard_tell_slot(Guard *guard, const GuardSlot *slot);
 int guard_open_instance_files(Guard *guard);
+
+/* guard-reexec.c */
+void guard_reexec_order(Guard *guard); /* SIGUSR2 */
+bool guard_reexec_on_exit(Guard *guard, const siginfo_t *si); /* false: it was not the one that was asked */
+
+/* guard-children.c */
+void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd);
+void guard_set_child_end(Guard *guard, const struct guard_record *record, int32_t code, int32_t status);
+void guard_child_free(GuardChild *child);
+void guard_child_look(GuardChild *child); /* an orphan of a dead keeper: has it ended? */
+GuardChild *guard_find_child(Guard *guard, pid_t pid); /* the one that has just ended */
+void guard_answer(Guard *guard, const GuardSlot *slot, const struct guard_record *record); /* ASK */
+void guard_reap(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation);
 
 /* guard-config.c */
 int guard_config_init(Guard *guard);  /* and read it, blocking: before the loop. 0 or a negative errno; what is wrong was logged */
@@ -194,6 +259,7 @@ void guard_notify_status(Guard *guard, const char *state); /* @state: "READY=1\n
 void guard_order_stop(Guard *guard, GuardMsgType why); /* everything ends */
 void guard_give_up_supervisor(Guard *guard); /* it does not answer */
 int guard_record_send(int sock, struct guard_record *record, const int *fds, size_t n_fds);
+void guard_tell_supervisor(Guard *guard, struct guard_record record);
 
 /* guard_said() - the letters for --said. @ret: room for 4 bytes */
 void guard_said(const GuardOptions *options, char ret[4]);
@@ -205,12 +271,35 @@ int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, int listen_
 /* guard.c: an escrow's time has come, and there was nobody to end. The supervisor knows, unless its keeper does not tell it. */
 void guard_tell_kept(Guard *guard, uint32_t slot);
 
-/* guard-enforce.c */
+/* guard-escrow.c: what was promised, and when it is due. */
+int guard_escrow_open(Guard *guard);
 int guard_escrow(Guard *guard, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
-int guard_enforce(Guard *guard, uint32_t slot, bool remove);
+int guard_escrow_node(Guard *guard, const struct guard_record *record); /* 0, or -ENOSPC: as many are held as can be */
+GuardEscrow *guard_escrow_find(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation); /* generation 0: the slot's. NULL: none */
+void guard_escrow_drop(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation); /* that incarnation has ended */
+void guard_escrow_drop_slot(GuardSlot *slot);
+void guard_escrow_on_child(Guard *guard, const struct guard_record *record); /* somebody was born: too late? */
+void guard_escrow_again(GuardEscrow *escrow); /* whoever was sent was killed at its work */
+void guard_on_escrow(Guard *guard, const struct guard_record *record, int answer_fd);
+bool guard_slot_is_gone(const GuardSlot *slot); /* its directory was removed */
+
+/* guard-enforce.c: processes that carry it out. */
+int guard_enforce(GuardEscrow *escrow, bool remove); /* remove, of the instance's: what lies below, too */
 void guard_remove_dataflow(Guard *guard, GuardSlot *slot); /* the directory of a slot whose keeper could not do it any more */
-void guard_enforce_overdue(Guard *guard, uint32_t slot); /* asked again about one whose time has passed: once more, or it is over */
 bool guard_enforcing(const Guard *guard);
+bool guard_enforcing_escrow(const GuardEscrow *escrow);
+void guard_forget_enforcers(const GuardSlot *slot); /* another dataflow may have its number: what they say is of none */
+bool guard_on_enforcer_exit(Guard *guard, const siginfo_t *si); /* false: it was none */
+
+/* guard-kills.c: in whose cgroups there was killing, until their ends are journalled. */
+int guard_kills_open(Guard *guard);
+void guard_kills_note(const GuardEscrow *escrow, unsigned enforcer, struct guard_result *result); /* by the enforcer, before it kills; the instance: of all slots */
+void guard_kills_settle(Guard *guard, unsigned enforcer); /* that one has ended */
+const struct guard_kill *guard_kills_find(const Guard *guard, uint32_t slot, const char *name);
+void guard_kills_drop(Guard *guard, uint32_t slot, const char *name); /* NULL: all of the slot */
+const struct guard_kill *guard_kills_at(const Guard *guard, uint32_t i); /* the i-th of GUARD_MAX_KILLS; NULL: there is none */
+void guard_kills_restore(Guard *guard, const struct guard_state_kill *state);
+void guard_kills_answer(Guard *guard, const struct guard_record *record);
 
 void guard_process_kill(GuardProcess *process);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The supervisor's side of the guard's socket (protocol/guard_msg.h). */
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <signal.h>
 #include <string.h>
@@ -81,15 +82,36 @@ void guard_found_order(Supervisor *supervisor, uint32_t slot, int32_t pid, const
         guard_send_fds(supervisor, &record, fds, 2);
 }
 
+/* About the cgroup of an incarnation: named as its keeper names it. */
+static void guard_send_cgroup(const Dataflow *dataflow, uint32_t node, uint64_t generation, struct guard_record record)
+{
+        record.slot = dataflow->slot;
+        record.node = node;
+        record.generation = generation;
+        (void)snprintf(record.text, sizeof(record.text), "%s.%llu", dataflow->plan->nodes[node].id, (unsigned long long)generation);
+        guard_send(dataflow->supervisor, record);
+}
+
 void guard_forget_order(const Dataflow *dataflow, uint32_t node, uint64_t generation)
 {
-        guard_send(dataflow->supervisor,
-                (struct guard_record){.type = GUARD_MSG_REAP, .slot = dataflow->slot, .node = node, .generation = generation});
+        guard_send_cgroup(dataflow, node, generation, (struct guard_record){.type = GUARD_MSG_REAP});
 }
 
 void guard_reap_order(const Node *node)
 {
-        guard_send_about(node, GUARD_MSG_REAP);
+        guard_send_cgroup(node->dataflow, node->index, node->generation, (struct guard_record){.type = GUARD_MSG_REAP});
+}
+
+void guard_ask_killed_order(const Node *node)
+{
+        guard_send_cgroup(node->dataflow, node->index, node->generation, (struct guard_record){.type = GUARD_MSG_ASK_KILLED});
+}
+
+bool guard_has_unread(const Supervisor *supervisor)
+{
+        struct pollfd p = {.fd = supervisor->guard_fd, .events = POLLIN};
+
+        return supervisor->guard_source.loop && poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
 }
 
 void guard_fork_keeper_order(Supervisor *supervisor, uint32_t slot)
@@ -108,6 +130,17 @@ void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t
                 (struct guard_record){.type = GUARD_MSG_ESCROW, .slot = slot, .at_ns = at, .until_ns = until, .term_ns = term_ns});
 }
 
+void guard_escrow_node_order(Node *node, const NodeLadder *ladder, bool restart)
+{
+        struct guard_record record = {.type = GUARD_MSG_ESCROW,
+                .at_ns = nsec_add(ladder->kill, DATAFLOW_STOP_SLACK),
+                .until_ns = nsec_add(ladder->verdict, DATAFLOW_STOP_SLACK),
+                .status = restart};
+
+        node->escrow_placed = true;
+        guard_send_cgroup(node->dataflow, node->index, node->generation, record);
+}
+
 void guard_slot_free_order(Supervisor *supervisor, uint32_t slot)
 {
         guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_SLOT_FREE, .slot = slot});
@@ -120,9 +153,10 @@ void guard_bye(Supervisor *supervisor, int status)
 
 static void on_record(Supervisor *supervisor, const struct guard_record *record, int *fds, size_t n_fds)
 {
-        Dataflow *dataflow = record->slot < GUARD_MAX_SLOTS ? supervisor->slots[record->slot] : NULL;
+        Dataflow *dataflow = supervisor->slots[record->slot];
+        Node *node = dataflow && record->node < dataflow->plan->n_nodes ? &dataflow->nodes[record->node] : NULL;
 
-        if (record->slot < GUARD_MAX_SLOTS && (record->type == GUARD_MSG_KEEPER_GONE || record->type == GUARD_MSG_KEEPER_FAILED)) {
+        if (record->type == GUARD_MSG_KEEPER_GONE || record->type == GUARD_MSG_KEEPER_FAILED) {
                 supervisor->slot_state[record->slot] &= (uint8_t)~SLOT_KEEPER;
                 if (!dataflow)
                         supervisor_look_at_slot(supervisor, record->slot);
@@ -141,24 +175,39 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 adopt_store_end(supervisor);
         else if (record->type == GUARD_MSG_DUMP)
                 supervisor_dump(supervisor);
+        else if (record->type == GUARD_MSG_ENFORCING && record->slot == GUARD_SLOT_INSTANCE)
+                supervisor->enforced_at = record->at_ns;
         else if (record->type == GUARD_MSG_CLIENT_GONE)
                 supervisor_stop_all(supervisor, NSEC_NEVER, false, "the command is gone");
         else if (record->type == GUARD_MSG_STOP)
                 supervisor_stop_all(supervisor, NSEC_NEVER, false, "the guard was asked to end");
         else if (!dataflow)
                 return;
-        else if (record->type == GUARD_MSG_KEEPER && n_fds == 2)
+        else if (record->type == GUARD_MSG_KEEPER)
                 dataflow_on_keeper(dataflow, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
         else if (record->type == GUARD_MSG_KEEPER_FAILED)
                 dataflow_on_keeper_failed(dataflow, record->error);
         else if (record->type == GUARD_MSG_KEEPER_GONE)
                 dataflow_on_keeper_gone(dataflow, record->code, record->status);
-        else if (record->type == GUARD_MSG_ESCROW_OK)
+        else if ((record->type == GUARD_MSG_ESCROW_OK || record->type == GUARD_MSG_ESCROW_REFUSED) && record->generation > 0) {
+                if (node)
+                        node_on_escrow_answer(node, record->type == GUARD_MSG_ESCROW_OK ? 0 : record->error);
+        } else if (record->type == GUARD_MSG_ESCROW_OK)
                 dataflow_on_escrow_ok(dataflow);
+        else if (record->type == GUARD_MSG_ESCROWED)
+                adopt_escrow(dataflow, record);
+        else if (record->type == GUARD_MSG_ENFORCING && record->generation > 0) {
+                if (node && node->generation == record->generation)
+                        node->enforced_at = record->at_ns;
+        }
         else if (record->type == GUARD_MSG_ORPHAN_EXITED)
                 adopt_orphan_exit(dataflow, record);
+        else if (record->type == GUARD_MSG_ENFORCING)
+                dataflow->enforced_at = record->at_ns;
+        else if (record->type == GUARD_MSG_KILLED && node && node->generation == record->generation)
+                node_on_guard_word(node, record->count, record->at_ns);
         else if (record->type == GUARD_MSG_ENFORCED)
-                dataflow_on_enforced(dataflow, record->count, record->left);
+                dataflow_on_enforced(dataflow, record);
 }
 
 static int on_guard_socket(Source *source, uint32_t revents)
@@ -187,7 +236,7 @@ static int on_guard_socket(Source *source, uint32_t revents)
                         supervisor_stop_all(supervisor, NSEC_NEVER, false, "the guard is gone");
                         return 0;
                 }
-                if (size == sizeof(record) && record.magic == GUARD_MAGIC)
+                if (guard_msg_check(GUARD_SENDER_GUARD, &record, size, n_fds) == 0)
                         on_record(supervisor, &record, fds, n_fds);
                 for (size_t k = 0; k < n_fds; k++)
                         fds[k] = fd_close(fds[k]); /* from our own guard: sockets and pidfds */

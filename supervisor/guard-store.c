@@ -15,6 +15,7 @@
 #include "supervisor/packet.h"
 
 #define NODE_ANY UINT32_MAX
+#define REPLAY_STORED (GUARD_MAX_SLOTS + GUARD_MAX_NODE_ESCROWS) /* replay_at counts slots, then escrows of incarnations, then what is stored */
 
 static GuardStored *stored_free(Guard *guard)
 {
@@ -88,8 +89,8 @@ int guard_tell_slot(Guard *guard, const GuardSlot *slot)
 {
         struct guard_record record = {.type = GUARD_MSG_SLOT,
                 .slot = slot->number,
-                .at_ns = slot->at,
-                .until_ns = slot->until,
+                .at_ns = slot->escrow.at,
+                .until_ns = slot->escrow.until,
                 .pid = slot->keeper.pid,
                 .left = slot->events_fd >= 0 && cgroup_populated(slot->events_fd) != 0};
         const int fds[] = {slot->keeper_peer_fd, slot->keeper.pidfd, slot->keeper_guard_fd};
@@ -128,20 +129,61 @@ static int tell_stored(Guard *guard, unsigned *at)
         return r;
 }
 
+static int tell_notice(GuardEscrow *escrow)
+{
+        struct guard_record record = {
+                .type = GUARD_MSG_ENFORCING, .slot = escrow->slot, .node = escrow->node, .generation = escrow->generation, .at_ns = escrow->enforced_at};
+        int r = escrow->owes_notice ? tell(escrow->guard, &record, NULL, 0) : 0;
+
+        escrow->owes_notice = escrow->owes_notice && r != 0;
+        return r;
+}
+
+static int tell_notices(Guard *guard)
+{
+        int r = 0;
+
+        for (unsigned i = 0; !r && i < GUARD_MAX_SLOTS; i++)
+                r = tell_notice(&guard->slots[i].escrow);
+        for (unsigned i = 0; !r && i < guard->escrows_top; i++)
+                if (guard->escrows[i].escrow.generation > 0)
+                        r = tell_notice(&guard->escrows[i].escrow);
+        return r;
+}
+
+static int tell_escrow(Guard *guard, const GuardEscrow *escrow)
+{
+        struct guard_record record = {.type = GUARD_MSG_ESCROWED,
+                .slot = escrow->slot,
+                .node = escrow->node,
+                .generation = escrow->generation,
+                .at_ns = escrow->at,
+                .until_ns = escrow->until,
+                .status = escrow->restart};
+
+        return escrow->generation > 0 ? tell(guard, &record, NULL, 0) : 0;
+}
+
 static int tell_all(Guard *guard)
 {
         struct guard_record end = {.type = GUARD_MSG_STORE_END, .count = guard->n_refused};
-        int r = 0;
+        int r = tell_notices(guard); /* before anybody's end is heard of */
 
         while (!r && guard->replay_at < GUARD_MAX_SLOTS) {
                 r = guard_tell_slot(guard, &guard->slots[guard->replay_at]);
                 guard->replay_at += !r;
         }
-        while (!r && guard->replay_at - GUARD_MAX_SLOTS < guard->stored_top) {
+        while (!r && guard->replay_at - GUARD_MAX_SLOTS < GUARD_MAX_NODE_ESCROWS) {
                 unsigned at = guard->replay_at - GUARD_MAX_SLOTS;
 
+                r = at < guard->escrows_top ? tell_escrow(guard, &guard->escrows[at].escrow) : 0;
+                guard->replay_at += !r;
+        }
+        while (!r && guard->replay_at - REPLAY_STORED < guard->stored_top) {
+                unsigned at = guard->replay_at - REPLAY_STORED;
+
                 r = tell_stored(guard, &at);
-                guard->replay_at = at + GUARD_MAX_SLOTS;
+                guard->replay_at = at + REPLAY_STORED;
         }
         if (!r)
                 r = tell(guard, &end, NULL, 0);
@@ -151,7 +193,7 @@ static int tell_all(Guard *guard)
 
 static int tell_owed(Guard *guard)
 {
-        int r = 0;
+        int r = tell_notices(guard);
 
         for (unsigned i = 0; !r && i < GUARD_MAX_SLOTS; i++) {
                 GuardSlot *slot = &guard->slots[i];
@@ -193,6 +235,10 @@ void guard_replay(Guard *guard)
 {
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
                 guard->children[i].owes_exit = guard->children[i].ours; /* the last supervisor may have died with it unwritten */
+        for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++)
+                guard->slots[i].escrow.owes_notice = guard->slots[i].escrow.enforced_at > 0;
+        for (unsigned i = 0; i < guard->escrows_top; i++)
+                guard->escrows[i].escrow.owes_notice = guard->escrows[i].escrow.enforced_at > 0;
         guard->replaying = true;
         guard->replay_at = 0;
         guard_pump(guard);

@@ -23,6 +23,8 @@
 #include "supervisor/packet.h"
 #include "supervisor/priority.h"
 
+#define SUPERVISOR_LAST_READS 64 /* of 32 records each: more than a socket holds */
+
 static void guard_advance(Guard *guard);
 static void guard_replace_supervisor(Guard *guard, const siginfo_t *si);
 
@@ -49,7 +51,7 @@ static void tell_client(Guard *guard, GuardMsgType type, int error, const char *
                 log_line("%s%s%s", text, error ? ": " : "", error ? strerror(error) : "");
 }
 
-static void tell_supervisor(Guard *guard, struct guard_record record)
+void guard_tell_supervisor(Guard *guard, struct guard_record record)
 {
         record.epoch = guard->epoch;
         record_send(guard->supervisor_fd, &record, NULL, 0);
@@ -57,7 +59,7 @@ static void tell_supervisor(Guard *guard, struct guard_record record)
 
 void guard_tell_kept(Guard *guard, uint32_t slot)
 {
-        tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_ENFORCED, .slot = slot});
+        guard_tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_ENFORCED, .slot = slot});
 }
 
 /* ---- ending everything */
@@ -76,7 +78,7 @@ void guard_order_stop(Guard *guard, GuardMsgType why)
                 guard_notify(guard, "STOPPING=1\nSTATUS=ending");
         guard->stop_ordered = true;
         guard_end_all(guard, nsec_add(guard->loop.now, nsec_add(grace + grace / 2, 100 * NSEC_PER_MSEC)), grace / 2);
-        tell_supervisor(guard, (struct guard_record){.type = why});
+        guard_tell_supervisor(guard, (struct guard_record){.type = why});
 }
 
 static void on_client_gone(Guard *guard)
@@ -89,144 +91,24 @@ static void on_client_gone(Guard *guard)
         guard_order_stop(guard, GUARD_MSG_CLIENT_GONE);
 }
 
-/* ---- registered children */
-
-static void child_free(GuardChild *child)
-{
-        source_remove(&child->source);
-        child->pidfd = fd_close(child->pidfd);
-        child->guard->n_children--;
-}
-
-/* An orphan of a dead keeper is ours: what its end was like is kept until the supervisor has written it down. */
-static void child_look(GuardChild *child)
-{
-        siginfo_t si = {};
-
-        if (child->ours || waitid(P_PIDFD, (id_t)child->pidfd, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid == 0)
-                return; /* its keeper's, which tells; or still alive */
-        child->ended = child->ours = child->owes_exit = true;
-        child->code = si.si_code;
-        child->status = si.si_status;
-        source_remove(&child->source);
-        (void)waitid(P_PIDFD, (id_t)child->pidfd, &si, WEXITED | WNOHANG);
-        guard_pump(child->guard);
-}
-
-static int on_child_exit(Source *source, uint32_t revents)
-{
-        GuardChild *child = container_of(source, GuardChild, source);
-
-        (void)revents;
-        source_remove(source);
-        child->ended = true;
-        child_look(child);
-        if (!child->ours && !child->guard->options->daemon) /* nobody will ask */
-                child_free(child);
-        return 0;
-}
-
-/* Whether an incarnation ever ran: its first process registers before it does anything, and its keeper is dead. */
-static void guard_answer(Guard *guard, const GuardSlot *slot, const struct guard_record *record)
-{
-        struct guard_record answer = {.type = GUARD_MSG_ORPHAN_EXITED,
-                .slot = record->slot,
-                .node = record->node,
-                .generation = record->generation,
-                .error = slot->inherited ? EAGAIN : ENOENT};
-
-        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
-                GuardChild *child = &guard->children[i];
-
-                if (child->pidfd < 0 || child->slot != record->slot || child->node != record->node || child->generation != record->generation)
-                        continue;
-                child->owes_exit = child->ours; /* not yet: told when it is */
-                if (child->ended && !child->ours)
-                        break; /* reaped by its keeper, which took it along */
-                guard_pump(guard);
-                return;
-        }
-        tell_supervisor(guard, answer);
-}
-
-/* The supervisor has written its exit down. */
-static void guard_reap(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation)
-{
-        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
-                GuardChild *child = &guard->children[i];
-
-                if (child->pidfd >= 0 && child->slot == slot && child->node == node && child->generation == generation)
-                        child_free(child);
-        }
-}
-
-void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd)
-{
-        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
-                GuardChild *child = &guard->children[i];
-
-                if (child->pidfd >= 0)
-                        continue;
-                if (source_add(&guard->loop, &child->source, *take_pidfd, EPOLLIN, SOURCE_EXITS, on_child_exit))
-                        return;
-                child->guard = guard;
-                child->pidfd = TAKE_FD(*take_pidfd);
-                child->slot = record->slot;
-                child->node = record->node;
-                child->generation = record->generation;
-                child->pid = record->pid;
-                child->ended = child->ours = child->owes_exit = false;
-                guard->n_children++;
-                return;
-        }
-        guard->n_children_refused++; /* its cgroup is registered, so it is ended all the same */
-}
-
-void guard_set_child_end(Guard *guard, const struct guard_record *record, int32_t code, int32_t status)
-{
-        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
-                GuardChild *child = &guard->children[i];
-
-                if (child->pidfd < 0 || child->slot != record->slot || child->node != record->node || child->generation != record->generation)
-                        continue;
-                child->ended = child->ours = child->owes_exit = true;
-                child->code = code;
-                child->status = status;
-                source_remove(&child->source);
-        }
-}
-
-/* Its pid may be another's by now: the pidfd says whether it is this one that lies there. */
-static GuardChild *guard_find_child(Guard *guard, pid_t pid)
-{
-        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
-                GuardChild *child = &guard->children[i];
-                siginfo_t si = {};
-
-                if (child->pidfd >= 0 && child->pid == pid && !child->ours &&
-                        waitid(P_PIDFD, (id_t)child->pidfd, &si, WEXITED | WNOHANG | WNOWAIT) == 0 && si.si_pid == pid)
-                        return child;
-        }
-        return NULL;
-}
-
 /* ---- records in: keepers */
 
-static void on_keeper_record(GuardSlot *slot, const struct guard_record *record, int *fds, size_t n_fds)
+static void on_keeper_record(GuardSlot *slot, const struct guard_record *record, int *fds)
 {
         Guard *guard = slot->guard;
 
-        if (record->type == GUARD_MSG_CHILD && n_fds == 1) {
+        if (record->type == GUARD_MSG_CHILD) {
                 guard_add_child(guard, record, &fds[0]);
-        } else if (record->type == GUARD_MSG_CGROUP && slot->dir_fd >= 0) {
+                guard_escrow_on_child(guard, record);
+        } else if (slot->dir_fd >= 0) {
                 slot->keeper_guard_fd = fd_close(slot->keeper_guard_fd); /* known already: it only says that it has its own end */
-        } else if (record->type == GUARD_MSG_CGROUP && n_fds == 3) {
+        } else {
                 slot->dir_fd = TAKE_FD(fds[0]);
                 slot->kill_fd = TAKE_FD(fds[1]);
                 slot->events_fd = TAKE_FD(fds[2]);
                 slot->keeper_guard_fd = fd_close(slot->keeper_guard_fd); /* it has its own end */
-                if (slot->at <= guard->loop.now) /* its time came while it was being made */
-                        (void)guard_enforce(guard, slot->number, false);
+                if (slot->escrow.at <= guard->loop.now) /* its time came while it was being made */
+                        (void)guard_enforce(&slot->escrow, false);
         }
 }
 
@@ -247,8 +129,8 @@ static int on_keeper_socket(Source *source, uint32_t revents)
                         source_remove(source);
                         return 0;
                 }
-                if (size == sizeof(record) && record.magic == GUARD_MAGIC)
-                        on_keeper_record(slot, &record, fds, n_fds);
+                if (guard_msg_check(GUARD_SENDER_KEEPER, &record, size, n_fds) == 0 && record.slot == slot->number)
+                        on_keeper_record(slot, &record, fds);
                 for (size_t k = 0; k < n_fds; k++)
                         fds[k] = fd_close(fds[k]);
         }
@@ -303,34 +185,23 @@ static int guard_start_keeper(Guard *guard, GuardSlot *slot)
         return 0;
 }
 
-static void on_escrow(Guard *guard, const struct guard_record *record, int answer_fd)
-{
-        struct guard_record ok = *record;
-
-        if (guard_escrow(guard, record->slot, record->at_ns, record->until_ns, record->term_ns))
-                return;
-        guard_enforce_overdue(guard, record->slot);
-        ok.type = GUARD_MSG_ESCROW_OK;
-        record_send(answer_fd, &ok, NULL, 0);
-}
-
 /* The number's next dataflow begins with nothing of this one's, its escrow included. */
 static void guard_slot_free(GuardSlot *slot)
 {
         if (slot->number == GUARD_SLOT_INSTANCE || slot->keeper.pid > 0 || (slot->events_fd >= 0 && cgroup_populated(slot->events_fd) == 1))
                 return;
-        timer_disarm(&slot->timer);
+        guard_escrow_drop_slot(slot);
         guard_remove_dataflow(slot->guard, slot);
+        guard_forget_enforcers(slot);
         slot->dir_fd = fd_close(slot->dir_fd);
         slot->kill_fd = fd_close(slot->kill_fd);
         slot->events_fd = fd_close(slot->events_fd);
         guard_unstore_slot(slot->guard, slot->number);
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
                 if (slot->guard->children[i].pidfd >= 0 && slot->guard->children[i].slot == slot->number)
-                        child_free(&slot->guard->children[i]);
+                        guard_child_free(&slot->guard->children[i]);
         slot->inherited = false;
-        slot->at = NSEC_NEVER;
-        slot->until = slot->term_ns = 0;
+        slot->life++;
 }
 
 static void on_hello(Guard *guard)
@@ -342,14 +213,14 @@ static void on_hello(Guard *guard)
         guard->ready_told = true;
         guard_replay(guard);
         if (guard->stop_ordered)
-                tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_STOP});
+                guard_tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_STOP});
 }
 
 static void on_supervisor_record(Guard *guard, const struct guard_record *record, int *fds, size_t n_fds)
 {
         GuardSlot *slot;
 
-        if (record->epoch != guard->epoch || record->slot >= GUARD_MAX_SLOTS)
+        if (record->epoch != guard->epoch)
                 return;
         slot = &guard->slots[record->slot];
         switch (record->type) {
@@ -366,7 +237,7 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
                 guard_unstore(guard, record->slot, record->node, record->generation);
                 break;
         case GUARD_MSG_FOUND:
-                if (n_fds == 2 && guard_adopt_keeper(guard, slot, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]), record->text) == 0)
+                if (guard_adopt_keeper(guard, slot, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]), record->text) == 0)
                         (void)guard_tell_slot(guard, slot);
                 break;
         case GUARD_MSG_ASK:
@@ -374,14 +245,19 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
                 break;
         case GUARD_MSG_REAP:
                 guard_reap(guard, record->slot, record->node, record->generation);
+                guard_kills_drop(guard, record->slot, record->text);
+                guard_escrow_drop(guard, record->slot, record->node, record->generation);
+                break;
+        case GUARD_MSG_ASK_KILLED:
+                guard_kills_answer(guard, record);
                 break;
         case GUARD_MSG_FORK_KEEPER:
                 if (slot->keeper.pid > 0 || slot->number == GUARD_SLOT_INSTANCE || guard_start_keeper(guard, slot))
-                        tell_supervisor(guard,
+                        guard_tell_supervisor(guard,
                                 (struct guard_record){.type = GUARD_MSG_KEEPER_FAILED, .slot = record->slot, .error = errno});
                 break;
         case GUARD_MSG_ESCROW:
-                on_escrow(guard, record, guard->supervisor_fd);
+                guard_on_escrow(guard, record, guard->supervisor_fd);
                 break;
         case GUARD_MSG_KILL_KEEPER:
                 guard_process_kill(&slot->keeper);
@@ -415,7 +291,7 @@ static int on_supervisor_socket(Source *source, uint32_t revents)
                         source_remove(source); /* SIGCHLD tells what became of it */
                         return 0;
                 }
-                if (size == sizeof(record) && record.magic == GUARD_MAGIC)
+                if (guard_msg_check(GUARD_SENDER_SUPERVISOR, &record, size, n_fds) == 0)
                         on_supervisor_record(guard, &record, fds, n_fds);
                 for (size_t k = 0; k < n_fds; k++)
                         fds[k] = fd_close(fds[k]); /* made by our own supervisor */
@@ -438,8 +314,8 @@ static int on_client_socket(Source *source, uint32_t revents)
                 on_client_gone(guard);
                 return 0;
         }
-        if (size == sizeof(record) && record.magic == GUARD_MAGIC && record.type == GUARD_MSG_ESCROW)
-                on_escrow(guard, &record, guard->client_fd);
+        if (guard_msg_check(GUARD_SENDER_CLIENT, &record, size, 0) == 0)
+                guard_on_escrow(guard, &record, guard->client_fd);
         return 0;
 }
 
@@ -452,21 +328,23 @@ static int on_client_exit(Source *source, uint32_t revents)
 
 /* ---- reaping */
 
-static int on_supervisor_lingers(Timer *timer, nsec_t now)
+/* What lies unread when its time is over is still its word: BYE, an escrow. All of it, and before another one begins. */
+static void read_supervisor(Guard *guard)
 {
-        Guard *guard = container_of(timer, Guard, phase_timer);
+        for (unsigned i = 0; i < SUPERVISOR_LAST_READS && guard->supervisor_source.loop; i++) {
+                struct pollfd p = {.fd = guard->supervisor_fd, .events = POLLIN};
 
-        (void)now;
-        guard_process_kill(&guard->supervisor);
-        return 0;
+                if (poll(&p, 1, 0) != 1 || !(p.revents & POLLIN))
+                        return;
+                (void)on_supervisor_socket(&guard->supervisor_source, EPOLLIN);
+        }
 }
 
 static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
 {
         struct guard_record record = {.type = GUARD_MSG_SUPERVISOR_GONE, .code = si->si_code, .status = si->si_status};
 
-        if (guard->supervisor_source.loop) /* its last words, BYE among them, may still lie in the socket */
-                (void)on_supervisor_socket(&guard->supervisor_source, 0);
+        read_supervisor(guard);
         guard->supervisor.pid = 0;
         guard->supervisor.pidfd = fd_close(guard->supervisor.pidfd);
         source_remove(&guard->supervisor_source);
@@ -509,30 +387,7 @@ void guard_on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si)
         guard_pump(guard);
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) /* those that ended in its hands without a word are ours now */
                 if (guard->children[i].pidfd >= 0 && guard->children[i].slot == slot->number && guard->children[i].ended)
-                        child_look(&guard->children[i]);
-}
-
-static void on_enforcer_exit(Guard *guard, unsigned i)
-{
-        GuardEnforcer *enforcer = &guard->enforcers[i];
-        struct guard_record record = {.type = GUARD_MSG_ENFORCED,
-                .slot = enforcer->slot,
-                .count = guard->results[i].n_found,
-                .left = guard->results[i].n_left};
-
-        enforcer->process.pid = 0;
-        enforcer->process.pidfd = fd_close(enforcer->process.pidfd);
-        if (enforcer->slot == GUARD_SLOT_INSTANCE) {
-                guard->n_left = record.left;
-                if (guard->state == GUARD_RUNNING) /* everything has been ended: the supervisor has nothing left to do but leave */
-                        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_LINGER_SPAN), on_supervisor_lingers);
-        }
-        if (record.count > 0 || record.left > 0) {
-                struct guard_record copy = record;
-
-                record_send(guard->client_fd, &copy, NULL, 0);
-        }
-        tell_supervisor(guard, record);
+                        guard_child_look(&guard->children[i]);
 }
 
 static void on_child_reaped(Guard *guard, const siginfo_t *si)
@@ -543,6 +398,8 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
                 guard_config_on_reader_exit(guard);
                 return;
         }
+        if (guard_reexec_on_exit(guard, si))
+                return;
         if (si->si_pid == guard->supervisor.pid) {
                 on_supervisor_exit(guard, si);
                 return;
@@ -553,12 +410,8 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
                         return;
                 }
         }
-        for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++) {
-                if (guard->enforcers[i].process.pid == si->si_pid) {
-                        on_enforcer_exit(guard, i);
-                        return;
-                }
-        }
+        if (guard_on_enforcer_exit(guard, si))
+                return;
         child = guard_find_child(guard, si->si_pid); /* an orphan of a dead keeper; anybody else's is just reaped */
         for (unsigned i = 0; i < GUARD_MAX_SLOTS && !child && guard->options->daemon; i++) {
                 if (guard->slots[i].keeper.pid <= 0)
@@ -567,7 +420,7 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
                 child = guard_find_child(guard, si->si_pid);
         }
         if (child)
-                child_look(child);
+                guard_child_look(child);
 }
 
 /* A tree of thousands comes to us at once when it is killed: a part of it a turn, for SIGCHLD tells of many only once. */
@@ -601,11 +454,11 @@ static int on_signal(Source *source, uint32_t revents)
                 if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
                         guard_order_stop(guard, GUARD_MSG_STOP);
                 else if (info.ssi_signo == SIGUSR2)
-                        guard_reexec(guard);
+                        guard_reexec_order(guard);
                 else if (info.ssi_signo == SIGHUP && guard->options->daemon)
                         guard_config_reload(guard);
                 else if (info.ssi_signo == SIGUSR1)
-                        tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_DUMP});
+                        guard_tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_DUMP});
         return on_reap(&guard->reap);
 }
 
@@ -639,7 +492,7 @@ static bool guard_has_ended(const Guard *guard)
 {
         const GuardSlot *slot = &guard->slots[GUARD_SLOT_INSTANCE];
 
-        return !guard_enforcing(guard) && (slot->at <= guard->loop.now || cgroup_populated(slot->events_fd) == 0);
+        return !guard_enforcing(guard) && (slot->escrow.at <= guard->loop.now || cgroup_populated(slot->events_fd) == 0);
 }
 
 /* The last look, when nobody is left who could start anything: kill what is there, remove every directory. */
@@ -647,10 +500,10 @@ static int guard_clean(Guard *guard)
 {
         GuardSlot *slot = &guard->slots[GUARD_SLOT_INSTANCE];
 
-        timer_disarm(&slot->timer);
-        slot->term_ns = 0;
-        slot->until = nsec_add(guard->loop.now, NSEC_PER_SEC);
-        return guard_enforce(guard, GUARD_SLOT_INSTANCE, true);
+        timer_disarm(&slot->escrow.timer);
+        slot->escrow.term_ns = 0;
+        slot->escrow.until = nsec_add(guard->loop.now, NSEC_PER_SEC);
+        return guard_enforce(&slot->escrow, true);
 }
 
 /* One state at a time, each left once what it waits for has happened. Called after every exit. */
@@ -694,7 +547,7 @@ static void guard_init(Guard *guard, const GuardOptions *options)
                         .keeper_peer_fd = -1,
                         .keeper_guard_fd = -1,
                         .keeper = {.pidfd = -1},
-                        .at = NSEC_NEVER};
+                        .escrow = {.guard = guard, .slot = i, .at = NSEC_NEVER}};
         for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++)
                 guard->children[i].pidfd = -1;
         guard->runtime.dir_fd = guard->runtime.lock_fd = guard->runtime.control_fd = guard->runtime.node_fd = -1;
@@ -794,7 +647,7 @@ static void guard_replace_supervisor(Guard *guard, const siginfo_t *si)
 {
         nsec_t now = guard->loop.now;
 
-        if (guard->slots[GUARD_SLOT_INSTANCE].at <= now)
+        if (guard->slots[GUARD_SLOT_INSTANCE].escrow.at <= now)
                 return;
         guard->backoff = now - guard->supervisor_began > GUARD_BACKOFF_CALM ? 0 : MIN(MAX(2 * guard->backoff, GUARD_BACKOFF_MIN), GUARD_BACKOFF_MAX);
         if (guard->epoch == 1)
@@ -812,10 +665,11 @@ void guard_give_up_supervisor(Guard *guard)
 {
         nsec_t silent = guard->loop.now - guard->pinged_at;
 
-        if (guard->slots[GUARD_SLOT_INSTANCE].at <= guard->loop.now)
+        if (guard->slots[GUARD_SLOT_INSTANCE].escrow.at <= guard->loop.now)
                 return; /* everything is being ended anyway */
         log_line("the supervisor (pid %d) has not answered for %.1f s; it is killed and replaced", (int)guard->supervisor.pid, (double)silent / 1e9);
         guard_process_kill(&guard->supervisor);
+        read_supervisor(guard);
         guard->supervisor.pid = 0; /* reaped as a stranger, if ever */
         guard->supervisor.pidfd = fd_close(guard->supervisor.pidfd);
         source_remove(&guard->supervisor_source);
@@ -845,7 +699,11 @@ static int guard_setup(Guard *guard)
         guard->results = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         if (guard->results == MAP_FAILED)
                 return error_origin(-errno);
-        r = loop_init(&guard->loop);
+        r = guard_kills_open(guard);
+        if (!r)
+                r = guard_escrow_open(guard);
+        if (!r)
+                r = loop_init(&guard->loop);
         if (r)
                 return error_fold(r);
         guard->signal_fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);

@@ -95,21 +95,38 @@ static void add_node(Buffer *items, Buffer *children, const Node *node)
         add(children, &child, sizeof(child));
 }
 
-static void add_dataflow(Buffer *slots, Buffer *items, Buffer *children, const Dataflow *dataflow)
+static void add_escrow(Buffer *escrows, const Node *node)
+{
+        struct guard_state_escrow escrow = {.slot = node->dataflow->slot,
+                .node = node->index,
+                .generation = node->generation,
+                .at_ns = nsec_add(node->order_pending ? MIN(node->order_ladder.kill, node->ordered.kill) : node->ordered.kill, DATAFLOW_STOP_SLACK),
+                .until_ns = nsec_add(node->order_pending ? MIN(node->order_ladder.verdict, node->ordered.verdict) : node->ordered.verdict, DATAFLOW_STOP_SLACK),
+                .restart = node->order_pending ? node->order_restart : node->restart_wanted};
+
+        if (!node->escrow_placed || node->resolved || escrow.at_ns == NSEC_NEVER)
+                return;
+        (void)snprintf(escrow.name, sizeof(escrow.name), "%.200s.%llu", node->plan->id, (unsigned long long)node->generation);
+        add(escrows, &escrow, sizeof(escrow));
+}
+
+static void add_dataflow(Buffer *slots, Buffer *items, Buffer *children, Buffer *escrows, const Dataflow *dataflow)
 {
         struct guard_state_slot slot = {.slot = dataflow->slot,
                 .keeper_fd = dataflow->keeper_fd,
                 .keeper_pidfd = dataflow->keeper_pidfd,
                 .keeper_pid = dataflow->keeper_pid,
                 .at_ns = dataflow->stop_ordered ? dataflow_escrow_at(dataflow) : NSEC_NEVER,
-                .until_ns = dataflow->ladder.verdict};
+                .until_ns = dataflow->stop_ordered ? dataflow_escrow_until(dataflow) : 0};
 
         (void)snprintf(slot.cgroup, sizeof(slot.cgroup), "%.4000s/%s", dataflow->supervisor->cgroup, dataflow->uuid_text);
         keep(dataflow->keeper_fd);
         keep(dataflow->keeper_pidfd);
         add(slots, &slot, sizeof(slot));
-        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 add_node(items, children, &dataflow->nodes[i]);
+                add_escrow(escrows, &dataflow->nodes[i]);
+        }
 }
 
 static void runtime_path(const Supervisor *supervisor, char *ret, size_t size)
@@ -122,8 +139,7 @@ static void runtime_path(const Supervisor *supervisor, char *ret, size_t size)
         ret[MAX(n, (ssize_t)0)] = '\0';
 }
 
-/* The descriptor of the sealed state, or a negative errno. */
-static int state_new(Supervisor *supervisor)
+int heir_state(Supervisor *supervisor)
 {
         const SupervisorOptions *o = &supervisor->options;
         struct guard_state_header header = {.magic = GUARD_STATE_MAGIC,
@@ -137,30 +153,33 @@ static int state_new(Supervisor *supervisor)
                 .node_fd = o->node_listen_fd,
                 .lock_fd = -1,
                 .stop_ordered = supervisor->ending};
-        Buffer slots = {}, items = {}, children = {};
+        Buffer slots = {}, items = {}, children = {}, escrows = {};
         Dataflow *it, *next;
         int fd, r = 0;
 
         runtime_path(supervisor, header.runtime_path, sizeof(header.runtime_path));
         list_for_each(it, next, &supervisor->dataflows, link)
                 if (it->state != DATAFLOW_ENDED)
-                        add_dataflow(&slots, &items, &children, it);
+                        add_dataflow(&slots, &items, &children, &escrows, it);
         header.n_slots = (uint32_t)(slots.size / sizeof(struct guard_state_slot));
         header.n_items = (uint32_t)(items.size / sizeof(struct guard_state_item));
         header.n_children = (uint32_t)(children.size / sizeof(struct guard_state_child));
-        header.size = sizeof(header) + slots.size + items.size + children.size;
+        header.n_escrows = (uint32_t)(escrows.size / sizeof(struct guard_state_escrow));
+        header.size = sizeof(header) + slots.size + items.size + children.size + escrows.size;
         fd = memfd_create("tidegate-state", MFD_ALLOW_SEALING);
         if (fd < 0)
                 r = -errno;
-        else if (slots.failed || items.failed || children.failed)
+        else if (slots.failed || items.failed || children.failed || escrows.failed)
                 r = -ENOMEM;
         else if (write(fd, &header, sizeof(header)) != sizeof(header) || write(fd, slots.data, slots.size) != (ssize_t)slots.size ||
                  write(fd, items.data, items.size) != (ssize_t)items.size || write(fd, children.data, children.size) != (ssize_t)children.size ||
+                 write(fd, escrows.data, escrows.size) != (ssize_t)escrows.size ||
                  fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
                 r = -ENOSPC;
         free(slots.data);
         free(items.data);
         free(children.data);
+        free(escrows.data);
         if (r) {
                 (void)fd_close(fd);
                 return error_origin(r);
@@ -176,7 +195,7 @@ void heir_become_guard(Supervisor *supervisor)
         int fd;
 
         log_line("the guard is gone: this process becomes the guard");
-        fd = state_new(supervisor);
+        fd = heir_state(supervisor);
         if (fd < 0) {
                 log_line("it cannot: %s; everything is stopped instead", strerror(-fd));
                 return;

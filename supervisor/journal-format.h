@@ -93,6 +93,7 @@ enum { /* journal_node.flags */
         JOURNAL_NODE_WAS_READY = 1u << 13,
         JOURNAL_NODE_RESTART_WANTED = 1u << 14,
         JOURNAL_NODE_CAPTURED = 1u << 15, /* or ordered to be: with SPAWNED it is */
+        JOURNAL_NODE_KILLED_BY_GUARD = 1u << 16,
 };
 
 struct journal_node {

@@ -14,8 +14,10 @@
 
 #include "base/cleanup.h"
 #include "base/span.h"
+#include "supervisor/guard-state.h"
 #include "supervisor/guard.h"
 #include "supervisor/holder.h"
+#include "supervisor/journal-format.h"
 #include "supervisor/keeper.h"
 #include "supervisor/supervisor.h"
 
@@ -44,6 +46,7 @@ enum {
         OPT_CONFIG,
         OPT_SAID,
         OPT_LINGER,
+        OPT_STATE_VERSION,
 };
 
 static const struct option long_options[] = {
@@ -71,6 +74,7 @@ static const struct option long_options[] = {
         {"linger-ns", required_argument, NULL, OPT_LINGER},
         {"reexec", no_argument, NULL, OPT_REEXEC},
         {"state-fd", required_argument, NULL, OPT_STATE_FD},
+        {"state-version", no_argument, NULL, OPT_STATE_VERSION},
         {"version", no_argument, NULL, 'V'},
         {"help", no_argument, NULL, 'h'},
         {},
@@ -106,6 +110,7 @@ static void help(void)
                "  --config FILE           settings, read again at SIGHUP (default /etc/tidegate/tidegated.conf)\n"
                "  --watchdog D            replace a supervisor whose loop stands still for longer (default 5s; 0: never)\n"
                "  --reexec                have the daemon that runs there execute this program in its place; nodes run on\n"
+               "                          (refused when it reads another state: --state-version prints which)\n"
                "  --version, --help\n\n"
                "Signals, to the guard: SIGTERM and SIGINT stop everything and end, SIGUSR1 writes the state to the log, SIGUSR2 is what\n"
                "--reexec sends, SIGHUP has the settings read again. The log goes to stderr.\n");
@@ -274,6 +279,10 @@ int main(int argc, char **argv)
         while ((option = getopt_long(argc, argv, "Vh", long_options, NULL)) != -1) {
                 if (option == 'V') {
                         printf("tidegated %s\n", TIDEGATE_VERSION);
+                        return 0;
+                }
+                if (option == OPT_STATE_VERSION) {
+                        printf("%u.%u\n", GUARD_STATE_VERSION, JOURNAL_VERSION);
                         return 0;
                 }
                 if (option == 'h') {

@@ -54,6 +54,8 @@ static void reply_node(Client *client)
 
 static void look_for_node_end(Client *client)
 {
+        if (client->call.node->order_pending)
+                return;
         if (node_is_final(client->call.node) || !flow_is_live(client->call.flow))
                 reply_node(client);
 }
@@ -71,7 +73,7 @@ static void stop_node(Client *client, const Parameters *parameters)
                 return;
         }
         ladder = ladder_of(client, parameters);
-        node_order_stop(node, &ladder);
+        client->call.ordered = node_order_in_escrow(node, false, &ladder);
         client_wait(client, look_for_node_end, parameters->timeout_ms, ladder_span(client, &ladder));
 }
 
@@ -80,6 +82,8 @@ static void look_for_node_start(Client *client)
         const Call *call = &client->call;
         const Node *node = call->node;
 
+        if (node->order_pending)
+                return;
         if (node->generation > call->generation && (node->state == NODE_RUNNING || node_is_final(node)))
                 reply_node(client);
         else if (!flow_is_live(call->flow) || (call->flow->dataflow->stop_ordered && node_is_final(node)))
@@ -97,14 +101,27 @@ static void restart_node(Client *client, const Parameters *parameters)
         if (!node)
                 return;
         ladder = ladder_of(client, parameters);
-        if (!node_order_restart(node, &ladder)) {
+        if (!node_can_restart(node)) {
                 client_fail(client, CONTROL_E_NOT_RUNNING, "node %.128s cannot start again: %s", node->plan->id,
                         node->quarantined ? "its last incarnation would not end" : "its dataflow is being stopped");
                 return;
         }
+        client->call.ordered = node_order_in_escrow(node, true, &ladder);
         /* A new incarnation gets its own time to become ready. */
         client_wait(client, look_for_node_start, parameters->timeout_ms,
                 nsec_add(ladder_span(client, &ladder), node->plan->startup_timeout_ns));
+}
+
+void server_node_refused(Server *server, Node *node)
+{
+        Client *it, *next;
+
+        if (!server)
+                return;
+        list_for_each(it, next, &server->calls, call.link)
+                if (it->call.node == node && it->call.ordered)
+                        client_fail(it, CONTROL_E_QUOTA, "node %.128s goes on: the guard holds the deadlines of %u nodes, and no more; try again, or stop the dataflow",
+                                node->plan->id, GUARD_MAX_NODE_ESCROWS);
 }
 
 /* ---- SignalNode */

@@ -20,6 +20,7 @@
 #define NODE_CAPTURE_SPAN         (5 * NSEC_PER_SEC)   /* for a keeper to move a process; later it does not any more */
 #define NODE_REFUSAL_SIZE         1024
 #define NODE_LOOK_SPAN            (300 * NSEC_PER_MSEC)
+#define NODE_GUARD_SPAN           (200 * NSEC_PER_MSEC) /* the guard answers in microseconds */
 #define NODE_OUT_QUEUE_MAX        4096 /* packets that a node may leave unread; the handshake of the largest node is 1 800 */
 
 typedef struct NodeStep {
@@ -233,6 +234,9 @@ static void node_begin_incarnation(Node *node)
         node->generation++;
         node->spawned = node->captured = node->connected = node->mapped = node->started = false;
         node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = false;
+        node->killed_by_guard = node->keeper_killed = node->guard_asked = node->guard_heard = false;
+        node->enforced_at = 0;
+        node->escrow_placed = false;
         node->quarantined = node->resolved = false;
         node->pid = 0;
         node->end = NODE_END_NONE;
@@ -534,6 +538,9 @@ static void node_next_rung(Node *node)
         bool in_exec = !node->spawned && !node_is_dynamic(node);
         nsec_t now = dataflow->loop->now;
 
+        if (node->exited && node->empty) /* it is over, and the guard is asked about it */
+                return;
+
         /* Rungs whose time has passed already are not climbed one by one: --force begins with the kill. */
         do
                 node->rung = node->rung == NODE_RUNG_NONE ? NODE_RUNG_TERM : node->rung + 1;
@@ -576,27 +583,91 @@ static void node_tell_end(Node *node, bool restart, bool failed)
         wiring_node_ended(node, restart);
 }
 
+const char *node_killed_by(const Node *node)
+{
+        return !node->killed ? NULL : node->killed_by_guard ? "guard" : "keeper";
+}
+
+static int on_guard_read(Timer *timer, nsec_t now)
+{
+        (void)now;
+        node_post(container_of(timer, Node, guard_timer), NODE_EV_EMPTY);
+        return 0;
+}
+
+static int on_guard_silent(Timer *timer, nsec_t now)
+{
+        Node *node = container_of(timer, Node, guard_timer);
+
+        (void)now;
+        node->guard_heard = true;
+        dataflow_ledger(node->dataflow, "guard", node, "guard unresponsive", -1);
+        node_post(node, NODE_EV_EMPTY);
+        return 0;
+}
+
+/*
+ * We may have slept while the guard enforced, and an end looks the same whoever brought it about. The guard says that it is going to
+ * kill before it does, so once we have read all that it has said before this end, it has killed here if we know of it.
+ */
+static bool node_awaits_guard(Node *node)
+{
+        Dataflow *dataflow = node->dataflow;
+        Supervisor *supervisor = dataflow->supervisor;
+
+        if (node->guard_heard || node_is_dynamic(node) || supervisor->guard_fd < 0)
+                return false;
+        if (node->guard_asked)
+                return true;
+        if (guard_has_unread(supervisor)) {
+                timer_arm(dataflow->loop, &node->guard_timer, dataflow->loop->now, on_guard_read); /* read in the next turn, before jobs */
+                return true;
+        }
+        if (!supervisor->enforced_at && !dataflow->enforced_at && !node->enforced_at)
+                return false;
+        node->guard_asked = true;
+        timer_arm(dataflow->loop, &node->guard_timer, nsec_add(dataflow->loop->now, NODE_GUARD_SPAN), on_guard_silent);
+        guard_ask_killed_order(node);
+        return true;
+}
+
+void node_on_guard_word(Node *node, uint32_t n_killed, nsec_t at)
+{
+        if (!node->guard_asked || node->guard_heard)
+                return;
+        timer_disarm(&node->guard_timer);
+        node->guard_heard = true;
+        if (n_killed > 0 && !node->keeper_killed) { /* else it found those who were dying already */
+                node->killed = node->killed_by_guard = true;
+                node->dataflow->n_killed += n_killed;
+                dataflow_ledger_at(node->dataflow, at, "guard", node, "killed", n_killed);
+        }
+        node_post(node, NODE_EV_EMPTY);
+}
+
 /* Nobody is left: how did it end, and does another incarnation follow? */
 static void node_resolve(Node *node)
 {
         Dataflow *dataflow = node->dataflow;
         bool restart, failed;
 
-        if (!node->exited || !node->empty || node->resolved)
+        if (!node->exited || !node->empty || node->resolved || node_awaits_guard(node))
                 return;
         node->resolved = true;
         node->quarantined = false;
         restart = node_may_restart(node, dataflow->loop->now);
         failed = node->error != NULL || (node->killed && node->end != NODE_END_EXIT);
         if (node->killed && node->end == NODE_END_EXIT)
-                dataflow_note(dataflow, node->plan->id, "left processes behind when it ended; they did not react to SIGTERM and were killed");
+                dataflow_note(dataflow, node->plan->id,
+                        node->killed_by_guard ? "was still there at the deadline of a stop, and was killed by the guard"
+                                              : "left processes behind when it ended; they did not react to SIGTERM and were killed");
         if (!failed && node->end == NODE_END_EXIT && !(node->exit_code == CLD_EXITED && node->exit_status == 0)) {
                 char how[64];
 
                 node_set_error(node, "%s", node_describe_end(node, how, sizeof(how)));
                 failed = true;
         } else if (failed && !node->error) {
-                node_set_error(node, "did not react to stop in time and was killed");
+                node_set_error(node, "did not react to stop in time and was killed%s", node->killed_by_guard ? " by the guard" : "");
         } else if (node->end == NODE_END_STOP && !failed && !dataflow->failed_start && node->exit_code == CLD_EXITED && node->exit_status != 0 &&
                    node->exit_status != 128 + SIGTERM && node->exit_status != 128 + SIGINT) {
                 char how[64];
@@ -677,6 +748,7 @@ static void node_nothing(Node *node)
 {
         if (node->quarantined && node->empty) {
                 node->quarantined = false;
+                guard_reap_order(node);
                 dataflow_note(node->dataflow, node->plan->id, "quarantine cleared: what would not end has ended");
         }
 }
@@ -709,9 +781,14 @@ void node_order_stop(Node *node, const NodeLadder *ladder)
                 node_post(node, NODE_EV_STOP);
 }
 
+bool node_can_restart(const Node *node)
+{
+        return !node->dataflow->stop_ordered && !node->quarantined && node->dataflow->state < DATAFLOW_STOPPING;
+}
+
 bool node_order_restart(Node *node, const NodeLadder *ladder)
 {
-        if (node->dataflow->stop_ordered || node->quarantined || node->dataflow->state >= DATAFLOW_STOPPING)
+        if (!node_can_restart(node))
                 return false;
         node->stop_wanted = false;
         if (node_is_final(node)) {
@@ -796,6 +873,8 @@ void node_done(Node *node)
         if (!node->dataflow)
                 return;
         timer_disarm(&node->deadline);
+        timer_disarm(&node->guard_timer);
+        timer_disarm(&node->order_timer);
         timer_disarm(&node->hung_up);
         job_cancel(&node->job);
         wiring_release(node);

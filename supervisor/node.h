@@ -107,6 +107,12 @@ struct Node {
         bool exited;    /* the first process has ended */
         bool empty;     /* nobody is left */
         bool killed;    /* needed SIGKILL */
+        bool killed_by_guard; /* ... which was not its keeper's */
+        bool keeper_killed;   /* its keeper has found somebody to kill */
+        bool guard_asked, guard_heard; /* whether it was the guard; answered, or not in time */
+        Timer guard_timer;    /* ... by then */
+        bool escrow_placed;   /* with the guard, for it alone */
+        nsec_t enforced_at;   /* from when on the guard has killed in its cgroup alone; 0: it has not */
         bool resolved;  /* it was decided what follows */
         bool exec_stuck;    /* execve has not come back: the process may be unkillable */
         bool resuming;      /* asked what it knows (NODE_MSG_RESUME), and has not said all yet */
@@ -141,6 +147,11 @@ struct Node {
         uint32_t n_restarts; /* in all */
         uint32_t n_window;   /* in the present window */
         nsec_t window_start;
+        bool order_pending, order_restart; /* node-escrow.c: ordered, and the guard has not confirmed yet */
+        NodeLadder order_ladder;
+        uint64_t order_generation; /* whom the guard was asked about */
+        uint32_t n_escrows_asked;  /* and not answered */
+        Timer order_timer;
         bool stop_wanted;  /* the operator's wish; kept apart from state */
         bool restart_wanted; /* the operator wants another incarnation, whatever the policy says */
         bool quarantined;  /* its cgroup would not become empty */
@@ -176,9 +187,23 @@ bool node_ladder_tighten(NodeLadder *ladder, const NodeLadder *wanted);
  */
 void node_order_stop(Node *node, const NodeLadder *ladder);
 
+bool node_can_restart(const Node *node);
+
 /* node_order_restart() - end its incarnation and begin another, whatever its policy says; also of one that has ended. False: its
  * dataflow is being stopped, or somebody of the last one would not end. */
 bool node_order_restart(Node *node, const NodeLadder *ladder);
+
+/**
+ * node_order_in_escrow() - node_order_stop() or node_order_restart(), once the guard holds its deadline
+ *
+ * Without anybody to end, at once. When the guard says nothing for 200 ms, without it. When it refuses, for it holds as many as it can,
+ * nothing is ordered, and server_node_refused() tells the clients.
+ *
+ * Return: true while it waits for the guard.
+ */
+bool node_order_in_escrow(Node *node, bool restart, const NodeLadder *ladder);
+void node_on_escrow_answer(Node *node, int error); /* 0, or why the guard would not */
+void node_escrow_again(Node *node); /* adopted: whatever the guard holds, it holds this */
 
 /* node_reset() - it has its full number of restarts again; one that failed for good is started. False: nothing to reset. */
 bool node_reset(Node *node);
@@ -216,6 +241,12 @@ static inline bool node_is_loose(const Node *node)
 {
         return node_is_dynamic(node) && !node->captured;
 }
+
+/* node_killed_by() - "keeper", "guard", or NULL: nobody had to kill it. */
+const char *node_killed_by(const Node *node);
+
+/* node_on_guard_word() - the guard says how many lived in its cgroup when it killed there, and when that was. */
+void node_on_guard_word(Node *node, uint32_t n_killed, nsec_t at);
 
 /* node_on_connected() - dynamic: a process has taken its place. node_on_left() - it is gone, or was let go of (a loose one only). */
 void node_on_connected(Node *node);

@@ -84,6 +84,42 @@ int runtime_write_pid(Runtime *runtime)
         return 0;
 }
 
+/* "pid\nsince\n", and once it has refused "n\nwhy\n". */
+static size_t holder_length(const char *mark)
+{
+        const char *end = strchr(mark, '\n');
+
+        end = end ? strchr(end + 1, '\n') : NULL;
+        return end ? (size_t)(end + 1 - mark) : strlen(mark);
+}
+
+/* Written over what is there and cut then: whoever reads meanwhile still finds the pid. */
+int runtime_write_refusal(const Runtime *runtime, unsigned n, const char *why)
+{
+        char text[1024] = "";
+        ssize_t size = pread(runtime->lock_fd, text, 64, 0);
+        size_t at;
+        int length;
+
+        text[MAX(size, (ssize_t)0)] = '\0';
+        at = holder_length(text);
+        length = snprintf(text, sizeof(text), "%u\n%.800s\n", n, why);
+        if (size <= 0 || pwrite(runtime->lock_fd, text, (size_t)length, (off_t)at) != length || ftruncate(runtime->lock_fd, (off_t)at + length) < 0)
+                return error_origin(size <= 0 ? -EIO : -errno);
+        return 0;
+}
+
+bool runtime_refusal(const char *before, const char *after, char *ret_why, size_t why_size)
+{
+        size_t n = holder_length(after);
+        const char *why = strchr(after + n, '\n');
+
+        if (holder_length(before) != n || strncmp(before, after, n) != 0 || !why)
+                return false;
+        (void)snprintf(ret_why, why_size, "%.*s", (int)strcspn(why + 1, "\n"), why + 1);
+        return true;
+}
+
 int runtime_find_guard(const char *path, int *ret_pid, char *ret_mark, size_t mark_size, char *ret_why, size_t why_size)
 {
         _cleanup_fd_ int fd = -1;

@@ -8,6 +8,7 @@
 #define TG_SUPERVISOR_RUNTIME_H
 
 #include <limits.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #define RUNTIME_NAME_MAX 64
@@ -52,6 +53,15 @@ int runtime_take_lock(Runtime *runtime);
 
 /* runtime_write_pid() - into the lock's file: this process holds it, since now. 0 or a negative errno. */
 int runtime_write_pid(Runtime *runtime);
+
+/*
+ * runtime_write_refusal() - after that: it was asked to become another program, and will not
+ * @n: how often by now. 0 or a negative errno.
+ */
+int runtime_write_refusal(const Runtime *runtime, unsigned n, const char *why);
+
+/* runtime_refusal() - between these two marks the same holder has refused. True: and this is why. */
+bool runtime_refusal(const char *before, const char *after, char *ret_why, size_t why_size);
 
 /**
  * runtime_find_guard() - who holds a runtime directory

@@ -74,6 +74,7 @@ typedef struct Call {
         /* one node */
         Node *node; /* lives as long as flow's dataflow */
         uint64_t generation;
+        bool ordered;    /* StopNode, RestartNode: by this call, once the guard holds it */
         uint32_t ticket; /* which of the signals it is */
         int awaited;     /* NodeState or DataflowState; -1: ended */
         bool seen;       /* it was there, if only for a moment */

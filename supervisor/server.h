@@ -27,6 +27,9 @@ void server_adopted(Server *server); /* what the last supervisor left has been t
  * @server may be NULL. */
 bool server_signalled(Server *server, Node *node, uint32_t n, int error);
 
+/* server_node_refused() - the guard would not hold the deadline of an order: nothing was ordered. @server may be NULL. */
+void server_node_refused(Server *server, Node *node);
+
 /* server_unshown() - lines of a node that no reader got will not come any more. */
 void server_unshown(Dataflow *dataflow, uint32_t node, uint64_t n_lines);
 

@@ -49,6 +49,7 @@ struct Supervisor {
         Source guard_source;
         uint64_t epoch;
         bool guard_gone;
+        nsec_t enforced_at; /* from when on the guard has killed in the whole instance; 0: it has not */
         int guard_pidfd; /* -1: a private instance, or none to be had */
         Private *privates[SUPERVISOR_MAX_CONTROLS];
         Status *status;    /* a daemon's pages; NULL: a private instance */
@@ -81,6 +82,7 @@ int guard_link_open(Supervisor *supervisor, int take_fd);
 void guard_fork_keeper_order(Supervisor *supervisor, uint32_t slot);
 void guard_kill_keeper_order(Supervisor *supervisor, uint32_t slot);
 void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
+void guard_escrow_node_order(Node *node, const NodeLadder *ladder, bool restart); /* of its present incarnation */
 void guard_bye(Supervisor *supervisor, int status);
 
 void guard_slot_free_order(Supervisor *supervisor, uint32_t slot);
@@ -91,8 +93,14 @@ void guard_unstore_order(const Node *node);
 void guard_reap_order(const Node *node);
 void guard_forget_order(const Dataflow *dataflow, uint32_t node, uint64_t generation); /* the same of an earlier incarnation */
 void guard_ask_order(const Node *node);
+void guard_ask_killed_order(const Node *node); /* answered by node_on_guard_word() */
+bool guard_has_unread(const Supervisor *supervisor); /* it has said something that no turn has read */
 void guard_replace_order(Supervisor *supervisor); /* it does not answer: it is killed, and its hang-up makes us the guard */
 void guard_found_order(Supervisor *supervisor, uint32_t slot, int32_t pid, const int fds[2], const char *cgroup);
+
+/* heir_state() - what the guard needs to know of all this (guard-state.h): a sealed memfd, or a negative errno. What it names stays open over
+ * execve. */
+int heir_state(Supervisor *supervisor);
 
 /**
  * heir_become_guard() - the guard is gone: this process, which has everything, becomes the guard and forks a supervisor
@@ -143,6 +151,7 @@ void adopt_without_keeper(Dataflow *dataflow);
 void adopt_look(Supervisor *supervisor);
 void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds); /* likewise */
 void adopt_resumed(Dataflow *dataflow, const KeeperMsg *msg);
+void adopt_escrow(Dataflow *dataflow, const struct guard_record *record);
 void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record);
 
 /* What the guard's answers mean for a dataflow (dataflow.c). */
@@ -150,6 +159,6 @@ void dataflow_on_keeper(Dataflow *dataflow, int32_t pid, int take_sock, int take
 void dataflow_on_keeper_failed(Dataflow *dataflow, int error);
 void dataflow_on_keeper_gone(Dataflow *dataflow, int code, int status);
 void dataflow_on_escrow_ok(Dataflow *dataflow);
-void dataflow_on_enforced(Dataflow *dataflow, uint32_t found, uint32_t left);
+void dataflow_on_enforced(Dataflow *dataflow, const struct guard_record *record);
 
 #endif

@@ -5,7 +5,7 @@
  * who is stopped may go on at any time. The node ignores everything but the kill, or is unkillable; its start may still
  * be under way. Whoever can run does what it has to do before time passes. Checked, at every tick: once a stop is
  * confirmed, by T + BUDGET everybody is dead or has been declared unkillable, if guard or supervisor can run at all; the
- * same for a stop that is only journalled, unless whoever wrote that is stopped before it could tell the guard;
+ * same for a stop that is only journalled, for the guard was told before;
  * "stopped" is never said while somebody lives or is still to be born; an escrow never moves later, whoever forgets
  * it; it never meets another dataflow.
  *
@@ -19,9 +19,15 @@
  *   -DCLI          a client that may write the cgroup enforces once its own count has run out: every stop
  *                  ends by T + BUDGET if the client alone can run                                            holds
  *   -DPOPULATED    the escrow is dropped at populated 0, and not with the directory                          fails
+ *   -DTABLE        the guard never reads the journal, and knows when it begins what the supervisor knew that
+ *                  became it: as the code is                                                                 holds
+ *   -DTABLE -DFAULTS=3 -DPLAIN  ... both die, and the next supervisor is stopped                             fails
+ *   -DTABLE -DJFIRST  ... and a stop is journalled before the guard is told                                  fails
+ *   -DTABLE -DUNREADSG  ... and what a dead supervisor has sent is not read                                  fails
+ *   -DJFIRST       the journal before the guard, but the guard reads it                                      holds
  *   -DNOREAD       the guard never reads the journal: its supervisor places the escrows again                fails
- *   -DREADONCE     ... reads it when it begins, and not again before it forks a successor                    fails
- *   -DTABLE        ... knows when it begins what the supervisor knew that became it, and no more             fails
+ *   -DREADONCE     ... reads it when it begins, and not again before it forks a successor                    holds
+ *   -DREADONCE -DJFIRST  ... and a stop is journalled before the guard is told                               fails
  *   -DFAULTS=3 -DPLAIN -DFDONLY  a guard that has just begun has no cgroup to kill until the keeper
  *                  registers it again                                                                        fails
  *   -DLATER        a second stop may move the journalled time later                                          fails
@@ -56,7 +62,7 @@ byte jT = NONE;                                        /* the journal: the pendi
 bool jover = false;
 
 bool s_works = true, s_kill, s_wrote;                  /* has read journal and store; KILL was ordered; journalled a stop */
-byte sT = NONE, s_escrow = 0, stale = 0;               /* 1 sent, 2 confirmed; ticks for which it has been stopped */
+byte sT = NONE, s_escrow = 0, stale = 0;               /* 3 sent, not journalled; 1 both; 2 confirmed; ticks for which it has been stopped */
 byte sg = NONE, old_sg = NONE;                         /* ESCROW in its socket, and in its predecessor's */
 bool confirm = false, ended = false;                   /* from the guard: ESCROW_OK; ENFORCED, nobody left */
 
@@ -86,7 +92,11 @@ inline place(t) { /* by the guard */
         if
         :: !dir -> ended = true
         :: else ->
-                assert(aT == NONE || t <= aT || gT != NONE);
+                assert(aT == NONE || t <= aT || gT != NONE || jT > aT); /* the journal has it, once it is confirmed */
+                if
+                :: gT == NONE && jT > aT -> aT = NONE /* all who knew of it died before that */
+                :: else -> skip
+                fi;
 #ifdef MOVES
                 gT = t;
 #else
@@ -96,9 +106,7 @@ inline place(t) { /* by the guard */
                 fi;
 #endif
                 if
-                :: gT < aT ->
-                        aT = gT;
-                        promise(aT)
+                :: gT < aT -> aT = gT
                 :: else -> skip
                 fi;
                 assert(gT == aT)
@@ -122,15 +130,19 @@ inline supervisor_ends() {
         stale = 0;
 #ifdef OLDEPOCH
         old_sg = sg;
-#endif
         sg = NONE;
-        confirm = false
+#endif
+#ifdef UNREADSG
+        sg = NONE;
+#endif
+        confirm = false /* what it sent lies there, until the guard reads it or begins anew */
 }
 
 /* By exec, for the old guard is dead or has been killed, or at the next start. Its supervisor is forked next. */
 inline guard_begins() {
         g = RUNS;
         gT = NONE;
+        sg = NONE;
         ended = false;
         e_ours = false;
 #ifdef FDONLY
@@ -140,7 +152,7 @@ inline guard_begins() {
         if
         :: s == RUNS && sT != NONE && !jover -> place(sT)
         :: s == RUNS && (sT == NONE || jover) -> skip
-        :: s != RUNS -> read_journal()
+        :: s != RUNS -> skip
         fi;
 #endif
 #ifdef READONCE
@@ -161,6 +173,10 @@ end:    do
         :: atomic { s == RUNS && !s_works && g == RUNS ->
                 s_works = true;
                 sT = jT;
+                if /* the guard holds it, so it was ordered, whether it was written down or not */
+                :: gT < sT && !jover -> sT = gT; jT = sT
+                :: else -> skip
+                fi;
 #ifdef ANEW
                 if
                 :: jT != NONE && !jover -> sT = now + GRACE; jT = sT
@@ -175,7 +191,30 @@ end:    do
                 sT = (now + request < sT -> now + request : sT);
 #endif
                 request = NONE;
+#ifdef JFIRST
                 s_escrow = 0;
+#ifndef UNWRITTEN
+                jT = sT;
+                s_wrote = true
+#endif
+#else
+                if
+                :: jover -> skip /* it has ended: there is nobody to stop */
+                :: else ->
+                        s_escrow = 3;
+#ifndef NOESCROW
+                        sg = sT;
+#endif
+                        confirm = false
+                fi
+#endif
+           }
+        :: atomic { s == RUNS && s_escrow == 3 ->
+#ifdef NOESCROW
+                s_escrow = 0;
+#else
+                s_escrow = 1;
+#endif
 #ifndef UNWRITTEN
                 jT = sT;
                 s_wrote = true
@@ -186,7 +225,7 @@ end:    do
 #else
         :: atomic { s == RUNS && s_works && sT != NONE && !jover && s_escrow == 0 -> s_escrow = 1; sg = sT; confirm = false }
 #endif
-        :: atomic { s == RUNS && s_escrow == 1 && confirm -> s_escrow = 2; confirm = false }
+        :: atomic { s == RUNS && s_escrow == 1 && confirm -> s_escrow = 2; confirm = false; promise(sT) }
         :: atomic { s == RUNS && s_escrow == 2 && told == 0 && c == RUNS -> told = 1; promise(sT) }
         /* The ladder's last rung; a keeper that is dead or does not do it is replaced, if the guard can. */
         :: atomic { s == RUNS && s_escrow == 2 && now >= sT - 1 && k == RUNS && !s_kill -> order_kill = true; s_kill = true }
@@ -217,6 +256,10 @@ end:    do
         :: atomic { g == DEAD && s == DEAD -> guard_begins() }
         :: atomic { g == RUNS && s == STOPPED && stale >= WATCHDOG -> supervisor_ends() }
         :: atomic { g == RUNS && s == DEAD ->
+                if
+                :: sg != NONE -> place(sg); sg = NONE
+                :: else -> skip
+                fi;
 #if !defined(NOREAD) && !defined(READONCE) && !defined(TABLE)
                 read_journal();
 #endif
@@ -344,7 +387,11 @@ end:    do
         :: atomic { window -> window = false }
         :: atomic { timeout && now < LAST ->
                 assert(!(LATE(limit) && (g == RUNS || s == RUNS)));
+#ifdef JFIRST
                 assert(!(LATE(jT + BUDGET) && e_fault && (s == RUNS || (g == RUNS && !s_wrote))));
+#else
+                assert(!(LATE(jT + BUDGET) && e_fault && (s == RUNS || g == RUNS)));
+#endif
 #ifdef CLI
                 assert(!(LATE(cT + BUDGET) && c == RUNS));
 #endif

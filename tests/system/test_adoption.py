@@ -439,10 +439,10 @@ def test_a_program_that_cannot_be_executed_changes_nothing(survivor, build, tmp_
     copy.unlink()
     copy.write_text("no program\n")
     copy.chmod(0o755)
+    supervisor = daemon.parts("supervisor")
     daemon.send("guard", signo=signal.SIGUSR2)
-    daemon.until_adopted(1)
-    assert f"cannot execute {copy} anew: Exec format error" in daemon.log.read_text()
-    assert daemon.pids() == pids
+    assert eventually(lambda: f"cannot execute {copy} anew: Exec format error" in daemon.log.read_text(), 10), daemon.output()
+    assert daemon.pids() == pids and daemon.parts("supervisor") == supervisor and daemon.adoptions() == []
     guard = pathlib.Path(f"/proc/{daemon.guard_pid()}/fdinfo")
     flags = {f.name: int(f.read_text().split("flags:")[1].split()[0], 8) for f in guard.iterdir() if int(f.name) > 2}
     assert [n for n, f in flags.items() if not f & os.O_CLOEXEC] == [], "whom it forks next would hold these"
