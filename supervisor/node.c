@@ -238,7 +238,7 @@ static void node_begin_incarnation(Node *node)
         node->enforced_at = 0;
         node->escrow_placed = false;
         node->quarantined = node->resolved = false;
-        node->pid = 0;
+        keeper_take_pidfd(node, 0, -1); /* that of another life */
         node->end = NODE_END_NONE;
         node->rung = NODE_RUNG_NONE;
         node->ordered = NODE_LADDER_NEVER;
@@ -331,7 +331,7 @@ void node_on_refused(Node *node, const char *text)
         guard_unstore_order(node);
         node->generation++;
         node->captured = node->spawned = node->connected = false;
-        node->pid = 0;
+        keeper_take_pidfd(node, 0, -1); /* that of another life */
         node->n_signals_sent = node->n_signals_done = 0;
         node->found = (NodeFound){};
         node_journal(node);
