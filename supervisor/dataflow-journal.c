@@ -344,16 +344,18 @@ static bool restore_records(Dataflow *dataflow, const JournalEntry *entry)
 int dataflow_restore(Dataflow **ret, Supervisor *supervisor, JournalEntry *take_entry, const char *text, DataflowEventFn fn, char *ret_why,
         size_t why_size)
 {
-        json_t *all = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+        json_t *all = NULL;
+        int r = json_parse(&all, text, strlen(text), JSON_REJECT_DUPLICATES) == -ENOMEM ? error_origin(-ENOMEM) : -EBADMSG;
         const char *log_dir = json_string_value(json_object_get(json_object_get(all, "options"), "log_dir"));
         Options options = {};
         Dataflow *dataflow = NULL;
         Plan *plan = NULL;
-        int r = -EBADMSG;
 
-        if (!options_from_json(json_object_get(all, "options"), &options))
+        if (r == -ENOMEM)
+                (void)snprintf(ret_why, why_size, "out of memory");
+        else if (!options_from_json(json_object_get(all, "options"), &options))
                 (void)snprintf(ret_why, why_size, "its options cannot be read");
-        else if (plan_new(&plan, json_object_get(all, "plan"), ret_why, why_size) == 0)
+        else if ((r = plan_new(&plan, json_object_get(all, "plan"), ret_why, why_size)) == 0)
                 r = dataflow_make(&dataflow, supervisor, plan, &options.options, take_entry->uuid, fn);
         free(options.environ);
         if (!r && log_dir && !(dataflow->log_dir = strdup(log_dir)))

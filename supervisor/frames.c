@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "protocol/control_msg.h"
+#include "supervisor/json-text.h"
 
 #define FRAMES_FIRST_ROOM 4096u
 #define FRAMES_MAX_VALUES (1u << 17)
@@ -69,8 +70,9 @@ static bool has_too_many_values(const char *data, size_t size)
 
 int frames_take(Frames *frames, json_t **ret)
 {
+        json_t *frame = NULL;
         size_t size;
-        json_t *frame;
+        int r;
 
         if (!frames_has_whole(frames)) {
                 if (frames->size == 0)
@@ -78,13 +80,13 @@ int frames_take(Frames *frames, json_t **ret)
                 return FRAMES_E_MORE;
         }
         size = frames->n_seen + 1;
-        frame = has_too_many_values(frames->data, size) ? NULL : json_loadb(frames->data, size - 1, JSON_REJECT_DUPLICATES, NULL);
+        r = has_too_many_values(frames->data, size) ? -EPROTO : json_parse(&frame, frames->data, size - 1, JSON_REJECT_DUPLICATES);
         memmove(frames->data, frames->data + size, frames->size - size);
         frames->size -= size;
         frames->n_seen = 0;
         if (!json_is_object(frame)) {
                 json_decref(frame);
-                return -EPROTO;
+                return r == -ENOMEM ? r : -EPROTO;
         }
         *ret = frame;
         return 0;

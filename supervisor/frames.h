@@ -38,7 +38,7 @@ int frames_added(Frames *frames, size_t n);
  * frames_take() - take the first frame off
  * @ret: a JSON object, the caller's
  *
- * Return: 0, FRAMES_E_MORE, -EPROTO for a frame that is no JSON object, or has more values in it than any plan.
+ * Return: 0, FRAMES_E_MORE, -EPROTO for a frame that is no JSON object, or has more values in it than any plan, -ENOMEM.
  */
 int frames_take(Frames *frames, json_t **ret);
 

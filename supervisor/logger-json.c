@@ -42,11 +42,10 @@ static const char *known_level(const json_t *value)
 
 static json_t *parse_record(const char *data, size_t size)
 {
-        json_t *record;
+        json_t *record = NULL;
 
-        if (size < 2 || data[0] != '{')
+        if (size < 2 || data[0] != '{' || json_parse(&record, data, size, 0))
                 return NULL;
-        record = json_loadb(data, size, 0, NULL);
         if (json_is_object(record) && known_level(json_object_get(record, "level")) &&
                 json_is_string(json_object_get(record, "message")))
                 return record;

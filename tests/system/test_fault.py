@@ -178,7 +178,7 @@ class Session:
         """Ends by its deadline, whatever it says."""
         begin = time.monotonic()
         answer = self.call("Stop", seconds=STOP + SLACK, **whom)
-        if isinstance(answer, ControlError) and answer.error == "Quota":  # refused with a word: nobody was stopped
+        if isinstance(answer, ControlError) and answer.error == "QuotaExceeded":  # refused with a word: nobody was stopped
             begin = time.monotonic()
             answer = self.call("Stop", seconds=STOP + SLACK, **whom)
         seconds = time.monotonic() - begin
@@ -205,9 +205,9 @@ class Session:
         there = any(d["name"] == "stream" and d["state"] == "running" for d in self.dataflows())
         self.call("Restart", dataflow="programs")
         self.call("RestartNode", dataflow="stream", node="check", seconds=STOP + SLACK)
-        self.stop(dataflow="stream")
+        answer = self.stop(dataflow="stream")
         living = [d for d in self.dataflows() if d["state"] != "ended" and d["name"] == "stream"]
-        self.check(not living, f"stopped, and still there: {[(d['name'], d['state']) for d in living]}")
+        self.check(not living, f"stopped, and still there: {[(d['name'], d['state']) for d in living]}: Stop said {answer}")
         self.check(not there or eventually(lambda: self.hands["held"].poll() is not None, 1), "a captured process outlives the stop of its dataflow")
         self.check(self.hands["loose"].poll() is None, "a process that was not captured has ended")
         self.let_go()
