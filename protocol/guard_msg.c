@@ -5,12 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { /* what a type of record must have */
-        SLOT = 1u << 0,       /* of a dataflow: not the instance's */
+enum {                         /* what a type of record must have */
+        SLOT = 1u << 0,        /* of a dataflow: not the instance's */
         INCARNATION = 1u << 1, /* a generation */
-        NAME = 1u << 2,       /* text: the incarnation's cgroup */
-        PATH = 1u << 3,       /* text: absolute, or "" */
-        ITEMS = 1u << 4,      /* one descriptor each */
+        NAME = 1u << 2,        /* text: the incarnation's cgroup */
+        PATH = 1u << 3,        /* text: absolute, or "" */
+        ITEMS = 1u << 4,       /* one descriptor each */
         PID = 1u << 5,
 };
 
@@ -72,7 +72,8 @@ bool guard_name_is_of(const char *name, size_t room, uint64_t generation)
         char end[24];
 
         m = (size_t)snprintf(end, sizeof(end), ".%llu", (unsigned long long)generation);
-        return n < room && n < GUARD_NAME_MAX && n > m && name[0] != '.' && !memchr(name, '/', n) && memcmp(name + n - m, end, m) == 0;
+        return n < room && n < GUARD_NAME_MAX && n > m && name[0] != '.' && !memchr(name, '/', n) &&
+               memcmp(name + n - m, end, m) == 0;
 }
 
 bool guard_path_is_good(const char *path, size_t room)
@@ -105,14 +106,16 @@ static const Rule *find_rule(GuardSender from, uint16_t type)
 
 int guard_msg_check(GuardSender from, const struct guard_record *record, size_t size, size_t n_fds)
 {
-        const Rule *rule = size == sizeof(*record) && record->magic == GUARD_MAGIC ? find_rule(from, record->type) : NULL;
+        const Rule *rule =
+                size == sizeof(*record) && record->magic == GUARD_MAGIC ? find_rule(from, record->type) : NULL;
         unsigned flags = rule ? rule->flags : 0;
 
         if (!rule || n_fds < rule->min_fds || n_fds > rule->max_fds || record->slot >= GUARD_MAX_SLOTS)
                 return -EPROTO;
         if (record->type == GUARD_MSG_ESCROW && record->generation > 0)
                 flags |= SLOT | NAME;
-        if (record->type == GUARD_MSG_ESCROW && from == GUARD_SENDER_CLIENT && (record->slot != GUARD_SLOT_INSTANCE || record->generation > 0))
+        if (record->type == GUARD_MSG_ESCROW && from == GUARD_SENDER_CLIENT &&
+                (record->slot != GUARD_SLOT_INSTANCE || record->generation > 0))
                 return -EPROTO; /* its instance is all that is a client's */
         if (record->type == GUARD_MSG_SLOT && n_fds == 1)
                 return -EPROTO;

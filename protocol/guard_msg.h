@@ -63,7 +63,8 @@ typedef enum GuardMsgType {
                                        * when the keeper knows another guard: the socket that it is to use (KEEPER_MSG_GUARD) */
         GUARD_MSG_STORE_END = 41,     /* that was all; count: descriptors that had found no room in the store */
         GUARD_MSG_PING = 44,
-        GUARD_MSG_ENFORCING = 45,     /* slot, at; of one incarnation: node, generation: an escrow's time has come. Before anybody is killed, and told to each supervisor that follows */
+        GUARD_MSG_ENFORCING = 45,     /* slot, at; of one incarnation: node, generation: an escrow's time has come. Before anybody is killed, and told
+                                       * to each supervisor that follows */
         GUARD_MSG_KILLED = 46,        /* slot, node, generation, count: processes that were there when the guard killed, 0 for none; at: when */
         GUARD_MSG_RELOAD = 42,        /* SIGHUP: the configuration was read anew. at: grace, until: kill budget, term: watchdog, as spans */
         GUARD_MSG_DUMP = 43,          /* SIGUSR1 */

@@ -202,7 +202,8 @@ __attribute__((format(printf, 3, 4))) void dataflow_fail(Dataflow *dataflow, con
 void dataflow_node_changed(Node *node, NodeState from, NodeEvent event);
 void dataflow_note(Dataflow *dataflow, const char *node, const char *text);
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count);
-void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count); /* of a moment that has passed */
+/* ... of a moment that has passed. */
+void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count);
 void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text); /* "stuck", "resumed" */
 void dataflow_on_begun(Dataflow *dataflow);
 void dataflow_kick(Dataflow *dataflow); /* look again, from the loop, whether something follows */

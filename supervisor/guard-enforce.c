@@ -63,12 +63,13 @@ static void remove_dataflow(const GuardSlot *slot, nsec_t until)
         path[MAX(n, (ssize_t)0)] = '\0';
         name = strrchr(path, '/');
         if (name && !strstr(path, " (deleted)"))
-                (void)cgroup_remove_tree(slot->guard->instance.dir_fd, name + 1, until); /* EBUSY: somebody is left, and told */
+                (void)cgroup_remove_tree(
+                        slot->guard->instance.dir_fd, name + 1, until); /* EBUSY: somebody is left, and told */
 }
 
 /*
- * Nothing else of the guard's: its lock would stay taken and its sockets would not hang up when it dies, and what its children and the
- * supervisor say would arrive nowhere without anybody noticing.
+ * Nothing else of the guard's: its lock would stay taken and its sockets would not hang up when it dies, and what its
+ * children and the supervisor say would arrive nowhere without anybody noticing.
  */
 static void keep_only(const int *fds, size_t n)
 {
@@ -81,7 +82,8 @@ static void keep_only(const int *fds, size_t n)
                         if (fds[i] >= 0 && (unsigned)fds[i] >= from)
                                 next = MIN(next, (unsigned)fds[i]);
                 if (next > from)
-                        (void)syscall(SYS_close_range, from, next == UINT_MAX ? UINT_MAX : next - 1, 0); /* Linux 5.9: older than cgroup.kill */
+                        (void)syscall(SYS_close_range, from, next == UINT_MAX ? UINT_MAX : next - 1,
+                                0); /* Linux 5.9: older than cgroup.kill */
                 if (next == UINT_MAX)
                         return;
                 from = next + 1;
@@ -123,7 +125,8 @@ static void enforce_slot(GuardSlot *slot, bool remove, unsigned self, struct gua
 }
 
 /* Its cgroup is one life's, and no other ever gets that name. */
-static void enforce_incarnation(const GuardSlot *slot, const GuardEscrow *escrow, int leader, unsigned self, struct guard_result *result)
+static void enforce_incarnation(
+        const GuardSlot *slot, const GuardEscrow *escrow, int leader, unsigned self, struct guard_result *result)
 {
         _cleanup_fd_ int fd = openat(slot->dir_fd, escrow->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
         SweepResult swept = {};
@@ -136,7 +139,8 @@ static void enforce_incarnation(const GuardSlot *slot, const GuardEscrow *escrow
         }
         if (leader >= 0) /* one of root's may have left it */
                 (void)syscall(SYS_pidfd_send_signal, leader, SIGKILL, NULL, 0);
-        (void)cgroup_remove_tree(slot->dir_fd, escrow->name, escrow->until); /* a keeper that slept through it all starts nobody there */
+        (void)cgroup_remove_tree(slot->dir_fd, escrow->name,
+                escrow->until); /* a keeper that slept through it all starts nobody there */
 }
 
 static int on_supervisor_lingers(Timer *timer, nsec_t now)
@@ -169,8 +173,8 @@ bool guard_enforcing_escrow(const GuardEscrow *escrow)
         const GuardEnforcer *enforcers = escrow->guard->enforcers;
 
         for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++)
-                if (enforcers[i].process.pid > 0 && enforcers[i].slot == escrow->slot && enforcers[i].node == escrow->node &&
-                        enforcers[i].generation == escrow->generation)
+                if (enforcers[i].process.pid > 0 && enforcers[i].slot == escrow->slot &&
+                        enforcers[i].node == escrow->node && enforcers[i].generation == escrow->generation)
                         return true;
         return false;
 }
@@ -181,8 +185,8 @@ static int leader_of(const GuardEscrow *escrow)
         const GuardChild *children = escrow->guard->children;
 
         for (unsigned i = 0; escrow->generation > 0 && i < GUARD_MAX_CHILDREN; i++)
-                if (children[i].pidfd >= 0 && !children[i].ended && children[i].slot == escrow->slot && children[i].node == escrow->node &&
-                        children[i].generation == escrow->generation)
+                if (children[i].pidfd >= 0 && !children[i].ended && children[i].slot == escrow->slot &&
+                        children[i].node == escrow->node && children[i].generation == escrow->generation)
                         return children[i].pidfd;
         return -1;
 }
@@ -219,7 +223,10 @@ int guard_enforce(GuardEscrow *escrow, bool remove)
                         enforce_slot(slot, remove, i, &guard->results[i]);
                 _exit(guard->results[i].n_left > 0 ? 3 : 0);
         }
-        guard->enforcers[i] = (GuardEnforcer){.process = {.pid = pid, .pidfd = pidfd}, .slot = escrow->slot, .node = escrow->node, .generation = escrow->generation};
+        guard->enforcers[i] = (GuardEnforcer){.process = {.pid = pid, .pidfd = pidfd},
+                .slot = escrow->slot,
+                .node = escrow->node,
+                .generation = escrow->generation};
         return 0;
 }
 
@@ -250,7 +257,11 @@ bool guard_on_enforcer_exit(Guard *guard, const siginfo_t *si)
         GuardEnforcer *enforcer = find_enforcer(guard, si->si_pid);
         unsigned i = enforcer ? (unsigned)(enforcer - guard->enforcers) : 0;
         const struct guard_result *result = &guard->results[i];
-        struct guard_record record = {.type = GUARD_MSG_ENFORCED, .count = result->n_found, .left = result->n_left, .at_ns = result->at, .n_named = result->n_named};
+        struct guard_record record = {.type = GUARD_MSG_ENFORCED,
+                .count = result->n_found,
+                .left = result->n_left,
+                .at_ns = result->at,
+                .n_named = result->n_named};
         GuardEscrow *escrow;
 
         if (!enforcer)
@@ -261,7 +272,9 @@ bool guard_on_enforcer_exit(Guard *guard, const siginfo_t *si)
         escrow = guard_escrow_find(guard, enforcer->slot, enforcer->node, enforcer->generation);
         if (!escrow)
                 return true; /* it outlived the incarnation, or the dataflow whose number that was */
-        if (si->si_code != CLD_EXITED && (escrow->slot != GUARD_SLOT_INSTANCE || guard->state == GUARD_RUNNING)) { /* somebody killed it at its work */
+        if (si->si_code != CLD_EXITED &&
+                (escrow->slot != GUARD_SLOT_INSTANCE ||
+                        guard->state == GUARD_RUNNING)) { /* somebody killed it at its work */
                 guard_escrow_again(escrow);
                 return true;
         }
@@ -270,8 +283,10 @@ bool guard_on_enforcer_exit(Guard *guard, const siginfo_t *si)
         record.generation = escrow->generation;
         if (escrow->slot == GUARD_SLOT_INSTANCE) {
                 guard->n_left = record.left;
-                if (guard->state == GUARD_RUNNING) /* everything has been ended: the supervisor has nothing left to do but leave */
-                        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_LINGER_SPAN), on_supervisor_lingers);
+                if (guard->state == GUARD_RUNNING) /* everything has been ended: the supervisor has nothing left to do
+                                                      but leave */
+                        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_LINGER_SPAN),
+                                on_supervisor_lingers);
         }
         if (record.count > 0 || record.left > 0) {
                 struct guard_record copy = record;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Escrows: what the guard has promised to end, and by when. Each only ever moves earlier, and none is taken back: that of a dataflow goes
- * with its directory or its slot, that of an incarnation when its end is journalled (REAP).
+ * Escrows: what the guard has promised to end, and by when. Each only ever moves earlier, and none is taken back:
+ * that of a dataflow goes with its directory or its slot, that of an incarnation when its end is journalled (REAP).
  *
- * An incarnation is known by slot, node and generation, and killed by the name of its cgroup, which no other life gets. So the next one is
- * never meant, however late an escrow is carried out.
+ * An incarnation is known by slot, node and generation, and killed by the name of its cgroup, which no other life
+ * gets. So the next one is never meant, however late an escrow is carried out.
  */
 #include <errno.h>
 #include <string.h>
@@ -19,17 +19,19 @@
 
 int guard_escrow_open(Guard *guard)
 {
-        guard->escrows = mmap(NULL, sizeof(*guard->escrows) * GUARD_MAX_NODE_ESCROWS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        guard->escrows = mmap(NULL, sizeof(*guard->escrows) * GUARD_MAX_NODE_ESCROWS, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         return guard->escrows == MAP_FAILED ? error_origin(-errno) : 0;
 }
 
 /* ---- when they are due */
 
-/* The last word on an escrow is that its directory is gone: an empty one may be born into yet. A removed one has no files. */
+/* The last word on an escrow is that its directory is gone: an empty one may be born into yet. A removed one has no
+ * files. */
 bool guard_slot_is_gone(const GuardSlot *slot)
 {
-        return slot->number != GUARD_SLOT_INSTANCE && slot->dir_fd >= 0 && faccessat(slot->dir_fd, "cgroup.procs", F_OK, 0) < 0 &&
-               (errno == ENOENT || errno == ENODEV);
+        return slot->number != GUARD_SLOT_INSTANCE && slot->dir_fd >= 0 &&
+               faccessat(slot->dir_fd, "cgroup.procs", F_OK, 0) < 0 && (errno == ENOENT || errno == ENODEV);
 }
 
 static bool is_without_keeper(const GuardEscrow *escrow)
@@ -58,7 +60,9 @@ static int on_escrow_due(Timer *timer, nsec_t now)
                         guard_tell_kept(guard, escrow->slot); /* in time */
                 return 0;
         }
-        timer_arm(&guard->loop, timer, MAX(nsec_add(escrow->at, (escrow->until - escrow->at) / 2), nsec_add(now, NSEC_PER_MSEC)), on_enforcer_late);
+        timer_arm(&guard->loop, timer,
+                MAX(nsec_add(escrow->at, (escrow->until - escrow->at) / 2), nsec_add(now, NSEC_PER_MSEC)),
+                on_enforcer_late);
         if (guard_enforce(escrow, is_without_keeper(escrow)))
                 /* No process to be had, or 64 enforcers at work: try again shortly, for an escrow is a promise. */
                 timer_arm(&guard->loop, timer, nsec_add(guard->loop.now, AGAIN_SPAN), on_escrow_due);
@@ -67,7 +71,8 @@ static int on_escrow_due(Timer *timer, nsec_t now)
 
 void guard_escrow_again(GuardEscrow *escrow)
 {
-        timer_arm(&escrow->guard->loop, &escrow->timer, nsec_add(escrow->guard->loop.now, NSEC_PER_MSEC), on_escrow_due);
+        timer_arm(&escrow->guard->loop, &escrow->timer, nsec_add(escrow->guard->loop.now, NSEC_PER_MSEC),
+                on_escrow_due);
 }
 
 /* Asked again about one whose time has passed: once more, or it is over. */
@@ -75,7 +80,8 @@ static void enforce_overdue(GuardEscrow *escrow)
 {
         nsec_t now = escrow->guard->loop.now;
 
-        if (escrow->slot == GUARD_SLOT_INSTANCE || escrow->at > now || escrow->timer.loop || guard_enforcing_escrow(escrow))
+        if (escrow->slot == GUARD_SLOT_INSTANCE || escrow->at > now || escrow->timer.loop ||
+                guard_enforcing_escrow(escrow))
                 return;
         escrow->until = MAX(escrow->until, nsec_add(now, NSEC_PER_SEC));
         (void)on_escrow_due(&escrow->timer, now);
@@ -178,14 +184,17 @@ void guard_escrow_drop_slot(GuardSlot *slot)
         timer_disarm(&slot->escrow.timer);
         slot->escrow = (GuardEscrow){.guard = guard, .slot = slot->number, .at = NSEC_NEVER};
         for (unsigned i = guard->escrows_top; i-- > 0;)
-                if (i < guard->escrows_top && guard->escrows[i].escrow.generation > 0 && guard->escrows[i].escrow.slot == slot->number)
+                if (i < guard->escrows_top && guard->escrows[i].escrow.generation > 0 &&
+                        guard->escrows[i].escrow.slot == slot->number)
                         node_escrow_free(&guard->escrows[i].escrow);
 }
 
 /* Its keeper was stopped when it was about to be begun, and its time came meanwhile. */
 void guard_escrow_on_child(Guard *guard, const struct guard_record *record)
 {
-        GuardEscrow *escrow = record->generation > 0 ? guard_escrow_find(guard, record->slot, record->node, record->generation) : NULL;
+        GuardEscrow *escrow = record->generation > 0
+                                      ? guard_escrow_find(guard, record->slot, record->node, record->generation)
+                                      : NULL;
 
         if (!escrow || escrow->at > guard->loop.now)
                 return;
@@ -196,8 +205,9 @@ void guard_escrow_on_child(Guard *guard, const struct guard_record *record)
 void guard_on_escrow(Guard *guard, const struct guard_record *record, int answer_fd)
 {
         struct guard_record answer = *record;
-        int r = record->generation > 0 ? guard_escrow_node(guard, record)
-                                       : guard_escrow(guard, record->slot, record->at_ns, record->until_ns, record->term_ns);
+        int r = record->generation > 0
+                        ? guard_escrow_node(guard, record)
+                        : guard_escrow(guard, record->slot, record->at_ns, record->until_ns, record->term_ns);
 
         if (!r)
                 enforce_overdue(guard_escrow_find(guard, record->slot, record->node, record->generation));

@@ -293,7 +293,8 @@ bool guard_on_enforcer_exit(Guard *guard, const siginfo_t *si); /* false: it was
 
 /* guard-kills.c: in whose cgroups there was killing, until their ends are journalled. */
 int guard_kills_open(Guard *guard);
-void guard_kills_note(const GuardEscrow *escrow, unsigned enforcer, struct guard_result *result); /* by the enforcer, before it kills; the instance: of all slots */
+/* By the enforcer, before it kills; the instance: of all slots. */
+void guard_kills_note(const GuardEscrow *escrow, unsigned enforcer, struct guard_result *result);
 void guard_kills_settle(Guard *guard, unsigned enforcer); /* that one has ended */
 const struct guard_kill *guard_kills_find(const Guard *guard, uint32_t slot, const char *name);
 void guard_kills_drop(Guard *guard, uint32_t slot, const char *name); /* NULL: all of the slot */

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Whom the guard has killed. The supervisor may sleep through it all, and sees only that a node has ended: so each enforcer writes down
- * before it kills in which incarnations' cgroups somebody lives, and the supervisor asks when one of them is over.
+ * Whom the guard has killed. The supervisor may sleep through it all, and sees only that a node has ended: so each
+ * enforcer writes down before it kills in which incarnations' cgroups somebody lives, and the supervisor asks when
+ * one of them is over.
  *
- * One table in memory that guard and enforcers share. An enforcer takes a free entry, fills it and declares it ready; only the guard
- * frees. When the table is full a kill is counted and not named.
+ * One table in memory that guard and enforcers share. An enforcer takes a free entry, fills it and declares it ready;
+ * only the guard frees. When the table is full a kill is counted and not named.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -18,7 +19,9 @@
 #include "supervisor/cgroup.h"
 #include "supervisor/guard-internal.h"
 
-#define COUNT_SPAN (100 * NSEC_PER_MSEC) /* what counting may delay the kill by: whoever made a thousand cgroups is not counted whole */
+#define COUNT_SPAN                                                                                                   \
+        (100 * NSEC_PER_MSEC) /* what counting may delay the kill by: whoever made a thousand cgroups is not counted \
+                                 whole */
 
 int guard_kills_open(Guard *guard)
 {
@@ -45,7 +48,8 @@ static struct guard_kill *take(struct guard_kills *kills, unsigned enforcer)
         return NULL;
 }
 
-static void note(const GuardSlot *slot, unsigned enforcer, struct guard_result *result, const char *name, uint32_t count)
+static void note(
+        const GuardSlot *slot, unsigned enforcer, struct guard_result *result, const char *name, uint32_t count)
 {
         struct guard_kill *kill = strlen(name) < GUARD_NAME_MAX ? take(slot->guard->kills, enforcer) : NULL;
 
@@ -84,7 +88,9 @@ static void note_slot(const GuardSlot *slot, unsigned enforcer, struct guard_res
                 return;
         }
         while ((e = readdir(dir))) {
-                uint32_t n = e->d_type == DT_DIR && e->d_name[0] != '.' ? count_in(fd, e->d_name, clock_now() > nsec_add(result->at, COUNT_SPAN)) : 0;
+                uint32_t n = e->d_type == DT_DIR && e->d_name[0] != '.'
+                                     ? count_in(fd, e->d_name, clock_now() > nsec_add(result->at, COUNT_SPAN))
+                                     : 0;
 
                 if (n > 0)
                         note(slot, enforcer, result, e->d_name, n);
@@ -120,8 +126,8 @@ static struct guard_kill *ready(const Guard *guard, uint32_t i)
 {
         struct guard_kill *kill = &guard->kills->kills[i];
 
-        return atomic_load_explicit(&kill->state, memory_order_acquire) == GUARD_KILL_READY && kill->slot < GUARD_MAX_SLOTS &&
-                               kill->life == guard->slots[kill->slot].life
+        return atomic_load_explicit(&kill->state, memory_order_acquire) == GUARD_KILL_READY &&
+                               kill->slot < GUARD_MAX_SLOTS && kill->life == guard->slots[kill->slot].life
                        ? kill
                        : NULL;
 }
@@ -181,11 +187,10 @@ void guard_kills_answer(Guard *guard, const struct guard_record *record)
 {
         const struct guard_kill *kill = guard_kills_find(guard, record->slot, record->text);
 
-        guard_tell_supervisor(guard,
-                (struct guard_record){.type = GUARD_MSG_KILLED,
-                        .slot = record->slot,
-                        .node = record->node,
-                        .generation = record->generation,
-                        .count = kill ? kill->count : 0,
-                        .at_ns = kill ? kill->at : 0});
+        guard_tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_KILLED,
+                                             .slot = record->slot,
+                                             .node = record->node,
+                                             .generation = record->generation,
+                                             .count = kill ? kill->count : 0,
+                                             .at_ns = kill ? kill->at : 0});
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * SIGUSR2: a newer program takes the guard's place, same pid, same children, same descriptors. It is asked first, by a child with a deadline,
- * which state it reads (--state-version): one that would not understand what it is handed would leave everybody without a guard.
+ * SIGUSR2: a newer program takes the guard's place, same pid, same children, same descriptors. It is asked first, by
+ * a child with a deadline, which state it reads (--state-version): one that would not understand what it is handed
+ * would leave everybody without a guard.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -90,7 +91,11 @@ static bool put_items(const Guard *guard, int fd, struct guard_state_header *h)
 {
         for (unsigned i = 0; i < guard->stored_top; i++) {
                 const GuardStored *stored = &guard->stored[i];
-                struct guard_state_item state = {.slot = stored->slot, .node = stored->node, .generation = stored->generation, .item = stored->item, .fd = stored->fd};
+                struct guard_state_item state = {.slot = stored->slot,
+                        .node = stored->node,
+                        .generation = stored->generation,
+                        .item = stored->item,
+                        .fd = stored->fd};
 
                 if (stored->fd < 0)
                         continue;
@@ -189,32 +194,37 @@ static int write_state(Guard *guard)
         keep(h.control_fd);
         keep(h.node_fd);
         keep(h.lock_fd);
-        if (put(fd, &h, sizeof(h)) && put_slots(guard, fd, &h) && put_items(guard, fd, &h) && put_children(guard, fd, &h) && put_escrows(guard, fd, &h) &&
-                put_kills(guard, fd, &h)) {
-                h.size = sizeof(h) + (uint64_t)h.n_slots * sizeof(struct guard_state_slot) + (uint64_t)h.n_items * sizeof(struct guard_state_item) +
-                         (uint64_t)h.n_children * sizeof(struct guard_state_child) + (uint64_t)h.n_escrows * sizeof(struct guard_state_escrow) +
+        if (put(fd, &h, sizeof(h)) && put_slots(guard, fd, &h) && put_items(guard, fd, &h) &&
+                put_children(guard, fd, &h) && put_escrows(guard, fd, &h) && put_kills(guard, fd, &h)) {
+                h.size = sizeof(h) + (uint64_t)h.n_slots * sizeof(struct guard_state_slot) +
+                         (uint64_t)h.n_items * sizeof(struct guard_state_item) +
+                         (uint64_t)h.n_children * sizeof(struct guard_state_child) +
+                         (uint64_t)h.n_escrows * sizeof(struct guard_state_escrow) +
                          (uint64_t)h.n_kills * sizeof(struct guard_state_kill);
-                if (pwrite(fd, &h, sizeof(h), 0) == sizeof(h) && fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
+                if (pwrite(fd, &h, sizeof(h), 0) == sizeof(h) &&
+                        fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
                         return fd;
         }
         (void)fd_close(fd);
         return error_origin(-ENOSPC);
 }
 
-/* What was to be kept is closed again in whoever is forked next: a keeper with our lock would keep the next daemon out. */
+/* What was to be kept is closed again in whoever is forked next: a keeper with our lock would keep the next daemon
+ * out. */
 static void keep_nothing(void)
 {
         (void)close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC); /* all of them were born so */
 }
 
 /*
- * A newer program takes this one's place: same pid, same children, same descriptors. The supervisor is killed, as it may be at any
- * instruction: the one that the new guard forks adopts what it leaves.
+ * A newer program takes this one's place: same pid, same children, same descriptors. The supervisor is killed, as it
+ * may be at any instruction: the one that the new guard forks adopts what it leaves.
  */
 static void guard_reexec(Guard *guard)
 {
         const GuardOptions *o = guard->options;
-        char state[32], grace[48], budget[48], watchdog[48], config[PATH_MAX + 16], said[16] = "--said=", role[] = "--role=guard", name[] = "tidegated";
+        char state[32], grace[48], budget[48], watchdog[48], config[PATH_MAX + 16],
+                said[16] = "--said=", role[] = "--role=guard", name[] = "tidegated";
         char *argv[] = {name, role, state, grace, budget, watchdog, said, o->config ? config : NULL, NULL};
         int fd;
 
@@ -258,7 +268,8 @@ static int on_probe_late(Timer *timer, nsec_t now)
         (void)now;
         guard_process_kill(&guard->probe.process);
         probe_close(guard);
-        refuse(guard, "it has not said which state it reads for %u s; nothing is changed", (unsigned)(PROBE_SPAN / NSEC_PER_SEC));
+        refuse(guard, "it has not said which state it reads for %u s; nothing is changed",
+                (unsigned)(PROBE_SPAN / NSEC_PER_SEC));
         return 0;
 }
 
@@ -276,7 +287,8 @@ static int on_probe_output(Source *source, uint32_t revents)
         return 0;
 }
 
-/* Without our priority, our mask and what else is ours. It may hang in execve, or later: it has a deadline, and nobody waits for it. */
+/* Without our priority, our mask and what else is ours. It may hang in execve, or later: it has a deadline, and
+ * nobody waits for it. */
 static void run_probe(const char *program, int out)
 {
         char name[] = "tidegated", option[] = "--state-version";
@@ -320,7 +332,8 @@ void guard_reexec_order(Guard *guard)
                 return;
         }
         *probe = (GuardProbe){.process = {.pid = pid, .pidfd = pidfd}, .fd = pair[0]};
-        (void)source_add(&guard->loop, &probe->source, probe->fd, EPOLLIN, SOURCE_CLIENTS, on_probe_output); /* else its pipe has room for a version */
+        (void)source_add(&guard->loop, &probe->source, probe->fd, EPOLLIN, SOURCE_CLIENTS,
+                on_probe_output); /* else its pipe has room for a version */
         timer_arm(&guard->loop, &probe->timer, nsec_add(guard->loop.now, PROBE_SPAN), on_probe_late);
 }
 
@@ -342,12 +355,18 @@ bool guard_reexec_on_exit(Guard *guard, const siginfo_t *si)
         if (error) {
                 refuse(guard, "%s; nothing is changed", strerror(error));
         } else if (si->si_code != CLD_EXITED) {
-                refuse(guard, "asked which state it reads it was ended by SIG%s; nothing is changed", sigabbrev_np(si->si_status) ?: "?");
+                refuse(guard, "asked which state it reads it was ended by SIG%s; nothing is changed",
+                        sigabbrev_np(si->si_status) ?: "?");
         } else if (si->si_status != 0 || probe->said[strspn(probe->said, "0123456789.")] != '\n') {
-                refuse(guard, "it does not say which state it reads (--state-version: exit status %d); nothing is changed", si->si_status);
+                refuse(guard,
+                        "it does not say which state it reads (--state-version: exit status %d); nothing is changed",
+                        si->si_status);
         } else if (strcmp(probe->said, ours) != 0) {
                 probe->said[strcspn(probe->said, "\n")] = ours[strcspn(ours, "\n")] = '\0';
-                refuse(guard, "it reads state %s, and this daemon has state %s: end the daemon, and start the new one; nothing is changed", probe->said, ours);
+                refuse(guard,
+                        "it reads state %s, and this daemon has state %s: end the daemon, and start the new one; "
+                        "nothing is changed",
+                        probe->said, ours);
         } else {
                 guard_reexec(guard);
         }
@@ -378,7 +397,8 @@ int guard_ask_reexec(const char *path, char *ret_why, size_t why_size)
                         (void)snprintf(ret_why, why_size, "the guard (pid %d) has ended", (int)pid);
                         return error_origin(-ESRCH);
                 }
-                if (runtime_find_guard(path, &pid, after, sizeof(after), ret_why, why_size) || strcmp(before, after) == 0)
+                if (runtime_find_guard(path, &pid, after, sizeof(after), ret_why, why_size) ||
+                        strcmp(before, after) == 0)
                         continue;
                 if (!runtime_refusal(before, after, ret_why, why_size))
                         return 0;

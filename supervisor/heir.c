@@ -97,15 +97,18 @@ static void add_node(Buffer *items, Buffer *children, const Node *node)
 
 static void add_escrow(Buffer *escrows, const Node *node)
 {
+        NodeLadder ladder = node->ordered;
         struct guard_state_escrow escrow = {.slot = node->dataflow->slot,
                 .node = node->index,
                 .generation = node->generation,
-                .at_ns = nsec_add(node->order_pending ? MIN(node->order_ladder.kill, node->ordered.kill) : node->ordered.kill, DATAFLOW_STOP_SLACK),
-                .until_ns = nsec_add(node->order_pending ? MIN(node->order_ladder.verdict, node->ordered.verdict) : node->ordered.verdict, DATAFLOW_STOP_SLACK),
                 .restart = node->order_pending ? node->order_restart : node->restart_wanted};
 
-        if (!node->escrow_placed || node->resolved || escrow.at_ns == NSEC_NEVER)
+        if (node->order_pending)
+                (void)node_ladder_tighten(&ladder, &node->order_ladder);
+        if (!node->escrow_placed || node->resolved || ladder.kill == NSEC_NEVER)
                 return;
+        escrow.at_ns = nsec_add(ladder.kill, DATAFLOW_STOP_SLACK);
+        escrow.until_ns = nsec_add(ladder.verdict, DATAFLOW_STOP_SLACK);
         (void)snprintf(escrow.name, sizeof(escrow.name), "%.200s.%llu", node->plan->id, (unsigned long long)node->generation);
         add(escrows, &escrow, sizeof(escrow));
 }

@@ -120,7 +120,8 @@ void server_node_refused(Server *server, Node *node)
                 return;
         list_for_each(it, next, &server->calls, call.link)
                 if (it->call.node == node && it->call.ordered)
-                        client_fail(it, CONTROL_E_QUOTA, "node %.128s goes on: the guard holds the deadlines of %u nodes, and no more; try again, or stop the dataflow",
+                        client_fail(it, CONTROL_E_QUOTA,
+                                "node %.128s goes on: the guard holds the deadlines of %u nodes, and no more; try again, or stop the dataflow",
                                 node->plan->id, GUARD_MAX_NODE_ESCROWS);
 }
 

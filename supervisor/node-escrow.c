@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An order to end one incarnation (StopNode, RestartNode) is in the guard's hands before anybody hears of it, as the stop of a dataflow is:
- * ESCROW, then the journal, then the ladder. So it ends by its deadline whatever becomes of us, and the order is known to our successor
- * from the guard, if we died before we wrote it down.
+ * An order to end one incarnation (StopNode, RestartNode) is in the guard's hands before anybody hears of it, as the
+ * stop of a dataflow is: ESCROW, then the journal, then the ladder. So it ends by its deadline whatever becomes of
+ * us, and the order is known to our successor from the guard, if we died before we wrote it down.
  */
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -15,7 +15,8 @@
 /* There is somebody who can be ended, and whose end has not been written down. */
 static bool can_be_ended(const Node *node)
 {
-        return !node_is_dynamic(node) && !node->resolved && (node->state == NODE_STARTING || node->state == NODE_RUNNING || node->state == NODE_STOPPING);
+        return !node_is_dynamic(node) && !node->resolved &&
+               (node->state == NODE_STARTING || node->state == NODE_RUNNING || node->state == NODE_STOPPING);
 }
 
 static int on_guard_deaf(Timer *timer, nsec_t now)
@@ -32,7 +33,8 @@ static void carry_out(Node *node)
         node->order_pending = false;
         timer_disarm(&node->order_timer);
         if (node->order_restart)
-                (void)node_order_restart(node, &node->order_ladder); /* false: its dataflow is being stopped by now, which its client sees */
+                (void)node_order_restart(node,
+                        &node->order_ladder); /* false: its dataflow is being stopped by now, which its client sees */
         else
                 node_order_stop(node, &node->order_ladder);
         node_journal(node); /* before the ladder begins */
@@ -54,7 +56,8 @@ static void place(Node *node)
 
         node->order_generation = node->generation;
         node->n_escrows_asked++;
-        timer_arm(dataflow->loop, &node->order_timer, nsec_add(dataflow->loop->now, ORDER_CONFIRM_SPAN), on_unconfirmed);
+        timer_arm(dataflow->loop, &node->order_timer, nsec_add(dataflow->loop->now, ORDER_CONFIRM_SPAN),
+                on_unconfirmed);
         guard_escrow_node_order(node, &node->order_ladder, node->order_restart);
 }
 
@@ -97,7 +100,8 @@ void node_on_escrow_answer(Node *node, int error)
 
 void node_escrow_again(Node *node)
 {
-        if ((node->stop_wanted || node->restart_wanted) && node->ordered.kill != NSEC_NEVER && !node->dataflow->stop_ordered && can_be_ended(node))
+        if ((node->stop_wanted || node->restart_wanted) && node->ordered.kill != NSEC_NEVER &&
+                !node->dataflow->stop_ordered && can_be_ended(node))
                 guard_escrow_node_order(node, &node->ordered, node->restart_wanted);
 }
 
@@ -108,7 +112,8 @@ void adopt_escrow(Dataflow *dataflow, const struct guard_record *record)
 
         if (!dataflow->adopting || !node)
                 return;
-        if (node->generation != record->generation || !can_be_ended(node)) { /* its end was written down, the word did not arrive */
+        if (node->generation != record->generation ||
+                !can_be_ended(node)) { /* its end was written down, the word did not arrive */
                 guard_forget_order(dataflow, record->node, record->generation);
                 return;
         }
@@ -117,7 +122,8 @@ void adopt_escrow(Dataflow *dataflow, const struct guard_record *record)
                 (void)node_ladder_tighten(&node->ordered, &ladder);
         if (node->stop_wanted || node->restart_wanted || dataflow->stop_ordered)
                 return;
-        log_line("node %s of %s was ordered to %s when the last supervisor died", node->plan->id, dataflow->plan->name, record->status ? "restart" : "stop");
+        log_line("node %s of %s was ordered to %s when the last supervisor died", node->plan->id,
+                dataflow->plan->name, record->status ? "restart" : "stop");
         if (record->status)
                 node->restart_wanted = true;
         else

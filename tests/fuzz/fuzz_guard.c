@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libFuzzer: everything that the guard takes from others. The first byte chooses: records of one sender, the state that a guard is handed
- * when it begins, or a sequence of orders about escrows as an accepted supervisor gives them. Of what is accepted everything is used that
- * the guard uses without a further check.
+ * libFuzzer: everything that the guard takes from others. The first byte chooses: records of one sender, the state
+ * that a guard is handed when it begins, or a sequence of orders about escrows as an accepted supervisor gives them.
+ * Of what is accepted everything is used that the guard uses without a further check.
  *
  * The table of escrows is a small one here (GUARD_MAX_NODE_ESCROWS), so that it is full now and then.
  *
@@ -36,7 +36,8 @@ static void require(bool good)
 /* What guard-escrow.c needs of the guard's other parts: no process is made here. */
 int guard_enforce(GuardEscrow *escrow, bool remove)
 {
-        require(escrow->at <= guard.loop.now && (!escrow->name || guard_name_is_of(escrow->name, GUARD_NAME_MAX, escrow->generation)));
+        require(escrow->at <= guard.loop.now &&
+                (!escrow->name || guard_name_is_of(escrow->name, GUARD_NAME_MAX, escrow->generation)));
         (void)remove;
         return 0;
 }
@@ -71,7 +72,10 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         list_init(&guard.loop.timers);
         require(guard_escrow_open(&guard) == 0);
         for (uint32_t i = 0; i < GUARD_MAX_SLOTS; i++)
-                guard.slots[i] = (GuardSlot){.guard = &guard, .number = i, .dir_fd = -1, .escrow = {.guard = &guard, .slot = i, .at = NSEC_NEVER}};
+                guard.slots[i] = (GuardSlot){.guard = &guard,
+                        .number = i,
+                        .dir_fd = -1,
+                        .escrow = {.guard = &guard, .slot = i, .at = NSEC_NEVER}};
         return 0;
 }
 
@@ -101,7 +105,8 @@ static void use_record(GuardSender from, const struct guard_record *record, size
                 break;
         case GUARD_MSG_REAP:
         case GUARD_MSG_ASK_KILLED:
-                require(strlen(record->text) < GUARD_NAME_MAX && !strchr(record->text, '/') && record->text[0] != '.');
+                require(strlen(record->text) < GUARD_NAME_MAX && !strchr(record->text, '/') &&
+                        record->text[0] != '.');
                 break;
         default:
                 break;
@@ -290,7 +295,8 @@ static void take(const Step *step)
                 break;
         case 3:
                 guard_escrow_drop(&guard, record.slot, record.node, record.generation);
-                require(record.generation == 0 || !guard_escrow_find(&guard, record.slot, record.node, record.generation));
+                require(record.generation == 0 ||
+                        !guard_escrow_find(&guard, record.slot, record.node, record.generation));
                 break;
         case 4:
                 guard_escrow_on_child(&guard, &record);

@@ -10,7 +10,8 @@
 
 static struct guard_record record_of(GuardMsgType type)
 {
-        return (struct guard_record){.magic = GUARD_MAGIC, .type = type, .slot = 1, .node = 2, .generation = 3, .pid = 4, .text = "id.3"};
+        return (struct guard_record){
+                .magic = GUARD_MAGIC, .type = type, .slot = 1, .node = 2, .generation = 3, .pid = 4, .text = "id.3"};
 }
 
 static int check(GuardSender from, struct guard_record record, size_t n_fds)
@@ -37,8 +38,9 @@ Test(guard_msg, what_each_sender_may_send_is_accepted_from_no_other)
 
         for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
                 for (GuardSender from = GUARD_SENDER_SUPERVISOR; from <= GUARD_SENDER_GUARD; from++)
-                        cr_expect(eq(int, check(from, record_of(cases[i].type), cases[i].n_fds), from == cases[i].from ? 0 : -EPROTO), "type %d from %d",
-                                (int)cases[i].type, (int)from);
+                        cr_expect(eq(int, check(from, record_of(cases[i].type), cases[i].n_fds),
+                                          from == cases[i].from ? 0 : -EPROTO),
+                                "type %d from %d", (int)cases[i].type, (int)from);
 }
 
 Test(guard_msg, a_slot_that_there_is_not_is_refused_in_every_type)
@@ -78,7 +80,8 @@ Test(guard_msg, a_client_s_escrow_is_of_its_instance)
 
 Test(guard_msg, the_name_of_a_cgroup_is_one_component_and_of_that_generation)
 {
-        static const char *const bad[] = {"", ".3", "id.2", "id.33", "id3", "a/id.3", "../x.3", "..3", "id.3 ", "id.03x"};
+        static const char *const bad[] = {
+                "", ".3", "id.2", "id.33", "id3", "a/id.3", "../x.3", "..3", "id.3 ", "id.03x"};
         char longest[GUARD_NAME_MAX + 2];
 
         cr_expect(guard_name_is_of("id.3", 5, 3));
@@ -118,7 +121,8 @@ Test(guard_msg, a_record_is_whole_and_ours)
         struct guard_record record = record_of(GUARD_MSG_HELLO);
 
         cr_expect(eq(int, guard_msg_check(GUARD_SENDER_SUPERVISOR, &record, sizeof(record) - 1, 0), -EPROTO));
-        cr_expect(eq(int, guard_msg_check(GUARD_SENDER_SUPERVISOR, &record, sizeof(record), 1), -EPROTO), "a descriptor too many");
+        cr_expect(eq(int, guard_msg_check(GUARD_SENDER_SUPERVISOR, &record, sizeof(record), 1), -EPROTO),
+                "a descriptor too many");
         record.magic++;
         cr_expect(eq(int, guard_msg_check(GUARD_SENDER_SUPERVISOR, &record, sizeof(record), 0), -EPROTO));
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a supervisor tells the guard, and what it hands to itself when it becomes the guard: the same. No process is made. */
+/* What a supervisor tells the guard, and what it hands to itself when it becomes the guard: the same. No process is
+ * made. */
 #include <criterion/criterion.h>
 
 #include <errno.h>
@@ -24,16 +25,19 @@ typedef struct Fixture {
 
 static Plan *plan_of_two(void)
 {
-        json_t *json = json_pack("{si ss ss ss s[]}", "version", 1, "name", "n", "file", "/d/n.yml", "dir", "/d", "nodes");
+        json_t *json =
+                json_pack("{si ss ss ss s[]}", "version", 1, "name", "n", "file", "/d/n.yml", "dir", "/d", "nodes");
         static const char *const ids[] = {"first", "second"};
         Plan *plan = NULL;
         char why[256] = "";
 
         for (size_t i = 0; i < ELEMENTSOF(ids); i++)
                 (void)json_array_append_new(json_object_get(json, "nodes"),
-                        json_pack("{ss si ss s[s] s{} s[] s[] s[] si s{ss si si si si} si si s[]}", "id", ids[i], "line", 0, "kind", "program", "argv", "/b",
-                                "env", "cpu_affinity", "inputs", "outputs", "pool_size", 65536, "restart", "policy", "never", "max_restarts", 0, "delay_ns", 0,
-                                "max_delay_ns", 0, "window_ns", 0, "startup_timeout_ns", 1, "finish_grace_ns", 0, "after"));
+                        json_pack("{ss si ss s[s] s{} s[] s[] s[] si s{ss si si si si} si si s[]}", "id", ids[i],
+                                "line", 0, "kind", "program", "argv", "/b", "env", "cpu_affinity", "inputs",
+                                "outputs", "pool_size", 65536, "restart", "policy", "never", "max_restarts", 0,
+                                "delay_ns", 0, "max_delay_ns", 0, "window_ns", 0, "startup_timeout_ns", 1,
+                                "finish_grace_ns", 0, "after"));
         cr_assert_eq(plan_new(&plan, json, why, sizeof(why)), 0, "%s", why);
         json_decref(json);
         return plan;
@@ -47,10 +51,13 @@ static Fixture *fixture_new(void)
         DataflowOptions options = {.grace_ns = 2 * NSEC_PER_SEC, .budget_ns = NSEC_PER_SEC, .log_fd = -1};
         int pair[2];
 
-        fx = (Fixture){.supervisor = {.signal_fd = -1, .guard_pidfd = -1, .journal = JOURNAL_NULL, .epoch = 5, .cgroup = "/c"}};
+        fx = (Fixture){
+                .supervisor = {
+                        .signal_fd = -1, .guard_pidfd = -1, .journal = JOURNAL_NULL, .epoch = 5, .cgroup = "/c"}};
         fx.supervisor.options = (SupervisorOptions){.listen_fd = -1, .node_listen_fd = -1, .lock_fd = -1};
         fx.supervisor.options.runtime_fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        fx.supervisor.options.listen_fd = fcntl(fx.supervisor.options.runtime_fd, F_DUPFD_CLOEXEC, 3); /* any: it is what makes a daemon's */
+        fx.supervisor.options.listen_fd =
+                fcntl(fx.supervisor.options.runtime_fd, F_DUPFD_CLOEXEC, 3); /* any: it is what makes a daemon's */
         cr_assert_eq(loop_init(&fx.supervisor.loop), 0);
         cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
         fx.supervisor.guard_fd = pair[0];
@@ -189,7 +196,8 @@ Test(node_escrow, of_several_orders_in_a_row_the_last_answer_counts)
         Fixture *fx = fixture_new();
         Node *node = &fx->dataflow->nodes[0];
         nsec_t now = fx->supervisor.loop.now;
-        NodeLadder late = node_ladder(now, 9 * NSEC_PER_SEC, NSEC_PER_SEC, false), soon = node_ladder(now, NSEC_PER_SEC, NSEC_PER_SEC, false);
+        NodeLadder late = node_ladder(now, 9 * NSEC_PER_SEC, NSEC_PER_SEC, false),
+                   soon = node_ladder(now, NSEC_PER_SEC, NSEC_PER_SEC, false);
 
         cr_assert(node_order_in_escrow(node, false, &soon));
         cr_assert(node_order_in_escrow(node, true, &late));
