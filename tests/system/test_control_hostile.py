@@ -11,6 +11,8 @@ import resource
 import shutil
 import socket
 import struct
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -22,6 +24,7 @@ from client import Client, ControlError
 from conftest import eventually
 from daemon import plan, program
 from lives import SLACK
+from test_hung_path import hung  # noqa: F401 - a fixture
 
 SLEEP = "exec sleep 1000"
 NOBODY = 65534
@@ -296,6 +299,40 @@ def test_descriptors_that_are_sent_are_not_taken_and_hold_up_nobody(daemon, tmp_
     os.close(read)
     for s in (peer, listener, lingering):
         s.close()
+
+
+SEND_FROM_THERE = """
+import os, socket, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+for path, kind, data in ((sys.argv[2], socket.SOCK_STREAM, b'{"method":"org.varlink.service.GetInfo"}' + bytes(1)), (sys.argv[3], socket.SOCK_SEQPACKET, b"nonsense")):
+    with socket.socket(socket.AF_UNIX, kind) as s:
+        s.connect(path)
+        try:
+            socket.send_fds(s, [data], [fd])
+        except PermissionError:  # the kernel refuses for the daemon
+            s.sendall(data)
+        s.settimeout(5)
+        print("answered" if s.recv(65536) or kind == socket.SOCK_SEQPACKET else "hung up", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs root and /dev/fuse")
+def test_a_file_whose_last_close_hangs_holds_up_nobody_when_it_is_sent(daemon, hung):  # noqa: F811
+    sender = subprocess.Popen([*hung.prefix(), sys.executable, "-c", SEND_FROM_THERE, hung.path / "open", daemon.socket, daemon.runtime / "node.sock"],
+                              stdout=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+    try:
+        assert [sender.stdout.readline() for _ in range(2)] == ["answered\n", "answered\n"]
+        hung.until_asked()  # the sender, which closes it: so does whoever takes it
+        begin = time.monotonic()
+        daemon.call("GetHealth")
+        daemon.call("List")
+        assert time.monotonic() - begin < 1
+        assert sender.poll() is None
+    finally:
+        hung.end()
+        sender.kill()
+        sender.wait(10)
+        sender.stdout.close()
 
 
 def test_one_user_gets_so_many_connections_streams_and_dataflows(open_daemon):
