@@ -66,6 +66,8 @@ static int make_dataflow(Keeper *k, bool takeover, const char **ret_what)
 
         *ret_what = takeover ? "take over the dataflow's cgroup" : "make the dataflow's cgroup";
         r = takeover ? cgroup_open(k->instance_fd, k->uuid, &k->dataflow_fd) : cgroup_make(k->instance_fd, k->uuid, &k->dataflow_fd);
+        if (takeover && r == -ENOENT) /* somebody removed it, so nobody lives there: each of its nodes is found to be over */
+                r = cgroup_make(k->instance_fd, k->uuid, &k->dataflow_fd);
         if (r)
                 return r == CGROUP_E_EXISTS ? -EEXIST : r;
         *ret_what = "open the dataflow's cgroup";

@@ -87,6 +87,14 @@ def container(build, node_environment, traces, home, tmp_path):
     assert not marked_processes(traces.mark)
 
 
+def removed(directory):
+    try:
+        directory.rmdir()
+    except OSError:
+        return False
+    return True
+
+
 def start_tree(container):
     p = container.tidegate("start", "--detach", "--grace-duration", "1s", container.directory / "tree.yml")
     assert p.returncode == 0, p.stderr
@@ -130,12 +138,15 @@ def test_the_signal_of_a_containers_end_stops_everything_in_bounded_time(contain
     assert not any(container.runtime.glob("*"))
 
 
-def test_a_container_that_is_killed_takes_all_along_and_the_next_one_goes_on(container, build, node_environment, traces, tmp_path):
+@pytest.mark.parametrize("cgroups", ["kept", "removed"])
+def test_a_container_that_is_killed_takes_all_along_and_the_next_one_goes_on(cgroups, container, build, node_environment, traces, tmp_path):
     """The runtime directory is still there, as on a volume: it is the same instance, whose nodes have all ended unseen."""
     start_tree(container)
     container.signal(signal.SIGKILL)
     container.process.wait(10)
     assert eventually(lambda: not marked_processes(traces.mark), 10)
+    for path in sorted(cgroups_in(container.home), reverse=True) if cgroups == "removed" else []:
+        assert eventually(lambda path=path: removed(container.home / path), 5)
     again = Container(build, {**node_environment, MARK: traces.mark}, tmp_path, container.home)
     try:
         assert eventually(lambda: again.output().count("ended, its exit status is unknown") >= 2, 10), again.output()
