@@ -226,17 +226,8 @@ Test(keeper, a_stopped_node_acts_on_sigterm_and_dies_of_a_kill, .timeout = 60)
         fx_line(fx, &line, packet); /* an earlier signal would end it */
         (void)fx_start(fx, &(FxSpawn){.node = 2, .argv = SH("kill -STOP $$")});
         fx_signal(fx, 1, SIGTERM);
-        for (bool signalled = false, exited = false; !signalled || !exited;) { /* the end may be seen before the signal's job reports */
-                FxMsg *m = fx_any(fx);
-
-                signalled |= m->msg.type == KEEPER_MSG_SIGNALLED;
-                if (m->msg.type != KEEPER_MSG_EXITED)
-                        continue;
-                exited = true;
-                cr_assert_eq(m->msg.node, 1);
-                cr_assert_eq(m->msg.exited.code, CLD_EXITED);
-                cr_assert_eq(m->msg.exited.status, 5);
-        }
+        (void)fx_expect(fx, KEEPER_MSG_SIGNALLED);
+        expect_exit(fx, 1, CLD_EXITED, 5);
         fx_kill(fx, KEEPER_NODE_ALL, FX_SPAN);
         (void)fx_wait(fx, KEEPER_MSG_EMPTY);
         (void)fx_wait(fx, KEEPER_MSG_EMPTY);

@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import subprocess
+import termios
 import time
 
 import pytest
@@ -46,6 +47,10 @@ class Terminal:
         return found
 
     def type(self, text):
+        """Once the program reads key by key: what is typed before that is line by line, and Ctrl-D then another thing."""
+        end = time.monotonic() + 1
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON and time.monotonic() < end:
+            time.sleep(0.01)
         os.write(self.fd, text.encode())
 
     def status(self, seconds=20):
