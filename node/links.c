@@ -508,8 +508,11 @@ static int source_start(Source *source, uint64_t start_at)
 
         r = start_at == NODE_START_AT_HEAD ? ring_reader_start(&source->reader)
                                            : ring_reader_start_at(&source->reader, start_at);
-        if (r == 0)
+        if (r == 0) {
                 ring_reader_name(&source->reader, source->input->generation);
+                if (ring_reader_must_ring(&source->reader))
+                        peer_send(source->input->node, source->peer);
+        }
         if (source->peer->gone || source->input->node->stopping)
                 ring_reader_drain(&source->reader);
         return r;

@@ -134,6 +134,11 @@ int ring_reader_start(RingReader *r)
         return 0;
 }
 
+bool ring_reader_must_ring(RingReader *r)
+{
+        return must_ring(r, GAVE_TAIL);
+}
+
 int ring_reader_start_at(RingReader *r, uint64_t position)
 {
         uint64_t first;

@@ -64,6 +64,9 @@ int ring_reader_add_segment(RingReader *r, uint32_t number, const Region *segmen
 /* ring_reader_start() - step 4 of attaching: gate from the present head on. Only after the producer acknowledged. */
 int ring_reader_start(RingReader *r); /* 0, RING_E_VIOLATION */
 
+/* ring_reader_must_ring() - after a start: whether to ring the producer, which may have seen us behind the head, and blocked. */
+bool ring_reader_must_ring(RingReader *r);
+
 /* ring_reader_start_at() - the same in place of a dead consumer that stood at @position: begins there, as far as the
  * messages still exist; what does not is counted as DROP_DEAD, so tail - start still adds up from @position. Nothing is
  * lost if the producer has kept the dead one's place: ring_writer_orphan(). */

@@ -460,6 +460,8 @@ static void *consumer_main(void *arg)
         must(ring_reader_add_segment(&c->r, 0, &pool));
         must(start == UINT64_MAX ? ring_reader_start(&c->r) : ring_reader_start_at(&c->r, start));
         c->next = c->r.start;
+        if (ring_reader_must_ring(&c->r))
+                ring_once(c->world->sock[c->i][1], c->res);
         must(send(world->go[c->i][1], "s", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);
         consumer_loop(c);
         consumer_release_all(c);

@@ -558,6 +558,26 @@ Test(ending, a_dead_producers_ring_is_drained_to_its_last_head)
         fixture_close(&fx);
 }
 
+/* A start stores two tails, and moves on from the first when messages came in between: the producer may have blocked on it. */
+Test(attach, a_start_rings_a_producer_that_blocked_on_the_first_of_its_tails)
+{
+        Fixture fx;
+
+        fixture_ring(&fx, 4);
+        (void)fixture_attach_quota(&fx, 1, RING_BACKPRESSURE, 0);
+        must(fx_send(&fx, 0));
+        must(fx_send(&fx, 1));
+        fx_cursor(&fx, 0)->tail = 1;
+        fx_cursor(&fx, 0)->state = CURSOR_ACTIVE;
+        cr_assert_eq(ring_writer_arm(fx.w, 1, 0, NULL), RING_E_FULL);
+        must(ring_reader_start(&fx.r[0]));
+        cr_assert_eq(fx.r[0].tail, 2);
+        cr_assert(ring_reader_must_ring(&fx.r[0]));
+        cr_assert_not(ring_reader_must_ring(&fx.r[0]), "once");
+        cr_assert_eq(ring_writer_look(fx.w, 1, 0, NULL), 0);
+        fixture_close(&fx);
+}
+
 Test(ending, skip_and_discard_are_counted_and_give_room)
 {
         Fixture fx;
