@@ -291,6 +291,17 @@ static int open_guard(pid_t pid)
         return strcmp(comm, "tidegate-guard\n") == 0 ? TAKE_FD(fd) : -1;
 }
 
+/* Said when it is not. */
+static bool is_meant(Session *session, const StatusView *view)
+{
+        const char *cgroup = status_view_cgroup(view, NULL), *root = session->cgroup_root_option;
+
+        if (!root || (cgroup && is_below(cgroup, root)))
+                return true;
+        session_say(session, "the daemon's cgroup %s is not below %s; its guard was left alone", cgroup ? cgroup : "", root);
+        return false;
+}
+
 int last_resort_end_daemon(Session *session)
 {
         StatusView view = STATUS_VIEW_NULL;
@@ -300,8 +311,12 @@ int last_resort_end_daemon(Session *session)
         int status = CLI_OK, n = 0;
 
         if (status_view_load(&view, session->runtime_dir, clock_now()) == 0 && view.verdict != STATUS_VERDICT_NONE &&
-                view.trusted)
-                fd = open_guard(view.info.guard_pid);
+                view.trusted) {
+                if (is_meant(session, &view))
+                        fd = open_guard(view.info.guard_pid);
+                else
+                        status = CLI_UNREACHABLE;
+        }
         p.fd = fd;
         if (fd >= 0 && syscall(SYS_pidfd_send_signal, fd, SIGTERM, NULL, 0) < 0) {
                 session_say(session, "the guard (pid %d): %s", view.info.guard_pid, strerror(errno));

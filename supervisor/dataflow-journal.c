@@ -355,7 +355,9 @@ int dataflow_restore(Dataflow **ret, Supervisor *supervisor, JournalEntry *take_
                 (void)snprintf(ret_why, why_size, "out of memory");
         else if (!options_from_json(json_object_get(all, "options"), &options))
                 (void)snprintf(ret_why, why_size, "its options cannot be read");
-        else if ((r = plan_new(&plan, json_object_get(all, "plan"), ret_why, why_size)) == 0)
+        else if ((r = plan_new(&plan, json_object_get(all, "plan"), ret_why, why_size)) == -EINVAL)
+                r = error_origin(-EBADMSG); /* damaged, for it was checked before it was written */
+        else if (r == 0)
                 r = dataflow_make(&dataflow, supervisor, plan, &options.options, take_entry->uuid, fn);
         free(options.environ);
         if (!r && log_dir && !(dataflow->log_dir = strdup(log_dir)))

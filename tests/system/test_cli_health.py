@@ -111,10 +111,25 @@ def test_without_the_daemon_nobody_outside_the_given_cgroup_root_is_touched(stuc
     supervisor.send(signal.SIGSTOP)
     p = tell("stop", "stream", "--force", "--timeout", "0.3s", "--cgroup-root", elsewhere)
     assert p.returncode == 5 and f"is not below {elsewhere}; nothing was done" in p.stderr
-    assert not has_ended(stuck)
+    p = tell("down", "--force", "--timeout", "0.3s", "--cgroup-root", elsewhere)
+    assert p.returncode == 5 and "nothing was done" in p.stderr, p.stderr
+    assert not has_ended(stuck) and daemon.process.poll() is None
     p = tell("stop", "stream", "--force", "--timeout", "0.3s", "--cgroup-root", home)
     assert p.returncode == 0, p.stderr
     assert has_ended(stuck, 5)
     supervisor.send(signal.SIGCONT)
     supervisor.close()
     elsewhere.rmdir()
+
+
+def test_down_leaves_a_daemon_alone_that_is_not_below_the_given_cgroup_root(tell, daemon, home):
+    elsewhere = home / "elsewhere"
+    elsewhere.mkdir()
+    supervisor = Process(daemon.supervisor())
+    supervisor.send(signal.SIGSTOP)
+    p = tell("down", "--force", "--timeout", "0.3s", "--cgroup-root", elsewhere)
+    supervisor.send(signal.SIGCONT)
+    supervisor.close()
+    elsewhere.rmdir()
+    assert p.returncode == 5 and "its guard was left alone" in p.stderr, p.stderr
+    assert daemon.process.poll() is None and tell("status").returncode == 0
