@@ -127,7 +127,7 @@ static GuardEscrow *node_escrow_new(Guard *guard, const struct guard_record *rec
                                            .generation = record->generation,
                                            .name = entry->name,
                                            .at = NSEC_NEVER}};
-        (void)strcpy(entry->name, record->text); /* guard_record_check() has held it against the room */
+        (void)strcpy(entry->name, record->text); /* guard_msg_check() has held it against the room */
         return &entry->escrow;
 }
 
