@@ -35,13 +35,17 @@ int cgroup_mount_find(char *ret_path)
 
         if (!f)
                 return -errno;
-        while (found && fgets(line, sizeof(line), f)) {
+        while (found < 0 && fgets(line, sizeof(line), f)) {
                 char *dash = strstr(line, " - ");
 
                 if (!dash || sscanf(dash + 3, "%63s", type) != 1 || strcmp(type, "cgroup2") != 0)
                         continue;
-                if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, at) != 2 || strcmp(root, "/") != 0)
+                if (sscanf(line, "%*s %*s %*s %4095s %4095s", root, at) != 2)
                         continue;
+                if (strcmp(root, "/") != 0) {
+                        found = found == -ENOENT && strncmp(root, "/..", 3) == 0 ? -EXDEV : found; /* unless another shows it */
+                        continue;
+                }
                 unescape(at);
                 memcpy(ret_path, at, strlen(at) + 1);
                 found = 0;
@@ -93,7 +97,9 @@ int cgroup_root_find(char *ret_path, char *ret_why, size_t why_size)
         int r = cgroup_mount_find(mount);
 
         if (r < 0) {
-                (void)snprintf(ret_why, why_size, "no cgroup v2 hierarchy is mounted (/proc/self/mountinfo)");
+                (void)snprintf(ret_why, why_size, r == -EXDEV ? "the cgroup v2 hierarchy that is mounted does not begin at our cgroup namespace (a node of another dataflow? "
+                                                               "there \"cgroup_writable: true\" is needed)"
+                                                             : "no cgroup v2 hierarchy is mounted (/proc/self/mountinfo)");
                 return r;
         }
         if (cgroup_path_of(0, own))

@@ -11,8 +11,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* cgroup_mount_find() - the first cgroup2 mount that shows its hierarchy from the root (that of our cgroup namespace). 0 or a negative errno;
- * @ret_path: room for PATH_MAX bytes. */
+/* cgroup_mount_find() - the first cgroup2 mount that shows its hierarchy from the root (that of our cgroup namespace). 0 or a negative errno, -EXDEV when
+ * only others are mounted, from above it; @ret_path: room for PATH_MAX bytes. */
 int cgroup_mount_find(char *ret_path);
 
 /* cgroup_path_of() - where in that hierarchy a process is ("/a/b"); 0: this one. 0 or a negative errno; @ret_path: room for PATH_MAX bytes. */
@@ -23,7 +23,7 @@ int cgroup_path_of(pid_t pid, char *ret_path);
  * @ret_path: room for PATH_MAX bytes
  * @ret_why:  room for @why_size bytes: why this one, or what was looked at and what stood in the way
  *
- * Return: 0, -ENOENT when no cgroup v2 is mounted, -EACCES or -EROFS when there is none that we may write, another negative errno.
+ * Return: 0, -ENOENT when no cgroup v2 is mounted, -EXDEV when none shows our own cgroups, -EACCES or -EROFS when there is none that we may write, another negative errno.
  */
 int cgroup_root_find(char *ret_path, char *ret_why, size_t why_size);
 

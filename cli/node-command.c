@@ -166,9 +166,22 @@ static void print_info_line(const char *label, const char *text)
                 printf("%12s: %s\n", label, text_tame(copy, false));
 }
 
+static void print_protection(const json_t *node)
+{
+        const json_t *protection = json_object_get(node, "protection"), *weaker = json_object_get(protection, "weaker");
+        char text[256];
+        json_t *item;
+        size_t i;
+
+        protection_describe(text, sizeof(text), node);
+        print_info_line("protection", text);
+        json_array_foreach(weaker, i, item)
+                print_info_line("weaker", json_string_value(item) ?: "");
+}
+
 static int node_info(NodeCommand *n, json_t *dataflow, json_t *node)
 {
-        static const char *const keys[] = {"kind", "state", "wanted", "health", "protection", "error", "left"};
+        static const char *const keys[] = {"kind", "state", "wanted", "health", "error", "left"};
         static const char *const numbers[] = {"pid", "generation", "restarts", "line"};
         _cleanup_(json_decrefp) json_t *one = json_copy(dataflow), *list = NULL;
         json_t *exit_ = json_object_get(node, "exit");
@@ -187,6 +200,7 @@ static int node_info(NodeCommand *n, json_t *dataflow, json_t *node)
                 (void)snprintf(text, sizeof(text), "%lld", json_get_number(node, numbers[i]));
                 print_info_line(numbers[i], text);
         }
+        print_protection(node);
         if (json_is_object(exit_)) {
                 (void)snprintf(text, sizeof(text), "%s %lld", json_get_text(exit_, "code"), json_get_number(exit_, "status"));
                 print_info_line("last exit", text);

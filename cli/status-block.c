@@ -137,6 +137,16 @@ static void print_usage(const json_t *dataflow)
 
 /* ---- ends and logs */
 
+static void print_protection(const json_t *dataflow)
+{
+        const json_t *nodes = json_object_get(dataflow, "nodes");
+        char text[512];
+        size_t at = 0;
+
+        while ((at = protection_next(nodes, at, text, sizeof(text))))
+                print_field("Held by", "%s", text);
+}
+
 static void print_exits(const json_t *dataflow)
 {
         json_t *node;
@@ -206,6 +216,7 @@ void status_print_block(const json_t *dataflow)
                 json_get_number(dataflow, "n_failed"), json_get_number(dataflow, "n_nodes"));
         if (error[0])
                 print_field("Error", "%s", error);
+        print_protection(dataflow);
         print_usage(dataflow);
         print_exits(dataflow);
         print_logs(dataflow);

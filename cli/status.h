@@ -25,6 +25,15 @@ const char *dataflow_word(const json_t *dataflow);
 /* node_word() - its state in capitals, static. */
 const char *node_word(const json_t *node);
 
+/* protection_describe() - how a node is held: "cgroup; cgroups are mounted read-only". Not yet tame. */
+void protection_describe(char *buffer, size_t size, const json_t *node);
+
+/*
+ * protection_next() - a line for those of @nodes that run and are held alike: "3 nodes: ..."; begin with @at 0. Return: the next
+ * @at, or 0 when there is no more. Not yet tame.
+ */
+size_t protection_next(const json_t *nodes, size_t at, char *buffer, size_t size);
+
 /* dataflows_usage() - usage_read() for an array of them. New reference or NULL. */
 json_t *dataflows_usage(const json_t *dataflows);
 

@@ -131,7 +131,7 @@ typedef struct NodeSpec {
         unsigned *cpus;
         size_t n_cpus;
         Span cpus_span;
-        bool is_dynamic, capture;
+        bool is_dynamic, capture, cgroup_writable;
         AfterSpec *after;
         size_t n_after;
         OnFailure on_failure;

@@ -181,7 +181,7 @@ static void check_path(Reader *reader, const NodeSpec *node)
 static void check_dynamic(Reader *reader, const YamlNode *map)
 {
         static const char *const ours[] = {"args", "env", "envs", "restart_policy", "max_restarts", "restart_delay",
-                "max_restart_delay", "restart_window", "health_check_timeout", "cpu_affinity", "after"};
+                "max_restart_delay", "restart_window", "health_check_timeout", "cpu_affinity", "after", "cgroup_writable"};
         YamlNode *key;
 
         for (size_t i = 0; i < ELEMENTSOF(ours); i++)
@@ -207,6 +207,7 @@ static int read_order(Reader *reader, const YamlNode *map, NodeSpec *ret)
                         "capture means something with \"path: dynamic\" only: "
                         "of any other node the process is ours from its birth");
         }
+        read_bool(reader, yaml_get(map, "cgroup_writable", NULL), "cgroup_writable", &ret->cgroup_writable);
         read_on_failure(reader, yaml_get(map, "on_failure", NULL), &ret->on_failure);
         read_stuck_timeout(reader, yaml_get(map, "stuck_timeout", NULL), &ret->stuck_timeout_ns);
         read_seconds(reader, yaml_get(map, "health_check_timeout", &key), "health_check_timeout", false,

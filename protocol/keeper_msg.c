@@ -127,6 +127,15 @@ static void fields_spawn(Codec *c, KeeperMsg *m)
         check(c, m->spawn.spec_size > 0 && m->spawn.spec_size <= KEEPER_SPEC_MAX);
         field_u64(c, &m->spawn.deadline_ns);
         field_u8(c, &m->spawn.has_socket, 0, 1);
+        field_u8(c, &m->spawn.cgroup_writable, 0, 1);
+}
+
+static void field_cgroup_write(Codec *c, KeeperCgroupWrite *v)
+{
+        uint8_t value = (uint8_t)*v;
+
+        field_u8(c, &value, KEEPER_CGROUP_WRITE_UNKNOWN, KEEPER_CGROUP_WRITE_POSSIBLE);
+        *v = (KeeperCgroupWrite)value;
 }
 
 static void fields_spawn_failed(Codec *c, KeeperMsg *m)
@@ -163,6 +172,7 @@ static void fields_incarnation(Codec *c, KeeperMsg *m)
         field_u32(c, &m->incarnation.n_killed);
         field_u8(c, &stage, 0, KEEPER_STAGE_CAPTURE);
         m->incarnation.stage = (KeeperStage)stage;
+        field_cgroup_write(c, &m->incarnation.cgroup_write);
         field_str(c, &m->incarnation.text, KEEPER_MSG_TEXT_MAX);
 }
 
@@ -214,6 +224,7 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 break;
         case KEEPER_MSG_SPAWNED:
                 field_i32(c, &m->spawned.pid, 1, INT32_MAX);
+                field_cgroup_write(c, &m->spawned.cgroup_write);
                 break;
         case KEEPER_MSG_SPAWN_FAILED:
                 fields_spawn_failed(c, m);

@@ -91,6 +91,14 @@ typedef enum KeeperStage {
         KEEPER_STAGE_CAPTURE = 9,    /* the process may not be captured, or could not be moved */
 } KeeperStage;
 
+/* Can a node write the files of cgroups, and so leave its own? */
+typedef enum KeeperCgroupWrite {
+        KEEPER_CGROUP_WRITE_UNKNOWN = 0,   /* it does not run */
+        KEEPER_CGROUP_WRITE_NO = 1,        /* they are another user's */
+        KEEPER_CGROUP_WRITE_READ_ONLY = 2, /* they are mounted read-only where it looks */
+        KEEPER_CGROUP_WRITE_POSSIBLE = 3,
+} KeeperCgroupWrite;
+
 typedef struct KeeperMsg {
         KeeperMsgType type;
         uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, UNSHOWN, STREAM, END, ENDED */
@@ -114,6 +122,7 @@ typedef struct KeeperMsg {
                         uint64_t spec_size;   /* bytes of the spec */
                         uint64_t deadline_ns; /* absolute: by then execve has succeeded or the spawn is given up */
                         uint8_t has_socket;
+                        uint8_t cgroup_writable; /* no mount namespace in which cgroups are read-only */
                 } spawn;
                 struct { /* CAPTURE; fds: pidfd of the process */
                         const char *id;       /* as in SPAWN */
@@ -143,6 +152,7 @@ typedef struct KeeperMsg {
                 } failed;
                 struct { /* SPAWNED; fds: pidfd */
                         int32_t pid; /* for display only */
+                        KeeperCgroupWrite cgroup_write;
                 } spawned;
                 struct { /* SPAWN_FAILED */
                         KeeperStage stage;
@@ -187,6 +197,7 @@ typedef struct KeeperMsg {
                         int32_t pid, code, status, error;
                         uint32_t n_killed;
                         KeeperStage stage;
+                        KeeperCgroupWrite cgroup_write;
                         const char *text;
                 } incarnation;
                 struct { /* RESUMED */

@@ -219,6 +219,8 @@ void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 .code = msg->incarnation.code,
                 .status = msg->incarnation.status};
         node->keeper_killed = node->keeper_killed || msg->incarnation.n_killed > 0;
+        if (msg->incarnation.cgroup_write != KEEPER_CGROUP_WRITE_UNKNOWN)
+                node->cgroup_write = msg->incarnation.cgroup_write;
         if (msg->incarnation.failed && node_is_dynamic(node) && node->state == NODE_STARTING)
                 node_on_refused(node, msg->incarnation.text);
         else if (msg->incarnation.failed && node_has_life(node) && !node_is_dynamic(node))

@@ -349,6 +349,20 @@ static int check_limits(const Check *check, const Membership *is)
         return r;
 }
 
+/* Before its namespaces are looked at: nodes of root have some of their own, and belong to no container. */
+static int check_dataflows(const Check *check)
+{
+        char dir[PATH_MAX];
+
+        if (find_v2(check, dir))
+                return 0; /* check_cgroups() says why */
+        if (strcmp(dir, check->place) == 0)
+                return CAPTURE_E_THERE;
+        if (is_below(dir, check->ours) || strstr(dir, "/tidegate/daemon-") || strstr(dir, "/tidegate/run-"))
+                return refuse(check, "it is part of a dataflow already (%.300s)", dir);
+        return 0;
+}
+
 static int check_cgroups(const Check *check)
 {
         char who[16], dir[PATH_MAX];
@@ -360,10 +374,6 @@ static int check_cgroups(const Check *check)
         r = find_v2(check, dir);
         if (r)
                 return refuse(check, "its cgroup cannot be found: %s", r == -EXDEV ? "it is outside of what this daemon sees" : strerror(-r));
-        if (strcmp(dir, check->place) == 0)
-                return CAPTURE_E_THERE;
-        if (is_below(dir, check->ours) || strstr(dir, "/tidegate/daemon-") || strstr(dir, "/tidegate/run-"))
-                return refuse(check, "it is part of a dataflow already (%.300s)", dir);
         (void)snprintf(who, sizeof(who), "%d", (int)check->pid);
         f = open_lines(check->proc, who, "cgroup");
         if (!f)
@@ -460,6 +470,8 @@ int capture_check(const char *proc, pid_t pid, const char *ours, const char *pla
         Check check = {.proc = proc, .pid = pid, .ours = ours, .place = place, .why = ret_why, .why_size = why_size};
         int r = check_kind(&check);
 
+        if (!r)
+                r = check_dataflows(&check);
         if (!r)
                 r = check_namespaces(&check);
         return r ? r : check_cgroups(&check);

@@ -2,6 +2,7 @@
 /* Dataflows and nodes as the control interface shows them. */
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "supervisor/progress.h"
@@ -20,6 +21,25 @@ static const char *kind_of(const PlanNode *plan)
         return names[plan->kind];
 }
 
+/* What it runs under now, and what that does not keep. Nothing is said of one that does not run. */
+static json_t *describe_protection(const Node *node)
+{
+        static const char *const words[] = {[KEEPER_CGROUP_WRITE_NO] = "no",
+                [KEEPER_CGROUP_WRITE_READ_ONLY] = "read-only mounts",
+                [KEEPER_CGROUP_WRITE_POSSIBLE] = "possible"};
+        bool lives = node->spawned && !node->exited;
+        KeeperCgroupWrite write = lives ? node->cgroup_write : KEEPER_CGROUP_WRITE_UNKNOWN;
+        json_t *weaker = json_array();
+
+        if (write == KEEPER_CGROUP_WRITE_READ_ONLY)
+                (void)json_array_append_new(weaker, json_string("root can mount cgroups writable again: it leaves its cgroup by intent, not by accident"));
+        else if (write == KEEPER_CGROUP_WRITE_POSSIBLE)
+                (void)json_array_append_new(weaker, json_string("it can leave its cgroup, and move others of its user"));
+        if (lives && node->dataflow->options.uid == geteuid())
+                (void)json_array_append_new(weaker, json_string("it runs as the user of the supervisor: it can signal and trace us and its like"));
+        return json_pack("{ss ss* so}", "backend", "cgroup", "cgroup_write", words[write], "weaker", weaker);
+}
+
 static json_t *describe_exit(const Node *node)
 {
         const char *code = node->exit_code == CLD_EXITED                                    ? "exited"
@@ -33,10 +53,10 @@ json_t *describe_node(const Node *node)
 {
         bool wanted = !node->stop_wanted && !node->dataflow->stop_ordered;
         ProgressState progress = progress_state(node->dataflow->progress, node->index);
-        json_t *result = json_pack("{ss ss ss ss sI si sI sI si ss sb sb ss ss*}", "id", node->plan->id, "kind", kind_of(node->plan),
+        json_t *result = json_pack("{ss ss ss ss sI si sI sI si so sb sb ss ss*}", "id", node->plan->id, "kind", kind_of(node->plan),
                 "state", node_state_to_string(node->state), "wanted", wanted ? "running" : "stopped", "generation",
                 (json_int_t)node->generation, "pid", node->exited ? 0 : (int)node->pid, "restarts", (json_int_t)node->n_restarts,
-                "since_at_ms", ms(node->since), "line", (int)node->plan->line, "protection", "cgroup", "captured",
+                "since_at_ms", ms(node->since), "line", (int)node->plan->line, "protection", describe_protection(node), "captured",
                 node->captured && node->spawned, "quarantined", node->quarantined, "health", progress_health_to_string(progress.health), "error", node->error);
 
         if (result && node->spawned && node->exited)

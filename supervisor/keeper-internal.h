@@ -13,6 +13,7 @@
 #include "base/list.h"
 #include "protocol/keeper_msg.h"
 #include "protocol/log_msg.h"
+#include "supervisor/confine.h"
 #include "supervisor/keeper-feed.h"
 #include "supervisor/keeper-jobs.h"
 #include "supervisor/keeper-loop.h"
@@ -81,6 +82,7 @@ struct Incarnation {
         bool released;     /* nobody will ask for it any more */
         bool adopted;      /* a keeper before us started it: how it ended the guard knows */
         int32_t pid, exit_code, exit_status; /* what was reported, for whoever asks again */
+        KeeperCgroupWrite cgroup_write;
         KeeperStage fail_stage;
         int32_t fail_error; /* 0: SPAWN_FAILED was not reported */
         char *fail_text;
@@ -119,6 +121,7 @@ struct Keeper {
         gid_t groups[KEEPER_MSG_MAX_GROUPS];
         bool reset_oom;
         int dataflow_fd, events_fd;
+        Confine confine;
 
         List nodes;        /* NodeEntry */
         List incarnations; /* Incarnation */

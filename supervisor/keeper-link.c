@@ -168,7 +168,7 @@ int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline)
         KeeperMsg msg = {.type = KEEPER_MSG_SPAWN,
                 .node = node->index,
                 .generation = node->generation,
-                .spawn = {.id = node->plan->id, .deadline_ns = deadline, .has_socket = node_sock >= 0}};
+                .spawn = {.id = node->plan->id, .deadline_ns = deadline, .has_socket = node_sock >= 0, .cgroup_writable = node->plan->cgroup_writable}};
         int fds[KEEPER_MSG_MAX_FDS], r;
 
         r = spec_new(node, node_sock >= 0, &spec, &msg.spawn.spec_size);
@@ -260,6 +260,7 @@ static int on_leader_exit(Source *source, uint32_t revents)
 static void on_spawned(Node *node, const KeeperMsg *msg, int *fds)
 {
         node->spawned = true;
+        node->cgroup_write = msg->spawned.cgroup_write;
         keeper_take_pidfd(node, msg->spawned.pid, TAKE_FD(fds[0]));
         node_journal(node);
         if (node->captured)

@@ -23,6 +23,8 @@ struct SpawnJob {
         Job job;
         Incarnation *inc; /* not touched by the thread */
         SpawnOutcome outcome;
+        Confine *confine; /* the keeper's; has a lock of its own */
+        bool may_write_cgroups; /* the plan wants it so */
         SpawnPlan plan;
         KeeperSpec spec;
         void *spec_buffer;
@@ -263,6 +265,8 @@ static void run_spawn(Job *job)
                 r = read_spec(j);
                 j->spec_read = !r;
         }
+        if (!r && !j->may_write_cgroups)
+                j->plan.mnt_fd = confine_namespace(j->confine);
         if (r)
                 j->outcome.error = -r;
         else
@@ -298,8 +302,27 @@ static void report_spawned(Incarnation *inc, pid_t pid)
         KeeperMsg msg = about(inc, KEEPER_MSG_SPAWNED);
 
         msg.spawned.pid = inc->pid = pid;
+        msg.spawned.cgroup_write = inc->cgroup_write;
         inc->started = true;
         keeper_report(inc->keeper, &msg, fcntl(inc->pidfd, F_DUPFD_CLOEXEC, 3));
+}
+
+/* What was meant for it, and could not be, is told once for all. */
+static void note_unconfined(Keeper *k, const SpawnJob *j)
+{
+        int error = j->outcome.confine_error ? j->outcome.confine_error : j->plan.mnt_fd < 0 ? k->confine.error : 0;
+
+        if (!k->confine.writable || j->may_write_cgroups || k->confine.told || error == 0)
+                return;
+        k->confine.told = true;
+        keeper_note(k, "nodes can write the files of cgroups: no mount namespace of their own could be made (%s)", error_text(error));
+}
+
+static KeeperCgroupWrite cgroup_write_of(const Keeper *k, bool confined)
+{
+        if (!k->confine.writable)
+                return KEEPER_CGROUP_WRITE_NO;
+        return confined ? KEEPER_CGROUP_WRITE_READ_ONLY : KEEPER_CGROUP_WRITE_POSSIBLE;
 }
 
 /* What was ordered while the child was on its way reaches it now. */
@@ -339,6 +362,8 @@ static void on_spawn_done(Job *job)
         inc->job = NULL;
         inc->pidfd = atomic_load(&j->outcome.pidfd);
         if (j->executed) {
+                inc->cgroup_write = cgroup_write_of(inc->keeper, j->outcome.confined);
+                note_unconfined(inc->keeper, j);
                 /* Also when it was given up: then its end is awaited without a word. */
                 if (!inc->given_up)
                         report_spawned(inc, j->outcome.pid);
@@ -410,6 +435,7 @@ static void prepare_spawn(Incarnation *inc, const KeeperMsg *msg, int *fds)
                 .stdout_fd = j->fds[1],
                 .stderr_fd = j->fds[2],
                 .socket_fd = j->fds[5],
+                .mnt_fd = -1,
                 .slot = k->slot,
                 .node = msg->node,
                 .generation = msg->generation,
@@ -418,6 +444,8 @@ static void prepare_spawn(Incarnation *inc, const KeeperMsg *msg, int *fds)
                 .groups = k->groups,
                 .n_groups = k->n_groups,
                 .reset_oom = k->reset_oom};
+        j->confine = &k->confine;
+        j->may_write_cgroups = msg->spawn.cgroup_writable;
         j->job = (Job){.run = run_spawn, .on_announce = on_place_made, .on_done = on_spawn_done};
 }
 
@@ -552,6 +580,7 @@ static void on_capture_done(Job *job)
         inc->reaped = true; /* not ours to reap */
         if (j->executed) {
                 inc->pidfd = TAKE_FD(j->capture_fd);
+                inc->cgroup_write = cgroup_write_of(inc->keeper, false);
                 report_spawned(inc, j->outcome.pid);
                 watch_or_leave(inc, &inc->exit, inc->pidfd, EPOLLIN, on_captured_exit);
         } else {
@@ -628,6 +657,7 @@ static void report_incarnation(Incarnation *inc)
         msg.incarnation.over = inc->over;
         msg.incarnation.removed = inc->removed;
         msg.incarnation.pid = inc->pid;
+        msg.incarnation.cgroup_write = inc->cgroup_write;
         msg.incarnation.code = inc->exit_code;
         msg.incarnation.status = inc->exit_status;
         msg.incarnation.error = inc->fail_error;
@@ -645,6 +675,11 @@ void keeper_resume(Keeper *k)
         list_for_each(inc, next, &k->incarnations, link)
                 report_incarnation(inc);
         keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_RESUMED, .resumed = {k->begun, k->begun && k->takeover, k->begun ? keeper_cgroup_path(k, path, sizeof(path)) : ""}}, -1);
+}
+
+static int first_pid(pid_t pid, void *userdata)
+{
+        return pid;
 }
 
 /* Not our child, and we have no pidfd: its cgroup tells when it is over, and the guard how its first process ended. */
@@ -673,6 +708,11 @@ void keeper_adopt(Keeper *k, const KeeperMsg *msg, int *fds)
                         keeper_note(k, "output of %s cannot be read any more: out of descriptors or memory", inc->cgroup);
         if (cgroup_open(k->dataflow_fd, inc->cgroup, &inc->cgroup_fd) == 0)
                 inc->events_fd = cgroup_open_file(inc->cgroup_fd, "cgroup.events", O_RDONLY);
+        if (inc->cgroup_fd >= 0) {
+                pid_t pid = cgroup_each_process(inc->cgroup_fd, first_pid, NULL);
+
+                inc->cgroup_write = pid > 0 ? cgroup_write_of(k, confine_is_apart(pid)) : KEEPER_CGROUP_WRITE_UNKNOWN;
+        }
         watch_events(inc);
         incarnation_look_again(inc); /* gone or empty already: EMPTY follows */
 }

@@ -82,6 +82,7 @@ static int make_dataflow(Keeper *k, bool takeover, const char **ret_what)
         if (r && !(k->persistent && (r == -EPIPE || r == -ECONNRESET))) /* a dead one: its successor is told, and nobody starts before (order_guard) */
                 return r;
         *ret_what = "watch the dataflow's cgroup";
+        confine_init(&k->confine, k->dataflow_fd, k->uid, k->gid, k->groups, k->n_groups);
         return keeper_loop_add(&k->loop, &k->events, k->events_fd, EPOLLPRI, on_dataflow_events);
 }
 
@@ -552,6 +553,7 @@ static int keeper_init(Keeper *k)
         k->signal_fd = k->dataflow_fd = k->events_fd = k->loop.epoll_fd = k->outputs.epoll_fd = -1;
         k->stream = STREAM_NULL;
         k->feed = FEED_NULL;
+        k->confine = CONFINE_NULL;
         k->reset_oom = oom_score_is_ours();
         (void)prctl(PR_SET_NAME, "tidegate-keeper");
         (void)setsid();                /* -EPERM when the guard made us a leader already */
@@ -627,6 +629,7 @@ static bool keeper_done(Keeper *k)
                 free(e->id);
                 free(e);
         }
+        confine_done(&k->confine);
         k->guard_fd = fd_close(k->guard_fd);
         k->listen_fd = fd_close(k->listen_fd);
         k->instance_fd = fd_close(k->instance_fd);

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "protocol/keeper_msg.h"
 #include "shm/region.h"
 #include "supervisor/loop.h"
 #include "supervisor/packet.h"
@@ -121,6 +122,7 @@ struct Node {
         NodeFound found;    /* while the dataflow is being adopted */
         bool inputs_closed; /* every link that feeds it has ended */
         int32_t pid, exit_code, exit_status; /* exit_*: as siginfo's si_code and si_status */
+        KeeperCgroupWrite cgroup_write;
         int pidfd;
         Source pid_source;
         nsec_t started_at;

@@ -249,7 +249,7 @@ static void parse_order(Check *check, json_t *object, PlanNode *node)
                 [PLAN_ON_FAILURE_STOP] = "stop",
                 [PLAN_ON_FAILURE_RESTART_DOWNSTREAM] = "restart-downstream",
         };
-        json_t *capture = json_object_get(object, "capture");
+        json_t *capture = json_object_get(object, "capture"), *writable = json_object_get(object, "cgroup_writable");
         int choice;
 
         node->stuck_timeout_ns = PLAN_STUCK_NS;
@@ -270,6 +270,9 @@ static void parse_order(Check *check, json_t *object, PlanNode *node)
         if (capture && (!json_is_boolean(capture) || node->kind != PLAN_KIND_DYNAMIC))
                 complain(check, "\"capture\" must be true or false, and of a dynamic node");
         node->capture = json_is_true(capture);
+        if (writable && (!json_is_boolean(writable) || node->kind == PLAN_KIND_DYNAMIC))
+                complain(check, "\"cgroup_writable\" must be true or false, and not of a dynamic node");
+        node->cgroup_writable = json_is_true(writable);
 }
 
 /* What somebody else starts has nothing of what we give to a process. */

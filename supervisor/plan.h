@@ -82,6 +82,7 @@ typedef struct PlanNode {
         nsec_t health_check_timeout_ns; /* 0: none; else stuck_timeout_ns is neither 0 nor more */
         PlanOnFailure on_failure;
         bool capture; /* of a dynamic node */
+        bool cgroup_writable; /* of others: root's may write cgroups */
         bool late;    /* does not count for the startup barrier of the others (plan-order.c) */
         PlanAfter *after;
         size_t n_after;

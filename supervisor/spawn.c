@@ -159,6 +159,22 @@ static CHILD_CODE void reset_session(Child *c)
         (void)close(fd);
 }
 
+/*
+ * Where the cgroups are read-only, and begin at its own. Goes on without: whoever asks is told. The file system's root and
+ * working directory are this child's alone, for it was cloned without CLONE_FS.
+ */
+static CHILD_CODE void confine(Child *c)
+{
+        if (c->plan->mnt_fd < 0)
+                return;
+        if (syscall(SYS_setns, c->plan->mnt_fd, CLONE_NEWNS) < 0) {
+                c->outcome->confine_error = errno;
+                return;
+        }
+        c->outcome->confined = true;
+        (void)syscall(SYS_unshare, CLONE_NEWCGROUP);
+}
+
 /* Raw calls: glibc's set*id() would signal the other threads of the memory we share, which are not ours. */
 static CHILD_CODE void drop_credentials(Child *c)
 {
@@ -311,6 +327,7 @@ static CHILD_CODE void child_main(Child *c)
         if (spec->n_cpus > 0)
                 check(c, syscall(SYS_sched_setaffinity, 0, sizeof(c->cpus), c->cpus));
         step(c, SPAWN_STEP_CREDENTIALS);
+        confine(c);
         drop_credentials(c);
         step(c, SPAWN_STEP_CWD);
         check(c, chdir(spec->cwd));

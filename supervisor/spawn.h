@@ -50,6 +50,7 @@ typedef struct SpawnPlan {
         int guard_fd; /* SOCK_SEQPACKET, for the child's GUARD_MSG_CHILD */
         int stdout_fd, stderr_fd;
         int socket_fd; /* -1: none */
+        int mnt_fd;    /* mount namespace to enter (supervisor/confine.h); -1: none */
         uint32_t slot, node;
         uint64_t generation;
         uid_t uid; /* dropped to when they are not ours already */
@@ -65,6 +66,8 @@ typedef struct SpawnOutcome {
         _Atomic int cancel; /* set by spawn_cancel(): a child that is not born yet will not be, or ends by itself */
         _Atomic int step;   /* SpawnStep reached */
         pid_t pid;
+        bool confined;     /* it is in the mount namespace, and in a cgroup namespace of its own where the kernel gives one */
+        int confine_error; /* why not; 0 */
         _Atomic int error; /* errno of the step that failed; 0: execve succeeded (or something killed the child) */
 
         /* After a failed execve, seen by the child with the caller's credentials. */

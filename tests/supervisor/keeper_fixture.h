@@ -51,6 +51,7 @@ typedef struct FxSpawn {
         nsec_t span;     /* until the deadline; 0: FX_SPAN */
         int socket;      /* the node socket to give, consumed; 0: none */
         bool bad_spec;   /* send garbage */
+        bool cgroup_writable;
         int *keep_out;   /* set to a copy of stdout's write end that the test keeps */
 } FxSpawn;
 

@@ -275,7 +275,7 @@ Test(keeper, a_leader_that_left_its_cgroup_is_not_taken_for_gone, .timeout = 60)
         if (getuid() != 0)
                 cr_skip_test("not root: a node cannot leave");
         snprintf(script, sizeof(script), "echo $$ > %s/cgroup.procs && echo gone; exec sleep 1000", fx->group.path);
-        (void)fx_start(fx, &(FxSpawn){.node = 1, .argv = SH(script)});
+        (void)fx_start(fx, &(FxSpawn){.node = 1, .argv = SH(script), .cgroup_writable = true});
         fx_line(fx, &line, packet);
         cr_assert_str_eq(line.text, "gone");
         cr_assert(!fx_receive(fx, &none, 200 * NSEC_PER_MSEC), "EMPTY although the leader lives elsewhere");

@@ -388,7 +388,7 @@ def test_a_process_of_root_s_that_moved_up_into_the_dataflow_s_cgroup_ends_with_
     mount = next(fields[1] for fields in map(str.split, open("/proc/self/mounts")) if fields[2] == "cgroup2")
     body = "trap '' TERM INT HUP\necho $$ > $UP/cgroup.procs\necho $$ > $TOLD\nwhile :; do sleep 0.1; done"
     move = f"UP={mount}$(dirname $(sed -n 's/^0:://p' /proc/self/cgroup)) TOLD={tmp_path}/pid setsid sh -c '{body.replace(chr(39), chr(34))}' & wait"
-    start(daemon, program("mover", move), grace_ms=300)
+    start(daemon, {**program("mover", move), "cgroup_writable": True}, grace_ms=300)
     assert eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"), 20)
     pid = int((tmp_path / "pid").read_text())
     assert status_field(pid, "State"), "it lives"

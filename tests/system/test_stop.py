@@ -138,7 +138,8 @@ def test_sigstopped_nodes_that_cannot_hear_their_stop_event_are_ended(build, dat
 def test_an_escaped_grandchild_that_holds_stdout_open_holds_up_nobody(script, dataflow, live, home, traces):
     runaway = script("runaway", f"echo 0 >{home}/cgroup.procs\necho away\nexec sleep 1000")
     leader = script("leader", f"{runaway} &\nwhile [ ! -e go ]; do sleep 0.01; done\necho bye")
-    run = live(dataflow(programs(leader=leader)))
+    flow = {"nodes": [{"id": "leader", "path": str(leader), "cgroup_writable": True}]}
+    run = live(dataflow(flow))
     run.until("away")
     (leader.parent / "go").touch()
     run.wait(15)

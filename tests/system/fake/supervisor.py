@@ -192,7 +192,7 @@ def now_ms():
 def node(id, state="running", **changes):
     return {
         "id": id, "kind": "node", "state": state, "wanted": "running", "generation": 1, "pid": 4711 if state == "running" else 0,
-        "restarts": 0, "since_at_ms": now_ms() - 155_000, "line": 3, "protection": "cgroup", "captured": False, "quarantined": False,
+        "restarts": 0, "since_at_ms": now_ms() - 155_000, "line": 3, "protection": {"backend": "cgroup", "cgroup_write": "no", "weaker": []}, "captured": False, "quarantined": False,
         "health": "ok", **changes,
     }  # fmt: skip
 
