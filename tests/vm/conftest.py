@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests under stock Debian kernels, in guests of scripts/vm: what a host may lack or must not suffer.
+
+To add one: write a function `test_...` without parameters in a file guest/test_*.py. That is all. It runs as root in a guest, once under each
+kernel; `from guest import ...` has what it needs (guest/guest.py: tidegate(), doctor(), Cgroup, eventually() and more). It fails by an
+exception, skips by `raise Skip("why")`, ends within 60 s or what `@deadline(seconds)` says, and leaves no process and no cgroup: that is looked
+at after each. A file with `MODE = "systemd"` runs in guests where systemd is PID 1. There is a disk for whoever wants it: /dev/vda, 64 MiB.
+
+Here one process boots a guest for each kernel and mode, two at a time, and hands it the names of all selected tests (-k works); the results of
+the guest's run.py become results of pytest's. See what happens in one: scripts/vm -d 64 -- python3 tests/vm/guest/run.py test_host::test_...
+"""
+
+import ast
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import subprocess
+import threading
+import time
+from typing import NamedTuple
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("TIDEGATE_BUILD", ROOT / "build"))
+GUEST = pathlib.Path(__file__).parent / "guest"
+VM = ROOT / "scripts/vm"
+KERNELS = {"6.1": "linux-image-amd64", "6.12": "linux-image-6.12-amd64"}
+BOOT = 120  # seconds for a boot on a very busy host
+TEST = 20  # and for an average test
+AT_ONCE = 2
+collect_ignore = ["guest"]  # pytest itself may not import what ends on a host
+
+
+class GuestTest(NamedTuple):
+    module: str
+    name: str
+    mode: str
+
+    @property
+    def id(self):
+        return f"{self.module}::{self.name}"
+
+
+def collect(folder=GUEST):
+    """Every guest test, by reading its source: it can be imported in a guest only."""
+    found = []
+    for path in sorted(folder.glob("test_*.py")):
+        body = ast.parse(path.read_text(), str(path)).body
+        modes = [ast.literal_eval(s.value) for s in body if isinstance(s, ast.Assign) and getattr(s.targets[0], "id", "") == "MODE"]
+        assert all(m in ("run", "systemd") for m in modes), f"{path}: MODE is run or systemd"
+        found += [GuestTest(path.stem, s.name, modes[0] if modes else "run") for s in body if isinstance(s, ast.FunctionDef) and s.name.startswith("test_")]
+    return found
+
+
+def pytest_generate_tests(metafunc):
+    if "guest_test" not in metafunc.fixturenames:
+        return
+    cases = [(kernel, test) for test in collect() for kernel in KERNELS]
+    ids = [f"{test.module.removeprefix('test_')}-{test.name.removeprefix('test_')}-{kernel}" for kernel, test in cases]
+    metafunc.parametrize("kernel, guest_test", cases, ids=ids)
+
+
+class Guest:
+    """One boot. Its thread reads results as they come."""
+
+    def __init__(self, kernel, mode, tests):
+        self.kernel, self.mode, self.tests = kernel, mode, tests
+        self.results, self.changed = {}, threading.Condition()
+        self.skip = self.ended = self.running = None
+        self.console, self.started = [], 0.0
+        self.process = None
+
+    def run(self):
+        """To be called in a thread of its own."""
+        try:
+            if self.prepare():
+                self.boot()
+        except Exception as e:  # every test shall hear of it
+            self.console.append(f"{type(e).__name__}: {e}")
+        with self.changed:
+            self.ended = True
+            self.changed.notify_all()
+
+    def prepare(self):
+        made = subprocess.run([VM, "-k", KERNELS[self.kernel], "-p"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=400)
+        if made.returncode == 77:
+            self.skip = made.stderr.strip().splitlines()[-1]
+        elif made.returncode != 0:
+            self.console.append(made.stderr)
+        return made.returncode == 0
+
+    def boot(self):
+        seconds = BOOT + TEST * len(self.tests)
+        command = [VM, "-k", KERNELS[self.kernel], "-t", seconds, "-d", 64, *(["-s"] if self.mode == "systemd" else [])]
+        if not BUILD.is_relative_to(ROOT) and BUILD.parts[1] in ("tmp", "run"):
+            command += ["-r", BUILD]
+        command += ["--", "/usr/bin/env", f"TIDEGATE_BUILD={BUILD}", "/usr/bin/python3", GUEST / "run.py", *(t.id for t in self.tests)]
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            [str(word) for word in command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        )
+        with self.process:
+            for line in self.process.stdout:
+                self.take(line)
+        self.console.append(f"scripts/vm: status {self.process.returncode} after {time.monotonic() - self.started:.0f} s")
+
+    def take(self, line):
+        words = None
+        if line.startswith("@@"):
+            with contextlib.suppress(ValueError):
+                words = json.loads(line[2:])
+        with self.changed:
+            if not words:
+                self.console.append(line)
+            elif "end" in words:
+                self.results[words["end"]] = words
+                self.running = None
+            else:
+                self.running = words.get("begin")
+            self.changed.notify_all()
+
+    def result(self, test):
+        """Wait for it; None when the guest ended without one."""
+        with self.changed:
+            self.changed.wait_for(lambda: test.id in self.results or self.ended, 1200)
+            return self.results.get(test.id)
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+
+
+class Guests:
+    def __init__(self, wanted):
+        """@wanted: {(kernel, mode): tests}. Those without systemd, which are done first, begin."""
+        self.guests = {key: Guest(*key, tests) for key, tests in wanted.items()}
+        waiting = queue.SimpleQueue()
+        for key in sorted(self.guests, key=lambda k: k[1]):
+            waiting.put(self.guests[key])
+
+        def work():
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting.get_nowait().run()
+
+        self.threads = [threading.Thread(target=work, daemon=True) for _ in range(AT_ONCE)]
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self):
+        for guest in self.guests.values():
+            guest.stop()
+        for thread in self.threads:
+            thread.join(20)
+
+
+@pytest.fixture(scope="session")
+def guests(request):
+    assert (BUILD / "bin/tidegate").exists(), f"{BUILD} holds no build; run scripts/build"
+    wanted = {}
+    for item in request.session.items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if "guest_test" in parameters:
+            test = parameters["guest_test"]
+            wanted.setdefault((parameters["kernel"], test.mode), []).append(test)
+    all_of_them = Guests(wanted)
+    yield all_of_them
+    all_of_them.stop()

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that nobody can end: it writes to a file system that is frozen."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import time
+
+from guest import BUILD, SLACK, descriptor, eventually, processes, run, start, state_of, tidegate
+
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
+
+
+@contextlib.contextmanager
+def frozen_disk():
+    """/dev/vda at /mnt/frozen, as ext4; yields the function that freezes it. It is thawed and unmounted at the end."""
+    run("modprobe", "-a", "virtio_blk", "ext4", check=True)
+    assert eventually(lambda: os.path.exists("/dev/vda"))
+    run("mkfs.ext4", "-q", "-F", "/dev/vda", check=True)
+    os.makedirs("/mnt/frozen", exist_ok=True)
+    run("mount", "/dev/vda", "/mnt/frozen", check=True)
+    os.chmod("/mnt/frozen", 0o777)
+    directory = os.open("/mnt/frozen", os.O_RDONLY | os.O_DIRECTORY)
+
+    def thaw():
+        with contextlib.suppress(OSError):  # EINVAL: it is not frozen
+            fcntl.ioctl(directory, FITHAW, 0)
+
+    try:
+        yield lambda: fcntl.ioctl(directory, FIFREEZE, 0), thaw
+    finally:
+        thaw()
+        os.close(directory)
+        assert eventually(lambda: subprocess.run(["umount", "/mnt/frozen"]).returncode == 0)
+
+
+def writer(directory):
+    """A node that writes for ever, one that does not."""
+    return descriptor(directory, ("writer", "while :; do echo x >> /mnt/frozen/file; done"), ("other", "exec sleep 1000"))
+
+
+def blocked(flow):
+    """The pid of its writer, once that is in D."""
+    pid = int(tidegate("pid", f"{flow}:writer").stdout)
+    assert eventually(lambda: state_of(pid) == "D"), state_of(pid)
+    return pid
+
+
+def test_a_stop_ends_on_time_and_names_who_is_left():
+    with frozen_disk() as (freeze, thaw):
+        assert tidegate("up").returncode == 0
+        assert tidegate("start", writer("/tmp/flow"), "--name", "flow", "--detach", "--grace-duration", "500ms").returncode == 0
+        freeze()
+        pid = blocked("flow")
+        begin = time.monotonic()
+        result = tidegate("stop", "flow")
+        assert time.monotonic() - begin < 0.5 * 1.5 + 2 + SLACK
+        assert result.returncode == 3, "somebody is left"
+        assert "1 left" in result.stdout, result.stdout
+        assert "(writer.sh) state D" in result.stdout or "did not say who is left" in result.stdout
+        node = next(n for d in json.loads(tidegate("status", "--json").stdout)["dataflows"] for n in d["nodes"] if n["id"] == "writer")
+        assert node["quarantined"] is True and f"pid {pid} (writer.sh) state D" in node["left"] and state_of(pid) == "D"
+        thaw()
+        assert eventually(lambda: state_of(pid) is None), "its SIGKILL was waiting"
+        assert tidegate("down").returncode == 0
+
+
+def test_a_run_in_the_foreground_ends_too_and_the_next_one_removes_the_rest():
+    with frozen_disk() as (freeze, thaw):
+        freeze()
+        file = descriptor("/tmp/flow", ("writer", "echo x >> /mnt/frozen/file"))
+        command = start(BUILD / "bin/tidegate", "run", file, "--grace-duration", "500ms", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert eventually(lambda: "D" in [state_of(pid) for pid, comm in processes().items() if comm == "writer.sh"])
+        begin = time.monotonic()
+        command.send_signal(signal.SIGINT)
+        output, _ = command.communicate(timeout=60)
+        assert time.monotonic() - begin < 0.5 * 1.5 + 2 + 3 + SLACK
+        print(output)
+        assert command.returncode == 3 and "1 left" in output, output
+        # On a host that is so busy that the keeper, emulated, has not looked when the budget is over, it is said that it has not.
+        assert "(writer.sh) state D" in output or "did not say who is left" in output, output
+        thaw()
+        assert tidegate("run", descriptor("/tmp/next", ("a", "true"))).returncode == 0
