@@ -252,6 +252,10 @@ static void fields_report(Codec *c, KeeperMsg *m)
         case KEEPER_MSG_NOTE:
                 field_str(c, &m->note.text, KEEPER_MSG_TEXT_MAX);
                 break;
+        case KEEPER_MSG_COUNTED:
+                field_u32(c, &m->counted.n_processes);
+                field_u32(c, &m->counted.n_cgroups);
+                break;
         case KEEPER_MSG_ENDED:
                 field_u8(c, &m->ended.removed, 0, 1);
                 field_u8(c, &m->ended.logged, 0, 1);
@@ -304,6 +308,7 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_LEFT] = {"LEFT", true, true, true},
                 [KEEPER_MSG_NOTE] = {"NOTE", true, false, false},
                 [KEEPER_MSG_UNSHOWN] = {"UNSHOWN", true, false, false},
+                [KEEPER_MSG_COUNTED] = {"COUNTED", true, false, false},
                 [KEEPER_MSG_ENDED] = {"ENDED", true, false, false},
         };
 

@@ -18,7 +18,7 @@
  *   KILL                          KILLING, then EMPTY per incarnation that got empty
  *   LOOK                          LEFT: who is still there
  *   REAP                          (none) the exit is journalled: reap the leader now
- *   END                           ENDED, and the keeper exits
+ *   END                           COUNTED, ENDED, and the keeper exits
  *   STREAM                        (none) lines go to another log stream from here on
  *   RESUME                        INCARNATION for each that was not REAPed, then RESUMED: a successor of the supervisor asks
  *   GUARD                         (none) the guard was replaced: children register there, and so does the cgroup, at once
@@ -31,6 +31,7 @@
  * by the keeper once the program runs; that is not answered again. A KILL that overtakes a capture calls it off: the process is not moved, or
  * moved and killed. How a captured process ends nobody sees: code 0. A keeper in the place of another may be given a CAPTURE that was carried out.
  *
+ * COUNTED comes before ENDED unless nobody could count in time: what is left below the dataflow's cgroup, nothing if it was removed.
  * UNSHOWN may come before ENDED: so many lines of a node never reached the log stream of the last STREAM, which was full. NOTE may come at any time: something a person should read, once (logs cannot be written, a line was cut).
  *
  * Decoding is strict as for the node socket (protocol/node_msg.h). No I/O here.
@@ -76,6 +77,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_UNSHOWN = 45,
         KEEPER_MSG_INCARNATION = 43,
         KEEPER_MSG_RESUMED = 44,
+        KEEPER_MSG_COUNTED = 46,
 } KeeperMsgType;
 
 /* Where a spawn failed; the text of SPAWN_FAILED says it in words, with the path. */
@@ -101,7 +103,7 @@ typedef enum KeeperCgroupWrite {
 
 typedef struct KeeperMsg {
         KeeperMsgType type;
-        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, UNSHOWN, STREAM, END, ENDED */
+        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, UNSHOWN, STREAM, END, COUNTED, ENDED */
         uint64_t generation; /* same; 0 together with KEEPER_NODE_ALL */
         union {
                 struct { /* BEGIN; fds: the log stream to the client (protocol/log_msg.h), if has_log_stream */
@@ -205,6 +207,9 @@ typedef struct KeeperMsg {
                         uint8_t takeover; /* it was begun in the place of another: what that one spawned it knows only if it was told (ADOPT) */
                         const char *cgroup; /* as in BEGUN; "" before it */
                 } resumed;
+                struct { /* COUNTED */
+                        uint32_t n_processes, n_cgroups;
+                } counted;
                 struct { /* ENDED */
                         uint8_t removed; /* the dataflow's cgroup is gone */
                         uint8_t logged;  /* every log line was written; what is missing a NOTE has told */

@@ -89,17 +89,40 @@ void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, con
         dataflow_ledger_at(dataflow, clock_now(), rung, node, result, count);
 }
 
-void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count)
+static json_t *ledger_entry(const Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result)
 {
         nsec_t since = dataflow->stop_at ? dataflow->stop_at : dataflow->begun_at;
-        json_t *entry = json_pack("{ss sI ss ss* ss}", "type", "ledger", "at_ms",
-                (json_int_t)(nsec_left(at, since) / NSEC_PER_MSEC), "rung", rung, "node", node ? node->plan->id : NULL, "result", result);
+
+        return json_pack("{ss sI ss ss* ss}", "type", "ledger", "at_ms", (json_int_t)(nsec_left(at, since) / NSEC_PER_MSEC), "rung", rung, "node",
+                node ? node->plan->id : NULL, "result", result);
+}
+
+static void ledger_add(Dataflow *dataflow, json_t *take_entry)
+{
+        if (take_entry && json_array_size(dataflow->ledger) < 10000)
+                (void)json_array_append(dataflow->ledger, take_entry);
+        dataflow_emit(dataflow, take_entry);
+}
+
+void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count)
+{
+        json_t *entry = ledger_entry(dataflow, at, rung, node, result);
 
         if (entry && count >= 0)
                 (void)json_object_set_new(entry, "count", json_integer(count));
-        if (entry && json_array_size(dataflow->ledger) < 10000)
-                (void)json_array_append(dataflow->ledger, entry);
-        dataflow_emit(dataflow, entry);
+        ledger_add(dataflow, entry);
+}
+
+void dataflow_ledger_audit(Dataflow *dataflow, const Node *node, const Audit *audit)
+{
+        char text[256];
+        json_t *counts = audit_json(audit);
+        json_t *entry = ledger_entry(dataflow, clock_now(), "audit", node, audit_text(audit, text, sizeof(text)));
+
+        if (entry && counts)
+                (void)json_object_update(entry, counts);
+        json_decref(counts);
+        ledger_add(dataflow, entry);
 }
 
 void dataflow_fail(Dataflow *dataflow, const Node *node, const char *format, ...)
@@ -242,9 +265,7 @@ static int on_advance(Job *job)
                 dataflow_let_go(dataflow);
         if (dataflow->state >= DATAFLOW_STARTING && dataflow->state < DATAFLOW_ENDING && dataflow_is_final(dataflow))
                 dataflow_end(dataflow);
-        if (dataflow->state == DATAFLOW_ENDING && dataflow->keeper_gone) {
-                timer_disarm(&dataflow->timer);
-                dataflow_ledger(dataflow, "audit", NULL, dataflow->n_left ? "left" : "empty", dataflow->n_left);
+        if (dataflow->state == DATAFLOW_ENDING && dataflow->keeper_gone && audit_dataflow(dataflow)) {
                 dataflow->ended_at = dataflow->loop->now;
                 dataflow_set_state(dataflow, DATAFLOW_ENDED);
                 supervisor_dataflow_ended(dataflow->supervisor, dataflow);
@@ -604,6 +625,10 @@ void dataflow_on_enforced(Dataflow *dataflow, const struct guard_record *record)
         }
         if (record->count > 0 || record->left > 0)
                 dataflow_ledger_at(dataflow, record->at_ns, "guard", NULL, record->left ? "left" : "empty", record->count);
+        if (record->count > 0 && (!dataflow->kill_at || record->at_ns < dataflow->kill_at))
+                dataflow->kill_at = record->at_ns;
+        if (record->count > 0)
+                dataflow->killed_until = clock_now();
         dataflow->n_killed += record->count - MIN(record->count, record->n_named); /* the rest is counted with its node */
         if (record->left > 0)
                 return;
@@ -651,12 +676,12 @@ json_t *dataflow_result(const Dataflow *dataflow)
 
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
                 (void)json_array_append_new(nodes, node_result(&dataflow->nodes[i]));
-        return json_pack("{ss ss ss sb sI sI si si ss* so sO sO}", "type", "result", "uuid", dataflow->uuid_text, "name",
+        return json_pack("{ss ss ss sb sI sI si si ss* so sO sO so*}", "type", "result", "uuid", dataflow->uuid_text, "name",
                 dataflow->plan->name, "success", dataflow_succeeded(dataflow), "duration_ms",
                 (json_int_t)((now - dataflow->begun_at) / NSEC_PER_MSEC), "stop_ms",
                 (json_int_t)(dataflow->stop_at ? (now - dataflow->stop_at) / NSEC_PER_MSEC : 0), "killed", (int)dataflow->n_killed,
                 "left", (int)dataflow->n_left, "error", dataflow->error, "nodes", nodes, "ledger", dataflow->ledger, "notes",
-                dataflow->notes);
+                dataflow->notes, "audit", dataflow->audited ? audit_json(&dataflow->audit) : NULL);
 }
 
 /* ---- making and unmaking */

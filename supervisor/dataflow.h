@@ -17,6 +17,7 @@
 #include <jansson.h>
 
 #include "protocol/keeper_msg.h"
+#include "supervisor/audit.h"
 #include "supervisor/node.h"
 
 typedef struct JournalEntry JournalEntry;
@@ -107,6 +108,11 @@ struct Dataflow {
         char *error;    /* first thing that went wrong; NULL: nothing */
         uint32_t n_killed, n_left;
         bool not_removed; /* its cgroup, when its keeper ended */
+        bool left_known;  /* its keeper has counted */
+        uint32_t left_processes, left_cgroups;
+        nsec_t kill_at, killed_until; /* when its nodes were killed, and when the last of those was empty; 0: none was */
+        Audit audit;      /* audit.c */
+        bool audit_asked, audit_heard, audited;
         uint32_t n_keeper_deaths;
         nsec_t keeper_died_at;
         bool keeper_replaced; /* the next keeper takes over what the last one left */
@@ -202,6 +208,8 @@ __attribute__((format(printf, 3, 4))) void dataflow_fail(Dataflow *dataflow, con
 void dataflow_node_changed(Node *node, NodeState from, NodeEvent event);
 void dataflow_note(Dataflow *dataflow, const char *node, const char *text);
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count);
+/* ... of what is left. @node: NULL: the dataflow */
+void dataflow_ledger_audit(Dataflow *dataflow, const Node *node, const Audit *audit);
 /* ... of a moment that has passed. */
 void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count);
 void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text); /* "stuck", "resumed" */

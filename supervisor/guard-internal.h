@@ -213,6 +213,7 @@ struct Guard {
 void guard_store(Guard *guard, const struct guard_record *record, int *fds, size_t n_fds); /* takes what it keeps */
 void guard_unstore(Guard *guard, uint32_t slot, uint32_t node, uint64_t generation);
 void guard_unstore_slot(Guard *guard, uint32_t slot);
+void guard_forget(Guard *guard, uint32_t slot); /* the same, and the supervisor hears of it */
 void guard_replay(Guard *guard); /* begin to tell a new supervisor */
 void guard_pump(Guard *guard);   /* go on telling, as far as its socket takes it */
 

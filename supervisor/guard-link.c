@@ -61,6 +61,11 @@ void guard_unstore_order(const Node *node)
         guard_send_about(node, GUARD_MSG_UNSTORE);
 }
 
+void guard_forget_dataflow_order(const Dataflow *dataflow)
+{
+        guard_send(dataflow->supervisor, (struct guard_record){.type = GUARD_MSG_FORGET, .slot = dataflow->slot});
+}
+
 void guard_ask_order(const Node *node)
 {
         guard_send_about(node, GUARD_MSG_ASK);
@@ -183,6 +188,8 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 supervisor_stop_all(supervisor, NSEC_NEVER, false, "the guard was asked to end");
         else if (!dataflow)
                 return;
+        else if (record->type == GUARD_MSG_FORGOTTEN)
+                audit_on_forgotten(dataflow, record);
         else if (record->type == GUARD_MSG_KEEPER)
                 dataflow_on_keeper(dataflow, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
         else if (record->type == GUARD_MSG_KEEPER_FAILED)

@@ -73,6 +73,22 @@ void guard_unstore_slot(Guard *guard, uint32_t slot)
         unstore(guard, slot, NODE_ANY, 0);
 }
 
+/* The supervisor has ended the dataflow, and counts what is left of it. */
+void guard_forget(Guard *guard, uint32_t slot)
+{
+        struct guard_record answer = {.type = GUARD_MSG_FORGOTTEN, .slot = slot};
+
+        guard_unstore_slot(guard, slot);
+        for (unsigned i = 0; i < guard->stored_top; i++)
+                if (guard->stored[i].fd >= 0 && guard->stored[i].slot == slot) {
+                        uint16_t kind = guard->stored[i].item.kind;
+
+                        answer.count += kind != GUARD_ITEM_SOCKET && kind != GUARD_ITEM_STDOUT && kind != GUARD_ITEM_STDERR;
+                        answer.left += kind == GUARD_ITEM_SOCKET || kind == GUARD_ITEM_STDOUT || kind == GUARD_ITEM_STDERR;
+                }
+        guard_tell_supervisor(guard, answer);
+}
+
 /* ---- telling */
 
 /* 0: sent, or there is nobody to send to. PACKET_E_AGAIN: later. */

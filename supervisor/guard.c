@@ -236,6 +236,9 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
         case GUARD_MSG_UNSTORE:
                 guard_unstore(guard, record->slot, record->node, record->generation);
                 break;
+        case GUARD_MSG_FORGET:
+                guard_forget(guard, record->slot);
+                break;
         case GUARD_MSG_FOUND:
                 if (guard_adopt_keeper(guard, slot, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]), record->text) == 0)
                         (void)guard_tell_slot(guard, slot);

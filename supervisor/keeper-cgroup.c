@@ -28,6 +28,7 @@ typedef struct CgroupJob {
         SweepResult result;
         int r;
         uint32_t n;    /* KILL: there at its beginning; LOOK: tasks */
+        uint32_t n_left, n_left_cgroups; /* REMOVE of the dataflow's, when it failed */
         bool quiet;    /* our own doing: no answer */
         bool answered; /* KILL: KILLING was dealt with */
         char *name;    /* REMOVE */
@@ -327,6 +328,12 @@ bool keeper_start_remove(Keeper *k, const KeeperMsg *about, int dir_fd, const ch
         return true;
 }
 
+static int count_cgroup(int dir_fd, void *userdata)
+{
+        (*(uint32_t *)userdata)++;
+        return 0;
+}
+
 /* No node is left, so whoever is still there has moved up from a node's cgroup, as a node of root's can. */
 static void run_remove_dataflow(Job *job)
 {
@@ -339,6 +346,10 @@ static void run_remove_dataflow(Job *job)
                 j->n = j->result.n_found;
         }
         j->r = cgroup_remove_tree(j->dir_fd, j->name, j->until);
+        if (j->r == 0 || fd < 0)
+                return;
+        j->n_left = count(fd);
+        (void)cgroup_walk(fd, count_cgroup, &j->n_left_cgroups); /* those that can be seen */
 }
 
 static void on_dataflow_removed(Job *job)
@@ -349,6 +360,8 @@ static void on_dataflow_removed(Job *job)
         if (j->n > 0)
                 keeper_note(k, "%u processes had left the cgroups of their nodes for the dataflow's, and were killed", j->n);
         k->removed = j->r == 0;
+        k->n_left = j->n_left;
+        k->n_left_cgroups = j->n_left_cgroups;
         k->remove_done = true;
         j = cgroup_job_free(j);
 }

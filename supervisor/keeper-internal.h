@@ -135,6 +135,7 @@ struct Keeper {
         KeeperPhase phase;
         nsec_t phase_deadline;
         bool remove_done, removed; /* of the dataflow's cgroup */
+        uint32_t n_left, n_left_cgroups; /* once remove_done: what is there of it */
         bool kill_done;
         bool outputs_finished;
         bool logger_killed;

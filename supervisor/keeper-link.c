@@ -210,6 +210,7 @@ void keeper_order_kill(Node *node, nsec_t until)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_KILL, .node = node->index, .generation = node->generation, .kill = {.until_ns = until}};
 
+        audit_note_kill(node, clock_now());
         (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the guard's escrow stands behind it */
 }
 
@@ -292,7 +293,8 @@ static void on_empty(Node *node, const KeeperMsg *msg)
                 node_on_ended(node, 0, 0);
         else if (!node->exited && !supervisor_is_private(dataflow->supervisor))
                 guard_ask_order(node); /* a keeper that took it over does not see how its first process ends */
-        dataflow->n_killed += msg->empty.n_killed;
+        audit_note_killed(node, msg->empty.n_killed);
+        node->not_removed = !msg->empty.removed;
         node->keeper_killed = node->keeper_killed || msg->empty.n_killed > 0;
         if (!msg->empty.removed)
                 dataflow_note(dataflow, node->plan->id, "its cgroup is empty, but could not be removed yet");
@@ -307,6 +309,7 @@ static void on_left(Node *node, const KeeperMsg *msg)
 
         while (n > 0 && msg->left.text[n - 1] == '\n')
                 n--; /* lines between tasks; the last one is followed by ours */
+        node->n_left = msg->left.n;
         free(node->left);
         node->left = utf8_clean(msg->left.text, n, NULL);
         if (node->rung == NODE_RUNG_VERDICT)
@@ -420,6 +423,11 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 break;
         case KEEPER_MSG_NOTE:
                 dataflow_note(dataflow, NULL, msg->note.text);
+                break;
+        case KEEPER_MSG_COUNTED:
+                dataflow->left_known = true;
+                dataflow->left_processes = msg->counted.n_processes;
+                dataflow->left_cgroups = msg->counted.n_cgroups;
                 break;
         case KEEPER_MSG_ENDED:
                 dataflow->not_removed = !msg->ended.removed;

@@ -395,6 +395,8 @@ static void report_ended(Keeper *k, nsec_t now)
         bool logged = feed_ended(&k->feed) && feed_clean(&k->feed);
 
         keeper_tell_unshown(k);
+        if (k->remove_done)
+                keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_COUNTED, .counted = {k->n_left, k->n_left_cgroups}}, -1);
         keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_ENDED, .ended = {.removed = k->removed, .logged = logged}}, -1);
         set_phase(k, KEEPER_LAST, nsec_add(now, LAST_REPORTS_SPAN));
 }

@@ -235,7 +235,9 @@ static void node_begin_incarnation(Node *node)
         node->spawned = node->captured = node->connected = node->mapped = node->started = false;
         node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = false;
         node->killed_by_guard = node->keeper_killed = node->guard_asked = node->guard_heard = false;
-        node->enforced_at = 0;
+        node->enforced_at = node->kill_at = node->killed_until = 0;
+        node->n_killed = node->n_left = 0;
+        node->not_removed = false;
         node->escrow_placed = false;
         node->quarantined = node->resolved = false;
         keeper_take_pidfd(node, 0, -1); /* that of another life */
@@ -639,7 +641,8 @@ void node_on_guard_word(Node *node, uint32_t n_killed, nsec_t at)
         node->guard_heard = true;
         if (n_killed > 0 && !node->keeper_killed) { /* else it found those who were dying already */
                 node->killed = node->killed_by_guard = true;
-                node->dataflow->n_killed += n_killed;
+                audit_note_kill(node, at);
+                audit_note_killed(node, n_killed);
                 dataflow_ledger_at(node->dataflow, at, "guard", node, "killed", n_killed);
         }
         node_post(node, NODE_EV_EMPTY);
@@ -712,6 +715,13 @@ nsec_t node_backoff_ns(const PlanNode *plan, uint32_t n_restarts)
         return plan->max_restart_delay_ns > 0 ? MIN(delay, plan->max_restart_delay_ns) : delay;
 }
 
+/* It was ended alone, on somebody's order; in the stop of its dataflow it is counted with the others. */
+static void node_audit(Node *node)
+{
+        if (node->end == NODE_END_STOP && !node->dataflow->stop_ordered && node->spawned && !node_is_loose(node))
+                audit_node(node);
+}
+
 static void node_back_off(Node *node)
 {
         nsec_t now = node->dataflow->loop->now;
@@ -719,6 +729,7 @@ static void node_back_off(Node *node)
         node->n_restarts++;
         if (node->restart_wanted) { /* asked for: at once, and nothing that counts against it */
                 wiring_release(node);
+                node_audit(node);
                 node_set_deadline(node, node->end == NODE_END_SPAWN ? nsec_add(now, NODE_AGAIN_SPAN) : now);
                 return;
         }
@@ -735,6 +746,7 @@ static void node_back_off(Node *node)
 static void node_on_final(Node *node)
 {
         wiring_release(node);
+        node_audit(node);
 }
 
 /* Its peers were told that it would come again. */
@@ -880,11 +892,7 @@ void node_done(Node *node)
         wiring_release(node);
         source_remove(&node->pid_source);
         node->pidfd = fd_close(node->pidfd);
-        for (size_t i = 0; node->outputs && i < node->plan->n_outputs; i++) {
-                node->outputs[i].ring_fd = fd_close(node->outputs[i].ring_fd);
-                node->outputs[i].pool_fd = fd_close(node->outputs[i].pool_fd);
-        }
-        node->bell_fd = fd_close(node->bell_fd);
+        wiring_release_outputs(node);
         for (unsigned i = 0; i < ELEMENTSOF(node->out_fds); i++)
                 node->out_fds[i] = fd_close(node->out_fds[i]);
         free(node->outputs);

@@ -112,6 +112,10 @@ struct Node {
         bool keeper_killed;   /* its keeper has found somebody to kill */
         bool guard_asked, guard_heard; /* whether it was the guard; answered, or not in time */
         Timer guard_timer;    /* ... by then */
+        uint32_t n_killed;    /* processes of it that needed SIGKILL */
+        nsec_t kill_at, killed_until; /* from the first of these until nobody was left; 0: there was none */
+        bool not_removed;     /* its cgroup, when it was empty */
+        uint32_t n_left;      /* tasks, when it was looked at last */
         bool escrow_placed;   /* with the guard, for it alone */
         nsec_t enforced_at;   /* from when on the guard has killed in its cgroup alone; 0: it has not */
         bool resolved;  /* it was decided what follows */

@@ -50,6 +50,7 @@ struct Supervisor {
         uint64_t epoch;
         bool guard_gone;
         nsec_t enforced_at; /* from when on the guard has killed in the whole instance; 0: it has not */
+        int n_astray;       /* regions that were open and in no table, when a dataflow was audited last */
         int guard_pidfd; /* -1: a private instance, or none to be had */
         Private *privates[SUPERVISOR_MAX_CONTROLS];
         Status *status;    /* a daemon's pages; NULL: a private instance */
@@ -90,6 +91,7 @@ void guard_slot_free_order(Supervisor *supervisor, uint32_t slot);
 /* The guard keeps copies of what an incarnation's successor at the helm would need; a private instance has none. */
 void guard_store_order(const Node *node, const struct guard_item *items, const int *fds, size_t n);
 void guard_unstore_order(const Node *node);
+void guard_forget_dataflow_order(const Dataflow *dataflow); /* audit_on_forgotten() hears the answer */
 void guard_reap_order(const Node *node);
 void guard_forget_order(const Dataflow *dataflow, uint32_t node, uint64_t generation); /* the same of an earlier incarnation */
 void guard_ask_order(const Node *node);

@@ -325,6 +325,15 @@ void wiring_release(Node *node)
         /* Outputs and bell stay: consumers that are not attached yet may still read what is there. */
 }
 
+void wiring_release_outputs(Node *node)
+{
+        for (uint32_t i = 0; node->outputs && i < node->plan->n_outputs; i++) {
+                node->outputs[i].ring_fd = fd_close(node->outputs[i].ring_fd);
+                node->outputs[i].pool_fd = fd_close(node->outputs[i].pool_fd);
+        }
+        node->bell_fd = fd_close(node->bell_fd);
+}
+
 /* ---- handshake */
 
 static void send_outputs(Node *node)

@@ -57,6 +57,9 @@ void wiring_resume(Node *node);
 /* wiring_release() - drop the present incarnation's socket and regions; outputs that consumers still read stay. */
 void wiring_release(Node *node);
 
+/* wiring_release_outputs() - those, too: the dataflow has ended. */
+void wiring_release_outputs(Node *node);
+
 /* wiring_is_ready() - handshake done and every link that can be attached is. */
 bool wiring_is_ready(const Node *node);
 

@@ -34,6 +34,8 @@ Test(guard_msg, what_each_sender_may_send_is_accepted_from_no_other)
                 {GUARD_MSG_SLOT, GUARD_SENDER_GUARD, 2},
                 {GUARD_MSG_KILLED, GUARD_SENDER_GUARD, 0},
                 {GUARD_MSG_ESCROWED, GUARD_SENDER_GUARD, 0},
+                {GUARD_MSG_FORGET, GUARD_SENDER_SUPERVISOR, 0},
+                {GUARD_MSG_FORGOTTEN, GUARD_SENDER_GUARD, 0},
         };
 
         for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)

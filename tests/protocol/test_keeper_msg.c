@@ -37,6 +37,7 @@ static const KeeperMsg samples[] = {
         {.type = KEEPER_MSG_CAPTURE, .node = 3, .generation = 2, .capture = {"viewer", UINT64_MAX}},
         {.type = KEEPER_MSG_SPAWN_FAILED, .node = 3, .generation = 1, .spawn_failed = {KEEPER_STAGE_CAPTURE, 1, "it has limits"}},
         {.type = KEEPER_MSG_EXITED, .node = 3, .generation = 1, .exited = {0, 0}},
+        {.type = KEEPER_MSG_COUNTED, .counted = {3, UINT32_MAX}},
 };
 
 Test(keeper_msg, every_message_survives_the_round_trip)
@@ -117,7 +118,7 @@ Test(keeper_msg, values_outside_their_range_are_refused_when_written)
         KeeperMsg bad[] = {
                 {.type = (KeeperMsgType)0},
                 {.type = (KeeperMsgType)9},
-                {.type = (KeeperMsgType)46},
+                {.type = (KeeperMsgType)60},
                 {.type = KEEPER_MSG_BEGIN, .begin = {"", "n", "", 1, 0, 0, 0}},
                 {.type = KEEPER_MSG_BEGIN, .begin = {"../x", "n", "", 1, 0, 0, 0}},
                 {.type = KEEPER_MSG_BEGIN, .begin = {"..", "n", "", 1, 0, 0, 0}},

@@ -417,7 +417,7 @@ def test_the_example_of_a_plain_client_is_as_it_is_shown(daemon, node_environmen
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "a: pending -> starting", "a: starting -> running", "flow is running", "a: running, program",
-        f"stop: user {os.geteuid()}", "escrow: confirmed", "term: sent", "ask: empty", "audit: empty", "succeeded 0 left",
+        f"stop: user {os.geteuid()}", "escrow: confirmed", "term: sent", "ask: empty", "audit: killed 0, left 0", "succeeded 0 left",
     ]  # fmt: skip
 
 

@@ -54,6 +54,7 @@ def loose(text):
     """Times, and how many processes a kill still met: for a busy machine the guard helps."""
     text = re.sub(r"\d+\\\.\d+", r"\\d+\\.\\d+", re.escape(text))
     text = re.sub(r"(uptime\\ )\d+:\d\d:\d\d", r"\1\\d+:\\d\\d:\\d\\d", text)
+    text = re.sub(r"(audit(?:\\ )+killed\\ )\d+(,\\ left\\ .*,\\ )\d+(\\ ms)$", r"\1\\d+\2\\d+\3", text)
     return re.sub(r"(kill(?:\\ )+\w+(?:\\ )+)\d+(\\ processes(?:\\ )+empty)", r"\1\\d+\2", text)
 
 
@@ -81,7 +82,8 @@ def is_printed(line, printed, bound):
     ("1", "11", True),
     ("took 1.53 s, 0 left", "took 20.1 s, 0 left", True),
     ("took 1.53 s, 0 left", "took 1.53 s, 1 left", False),
-    ("  +1.5 s  audit    0 processes    empty", "  +1.5 s  audit    1 processes    empty", False),
+    ("  +1.5 s  audit    killed 200, left 0, 27 ms", "  +1.5 s  audit    killed 91, left 0, 1204 ms", True),
+    ("  +1.5 s  audit    killed 200, left 0, 27 ms", "  +1.5 s  audit    killed 200, left 1 process, 27 ms", False),
     ("  +1.5 s  kill   tree    200 processes    empty", "  +1.7 s  kill   tree    91 processes    empty", True),
     ("  +1.5 s  kill   tree    200 processes    sent", "  +1.7 s  kill   tree    91 processes    sent", False),
 ])  # fmt: skip

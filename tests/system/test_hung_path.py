@@ -91,7 +91,8 @@ def test_a_stop_is_not_held_up_by_a_start_from_a_hung_path(hung, beside, dataflo
     run.process.send_signal(signal.SIGINT)
     run.wait(0.6 + 2.5 + 3 + SLACK)
     assert run.status == 3
-    assert run.result()["left"] == 1
+    assert run.result()["left"] == run.result()["audit"]["left_processes"] == 1
+    assert run.result()["audit"]["left_cgroups"] >= 2, "its node's and its dataflow's"
     asked = next(e for e in run.events() if e["type"] == "node" and e["node"] == "beside" and e["to"] == "stopped")
     assert asked["event"] == "done"
     assert str(path) in run.node("stuck")["error"] + run.node("stuck").get("left", ""), run.node("stuck")
