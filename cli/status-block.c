@@ -211,6 +211,8 @@ void status_print_block(const json_t *dataflow)
         (void)snprintf(title, sizeof(title), "%s (%s)", json_get_text(dataflow, "name"), json_get_text(dataflow, "uuid"));
         printf("\n%s\u25cf%s %s\n", tint, tint[0] ? "\033[0m" : "", text_tame(title, false));
         print_field("File", "%s", json_get_text(dataflow, "file"));
+        if (json_get_text(dataflow, "detached_from")[0])
+                print_field("Detached", "from %s, whose stop leaves it", json_get_text(dataflow, "detached_from"));
         print_state(dataflow);
         print_field("Nodes", "%lld running, %lld failed, of %lld", json_get_number(dataflow, "n_running"),
                 json_get_number(dataflow, "n_failed"), json_get_number(dataflow, "n_nodes"));

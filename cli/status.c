@@ -61,7 +61,8 @@ static int add_target(StatusCommand *s, const char *name, json_t *to, int *ret_t
 {
         _cleanup_(json_decrefp) json_t *dataflows = NULL;
         const char *names[1];
-        json_t *node;
+        _cleanup_(json_decrefp) json_t *detached = NULL;
+        json_t *node, *dataflow;
         Target target;
         int status;
 
@@ -75,13 +76,17 @@ static int add_target(StatusCommand *s, const char *name, json_t *to, int *ret_t
                 return status;
         if (!target.node[0] || strcmp(target.node, "*") == 0)
                 return json_array_extend(to, dataflows) < 0 ? CLI_FAILED : 0;
-        node = dataflow_find_node(json_array_get(dataflows, 0), target.node);
+        dataflow = json_array_get(dataflows, 0);
+        node = dataflow_find_node(dataflow, target.node);
+        if (!node && (detached = targets_detached(&s->session, dataflow, target.node))) {
+                dataflow = detached;
+                node = dataflow_find_node(dataflow, target.node);
+        }
         if (!node) {
                 session_say(&s->session, "%s: no such node", name);
                 return CLI_NO_SUCH;
         }
-        return json_array_append_new(to, with_nodes(json_array_get(dataflows, 0), json_pack("[O]", node))) < 0 ? CLI_FAILED
-                                                                                                               : 0;
+        return json_array_append_new(to, with_nodes(dataflow, json_pack("[O]", node))) < 0 ? CLI_FAILED : 0;
 }
 
 static int collect(StatusCommand *s, json_t **ret, int *ret_transport)

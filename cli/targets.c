@@ -156,6 +156,23 @@ static int find_among(Session *session, const json_t *dataflows, const char *id,
         return 0;
 }
 
+json_t *targets_detached(Session *session, const json_t *dataflow, const char *id)
+{
+        _cleanup_(json_decrefp) json_t *all = NULL;
+        json_t *it, *found = NULL;
+        int transport;
+        size_t i;
+
+        if (targets_status(session, NULL, 0, &all, &transport) || transport)
+                return NULL;
+        json_array_foreach(all, i, it)
+                if (strcmp(json_get_text(it, "detached_from"), json_get_text(dataflow, "name")) == 0 &&
+                        json_get_number(it, "uid") == json_get_number(dataflow, "uid") && dataflow_find_node(it, id) &&
+                        (!found || !dataflow_has_ended(it)))
+                        found = it;
+        return json_incref(found);
+}
+
 int targets_node(Session *session, const char *dataflow, const char *text, json_t **ret_dataflow, json_t **ret_node)
 {
         _cleanup_(json_decrefp) json_t *dataflows = NULL;
@@ -178,5 +195,13 @@ int targets_node(Session *session, const char *dataflow, const char *text, json_
         status = targets_status(session, names, names[0] ? 1 : 0, &dataflows, &transport);
         if (transport)
                 return session_fail(session, transport);
-        return status ? status : find_among(session, dataflows, id, ret_dataflow, ret_node);
+        if (status)
+                return status;
+        if (names[0] && !dataflow_find_node(json_array_get(dataflows, 0), id)) {
+                _cleanup_(json_decrefp) json_t *detached = targets_detached(session, json_array_get(dataflows, 0), id);
+
+                if (detached && json_array_append(dataflows, detached))
+                        return CLI_FAILED;
+        }
+        return find_among(session, dataflows, id, ret_dataflow, ret_node);
 }

@@ -45,6 +45,12 @@ int targets_the_one(Session *session, const json_t *dataflows, json_t **ret);
  */
 int targets_node(Session *session, const char *dataflow, const char *text, json_t **ret_dataflow, json_t **ret_node);
 
+/*
+ * targets_detached() - the dataflow that node @id of @dataflow has become by `detach: true`, one that lives first. Says nothing.
+ * New reference, or NULL: it has not, or the supervisor could not be asked.
+ */
+json_t *targets_detached(Session *session, const json_t *dataflow, const char *id);
+
 bool dataflow_has_ended(const json_t *dataflow);
 json_t *dataflow_find_node(const json_t *dataflow, const char *id); /* borrowed, or NULL */
 

@@ -49,6 +49,7 @@ const KeyTable keys_node = {"node", "a node", (const Key[]){
         {"cpu_affinity",            KEY_ACCEPTED, NULL},
         {"capture",                 KEY_ACCEPTED, NULL}, /* of a dynamic node */
         {"cgroup_writable",         KEY_ACCEPTED, NULL},
+        {"detach",                  KEY_ACCEPTED, NULL},
         {"after",                   KEY_ACCEPTED, NULL},
         {"on_failure",              KEY_ACCEPTED, NULL},
         {"stuck_timeout",           KEY_ACCEPTED, NULL},

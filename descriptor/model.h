@@ -132,6 +132,8 @@ typedef struct NodeSpec {
         size_t n_cpus;
         Span cpus_span;
         bool is_dynamic, capture, cgroup_writable;
+        bool detach; /* it outlives the dataflow */
+        Span detach_span;
         AfterSpec *after;
         size_t n_after;
         OnFailure on_failure;

@@ -52,6 +52,11 @@ static bool target_ok(const Order *o, const Entry *e, const Leaf *target)
                 diagnostics_error(diags, span, "node %s cannot be after itself", QUOTE(target->id));
                 return false;
         }
+        if (target->spec->detach) {
+                diagnostics_error(diags, span, "node %s is detached: it has no place in the order, for it may run since long before",
+                        QUOTE(target->id));
+                return false;
+        }
         if (e->spec->until != UNTIL_COMPLETED)
                 return true;
         if (target->spec->is_dynamic) {
@@ -114,6 +119,8 @@ static int add_module(Order *o, const Entry *e, const Scope *scope)
         int r = 0;
 
         for (size_t i = 0; i < scope->file->n_nodes && !r && !o->full; i++) {
+                if (scope->leaves[i] && scope->leaves[i]->spec->detach)
+                        continue;
                 if (scope->leaves[i])
                         r = add_target(o, e, scope->leaves[i]);
                 else if (scope->children[i])
@@ -165,12 +172,12 @@ static int after_compare(const void *a, const void *b)
         return strcmp(((const After *)a)->leaf->id, ((const After *)b)->leaf->id);
 }
 
-/* What the user of a module is after, all nodes inside are after; but nobody can make wait what is started by hand. */
+/* What the user of a module is after, all nodes inside are after; but nobody can make wait what is started by hand, or runs on its own. */
 static int resolve_leaf(Order *o, Leaf *leaf)
 {
         int r;
 
-        if (leaf->spec->is_dynamic)
+        if (leaf->spec->is_dynamic || leaf->spec->detach)
                 return 0;
         r = add_list(o, leaf, leaf->spec, leaf->scope);
         for (const Scope *s = leaf->scope; s->parent && !r; s = s->parent)

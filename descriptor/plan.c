@@ -387,6 +387,8 @@ static const char *on_failure(const Planner *p, const NodeSpec *spec)
 {
         OnFailure of = spec->on_failure ? spec->on_failure : p->ex->root->file->on_failure;
 
+        if (spec->detach)
+                return on_failure_names[ON_FAILURE_IGNORE]; /* there is nobody else */
         return on_failure_names[of ? of : ON_FAILURE_IGNORE];
 }
 
@@ -421,6 +423,8 @@ static void report_health_check(const Planner *p, const Leaf *leaf)
 static int plan_optional(const NodeSpec *spec, json_t *node)
 {
         if (spec->is_dynamic && json_object_set_new(node, "capture", json_boolean(spec->capture)))
+                return error_origin(-ENOMEM);
+        if (spec->detach && json_object_set_new(node, "detach", json_true()))
                 return error_origin(-ENOMEM);
         if (spec->cgroup_writable && json_object_set_new(node, "cgroup_writable", json_true()))
                 return error_origin(-ENOMEM);
@@ -470,8 +474,20 @@ static void report_size(const Planner *p)
                 "the plan would be larger than %zu bytes; shorten args and env, or use fewer nodes", PLAN_BYTES_MAX);
 }
 
+static void report_all_detached(const Planner *p)
+{
+        for (size_t i = 0; i < p->ex->n_leaves; i++)
+                if (!p->ex->leaves[i]->spec->detach)
+                        return;
+        if (p->ex->n_leaves > 0)
+                diagnostics_error(p->ex->diags, p->ex->leaves[0]->spec->detach_span,
+                        "every node is detached, so no dataflow is left: leave \"detach\" out, for with the daemon a dataflow outlives the "
+                        "command that started it");
+}
+
 static int plan_nodes(Planner *p, json_t *nodes)
 {
+        report_all_detached(p);
         for (size_t i = 0; i < p->ex->n_leaves; i++) {
                 json_t *node = NULL;
                 int r;

@@ -181,7 +181,7 @@ static void check_path(Reader *reader, const NodeSpec *node)
 static void check_dynamic(Reader *reader, const YamlNode *map)
 {
         static const char *const ours[] = {"args", "env", "envs", "restart_policy", "max_restarts", "restart_delay",
-                "max_restart_delay", "restart_window", "health_check_timeout", "cpu_affinity", "after", "cgroup_writable"};
+                "max_restart_delay", "restart_window", "health_check_timeout", "cpu_affinity", "after", "cgroup_writable", "detach"};
         YamlNode *key;
 
         for (size_t i = 0; i < ELEMENTSOF(ours); i++)
@@ -189,6 +189,19 @@ static void check_dynamic(Reader *reader, const YamlNode *map)
                         diagnostics_error(reader->diags, key->span,
                                 "key \"%s\" means nothing for a dynamic node: its process is started by hand",
                                 ours[i]);
+}
+
+/* It becomes a dataflow of its own: nothing that ties it to the others means anything. */
+static void check_detached(Reader *reader, const YamlNode *map)
+{
+        static const char *const ties[] = {"inputs", "outputs", "after", "on_failure", "stuck_timeout", "health_check_timeout"};
+        YamlNode *key;
+
+        for (size_t i = 0; i < ELEMENTSOF(ties); i++)
+                if (yaml_get(map, ties[i], &key))
+                        diagnostics_error(reader->diags, key->span,
+                                "key \"%s\" means nothing with \"detach: true\": the node outlives the others and has no tie to them",
+                                ties[i]);
 }
 
 static int read_order(Reader *reader, const YamlNode *map, NodeSpec *ret)
@@ -208,6 +221,13 @@ static int read_order(Reader *reader, const YamlNode *map, NodeSpec *ret)
                         "of any other node the process is ours from its birth");
         }
         read_bool(reader, yaml_get(map, "cgroup_writable", NULL), "cgroup_writable", &ret->cgroup_writable);
+        read_bool(reader, yaml_get(map, "detach", &key), "detach", &ret->detach);
+        if (ret->detach) {
+                ret->detach_span = key->span;
+                check_detached(reader, map);
+                if (custom)
+                        check_detached(reader, custom);
+        }
         read_on_failure(reader, yaml_get(map, "on_failure", NULL), &ret->on_failure);
         read_stuck_timeout(reader, yaml_get(map, "stuck_timeout", NULL), &ret->stuck_timeout_ns);
         read_seconds(reader, yaml_get(map, "health_check_timeout", &key), "health_check_timeout", false,

@@ -95,12 +95,13 @@ json_t *describe_dataflow(const Flow *flow, bool with_nodes)
         count_nodes(d, &n_running, &n_failed);
         for (size_t i = 0; with_nodes && i < d->plan->n_nodes; i++)
                 (void)json_array_append_new(nodes, describe_node(&d->nodes[i]));
-        result = json_pack("{ss ss ss sI ss ss ss* ss* ss* ss* ss* sI sI si si si so}", "uuid", d->uuid_text, "name",
+        result = json_pack("{ss ss ss sI ss ss ss* ss* ss* ss* ss* ss* sI sI si si si so}", "uuid", d->uuid_text, "name",
                 d->plan->name, "file", d->plan->file, "uid", (json_int_t)d->options.uid, "state",
                 dataflow_state_to_string(d->state), "wanted",
                 d->stop_ordered || d->state >= DATAFLOW_STOPPING ? "stopped" : "running", "result", describe_result_word(d),
                 "error", d->error, "log_dir", d->log_dir, "cgroup", d->cgroup, "waits_for",
-                flow->after ? flow->after->dataflow->uuid_text : NULL, "started_at_ms", ms(d->begun_at), "since_at_ms",
+                flow->after ? flow->after->dataflow->uuid_text : NULL, "detached_from",
+                d->plan->detached_from, "started_at_ms", ms(d->begun_at), "since_at_ms",
                 ms(d->since), "n_nodes", (int)d->plan->n_nodes, "n_running", n_running, "n_failed", n_failed, "nodes", nodes);
         if (result && d->state == DATAFLOW_STOPPING)
                 (void)json_object_set_new(result, "stop_until_at_ms", json_integer(ms(d->ladder.verdict)));

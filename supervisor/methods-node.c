@@ -14,8 +14,10 @@
 static Node *take_node(Client *client, const Parameters *parameters)
 {
         Flow *flow = flow_resolve(client, parameters->dataflow);
-        Node *node = flow ? flow_node(client, flow, parameters->node) : NULL;
+        Node *node;
 
+        flow = flow ? flow_detached(flow, parameters->node) : NULL;
+        node = flow ? flow_node(client, flow, parameters->node) : NULL;
         if (!node)
                 return NULL;
         if (flow->after || flow->dataflow->state >= DATAFLOW_ENDING) {

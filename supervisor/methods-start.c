@@ -8,6 +8,8 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "protocol/control_msg.h"
+#include "protocol/node_msg.h"
+#include "supervisor/detach.h"
 #include "supervisor/server-internal.h"
 
 #define START_PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" /* for want of an environment */
@@ -194,12 +196,103 @@ static void follow(Client *client, Flow *flow, Flow *before, DataflowState until
         client_wait(client, look_for_start, timeout_ms, NSEC_NEVER);
 }
 
+/* ---- nodes that outlive their dataflow */
+
+/* A dataflow of the name that a detached node gets, which is something else; answered. */
+static bool name_is_taken(Client *client, const Plan *plan)
+{
+        for (size_t i = 0; i < plan->n_nodes; i++) {
+                char name[2 * NODE_MSG_ID_MAX + 2];
+                const Flow *flow;
+
+                if (!plan->nodes[i].detach)
+                        continue;
+                (void)snprintf(name, sizeof(name), "%s.%s", plan->name, plan->nodes[i].id);
+                flow = flow_of(client->server, client->peer.uid, name);
+                if (!flow || (flow->dataflow->plan->detached_from && strcmp(flow->dataflow->plan->detached_from, plan->name) == 0))
+                        continue;
+                client_fail(client, CONTROL_E_BUSY, "node %.128s (line %u) is to be detached as %.260s, and another dataflow of that name is %s",
+                        plan->nodes[i].id, plan->nodes[i].line, name, dataflow_state_to_string(flow->dataflow->state));
+                return true;
+        }
+        return false;
+}
+
+/* One of them; what is to be said of it goes to @notes. One that lives is left alone; one that is being stopped is waited for. False: answered. */
+static bool begin_detached(Client *client, const Plan *plan, size_t index, DataflowOptions *options, json_t *notes)
+{
+        const PlanNode *node = &plan->nodes[index];
+        const char *how;
+        char why[512] = "";
+        Flow *alive, *flow;
+        Plan *own = NULL;
+        json_t *text;
+
+        if (detach_plan(&own, plan, index, why, sizeof(why))) {
+                client_fail(client, CONTROL_E_PLAN, "%s", why[0] ? why : "out of memory");
+                return false;
+        }
+        alive = flow_of(client->server, client->peer.uid, own->name);
+        if (alive && !alive->dataflow->stop_ordered && alive->dataflow->state < DATAFLOW_ENDING) {
+                how = detach_is_same(alive->dataflow->plan, own) ? "is left alone" : "is left alone, although it was to be another: stop it first";
+                text = json_sprintf("detached, and runs already as dataflow %s: %s", own->name, how);
+                own = plan_free(own);
+        } else {
+                text = json_sprintf("detached: it runs as dataflow %s, which a stop of %s leaves alone", own->name, plan->name);
+                flow = begin(client, own, options, alive);
+                if (!flow) {
+                        json_decref(text);
+                        return false;
+                }
+                take_over(flow, NSEC_NEVER, false, "a new one takes its place");
+        }
+        (void)json_array_append_new(notes, json_pack("{ss so}", "node", node->id, "text", text)); /* without memory: unsaid */
+        return true;
+}
+
+/* Those of @take_plan, which is consumed; *ret is the rest. False: answered. */
+static bool split_detached(Client *client, Plan *take_plan, DataflowOptions *options, json_t *notes, Plan **ret)
+{
+        char why[512] = "";
+        bool any = false;
+        int r = 0;
+
+        for (size_t i = 0; i < take_plan->n_nodes; i++) {
+                if (!take_plan->nodes[i].detach)
+                        continue;
+                any = true;
+                if (!begin_detached(client, take_plan, i, options, notes)) {
+                        (void)plan_free(take_plan);
+                        return false;
+                }
+        }
+        *ret = take_plan;
+        if (!any)
+                return true;
+        r = detach_rest(ret, take_plan, why, sizeof(why));
+        (void)plan_free(take_plan);
+        if (r)
+                client_fail(client, CONTROL_E_PLAN, "%s", why[0] ? why : "out of memory");
+        return r == 0;
+}
+
+static void say_notes(Dataflow *dataflow, const json_t *notes)
+{
+        json_t *note;
+        size_t i;
+
+        json_array_foreach(notes, i, note)
+                dataflow_note(dataflow, json_string_value(json_object_get(note, "node")), json_string_value(json_object_get(note, "text")) ?: "");
+}
+
 static void look_at_caller(Client *client, const Parameters *parameters, Plan *take_plan, DataflowState until)
 {
         _cleanup_free_ char **environ_ = make_environ(parameters->environment);
         Flow *before = flow_of(client->server, client->peer.uid, take_plan->name), *flow;
         char why[256] = "";
+        _cleanup_(json_decrefp) json_t *notes = NULL;
         DataflowOptions options;
+        Plan *rest = NULL;
         PeerFacts facts;
 
         if (!environ_) {
@@ -219,11 +312,19 @@ static void look_at_caller(Client *client, const Parameters *parameters, Plan *t
                 (void)plan_free(take_plan);
                 return;
         }
+        if (name_is_taken(client, take_plan)) {
+                (void)plan_free(take_plan);
+                return;
+        }
         options = options_of(client, parameters, &facts, environ_);
-        flow = begin(client, take_plan, &options, before);
+        notes = json_array();
+        if (!split_detached(client, take_plan, &options, notes, &rest))
+                return;
+        flow = begin(client, rest, &options, before);
         if (!flow)
                 return;
         follow(client, flow, before, until, parameters->timeout_ms);
+        say_notes(flow->dataflow, notes);
         take_over(flow, NSEC_NEVER, false, "a new one takes its place");
 }
 

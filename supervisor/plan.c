@@ -249,7 +249,8 @@ static void parse_order(Check *check, json_t *object, PlanNode *node)
                 [PLAN_ON_FAILURE_STOP] = "stop",
                 [PLAN_ON_FAILURE_RESTART_DOWNSTREAM] = "restart-downstream",
         };
-        json_t *capture = json_object_get(object, "capture"), *writable = json_object_get(object, "cgroup_writable");
+        json_t *capture = json_object_get(object, "capture"), *writable = json_object_get(object, "cgroup_writable"),
+               *detach = json_object_get(object, "detach");
         int choice;
 
         node->stuck_timeout_ns = PLAN_STUCK_NS;
@@ -273,6 +274,9 @@ static void parse_order(Check *check, json_t *object, PlanNode *node)
         if (writable && (!json_is_boolean(writable) || node->kind == PLAN_KIND_DYNAMIC))
                 complain(check, "\"cgroup_writable\" must be true or false, and not of a dynamic node");
         node->cgroup_writable = json_is_true(writable);
+        if (detach && (!json_is_boolean(detach) || node->kind != PLAN_KIND_PROGRAM || node->n_after))
+                complain(check, "\"detach\" must be true or false, and of a program that is after nobody");
+        node->detach = json_is_true(detach);
 }
 
 /* What somebody else starts has nothing of what we give to a process. */
@@ -420,6 +424,8 @@ static void resolve_after(Check *check, Plan *plan, json_t *nodes, json_t *index
                                 complain(check, "\"after\": its node does not exist");
                         else
                                 after->node = (uint32_t)json_integer_value(number);
+                        if (!check->bad && plan->nodes[after->node].detach)
+                                complain(check, "\"after\": node %.128s is detached, and nobody can be after it", id);
                         for (size_t k = 0; k < i && !check->bad; k++)
                                 if (node->after[k].node == after->node)
                                         complain(check, "\"after\": node %.128s is there twice", id);
@@ -454,6 +460,26 @@ static void parse_nodes(Check *check, Plan *plan, json_t *nodes)
         json_decref(index);
 }
 
+/* They become dataflows of their own, and something must be left. */
+static void check_detached(Check *check, const Plan *plan)
+{
+        size_t n = 0;
+
+        for (size_t i = 0; i < plan->n_nodes && !check->bad; i++) {
+                const PlanNode *node = &plan->nodes[i];
+
+                n += node->detach;
+                check->node = node->id;
+                if (node->detach && plan->detached_from)
+                        complain(check, "\"detach\": this one is detached already");
+                else if (node->detach && strlen(plan->name) + 1 + strlen(node->id) > NODE_MSG_ID_MAX)
+                        complain(check, "\"detach\": the names of dataflow and node are too long together");
+        }
+        check->node = NULL;
+        if (n > 0 && n == plan->n_nodes)
+                complain(check, "every node has \"detach\"");
+}
+
 const PlanNode *plan_captures(const Plan *plan)
 {
         for (size_t i = 0; i < plan->n_nodes; i++)
@@ -481,12 +507,16 @@ int plan_new(Plan **ret, json_t *json, char *ret_why, size_t why_size)
         plan->dir = get_string(&check, json, "dir");
         if (!check.bad && plan->dir[0] != '/')
                 complain(&check, "\"dir\" must be an absolute path");
+        if (json_object_get(json, "detached_from"))
+                plan->detached_from = get_id(&check, json, "detached_from", false);
         nodes = get_array(&check, json, "nodes", PLAN_MAX_NODES);
         if (nodes && json_array_size(nodes) == 0)
                 complain(&check, "\"nodes\" must not be empty");
         plan->nodes = array_new(&check, json_array_size(nodes), sizeof(*plan->nodes));
         if (!check.bad)
                 parse_nodes(&check, plan, nodes);
+        if (!check.bad)
+                check_detached(&check, plan);
         r = check.bad ? error_origin(-EINVAL) : plan_check_order(plan, ret_why, why_size);
         if (r) {
                 (void)plan_free(plan);

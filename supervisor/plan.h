@@ -83,6 +83,7 @@ typedef struct PlanNode {
         PlanOnFailure on_failure;
         bool capture; /* of a dynamic node */
         bool cgroup_writable; /* of others: root's may write cgroups */
+        bool detach; /* of a program: it becomes a dataflow of its own (supervisor/detach.h) */
         bool late;    /* does not count for the startup barrier of the others (plan-order.c) */
         PlanAfter *after;
         size_t n_after;
@@ -91,6 +92,7 @@ typedef struct PlanNode {
 typedef struct Plan {
         json_t *json; /* owns every string */
         const char *name, *file, *dir;
+        const char *detached_from; /* name of the dataflow of which this was a node; NULL: none */
         PlanNode *nodes;
         size_t n_nodes;
         uint32_t *sorted; /* n_nodes indices: whoever is waited for comes before who waits */

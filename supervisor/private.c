@@ -56,6 +56,15 @@ static int log_stream_new(int *ret_keeper, int *ret_client)
         return 0;
 }
 
+/* There is nobody here whom it could outlive. */
+static void note_detached(Dataflow *dataflow)
+{
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                if (dataflow->plan->nodes[i].detach)
+                        dataflow_note(dataflow, dataflow->plan->nodes[i].id,
+                                "detach needs the daemon: under `tidegate run` it ends with the others");
+}
+
 static void method_run(Private *private, json_t *parameters)
 {
         Supervisor *supervisor = private->supervisor;
@@ -107,6 +116,7 @@ static void method_run(Private *private, json_t *parameters)
         control_event(private->control, accepted);
         json_decref(accepted);
         note_dynamic(dataflow);
+        note_detached(dataflow);
 }
 
 static void method_stop(Private *private, json_t *parameters)

@@ -155,6 +155,20 @@ Flow *flow_resolve(Client *client, const char *name)
         return NULL;
 }
 
+Flow *flow_detached(Flow *flow, const char *id)
+{
+        Flow *it, *next, *found = flow;
+
+        list_for_each(it, next, &flow->server->flows, link) {
+                const Plan *plan = it->dataflow->plan;
+
+                if (plan->detached_from && it->dataflow->options.uid == flow->dataflow->options.uid && strcmp(plan->nodes[0].id, id) == 0 &&
+                        strcmp(plan->detached_from, flow->dataflow->plan->name) == 0 && (found == flow || !flow_is_live(found) || flow_is_live(it)))
+                        found = it;
+        }
+        return found;
+}
+
 Node *flow_node(Client *client, Flow *flow, const char *id)
 {
         const Plan *plan = flow->dataflow->plan;

@@ -156,6 +156,8 @@ void flows_forget(Server *server); /* the oldest of too many that have ended; af
  * ended last), or the beginning of a uuid. NULL: there is none, or several, and the call was answered so.
  */
 Flow *flow_resolve(Client *client, const char *name);
+/* flow_detached() - the dataflow that this node of @flow has become (supervisor/detach.h); @flow: it has not. */
+Flow *flow_detached(Flow *flow, const char *id);
 Node *flow_node(Client *client, Flow *flow, const char *id); /* NULL: none, and the call was answered so */
 
 /* flow_of() - the one of that user and name that lives and waits for nobody; NULL: none. */

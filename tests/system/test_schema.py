@@ -22,6 +22,7 @@ BEYOND_SCHEMA = {
     "alias_bomb", "alias_deep", "alias_recursive", "alias_unknown", "args", "comment_only", "duplicate_keys", "empty", "env",
     "key_list", "merge_key", "module_clash", "module_wires", "nul_escape", "syntax_flow", "syntax_indent", "syntax_quote",
     "syntax_tab", "tag", "two_documents", "module_alone", "after_cycle", "after_links", "after_targets",
+    "detach_all",
 }  # fmt: skip
 BAD = sorted(p for p in FIXTURES.glob("*.yml") if p not in GOOD and p.stem not in BEYOND_SCHEMA)
 
@@ -93,6 +94,14 @@ NODE = {"id": "a", "path": "x"}
         ({"path": "dynamic", "after": ["z"]}, False),
         ({"capture": False}, False),
         ({"cgroup_writable": True}, True),
+        ({"detach": True}, True),
+        ({"detach": True, "restart_policy": "always", "env": {"A": "b"}, "cgroup_writable": True}, True),
+        ({"detach": True, "outputs": ["x"]}, False),
+        ({"detach": True, "inputs": {"x": "y/z"}}, False),
+        ({"detach": True, "after": ["z"]}, False),
+        ({"detach": True, "on_failure": "stop"}, False),
+        ({"detach": False, "outputs": ["x"]}, True),
+        ({"path": "dynamic", "detach": True}, False),
         ({"cgroup_writable": "yes"}, False),
         ({"path": "dynamic", "cgroup_writable": True}, False),
         ({"after": ["z"]}, True),
@@ -134,7 +143,8 @@ def test_a_node_is_judged_alike_by_both(build, tidegate, tmp_path, change, good)
     document = {"nodes": [NODE | change, {"id": "z", "path": "x"}]}
     assert (errors(document) == []) == good
     # The reader gets the same, with the one name that links need. JSON is YAML.
-    document["nodes"][0].setdefault("outputs", ["b", "b/c"])
+    if not document["nodes"][0].get("detach"):
+        document["nodes"][0].setdefault("outputs", ["b", "b/c"])
     file = tmp_path / "dataflow.yml"
     file.write_text(json.dumps(document))
     assert (tidegate("validate", "--allow-shell-nodes", file).returncode == 0) == good
