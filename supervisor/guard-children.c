@@ -115,10 +115,13 @@ void guard_set_child_end(Guard *guard, const struct guard_record *record, int32_
 /* Its pid may be another's by now: the pidfd says whether it is this one that lies there. */
 GuardChild *guard_find_child(Guard *guard, pid_t pid)
 {
-        for (unsigned i = 0; i < GUARD_MAX_CHILDREN; i++) {
+        uint32_t n = 0; /* seen: the first ones are taken first, and this is asked for each orphan */
+
+        for (unsigned i = 0; i < GUARD_MAX_CHILDREN && n < guard->n_children; i++) {
                 GuardChild *child = &guard->children[i];
                 siginfo_t si = {};
 
+                n += child->pidfd >= 0;
                 if (child->pidfd >= 0 && child->pid == pid && !child->ours &&
                         waitid(P_PIDFD, (id_t)child->pidfd, &si, WEXITED | WNOHANG | WNOWAIT) == 0 && si.si_pid == pid)
                         return child;

@@ -18,7 +18,8 @@
 #include "supervisor/scope.h"
 
 #define GUARD_MAX_ENFORCERS 64
-#define GUARD_REAPS_PER_TURN 256
+#define GUARD_REAPS_PER_TURN 32 /* some 20 us each, more with many in /proc */
+#define GUARD_REAP_REST      3  /* times as long as they took */
 #define GUARD_BACKOFF_MIN  (50 * NSEC_PER_MSEC) /* before another supervisor, when they die within GUARD_BACKOFF_CALM */
 #define GUARD_BACKOFF_MAX  (5 * NSEC_PER_SEC)
 #define GUARD_BACKOFF_CALM (10 * NSEC_PER_SEC)
@@ -197,7 +198,8 @@ struct Guard {
         GuardNodeEscrow *escrows; /* of incarnations: GUARD_MAX_NODE_ESCROWS */
         unsigned escrows_top;     /* beyond it none was ever placed */
         Timer phase_timer;
-        Job reap; /* more children have ended than one turn reaps */
+        Timer reap_timer; /* children have ended that are none of our own parts */
+        nsec_t reap_after;
         uint32_t n_left;
 
         /* daemon: guard-store.c */

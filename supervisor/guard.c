@@ -426,23 +426,48 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
                 guard_child_look(child);
 }
 
-/* A tree of thousands comes to us at once when it is killed: a part of it a turn, for SIGCHLD tells of many only once. */
-static int on_reap(Job *job)
+/* Looked at first, handled, and only then reaped: its pid means this process until the very end. */
+static bool reap_one(Guard *guard, idtype_t type, pid_t pid)
 {
-        Guard *guard = container_of(job, Guard, reap);
-        unsigned n;
+        siginfo_t si = {};
 
-        /* Looked at first, handled, and only then reaped: its pid means this process until the very end. */
-        for (n = 0; n < GUARD_REAPS_PER_TURN; n++) {
-                siginfo_t si = {};
+        if (waitid(type, (id_t)pid, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid == 0)
+                return false;
+        on_child_reaped(guard, &si);
+        (void)waitid(P_PID, (id_t)si.si_pid, &si, WEXITED | WNOHANG);
+        return true;
+}
 
-                if (waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid == 0)
-                        break;
-                on_child_reaped(guard, &si);
-                (void)waitid(P_PID, (id_t)si.si_pid, &si, WEXITED | WNOHANG);
-        }
+/* Supervisor, keepers and enforcers do not wait behind the orphans that a node makes without a pause. */
+static void reap_own(Guard *guard)
+{
+        if (guard->supervisor.pid > 0)
+                (void)reap_one(guard, P_PID, guard->supervisor.pid);
+        for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++)
+                if (guard->enforcers[i].process.pid > 0)
+                        (void)reap_one(guard, P_PID, guard->enforcers[i].process.pid);
+        for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++)
+                if (guard->slots[i].keeper.pid > 0)
+                        (void)reap_one(guard, P_PID, guard->slots[i].keeper.pid);
+}
+
+/*
+ * Everybody else: orphans, of which a tree of thousands makes thousands when it is killed, and a fork bomb as many as
+ * we reap. At our priority that would be all that the processor does: each look is followed by a rest that is longer.
+ * Until none is left, for SIGCHLD tells of many only once.
+ */
+static int on_reap(Timer *timer, nsec_t now)
+{
+        Guard *guard = container_of(timer, Guard, reap_timer);
+        nsec_t begin = clock_now(), end;
+        unsigned n = 0;
+
+        while (n < GUARD_REAPS_PER_TURN && reap_one(guard, P_ALL, 0))
+                n++;
+        end = clock_now();
+        guard->reap_after = nsec_add(end, (end - begin) * GUARD_REAP_REST);
         if (n == GUARD_REAPS_PER_TURN)
-                job_post(&guard->loop, &guard->reap, on_reap);
+                timer_arm(&guard->loop, timer, guard->reap_after, on_reap);
         guard_advance(guard);
         return 0;
 }
@@ -462,7 +487,10 @@ static int on_signal(Source *source, uint32_t revents)
                         guard_config_reload(guard);
                 else if (info.ssi_signo == SIGUSR1)
                         guard_tell_supervisor(guard, (struct guard_record){.type = GUARD_MSG_DUMP});
-        return on_reap(&guard->reap);
+        reap_own(guard);
+        timer_arm(&guard->loop, &guard->reap_timer, MAX(guard->loop.now, guard->reap_after), on_reap);
+        guard_advance(guard);
+        return 0;
 }
 
 /* ---- the end */
