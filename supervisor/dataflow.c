@@ -19,6 +19,7 @@
 #define DATAFLOW_BEGIN_SPAN    (5 * NSEC_PER_SEC)     /* the keeper makes one directory and forks */
 #define DATAFLOW_CONFIRM_SPAN  (200 * NSEC_PER_MSEC)  /* the guard answers in microseconds */
 #define DATAFLOW_END_SPAN      (2 * NSEC_PER_SEC)     /* the keeper flushes logs and removes directories */
+#define DATAFLOW_END_LEFT_SPAN (100 * NSEC_PER_MSEC) /* the same, where somebody is left: no cgroup to wait for, and the stop has had its time */
 #define DATAFLOW_END_SLACK     (500 * NSEC_PER_MSEC)
 #define DATAFLOW_REPLACE_SPAN  (5 * NSEC_PER_SEC)     /* the guard kills, reaps and forks; the new keeper opens directories */
 #define DATAFLOW_RESUME_SPAN   (2 * NSEC_PER_SEC)     /* a keeper that was told of a new supervisor says what it has; it never blocks */
@@ -243,10 +244,11 @@ static int on_end_late(Timer *timer, nsec_t now)
 
 static void dataflow_end(Dataflow *dataflow)
 {
-        nsec_t deadline = nsec_add(dataflow->loop->now, DATAFLOW_END_SPAN);
+        nsec_t deadline;
 
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
                 dataflow->n_left += dataflow->nodes[i].quarantined;
+        deadline = nsec_add(dataflow->loop->now, dataflow->n_left > 0 ? DATAFLOW_END_LEFT_SPAN : DATAFLOW_END_SPAN);
         dataflow_set_state(dataflow, DATAFLOW_ENDING);
         keeper_order_end(dataflow, deadline);
         timer_arm(dataflow->loop, &dataflow->timer, nsec_add(deadline, DATAFLOW_END_SLACK), on_end_late);
