@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dataflows of hostile trees under a daemon: planted, waited for until they stand, stopped, and held against the verdict.
+
+A tree is found by the name of its processes (hTOKEN.SEED, from /proc/PID/comm), which is safe to read of a process that is stuck, and
+inherited by all that it forks."""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import pathlib
+import select
+import socket
+import struct
+import subprocess
+import time
+import traceback
+import uuid
+from typing import NamedTuple
+
+from client import Client
+from conftest import MARK, eventually, unified_root
+from daemon import plan, program
+
+PR_SET_DUMPABLE = 4
+GRACE = 0.1
+LADDER = 1.5 * GRACE  # SIGKILL comes then
+BUDGET = 1.7  # and this long after that the verdict: a stop returns within ladder + 2 s
+
+
+class Tree(NamedTuple):
+    """What a tree says of itself once it stands."""
+
+    seed: int
+    processes: int
+    traits: dict
+
+
+class Tracee(NamedTuple):
+    """A process that wants to be traced from outside. how: "exit" (SIGKILL does not end it then) or "plain"."""
+
+    seed: int
+    pid: int
+    how: str
+
+
+def state_of(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return None
+
+
+def lives(pid):
+    """It is not gone: a zombie is, unless another thread of it lives."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        return any(state_of(f"{pid}/task/{t}") not in ("Z", "X", None) for t in threads)
+    except OSError:
+        return False
+
+
+def called(path, method, parameters, seconds=40):
+    """The reply. A supervisor may be replaced meanwhile, for its guard was late on a machine that is full: its successor is asked. None: the
+    call had been sent, and is none that may be sent again."""
+    end = time.monotonic() + seconds
+    while True:
+        sent = False
+        try:
+            with Client(path, timeout=max(1, end - time.monotonic())) as client:
+                client.send(method, **parameters)
+                sent = True
+                return client.reply()[0]
+        except (OSError, EOFError):
+            if time.monotonic() > end:
+                raise
+            if sent and method in ("Start", "Stop"):
+                return None
+        time.sleep(0.02)
+
+
+class Deputy:
+    """A process of another user that calls the daemon for us: who calls is looked at while it lives."""
+
+    def __init__(self, uid, socket_path):
+        fork = multiprocessing.get_context("fork")
+        self.pipe, theirs = fork.Pipe()
+        self.process = fork.Process(target=self._work, args=(uid, socket_path, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    @staticmethod
+    def _work(uid, path, pipe):
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # as after an exec: the daemon of that user may look at it
+        while order := pipe.recv():
+            try:
+                pipe.send((True, called(path, *order)))
+            except BaseException:
+                pipe.send((False, traceback.format_exc()))
+
+    def call(self, method, parameters):
+        self.pipe.send((method, parameters))
+        assert self.pipe.poll(70), f"{method}: no answer"
+        done, result = self.pipe.recv()
+        assert done, result
+        return result
+
+    def close(self):
+        self.pipe.send(None)
+        self.process.join(10)
+        self.pipe.close()
+        self.process.close()
+
+
+class Grove:
+    """The trees of one daemon. caller: the uid that orders, and whose the nodes are."""
+
+    def __init__(self, daemon, program, caller=0, mark=""):
+        self.daemon, self.program, self.caller = daemon, pathlib.Path(program), caller
+        self.token = uuid.uuid4().hex[:6]
+        self.address = f"tidegate-hostile-{uuid.uuid4().hex}"
+        self.ears = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.ears.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.ears.bind("\0" + self.address)
+        self.trees, self.tracees, self.tracers, self.deputy = {}, [], [], None
+        self.environment = {
+            MARK: mark,
+            "HOSTILE_SOCKET": self.address,
+            "HOSTILE_TOKEN": self.token,
+            "HOSTILE_CGROUPS": str(unified_root()),
+        }
+
+    def close(self):
+        self.let_go_all()
+        self.ears.close()
+        if self.deputy:
+            self.deputy.close()
+
+    def call(self, method, **parameters):
+        if self.caller == os.geteuid():
+            return called(self.daemon.socket, method, parameters)
+        if not self.deputy:
+            self.deputy = Deputy(self.caller, self.daemon.socket)
+        return self.deputy.call(method, parameters)
+
+    # Before
+
+    def plant(self, name, seeds, *traits, grace=GRACE, budget=BUDGET, **keys):
+        """A dataflow whose nodes are these trees."""
+        nodes = [program(f"t{seed}", "", argv=[str(self.program), str(seed), *traits], **keys) for seed in seeds]
+        environment = [f"{k}={v}" for k, v in self.environment.items()]
+        self.call("Start", plan=plan(*nodes, name=name), environment=environment, grace_ms=int(grace * 1000), budget_ms=int(budget * 1000))
+
+    def hear(self, seconds):
+        """One report; its sender's pid is ours to see, also from another PID namespace. False after that time."""
+        if not select.select([self.ears], [], [], max(0, seconds))[0]:
+            return False
+        data, ancillary, _, _ = self.ears.recvmsg(4096, socket.CMSG_SPACE(struct.calcsize("3i")))
+        pid = struct.unpack("3i", ancillary[0][2])[0]
+        what, seed, *rest = data.decode().split()
+        if what == "stands":
+            traits = dict(word.split(":") for word in rest[1:])
+            self.trees[int(seed)] = Tree(int(seed), int(rest[0]), {k: int(v) for k, v in traits.items()})
+        else:
+            self.tracees.append(Tracee(int(seed), pid, rest[0]))
+        return True
+
+    def until_stands(self, seeds, seconds=60):
+        end = time.monotonic() + seconds
+        missing = set(seeds)
+        while missing := missing - self.trees.keys():
+            assert self.hear(end - time.monotonic()), f"not grown after {seconds} s: {sorted(missing)}\n{self.daemon.output()}"
+        return [self.trees[seed] for seed in seeds]
+
+    def trace(self, tracees=None):
+        """Tracers outside of every dataflow, one for each kind."""
+        for how in ("exit", "plain"):
+            pids = [str(t.pid) for t in (self.tracees if tracees is None else tracees) if t.how == how]
+            if pids:
+                tracer = subprocess.Popen([self.program, "--trace", how, *pids], stdout=subprocess.PIPE, text=True)
+                self.tracers.append(tracer)
+                assert tracer.stdout.readline() == "ready\n"
+
+    def let_go_all(self):
+        """The tracers die: who could not be killed ends now."""
+        for tracer in self.tracers:
+            tracer.kill()
+            tracer.wait(10)
+            tracer.stdout.close()
+        self.tracers = []
+
+    def cgroup_of(self, seed):
+        """Of the living incarnation."""
+        return next(self.daemon.home.rglob(f"t{seed}.[0-9]*"), None)
+
+    def freeze(self, seed):
+        (self.cgroup_of(seed) / "cgroup.freeze").write_text("1")
+
+    # After
+
+    def living(self):
+        """{pid: seed} of every process of these trees, wherever it went."""
+        found = {}
+        for proc in os.listdir("/proc"):
+            if not proc.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                name = pathlib.Path(f"/proc/{proc}/comm").read_text().strip()
+                if name.startswith(f"h{self.token}.") and lives(proc):
+                    found[int(proc)] = int(name.partition(".")[2])
+        return found
+
+    def cgroups(self):
+        """Those of trees, but for one that was left to somebody who would not die: relative paths."""
+        kept = {t.seed for t in self.tracees if t.how == "exit"}
+        found = [p for p in self.daemon.home.rglob("t[0-9]*.[0-9]*") if p.is_dir()]
+        return [str(p.relative_to(self.daemon.home)) for p in found if int(p.name[1:].partition(".")[0]) not in kept]
+
+    def stop(self, **parameters):
+        """Results by name, and the seconds that it took."""
+        begin = time.monotonic()
+        reply = self.call("Stop", timeout_ms=30_000, **(parameters or {"all": True}))
+        results = reply["results"] if reply else self.results()
+        return {r["name"]: r for r in results}, time.monotonic() - begin
+
+    def results(self):
+        """Of stops whose supervisor did not live to tell: as far as its successor's status says them."""
+        flows = eventually(lambda: (f := self.call("Status")["dataflows"]) and all(d["state"] == "ended" for d in f) and f, 30)
+        assert flows, f"the stop does not end\n{self.daemon.output()}"
+        return [{"name": d["name"], "nodes": d["nodes"], "left": sum("left" in n for n in d["nodes"]), "stop_ms": 0} for d in flows]
+
+    def misses(self, results, seconds, slack):
+        """What is not as it was promised: one text each, none when all is well."""
+        found = []
+        unkillable = {t.pid: t.seed for t in self.tracees if t.how == "exit" and any(t.seed in seeds_of(r) for r in results.values())}
+        if seconds > LADDER + 2 + slack:
+            found.append(f"the stop returned after {seconds:.2f} s")
+        living = self.living()
+        for pid in sorted(living.keys() - unkillable.keys()):
+            found.append(f"tree {living[pid]}: process {pid} lives, state {state_of(pid)}")
+        for name, r in results.items():
+            mine = {pid for pid, seed in unkillable.items() if seed in seeds_of(r)}
+            if r["stop_ms"] / 1000 > LADDER + 2:
+                found.append(f"{name}: its stop took {r['stop_ms']} ms")
+            if r["left"] != len(mine):
+                found.append(f"{name}: {r['left']} left, and {len(mine)} cannot be killed: {[n.get('left') for n in r['nodes'] if n.get('left')]}")
+            for node in r["nodes"]:
+                seed = int(node["id"][1:])
+                expected = {pid for pid, s in unkillable.items() if s == seed}
+                text = node.get("left") or ""
+                if bool(text) != bool(expected) or not all(str(pid) in text for pid in expected):
+                    found.append(f"tree {seed}: the verdict is {text!r}, and {sorted(expected)} cannot be killed")
+        return found
+
+
+def seeds_of(result):
+    return {int(node["id"][1:]) for node in result["nodes"]}
+
+
+def gone(grove, seconds=5):
+    """Nobody lives any more, and no cgroup of a tree is there."""
+    return eventually(lambda: not grove.living() and not grove.cgroups(), seconds)
