@@ -199,7 +199,10 @@ static void show_rung(Follow *follow, const json_t *entry)
         char label[320], who[32] = "";
 
         node_label(follow, label, sizeof(label), "", json_get_text(entry, "node"));
-        if (json_is_integer(count))
+        if (json_is_integer(count) && strcmp(json_get_text(entry, "rung"), "verdict") == 0)
+                (void)snprintf(who, sizeof(who), "%lld task%s", json_get_number(entry, "count"),
+                        json_get_number(entry, "count") == 1 ? "" : "s");
+        else if (json_is_integer(count))
                 (void)snprintf(who, sizeof(who), "%lld process%s", json_get_number(entry, "count"),
                         json_get_number(entry, "count") == 1 ? "" : "es");
         screen_say(&follow->screen, false, "  +%.3f s  %-8s %-20s %-14s %s", (double)ms / 1000, json_get_text(entry, "rung"),
@@ -229,13 +232,11 @@ static void show_failed_nodes(Follow *follow, const json_t *result)
         size_t i;
 
         json_array_foreach(json_object_get(result, "nodes"), i, node) {
-                const char *error = json_get_text(node, "error"), *left = json_get_text(node, "left");
+                const char *error = json_get_text(node, "error");
 
                 if (error[0])
                         screen_say(&follow->screen, true, "node %s (line %lld): %s", json_get_text(node, "id"),
                                 json_get_number(node, "line"), error);
-                if (left[0])
-                        screen_say(&follow->screen, true, "node %s: left: %s", json_get_text(node, "id"), left);
         }
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "cli/commands.h"
+#include "cli/left.h"
 #include "cli/print.h"
 #include "cli/session.h"
 #include "base/span.h"
@@ -181,7 +182,7 @@ static void print_protection(const json_t *node)
 
 static int node_info(NodeCommand *n, json_t *dataflow, json_t *node)
 {
-        static const char *const keys[] = {"kind", "state", "wanted", "health", "error", "left"};
+        static const char *const keys[] = {"kind", "state", "wanted", "health", "error", "verdict"};
         static const char *const numbers[] = {"pid", "generation", "restarts", "line"};
         _cleanup_(json_decrefp) json_t *one = json_copy(dataflow), *list = NULL;
         json_t *exit_ = json_object_get(node, "exit");
@@ -209,6 +210,7 @@ static int node_info(NodeCommand *n, json_t *dataflow, json_t *node)
                 print_info_line("captured", json_is_true(json_object_get(node, "captured")) ? "yes: a stop ends it" : "no: a stop lets go of it");
         if (json_is_true(json_object_get(node, "quarantined")))
                 print_info_line("quarantined", "yes: its cgroup does not empty");
+        left_print(node, json_get_text(node, "id"));
         return CLI_OK;
 }
 

@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/utf8.h"
+#include "cli/left.h"
 
 #define SCREEN_BACKLOG_MAX  (OUT_ROOM / 2)
 #define SCREEN_FIRST_STATUS NSEC_PER_SEC       /* anything longer says what it waits for */
@@ -253,6 +254,11 @@ void screen_event(Screen *screen, json_t *event, nsec_t now)
                 screen_say(screen, true, "%s", text_of(event, "text"));
 }
 
+static void left_line(void *userdata, const char *line)
+{
+        screen_say(userdata, true, "%s", line);
+}
+
 void screen_result(Screen *screen, json_t *result)
 {
         double seconds = (double)json_integer_value(json_object_get(result, "duration_ms")) / 1000;
@@ -260,11 +266,15 @@ void screen_result(Screen *screen, json_t *result)
         long long left = (long long)json_integer_value(json_object_get(result, "left"));
         bool success = json_is_true(json_object_get(result, "success"));
         char stopped[64] = "";
+        json_t *node;
+        size_t i;
 
         if (screen->json) {
                 put_json(screen, result);
                 return;
         }
+        json_array_foreach(json_object_get(result, "nodes"), i, node)
+                left_show(node, text_of(node, "id"), left_line, screen);
         if (stop > 0)
                 (void)snprintf(stopped, sizeof(stopped), ", stop took %.2f s", stop);
         screen_say(screen, !success, "%s %s after %.2f s (%zu node%s%s, %lld left)", text_of(result, "name"),

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "cli/left.h"
 #include "cli/print.h"
 
 #define NAME_WIDTH 30 /* of supervisorctl; scripts look at columns */
@@ -51,10 +52,11 @@ static void describe_end(char *buffer, size_t size, const json_t *node)
 {
         const json_t *exit_ = json_object_get(node, "exit");
         const char *code = json_get_text(exit_, "code"), *error = json_get_text(node, "error"),
-                   *left = json_get_text(node, "left");
+                   *verdict = json_get_text(node, "verdict");
+        char summary[128];
 
-        if (left[0])
-                (void)snprintf(buffer, size, "left: %s", left);
+        if (verdict[0] && json_is_true(json_object_get(node, "quarantined")))
+                (void)snprintf(buffer, size, "quarantined: %s", left_summary(node, summary, sizeof(summary)));
         else if (error[0])
                 (void)snprintf(buffer, size, "%s", error);
         else if (strcmp(node_word(node), "STOPPED") == 0 && json_get_number(node, "generation") > 0)
@@ -77,7 +79,7 @@ static void describe(char *buffer, size_t size, const json_t *node)
                 describe_running(buffer, size, node);
         else if (strcmp(word, "STARTING") != 0 && strcmp(word, "STOPPING") != 0)
                 describe_end(buffer, size, node);
-        if (json_is_true(json_object_get(node, "quarantined"))) {
+        if (json_is_true(json_object_get(node, "quarantined")) && !strstr(buffer, "quarantined")) {
                 size_t n = strlen(buffer);
 
                 (void)snprintf(buffer + n, size - n, "%squarantined: its cgroup does not empty", n ? "; " : "");

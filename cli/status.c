@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "cli/commands.h"
 #include "cli/last-resort.h"
+#include "cli/left.h"
 #include "cli/print.h"
 #include "cli/status-page.h"
 #include "cli/table.h"
@@ -148,6 +149,17 @@ static bool has_a_stuck_node(const json_t *dataflow)
         return false;
 }
 
+/* All that is known of them, for whoever asks by name. */
+static void show_who_is_left(const json_t *dataflows)
+{
+        json_t *dataflow, *node;
+        size_t i, k;
+
+        json_array_foreach(dataflows, i, dataflow)
+                json_array_foreach(json_object_get(dataflow, "nodes"), k, node)
+                        left_print(node, json_get_text(node, "id"));
+}
+
 /* Whom of several to blame, and what can be done: as the status page has it, and nothing where that may not be read. */
 static void say_who_is_stuck(StatusCommand *s, const json_t *dataflows)
 {
@@ -188,6 +200,8 @@ static int status(StatusCommand *s)
                 r = r ? r : written;
         } else {
                 status_print_lines(dataflows);
+                if (s->n_names > 0)
+                        show_who_is_left(dataflows);
                 say_who_is_stuck(s, dataflows);
                 if (block && json_array_size(dataflows) == 1)
                         status_print_block(json_array_get(dataflows, 0));

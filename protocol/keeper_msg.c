@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "protocol/guard_msg.h"
+#include "protocol/task_msg.h"
 #include "protocol/wire.h"
 
 #define UUID_MAX    64
@@ -176,6 +177,31 @@ static void fields_incarnation(Codec *c, KeeperMsg *m)
         field_str(c, &m->incarnation.text, KEEPER_MSG_TEXT_MAX);
 }
 
+/* The tasks are kept as they travel; here it is seen to that they are whole. */
+static void fields_left(Codec *c, KeeperMsg *m)
+{
+        Task task;
+
+        field_u32(c, &m->left.n);
+        field_u8(c, &m->left.kind, 0, _TASK_KIND_MAX - 1);
+        field_u32(c, &m->left.n_tasks);
+        field_u32(c, &m->left.tasks_size);
+        check(c, m->left.n_tasks <= m->left.n && m->left.tasks_size <= KEEPER_MSG_TASKS_MAX);
+        if (c->writing) {
+                wire_put_bytes(&c->w, m->left.tasks, c->over ? 0 : m->left.tasks_size);
+        } else if (!c->w.bad && m->left.tasks_size <= c->w.size - c->w.at) {
+                Wire tasks = wire_init(c->w.data + c->w.at, m->left.tasks_size);
+
+                for (uint32_t i = 0; i < m->left.n_tasks && !tasks.bad; i++)
+                        tasks.bad = !task_msg_get(&tasks, &task);
+                m->left.tasks = tasks.data;
+                c->w.at += tasks.size;
+                check(c, wire_done(&tasks) == 0);
+        } else {
+                refuse(c);
+        }
+}
+
 static void fields_order(Codec *c, KeeperMsg *m)
 {
         switch (m->type) {
@@ -242,8 +268,7 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 field_i32(c, &m->signalled.error, 0, ERRNO_MAX);
                 break;
         case KEEPER_MSG_LEFT:
-                field_u32(c, &m->left.n);
-                field_str(c, &m->left.text, KEEPER_MSG_TEXT_MAX);
+                fields_left(c, m);
                 break;
         case KEEPER_MSG_UNSHOWN:
                 field_u32(c, &m->unshown.node);

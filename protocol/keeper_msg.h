@@ -46,6 +46,7 @@
 #define KEEPER_MSG_MAX_FDS  6
 #define KEEPER_MSG_TEXT_MAX 8192
 #define KEEPER_MSG_PATH_MAX 4095
+#define KEEPER_MSG_TASKS_MAX 15360 /* bytes of the tasks of LEFT */
 #define KEEPER_MSG_MAX_GROUPS 64
 #define KEEPER_NODE_ALL     UINT32_MAX /* SIGNAL, KILL, LOOK: every incarnation of the dataflow */
 
@@ -173,9 +174,12 @@ typedef struct KeeperMsg {
                         uint32_t n;
                         int32_t error; /* first errno worth telling, or 0 */
                 } signalled;
-                struct { /* LEFT: n tasks; one line each in text: "pid 123 (comm) state D in openat, wchan fuse_…" */
+                struct { /* LEFT: n tasks, of which the first n_tasks are told of (protocol/task_msg.h, back to back) */
                         uint32_t n;
-                        const char *text;
+                        uint8_t kind; /* TaskKind: the verdict on all n; 0: nobody is there */
+                        uint32_t n_tasks;
+                        const void *tasks;
+                        uint32_t tasks_size; /* bytes */
                 } left;
                 struct { /* UNSHOWN: of a node of the plan, whatever its incarnation */
                         uint32_t node;

@@ -239,7 +239,7 @@ void audit_note_killed(Node *node, uint32_t n_killed)
 void audit_node(Node *node)
 {
         Audit audit = {.n_killed = node->n_killed,
-                .n_processes = node->empty ? 0 : MAX(node->n_left, 1u),
+                .n_processes = node->empty ? 0 : MAX(node->left.n, 1u),
                 .n_cgroups = node->empty ? node->not_removed : 1,
                 .n_memfds = (node->control_fd >= 0),
                 .n_sockets = node_sockets(node),

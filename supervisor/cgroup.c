@@ -244,8 +244,7 @@ int cgroup_each_process(int dir_fd, CgroupPid each, void *userdata)
 
 static int count_one(pid_t pid, void *userdata)
 {
-        (*(int *)userdata)++;
-        return 0;
+        return ++*(int *)userdata < CGROUP_COUNT_MAX ? 0 : CGROUP_E_MANY;
 }
 
 static int count_cgroup(int dir_fd, void *userdata)

@@ -25,6 +25,7 @@ enum {
         CGROUP_E_EXISTS = 1, /* cgroup_make: there is one of that name already */
         CGROUP_E_BUSY,       /* cgroup_remove_tree: still there at the deadline */
         CGROUP_E_DEEP,       /* deeper than CGROUP_DEPTH_MAX: what lies below was not visited */
+        CGROUP_E_MANY,       /* counted no further */
 };
 
 /**
@@ -89,7 +90,9 @@ typedef int (*CgroupPid)(pid_t pid, void *userdata);
  */
 int cgroup_each_process(int dir_fd, CgroupPid each, void *userdata);
 
-/* cgroup_count() - processes in the whole tree below and at @dir_fd, or -errno. */
+#define CGROUP_COUNT_MAX 65536 /* a tree may fork faster than it can be counted */
+
+/* cgroup_count() - processes in the whole tree below and at @dir_fd, CGROUP_COUNT_MAX if there are more; or -errno. */
 int cgroup_count(int dir_fd);
 
 /**

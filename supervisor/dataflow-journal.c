@@ -137,7 +137,10 @@ void node_journal(Node *node)
                 if (node->outputs[i].closed)
                         record.outputs_closed[i / 8] |= (uint8_t)(1u << i % 8);
         journal_set_text(record.error, node->error);
-        journal_set_text(record.left, node->left);
+        journal_set_text(record.left, node->left.text);
+        record.left_kind = (uint8_t)node->left.kind;
+        record.left_since_ns = node->left.since;
+        record.n_left = node->left.n;
         look(dataflow, journal_put_node(dataflow->journal, node->index, &record));
 }
 
@@ -301,7 +304,12 @@ static bool node_from_record(Node *node, const struct journal_node *record)
         node->ladder = ladder_from_record(&record->ladder);
         node->ordered = ladder_from_record(&record->ordered);
         node->error = text_from_record(record->error);
-        node->left = text_from_record(record->left);
+        if (node->quarantined)
+                node->left = (Leftover){.generation = record->generation,
+                        .since = record->left_since_ns,
+                        .kind = (TaskKind)MIN(record->left_kind, (uint8_t)(_TASK_KIND_MAX - 1)),
+                        .n = record->n_left,
+                        .text = text_from_record(record->left)};
         for (size_t i = 0; i < node->plan->n_outputs; i++)
                 node->outputs[i].closed = record->outputs_closed[i / 8] >> i % 8 & 1;
         return true;

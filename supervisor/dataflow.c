@@ -126,6 +126,17 @@ void dataflow_ledger_audit(Dataflow *dataflow, const Node *node, const Audit *au
         ledger_add(dataflow, entry);
 }
 
+void dataflow_verdict(Dataflow *dataflow, const Node *node)
+{
+        json_t *entry = ledger_entry(dataflow, clock_now(), "verdict", node, leftover_verdict(&node->left));
+
+        if (entry)
+                (void)json_object_set_new(entry, "count", json_integer(node->left.n));
+        if (entry && node->left.tasks)
+                (void)json_object_set(entry, "tasks", node->left.tasks);
+        ledger_add(dataflow, entry);
+}
+
 void dataflow_fail(Dataflow *dataflow, const Node *node, const char *format, ...)
 {
         _cleanup_free_ char *text = NULL;
@@ -664,11 +675,29 @@ static json_t *node_result(const Node *node)
                 (void)json_object_set_new(result, "exit", json_pack("{ss si}", "code", code, "status", (int)node->exit_status));
         if (node->error)
                 (void)json_object_set_new(result, "error", json_string(node->error));
-        if (node->left)
-                (void)json_object_set_new(result, "left", json_string(node->left));
+        if (node_verdict(node))
+                (void)json_object_set_new(result, "verdict", json_string(node_verdict(node)));
+        if (node->quarantined)
+                leftover_show(&node->left, result);
         if (node->killed)
                 (void)json_object_set_new(result, "killed_by", json_string(node_killed_by(node)));
         return result;
+}
+
+/* The worst of its nodes'. */
+static const char *verdict_of(const Dataflow *dataflow)
+{
+        const Node *worst = NULL;
+        bool killed = dataflow->n_killed > 0;
+
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                const Node *node = &dataflow->nodes[i];
+
+                killed = killed || node->killed;
+                if (node->quarantined && (!worst || node->left.kind > worst->left.kind))
+                        worst = node;
+        }
+        return worst ? node_verdict(worst) : killed ? "killed" : "empty";
 }
 
 json_t *dataflow_result(const Dataflow *dataflow)
@@ -678,11 +707,11 @@ json_t *dataflow_result(const Dataflow *dataflow)
 
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
                 (void)json_array_append_new(nodes, node_result(&dataflow->nodes[i]));
-        return json_pack("{ss ss ss sb sI sI si si ss* so sO sO so*}", "type", "result", "uuid", dataflow->uuid_text, "name",
+        return json_pack("{ss ss ss sb sI sI si si ss ss* so sO sO so*}", "type", "result", "uuid", dataflow->uuid_text, "name",
                 dataflow->plan->name, "success", dataflow_succeeded(dataflow), "duration_ms",
                 (json_int_t)((now - dataflow->begun_at) / NSEC_PER_MSEC), "stop_ms",
                 (json_int_t)(dataflow->stop_at ? (now - dataflow->stop_at) / NSEC_PER_MSEC : 0), "killed", (int)dataflow->n_killed,
-                "left", (int)dataflow->n_left, "error", dataflow->error, "nodes", nodes, "ledger", dataflow->ledger, "notes",
+                "left", (int)dataflow->n_left, "verdict", verdict_of(dataflow), "error", dataflow->error, "nodes", nodes, "ledger", dataflow->ledger, "notes",
                 dataflow->notes, "audit", dataflow->audited ? audit_json(&dataflow->audit) : NULL);
 }
 

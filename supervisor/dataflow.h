@@ -210,6 +210,8 @@ void dataflow_note(Dataflow *dataflow, const char *node, const char *text);
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count);
 /* ... of what is left. @node: NULL: the dataflow */
 void dataflow_ledger_audit(Dataflow *dataflow, const Node *node, const Audit *audit);
+/* dataflow_verdict() - ... that a node would not end, with all that is known of who is left. */
+void dataflow_verdict(Dataflow *dataflow, const Node *node);
 /* ... of a moment that has passed. */
 void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count);
 void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text); /* "stuck", "resumed" */

@@ -63,8 +63,10 @@ json_t *describe_node(const Node *node)
                 (void)json_object_set_new(result, "exit", describe_exit(node));
         if (result && node->killed)
                 (void)json_object_set_new(result, "killed_by", json_string(node_killed_by(node)));
-        if (result && node->left)
-                (void)json_object_set_new(result, "left", json_string(node->left));
+        if (result && node_verdict(node))
+                (void)json_object_set_new(result, "verdict", json_string(node_verdict(node)));
+        if (result && node->quarantined)
+                leftover_show(&node->left, result);
         if (result && progress.health == PROGRESS_STUCK)
                 (void)json_object_set_new(result, "stuck_since_at_ms", json_integer(ms(progress.stuck_since)));
         return result;

@@ -102,14 +102,14 @@ struct journal_node {
         uint8_t state;
         uint8_t rung;
         uint8_t end;
-        uint8_t reserved0;
+        uint8_t left_kind; /* with QUARANTINED: the verdict, a TaskKind; 0: nobody could look */
         uint32_t flags;
         int32_t pid;
         int32_t exit_code;
         int32_t exit_status;
         uint32_t n_restarts;
         uint32_t n_window;
-        uint32_t reserved1;
+        uint32_t n_left; /* likewise: tasks */
         uint64_t started_at_ns;
         uint64_t since_ns;
         uint64_t deadline_ns;
@@ -119,7 +119,8 @@ struct journal_node {
         uint8_t outputs_closed[JOURNAL_MAX_OUTPUTS / 8]; /* output i: bit i % 8 of byte i / 8 */
         char error[JOURNAL_TEXT_SIZE];
         char left[JOURNAL_TEXT_SIZE];
-        uint8_t reserved[92];
+        uint64_t left_since_ns; /* likewise: when the verdict fell */
+        uint8_t reserved[84];
         uint32_t crc;
 };
 

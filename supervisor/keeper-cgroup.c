@@ -12,6 +12,8 @@
 #include "supervisor/keeper-internal.h"
 #include "supervisor/sweep.h"
 
+#define KILL_LOOK_SPAN (150 * NSEC_PER_MSEC) /* whoever outlives SIGKILL for so long is looked at for the first time */
+
 typedef struct Tally {
         uint32_t node;
         uint64_t generation;
@@ -35,7 +37,7 @@ typedef struct CgroupJob {
         KeeperRemoved removed;
         Tally *tallies; /* KILL of everybody: how many each incarnation had */
         size_t n_tallies;
-        char text[KEEPER_MSG_TEXT_MAX + 1];
+        Look *look;       /* LOOK */
 } CgroupJob;
 
 static CgroupJob *cgroup_job_free(CgroupJob *j)
@@ -43,6 +45,9 @@ static CgroupJob *cgroup_job_free(CgroupJob *j)
         j->dir_fd = fd_close(j->dir_fd);
         for (size_t i = 0; i < j->n_tallies; i++)
                 free(j->tallies[i].cgroup);
+        if (j->look)
+                j->look->leader_fd = fd_close(j->look->leader_fd);
+        free(j->look);
         free(j->tallies);
         free(j->name);
         free(j);
@@ -76,8 +81,7 @@ static void submit(CgroupJob *j)
 /* Answers an order about nobody who is (still) there. */
 static void answer_nobody(Keeper *k, const KeeperMsg *order, KeeperMsgType type)
 {
-        keeper_report(k, &(KeeperMsg){.type = type, .node = order->node, .generation = order->generation,
-                .left = {0, ""}}, -1);
+        keeper_report(k, &(KeeperMsg){.type = type, .node = order->node, .generation = order->generation}, -1);
 }
 
 static void run_signal(Job *job)
@@ -147,6 +151,7 @@ static uint32_t count(int dir_fd)
 static void run_kill(Job *job)
 {
         CgroupJob *j = container_of(job, CgroupJob, job);
+        SweepResult first;
 
         for (size_t i = 0; i < j->n_tallies; i++) {
                 Tally *t = &j->tallies[i];
@@ -157,7 +162,13 @@ static void run_kill(Job *job)
         j->n = count(j->dir_fd);
         if (job->jobs)
                 job_announce(job);
+        j->r = sweep_kill(j->dir_fd, MIN(j->until, nsec_add(clock_now(), KILL_LOOK_SPAN)), &j->result);
+        if (j->r != SWEEP_E_LEFT || clock_now() >= j->until)
+                return;
+        first = j->result;
+        look_first(j->dir_fd); /* whoever is still doing that when the verdict falls has not moved since */
         j->r = sweep_kill(j->dir_fd, j->until, &j->result);
+        sweep_add(&j->result, &first);
 }
 
 static void note_killed(Keeper *k, uint32_t node, uint64_t generation, uint32_t n)
@@ -263,7 +274,9 @@ static void run_look(Job *job)
 {
         CgroupJob *j = container_of(job, CgroupJob, job);
 
-        j->n = look_at_cgroup(j->dir_fd, j->text, sizeof(j->text));
+        j->look->dir_fd = j->dir_fd;
+        j->look->until = job->jobs ? nsec_add(clock_now(), LOOK_SPAN) : 0;
+        look_now(j->look);
 }
 
 static void on_looked(Job *job)
@@ -272,7 +285,7 @@ static void on_looked(Job *job)
         KeeperMsg msg = {.type = KEEPER_MSG_LEFT,
                 .node = j->order.node,
                 .generation = j->order.generation,
-                .left = {j->n, j->text}};
+                .left = {.n = j->look->n, .kind = (uint8_t)j->look->kind, .n_tasks = j->look->n_tasks, .tasks = j->look->tasks, .tasks_size = (uint32_t)j->look->size}};
 
         keeper_report(j->keeper, &msg, -1);
         j = cgroup_job_free(j);
@@ -284,10 +297,15 @@ void keeper_look(Keeper *k, const KeeperMsg *msg)
         int fd = cgroup_of(k, msg, &inc);
         CgroupJob *j = fd >= 0 ? cgroup_job_new(k, msg, fd) : NULL;
 
-        if (!j) {
+        if (j)
+                j->look = calloc(1, sizeof(*j->look));
+        if (!j || !j->look) {
+                j = j ? cgroup_job_free(j) : NULL;
                 answer_nobody(k, msg, KEEPER_MSG_LEFT);
                 return;
         }
+        j->look->leader_fd = inc && inc->pidfd >= 0 && !inc->exited ? fcntl(inc->pidfd, F_DUPFD_CLOEXEC, 3) : -1;
+        j->look->leader = j->look->leader_fd >= 0 ? inc->pid : 0;
         j->job.run = run_look;
         j->job.on_done = on_looked;
         submit(j);

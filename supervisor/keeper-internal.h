@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #include "base/list.h"
+#include "base/task.h"
 #include "protocol/keeper_msg.h"
 #include "protocol/log_msg.h"
 #include "supervisor/confine.h"
@@ -202,10 +203,27 @@ extern const StreamOps keeper_stream_ops;
 void keeper_look_on(Keeper *k, int take_fd); /* a lossy log stream, in place of the one there was */
 void keeper_on_outputs(KeeperSource *source, uint32_t events);
 
+/* keeper-look.c: who is in a cgroup and below. Runs in a thread, and may take LOOK_SPAN. */
+#define LOOK_SPAN  (250 * NSEC_PER_MSEC)
+#define LOOK_TASKS 24 /* told of one by one; the rest is counted */
+
+typedef struct Look {
+        int dir_fd;
+        pid_t leader;     /* of the incarnation, for as long as leader_fd says so; 0: none is known */
+        int leader_fd;    /* pidfd; -1 */
+        nsec_t until;     /* in */
+        uint32_t n;       /* out: tasks */
+        uint32_t n_tasks; /* told of */
+        TaskKind kind;    /* 0: nobody */
+        size_t size;      /* bytes of tasks */
+        uint8_t tasks[KEEPER_MSG_TASKS_MAX];
+} Look;
+
 /*
- * keeper-look.c: who is in the cgroup @dir_fd and below, a line for each task, into @text. How many. Runs in a
- * thread.
+ * look_first() - remember what they do now, so that a later look can say for how long they have done nothing else.
+ * look_now() - tell of them. Who is only on its way out is looked at again until it is gone or the time is over.
  */
-uint32_t look_at_cgroup(int dir_fd, char *text, size_t size);
+void look_first(int dir_fd);
+void look_now(Look *look);
 
 #endif

@@ -10,7 +10,6 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "base/utf8.h"
 #include "protocol/node_msg.h"
 #include "supervisor/dataflow.h"
 #include "supervisor/server.h"
@@ -303,19 +302,6 @@ static void on_empty(Node *node, const KeeperMsg *msg)
         node_post(node, NODE_EV_EMPTY);
 }
 
-static void on_left(Node *node, const KeeperMsg *msg)
-{
-        size_t n = strlen(msg->left.text);
-
-        while (n > 0 && msg->left.text[n - 1] == '\n')
-                n--; /* lines between tasks; the last one is followed by ours */
-        node->n_left = msg->left.n;
-        free(node->left);
-        node->left = utf8_clean(msg->left.text, n, NULL);
-        if (node->rung == NODE_RUNG_VERDICT)
-                node_post(node, NODE_EV_DEADLINE); /* the list is here: no need to wait for it any longer */
-}
-
 static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
 {
         Node *node = msg->node < dataflow->plan->n_nodes ? &dataflow->nodes[msg->node] : NULL;
@@ -351,7 +337,7 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                         msg->signalled.error ? strerror(msg->signalled.error) : "sent", msg->signalled.n);
                 break;
         case KEEPER_MSG_LEFT:
-                on_left(node, msg);
+                node_on_looked(node, msg);
                 break;
         default:
                 break;

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Who is still there: a line for each task of a cgroup. Reads only those files of /proc that take no lock of the
- * process they tell of (not cmdline, environ, maps), so that looking at a wedged process does not wedge the one that
- * looks.
+ * Who is still there, and why (base/task.h). State D is no proof of anything: a process that was killed may show it on its way
+ * out. So what is told is who outlived a kill, what it does, and for how long it has done nothing else; and who merely takes its
+ * time is looked at again.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,188 +16,176 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "protocol/task_msg.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
 
-#define STACK_FRAMES 6
+#define SEEN_MAX      256
+#define LOOK_MAX      4096 /* tasks that are read; of a larger tree it is known that it is large */
+#define AGAIN_SPAN    (40 * NSEC_PER_MSEC)
 
-#define NAME(call) {SYS_##call, #call}
-static const struct {
-        long number;
-        const char *name;
-} calls[] = {
-        NAME(read), NAME(write), NAME(readv), NAME(writev), NAME(pread64), NAME(pwrite64), NAME(openat),
-        NAME(close), NAME(lseek), NAME(ioctl), NAME(fcntl), NAME(flock), NAME(fsync), NAME(fdatasync), NAME(sync),
-        NAME(syncfs), NAME(ftruncate), NAME(fallocate), NAME(getdents64), NAME(newfstatat), NAME(fstat),
-        NAME(statx), NAME(faccessat), NAME(readlinkat), NAME(mkdirat), NAME(unlinkat), NAME(renameat2), NAME(chdir),
-        NAME(mount), NAME(umount2), NAME(statfs), NAME(mmap), NAME(munmap), NAME(mremap), NAME(mprotect),
-        NAME(madvise), NAME(brk), NAME(msync), NAME(mlock), NAME(clone), NAME(clone3), NAME(execve), NAME(execveat),
-        NAME(exit), NAME(exit_group), NAME(wait4), NAME(waitid), NAME(futex), NAME(nanosleep),
-        NAME(clock_nanosleep), NAME(rt_sigsuspend), NAME(rt_sigtimedwait), NAME(ppoll), NAME(pselect6),
-        NAME(epoll_pwait), NAME(socket), NAME(connect), NAME(accept), NAME(accept4), NAME(sendto), NAME(recvfrom),
-        NAME(sendmsg), NAME(recvmsg), NAME(shutdown), NAME(splice), NAME(sendfile), NAME(io_submit),
-        NAME(io_getevents), NAME(io_uring_enter), NAME(ptrace), NAME(semtimedop), NAME(msgrcv), NAME(msgsnd),
-        NAME(sched_yield), NAME(restart_syscall),
-#ifdef SYS_pause
-        NAME(pause), NAME(open), NAME(stat), NAME(lstat), NAME(access), NAME(mkdir), NAME(rmdir), NAME(unlink),
-        NAME(rename), NAME(readlink), NAME(poll), NAME(select), NAME(epoll_wait), NAME(fork), NAME(vfork),
-#endif
-};
-#undef NAME
+/* ---- for how long it has not run */
 
-typedef struct Look {
-        char *text;
-        size_t size, at;
+typedef struct Seen {
+        int32_t tid;
+        char state;
+        int32_t call;
+        uint64_t start_time, switches;
+        nsec_t since;
+} Seen;
+
+/* Shared by the threads that look. What is forgotten, for there are too many, was looked at once. */
+static pthread_mutex_t seen_lock = PTHREAD_MUTEX_INITIALIZER;
+static Seen seen[SEEN_MAX];
+static unsigned seen_next;
+
+static void compare_with_seen(Task *task, nsec_t now)
+{
+        Seen *s = NULL;
+
+        (void)pthread_mutex_lock(&seen_lock);
+        for (unsigned i = 0; i < SEEN_MAX && !s; i++)
+                if (seen[i].tid == task->tid && seen[i].start_time == task->start_time)
+                        s = &seen[i];
+        if (!s)
+                s = &seen[seen_next++ % SEEN_MAX];
+        if (s->tid == task->tid && s->start_time == task->start_time && s->switches == task->switches && s->state == task->state &&
+                s->call == task->call)
+                task->still_ns = now - s->since;
+        else
+                *s = (Seen){task->tid, task->state, task->call, task->start_time, task->switches, now};
+        (void)pthread_mutex_unlock(&seen_lock);
+}
+
+/* ---- one look */
+
+typedef struct Walk {
+        Look *look; /* NULL: only remembered */
         uint32_t n;
-        char path[64]; /* "/proc/PID/task/TID" */
-} Look;
+        nsec_t until;
+        bool frozen; /* the cgroup that is being visited */
+        bool leader_seen;
+        bool final; /* somebody is there who does not just take its time */
+        Wire wire;
+} Walk;
 
-__attribute__((format(printf, 2, 3))) static void say(Look *l, const char *format, ...)
+static void tell(Walk *w, const Task *task)
 {
-        va_list ap;
-        int n;
+        Look *look = w->look;
 
-        va_start(ap, format);
-        n = vsnprintf(l->text + l->at, l->size - l->at, format, ap);
-        va_end(ap);
-        if (n > 0)
-                l->at = MIN(l->at + (size_t)n, l->size - 1);
+        look->kind = MAX(look->kind, task->kind);
+        /* Others than those on their way out, which run or have exited. */
+        w->final = w->final || (task->kind != TASK_EXITED && task->state != 'R');
+        if (look->n_tasks < LOOK_TASKS && task_msg_put(&w->wire, task))
+                look->n_tasks++;
 }
 
-/* A file of the task into @buf, as a string without its last newline. False: not to be had. */
-static bool slurp(const Look *l, const char *name, char *buf, size_t size)
+static int look_at_task(Walk *w, pid_t pid, pid_t tid)
 {
-        _cleanup_fd_ int fd = -1;
-        char path[96];
-        ssize_t n;
+        nsec_t now = clock_now();
+        Task task;
 
-        snprintf(path, sizeof(path), "%s/%s", l->path, name);
-        fd = open(path, O_RDONLY | O_CLOEXEC);
-        n = fd < 0 ? -1 : read(fd, buf, size - 1);
-        if (n <= 0)
-                return false;
-        while (n > 0 && buf[n - 1] == '\n')
-                n--;
-        buf[n] = '\0';
-        return n > 0;
-}
-
-static void say_call(Look *l)
-{
-        char buf[256];
-        long number;
-
-        if (!slurp(l, "syscall", buf, sizeof(buf)) || buf[0] < '0' || buf[0] > '9') /* "running", "-1 ...": in none */
-                return;
-        number = strtol(buf, NULL, 10);
-        for (size_t i = 0; i < ELEMENTSOF(calls); i++)
-                if (calls[i].number == number) {
-                        say(l, " in %s", calls[i].name);
-                        return;
-                }
-        say(l, " in system call %ld", number);
-}
-
-/* The innermost frames: "[<0>] name+0x1/0x2" a line. */
-static void say_stack(Look *l)
-{
-        char buf[2048], *at = buf, *next;
-        int n = 0;
-
-        if (!slurp(l, "stack", buf, sizeof(buf)))
-                return;
-        for (; at && *at && n < STACK_FRAMES; at = next) {
-                char *name = strstr(at, "] ");
-
-                next = strchr(at, '\n');
-                if (next)
-                        *next++ = '\0';
-                if (!name || (next && name > next))
-                        continue;
-                name += 2;
-                name[strcspn(name, "+/")] = '\0';
-                say(l, "%s%s", n++ ? " < " : ", stack ", name);
-        }
-}
-
-static char task_state(const Look *l)
-{
-        char buf[512], *at;
-
-        if (!slurp(l, "stat", buf, sizeof(buf)))
-                return '?';
-        at = strrchr(buf, ')'); /* a comm may hold anything, brackets too */
-        return at && at[1] == ' ' ? at[2] : '?';
-}
-
-static pid_t tracer(const Look *l)
-{
-        char buf[2048], *at;
-
-        if (!slurp(l, "status", buf, sizeof(buf)))
-                return 0;
-        at = strstr(buf, "\nTracerPid:");
-        return at ? (pid_t)atoi(at + 11) : 0;
-}
-
-static void look_at_task(Look *l, pid_t pid, pid_t tid)
-{
-        char comm[64], wchan[128], state;
-        pid_t traced_by;
-
-        snprintf(l->path, sizeof(l->path), "/proc/%d/task/%d", pid, tid);
-        state = task_state(l);
-        if (state == '?')
-                return; /* gone meanwhile */
-        l->n++;
-        if (!slurp(l, "comm", comm, sizeof(comm)))
-                comm[0] = '\0';
-        for (char *c = comm; *c; c++)
-                if (*c == '\n' || (unsigned char)*c < ' ')
-                        *c = '?';
-        say(l, "pid %d", pid);
-        if (tid != pid)
-                say(l, " tid %d", tid);
-        say(l, " (%s) state %c", comm, state);
-        if (state == 'Z' && tid == pid)
-                say(l, ", its first thread has exited");
-        say_call(l);
-        if (slurp(l, "wchan", wchan, sizeof(wchan)) && strcmp(wchan, "0") != 0)
-                say(l, ", wchan %s", wchan);
-        say_stack(l);
-        traced_by = tracer(l);
-        if (traced_by)
-                say(l, ", traced by pid %d", traced_by);
-        say(l, "\n");
+        if (w->n >= LOOK_MAX || now >= w->until)
+                return -ETIMEDOUT;
+        if (task_read(&task, pid, tid))
+                return 0; /* gone meanwhile */
+        w->n++;
+        task.frozen = task.frozen || w->frozen;
+        compare_with_seen(&task, now);
+        if (w->look)
+                tell(w, &task);
+        return 0;
 }
 
 static int look_at_process(pid_t pid, void *userdata)
 {
-        Look *l = userdata;
+        Walk *w = userdata;
         struct dirent *entry;
         char path[64];
+        int r = 0;
         DIR *d;
 
-        snprintf(path, sizeof(path), "/proc/%d/task", pid);
+        w->leader_seen = w->leader_seen || (w->look && pid == w->look->leader);
+        (void)snprintf(path, sizeof(path), "/proc/%d/task", pid);
         d = opendir(path);
-        while (d && (entry = readdir(d)))
+        while (d && r == 0 && (entry = readdir(d)))
                 if (entry->d_name[0] != '.')
-                        look_at_task(l, pid, (pid_t)atoi(entry->d_name));
+                        r = look_at_task(w, pid, (pid_t)atoi(entry->d_name));
         if (d)
-                closedir(d);
-        return 0;
+                (void)closedir(d);
+        return r;
+}
+
+static bool is_frozen(int dir_fd)
+{
+        _cleanup_fd_ int fd = cgroup_open_file(dir_fd, "cgroup.events", O_RDONLY);
+        char text[256] = {};
+
+        return fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 && strstr(text, "frozen 1");
 }
 
 static int look_at_one_cgroup(int dir_fd, void *userdata)
 {
-        return cgroup_each_process(dir_fd, look_at_process, userdata);
+        Walk *w = userdata;
+
+        w->frozen = is_frozen(dir_fd);
+        return cgroup_each_process(dir_fd, look_at_process, w);
 }
 
-uint32_t look_at_cgroup(int dir_fd, char *text, size_t size)
-{
-        Look l = {.text = text, .size = size};
+/* ---- those that are elsewhere */
 
-        text[0] = '\0';
-        (void)cgroup_walk(dir_fd, look_at_one_cgroup, &l); /* what could be seen is told */
-        return l.n;
+static void look_at_stranger(Walk *w, pid_t pid)
+{
+        Task task;
+
+        if (task_read(&task, pid, pid) || task.kind == TASK_EXITED)
+                return;
+        if (task.state != 'D' && task.state != 't') /* else that is why, wherever it is */
+                task.kind = TASK_ESCAPED;
+        task_read_cgroup(&task);
+        compare_with_seen(&task, clock_now());
+        w->n++;
+        tell(w, &task);
+}
+
+/* The first process is ours wherever it goes: it is known by its pidfd. */
+static void look_for_leader(Walk *w)
+{
+        Look *look = w->look;
+
+        if (w->leader_seen || look->leader <= 0 || syscall(SYS_pidfd_send_signal, look->leader_fd, 0, NULL, 0) < 0)
+                return;
+        look_at_stranger(w, look->leader);
+}
+
+static void look_once(Look *look, Walk *w)
+{
+        *w = (Walk){.look = look, .until = MAX(look->until, nsec_add(clock_now(), LOOK_SPAN / 5)),
+                .wire = wire_init(look->tasks, sizeof(look->tasks))};
+        look->n_tasks = 0;
+        look->kind = 0;
+        (void)cgroup_walk(look->dir_fd, look_at_one_cgroup, w); /* what could be seen is told */
+        look_for_leader(w);
+        look->n = w->n;
+        look->size = w->wire.at;
+        if (look->kind == TASK_EXITED) /* its other threads are about to be seen, or gone */
+                look->kind = TASK_UNINTERRUPTIBLE;
+}
+
+void look_now(Look *look)
+{
+        Walk w;
+
+        look_once(look, &w);
+        while (look->n > 0 && !w.final && nsec_add(clock_now(), 2 * AGAIN_SPAN) < look->until) {
+                (void)poll(NULL, 0, (int)(AGAIN_SPAN / NSEC_PER_MSEC));
+                look_once(look, &w);
+        }
+}
+
+void look_first(int dir_fd)
+{
+        Walk w = {.until = nsec_add(clock_now(), LOOK_SPAN)};
+
+        (void)cgroup_walk(dir_fd, look_at_one_cgroup, &w);
 }

@@ -236,10 +236,11 @@ static void node_begin_incarnation(Node *node)
         node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = false;
         node->killed_by_guard = node->keeper_killed = node->guard_asked = node->guard_heard = false;
         node->enforced_at = node->kill_at = node->killed_until = 0;
-        node->n_killed = node->n_left = 0;
+        node->n_killed = 0;
         node->not_removed = false;
         node->escrow_placed = false;
         node->quarantined = node->resolved = false;
+        leftover_done(&node->left);
         keeper_take_pidfd(node, 0, -1); /* that of another life */
         node->end = NODE_END_NONE;
         node->rung = NODE_RUNG_NONE;
@@ -534,6 +535,41 @@ static void node_begin_ladder(Node *node)
         node_resolve(node);
 }
 
+static void node_quarantine(Node *node, bool in_exec)
+{
+        Leftover *left = &node->left;
+        char first[512], many[64] = "";
+
+        node->quarantined = true;
+        left->generation = node->generation;
+        left->since = node->dataflow->loop->now;
+        if (left->n > 1)
+                (void)snprintf(many, sizeof(many), " (the first of %u tasks)", left->n);
+        node_set_error(node, "would not end%s%s%s: %s: %s%s", in_exec ? " (execve of " : "", in_exec ? node->plan->argv[0] : "",
+                in_exec ? " has not returned)" : "", leftover_verdict(left),
+                left->text ? leftover_first(left, first, sizeof(first)) : "its cgroup is not empty, and its keeper did not say who is left", many);
+        dataflow_verdict(node->dataflow, node);
+}
+
+void node_on_looked(Node *node, const KeeperMsg *msg)
+{
+        if (msg->generation != node->generation)
+                return;
+        leftover_take(&node->left, msg);
+        /* The list is here: no need to wait for it any longer. Nobody: that comes as EMPTY, or the deadline does. */
+        if (node->rung == NODE_RUNG_VERDICT && msg->left.n > 0)
+                node_post(node, NODE_EV_DEADLINE);
+}
+
+const char *node_verdict(const Node *node)
+{
+        if (node->quarantined)
+                return leftover_verdict(&node->left);
+        if (node->generation == 0 || !node->exited || !node->empty)
+                return node_is_final(node) && node->generation == 0 ? "empty" : NULL;
+        return node->killed ? "killed" : "empty";
+}
+
 static void node_next_rung(Node *node)
 {
         Dataflow *dataflow = node->dataflow;
@@ -565,11 +601,7 @@ static void node_next_rung(Node *node)
                 keeper_order_look(node);
                 break;
         default:
-                node->quarantined = true;
-                node_set_error(node, "would not end%s%s%s: %s", in_exec ? " (execve of " : "", in_exec ? node->plan->argv[0] : "",
-                        in_exec ? " has not returned)" : "",
-                        node->left ? node->left : "its cgroup is not empty, and its keeper did not say who is left");
-                dataflow_ledger(dataflow, "verdict", node, "left", -1);
+                node_quarantine(node, in_exec);
                 node_tell_end(node, false, true);
                 node_post(node, NODE_EV_FAIL);
                 return;
@@ -760,6 +792,7 @@ static void node_nothing(Node *node)
 {
         if (node->quarantined && node->empty) {
                 node->quarantined = false;
+                leftover_done(&node->left);
                 guard_reap_order(node);
                 dataflow_note(node->dataflow, node->plan->id, "quarantine cleared: what would not end has ended");
         }
@@ -900,6 +933,6 @@ void node_done(Node *node)
         free(node->resume_at);
         free(node->links);
         free(node->error);
-        free(node->left);
+        leftover_done(&node->left);
         *node = (Node){};
 }

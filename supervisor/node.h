@@ -16,6 +16,7 @@
 
 #include "protocol/keeper_msg.h"
 #include "shm/region.h"
+#include "supervisor/leftover.h"
 #include "supervisor/loop.h"
 #include "supervisor/packet.h"
 #include "supervisor/plan.h"
@@ -115,7 +116,6 @@ struct Node {
         uint32_t n_killed;    /* processes of it that needed SIGKILL */
         nsec_t kill_at, killed_until; /* from the first of these until nobody was left; 0: there was none */
         bool not_removed;     /* its cgroup, when it was empty */
-        uint32_t n_left;      /* tasks, when it was looked at last */
         bool escrow_placed;   /* with the guard, for it alone */
         nsec_t enforced_at;   /* from when on the guard has killed in its cgroup alone; 0: it has not */
         bool resolved;  /* it was decided what follows */
@@ -164,7 +164,7 @@ struct Node {
         bool finished;     /* no further incarnation will come */
         bool was_ready;    /* some incarnation got that far */
         char *error;       /* what went wrong, for people; NULL: nothing */
-        char *left;        /* quarantined: who is left */
+        Leftover left;     /* quarantined: who is left */
 };
 
 int node_init(Node *node, Dataflow *dataflow, uint32_t index);
@@ -247,6 +247,12 @@ static inline bool node_is_loose(const Node *node)
 {
         return node_is_dynamic(node) && !node->captured;
 }
+
+/* node_verdict() - how its last incarnation ended: "empty", "killed" (by SIGKILL), or what would not end; NULL: it has not. */
+const char *node_verdict(const Node *node);
+
+/* node_on_looked() - its keeper has said who is left of a generation. */
+void node_on_looked(Node *node, const KeeperMsg *msg);
 
 /* node_killed_by() - "keeper", "guard", or NULL: nobody had to kill it. */
 const char *node_killed_by(const Node *node);

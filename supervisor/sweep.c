@@ -241,3 +241,11 @@ int sweep_kill(int cgroup_dirfd, nsec_t until, SweepResult *ret)
                 look(ret, cgroup_dirfd);
         return r < 0 ? error_origin(r) : r == 0 ? 0 : SWEEP_E_LEFT;
 }
+
+void sweep_add(SweepResult *result, const SweepResult *earlier)
+{
+        result->n_found = MAX(result->n_found, earlier->n_found);
+        result->n_sent += earlier->n_sent;
+        result->n_rounds += earlier->n_rounds;
+        result->error = result->error ? result->error : earlier->error;
+}

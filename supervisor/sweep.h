@@ -56,4 +56,7 @@ int sweep_signal(int cgroup_dirfd, int signo, nsec_t until, SweepResult *ret);
  */
 int sweep_kill(int cgroup_dirfd, nsec_t until, SweepResult *ret);
 
+/* sweep_add() - @earlier was a part of the same kill: what it found and did counts too. */
+void sweep_add(SweepResult *result, const SweepResult *earlier);
+
 #endif

@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "protocol/keeper_msg.h"
 #include "protocol/log_msg.h"
+#include "protocol/task_msg.h"
 
 static const KeeperMsg samples[] = {
         {.type = KEEPER_MSG_BEGIN,
@@ -28,7 +29,7 @@ static const KeeperMsg samples[] = {
         {.type = KEEPER_MSG_EMPTY, .node = 3, .generation = 1, .empty = {1, 200}},
         {.type = KEEPER_MSG_SIGNALLED, .node = KEEPER_NODE_ALL, .signalled = {12, 1}},
         {.type = KEEPER_MSG_KILLING, .node = 3, .generation = 1, .signalled = {12, 95}},
-        {.type = KEEPER_MSG_LEFT, .node = 3, .generation = 1, .left = {1, "pid 1 (x) state D\n"}},
+        {.type = KEEPER_MSG_LEFT, .node = 3, .generation = 1, .left = {.n = 0}},
         {.type = KEEPER_MSG_NOTE, .note = {"disk full"}},
         {.type = KEEPER_MSG_ENDED, .ended = {1, 0}},
         {.type = KEEPER_MSG_BEGIN, .begin = {"0191-ab", "a", "", 3, 1000, 1001, 0, .n_groups = 2, .groups = {4, UINT32_MAX}}},
@@ -81,6 +82,69 @@ Test(keeper_msg, fields_arrive_in_their_places)
         cr_assert_eq(keeper_msg_decode(&m, buf, (size_t)n), 0);
         cr_assert_eq(m.exited.code, CLD_KILLED);
         cr_assert_eq(m.exited.status, 9);
+}
+
+static const Task held = {.pid = 10, .tid = 11, .kind = TASK_TRACED, .state = 't', .frozen = true, .start_time = 5, .switches = UINT64_MAX,
+        .age_ns = 7, .still_ns = 8, .call = -1, .fd = -1, .tracer = 77, .pending = 1, .shared_pending = UINT64_MAX, .comm = "a b) (\xff",
+        .tracer_comm = "gdb", .target = "/x", .wchan = "w", .stack = {"one", "two"}, .cgroup = "/else"};
+
+static int encode_left(uint32_t n, uint32_t n_tasks, void *tasks, size_t size, void *buffer)
+{
+        KeeperMsg m = {.type = KEEPER_MSG_LEFT, .node = 1, .generation = 1,
+                .left = {.n = n, .kind = TASK_TRACED, .n_tasks = n_tasks, .tasks = tasks, .tasks_size = (uint32_t)size}};
+
+        return keeper_msg_encode(&m, buffer, KEEPER_MSG_MAX);
+}
+
+Test(keeper_msg, who_is_left_arrives_as_it_was_sent_and_as_many_as_fit)
+{
+        uint8_t tasks[KEEPER_MSG_TASKS_MAX], buf[KEEPER_MSG_MAX];
+        Wire w = wire_init(tasks, sizeof(tasks));
+        uint32_t n = 0;
+        KeeperMsg m;
+        Task task;
+        int size;
+
+        while (task_msg_put(&w, &held))
+                n++;
+        cr_assert(n >= KEEPER_MSG_TASKS_MAX / TASK_MSG_MAX);
+        size = encode_left(5000, n, tasks, w.at, buf);
+        cr_assert(size > 0);
+        cr_assert_eq(keeper_msg_decode(&m, buf, (size_t)size), 0);
+        cr_assert_eq(m.left.n, 5000);
+        cr_assert_eq(m.left.n_tasks, n);
+        w = wire_init((void *)(uintptr_t)m.left.tasks, m.left.tasks_size);
+        for (uint32_t i = 0; i < n; i++) {
+                cr_assert(task_msg_get(&w, &task));
+                cr_assert_eq(memcmp(&task, &held, sizeof(task)), 0);
+        }
+        cr_assert_eq(wire_done(&w), 0);
+}
+
+Test(keeper_msg, a_task_that_is_none_is_refused)
+{
+        uint8_t tasks[TASK_MSG_MAX], buf[KEEPER_MSG_MAX];
+        Task bad[] = {held, held, held, held, held, held};
+        KeeperMsg m;
+
+        bad[0].pid = 0;
+        bad[1].tid = -1;
+        bad[2].kind = 0;
+        bad[3].kind = _TASK_KIND_MAX;
+        bad[4].state = '\n';
+        bad[5].call = -2;
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                Wire w = wire_init(tasks, sizeof(tasks));
+                int size;
+
+                cr_assert(task_msg_put(&w, &bad[i]));
+                size = encode_left(1, 1, tasks, w.at, buf);
+                cr_assert(size > 0);
+                cr_assert_eq(keeper_msg_decode(&m, buf, (size_t)size), -EPROTO, "%zu", i);
+                size = encode_left(1, 0, tasks, w.at, buf); /* bytes that are no task */
+                cr_assert_eq(keeper_msg_decode(&m, buf, (size_t)size), -EPROTO);
+        }
+        cr_assert_eq(encode_left(1, 2, tasks, 0, buf), -EMSGSIZE); /* more than there are */
 }
 
 Test(keeper_msg, every_truncation_and_every_extra_byte_is_refused)

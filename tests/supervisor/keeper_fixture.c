@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "keeper_fixture.h"
 
+#include "protocol/task_msg.h"
+
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <errno.h>
@@ -448,6 +450,23 @@ bool fx_end(Fixture *fx, nsec_t span)
         ended = fx_wait(fx, KEEPER_MSG_ENDED)->msg;
         fx_wait_exit(fx, FX_SPAN, 0);
         return ended.ended.removed && ended.ended.logged;
+}
+
+const char *fx_left(const FxMsg *left)
+{
+        static char text[16384];
+        Wire wire = wire_init((void *)(uintptr_t)left->msg.left.tasks, left->msg.left.tasks_size);
+        size_t n = 0;
+        Task task;
+
+        text[0] = '\0';
+        while (task_msg_get(&wire, &task) && n + 2048 < sizeof(text)) {
+                (void)task_line(&task, text + n, 2046);
+                n += strlen(text + n);
+                text[n++] = '\n';
+                text[n] = '\0';
+        }
+        return text;
 }
 
 void fx_close(Fixture *fx)

@@ -81,6 +81,7 @@ pid_t fx_logger(Fixture *fx);    /* the logger's pid */
 int fx_fds(Fixture *fx);          /* open descriptors of the keeper */
 void fx_expect_fds(Fixture *fx); /* as many as after BEGIN again, within a few orders and their answers */
 bool fx_end(Fixture *fx, nsec_t span); /* END, ENDED, exit 0; returns clean */
+const char *fx_left(const FxMsg *left); /* the tasks of LEFT, a line each; until the next call */
 void fx_close(Fixture *fx); /* fx_end when that was not done; asserts that nothing is left anywhere */
 nsec_t fx_cpu(Fixture *fx);           /* time the keeper's loop has spent on a processor */
 void fx_expect_idle(Fixture *fx);     /* it spends next to none of it now */

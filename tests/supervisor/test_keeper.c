@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "keeper_fixture.h"
+#include "base/task.h"
 
 __attribute__((visibility("default"))) int main(int argc, char **argv)
 {
@@ -206,10 +207,10 @@ Test(keeper, a_process_whose_leader_exited_is_looked_at_and_killed, .timeout = 6
         fx_line(fx, &line, packet);
         fx_order(fx, &look, NULL, 0);
         m = fx_expect(fx, KEEPER_MSG_LEFT);
-        cr_assert_eq(m->msg.left.n, 2, "%s", m->msg.left.text);
-        cr_assert(strstr(m->msg.left.text, "(headless) state Z, its first thread has exited"), "%s",
-                m->msg.left.text);
-        cr_assert(strstr(m->msg.left.text, " tid "), "%s", m->msg.left.text);
+        cr_assert_eq(m->msg.left.n, 2, "%s", fx_left(m));
+        cr_assert(strstr(fx_left(m), "(headless) state Z, its first thread has exited"), "%s",
+                fx_left(m));
+        cr_assert(strstr(fx_left(m), " tid "), "%s", fx_left(m));
         fx_kill(fx, 1, FX_SPAN);
         (void)fx_wait(fx, KEEPER_MSG_EMPTY);
         fx_close(fx);
@@ -248,14 +249,16 @@ Test(keeper, somebody_who_cannot_die_is_named_and_the_sweep_ends_in_time, .timeo
         fx_line(fx, &line, packet);
         snprintf(pid_text, sizeof(pid_text), "%d", pid);
         tracer = testgroup_spawn(fx->group.fd, ARGV(helper_path("undying"), (char *)"--trace", pid_text), NULL);
-        fx_kill(fx, 1, 300 * NSEC_PER_MSEC);
+        fx_kill(fx, 1, 500 * NSEC_PER_MSEC);
         (void)fx_expect(fx, KEEPER_MSG_KILLING);
         cr_assert(!fx_receive(fx, &none, NSEC_PER_SEC), "somebody who cannot die is said to be gone");
         fx_order(fx, &look, NULL, 0);
         m = fx_expect(fx, KEEPER_MSG_LEFT);
         cr_assert_eq(m->msg.left.n, 1);
-        cr_assert(strstr(m->msg.left.text, pid_text) && strstr(m->msg.left.text, "state t"), "%s", m->msg.left.text);
-        cr_assert(strstr(m->msg.left.text, "traced by pid"), "%s", m->msg.left.text);
+        cr_assert(strstr(fx_left(m), pid_text) && strstr(fx_left(m), "state t"), "%s", fx_left(m));
+        cr_assert(strstr(fx_left(m), "traced by pid") && strstr(fx_left(m), "(undying)"), "%s", fx_left(m));
+        cr_assert(strstr(fx_left(m), " s or more"), "it was looked at before, and has not moved: %s", fx_left(m));
+        cr_assert_eq(m->msg.left.kind, TASK_TRACED);
         cr_assert_eq(pidfd_send_signal(tracer, SIGKILL, NULL, 0), 0);
         expect_exit(fx, 1, CLD_KILLED, SIGKILL); /* the end is noticed whenever it comes */
         expect_empty(fx, 1);

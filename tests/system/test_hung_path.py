@@ -75,6 +75,12 @@ def test_startup_timeout_ends_a_start_from_a_hung_path(ports, hung, beside, data
     stuck, result = run.node("stuck"), run.result()
     assert stuck["state"] == "failed" and str(path) in stuck["error"], stuck
     assert result["left"] == 1
+    (task,) = stuck["tasks"]
+    assert (result["verdict"], task["verdict"], task["state"]) == ("unkillable-uninterruptible",) * 2 + ("D",), stuck
+    assert task["syscall"] in ("execve", "openat") and task["pending"] == ["KILL"] and not task["frozen"], task
+    assert "fuse" in " ".join([*task["stack"], task["wchan"]]) or "request_wait" in task["wchan"], task
+    assert task["still_ms"] >= 0 and task["age_ms"] >= 1000
+    assert run.node("beside")["verdict"] == "empty"
     assert run.node("beside")["state"] == "stopped" and not run.node("beside")["killed"]
     assert '"text":"asked"' in run.stdout.read_text(), "stopped as any other node is"
     all_gone_with_the_server(hung, traces, live, dataflow, home)

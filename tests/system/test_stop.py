@@ -168,7 +168,15 @@ def test_an_unkillable_process_is_named_in_the_verdict(helpers, script, dataflow
             result = run.result()
             assert result["left"] == 1 and not result["success"]
             assert result["stop_ms"] / 1000 <= 0.45 + BUDGET + 0.3 + SLACK
-            assert str(pid) in run.node("victim")["left"], "the verdict names who is left"
+            victim = run.node("victim")
+            assert str(pid) in victim["left"], "the verdict names who is left"
+            assert (victim["verdict"], result["verdict"], victim["n_tasks"]) == ("unkillable-traced",) * 2 + (1,)
+            (task,) = victim["tasks"]
+            assert (task["pid"], task["tid"], task["state"], task["verdict"]) == (pid, pid, "t", "unkillable-traced")
+            assert (task["tracer"], task["tracer_comm"]) == (tracer.pid, "undying")
+            assert task["still_ms"] > 1000, "it was looked at when it was killed, and again at the end of the budget"
+            verdict = next(e for e in result["ledger"] if e["rung"] == "verdict")
+            assert (verdict["node"], verdict["result"], verdict["count"], verdict["tasks"]) == ("victim", victim["verdict"], 1, [task])
         finally:
             tracer.kill()
     assert eventually(lambda: not marked_processes(traces.mark), 5), "it died once its tracer let it"
