@@ -1,0 +1,668 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/place.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+
+#define CGROUP2_MAGIC 0x63677270
+#define REAPER        "reaper"
+#define LISTING_SIZE  4096
+#define TABLE_FIRST   4096 /* processes of the host that find room at first */
+#define LOOKS_MAX     8       /* for more that run, before those that were found are killed */
+#define END_STEP_FIRST (10 * NSEC_PER_MSEC) /* what the killed get to die */
+#define END_STEP_MAX   (100 * NSEC_PER_MSEC)
+#define DEPTH_MAX     (1u << 20) /* of a chain of parents; more is a loop, which a list of more than a moment can have */
+
+bool place_is_cgroup(int dir_fd)
+{
+        struct statfs fs;
+
+        return fstatfs(dir_fd, &fs) == 0 && fs.f_type == CGROUP2_MAGIC;
+}
+
+/* ---- the root */
+
+static int is_ours(const char *path)
+{
+        struct stat st;
+
+        if (lstat(path, &st) < 0)
+                return -errno;
+        return S_ISDIR(st.st_mode) && st.st_uid == geteuid() ? 0 : -EPERM;
+}
+
+static int root_at(const char *path, bool make)
+{
+        if (make && mkdir(path, 0700) < 0 && errno != EEXIST)
+                return -errno;
+        return is_ours(path);
+}
+
+static int root_find(char ret_path[static PATH_MAX], bool make)
+{
+        const char *runtime = getenv("XDG_RUNTIME_DIR");
+        int r;
+
+        if (geteuid() == 0)
+                (void)snprintf(ret_path, PATH_MAX, "/run/" PLACE_ROOT_NAME);
+        else
+                (void)snprintf(ret_path, PATH_MAX, "%.3000s/" PLACE_ROOT_NAME, runtime ? runtime : "");
+        r = ret_path[0] == '/' && ret_path[1] != '\0' ? root_at(ret_path, make) : -ENOENT;
+        if (r == 0 || r == -EPERM)
+                return r;
+        (void)snprintf(ret_path, PATH_MAX, "/tmp/" PLACE_ROOT_NAME "-%u", (unsigned)geteuid());
+        return root_at(ret_path, make);
+}
+
+int place_root_make(char ret_path[static PATH_MAX])
+{
+        return root_find(ret_path, true);
+}
+
+int place_root_find(char ret_path[static PATH_MAX])
+{
+        return root_find(ret_path, false);
+}
+
+/* ---- /proc/PID/stat, without stdio */
+
+typedef struct Facts {
+        pid_t pid, ppid;
+        char state;
+        uint64_t n_threads, start_time;
+} Facts;
+
+static uint64_t number(const char **at)
+{
+        uint64_t n = 0;
+
+        while (**at == ' ' || **at == '-')
+                (*at)++;
+        while (**at >= '0' && **at <= '9')
+                n = n * 10 + (uint64_t)(*(*at)++ - '0');
+        return n;
+}
+
+static const char *decimal(char *end, uint64_t n)
+{
+        *--end = '\0';
+        do
+                *--end = (char)('0' + n % 10);
+        while (n /= 10);
+        return end;
+}
+
+/* @proc_fd: of /proc */
+static int read_facts(int proc_fd, pid_t pid, Facts *ret)
+{
+        char path[32], digits[24], buf[1024];
+        const char *text = decimal(digits + sizeof(digits), (uint64_t)pid), *at;
+        size_t n_text = strlen(text);
+        _cleanup_fd_ int fd = -1;
+        ssize_t n;
+
+        memcpy(path, text, n_text);
+        memcpy(path + n_text, "/stat", sizeof("/stat"));
+        fd = openat(proc_fd, path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+                return -errno;
+        n = read(fd, buf, sizeof(buf) - 1);
+        if (n <= 0)
+                return n < 0 ? -errno : -ESRCH;
+        buf[n] = '\0';
+        at = strrchr(buf, ')'); /* the name before it may hold anything */
+        if (!at || at[1] != ' ' || !at[2])
+                return -EBADMSG;
+        *ret = (Facts){.pid = pid, .state = at[2]};
+        at += 3;
+        ret->ppid = (pid_t)number(&at);
+        for (int i = 5; i < 20; i++) /* fields 5 to 19 */
+                (void)number(&at);
+        ret->n_threads = number(&at);
+        (void)number(&at);
+        ret->start_time = number(&at);
+        return 0;
+}
+
+static int open_proc(void)
+{
+        int fd = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+        return fd < 0 ? -errno : fd;
+}
+
+/* ---- the reaper's name */
+
+int place_set_reaper(int dir_fd, pid_t pid, bool is_init)
+{
+        _cleanup_fd_ int proc_fd = open_proc();
+        char text[64], digits[24];
+        Facts facts;
+        size_t n = 0;
+        int r = proc_fd < 0 ? proc_fd : read_facts(proc_fd, pid, &facts);
+
+        if (r)
+                return r;
+        for (int i = 0; i < 2; i++) {
+                const char *part = decimal(digits + sizeof(digits), i ? facts.start_time : (uint64_t)pid);
+
+                memcpy(text + n, part, strlen(part));
+                n += strlen(part);
+                text[n++] = i ? (is_init ? 'i' : 's') : '.';
+        }
+        text[n] = '\0';
+        return symlinkat(text, dir_fd, REAPER) < 0 ? -errno : 0; /* there at once and whole, or not at all */
+}
+
+int place_reaper(int dir_fd, bool *ret_is_init, pid_t *ret_pid)
+{
+        _cleanup_fd_ int proc_fd = -1, pidfd = -1;
+        char text[64];
+        const char *at = text;
+        ssize_t n = readlinkat(dir_fd, REAPER, text, sizeof(text) - 1);
+        uint64_t pid, start_time;
+        Facts facts;
+
+        if (n < 0)
+                return errno == EINVAL ? -ENOENT : -errno;
+        text[n] = '\0';
+        pid = number(&at);
+        if (*at == '.')
+                at++;
+        start_time = number(&at);
+        if (pid == 0 || pid > INT32_MAX || (*at != 'i' && *at != 's'))
+                return -ENOENT;
+        if (ret_is_init)
+                *ret_is_init = *at == 'i';
+        if (ret_pid)
+                *ret_pid = (pid_t)pid;
+        pidfd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+        if (pidfd < 0)
+                return errno == EINVAL ? -ESRCH : -errno; /* EINVAL: that number is a thread's now */
+        proc_fd = open_proc();
+        if (proc_fd < 0)
+                return proc_fd;
+        if (read_facts(proc_fd, (pid_t)pid, &facts) || facts.start_time != start_time)
+                return -ESRCH; /* the number is another's by now */
+        return TAKE_FD(pidfd);
+}
+
+static bool has_ended(int pidfd)
+{
+        struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+        return poll(&p, 1, 0) == 1;
+}
+
+int place_forget(int dir_fd)
+{
+        _cleanup_fd_ int pidfd = place_reaper(dir_fd, NULL, NULL);
+
+        if (pidfd == -ENOENT)
+                return 0;
+        if (pidfd >= 0 ? !has_ended(pidfd) : pidfd != -ESRCH)
+                return -EBUSY;
+        return unlinkat(dir_fd, REAPER, 0) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+/* ---- who descends from it */
+
+/* Memory that grows without malloc. */
+static int grow(void **items, size_t *room, size_t size)
+{
+        size_t wanted = *room ? 2 * *room : TABLE_FIRST;
+        void *p = *room ? mremap(*items, *room * size, wanted * size, MREMAP_MAYMOVE)
+                        : mmap(NULL, wanted * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+        if (p == MAP_FAILED)
+                return -errno;
+        *items = p;
+        *room = wanted;
+        return 0;
+}
+
+typedef enum Kin { KIN_UNKNOWN, KIN_NO, KIN_YES, KIN_IN_NAMESPACE } Kin;
+
+typedef struct Row {
+        pid_t pid, ppid;
+        uint64_t start_time;
+        uint8_t kin; /* Kin */
+        bool root, dead, stopped;
+} Row;
+
+typedef struct Table {
+        int proc_fd;
+        Row *rows;
+        size_t n, room;
+        bool sorted;
+} Table;
+
+static int table_add(Table *t, pid_t pid)
+{
+        Facts facts;
+        int r = t->n == t->room ? grow((void **)&t->rows, &t->room, sizeof(Row)) : 0;
+
+        if (r)
+                return r;
+        if (read_facts(t->proc_fd, pid, &facts))
+                return 0; /* gone meanwhile */
+        t->sorted &= t->n == 0 || t->rows[t->n - 1].pid < pid;
+        t->rows[t->n++] = (Row){.pid = pid,
+                .ppid = facts.ppid,
+                .start_time = facts.start_time,
+                .stopped = facts.state == 'T' || facts.state == 't',
+                .dead = facts.state == 'X' || (facts.state == 'Z' && facts.n_threads <= 1)}; /* the first thread may be dead and others live */
+        return 0;
+}
+
+/* Everybody there is. @proc_fd: of /proc, the table's from here on. */
+static int table_fill(Table *t)
+{
+        char listing[LISTING_SIZE] __attribute__((aligned(8)));
+        ssize_t n;
+        int r = t->proc_fd < 0 ? t->proc_fd : 0;
+
+        t->n = 0;
+        t->sorted = true;
+        if (!r && lseek(t->proc_fd, 0, SEEK_SET) < 0)
+                r = -errno;
+        while (!r && (n = getdents64(t->proc_fd, listing, sizeof(listing))) != 0) {
+                if (n < 0)
+                        return -errno;
+                for (ssize_t at = 0; at < n && !r;) {
+                        struct dirent64 *entry = (struct dirent64 *)(void *)(listing + at);
+                        const char *name = entry->d_name;
+
+                        at += entry->d_reclen;
+                        if (*name >= '1' && *name <= '9')
+                                r = table_add(t, (pid_t)number(&name));
+                }
+        }
+        return r;
+}
+
+static void table_done(Table *t)
+{
+        if (t->room)
+                (void)munmap(t->rows, t->room * sizeof(Row));
+        (void)fd_close(t->proc_fd);
+}
+
+static Row *table_find(const Table *t, pid_t pid)
+{
+        size_t low = 0, high = t->n;
+
+        if (!t->sorted) { /* procfs lists by number; should it ever not, this is slower and no less right */
+                for (size_t i = 0; i < t->n; i++)
+                        if (t->rows[i].pid == pid)
+                                return &t->rows[i];
+                return NULL;
+        }
+        while (low < high) {
+                size_t middle = low + (high - low) / 2;
+
+                if (t->rows[middle].pid < pid)
+                        low = middle + 1;
+                else
+                        high = middle;
+        }
+        return low < t->n && t->rows[low].pid == pid ? &t->rows[low] : NULL;
+}
+
+/* Up to somebody of whom it is known, then down again with what was found. */
+static void table_place(const Table *t, Row *row)
+{
+        unsigned depth = 0;
+        Kin kin = KIN_NO;
+
+        for (Row *at = row; at && depth < DEPTH_MAX; depth++) {
+                Row *parent;
+
+                if (at->kin != KIN_UNKNOWN) {
+                        kin = (Kin)at->kin;
+                        break;
+                }
+                parent = table_find(t, at->ppid);
+                if (!parent) { /* it ended after its child was read, which is another's by now */
+                        Facts facts;
+
+                        if (read_facts(t->proc_fd, at->pid, &facts) == 0 && facts.ppid != at->ppid) {
+                                at->ppid = facts.ppid;
+                                continue;
+                        }
+                }
+                at = parent;
+        }
+        for (Row *at = row; at && at->kin == KIN_UNKNOWN; at = table_find(t, at->ppid))
+                at->kin = (uint8_t)kin;
+}
+
+static bool is_kin(const Row *row)
+{
+        return row->kin >= KIN_YES && !row->root && !row->dead;
+}
+
+int place_each_descendant(pid_t root, const pid_t *spared, size_t n_spared, PlacePid each, void *userdata)
+{
+        Table t = {.proc_fd = open_proc()};
+        int r = table_fill(&t);
+        Row *top = r ? NULL : table_find(&t, root);
+
+        if (top) {
+                top->kin = KIN_YES;
+                top->root = true;
+        }
+        for (size_t i = 0; top && i < n_spared; i++) {
+                Row *row = table_find(&t, spared[i]);
+
+                if (row)
+                        row->kin = KIN_NO;
+        }
+        for (size_t i = 0; top && i < t.n && !r; i++) {
+                table_place(&t, &t.rows[i]);
+                if (is_kin(&t.rows[i]))
+                        r = each(t.rows[i].pid, userdata);
+        }
+        table_done(&t);
+        return r;
+}
+
+int place_each_child(pid_t parent, PlacePid each, void *userdata)
+{
+        Table t = {.proc_fd = open_proc()};
+        int r = table_fill(&t);
+
+        for (size_t i = 0; i < t.n && !r; i++)
+                if (t.rows[i].ppid == parent)
+                        r = each(t.rows[i].pid, userdata);
+        table_done(&t);
+        return r;
+}
+
+int place_each_process(int dir_fd, PlacePid each, void *userdata)
+{
+        pid_t pid;
+        _cleanup_fd_ int pidfd = place_reaper(dir_fd, NULL, &pid);
+
+        if (pidfd < 0)
+                return pidfd == -ENOENT || pidfd == -ESRCH ? 0 : pidfd;
+        return place_each_descendant(pid, NULL, 0, each, userdata);
+}
+
+/* ---- lives below a directory */
+
+#define LEVELS_MAX 4 /* <tidegate>/<instance>/<uuid>/<life> */
+
+static int each_life(int dir_fd, unsigned depth, PlaceLife visit, void *userdata)
+{
+        char listing[LISTING_SIZE / 2] __attribute__((aligned(8)));
+        _cleanup_fd_ int fd = -1;
+        char link[8];
+        ssize_t n;
+        int r = 0;
+
+        if (readlinkat(dir_fd, REAPER, link, sizeof(link)) > 0)
+                return visit(dir_fd, userdata);
+        fd = depth < LEVELS_MAX ? openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1; /* a position of our own in the listing */
+        if (fd < 0)
+                return depth < LEVELS_MAX && errno != ENOENT ? -errno : 0;
+        while (!r && (n = getdents64(fd, listing, sizeof(listing))) > 0)
+                for (ssize_t at = 0; at < n && !r;) {
+                        struct dirent64 *entry = (struct dirent64 *)(void *)(listing + at);
+                        _cleanup_fd_ int child = -1;
+
+                        at += entry->d_reclen;
+                        if (entry->d_type != DT_DIR || strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+                                continue;
+                        child = openat(fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+                        if (child >= 0)
+                                r = each_life(child, depth + 1, visit, userdata);
+                }
+        return r;
+}
+
+int place_each_life(int dir_fd, PlaceLife visit, void *userdata)
+{
+        return each_life(dir_fd, 0, visit, userdata);
+}
+
+static int find_living(int dir_fd, void *userdata)
+{
+        _cleanup_fd_ int pidfd = place_reaper(dir_fd, NULL, NULL);
+
+        (void)userdata;
+        if (pidfd < 0)
+                return pidfd == -ESRCH || pidfd == -ENOENT ? 0 : pidfd;
+        return !has_ended(pidfd);
+}
+
+int place_populated(int dir_fd)
+{
+        return place_each_life(dir_fd, find_living, NULL);
+}
+
+/* ---- all lives at and below a directory at once: one look at /proc for all of them */
+
+#define WITNESSES_MAX 16
+
+typedef struct Root {
+        pid_t pid;
+        bool is_init;
+        int pidfd; /* of the first WITNESSES_MAX, to hear of their ends */
+} Root;
+
+typedef struct Lives {
+        Table table;
+        Root *roots;
+        size_t n, room;
+} Lives;
+
+static int add_root(int dir_fd, void *userdata)
+{
+        Lives *lives = userdata;
+        Root root = {.pidfd = -1};
+        _cleanup_fd_ int pidfd = place_reaper(dir_fd, &root.is_init, &root.pid);
+        int r = lives->n == lives->room ? grow((void **)&lives->roots, &lives->room, sizeof(Root)) : 0;
+
+        if (r || pidfd == -ESRCH || pidfd == -ENOENT)
+                return r;
+        if (pidfd < 0)
+                return pidfd;
+        if (has_ended(pidfd))
+                return 0;
+        if (lives->n < WITNESSES_MAX)
+                root.pidfd = TAKE_FD(pidfd);
+        lives->roots[lives->n++] = root;
+        return 0;
+}
+
+static void drop_witnesses(Lives *lives)
+{
+        for (size_t i = 0; i < MIN(lives->n, (size_t)WITNESSES_MAX); i++)
+                lives->roots[i].pidfd = fd_close(lives->roots[i].pidfd);
+        lives->n = 0;
+}
+
+/* Who is in them now. Returns how many, or a negative errno. */
+static int lives_look(Lives *lives, int dir_fd)
+{
+        Table *t = &lives->table;
+        int n = 0, r;
+
+        drop_witnesses(lives);
+        t->n = 0;
+        r = place_each_life(dir_fd, add_root, lives);
+        if (!r && lives->n > 0)
+                r = table_fill(t);
+        if (r || lives->n == 0)
+                return r;
+        for (size_t i = 0; i < lives->n; i++) {
+                Row *row = table_find(t, lives->roots[i].pid);
+
+                if (!row)
+                        continue;
+                row->root = true;
+                row->kin = lives->roots[i].is_init ? KIN_IN_NAMESPACE : KIN_YES;
+        }
+        for (size_t i = 0; i < t->n; i++) {
+                table_place(t, &t->rows[i]);
+                n += is_kin(&t->rows[i]);
+        }
+        return n;
+}
+
+static void lives_done(Lives *lives)
+{
+        drop_witnesses(lives);
+        if (lives->room)
+                (void)munmap(lives->roots, lives->room * sizeof(Root));
+        table_done(&lives->table);
+}
+
+int place_count(int dir_fd)
+{
+        Lives lives = {.table = {.proc_fd = open_proc()}};
+        int n = lives_look(&lives, dir_fd);
+
+        lives_done(&lives);
+        return n;
+}
+
+/* To the process of that row, and to no other that may have its number by now. */
+static bool row_signal(const Lives *lives, const Row *row, int signo, PlaceResult *result)
+{
+        _cleanup_fd_ int pidfd = (int)syscall(SYS_pidfd_open, row->pid, 0);
+        Facts facts;
+
+        if (pidfd < 0 || read_facts(lives->table.proc_fd, row->pid, &facts) || facts.start_time != row->start_time)
+                return false;
+        if (syscall(SYS_pidfd_send_signal, pidfd, signo, NULL, 0) < 0) {
+                if (errno != ESRCH && !result->error)
+                        result->error = errno;
+                return false;
+        }
+        if (signo == SIGTERM)
+                (void)syscall(SYS_pidfd_send_signal, pidfd, SIGCONT, NULL, 0); /* it may be gone already */
+        return true;
+}
+
+int place_signal(int dir_fd, int signo, PlaceResult *ret)
+{
+        Lives lives = {.table = {.proc_fd = open_proc()}};
+        int n = lives_look(&lives, dir_fd);
+
+        *ret = (PlaceResult){.n_found = (unsigned)MAX(n, 0)};
+        for (size_t i = 0; n > 0 && i < lives.table.n; i++)
+                if (is_kin(&lives.table.rows[i]))
+                        ret->n_sent += row_signal(&lives, &lives.table.rows[i], signo, ret);
+        lives_done(&lives);
+        return MIN(n, 0);
+}
+
+/* The death of an init is that of everybody in its namespace, and the kernel waits for them. */
+static void kill_inits(const Lives *lives)
+{
+        for (size_t i = 0; i < lives->n; i++) {
+                int pidfd = lives->roots[i].pidfd >= 0 ? lives->roots[i].pidfd : (int)syscall(SYS_pidfd_open, lives->roots[i].pid, 0);
+
+                if (pidfd >= 0 && lives->roots[i].is_init)
+                        (void)syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+                if (pidfd != lives->roots[i].pidfd)
+                        pidfd = fd_close(pidfd);
+        }
+}
+
+/*
+ * Whoever is stopped forks no more. So all are stopped first, and looked for again, until nobody runs any more; then everybody who could be born
+ * has been, and all of them are killed. One that cannot be stopped (it sleeps uninterruptibly) forks nobody either: the third look that finds
+ * nobody new is the last.
+ */
+static int kill_once(Lives *lives, int dir_fd, PlaceResult *result)
+{
+        int n = 0, before = -1;
+
+        for (unsigned look = 0;; look++) {
+                unsigned running = 0;
+
+                n = lives_look(lives, dir_fd);
+                if (n < 0)
+                        return n;
+                result->n_found = MAX(result->n_found, (unsigned)n);
+                kill_inits(lives);
+                for (size_t i = 0; i < lives->table.n; i++)
+                        running += is_kin(&lives->table.rows[i]) && lives->table.rows[i].kin == KIN_YES && !lives->table.rows[i].stopped;
+                if (running == 0 || look >= LOOKS_MAX || (look >= 2 && n <= before))
+                        break;
+                for (size_t i = 0; i < lives->table.n; i++) {
+                        const Row *row = &lives->table.rows[i];
+
+                        if (is_kin(row) && row->kin == KIN_YES && !row->stopped)
+                                (void)row_signal(lives, row, SIGSTOP, result);
+                }
+                before = n;
+        }
+        for (size_t i = 0; i < lives->table.n; i++)
+                if (is_kin(&lives->table.rows[i]) && lives->table.rows[i].kin == KIN_YES)
+                        result->n_sent += row_signal(lives, &lives->table.rows[i], SIGKILL, result);
+        return 0;
+}
+
+/* Until the lives that we hear of have ended, or @until. */
+static void wait_for_ends(const Lives *lives, nsec_t until)
+{
+        struct pollfd p[WITNESSES_MAX];
+        size_t n = MIN(lives->n, (size_t)WITNESSES_MAX), left = n;
+
+        for (size_t i = 0; i < n; i++)
+                p[i] = (struct pollfd){.fd = lives->roots[i].pidfd, .events = POLLIN};
+        while (left > 0 && clock_now() < until) {
+                if (poll(p, n, nsec_poll_ms(until, clock_now())) <= 0)
+                        continue;
+                for (size_t i = 0; i < n; i++)
+                        if (p[i].fd >= 0 && p[i].revents) {
+                                p[i].fd = -1;
+                                left--;
+                        }
+        }
+}
+
+int place_end(int dir_fd, nsec_t until, PlaceResult *ret)
+{
+        Lives lives = {.table = {.proc_fd = open_proc()}};
+        nsec_t step = END_STEP_FIRST;
+        int r;
+
+        *ret = (PlaceResult){};
+        for (;;) {
+                nsec_t now;
+
+                r = kill_once(&lives, dir_fd, ret);
+                if (r < 0)
+                        break;
+                ret->n_rounds++;
+                wait_for_ends(&lives, MIN(nsec_add(clock_now(), step), MAX(until, nsec_add(clock_now(), END_STEP_FIRST))));
+                r = place_populated(dir_fd);
+                now = clock_now();
+                if (r <= 0 || now >= until)
+                        break;
+                step = MIN(2 * step, END_STEP_MAX);
+        }
+        ret->n_left = r == 0 ? 0 : (unsigned)MAX(lives_look(&lives, dir_fd), r < 0 ? 0 : 1);
+        ret->n_found = MAX(ret->n_found, ret->n_left);
+        lives_done(&lives);
+        return r > 0 ? -ETIMEDOUT : r;
+}
