@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/place.h"
 
 #define N_LEVELS      (CGROUP_DEPTH_MAX + 2)
 #define LISTING_SIZE  2048
@@ -82,6 +83,62 @@ int cgroup_limit_descent(int dir_fd)
         return r < 0 ? r : cgroup_write(dir_fd, "cgroup.max.descendants", STRINGIFY(CGROUP_DESCENDANTS_MAX));
 }
 
+/* Nothing to read from it: a pidfd, of a reaper, which ends when nobody is left. */
+static bool is_pidfd(int error)
+{
+        return error == EINVAL || error == ESPIPE || error == EBADF;
+}
+
+static int pidfd_populated(int pidfd)
+{
+        struct pollfd p = {.fd = pidfd, .events = POLLIN};
+        int n = poll(&p, 1, 0);
+
+        return n < 0 ? -errno : n == 0;
+}
+
+static int is_gone(int err)
+{
+        return err == -ENOENT || err == -ENODEV;
+}
+
+int cgroup_open_events(int dir_fd)
+{
+        int fd = cgroup_open_file(dir_fd, "cgroup.events", O_RDONLY);
+
+        if (fd != -ENOENT || place_is_cgroup(dir_fd))
+                return fd;
+        if (cgroup_is_gone(dir_fd))
+                return -ENOENT;
+        fd = place_reaper(dir_fd, NULL, NULL);
+        return fd >= 0 ? fd : open_dir(dir_fd, ".");
+}
+
+int cgroup_open_kill(int dir_fd)
+{
+        int fd = cgroup_open_file(dir_fd, "cgroup.kill", O_WRONLY);
+
+        return fd != -ENOENT || place_is_cgroup(dir_fd) || cgroup_is_gone(dir_fd) ? fd : open_dir(dir_fd, ".");
+}
+
+bool cgroup_is_gone(int dir_fd)
+{
+        struct stat st;
+
+        if (place_is_cgroup(dir_fd))
+                return faccessat(dir_fd, "cgroup.procs", F_OK, 0) < 0 && is_gone(-errno);
+        return fstat(dir_fd, &st) == 0 && st.st_nlink == 0;
+}
+
+short cgroup_events_mask(int events_fd)
+{
+        char byte;
+
+        if (pread(events_fd, &byte, 1, 0) >= 0)
+                return POLLPRI;
+        return is_pidfd(errno) ? POLLIN : errno == EISDIR ? 0 : POLLPRI;
+}
+
 int cgroup_populated(int events_fd)
 {
         static const char key[] = "populated ";
@@ -90,6 +147,10 @@ int cgroup_populated(int events_fd)
         ssize_t n;
 
         n = pread(events_fd, buf, sizeof(buf) - 1, 0);
+        if (n < 0 && errno == EISDIR)
+                return place_populated(events_fd);
+        if (n < 0 && is_pidfd(errno))
+                return pidfd_populated(events_fd);
         if (n < 0)
                 return errno == ENODEV ? 0 : -errno;
         buf[n] = '\0';
@@ -97,11 +158,6 @@ int cgroup_populated(int events_fd)
                 if (strncmp(at, key, sizeof(key) - 1) == 0)
                         return at[sizeof(key) - 1] != '0';
         return -EPROTO;
-}
-
-static int is_gone(int err)
-{
-        return err == -ENOENT || err == -ENODEV;
 }
 
 /* Opens the next child directory of @level and leaves the level ready to go on behind it. 0: there are no more. */
@@ -239,7 +295,7 @@ int cgroup_each_process(int dir_fd, CgroupPid each, void *userdata)
                 if (r != -EOPNOTSUPP) /* a threaded cgroup says so, and lists threads only */
                         break;
         }
-        return is_gone(r) ? 0 : r;
+        return is_gone(r) ? place_each_process(dir_fd, each, userdata) : r;
 }
 
 static int count_one(pid_t pid, void *userdata)
@@ -256,6 +312,8 @@ int cgroup_count(int dir_fd)
 {
         int n = 0, r;
 
+        if (!place_is_cgroup(dir_fd))
+                return place_count(dir_fd);
         r = cgroup_walk(dir_fd, count_cgroup, &n);
         return r < 0 ? r : n;
 }
@@ -285,6 +343,7 @@ static int remove_below(int dir_fd)
                         }
                 } else
                         deep = 1;
+                (void)place_forget(level->fd); /* a cgroup has nothing of the kind; whoever lives there keeps the directory */
                 level->fd = fd_close(level->fd);
                 if (depth-- == 0)
                         return deep ? CGROUP_E_DEEP : 0;
@@ -298,16 +357,16 @@ static int remove_below(int dir_fd)
 int cgroup_remove_tree(int parent_fd, const char *name, nsec_t until)
 {
         _cleanup_fd_ int dir_fd = -1, events_fd = -1;
+        struct pollfd p = {};
         nsec_t step = NSEC_PER_MSEC;
         int r = 0;
 
         for (;;) {
-                struct pollfd p = {.events = POLLPRI};
                 nsec_t now;
 
                 if (unlinkat(parent_fd, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
                         return 0;
-                if (errno != EBUSY)
+                if (errno != EBUSY && errno != ENOTEMPTY)
                         return error_origin(-errno);
                 now = clock_now();
                 if (r > 0 && now >= until)
@@ -316,7 +375,8 @@ int cgroup_remove_tree(int parent_fd, const char *name, nsec_t until)
                         dir_fd = open_dir(parent_fd, name);
                         if (dir_fd < 0)
                                 return is_gone(dir_fd) ? 0 : error_origin(dir_fd);
-                        events_fd = cgroup_open_file(dir_fd, "cgroup.events", O_RDONLY); /* none: the steps alone */
+                        events_fd = cgroup_open_events(dir_fd); /* none: the steps alone */
+                        p.events = events_fd >= 0 ? cgroup_events_mask(events_fd) : 0;
                 }
                 if (events_fd >= 0)
                         (void)cgroup_populated(events_fd); /* arms POLLPRI for what changes from here on */

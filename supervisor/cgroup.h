@@ -2,6 +2,9 @@
 /*
  * One cgroup v2 directory as an open file descriptor: make it, read who is in it, watch it get empty, remove it.
  *
+ * Where no cgroup may be written the same directories are plain ones (base/place.h), and every function here takes them as well: who is in it is then
+ * who descends from its reaper, and it is empty when the reaper has ended.
+ *
  * Everything is relative to a directory fd, so a path that is renamed, unmounted or forged cannot lead us elsewhere.
  * Nothing allocates, logs or uses stdio, so every function may run in a thread with a small stack (32 KiB is enough)
  * or in a child forked from a threaded process. Thread-safe. cgroupfs calls wait for the kernel's cgroup lock, which
@@ -51,6 +54,16 @@ int cgroup_limit_descent(int dir_fd);
 
 /* cgroup_open_file() - openat with O_CLOEXEC | O_NOFOLLOW; @flags is O_RDONLY or O_WRONLY. The fd or -errno. */
 int cgroup_open_file(int dir_fd, const char *name, int flags);
+
+/*
+ * cgroup_open_events() - what cgroup_populated() reads and what tells of changes: cgroup.events; of a life without a cgroup the pidfd of its
+ * reaper; of a plain directory above such lives a descriptor that nothing can be polled for, look again at times. The fd; -ENOENT, -ENODEV: it
+ * is gone; or another -errno.
+ */
+int cgroup_open_events(int dir_fd);
+int cgroup_open_kill(int dir_fd); /* cgroup.kill for writing; of a plain directory itself. The fd or -errno. */
+short cgroup_events_mask(int events_fd); /* what to poll for: POLLPRI, of a reaper POLLIN, of a plain directory nothing */
+bool cgroup_is_gone(int dir_fd); /* the directory was removed: nobody can be born there any more */
 
 /* cgroup_write() - write @text to one of the cgroup's files. 0 or -errno. */
 int cgroup_write(int dir_fd, const char *name, const char *text);

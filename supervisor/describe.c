@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/enforcer.h"
 #include "supervisor/progress.h"
 #include "supervisor/server-internal.h"
 
@@ -29,15 +30,22 @@ static json_t *describe_protection(const Node *node)
                 [KEEPER_CGROUP_WRITE_POSSIBLE] = "possible"};
         bool lives = node->spawned && !node->exited;
         KeeperCgroupWrite write = lives ? node->cgroup_write : KEEPER_CGROUP_WRITE_UNKNOWN;
+        Enforcer enforcer = enforcer_of_name(node->dataflow->supervisor->cgroup);
         json_t *weaker = json_array();
 
+        if (lives && (enforcer == ENFORCER_SUBREAPER || enforcer == ENFORCER_PID1))
+                (void)json_array_append_new(weaker, json_string("it is ended by way of the process table: the weakest of the enforcers"));
+        if (lives && !enforcer_has_cgroup(enforcer))
+                (void)json_array_append_new(weaker, json_string("no limits"));
+        if (lives && enforcer != ENFORCER_CGROUP)
+                (void)json_array_append_new(weaker, json_string("it ends with its keeper"));
         if (write == KEEPER_CGROUP_WRITE_READ_ONLY)
                 (void)json_array_append_new(weaker, json_string("root can mount cgroups writable again: it leaves its cgroup by intent, not by accident"));
         else if (write == KEEPER_CGROUP_WRITE_POSSIBLE)
                 (void)json_array_append_new(weaker, json_string("it can leave its cgroup, and move others of its user"));
-        if (lives && node->dataflow->options.uid == geteuid())
+        if (lives && node->dataflow->options.uid == geteuid() && !enforcer_has_pidns(enforcer))
                 (void)json_array_append_new(weaker, json_string("it runs as the user of the supervisor: it can signal and trace us and its like"));
-        return json_pack("{ss ss* so}", "backend", "cgroup", "cgroup_write", words[write], "weaker", weaker);
+        return json_pack("{ss ss* so}", "backend", enforcer_name(enforcer), "cgroup_write", words[write], "weaker", weaker);
 }
 
 static json_t *describe_exit(const Node *node)

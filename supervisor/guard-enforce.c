@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/place.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/guard-internal.h"
 #include "supervisor/sweep.h"
@@ -105,6 +106,36 @@ static void keep_slot_only(const GuardSlot *slot, int leader)
         keep_only(fds, n);
 }
 
+static int end_stray(pid_t pid, void *userdata)
+{
+        int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+
+        (*(uint32_t *)userdata)++;
+        if (pidfd >= 0)
+                (void)syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+        (void)fd_close(pidfd);
+        return 0;
+}
+
+/*
+ * Without a cgroup: whoever has killed its reaper, and lost its keeper, has come to the guard. Nobody of ours is left by now, so all below the
+ * guard but this enforcer are strays.
+ */
+static void end_strays(nsec_t until, struct guard_result *result)
+{
+        const pid_t self = getpid(), guard = getppid();
+        uint32_t n;
+
+        for (;;) {
+                n = 0;
+                if (place_each_descendant(guard, &self, 1, end_stray, &n) || n == 0 || clock_now() >= until)
+                        break;
+                result->n_found = MAX(result->n_found, n);
+                (void)poll(NULL, 0, 5); /* they die and the guard reaps them; the next look tells */
+        }
+        result->n_left += n;
+}
+
 static void enforce_slot(GuardSlot *slot, bool remove, unsigned self, struct guard_result *result)
 {
         const GuardEscrow *escrow = &slot->escrow;
@@ -120,8 +151,11 @@ static void enforce_slot(GuardSlot *slot, bool remove, unsigned self, struct gua
         result->n_left = swept.n_left;
         if (slot->number != GUARD_SLOT_INSTANCE)
                 remove_dataflow(slot, escrow->until);
-        else if (remove)
+        else if (remove) {
+                if (slot->guard->state == GUARD_CLEANING && !enforcer_has_cgroup(slot->guard->instance.enforcer))
+                        end_strays(escrow->until, result);
                 (void)remove_children(slot->dir_fd, escrow->until);
+        }
 }
 
 /* Its cgroup is one life's, and no other ever gets that name. */

@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "supervisor/cgroup.h"
 #include "supervisor/guard-internal.h"
 
 #define AGAIN_SPAN (20 * NSEC_PER_MSEC) /* before another try when there is no process to be had */
@@ -31,7 +32,7 @@ int guard_escrow_open(Guard *guard)
 bool guard_slot_is_gone(const GuardSlot *slot)
 {
         return slot->number != GUARD_SLOT_INSTANCE && slot->dir_fd >= 0 &&
-               faccessat(slot->dir_fd, "cgroup.procs", F_OK, 0) < 0 && (errno == ENOENT || errno == ENODEV);
+               cgroup_is_gone(slot->dir_fd);
 }
 
 static bool is_without_keeper(const GuardEscrow *escrow)

@@ -16,6 +16,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "supervisor/cgroup.h"
 #include "supervisor/guard-internal.h"
 #include "supervisor/guard-state.h"
 
@@ -38,8 +39,8 @@ static void open_cgroup(GuardSlot *slot, const char *path)
         slot->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
         if (slot->dir_fd < 0)
                 return; /* its keeper says where it is, once it talks to us */
-        slot->kill_fd = openat(slot->dir_fd, "cgroup.kill", O_WRONLY | O_CLOEXEC);
-        slot->events_fd = openat(slot->dir_fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
+        slot->kill_fd = cgroup_open_kill(slot->dir_fd);
+        slot->events_fd = cgroup_open_events(slot->dir_fd);
 }
 
 int guard_adopt_keeper(Guard *guard, GuardSlot *slot, pid_t pid, int take_socket, int take_pidfd, const char *cgroup)
@@ -154,6 +155,7 @@ static int restore_header(Guard *guard, const struct guard_state_header *h)
         if (n <= 0 || !strrchr(guard->instance.path, '/'))
                 return error_origin(-ENOENT);
         (void)snprintf(guard->instance.name, sizeof(guard->instance.name), "%.31s", strrchr(guard->instance.path, '/') + 1);
+        guard->instance.enforcer = enforcer_of_instance(guard->instance.dir_fd);
         guard->instance.base_fd = openat(guard->instance.dir_fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (guard->instance.base_fd < 0)
                 return error_origin(-errno);

@@ -68,7 +68,7 @@ static void note(
 static uint32_t count_in(int dir_fd, const char *name, bool hurry)
 {
         _cleanup_fd_ int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-        _cleanup_fd_ int events = fd < 0 ? -1 : cgroup_open_file(fd, "cgroup.events", O_RDONLY);
+        _cleanup_fd_ int events = fd < 0 ? -1 : cgroup_open_events(fd);
         int n;
 
         if (events < 0 || cgroup_populated(events) != 1)

@@ -602,12 +602,14 @@ int guard_open_instance_files(Guard *guard)
         int r;
 
         slot->dir_fd = openat(guard->instance.dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        slot->events_fd = openat(guard->instance.dir_fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
-        slot->kill_fd = openat(guard->instance.dir_fd, "cgroup.kill", O_WRONLY | O_CLOEXEC);
-        if (slot->dir_fd < 0 || slot->events_fd < 0 || slot->kill_fd < 0) {
-                r = -errno;
-                tell_client(guard, GUARD_MSG_FAILED, errno,
-                        slot->kill_fd < 0 && errno == ENOENT ? "this kernel has no cgroup.kill (Linux 5.14)"
+        r = slot->dir_fd < 0 ? -errno : (slot->events_fd = cgroup_open_events(guard->instance.dir_fd));
+        if (r >= 0)
+                r = slot->kill_fd = cgroup_open_kill(guard->instance.dir_fd);
+        if (r < 0) {
+                slot->events_fd = MAX(slot->events_fd, -1);
+                slot->kill_fd = MAX(slot->kill_fd, -1);
+                tell_client(guard, GUARD_MSG_FAILED, -r,
+                        slot->events_fd >= 0 && r == -ENOENT ? "this kernel has no cgroup.kill (Linux 5.14)"
                                                              : "cannot open the instance's cgroup files");
                 return error_origin(r);
         }
@@ -625,7 +627,7 @@ static int guard_open_instance(Guard *guard)
                 log_line("taking over the instance %s, which a daemon left here", guard->instance.name);
                 guard->epoch = guard->loop.now / NSEC_PER_MSEC; /* beyond any that it may have used */
         } else {
-                r = instance_make(&guard->instance, guard_cgroup_root(guard), guard->options->daemon ? "daemon" : "run", why, sizeof(why));
+                r = instance_make(&guard->instance, guard_cgroup_root(guard), guard->options->daemon ? "daemon" : "run", guard->options->enforcer, why, sizeof(why));
         }
         if (r) {
                 tell_client(guard, GUARD_MSG_FAILED, -r, why);

@@ -15,6 +15,7 @@
 #include <stddef.h>
 
 #include "base/clock.h"
+#include "base/enforcer.h"
 
 enum { /* letters of --said, by which a guard tells itself what the first command line said */
         GUARD_SAID_GRACE = 'g',
@@ -36,6 +37,7 @@ typedef struct GuardOptions {
         nsec_t grace_ns;   /* of a stop that the guard orders itself */
         nsec_t budget_ns;  /* kill budget */
         const char *cgroup_root; /* NULL: find one */
+        Enforcer enforcer;       /* ENFORCER_AUTO: find one */
 } GuardOptions;
 
 /**

@@ -15,7 +15,9 @@
 #include "base/cgroup_root.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/place.h"
 #include "supervisor/cgroup.h"
+#include "supervisor/reaper.h"
 #include "supervisor/sweep.h"
 
 #define INSTANCE_BASE       "tidegate"
@@ -66,7 +68,7 @@ static int lock_dir(int base_fd, const char *name, int *ret_fd)
 
 static bool is_populated(int dir_fd)
 {
-        _cleanup_fd_ int fd = cgroup_open_file(dir_fd, "cgroup.events", O_RDONLY);
+        _cleanup_fd_ int fd = cgroup_open_events(dir_fd);
 
         return fd >= 0 && cgroup_populated(fd) != 0;
 }
@@ -105,7 +107,7 @@ static int make_one(Instance *instance, const char *prefix)
 
         if (getrandom(&number, sizeof(number), 0) != sizeof(number))
                 return error_origin(-errno);
-        (void)snprintf(instance->name, sizeof(instance->name), "%.8s-%08x", prefix, number);
+        (void)snprintf(instance->name, sizeof(instance->name), "%.8s-%08x%.13s", prefix, number, enforcer_suffix(instance->enforcer));
         if (mkdirat(instance->base_fd, instance->name, 0700) < 0)
                 return -errno; /* ENOENT: another instance's end just removed the base */
         r = lock_dir(instance->base_fd, instance->name, &instance->dir_fd);
@@ -114,27 +116,67 @@ static int make_one(Instance *instance, const char *prefix)
         return r;
 }
 
-int instance_make(Instance *ret, const char *root, const char *prefix, char *ret_why, size_t why_size)
+/* Where it is to be made. */
+static int find_root(Enforcer enforcer, char ret_path[static PATH_MAX], char *ret_why, size_t why_size)
+{
+        char why[256] = "";
+        int r;
+
+        if (enforcer_has_cgroup(enforcer)) {
+                r = cgroup_root_find(ret_path, why, sizeof(why));
+                if (r)
+                        (void)snprintf(ret_why, why_size, "no cgroup v2 directory to run in: %s", why);
+                return r;
+        }
+        r = place_root_make(ret_path);
+        if (r)
+                (void)snprintf(ret_why, why_size, "cannot use %.200s: %s", ret_path,
+                        r == -EPERM ? "it is a link, or belongs to somebody else" : strerror(-r));
+        return r;
+}
+
+/* The root is nothing that outlives the last instance in it. */
+static void remove_root(const char *path)
+{
+        char root[PATH_MAX], *slash;
+
+        (void)snprintf(root, sizeof(root), "%s", path);
+        for (int i = 0; i < 2; i++) { /* <root>/tidegate/<instance> */
+                slash = strrchr(root, '/');
+                if (!slash)
+                        return;
+                *slash = '\0';
+        }
+        slash = strrchr(root, '/');
+        if (slash && strncmp(slash + 1, PLACE_ROOT_NAME, strlen(PLACE_ROOT_NAME)) == 0)
+                (void)rmdir(root); /* ENOTEMPTY: others are there */
+}
+
+static int make_below(Instance *ret, const char *root, const char *prefix, Enforcer enforcer, char *ret_why, size_t why_size)
 {
         Instance instance = INSTANCE_NULL;
         char found[PATH_MAX];
-        int r = -EAGAIN;
+        int r = enforcer_probe(enforcer, ret_why, why_size);
 
+        if (r)
+                return r;
         if (!root) {
-                char why[256] = "";
-
-                r = cgroup_root_find(found, why, sizeof(why));
-                if (r) {
-                        (void)snprintf(ret_why, why_size, "no cgroup v2 directory to run in: %s (running without cgroups is not part of this version)", why);
+                r = find_root(enforcer, found, ret_why, why_size);
+                if (r)
                         return r;
-                }
                 root = found;
         }
+        r = -EAGAIN;
+        instance.enforcer = enforcer;
         for (unsigned i = 0; i < INSTANCE_TRIES; i++) {
                 instance_done(&instance);
                 r = instance.base_fd = open_base(root);
                 if (r < 0)
                         break;
+                if (place_is_cgroup(instance.base_fd) != enforcer_has_cgroup(enforcer)) {
+                        r = -EINVAL;
+                        break;
+                }
                 if (i == 0)
                         (void)instance_sweep(instance.base_fd, NULL, nsec_add(clock_now(), INSTANCE_SWEEP_SPAN));
                 r = make_one(&instance, prefix);
@@ -144,7 +186,11 @@ int instance_make(Instance *ret, const char *root, const char *prefix, char *ret
         if (r) {
                 if (instance.base_fd >= 0) /* made for nothing; EBUSY when others are there */
                         (void)unlinkat(instance.base_fd, "../" INSTANCE_BASE, AT_REMOVEDIR);
-                (void)snprintf(ret_why, why_size, "cannot make a cgroup below %s/" INSTANCE_BASE, root);
+                if (r == -EINVAL)
+                        (void)snprintf(ret_why, why_size, "%.200s is %s, and the enforcer is %s", root, enforcer_has_cgroup(enforcer) ? "no cgroup v2 directory" : "a cgroup",
+                                enforcer_name(enforcer));
+                else
+                        (void)snprintf(ret_why, why_size, "cannot make a %s below %s/" INSTANCE_BASE, enforcer_has_cgroup(enforcer) ? "cgroup" : "directory", root);
                 instance_done(&instance);
                 return error_origin(r);
         }
@@ -153,11 +199,21 @@ int instance_make(Instance *ret, const char *root, const char *prefix, char *ret
         return 0;
 }
 
+int instance_make(Instance *ret, const char *root, const char *prefix, Enforcer enforcer, char *ret_why, size_t why_size)
+{
+        char why[256];
+        int r = make_below(ret, root, prefix, enforcer == ENFORCER_AUTO ? ENFORCER_CGROUP : enforcer, ret_why, why_size);
+
+        if (!r || enforcer != ENFORCER_AUTO || root) /* a directory that was named is the one that is meant */
+                return r;
+        return make_below(ret, NULL, prefix, enforcer_fallback(), why, sizeof(why)) ? r : 0;
+}
+
 int instance_reopen(Instance *ret, const char *root, const char *name)
 {
         Instance instance = INSTANCE_NULL;
         char found[PATH_MAX], base[PATH_MAX + 16], why[256];
-        int r = root ? 0 : cgroup_root_find(found, why, sizeof(why));
+        int r = root ? 0 : enforcer_has_cgroup(enforcer_of_name(name)) ? cgroup_root_find(found, why, sizeof(why)) : place_root_find(found);
 
         if (r)
                 return r;
@@ -173,6 +229,7 @@ int instance_reopen(Instance *ret, const char *root, const char *name)
         }
         (void)flock(instance.dir_fd, LOCK_EX | LOCK_NB); /* its keepers may have it */
         (void)snprintf(instance.name, sizeof(instance.name), "%.31s", name);
+        instance.enforcer = enforcer_of_instance(instance.dir_fd);
         (void)snprintf(instance.path, sizeof(instance.path), "%.3900s/" INSTANCE_BASE "/%s", root, instance.name);
         *ret = instance;
         return 0;
@@ -182,8 +239,10 @@ int instance_remove(Instance *instance, nsec_t until)
 {
         int r = cgroup_remove_tree(instance->base_fd, instance->name, until);
 
-        if (r == 0) /* the last one out removes the base; EBUSY when it was not the last */
+        if (r == 0) { /* the last one out removes the base; EBUSY when it was not the last */
                 (void)unlinkat(instance->base_fd, "../" INSTANCE_BASE, AT_REMOVEDIR);
+                remove_root(instance->path);
+        }
         return r > 0 ? -EBUSY : r;
 }
 

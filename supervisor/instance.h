@@ -4,6 +4,8 @@
  *
  *     <root>/tidegate/<instance>/<dataflow uuid>/<node>.<generation>
  *
+ * Without a cgroup the same tree is made of plain directories in memory (base/place.h).
+ *
  * The root is our own delegated cgroup where we have one, else the root of the v2 hierarchy. The lock is flock(2) on the
  * instance's directory itself, held by guard, supervisor and keepers through one open file description: it is free exactly
  * when the last of them is gone, and then anybody who may write there may sweep it. Directories are 0700, so that no other
@@ -18,11 +20,13 @@
 #include <stddef.h>
 
 #include "base/clock.h"
+#include "base/enforcer.h"
 
 typedef struct Instance {
         int base_fd; /* <root>/tidegate */
         int dir_fd;  /* the instance's directory, flock()ed */
         char name[32];
+        Enforcer enforcer;
         char path[PATH_MAX]; /* of the instance's directory, for people and for the last resort */
 } Instance;
 
@@ -32,11 +36,13 @@ typedef struct Instance {
  * instance_make() - sweep dead instances, then make and lock a new one
  * @root:     directory to use, or NULL to look for one
  * @prefix:   beginning of its name, at most 8 letters ("run")
+ * @enforcer: how its nodes are to be ended; ENFORCER_AUTO: by cgroup, and where none can be made by the best of the rest. What was chosen is in the result.
+ *            Without a cgroup @root is any directory, NULL for the usual one (base/place.h)
  * @ret_why:  room for @why_size bytes, set on failure
  *
  * Return: 0 or a negative errno.
  */
-int instance_make(Instance *ret, const char *root, const char *prefix, char *ret_why, size_t why_size);
+int instance_make(Instance *ret, const char *root, const char *prefix, Enforcer enforcer, char *ret_why, size_t why_size);
 
 /**
  * instance_sweep() - end what instances without an owner have left below @base_fd, and remove their directories

@@ -357,7 +357,7 @@ static void run_remove_dataflow(Job *job)
 {
         CgroupJob *j = container_of(job, CgroupJob, job);
         _cleanup_fd_ int fd = openat(j->dir_fd, j->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-        _cleanup_fd_ int events = fd < 0 ? -1 : openat(fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
+        _cleanup_fd_ int events = fd < 0 ? -1 : cgroup_open_events(fd);
 
         if (events >= 0 && cgroup_populated(events) == 1) {
                 (void)sweep_kill(fd, j->until, &j->result); /* what is left is told by the removal that fails */

@@ -131,6 +131,7 @@ int feed_start(Feed *feed, KeeperLoop *loop, const LoggerConfig *config, const F
                 logger.report_fd = report_write;
                 _exit(logger_main(&logger));
         }
+        feed->pid = pid;
         /* Our child and not reaped: the pid is certainly its. */
         feed->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
         if (feed->pidfd < 0)

@@ -34,6 +34,7 @@ struct Feed {
         void *userdata;
         KeeperLoop *loop;
         int pipe_fd, report_fd, pidfd; /* -1: there is no logger (any more) */
+        pid_t pid;                     /* of the logger; 0: there never was one */
         KeeperSource pipe, report, exit;
         uint8_t *buf; /* frames on their way; [at, size) */
         size_t at, size, capacity;

@@ -6,6 +6,7 @@
 #ifndef TG_SUPERVISOR_KEEPER_INTERNAL_H
 #define TG_SUPERVISOR_KEEPER_INTERNAL_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -19,6 +20,8 @@
 #include "supervisor/keeper-jobs.h"
 #include "supervisor/keeper-loop.h"
 #include "supervisor/keeper-stream.h"
+#include "base/enforcer.h"
+#include "supervisor/reaper.h"
 #include "supervisor/spawn.h"
 
 #define REPORTS_MAX      1024                 /* beyond: no orders are read, and notes are dropped */
@@ -74,6 +77,10 @@ struct Incarnation {
 
         int cgroup_fd, events_fd, pidfd; /* -1: not yet, or not any more */
         KeeperSource events, exit;
+        Reaper reaper;     /* where there is one: exit is its socket's, and tells; events is its pidfd's if there is no cgroup */
+        bool reaper_ended; /* waited for */
+        bool reaper_killed;
+        bool straying;     /* it was killed, and whom it left to us is being killed */
         bool started;      /* SPAWNED was reported */
         bool exited;       /* the leader: EXITED was reported, or there never was one */
         bool reaped;
@@ -92,6 +99,13 @@ struct Incarnation {
         uint32_t n_killed;
         Output out[2];
 };
+
+/* Our children that are to live: all others were left to us by a reaper that was killed. Also used by threads. */
+typedef struct Reapers {
+        pthread_mutex_t lock; /* held from before a reaper is forked until it is in the list */
+        pid_t *pids;
+        size_t n, room;
+} Reapers;
 
 typedef enum KeeperPhase {
         KEEPER_WORKING,
@@ -123,6 +137,8 @@ struct Keeper {
         bool reset_oom;
         int dataflow_fd, events_fd;
         Confine confine;
+        Enforcer enforcer;
+        Reapers reapers;
 
         List nodes;        /* NodeEntry */
         List incarnations; /* Incarnation */
@@ -181,6 +197,15 @@ void incarnations_tick(Keeper *k, nsec_t now);
 bool incarnations_starting(const Keeper *k); /* any start under way that was not given up */
 void incarnation_look_again(Incarnation *inc); /* has it become empty? */
 void incarnations_done(Keeper *k);
+
+/* keeper-reaper.c: lives that have a reaper. */
+void keeper_reapers_init(Keeper *k);
+void keeper_reapers_done(Keeper *k);
+int keeper_reaper_fork(Keeper *k, Reaper *ret, const SpawnPlan *plan, SpawnOutcome *outcome, int place_fd); /* in a thread; place_fd: where it is written down, or -1 */
+void keeper_on_reaper(KeeperSource *source, uint32_t events); /* an incarnation's exit source */
+/* Nobody is to be seen there any more: is its reaper waited for, and nobody left of those whom it left to us? Else look again follows. */
+bool incarnation_settle(Incarnation *inc);
+void incarnation_exited(Incarnation *inc, int code, int status); /* keeper-node.c */
 
 /* keeper-output.c */
 void output_init(Output *out, Incarnation *inc, int stream);

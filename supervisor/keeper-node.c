@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -36,6 +37,9 @@ struct SpawnJob {
         bool made, executed; /* executed: or captured */
         int capture_fd; /* pidfd of the process to capture; -1: this is a start */
         nsec_t capture_deadline;
+        Keeper *keeper;     /* the thread uses its reapers only */
+        Enforcer enforcer;
+        Reaper reaper;
         bool takeover;      /* the cgroup may be there, and the process in it: another keeper was at it */
         char *ours, *place; /* paths: of all cgroups of ours, of this one */
         char why[KEEPER_MSG_TEXT_MAX];
@@ -55,8 +59,16 @@ static SpawnJob *spawn_job_free(SpawnJob *j)
         free(j->ours);
         free(j->place);
         free(j->cgroup);
-        free(j);
+        (void)munmap(j, sizeof(*j));
         return NULL;
+}
+
+/* Shared with children: a reaper writes down in it how far its start is. */
+static SpawnJob *spawn_job_new(void)
+{
+        SpawnJob *j = mmap(NULL, sizeof(*j), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+        return j == MAP_FAILED ? NULL : j;
 }
 
 Incarnation *incarnation_find(Keeper *k, uint32_t node, uint64_t generation)
@@ -81,6 +93,8 @@ static Incarnation *incarnation_free(Incarnation *inc)
         inc->events_fd = fd_close(inc->events_fd);
         inc->cgroup_fd = fd_close(inc->cgroup_fd);
         inc->pidfd = fd_close(inc->pidfd);
+        inc->reaper.pidfd = fd_close(inc->reaper.pidfd);
+        inc->reaper.socket_fd = fd_close(inc->reaper.socket_fd);
         free(inc->fail_text);
         free(inc->cgroup);
         free(inc);
@@ -138,8 +152,10 @@ static void watch_or_leave(Incarnation *inc, KeeperSource *source, int fd, uint3
 
 static void watch_events(Incarnation *inc)
 {
-        if (inc->events_fd >= 0)
-                watch_or_leave(inc, &inc->events, inc->events_fd, EPOLLPRI, on_events);
+        uint32_t mask = inc->events_fd >= 0 ? (uint32_t)cgroup_events_mask(inc->events_fd) : 0;
+
+        if (mask)
+                watch_or_leave(inc, &inc->events, inc->events_fd, mask, on_events);
 }
 
 static void on_removed(Keeper *k, const KeeperMsg *whom, int r)
@@ -165,6 +181,8 @@ void incarnation_look_again(Incarnation *inc)
                 return;
         if (inc->events_fd >= 0 && cgroup_populated(inc->events_fd) != 0)
                 return;
+        if (!incarnation_settle(inc))
+                return;
         inc->removing = true;
         keeper_loop_remove(&inc->keeper->loop, &inc->events); /* the file of a removed cgroup is ready for ever */
         if (!keeper_start_remove(inc->keeper, &msg, inc->keeper->dataflow_fd, inc->cgroup,
@@ -175,7 +193,6 @@ void incarnation_look_again(Incarnation *inc)
 static void on_exit_(KeeperSource *source, uint32_t events)
 {
         Incarnation *inc = container_of(source, Incarnation, exit);
-        KeeperMsg msg = about(inc, KEEPER_MSG_EXITED);
         siginfo_t si = {};
 
         /*
@@ -185,11 +202,18 @@ static void on_exit_(KeeperSource *source, uint32_t events)
         if (waitid(P_PIDFD, (id_t)inc->pidfd, &si, WEXITED | WNOHANG | (inc->started || inc->keeper->persistent ? WNOWAIT : 0)) < 0 ||
                 si.si_pid == 0)
                 return;
+        inc->reaped = !inc->started && !inc->keeper->persistent;
+        incarnation_exited(inc, si.si_code, si.si_status);
+}
+
+void incarnation_exited(Incarnation *inc, int code, int status)
+{
+        KeeperMsg msg = about(inc, KEEPER_MSG_EXITED);
+
         keeper_loop_remove(&inc->keeper->loop, &inc->exit);
         inc->exited = true;
-        inc->reaped = !inc->started && !inc->keeper->persistent;
-        inc->exit_code = msg.exited.code = si.si_code;
-        inc->exit_status = msg.exited.status = si.si_status;
+        inc->exit_code = msg.exited.code = code;
+        inc->exit_status = msg.exited.status = status;
         if (inc->started)
                 keeper_report(inc->keeper, &msg, -1);
         incarnation_look_again(inc);
@@ -241,7 +265,7 @@ static int make_place(SpawnJob *j)
         if (r)
                 return r == CGROUP_E_EXISTS ? -EEXIST : r;
         j->made = true;
-        j->events_fd = cgroup_open_file(j->cgroup_fd, "cgroup.events", O_RDONLY);
+        j->events_fd = cgroup_open_events(j->cgroup_fd);
         if (j->events_fd < 0)
                 return j->events_fd;
         /* A bound for hostile trees; a kernel without it only lacks the bound */
@@ -249,26 +273,58 @@ static int make_place(SpawnJob *j)
         return 0;
 }
 
+/* Before the life is announced: without a cgroup there is nothing to watch or to kill but its reaper. */
+static int make_reaper(SpawnJob *j)
+{
+        bool has_cgroup = enforcer_has_cgroup(j->enforcer);
+        int r;
+
+        atomic_store(&j->outcome.step, SPAWN_STEP_CLONE);
+        r = keeper_reaper_fork(j->keeper, &j->reaper, &j->plan, &j->outcome, has_cgroup ? -1 : j->cgroup_fd);
+        if (r || has_cgroup)
+                return r;
+        j->events_fd = fd_close(j->events_fd);
+        j->events_fd = fcntl(j->reaper.pidfd, F_DUPFD_CLOEXEC, 3);
+        return j->events_fd < 0 ? -errno : 0;
+}
+
+static int read_spec_first(SpawnJob *j)
+{
+        int r = read_spec(j);
+
+        j->spec_read = !r;
+        return r;
+}
+
 static void run_spawn(Job *job)
 {
         SpawnJob *j = container_of(job, SpawnJob, job);
+        bool has_reaper = enforcer_has_reaper(j->enforcer);
         int r = make_place(j);
 
-        if (!r) {
+        if (!r && enforcer_has_cgroup(j->enforcer)) {
                 j->plan.cgroup_fd = fcntl(j->cgroup_fd, F_DUPFD_CLOEXEC, 3); /* the announced ones are the loop's */
                 r = j->plan.cgroup_fd < 0 ? -errno : 0;
         }
-        if (j->made)
-                job_announce(job);
-        if (!r) {
-                atomic_store(&j->outcome.step, SPAWN_STEP_CLONE);
-                r = read_spec(j);
-                j->spec_read = !r;
-        }
         if (!r && !j->may_write_cgroups)
                 j->plan.mnt_fd = confine_namespace(j->confine);
+        if (!r && has_reaper) { /* a fork: it has to be able to read the specification */
+                r = read_spec_first(j);
+                if (!r)
+                        r = make_reaper(j);
+        }
+        if (j->made)
+                job_announce(job);
+        if (!r && !has_reaper) {
+                atomic_store(&j->outcome.step, SPAWN_STEP_CLONE);
+                r = read_spec_first(j);
+        }
+        if (r && j->reaper.pidfd >= 0)
+                reaper_kill(&j->reaper); /* it waits for a word that does not come */
         if (r)
                 j->outcome.error = -r;
+        else if (has_reaper)
+                j->executed = reaper_start(&j->reaper, &j->outcome) == 0;
         else
                 j->executed = spawn_run(&j->plan, &j->outcome) == 0;
         j->plan.cgroup_fd = fd_close(j->plan.cgroup_fd);
@@ -361,6 +417,8 @@ static void on_spawn_done(Job *job)
 
         inc->job = NULL;
         inc->pidfd = atomic_load(&j->outcome.pidfd);
+        inc->reaper = j->reaper;
+        j->reaper = REAPER_NULL;
         if (j->executed) {
                 inc->cgroup_write = cgroup_write_of(inc->keeper, j->outcome.confined);
                 note_unconfined(inc->keeper, j);
@@ -369,7 +427,10 @@ static void on_spawn_done(Job *job)
                         report_spawned(inc, j->outcome.pid);
                 else
                         incarnation_kill_leader(inc);
-                watch_or_leave(inc, &inc->exit, inc->pidfd, EPOLLIN, on_exit_);
+                if (inc->reaper.socket_fd >= 0)
+                        watch_or_leave(inc, &inc->exit, inc->reaper.socket_fd, EPOLLIN, keeper_on_reaper);
+                else
+                        watch_or_leave(inc, &inc->exit, inc->pidfd, EPOLLIN, on_exit_);
         } else {
                 inc->pidfd = fd_close(inc->pidfd); /* reaped in the thread */
                 inc->exited = inc->reaped = true;
@@ -385,7 +446,7 @@ static void on_spawn_done(Job *job)
 static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, const char *id)
 {
         Incarnation *inc = calloc(1, sizeof(*inc));
-        SpawnJob *j = calloc(1, sizeof(*j));
+        SpawnJob *j = spawn_job_new();
         NodeEntry *entry = keeper_node(k, msg->node, id);
 
         if (!inc || !j || !entry ||
@@ -394,7 +455,10 @@ static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, const char 
                 if (inc)
                         free(inc->cgroup);
                 free(inc);
-                free(j);
+                if (j) {
+                        free(j->cgroup);
+                        (void)munmap(j, sizeof(*j));
+                }
                 return NULL;
         }
         inc->keeper = k;
@@ -405,11 +469,15 @@ static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, const char 
         inc->spawn_began = clock_now();
         inc->spawn_deadline = NSEC_NEVER;
         inc->cgroup_fd = inc->events_fd = inc->pidfd = -1;
+        inc->reaper = REAPER_NULL;
         inc->events = inc->exit = KEEPER_SOURCE_INIT;
         output_init(&inc->out[0], inc, 1);
         output_init(&inc->out[1], inc, 2);
         list_append(&k->incarnations, &inc->link);
 
+        j->keeper = k;
+        j->enforcer = k->enforcer;
+        j->reaper = REAPER_NULL;
         spawn_outcome_init(&j->outcome);
         j->inc = inc;
         j->cgroup_fd = j->events_fd = j->capture_fd = -1;
@@ -530,8 +598,11 @@ static int look_at_stranger(SpawnJob *j)
 static int capture(SpawnJob *j)
 {
         _cleanup_fd_ int fd = -1;
-        int r = look_at_stranger(j);
+        int r;
 
+        if (j->enforcer != ENFORCER_CGROUP)
+                return capture_refused(j, -EOPNOTSUPP, "only the enforcer cgroup can take over a process (see docs/enforcement.md)");
+        r = look_at_stranger(j);
         if (r)
                 return r;
         r = make_place(j);
@@ -698,6 +769,7 @@ void keeper_adopt(Keeper *k, const KeeperMsg *msg, int *fds)
         inc->entry = entry;
         inc->generation = msg->generation;
         inc->cgroup_fd = inc->events_fd = inc->pidfd = -1;
+        inc->reaper = REAPER_NULL;
         inc->events = inc->exit = KEEPER_SOURCE_INIT;
         inc->started = inc->exited = inc->reaped = inc->adopted = true;
         output_init(&inc->out[0], inc, 1);
@@ -707,7 +779,7 @@ void keeper_adopt(Keeper *k, const KeeperMsg *msg, int *fds)
                 if (output_open(&inc->out[i], TAKE_FD(fds[i])))
                         keeper_note(k, "output of %s cannot be read any more: out of descriptors or memory", inc->cgroup);
         if (cgroup_open(k->dataflow_fd, inc->cgroup, &inc->cgroup_fd) == 0)
-                inc->events_fd = cgroup_open_file(inc->cgroup_fd, "cgroup.events", O_RDONLY);
+                inc->events_fd = cgroup_open_events(inc->cgroup_fd);
         if (inc->cgroup_fd >= 0) {
                 pid_t pid = cgroup_each_process(inc->cgroup_fd, first_pid, NULL);
 

@@ -71,10 +71,10 @@ static int make_dataflow(Keeper *k, bool takeover, const char **ret_what)
         if (r)
                 return r == CGROUP_E_EXISTS ? -EEXIST : r;
         *ret_what = "open the dataflow's cgroup";
-        kill_fd = cgroup_open_file(k->dataflow_fd, "cgroup.kill", O_WRONLY);
+        kill_fd = cgroup_open_kill(k->dataflow_fd);
         if (kill_fd < 0)
                 return error_origin(kill_fd);
-        k->events_fd = cgroup_open_file(k->dataflow_fd, "cgroup.events", O_RDONLY);
+        k->events_fd = cgroup_open_events(k->dataflow_fd);
         if (k->events_fd < 0)
                 return error_origin(k->events_fd);
         *ret_what = "register the dataflow's cgroup with the guard";
@@ -82,6 +82,8 @@ static int make_dataflow(Keeper *k, bool takeover, const char **ret_what)
         if (r && !(k->persistent && (r == -EPIPE || r == -ECONNRESET))) /* a dead one: its successor is told, and nobody starts before (order_guard) */
                 return r;
         *ret_what = "watch the dataflow's cgroup";
+        if (!enforcer_has_cgroup(k->enforcer))
+                return 0; /* a plain directory tells of nothing; its lives' ends wake us all the same */
         confine_init(&k->confine, k->dataflow_fd, k->uid, k->gid, k->groups, k->n_groups);
         return keeper_loop_add(&k->loop, &k->events, k->events_fd, EPOLLPRI, on_dataflow_events);
 }
@@ -96,7 +98,7 @@ static void order_guard(Keeper *k, const int *fds)
                 keeper_note(k, "the new guard cannot be reached: %s", strerror(errno));
         if (!k->begun)
                 return;
-        kill_fd = cgroup_open_file(k->dataflow_fd, "cgroup.kill", O_WRONLY);
+        kill_fd = cgroup_open_kill(k->dataflow_fd);
         if (kill_fd < 0 || tell_guard(k, kill_fd, k->events_fd))
                 keeper_note(k, "the dataflow's cgroup could not be registered with the new guard");
 }
@@ -557,6 +559,8 @@ static int keeper_init(Keeper *k)
         k->feed = FEED_NULL;
         k->confine = CONFINE_NULL;
         k->reset_oom = oom_score_is_ours();
+        k->enforcer = enforcer_of_instance(k->instance_fd);
+        keeper_reapers_init(k);
         (void)prctl(PR_SET_NAME, "tidegate-keeper");
         (void)setsid();                /* -EPERM when the guard made us a leader already */
         (void)mallopt(M_ARENA_MAX, 1); /* many threads, little to allocate */
@@ -622,6 +626,7 @@ static bool keeper_done(Keeper *k)
         if (!jobs_idle(&k->jobs))
                 return false;
         incarnations_done(k);
+        keeper_reapers_done(k);
         stream_close(&k->stream);
         feed_done(&k->feed);
         keeper_supervisor_gone(k);

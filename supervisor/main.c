@@ -47,6 +47,7 @@ enum {
         OPT_SAID,
         OPT_LINGER,
         OPT_STATE_VERSION,
+        OPT_ENFORCER,
 };
 
 static const struct option long_options[] = {
@@ -62,6 +63,7 @@ static const struct option long_options[] = {
         {"grace-ns", required_argument, NULL, OPT_GRACE},
         {"budget-ns", required_argument, NULL, OPT_BUDGET},
         {"cgroup-root", required_argument, NULL, OPT_CGROUP_ROOT},
+        {"enforcer", required_argument, NULL, OPT_ENFORCER},
         {"runtime-dir", required_argument, NULL, OPT_RUNTIME_DIR},
         {"watchdog", required_argument, NULL, OPT_WATCHDOG},
         {"grace-duration", required_argument, NULL, OPT_GRACE_DURATION},
@@ -106,6 +108,8 @@ static void help(void)
                "  --runtime-dir DIR       sockets, journal and status page (default /run/tidegate for root, else\n"
                "                          $XDG_RUNTIME_DIR/tidegate); one daemon a directory\n"
                "  --cgroup-root DIR       cgroup v2 directory to make cgroups below (default: found)\n"
+               "  --enforcer E            what nodes are ended with: cgroup, cgroup+pidns, pidns, pid1, subreaper (default: auto,\n"
+               "                          that is cgroup, and without one the next of these that the host allows)\n"
                "  --grace-duration D      what nodes get to end when the daemon does (default 10s)\n"
                "  --config FILE           settings, read again at SIGHUP (default /etc/tidegate/tidegated.conf)\n"
                "  --watchdog D            replace a supervisor whose loop stands still for longer (default 5s; 0: never)\n"
@@ -177,6 +181,9 @@ static void parse_one(Arguments *a, int option, const char *value)
                 break;
         case OPT_CGROUP_ROOT:
                 a->guard.cgroup_root = value;
+                break;
+        case OPT_ENFORCER:
+                a->bad = enforcer_parse(value, &a->guard.enforcer) ? "--enforcer wants cgroup, cgroup+pidns, pidns, pid1, subreaper or auto" : a->bad;
                 break;
         case OPT_RUNTIME_DIR:
                 a->guard.runtime_dir = value;

@@ -240,7 +240,9 @@ static void read_instance(Runtime *runtime)
         ssize_t n = fd < 0 ? -1 : read(fd, runtime->instance, sizeof(runtime->instance) - 1);
 
         runtime->instance[MAX(n, (ssize_t)0)] = '\0';
-        runtime->instance[strspn(runtime->instance, "abcdefghijklmnopqrstuvwxyz0123456789-")] = '\0';
+        runtime->instance[strspn(runtime->instance, "abcdefghijklmnopqrstuvwxyz0123456789-+.")] = '\0';
+        if (runtime->instance[0] == '.')
+                runtime->instance[0] = '\0';
 }
 
 int runtime_open(Runtime *ret, const char *path, char *ret_why, size_t why_size)

@@ -356,7 +356,7 @@ void spawn_cancel(SpawnOutcome *outcome)
         /* In this order, the reverse of the child's: either the child sees the flag or we see its pidfd. */
         atomic_store(&outcome->cancel, 1);
         pidfd = atomic_load(&outcome->pidfd);
-        if (pidfd >= 0)
+        if (pidfd >= 0 && !atomic_load(&outcome->foreign)) /* what is below a reaper is killed by whoever kills that life */
                 (void)syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 }
 
@@ -388,11 +388,11 @@ int spawn_run(const SpawnPlan *plan, SpawnOutcome *outcome)
 {
         Child child;
         struct clone_args args = {
-                .flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_INTO_CGROUP,
+                .flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | (plan->cgroup_fd >= 0 ? CLONE_INTO_CGROUP : 0),
                 .pidfd = (uint64_t)(uintptr_t)&child.pidfd,
                 .exit_signal = SIGCHLD,
                 .stack_size = CHILD_STACK_SIZE,
-                .cgroup = (uint64_t)plan->cgroup_fd,
+                .cgroup = plan->cgroup_fd >= 0 ? (uint64_t)plan->cgroup_fd : 0,
         };
         void *stack;
         long r;

@@ -46,7 +46,7 @@ typedef enum SpawnStep {
 
 typedef struct SpawnPlan {
         const KeeperSpec *spec;
-        int cgroup_fd;
+        int cgroup_fd; /* -1: where we are ourselves */
         int guard_fd; /* SOCK_SEQPACKET, for the child's GUARD_MSG_CHILD */
         int stdout_fd, stderr_fd;
         int socket_fd; /* -1: none */
@@ -65,6 +65,7 @@ typedef struct SpawnOutcome {
         _Atomic int pidfd;  /* of the child from its first instant on; -1 before, and when none was born */
         _Atomic int cancel; /* set by spawn_cancel(): a child that is not born yet will not be, or ends by itself */
         _Atomic int step;   /* SpawnStep reached */
+        _Atomic bool foreign; /* a reaper runs it, and pidfd is a number in that one's table */
         pid_t pid;
         bool confined;     /* it is in the mount namespace, and in a cgroup namespace of its own where the kernel gives one */
         int confine_error; /* why not; 0 */

@@ -11,6 +11,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/place.h"
 #include "supervisor/cgroup.h"
 
 #define N_BATCH     64
@@ -146,11 +147,32 @@ static int sweep_once(Sweep *s, int dir_fd)
         return r;
 }
 
+/* Lives without a cgroup (base/place.h). */
+static int signal_places(int dir_fd, int signo, SweepResult *ret)
+{
+        PlaceResult result;
+        int r = place_signal(dir_fd, signo, &result);
+
+        *ret = (SweepResult){.n_found = result.n_found, .n_sent = result.n_sent, .error = result.error};
+        return r;
+}
+
+static int kill_places(int dir_fd, nsec_t until, SweepResult *ret)
+{
+        PlaceResult result;
+        int r = place_end(dir_fd, until, &result);
+
+        *ret = (SweepResult){.n_found = result.n_found, .n_sent = result.n_sent, .n_rounds = result.n_rounds, .n_left = result.n_left, .error = result.error};
+        return r == -ETIMEDOUT ? SWEEP_E_LEFT : r;
+}
+
 int sweep_signal(int cgroup_dirfd, int signo, nsec_t until, SweepResult *ret)
 {
         Sweep s = {.result = ret, .signo = signo, .until = until};
         int n, r;
 
+        if (!place_is_cgroup(cgroup_dirfd))
+                return signal_places(cgroup_dirfd, signo, ret);
         *ret = (SweepResult){};
         n = cgroup_count(cgroup_dirfd);
         ret->n_found = n > 0 ? (uint32_t)n : 0;
@@ -209,6 +231,8 @@ int sweep_kill(int cgroup_dirfd, nsec_t until, SweepResult *ret)
         nsec_t step = STEP_FIRST;
         int r;
 
+        if (!place_is_cgroup(cgroup_dirfd))
+                return kill_places(cgroup_dirfd, until, ret);
         *ret = (SweepResult){};
         for (;;) {
                 nsec_t now;

@@ -47,7 +47,7 @@ static void make_dead(const TestGroup *g, const char *prefix, char *ret_name, si
                 char why[256];
                 pid_t child;
 
-                if (instance_make(&instance, g->path, prefix, why, sizeof(why)))
+                if (instance_make(&instance, g->path, prefix, ENFORCER_CGROUP, why, sizeof(why)))
                         _exit(1);
                 child = fork();
                 if (child == 0) {
@@ -81,7 +81,7 @@ Test(instance, is_private_locked_and_gone_when_removed, .timeout = 20)
         struct stat st;
         int fd;
 
-        cr_assert_eq(instance_make(&instance, g.path, "run", why, sizeof(why)), 0, "%s", why);
+        cr_assert_eq(instance_make(&instance, g.path, "run", ENFORCER_CGROUP, why, sizeof(why)), 0, "%s", why);
         cr_assert(exists(&g, instance.name));
         cr_assert_eq(fstat(instance.dir_fd, &st), 0);
         cr_assert_eq(st.st_mode & 0777, 0700, "nobody else may open it, and so nobody else can hold its lock");
@@ -104,7 +104,7 @@ Test(instance, the_next_one_ends_what_a_dead_one_left, .timeout = 20)
         (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
         make_dead(&g, "dead", dead, sizeof(dead));
         cr_assert(exists(&g, dead));
-        cr_assert_eq(instance_make(&next, g.path, "run", why, sizeof(why)), 0, "%s", why);
+        cr_assert_eq(instance_make(&next, g.path, "run", ENFORCER_CGROUP, why, sizeof(why)), 0, "%s", why);
         cr_assert_not(exists(&g, dead), "it was swept");
         cr_assert(exists(&g, next.name));
         cr_assert_eq(instance_remove(&next, clock_now() + NSEC_PER_SEC), 0);
@@ -145,8 +145,8 @@ Test(instance, one_that_lives_is_left_alone, .timeout = 20)
         Instance one = INSTANCE_NULL, two = INSTANCE_NULL;
         char why[256] = "";
 
-        cr_assert_eq(instance_make(&one, g.path, "run", why, sizeof(why)), 0, "%s", why);
-        cr_assert_eq(instance_make(&two, g.path, "run", why, sizeof(why)), 0, "%s", why);
+        cr_assert_eq(instance_make(&one, g.path, "run", ENFORCER_CGROUP, why, sizeof(why)), 0, "%s", why);
+        cr_assert_eq(instance_make(&two, g.path, "run", ENFORCER_CGROUP, why, sizeof(why)), 0, "%s", why);
         cr_assert(exists(&g, one.name), "its lock is held");
         cr_assert(exists(&g, two.name));
         cr_assert_eq(instance_remove(&one, clock_now() + NSEC_PER_SEC), 0);
@@ -162,6 +162,6 @@ Test(instance, a_root_that_is_no_cgroup_says_so, .timeout = 20)
         Instance instance = INSTANCE_NULL;
         char why[256] = "";
 
-        cr_assert_lt(instance_make(&instance, "/proc/self/fdinfo", "run", why, sizeof(why)), 0);
+        cr_assert_lt(instance_make(&instance, "/proc/self/fdinfo", "run", ENFORCER_CGROUP, why, sizeof(why)), 0);
         cr_assert_not_null(strstr(why, "/proc/self/fdinfo"), "%s", why);
 }
