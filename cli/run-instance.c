@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/place.h"
 #include "base/receive.h"
 #include "cli/beside.h"
 #include "protocol/control_msg.h"
@@ -43,9 +44,9 @@ typedef struct Inherited {
 
 static _Noreturn void exec_guard(const char *path, const RunInstanceOptions *o, const Inherited *fds)
 {
-        char client[32], pidfd[32], control0[32], control1[32], grace[48], budget[48], root[PATH_MAX + 32];
+        char client[32], pidfd[32], control0[32], control1[32], grace[48], budget[48], root[PATH_MAX + 32], enforcer[64];
         char name[] = "tidegated", private[] = "--private";
-        char *argv[] = {name, private, client, pidfd, control0, control1, grace, budget, o->cgroup_root ? root : NULL, NULL};
+        char *argv[] = {name, private, client, pidfd, control0, control1, grace, budget, enforcer, o->cgroup_root ? root : NULL, NULL};
         const int keep[] = {fds->guard, fds->control0, fds->control1, fds->self};
 
         for (size_t i = 0; i < ELEMENTSOF(keep); i++)
@@ -56,6 +57,7 @@ static _Noreturn void exec_guard(const char *path, const RunInstanceOptions *o, 
         (void)snprintf(control1, sizeof(control1), "--control-fd=%d", fds->control1);
         (void)snprintf(grace, sizeof(grace), "--grace-ns=%llu", (unsigned long long)o->grace_ns);
         (void)snprintf(budget, sizeof(budget), "--budget-ns=%llu", (unsigned long long)o->budget_ns);
+        (void)snprintf(enforcer, sizeof(enforcer), "--enforcer=%.40s", o->enforcer ? o->enforcer : "auto");
         (void)snprintf(root, sizeof(root), "--cgroup-root=%s", o->cgroup_root ? o->cgroup_root : "");
         execv(path, argv);
         _exit(127);
@@ -281,8 +283,13 @@ static void kill_cgroup(const char *cgroup)
 
         (void)snprintf(path, sizeof(path), "%s/cgroup.kill", cgroup);
         fd = open(path, O_WRONLY | O_CLOEXEC);
-        if (fd >= 0)
+        if (fd >= 0) {
                 (void)!write(fd, "1", 1); /* the guard, if it lives, says what came of it */
+                return;
+        }
+        fd = open(cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        if (fd >= 0)
+                (void)place_end(fd, nsec_add(clock_now(), NSEC_PER_SEC), &(PlaceResult){}); /* none: likewise */
 }
 
 static void remove_cgroup(const char *cgroup)

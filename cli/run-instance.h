@@ -30,6 +30,7 @@ typedef struct RunInstance {
 typedef struct RunInstanceOptions {
         nsec_t grace_ns, budget_ns;
         const char *cgroup_root; /* NULL: look for one */
+        const char *enforcer;    /* name; NULL: the first that works */
 } RunInstanceOptions;
 
 /* run_instance_start() - start tidegated beside us. 0 or a negative errno; *ret_why then says what could not be done (static). */

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/enforcer.h"
 #include "base/error.h"
 #include "base/receive.h"
 #include "cli/commands.h"
@@ -39,7 +40,7 @@
 
 typedef struct Run {
         LoadOptions load;
-        const char *path, *cgroup_root;
+        const char *path, *cgroup_root, *enforcer;
         nsec_t stop_after, grace;
         bool json;
 
@@ -68,6 +69,7 @@ static int read_arguments(Run *run, int argc, char **argv)
                 {"stop-after", required_argument, NULL, 'a'},
                 {"grace-duration", required_argument, NULL, 'g'},
                 {"cgroup-root", required_argument, NULL, 'c'},
+                {"enforcer", required_argument, NULL, 'E'},
                 {"json", no_argument, NULL, 'j'},
                 LOAD_LONG_OPTIONS,
                 {NULL, 0, NULL, 0},
@@ -81,6 +83,10 @@ static int read_arguments(Run *run, int argc, char **argv)
                         run->json = true;
                 else if (c == 'c')
                         run->cgroup_root = optarg;
+                else if (c == 'E' && enforcer_parse(optarg, &(Enforcer){0}))
+                        return usage_error("run", "--enforcer: `%s` is none of " ENFORCER_NAMES, optarg);
+                else if (c == 'E')
+                        run->enforcer = optarg;
                 else if (c == 'a' && span_parse(optarg, &run->stop_after))
                         return usage_error("run", "--stop-after: `%s` is no time (500ms, 2s, 1m)", optarg);
                 else if (c == 'g' && (span_parse(optarg, &run->grace) || run->grace > 3600 * NSEC_PER_SEC))
@@ -447,7 +453,7 @@ static int run_signals(Run *run)
 
 static int run_plan(Run *run)
 {
-        RunInstanceOptions options = {.grace_ns = run->grace, .budget_ns = RUN_BUDGET, .cgroup_root = run->cgroup_root};
+        RunInstanceOptions options = {.grace_ns = run->grace, .budget_ns = RUN_BUDGET, .cgroup_root = run->cgroup_root, .enforcer = run->enforcer};
         const char *why = "cannot set up";
         int r = run_signals(run), status;
 

@@ -20,15 +20,20 @@
 #pragma weak cmd_validate
 #pragma weak cmd_graph
 
+#define ENFORCER_HELP \
+        "  --enforcer E         what nodes are ended with: cgroup, cgroup+pidns, pidns, pid1, subreaper;\n" \
+        "                       default: cgroup, and without one the next of these that works here\n"
+
 const Command cli_commands[] = {
         {
                 .name = "run",
                 .synopsis = "FILE [--stop-after D] [--grace-duration D] [--name N] [--json]",
                 .summary = "run a dataflow in the foreground, from start to bounded stop",
-                .details = "Needs no daemon and no fixed port; any number run side by side. Needs root, or as an ordinary\n"
-                           "user to run within a cgroup that is delegated to that user, as\n"
+                .details = "Needs no daemon and no fixed port; any number run side by side. Root has cgroups to end\n"
+                           "nodes with, and an ordinary user within a cgroup that is delegated to that user, as\n"
                            "`systemd-run --user --scope -p Delegate=yes tidegate run FILE` does; `tidegate doctor`\n"
-                           "says whether it is. Ctrl-C once stops gracefully, twice stops now, three times aborts;\n"
+                           "says whether it is. Elsewhere PID namespaces do, or the process table. Ctrl-C once stops\n"
+                           "gracefully, twice stops now, three times aborts;\n"
                            "each ends in bounded time. The exit status says whether the dataflow succeeded.\n"
                            "\n"
                            "  --stop-after D       stop after this time (as if Ctrl-C was pressed): 500ms, 2s, 1m\n"
@@ -38,17 +43,19 @@ const Command cli_commands[] = {
                            "  --env K=V            set a variable for every node (a node's own env wins); may be repeated\n"
                            "  --allow-shell-nodes  accept nodes with `path: shell`\n"
                            "  --cgroup-root DIR    make the cgroups below DIR instead of where `doctor` says\n"
+                           ENFORCER_HELP
                            "  --json               one JSON object per event on stdout\n",
                 .main = cmd_run,
         },
         {
                 .name = "up",
-                .synopsis = "[--cgroup-root DIR] [--watchdog D] [--json]",
+                .synopsis = "[--cgroup-root DIR] [--enforcer E] [--watchdog D] [--json]",
                 .summary = "start the daemon in the background, unless it runs",
                 .details = "Returns once its supervisor answers, 10 s at most (--timeout D). The daemon's own log is\n"
                            "tidegated.log in the runtime directory.\n"
                            "\n"
                            "  --cgroup-root DIR    make the cgroups below DIR instead of where `doctor` says\n"
+                           ENFORCER_HELP
                            "  --watchdog D         a supervisor whose loop stands still for so long is replaced\n"
                            "  --json               whether it was started, and its health\n" SESSION_RUNTIME_HELP,
                 .main = cmd_up,

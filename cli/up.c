@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/enforcer.h"
 #include "base/error.h"
 #include "cli/beside.h"
 #include "cli/commands.h"
@@ -27,7 +28,7 @@
 
 typedef struct Up {
         Session session;
-        const char *watchdog;
+        const char *watchdog, *enforcer;
         char daemon[PATH_MAX];
         int log_fd;
         off_t log_begin;
@@ -39,6 +40,7 @@ static int read_arguments(Up *up, int argc, char **argv)
 {
         static const struct option options[] = {
                 {"watchdog", required_argument, NULL, 'w'},
+                {"enforcer", required_argument, NULL, 'E'},
                 SESSION_LONG_OPTIONS,
                 {NULL, 0, NULL, 0},
         };
@@ -48,6 +50,10 @@ static int read_arguments(Up *up, int argc, char **argv)
         while ((o = session_getopt(&up->session, argc, argv, "", options)) != -1) {
                 if (o == 'w')
                         up->watchdog = optarg;
+                else if (o == 'E' && enforcer_parse(optarg, &(Enforcer){0}))
+                        return usage_error("up", "--enforcer: `%s` is none of " ENFORCER_NAMES, optarg);
+                else if (o == 'E')
+                        up->enforcer = optarg;
                 else
                         return CLI_USAGE;
         }
@@ -107,16 +113,19 @@ static int make_directory(Up *up)
 
 static _Noreturn void exec_daemon(const Up *up)
 {
-        char dir[PATH_MAX + 32], root[PATH_MAX + 32], watchdog[128], name[] = "tidegated";
-        char *argv[5] = {name, dir};
+        char dir[PATH_MAX + 32], root[PATH_MAX + 32], watchdog[128], enforcer[64], name[] = "tidegated";
+        char *argv[6] = {name, dir};
         int n = 2, null = open("/dev/null", O_RDONLY | O_CLOEXEC);
         sigset_t none;
 
         (void)snprintf(dir, sizeof(dir), "--runtime-dir=%s", up->session.runtime_dir);
         (void)snprintf(root, sizeof(root), "--cgroup-root=%s", up->session.cgroup_root_option ? up->session.cgroup_root_option : "");
         (void)snprintf(watchdog, sizeof(watchdog), "--watchdog=%s", up->watchdog ? up->watchdog : "");
+        (void)snprintf(enforcer, sizeof(enforcer), "--enforcer=%.40s", up->enforcer ? up->enforcer : "");
         if (up->session.cgroup_root_option)
                 argv[n++] = root;
+        if (up->enforcer)
+                argv[n++] = enforcer;
         if (up->watchdog)
                 argv[n++] = watchdog;
         sigemptyset(&none);

@@ -21,7 +21,23 @@ MARK = "TIDEGATE_TEST_RUN"  # in the environment of everything that a test start
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "alone: not beside other tests, for it measures or shares a folder with others")
+    config.addinivalue_line("markers", "each_enforcer: once with every way to end nodes, and not with cgroups alone")
     config.addinivalue_line("markers", "sanitized: also run on the build with address and undefined sanitizers")
+
+
+# What nodes are ended with. TIDEGATE_TEST_ENFORCER=NAME runs all tests that know the difference with that one.
+ENFORCER = os.environ.get("TIDEGATE_TEST_ENFORCER", "cgroup")
+ENFORCERS = ["cgroup", "cgroup+pidns", "pidns", "subreaper"]
+
+
+def pytest_generate_tests(metafunc):
+    if "enforcer" in metafunc.fixturenames and metafunc.definition.get_closest_marker("each_enforcer"):
+        metafunc.parametrize("enforcer", ENFORCERS, indirect=True)
+
+
+@pytest.fixture
+def enforcer(request):
+    return getattr(request, "param", ENFORCER)
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,11 @@ from lives import arguments_of, cgroups_in, children_of, status_field
 
 
 class Daemon:
-    def __init__(self, command, env, directory, home, preexec=None):
+    def __init__(self, command, env, directory, home, preexec=None, enforcer="cgroup"):
         self.runtime = directory / "runtime"
         self.socket = self.runtime / "control.sock"
         self.log = directory / "tidegated.log"
-        self.home = home
+        self.home, self.enforcer = home, enforcer
         self.clients = []
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
@@ -26,7 +26,7 @@ class Daemon:
             )  # fmt: skip
 
     def places(self):
-        return ["--runtime-dir", self.runtime, "--cgroup-root", self.home]
+        return ["--runtime-dir", self.runtime, "--cgroup-root", self.home, "--enforcer", self.enforcer]
 
     def client(self, **kwargs):
         client = Client(self.socket, **kwargs)
@@ -80,7 +80,7 @@ class Daemon:
 
 
 @pytest.fixture
-def start_daemon(build, node_environment, traces, home, tmp_path):
+def start_daemon(build, node_environment, traces, home, enforcer, tmp_path):
     """Start `tidegated ARGS...`; returns a Daemon that answers. At the end nothing of it may be left."""
     daemons = []
 
@@ -89,7 +89,7 @@ def start_daemon(build, node_environment, traces, home, tmp_path):
         directory = pathlib.Path(directory or tmp_path / f"daemon-{len(daemons)}")
         directory.mkdir(exist_ok=True)
         environment = {**node_environment, MARK: traces.mark, **(env or {})}
-        daemons.append(Daemon([*prefix, build / "bin/tidegated", *map(str, args)], environment, directory, home, preexec))
+        daemons.append(Daemon([*prefix, build / "bin/tidegated", *map(str, args)], environment, directory, home, preexec, enforcer))
         daemons[-1].wait_until_ready()
         return daemons[-1]
 

@@ -134,8 +134,14 @@ class Live(Run):
 
 
 @pytest.fixture
-def home(traces):
-    """A cgroup of the test's own in which its instances are made, so that no other run sweeps or counts them."""
+def home(traces, enforcer, tmp_path):
+    """A cgroup of the test's own in which its instances are made, so that no other run sweeps or counts them. Or a directory, without cgroups."""
+    if "cgroup" not in enforcer:
+        path = tmp_path / "home"
+        path.mkdir()
+        yield path
+        assert cgroups_in(path) == [], "directories were left behind"
+        return
     top = unified_root()
     if not top or not os.access(top, os.W_OK):
         pytest.skip("needs a cgroup v2 hierarchy that may be written")
@@ -159,7 +165,7 @@ def cgroups_in(home):
 
 
 @pytest.fixture
-def live(build, node_environment, traces, home, tmp_path):
+def live(build, node_environment, traces, home, enforcer, tmp_path):
     """Start `tidegate run DESCRIPTOR ARGS...` in the test's own cgroup; returns a Live."""
     runs = []
 
@@ -167,7 +173,7 @@ def live(build, node_environment, traces, home, tmp_path):
         """@prefix: a command that ends by executing its arguments."""
         directory = tmp_path / f"live-{len(runs)}"
         directory.mkdir()
-        command = [*prefix, build / "bin/tidegate", "run", str(descriptor), "--cgroup-root", str(home), *map(str, args)]
+        command = [*prefix, build / "bin/tidegate", "run", str(descriptor), "--cgroup-root", str(home), "--enforcer", enforcer, *map(str, args)]
         environment = {**node_environment, MARK: traces.mark, **(env or {})}
         run = Live(command + (["--json"] if json else []), environment, cwd or tmp_path, directory)
         runs.append(run)

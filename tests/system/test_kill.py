@@ -68,6 +68,7 @@ def ended(run, nothing_left, bound=BOUND):
 # One at a time, somewhere in the middle
 
 
+@pytest.mark.each_enforcer
 @pytest.mark.sanitized
 @pytest.mark.parametrize("part", ["command", "supervisor", "keeper", "guard"])
 def test_killed_while_running(part, flow, live, nothing_left):
@@ -124,8 +125,9 @@ def test_two_killed_at_once(parts, stubborn, live, nothing_left):
     ended(run, nothing_left)
 
 
+@pytest.mark.each_enforcer
 @pytest.mark.sanitized
-def test_what_the_death_of_all_of_them_leaves_is_swept_by_the_next_run(stubborn, dataflow, live, home, traces, nothing_left):
+def test_what_the_death_of_all_of_them_leaves_is_swept_by_the_next_run(stubborn, dataflow, live, home, enforcer, traces, nothing_left):
     run = running(live(stubborn))
     run.until("ready")
     parts = [run.take(p) for p in ("command", "guard", "supervisor", "keeper")]
@@ -135,8 +137,11 @@ def test_what_the_death_of_all_of_them_leaves_is_swept_by_the_next_run(stubborn,
         p.send(signal.SIGKILL)
         p.close()
     run.wait(10)
-    survivors = marked_processes(traces.mark)
-    assert len([c for c in survivors.values() if c.startswith("sleep")]) >= 6, "nobody was there to end them"
+    if enforcer == "cgroup":
+        survivors = marked_processes(traces.mark)
+        assert len([c for c in survivors.values() if c.startswith("sleep")]) >= 6, "nobody was there to end them"
+    else:
+        assert eventually(lambda: not marked_processes(traces.mark), 5), "their reapers end with the keeper, and they with their reapers"
     assert live(dataflow({"nodes": [{"id": "next", "path": "true"}]}, "next.yml")).wait(20).status == 0
     nothing_left()
 
@@ -187,8 +192,9 @@ def test_a_keeper_that_hangs_is_replaced_by_what_the_guard_sees(kind, request, l
     nothing_left()
 
 
+@pytest.mark.each_enforcer
 @pytest.mark.sanitized
-def test_three_ctrl_c_end_the_nodes_though_every_part_hangs(stubborn, dataflow, live, traces, nothing_left):
+def test_three_ctrl_c_end_the_nodes_though_every_part_hangs(stubborn, dataflow, live, enforcer, traces, nothing_left):
     run = running(live(stubborn))
     parts = [run.take(p) for p in ("guard", "supervisor", "keeper")]
     for p in parts:

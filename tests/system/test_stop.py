@@ -42,6 +42,7 @@ def helpers(build):
 # The ladder
 
 
+@pytest.mark.each_enforcer
 @pytest.mark.sanitized
 def test_a_tree_of_200_that_ignores_sigterm_ends_in_time_and_whole(helpers, dataflow, live, nothing_left):
     flow = dataflow({"nodes": [
@@ -57,6 +58,7 @@ def test_a_tree_of_200_that_ignores_sigterm_ends_in_time_and_whole(helpers, data
     assert run.status == 1, "nodes that had to be killed did not succeed"
 
 
+@pytest.mark.each_enforcer
 @pytest.mark.sanitized
 def test_a_child_that_ignores_sigterm_is_ended_though_its_leader_left_at_once(script, dataflow, live, nothing_left):
     child = script("child", STUBBORN)
@@ -306,11 +308,11 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(build, node_environment, traces, home, tmp_path):
+def terminal(build, node_environment, traces, home, enforcer, tmp_path):
     terminals = []
 
     def start(descriptor, *args, columns=80):
-        command = [build / "bin/tidegate", "run", descriptor, "--cgroup-root", home, *args]
+        command = [build / "bin/tidegate", "run", descriptor, "--cgroup-root", home, "--enforcer", enforcer, *args]
         env = {**node_environment, MARK: traces.mark, "TERM": "xterm"}
         del env["NO_COLOR"]
         terminals.append(Terminal(command, env, tmp_path, columns))
@@ -377,10 +379,10 @@ def test_the_countdown_stays_on_one_row_of_the_terminal(columns, script, dataflo
 
 
 @pytest.mark.parametrize("json", [False, True])
-def test_ctrl_c_ends_a_command_whose_stdout_nobody_reads(json, script, dataflow, build, node_environment, traces, home, nothing_left):
+def test_ctrl_c_ends_a_command_whose_stdout_nobody_reads(json, script, dataflow, build, node_environment, traces, home, enforcer, nothing_left):
     chatty = script("chatty", "trap '' TERM\nyes 'a line that nobody will ever read'")
     read, write = os.pipe()
-    command = [build / "bin/tidegate", "run", dataflow(programs(chatty=chatty)), "--cgroup-root", home, "--grace-duration", "1s"]
+    command = [build / "bin/tidegate", "run", dataflow(programs(chatty=chatty)), "--cgroup-root", home, "--enforcer", enforcer, "--grace-duration", "1s"]
     process = subprocess.Popen(
         command + (["--json"] if json else []),
         stdin=subprocess.DEVNULL, stdout=write, stderr=write, env={**node_environment, MARK: traces.mark}, start_new_session=True,
@@ -400,10 +402,10 @@ def test_ctrl_c_ends_a_command_whose_stdout_nobody_reads(json, script, dataflow,
 
 
 @pytest.mark.sanitized
-def test_a_closed_stdout_does_not_end_the_dataflow_uncleanly(script, dataflow, build, node_environment, traces, home, nothing_left):
+def test_a_closed_stdout_does_not_end_the_dataflow_uncleanly(script, dataflow, build, node_environment, traces, home, enforcer, nothing_left):
     chatty = script("chatty", "for i in 1 2 3 4 5 6 7 8 9 10; do echo line $i; sleep 0.01; done; touch done")
     process = subprocess.Popen(
-        [build / "bin/tidegate", "run", dataflow(programs(chatty=chatty)), "--cgroup-root", home],
+        [build / "bin/tidegate", "run", dataflow(programs(chatty=chatty)), "--cgroup-root", home, "--enforcer", enforcer],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**node_environment, MARK: traces.mark}, start_new_session=True,
     )  # fmt: skip
     process.stdout.close()
@@ -429,8 +431,7 @@ def test_json_is_whole_lines_from_the_first_to_the_result(script, dataflow, live
     assert [e["text"] for e in events if e["type"] == "log" and e["stream"] == "stderr"] == ["err"]
     assert run.node("odd")["exit"] == {"code": "exited", "status": 4}
     nothing_left()
-
-
+@pytest.mark.each_enforcer
 def test_exit_status_0_for_success_and_1_for_failure(script, dataflow, live, nothing_left):
     assert live(dataflow(programs(a="true"), "a.yml")).wait(20).status == 0
     assert live(dataflow(programs(a="true", b="false"), "b.yml")).wait(20).status == 1
