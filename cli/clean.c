@@ -17,6 +17,8 @@ static int say_count(Session *session, json_t *answer, const char *key, const ch
         if (session->json)
                 return session_result(session, json_incref(answer));
         printf("%lld %s\n", n, n == 1 ? one : many);
+        if (json_get_number(answer, "kept") > 0)
+                printf("%lld kept: somebody would not die there (tidegate status NAME)\n", json_get_number(answer, "kept"));
         return CLI_OK;
 }
 

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <signal.h>
@@ -25,10 +26,13 @@
 #define DEPTH_MAX   32
 #define LIST_MAX    (4u << 20) /* bytes of one cgroup.procs */
 
+_Static_assert(sizeof(LastResortVerdict) <= PIPE_BUF, "it arrives whole");
+
 typedef struct Sweep {
         int signo; /* 0: count only */
         unsigned n_seen;
         bool self; /* we are in it ourselves */
+        LastResortVerdict *look; /* tells of the first of them; NULL */
         int error;
 } Sweep;
 
@@ -127,6 +131,8 @@ static void sweep_one(Sweep *s, int dir_fd, pid_t self)
                 signal_batch(s, dir_fd, pids, pidfds, n);
 }
 
+static void look(LastResortVerdict *v, int dir_fd);
+
 static void sweep_tree(Sweep *s, int dir_fd, pid_t self, unsigned depth)
 {
         int copy = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -134,6 +140,8 @@ static void sweep_tree(Sweep *s, int dir_fd, pid_t self, unsigned depth)
         const struct dirent *entry;
 
         sweep_one(s, dir_fd, self);
+        if (s->look)
+                look(s->look, dir_fd);
         while (dir && depth < DEPTH_MAX && (entry = readdir(dir))) {
                 int child;
 
@@ -150,12 +158,38 @@ static void sweep_tree(Sweep *s, int dir_fd, pid_t self, unsigned depth)
                 (void)fd_close(copy);
 }
 
-static unsigned count(int dir_fd)
-{
-        Sweep s = {};
 
-        sweep_tree(&s, dir_fd, -1, 0);
-        return s.n_seen;
+/* ---- who is left */
+
+/* As long as a line of cgroup.procs names one: its first thread, and the others when that has exited. */
+static void look_at_process(LastResortVerdict *v, pid_t pid)
+{
+        char path[64];
+        const struct dirent *entry;
+        DIR *dir;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+        dir = opendir(path);
+        while (dir && v->n_tasks < LAST_RESORT_TASKS && (entry = readdir(dir)))
+                if (entry->d_name[0] != '.' && task_read(&v->tasks[v->n_tasks], pid, (pid_t)atoi(entry->d_name)) == 0 &&
+                        v->tasks[v->n_tasks].kind != TASK_EXITED)
+                        v->n_tasks++;
+        if (dir)
+                (void)closedir(dir);
+}
+
+static void look(LastResortVerdict *v, int dir_fd)
+{
+        _cleanup_free_ char *list = read_list(dir_fd, "cgroup.procs");
+        char *end;
+
+        for (const char *p = list ? list : ""; *p && v->n_tasks < LAST_RESORT_TASKS; p = *end ? end + 1 : end) {
+                long pid = strtol(p, &end, 10);
+
+                if (end == p)
+                        return;
+                look_at_process(v, (pid_t)pid);
+        }
 }
 
 /* ---- the child */
@@ -226,6 +260,15 @@ static int open_cgroup(const char *path, int *ret_events_fd)
         return -errno;
 }
 
+/* How many are left; and who. */
+static unsigned count(LastResortVerdict *v, int dir_fd)
+{
+        Sweep s = {.look = v};
+
+        sweep_tree(&s, dir_fd, -1, 0);
+        return s.n_seen;
+}
+
 static void child(const char *path, const LastResortKill *kill, pid_t command, LastResortVerdict *v)
 {
         _cleanup_fd_ int events_fd = -1, dir_fd = open_cgroup(path, &events_fd);
@@ -251,7 +294,7 @@ static void child(const char *path, const LastResortKill *kill, pid_t command, L
         }
         if (kill->force || !wait_empty(events_fd, nsec_add(begin, kill->grace_ns / 2)))
                 kill_hard(dir_fd, events_fd, v);
-        v->n_left = is_populated(events_fd) ? MAX(count(dir_fd), 1u) : 0;
+        v->n_left = is_populated(events_fd) ? MAX(count(v, dir_fd), 1u) : 0;
         v->ms = (long long)((clock_now() - begin) / NSEC_PER_MSEC);
 }
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/utf8.h"
 #include "cli/commands.h"
 #include "cli/print.h"
 #include "cli/status-page.h"
@@ -151,6 +152,23 @@ int last_resort_show(Session *session, int why, const char *const *names, size_t
 
 /* ---- stop, down */
 
+/* Each as its line. */
+static json_t *tasks_json(const LastResortVerdict *v)
+{
+        json_t *array = json_array();
+
+        for (unsigned i = 0; i < v->n_tasks; i++) {
+                char line[1024];
+                _cleanup_free_ char *clean = NULL;
+
+                (void)task_line(&v->tasks[i], line, sizeof(line));
+                clean = utf8_clean(line, strlen(line), NULL);
+                (void)json_array_append_new(array, json_pack("{si si ss ss*}", "pid", (int)v->tasks[i].pid, "tid", (int)v->tasks[i].tid, "verdict",
+                        task_kind_to_string(v->tasks[i].kind), "text", clean));
+        }
+        return array;
+}
+
 int last_resort_stop_at(Session *session, const char *name, const char *cgroup, const LastResortKill *kill)
 {
         const double grace = kill->force ? 0 : (double)kill->grace_ns / 2e9;
@@ -172,13 +190,19 @@ int last_resort_stop_at(Session *session, const char *name, const char *cgroup, 
                 return session_fail(session, r);
         result = v.timed_out ? "the kernel held it up" : v.n_left ? "left" : "empty";
         if (session->json)
-                (void)print_json_line_new(json_pack("{ss ss ss ss sI si si ss}", "type", "last-resort", "who", "command",
+                (void)print_json_line_new(json_pack("{ss ss ss ss sI si si ss so}", "type", "last-resort", "who", "command",
                         "name", name, "cgroup", cgroup, "ms", (json_int_t)v.ms, "count", (int)v.n_found, "left",
-                        (int)v.n_left, "result", result));
+                        (int)v.n_left, "result", result, "tasks", tasks_json(&v)));
         else
                 printf("%s: +%.3f s  command  %u process%s: %s\n", name, (double)v.ms / 1000, v.n_found,
                         v.n_found == 1 ? "" : "es", result);
         (void)fflush(stdout);
+        for (unsigned i = 0; i < v.n_tasks && !session->json; i++) {
+                char line[1024];
+
+                (void)task_line(&v.tasks[i], line, sizeof(line));
+                session_say(session, "%s: left (%s): %s", name, task_kind_to_string(v.tasks[i].kind), text_tame(line, false));
+        }
         if (v.error)
                 session_say(session, "%s: %s", cgroup,
                         v.error == EDEADLK   ? "this command runs in that cgroup itself: refused"

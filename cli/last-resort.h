@@ -10,6 +10,7 @@
 #ifndef TG_CLI_LAST_RESORT_H
 #define TG_CLI_LAST_RESORT_H
 
+#include "base/task.h"
 #include "cli/session.h"
 
 /* last_resort_applies() - whether this outcome of a call says that nobody decides there. */
@@ -20,11 +21,15 @@ typedef struct LastResortKill {
         bool force; /* SIGKILL at once */
 } LastResortKill;
 
+#define LAST_RESORT_TASKS 3 /* a verdict fits into one write to a pipe */
+
 typedef struct LastResortVerdict {
         unsigned n_found, n_left;
         int error;      /* errno worth telling; 0: none */
         long long ms;   /* that it took */
         bool timed_out; /* the child itself did not end */
+        unsigned n_tasks;
+        Task tasks[LAST_RESORT_TASKS]; /* the first of those that are left */
 } LastResortVerdict;
 
 /**

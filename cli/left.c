@@ -11,7 +11,6 @@
 
 #define COLUMNS      68 /* with the indent, and with "tidegate: " before it: 80 */
 #define LABEL_WIDTH  9
-#define VALUE_INDENT (4 + LABEL_WIDTH)
 
 typedef struct Block {
         LeftLine line;
@@ -29,21 +28,33 @@ __attribute__((format(printf, 2, 3))) static void put(Block *b, const char *form
         b->line(b->userdata, text_tame(text, false));
 }
 
-/* "    label    value", the value on as many lines as it takes: broken at spaces, and where there are none not at all. */
-static void put_field(Block *b, const char *label, const char *value)
+/* On as many lines as it takes, @first before the first and as many spaces before the others: broken at spaces, and where there are none
+ * not at all. */
+static void put_wrapped(Block *b, const char *first, const char *value)
 {
+        int indent = (int)strlen(first);
+
         while (*value) {
-                size_t room = COLUMNS - VALUE_INDENT, n = strlen(value), at;
+                size_t room = COLUMNS - (size_t)indent, n = strlen(value), at;
 
                 if (n > room) {
                         for (at = room; at > 0 && value[at] != ' '; at--)
                                 ;
                         n = at > 0 ? at : strcspn(value, " ");
                 }
-                put(b, "    %-*s%.*s", LABEL_WIDTH, label, (int)n, value);
+                put(b, "%-*s%.*s", indent, first, (int)n, value);
                 value += n + strspn(value + n, " ");
-                label = "";
+                first = "";
         }
+}
+
+/* "    label    value" */
+static void put_field(Block *b, const char *label, const char *value)
+{
+        char first[32];
+
+        (void)snprintf(first, sizeof(first), "    %-*s", LABEL_WIDTH, label);
+        put_wrapped(b, first, value);
 }
 
 /* The strings of an array with @between; into @buffer. */
@@ -125,7 +136,7 @@ static void explain(Block *b, const json_t *node)
 {
         for (TaskKind kind = 1; kind < _TASK_KIND_MAX; kind++)
                 if (strcmp(json_get_text(node, "verdict"), task_kind_to_string(kind)) == 0)
-                        put(b, "  (%s)", task_kind_explain(kind));
+                        put_wrapped(b, "  ", task_kind_explain(kind));
 }
 
 void left_show(const json_t *node, const char *name, LeftLine line, void *userdata)
@@ -158,4 +169,17 @@ static void print_line(void *userdata, const char *line)
 void left_print(const json_t *node, const char *name)
 {
         left_show(node, name, print_line, NULL);
+}
+
+void left_print_older(const json_t *node, const char *name)
+{
+        json_t *left;
+        size_t i;
+
+        json_array_foreach(json_object_get(node, "leftovers"), i, left) {
+                char label[320];
+
+                (void)snprintf(label, sizeof(label), "%s, generation %lld", name, json_get_number(left, "generation"));
+                left_print(left, label);
+        }
 }

@@ -17,6 +17,9 @@ void left_show(const json_t *node, const char *name, LeftLine line, void *userda
 /* left_print() - the same, to stdout. */
 void left_print(const json_t *node, const char *name);
 
+/* left_print_older() - of its earlier lives, beside which it was started again. */
+void left_print_older(const json_t *node, const char *name);
+
 /* left_summary() - "unkillable-traced, 1 task left" of it, into @buffer. */
 const char *left_summary(const json_t *node, char *buffer, size_t size);
 

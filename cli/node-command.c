@@ -18,7 +18,7 @@
 typedef struct NodeCommand {
         Session session;
         const char *verb, *dataflow;
-        bool quiet, force, all;
+        bool quiet, force, all, despite_leftover;
         nsec_t grace; /* NSEC_NEVER: the dataflow's own */
         char **names;
         size_t n_names;
@@ -32,6 +32,7 @@ static int read_arguments(NodeCommand *n, int argc, char **argv)
                 {"dataflow", required_argument, NULL, 'd'},
                 {"quiet", no_argument, NULL, 'q'},
                 {"force", no_argument, NULL, 'f'},
+                {"despite-leftover", no_argument, NULL, 'L'},
                 {"all", no_argument, NULL, 'a'},
                 {"grace-duration", required_argument, NULL, 'g'},
                 {"grace", required_argument, NULL, 'g'}, /* Dora's */
@@ -48,6 +49,8 @@ static int read_arguments(NodeCommand *n, int argc, char **argv)
                         n->quiet = true;
                 else if (o == 'f')
                         n->force = true;
+                else if (o == 'L')
+                        n->despite_leftover = true;
                 else if (o == 'a')
                         n->all = true;
                 else if (o != 'g')
@@ -211,6 +214,7 @@ static int node_info(NodeCommand *n, json_t *dataflow, json_t *node)
         if (json_is_true(json_object_get(node, "quarantined")))
                 print_info_line("quarantined", "yes: its cgroup does not empty");
         left_print(node, json_get_text(node, "id"));
+        left_print_older(node, json_get_text(node, "id"));
         return CLI_OK;
 }
 
@@ -241,6 +245,8 @@ static int node_order(NodeCommand *n, json_t *dataflow, json_t *node, const char
                 (void)json_object_set_new(p, "grace_ms", json_integer((json_int_t)(n->grace / NSEC_PER_MSEC)));
         if (p && n->force)
                 (void)json_object_set_new(p, "force", json_true());
+        if (p && n->despite_leftover && strcmp(method, "RestartNode") == 0)
+                (void)json_object_set_new(p, "despite_leftover", json_true());
         if (p)
                 (void)json_object_set_new(p, "timeout_ms", json_integer((json_int_t)(span / NSEC_PER_MSEC)));
         n->session.patient = n->session.verbose = true;

@@ -155,6 +155,7 @@ int session_error_status(const char *error)
                 {"NoSuchDataflow", CLI_NO_SUCH},
                 {"NoSuchNode", CLI_NO_SUCH},
                 {"Ambiguous", CLI_USAGE},
+                {"Leftover", CLI_NOT_RUNNING},
                 {"NotRunning", CLI_NOT_RUNNING},
                 {"TimedOut", CLI_NOT_RUNNING},
                 {"ShuttingDown", CLI_UNREACHABLE},

@@ -36,7 +36,7 @@ typedef struct Start {
         Session session;
         LoadOptions load;
         const char *path, *log_dir;
-        bool attach, detach, replace, no_logs;
+        bool attach, detach, replace, despite_leftover, no_logs;
         nsec_t grace; /* NSEC_NEVER: not given */
 
         json_t *plan;
@@ -57,6 +57,7 @@ static int read_arguments(Start *s, int argc, char **argv)
                 {"attach", no_argument, NULL, 'a'},
                 {"detach", no_argument, NULL, 'd'},
                 {"replace", no_argument, NULL, 'r'},
+                {"despite-leftover", no_argument, NULL, 'L'},
                 {"no-logs", no_argument, NULL, 'n'},
                 {"log-dir", required_argument, NULL, 'l'},
                 {"grace-duration", required_argument, NULL, 'g'},
@@ -73,6 +74,8 @@ static int read_arguments(Start *s, int argc, char **argv)
                         s->detach = o == 'd';
                 } else if (o == 'r')
                         s->replace = true;
+                else if (o == 'L')
+                        s->despite_leftover = true;
                 else if (o == 'n')
                         s->no_logs = true;
                 else if (o == 'l')
@@ -171,6 +174,8 @@ static json_t *start_parameters(Start *s)
                 (void)json_object_set_new(p, "grace_ms", json_integer((json_int_t)(s->grace / NSEC_PER_MSEC)));
         if (p && s->replace)
                 (void)json_object_set_new(p, "replace", json_true());
+        if (p && s->despite_leftover)
+                (void)json_object_set_new(p, "despite_leftover", json_true());
         if (p && s->attach)
                 (void)json_object_set_new(p, "wait", json_string("ended"));
         if (p)

@@ -157,7 +157,10 @@ static void show_who_is_left(const json_t *dataflows)
 
         json_array_foreach(dataflows, i, dataflow)
                 json_array_foreach(json_object_get(dataflow, "nodes"), k, node)
+                {
                         left_print(node, json_get_text(node, "id"));
+                        left_print_older(node, json_get_text(node, "id"));
+                }
 }
 
 /* Whom of several to blame, and what can be done: as the status page has it, and nothing where that may not be read. */

@@ -15,7 +15,7 @@
 
 typedef struct StopCommand {
         Session session;
-        bool all, force, restart;
+        bool all, force, restart, despite_leftover;
         nsec_t grace; /* NSEC_NEVER: not given */
         char **names;
         size_t n_names;
@@ -26,6 +26,7 @@ static int read_arguments(StopCommand *c, int argc, char **argv)
         static const struct option options[] = {
                 {"all", no_argument, NULL, 'a'},
                 {"force", no_argument, NULL, 'f'},
+                {"despite-leftover", no_argument, NULL, 'L'},
                 {"grace-duration", required_argument, NULL, 'g'},
                 SESSION_LONG_OPTIONS,
                 {NULL, 0, NULL, 0},
@@ -38,6 +39,8 @@ static int read_arguments(StopCommand *c, int argc, char **argv)
                         c->all = true;
                 else if (o == 'f')
                         c->force = true;
+                else if (o == 'L' && c->restart)
+                        c->despite_leftover = true;
                 else if (o == 'g') {
                         if (span_parse(optarg, &c->grace) || c->grace > 3600 * NSEC_PER_SEC)
                                 return usage_error(
@@ -62,6 +65,8 @@ static json_t *order_parameters(const StopCommand *c, json_t *dataflow)
                 (void)json_object_set_new(p, "grace_ms", json_integer((json_int_t)(c->grace / NSEC_PER_MSEC)));
         if (p && c->force)
                 (void)json_object_set_new(p, "force", json_true());
+        if (p && c->despite_leftover)
+                (void)json_object_set_new(p, "despite_leftover", json_true());
         /* The ladder has its own end; this bounds a supervisor that would wait without one. */
         if (p)
                 (void)json_object_set_new(p, "timeout_ms",

@@ -74,7 +74,7 @@ const Command cli_commands[] = {
         },
         {
                 .name = "start",
-                .synopsis = "FILE [--attach | --detach] [--name N] [--replace] [--grace-duration D]",
+                .synopsis = "FILE [--attach | --detach] [--name N] [--replace] [--despite-leftover] [--grace-duration D]",
                 .summary = "hand a dataflow to the daemon",
                 .details = "Attached it shows lines and events until the dataflow ends, and Ctrl-C stops it: once\n"
                            "gracefully, twice now, a third time only the command leaves. Detached it returns once the\n"
@@ -82,6 +82,7 @@ const Command cli_commands[] = {
                            "\n"
                            "  --attach, --detach   stay with it, or not\n"
                            "  --replace            stop a running dataflow of that name first\n"
+                           "  --despite-leftover   also while somebody of an earlier one of that name would not die\n"
                            "  --grace-duration D   of its stops: time nodes get to end by themselves, default 10s\n"
                            "  --log-dir DIR        write the nodes' log files to DIR/<uuid>, default out/ beside FILE\n"
                            "  --no-logs            write none\n"
@@ -105,11 +106,12 @@ const Command cli_commands[] = {
         },
         {
                 .name = "restart",
-                .synopsis = "NAME [--force] [--grace-duration D] [--json]",
+                .synopsis = "NAME [--force] [--despite-leftover] [--grace-duration D] [--json]",
                 .summary = "stop a dataflow and start the same plan again",
                 .details = "The new one begins when nobody of the old one is left, and has a uuid of its own.\n"
                            "\n"
                            "  --force              begin the stop with SIGKILL\n"
+                           "  --despite-leftover   begin the new one although somebody of an old one would not die\n"
                            "  --grace-duration D   time nodes get to end by themselves\n"
                            "  --json               one JSON object per event\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
                 .main = cmd_restart,
@@ -164,6 +166,7 @@ const Command cli_commands[] = {
                            "  -d, --dataflow NAME  of that dataflow\n"
                            "  -q, --quiet          list: names only\n"
                            "  --force              stop: begin with SIGKILL\n"
+                           "  --despite-leftover   restart: also beside what would not die of the last incarnation\n"
                            "  --grace-duration D   stop, restart: time it gets to end by itself (also --grace)\n"
                            "  --all                signal: to all processes of the node, not only its first\n"
                            "  --json               the same as JSON\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,

@@ -232,6 +232,7 @@ static void fields_order(Codec *c, KeeperMsg *m)
                 break;
         case KEEPER_MSG_END:
                 field_u64(c, &m->end.deadline_ns);
+                field_u8(c, &m->end.stay, 0, 1);
                 break;
         default:
                 refuse(c);
@@ -284,6 +285,7 @@ static void fields_report(Codec *c, KeeperMsg *m)
         case KEEPER_MSG_ENDED:
                 field_u8(c, &m->ended.removed, 0, 1);
                 field_u8(c, &m->ended.logged, 0, 1);
+                field_u8(c, &m->ended.stays, 0, 1);
                 break;
         case KEEPER_MSG_INCARNATION:
                 fields_incarnation(c, m);

@@ -18,7 +18,7 @@
  *   KILL                          KILLING, then EMPTY per incarnation that got empty
  *   LOOK                          LEFT: who is still there
  *   REAP                          (none) the exit is journalled: reap the leader now
- *   END                           COUNTED, ENDED, and the keeper exits
+ *   END                           COUNTED, ENDED, and the keeper exits; or stays, and says both again when nobody is left
  *   STREAM                        (none) lines go to another log stream from here on
  *   RESUME                        INCARNATION for each that was not REAPed, then RESUMED: a successor of the supervisor asks
  *   GUARD                         (none) the guard was replaced: children register there, and so does the cgroup, at once
@@ -145,6 +145,7 @@ typedef struct KeeperMsg {
                 } stream;
                 struct { /* END: remove the dataflow's cgroup, flush and end the logger, exit */
                         uint64_t deadline_ns;
+                        uint8_t stay; /* somebody would not die: do all that but exit, and stay with them until they are gone */
                 } end;
                 struct { /* BEGUN */
                         const char *cgroup; /* absolute path of the dataflow's cgroup, for people and for the last resort */
@@ -217,6 +218,7 @@ typedef struct KeeperMsg {
                 struct { /* ENDED */
                         uint8_t removed; /* the dataflow's cgroup is gone */
                         uint8_t logged;  /* every log line was written; what is missing a NOTE has told */
+                        uint8_t stays;   /* with incarnations that are not over: EMPTY for each, and another ENDED follow */
                 } ended;
         };
 } KeeperMsg;

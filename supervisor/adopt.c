@@ -166,15 +166,21 @@ static bool is_to_be_captured(const Node *node)
 /* What a keeper that is new has to be told of. A loose process is in no cgroup of ours. */
 static bool is_keepers(const Node *node)
 {
-        return node_has_life(node) && !node_is_loose(node) && !is_to_be_captured(node) && !(node->exited && node->empty);
+        return node->quarantined || (node_has_life(node) && !node_is_loose(node) && !is_to_be_captured(node) && !(node->exited && node->empty));
 }
 
 /* A keeper that took the place of another hears of each life there, and then says what it found. */
 void adopt_with_new_keeper(Dataflow *dataflow)
 {
-        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
-                if (is_keepers(&dataflow->nodes[i]))
-                        keeper_order_adopt(&dataflow->nodes[i]);
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                Node *node = &dataflow->nodes[i];
+
+                if (is_keepers(node))
+                        keeper_order_adopt(node);
+                for (size_t k = 0; k < NODE_OLDER_MAX; k++)
+                        if (node->older[k].generation > 0)
+                                keeper_order_adopt_left(node, node->older[k].generation);
+        }
         keeper_order_resume(dataflow);
 }
 
@@ -201,7 +207,10 @@ void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         if (!dataflow->adopting || !node)
                 return;
         if (msg->generation != node->generation) {
-                if (!msg->incarnation.over) { /* two lives of one node: the journal forbids it, and here it is */
+                if (node_older(node, msg->generation)) {
+                        if (msg->incarnation.over)
+                                node_on_older(node, &(KeeperMsg){.type = KEEPER_MSG_EMPTY, .node = msg->node, .generation = msg->generation});
+                } else if (!msg->incarnation.over) { /* two lives of one node: the journal forbids it, and here it is */
                         dataflow->supervisor->n_duplicated++;
                         log_line("node %s of %s: generation %llu still lives beside %llu", node->plan->id, dataflow->plan->name,
                                 (unsigned long long)msg->generation, (unsigned long long)node->generation);
@@ -306,6 +315,17 @@ static void arm_again(Node *node, nsec_t deadline)
                 node_arm(node, deadline);
 }
 
+/* Its end may have been seen while nobody asked. Else it is looked at again: of what was seen the journal keeps a line. */
+static void leftover_reconcile(Node *node)
+{
+        if (node->found.there && !node->found.over) {
+                keeper_order_look(node);
+                return;
+        }
+        node->empty = true;
+        node_post(node, NODE_EV_EMPTY);
+}
+
 /* What was intended against what is there. */
 static void node_reconcile(Node *node, nsec_t deadline, bool fresh)
 {
@@ -331,7 +351,9 @@ static void node_reconcile(Node *node, nsec_t deadline, bool fresh)
                         node_is_lost(node);
                 else
                         node_post(node, NODE_EV_EMPTY); /* resolved or about to be: what follows was not written down */
-        } else if (node->found.there && !node->quarantined) {
+        } else if (node->quarantined) {
+                leftover_reconcile(node);
+        } else if (node->found.there) {
                 keeper_order_reap(node);
         }
         /* The order was written down, and the one who was to carry it out died in between. */
@@ -374,7 +396,7 @@ static void dataflow_reconcile(Dataflow *dataflow, bool begun)
  */
 static bool is_new_to_it(const Dataflow *dataflow, const KeeperMsg *msg)
 {
-        if (dataflow->state == DATAFLOW_BEGINNING || dataflow->state >= DATAFLOW_ENDING)
+        if (dataflow->state == DATAFLOW_BEGINNING || (dataflow->state >= DATAFLOW_ENDING && !dataflow->watched))
                 return false;
         for (size_t i = 0; msg->resumed.takeover && i < dataflow->plan->n_nodes; i++) {
                 const Node *node = &dataflow->nodes[i];
@@ -426,7 +448,7 @@ void adopt_without_keeper(Dataflow *dataflow)
                 dataflow->found_by_name = true; /* the guard answers with its slot */
                 return;
         }
-        if (dataflow->state == DATAFLOW_BEGINNING || dataflow->state >= DATAFLOW_ENDING) { /* not needed yet, or not any more */
+        if (dataflow->state == DATAFLOW_BEGINNING || (dataflow->state >= DATAFLOW_ENDING && !dataflow->watched)) { /* not needed yet, or not any more */
                 dataflow->keeper_gone = dataflow->state >= DATAFLOW_ENDING;
                 dataflow_reconcile(dataflow, false);
                 return;

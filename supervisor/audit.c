@@ -120,11 +120,11 @@ static uint32_t new_strays(Supervisor *supervisor)
 }
 
 /* Its keeper's name in the runtime directory. Nobody else has the slot's number before the keeper is reaped, and that comes later. */
-static uint32_t remove_files(const Dataflow *dataflow)
+uint32_t audit_remove_files(const Dataflow *dataflow)
 {
         char name[32];
 
-        if (dataflow->supervisor->options.runtime_fd < 0)
+        if (dataflow->supervisor->options.runtime_fd < 0 || dataflow->keeper_stays)
                 return 0;
         (void)snprintf(name, sizeof(name), "keeper/%u.sock", dataflow->slot);
         return unlinkat(dataflow->supervisor->options.runtime_fd, name, 0) < 0 && errno != ENOENT;
@@ -154,8 +154,8 @@ static void count(Dataflow *dataflow)
                 audit->n_memfds += node_memfds(&dataflow->nodes[i]);
                 audit->n_sockets += node_sockets(&dataflow->nodes[i]);
         }
-        audit->n_sockets += dataflow->keeper_fd >= 0;
-        audit->n_files = remove_files(dataflow);
+        audit->n_sockets += dataflow->keeper_fd >= 0 && !dataflow->keeper_stays;
+        audit->n_files = audit_remove_files(dataflow);
         audit->killed_ns = dataflow->kill_at ? nsec_left(dataflow->killed_until, dataflow->kill_at) : 0;
 }
 

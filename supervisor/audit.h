@@ -61,4 +61,7 @@ void audit_note_killed(Node *node, uint32_t n_killed);
 /* audit_node() - of an incarnation that was stopped or restarted alone, when it is over or was given up. Into the ledger. */
 void audit_node(Node *node);
 
+/* audit_remove_files() - of its keeper, unless that stays. How many could not be removed. */
+uint32_t audit_remove_files(const Dataflow *dataflow);
+
 #endif

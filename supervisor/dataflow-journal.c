@@ -28,7 +28,7 @@ static json_t *options_to_json(const Dataflow *dataflow)
                 (void)json_array_append_new(environment, json_stringn_nocheck(dataflow->environ[i], strlen(dataflow->environ[i])));
         for (size_t i = 0; groups && i < o->n_groups; i++)
                 (void)json_array_append_new(groups, json_integer(o->groups[i]));
-        return json_pack("{sI sI so ss* sI sI sI sI sI ss* so}", "nofile_soft", limit_to_json(o->nofile.rlim_cur), "nofile_hard",
+        return json_pack("{sb sI sI so ss* sI sI sI sI sI ss* so}", "despite_leftover", o->despite_leftover, "nofile_soft", limit_to_json(o->nofile.rlim_cur), "nofile_hard",
                 limit_to_json(o->nofile.rlim_max), "groups", groups, "waits_for", dataflow->waits_for[0] ? dataflow->waits_for : NULL, "grace_ns", (json_int_t)o->grace_ns, "budget_ns", (json_int_t)o->budget_ns, "umask",
                 (json_int_t)o->umask, "uid", (json_int_t)o->uid, "gid", (json_int_t)o->gid, "log_dir", dataflow->log_dir, "environment",
                 environment);
@@ -136,6 +136,8 @@ void node_journal(Node *node)
         for (size_t i = 0; i < node->plan->n_outputs; i++)
                 if (node->outputs[i].closed)
                         record.outputs_closed[i / 8] |= (uint8_t)(1u << i % 8);
+        for (size_t i = 0; i < NODE_OLDER_MAX; i++)
+                record.older[i] = (struct journal_older){.generation = node->older[i].generation, .since_ns = node->older[i].since};
         journal_set_text(record.error, node->error);
         journal_set_text(record.left, node->left.text);
         record.left_kind = (uint8_t)node->left.kind;
@@ -227,6 +229,7 @@ static bool options_from_json(json_t *object, Options *ret)
                 .uid = (uid_t)uid,
                 .gid = (gid_t)gid,
                 .nofile = {.rlim_cur = (rlim_t)nofile_soft, .rlim_max = (rlim_t)nofile_hard},
+                .despite_leftover = json_is_true(json_object_get(object, "despite_leftover")),
                 .waits_for = json_string_value(json_object_get(object, "waits_for")),
                 .environ = (char *const *)ret->environ,
                 .log_fd = -1};
@@ -304,6 +307,8 @@ static bool node_from_record(Node *node, const struct journal_node *record)
         node->ladder = ladder_from_record(&record->ladder);
         node->ordered = ladder_from_record(&record->ordered);
         node->error = text_from_record(record->error);
+        for (size_t i = 0; i < NODE_OLDER_MAX; i++)
+                node->older[i] = (Leftover){.generation = record->older[i].generation, .since = record->older[i].since_ns};
         if (node->quarantined)
                 node->left = (Leftover){.generation = record->generation,
                         .since = record->left_since_ns,
@@ -383,7 +388,9 @@ int dataflow_restore(Dataflow **ret, Supervisor *supervisor, JournalEntry *take_
                 return r;
         }
         dataflow->journal = take_entry;
-        dataflow->adopting = dataflow->fresh = dataflow->state != DATAFLOW_ENDED;
+        dataflow->n_quarantined = dataflow_count_left(dataflow);
+        dataflow->watched = dataflow->state == DATAFLOW_ENDED && dataflow->n_quarantined > 0;
+        dataflow->adopting = dataflow->fresh = dataflow->state != DATAFLOW_ENDED || dataflow->watched;
         *ret = dataflow;
         return 0;
 }

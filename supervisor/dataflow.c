@@ -253,16 +253,86 @@ static int on_end_late(Timer *timer, nsec_t now)
         return 0;
 }
 
+uint32_t dataflow_count_left(const Dataflow *dataflow)
+{
+        uint32_t n = 0;
+
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                n += node_n_left(&dataflow->nodes[i]);
+        return n;
+}
+
+/* A private instance ends with its command: what would not die there is swept by the next one. */
+static bool dataflow_may_watch(const Dataflow *dataflow)
+{
+        return dataflow->n_quarantined > 0 && !supervisor_is_private(dataflow->supervisor);
+}
+
 static void dataflow_end(Dataflow *dataflow)
 {
         nsec_t deadline;
 
-        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
-                dataflow->n_left += dataflow->nodes[i].quarantined;
+        dataflow->n_left = dataflow->n_quarantined = dataflow_count_left(dataflow);
         deadline = nsec_add(dataflow->loop->now, dataflow->n_left > 0 ? DATAFLOW_END_LEFT_SPAN : DATAFLOW_END_SPAN);
         dataflow_set_state(dataflow, DATAFLOW_ENDING);
-        keeper_order_end(dataflow, deadline);
+        keeper_order_end(dataflow, deadline, dataflow_may_watch(dataflow));
         timer_arm(dataflow->loop, &dataflow->timer, nsec_add(deadline, DATAFLOW_END_SLACK), on_end_late);
+}
+
+static bool dataflow_may_replace(const Dataflow *dataflow);
+
+void dataflow_left_look(Dataflow *dataflow)
+{
+        if (dataflow->state < DATAFLOW_ENDING)
+                return;
+        dataflow->n_quarantined = dataflow_count_left(dataflow);
+        if (dataflow->n_quarantined == 0)
+                dataflow->n_left = 0;
+        dataflow_journal(dataflow);
+        show_dataflow(dataflow);
+        dataflow_kick(dataflow);
+}
+
+void dataflow_cleared(Dataflow *dataflow, const Node *node, const Leftover *leftover)
+{
+        nsec_t took = nsec_left(dataflow->loop->now, leftover->since);
+        _cleanup_free_ char *text = NULL;
+
+        if (asprintf(&text, "quarantine cleared after %.1f s: what was left of generation %llu (%s) has ended", (double)took / 1e9,
+                    (unsigned long long)leftover->generation, leftover_verdict(leftover)) < 0)
+                text = NULL;
+        dataflow_emit(dataflow, json_pack("{ss ss sI sI ss*}", "type", "cleared", "node", node->plan->id, "generation",
+                                        (json_int_t)leftover->generation, "took_ms", (json_int_t)(took / NSEC_PER_MSEC), "text", text));
+}
+
+const char *dataflow_what_is_left(const Dataflow *dataflow, char *buffer, size_t size)
+{
+        const Node *node = NULL;
+        const Leftover *left = NULL;
+        char first[256];
+
+        for (size_t i = 0; i < dataflow->plan->n_nodes && !node; i++)
+                if (node_n_left(&dataflow->nodes[i]) > 0)
+                        node = &dataflow->nodes[i];
+        for (size_t i = 0; node && i < NODE_OLDER_MAX && !left; i++)
+                left = node->quarantined ? &node->left : node->older[i].generation > 0 ? &node->older[i] : NULL;
+        if (left)
+                (void)snprintf(buffer, size, "node %.128s would not end (%s%s%s)", node->plan->id, leftover_verdict(left), left->text ? ": " : "",
+                        leftover_first(left, first, sizeof(first)));
+        else
+                (void)snprintf(buffer, size, "%u processes of it would not end", dataflow->n_left);
+        return buffer;
+}
+
+/* Ended, and not done with: until nobody is left there and its keeper has gone, or nobody can be had who would watch. */
+static void dataflow_look_at_watch(Dataflow *dataflow)
+{
+        if (dataflow->n_quarantined > 0 && dataflow->keeper_gone && !dataflow->supervisor->ending && dataflow_may_replace(dataflow))
+                dataflow_replace_keeper(dataflow, "has left those alone who would not die");
+        if (dataflow->keeper_gone) {
+                dataflow->watched = false;
+                supervisor_watch_ended(dataflow->supervisor, dataflow);
+        }
 }
 
 static int on_advance(Job *job)
@@ -278,11 +348,15 @@ static int on_advance(Job *job)
                 dataflow_let_go(dataflow);
         if (dataflow->state >= DATAFLOW_STARTING && dataflow->state < DATAFLOW_ENDING && dataflow_is_final(dataflow))
                 dataflow_end(dataflow);
-        if (dataflow->state == DATAFLOW_ENDING && dataflow->keeper_gone && audit_dataflow(dataflow)) {
+        if (dataflow->state == DATAFLOW_ENDING && (dataflow->keeper_gone || dataflow->keeper_stays) && audit_dataflow(dataflow)) {
+                timer_disarm(&dataflow->timer);
+                dataflow->watched = dataflow_may_watch(dataflow);
                 dataflow->ended_at = dataflow->loop->now;
                 dataflow_set_state(dataflow, DATAFLOW_ENDED);
                 supervisor_dataflow_ended(dataflow->supervisor, dataflow);
         }
+        if (dataflow->state == DATAFLOW_ENDED && dataflow->watched)
+                dataflow_look_at_watch(dataflow);
         return 0;
 }
 
@@ -476,6 +550,7 @@ void dataflow_replace_keeper(Dataflow *dataflow, const char *why)
         char text[300];
 
         keeper_link_close(dataflow);
+        dataflow->keeper_gone = dataflow->keeper_stays = false;
         dataflow->n_keeper_deaths++;
         dataflow->keeper_died_at = dataflow->loop->now;
         dataflow->adopting = dataflow->keeper_replaced = true;
@@ -496,9 +571,9 @@ void dataflow_replace_keeper(Dataflow *dataflow, const char *why)
 static bool dataflow_may_replace(const Dataflow *dataflow)
 {
         nsec_t now = dataflow->loop->now;
+        bool lives = !dataflow->keeper_gone && dataflow->state > DATAFLOW_BEGINNING && dataflow->state < DATAFLOW_ENDING;
 
-        return !supervisor_is_private(dataflow->supervisor) && !dataflow->keeper_replaced && !dataflow->keeper_gone && dataflow->state > DATAFLOW_BEGINNING &&
-               dataflow->state < DATAFLOW_ENDING && (dataflow->n_keeper_deaths == 0 || nsec_add(dataflow->keeper_died_at, DATAFLOW_CALM_SPAN) <= now);
+        return !supervisor_is_private(dataflow->supervisor) && !dataflow->keeper_replaced && (lives || dataflow->watched) && (dataflow->n_keeper_deaths == 0 || nsec_add(dataflow->keeper_died_at, DATAFLOW_CALM_SPAN) <= now);
 }
 
 void dataflow_on_keeper(Dataflow *dataflow, int32_t pid, int take_sock, int take_pidfd)
@@ -506,7 +581,7 @@ void dataflow_on_keeper(Dataflow *dataflow, int32_t pid, int take_sock, int take
         if (keeper_link_open(dataflow, pid, take_sock, take_pidfd))
                 keeper_lost(dataflow, "could not be spoken to");
         else if (dataflow->state == DATAFLOW_ENDING) /* stopped before it began */
-                keeper_order_end(dataflow, nsec_add(dataflow->loop->now, DATAFLOW_END_SPAN));
+                keeper_order_end(dataflow, nsec_add(dataflow->loop->now, DATAFLOW_END_SPAN), false);
         else
                 keeper_order_begin(dataflow);
 }
@@ -523,7 +598,7 @@ void dataflow_on_keeper_gone(Dataflow *dataflow, int code, int status)
 {
         char why[64];
 
-        if (dataflow->state >= DATAFLOW_ENDING) {
+        if (dataflow->state >= DATAFLOW_ENDING && !dataflow->keeper_replaced) {
                 keeper_link_close(dataflow);
                 dataflow->keeper_gone = true;
                 dataflow_kick(dataflow);
@@ -631,6 +706,8 @@ static int on_keeper_deaf_of_node(Timer *timer, nsec_t now)
 /* With somebody left each node's own deadline says so; a keeper that lives tells more than we could. */
 void dataflow_on_enforced(Dataflow *dataflow, const struct guard_record *record)
 {
+        if (dataflow->state == DATAFLOW_ENDED) /* it was told when it ended */
+                return;
         if (record->generation > 0) { /* of one node: what was killed there it is told when it is over */
                 if (record->left == 0)
                         timer_arm(dataflow->loop, &dataflow->node_deaf_timer, nsec_add(dataflow->loop->now, DATAFLOW_DEAF_SPAN), on_keeper_deaf_of_node);
@@ -889,8 +966,10 @@ void dataflow_go_on(Dataflow *dataflow, bool begun)
                 /* With the times that were written down; those that have passed are due at once. */
                 timer_arm(dataflow->loop, &dataflow->timer, nsec_add(now, DATAFLOW_CONFIRM_SPAN), on_unconfirmed);
                 guard_escrow_order(dataflow->supervisor, dataflow->slot, dataflow_escrow_at(dataflow), dataflow_escrow_until(dataflow), 0);
+        } else if (dataflow->watched) {
+                keeper_order_end(dataflow, nsec_add(now, DATAFLOW_END_SPAN), true); /* if it does not stay with them already */
         } else if (dataflow->state == DATAFLOW_ENDING) {
-                keeper_order_end(dataflow, nsec_add(now, DATAFLOW_END_SPAN));
+                keeper_order_end(dataflow, nsec_add(now, DATAFLOW_END_SPAN), dataflow_may_watch(dataflow));
                 timer_arm(dataflow->loop, &dataflow->timer, nsec_add(now, DATAFLOW_END_SPAN + DATAFLOW_END_SLACK), on_end_late);
         }
         dataflow_kick(dataflow);

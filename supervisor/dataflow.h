@@ -48,6 +48,7 @@ typedef struct DataflowOptions {
         uint32_t n_groups; /* supplementary; 0: ours if uid and gid are ours, else none */
         uint32_t groups[KEEPER_MSG_MAX_GROUPS];
         struct rlimit nofile;      /* of the nodes */
+        bool despite_leftover;     /* begins also beside those of a dataflow of its name who would not die */
         const char *waits_for;     /* uuid of another that has to be gone first: it does not begin before dataflow_begin(); NULL */
         int log_fd;           /* keeper's end of the log stream, or -1; consumed */
         void *owner;          /* whoever reads events: handed to event_fn */
@@ -96,6 +97,8 @@ struct Dataflow {
         Source keeper_source;
         PacketQueue keeper_out;
         bool keeper_gone;
+        bool keeper_stays; /* with those who would not die; everything else has ended */
+        bool watched;      /* ended, and its keeper stays, or is to */
         char *cgroup; /* path, for people */
 
         Node *nodes;
@@ -107,6 +110,7 @@ struct Dataflow {
         json_t *notes;  /* array of strings for people */
         char *error;    /* first thing that went wrong; NULL: nothing */
         uint32_t n_killed, n_left;
+        uint32_t n_quarantined; /* lives of its nodes of which somebody is left, and watched */
         bool not_removed; /* its cgroup, when its keeper ended */
         bool left_known;  /* its keeper has counted */
         uint32_t left_processes, left_cgroups;
@@ -201,6 +205,15 @@ nsec_t dataflow_escrow_until(const Dataflow *dataflow);
 /* dataflow_go_on() - adopted: what its state waited for is asked for again. @begun: its keeper has made its cgroup. */
 void dataflow_go_on(Dataflow *dataflow, bool begun);
 
+/* dataflow_left_look() - somebody who would not die has, or another is left: count again. Of one that has ended, when nobody is left, its keeper leaves. */
+void dataflow_left_look(Dataflow *dataflow);
+/* dataflow_what_is_left() - "node a would not end (unkillable-traced: pid 12 (x) ...)", into @buffer. */
+const char *dataflow_what_is_left(const Dataflow *dataflow, char *buffer, size_t size);
+uint32_t dataflow_count_left(const Dataflow *dataflow); /* lives of its nodes of which somebody is left */
+
+/* dataflow_cleared() - what would not end of a generation of a node has ended. */
+void dataflow_cleared(Dataflow *dataflow, const Node *node, const Leftover *leftover);
+
 /* dataflow_fail() - remember the first thing that went wrong; @node: whose fault it is, or NULL. */
 __attribute__((format(printf, 3, 4))) void dataflow_fail(Dataflow *dataflow, const Node *node, const char *format, ...);
 
@@ -220,6 +233,12 @@ void dataflow_kick(Dataflow *dataflow); /* look again, from the loop, whether so
 
 const char *dataflow_state_to_string(DataflowState state);
 
+/* dataflow_holds() - it has ended and cannot be forgotten: somebody is left there, or its keeper has not gone yet. */
+static inline bool dataflow_holds(const Dataflow *dataflow)
+{
+        return dataflow->n_left > 0 || dataflow->watched;
+}
+
 /* dataflow_result() - what to tell the client at the end: new reference. */
 json_t *dataflow_result(const Dataflow *dataflow);
 bool dataflow_succeeded(const Dataflow *dataflow);
@@ -234,11 +253,12 @@ uint32_t keeper_order_signal(Node *node, int signo); /* which of the node's n_si
 void keeper_order_kill(Node *node, nsec_t until);
 void keeper_order_look(Node *node);
 void keeper_order_reap(Node *node);
-void keeper_order_end(Dataflow *dataflow, nsec_t deadline);
+void keeper_order_end(Dataflow *dataflow, nsec_t deadline, bool stay); /* stay: with those who would not die */
 int keeper_order_stream(Dataflow *dataflow, int fd); /* lines of nodes go to @fd from now on; 0 or a negative errno */
 void keeper_order_resume(Dataflow *dataflow);
 void keeper_order_forget(Dataflow *dataflow, uint32_t node, uint64_t generation);
 void keeper_order_adopt(Node *node);
+void keeper_order_adopt_left(Node *node, uint64_t generation);
 void keeper_order_guard(Dataflow *dataflow, int guard_fd);
 void adopt_with_new_keeper(Dataflow *dataflow);
 void keeper_take_spawn_failure(Node *node, KeeperStage stage, const char *text);

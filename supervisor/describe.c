@@ -57,6 +57,20 @@ static json_t *describe_exit(const Node *node)
         return json_pack("{ss si}", "code", code, "status", (int)node->exit_status);
 }
 
+/* A life beside which others were begun. */
+static void describe_older(const Leftover *left, json_t *node)
+{
+        json_t *array = json_object_get(node, "leftovers"), *object = json_pack("{sI ss sb}", "generation", (json_int_t)left->generation, "verdict",
+                leftover_verdict(left), "quarantined", 1);
+
+        if (object)
+                leftover_show(left, object);
+        if (array)
+                (void)json_array_append_new(array, object);
+        else if (object)
+                (void)json_object_set_new(node, "leftovers", json_pack("[o]", object));
+}
+
 json_t *describe_node(const Node *node)
 {
         bool wanted = !node->stop_wanted && !node->dataflow->stop_ordered;
@@ -75,6 +89,9 @@ json_t *describe_node(const Node *node)
                 (void)json_object_set_new(result, "verdict", json_string(node_verdict(node)));
         if (result && node->quarantined)
                 leftover_show(&node->left, result);
+        for (size_t i = 0; result && i < NODE_OLDER_MAX; i++)
+                if (node->older[i].generation > 0)
+                        describe_older(&node->older[i], result);
         if (result && progress.health == PROGRESS_STUCK)
                 (void)json_object_set_new(result, "stuck_since_at_ms", json_integer(ms(progress.stuck_since)));
         return result;

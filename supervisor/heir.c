@@ -162,7 +162,7 @@ int heir_state(Supervisor *supervisor)
 
         runtime_path(supervisor, header.runtime_path, sizeof(header.runtime_path));
         list_for_each(it, next, &supervisor->dataflows, link)
-                if (it->state != DATAFLOW_ENDED)
+                if (it->state != DATAFLOW_ENDED || it->watched)
                         add_dataflow(&slots, &items, &children, &escrows, it);
         header.n_slots = (uint32_t)(slots.size / sizeof(struct guard_state_slot));
         header.n_items = (uint32_t)(items.size / sizeof(struct guard_state_item));

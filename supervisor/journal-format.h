@@ -96,6 +96,11 @@ enum { /* journal_node.flags */
         JOURNAL_NODE_KILLED_BY_GUARD = 1u << 16,
 };
 
+struct journal_older {
+        uint64_t generation;
+        uint64_t since_ns;
+};
+
 struct journal_node {
         uint64_t sequence;
         uint64_t generation;
@@ -120,7 +125,8 @@ struct journal_node {
         char error[JOURNAL_TEXT_SIZE];
         char left[JOURNAL_TEXT_SIZE];
         uint64_t left_since_ns; /* likewise: when the verdict fell */
-        uint8_t reserved[84];
+        struct journal_older older[4]; /* earlier lives of which somebody is left; generation 0: none */
+        uint8_t reserved[20];
         uint32_t crc;
 };
 

@@ -111,6 +111,7 @@ typedef enum KeeperPhase {
         KEEPER_WORKING,
         KEEPER_ALONE,  /* neither supervisor nor guard: killing everything */
         KEEPER_ENDING, /* removing cgroups, flushing logs */
+        KEEPER_STAYING, /* all that is done, but somebody would not die: until they have */
         KEEPER_LAST,   /* sending the last reports */
         KEEPER_GONE,
 } KeeperPhase;
@@ -153,6 +154,7 @@ struct Keeper {
         nsec_t phase_deadline;
         bool remove_done, removed; /* of the dataflow's cgroup */
         uint32_t n_left, n_left_cgroups; /* once remove_done: what is there of it */
+        bool stay; /* END said so */
         bool kill_done;
         bool outputs_finished;
         bool logger_killed;
@@ -194,6 +196,7 @@ void incarnation_cancel(Incarnation *inc, nsec_t kill_until); /* a kill was orde
 void incarnation_kill_leader(Incarnation *inc);
 nsec_t incarnations_deadline(const Keeper *k);
 void incarnations_tick(Keeper *k, nsec_t now);
+bool incarnations_over(const Keeper *k);     /* all of them */
 bool incarnations_starting(const Keeper *k); /* any start under way that was not given up */
 void incarnation_look_again(Incarnation *inc); /* has it become empty? */
 void incarnations_done(Keeper *k);

@@ -241,9 +241,9 @@ int keeper_order_stream(Dataflow *dataflow, int fd)
         return keeper_send(dataflow, &msg, &fd, 1);
 }
 
-void keeper_order_end(Dataflow *dataflow, nsec_t deadline)
+void keeper_order_end(Dataflow *dataflow, nsec_t deadline, bool stay)
 {
-        KeeperMsg msg = {.type = KEEPER_MSG_END, .end = {.deadline_ns = deadline}};
+        KeeperMsg msg = {.type = KEEPER_MSG_END, .end = {.deadline_ns = deadline, .stay = stay}};
 
         (void)keeper_send(dataflow, &msg, NULL, 0); /* it is killed when it has not left a little later */
 }
@@ -306,6 +306,8 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
 {
         Node *node = msg->node < dataflow->plan->n_nodes ? &dataflow->nodes[msg->node] : NULL;
 
+        if (node && msg->generation != node->generation)
+                node_on_older(node, msg);
         if (!node || msg->generation != node->generation)
                 return; /* about an incarnation that is over */
         switch (msg->type) {
@@ -356,6 +358,20 @@ void keeper_order_guard(Dataflow *dataflow, int guard_fd)
         KeeperMsg msg = {.type = KEEPER_MSG_GUARD};
 
         (void)keeper_send(dataflow, &msg, &guard_fd, 1); /* starts fail there until the next guard, with a reason */
+}
+
+/* Of an earlier life, which would not end. Whatever it prints nobody reads any more. */
+void keeper_order_adopt_left(Node *node, uint64_t generation)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_ADOPT, .node = node->index, .generation = generation, .adopt = {.id = node->plan->id}};
+        int fds[2] = {-1, -1}, write_end = -1;
+
+        for (unsigned i = 0; i < 2; i++)
+                if (pipe_new(&fds[i], &write_end) == 0)
+                        write_end = fd_close(write_end);
+        (void)keeper_send(node->dataflow, &msg, fds, 2);
+        for (unsigned i = 0; i < 2; i++)
+                fds[i] = fd_close(fds[i]);
 }
 
 void keeper_order_adopt(Node *node)
@@ -416,6 +432,11 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 dataflow->left_cgroups = msg->counted.n_cgroups;
                 break;
         case KEEPER_MSG_ENDED:
+                if (msg->ended.stays) {
+                        dataflow->keeper_stays = true;
+                        dataflow_kick(dataflow);
+                        break;
+                }
                 dataflow->not_removed = !msg->ended.removed;
                 if (!msg->ended.removed)
                         dataflow_note(dataflow, NULL, "the dataflow's cgroup could not be removed yet");

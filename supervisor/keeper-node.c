@@ -813,6 +813,16 @@ static void give_up(Incarnation *inc, nsec_t now)
                 keeper_start_kill(inc->keeper, &order, inc->cgroup_fd, inc->kill_until, true);
 }
 
+bool incarnations_over(const Keeper *k)
+{
+        Incarnation *inc, *next;
+
+        list_for_each(inc, next, &k->incarnations, link)
+                if (!inc->over)
+                        return false;
+        return true;
+}
+
 bool incarnations_starting(const Keeper *k)
 {
         Incarnation *inc, *next;

@@ -24,6 +24,7 @@
 #include "supervisor/priority.h"
 
 #define ORDERS_PER_TURN   16
+#define LEFT_REMOVE_SPAN (40 * NSEC_PER_MSEC)
 #define LAST_REPORTS_SPAN (200 * NSEC_PER_MSEC) /* for the supervisor to take what is queued, after the end */
 #define LOGGER_DIES_SPAN  (200 * NSEC_PER_MSEC) /* from its SIGKILL to its exit; one in D never gets there */
 
@@ -185,6 +186,13 @@ static void order_begin(Keeper *k, const KeeperMsg *msg, int *fds)
 
 /* ---- orders ---- */
 
+static void report_ended(Keeper *k, bool stays)
+{
+        bool logged = feed_ended(&k->feed) && feed_clean(&k->feed);
+
+        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_ENDED, .ended = {.removed = k->removed, .logged = logged, .stays = stays}}, -1);
+}
+
 static void set_phase(Keeper *k, KeeperPhase phase, nsec_t deadline)
 {
         k->phase = phase;
@@ -203,10 +211,30 @@ static void end_outputs(Keeper *k)
 static void begin_ending(Keeper *k, nsec_t deadline)
 {
         set_phase(k, KEEPER_ENDING, deadline);
+        k->remove_done = k->removed = false;
         keeper_loop_remove(&k->loop, &k->events); /* the file of a removed cgroup is ready for ever */
         end_outputs(k);
         stream_last(&k->stream, deadline);
-        keeper_remove_dataflow(k, deadline);
+        /* What would not die was killed for all of its time; this is for those who moved up. */
+        keeper_remove_dataflow(k, incarnations_over(k) ? deadline : MIN(deadline, nsec_add(clock_now(), LEFT_REMOVE_SPAN)));
+}
+
+/* Orders of the end; and of those whom we stay with. */
+static void order_end(Keeper *k, const KeeperMsg *msg)
+{
+        if (k->phase == KEEPER_STAYING && msg->end.stay) {
+                report_ended(k, true); /* a successor of the supervisor asks again */
+        } else if (k->phase == KEEPER_WORKING || k->phase == KEEPER_STAYING) {
+                k->stay = msg->end.stay;
+                begin_ending(k, msg->end.deadline_ns);
+        }
+}
+
+static bool may_be_ordered(const Keeper *k, KeeperMsgType type)
+{
+        if (!k->begun || k->phase != KEEPER_STAYING)
+                return k->begun && k->phase == KEEPER_WORKING;
+        return type == KEEPER_MSG_KILL || type == KEEPER_MSG_LOOK || type == KEEPER_MSG_REAP;
 }
 
 static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
@@ -216,8 +244,7 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
                 return;
         }
         if (msg->type == KEEPER_MSG_END) {
-                if (k->phase == KEEPER_WORKING)
-                        begin_ending(k, msg->end.deadline_ns);
+                order_end(k, msg);
                 return;
         }
         if (msg->type == KEEPER_MSG_RESUME) {
@@ -228,7 +255,7 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
                 order_guard(k, fds);
                 return;
         }
-        if (!k->begun || k->phase != KEEPER_WORKING) {
+        if (!may_be_ordered(k, msg->type)) {
                 keeper_note(k, "an order %s came %s and was refused", keeper_msg_name(msg->type),
                         k->begun ? "after END" : "before BEGIN");
                 return;
@@ -358,7 +385,7 @@ static void on_connection(KeeperSource *source, uint32_t events)
 
 void keeper_await_supervisor(Keeper *k)
 {
-        if (k->persistent && k->listen_fd >= 0 && k->phase == KEEPER_WORKING && k->listener.fd < 0)
+        if (k->persistent && k->listen_fd >= 0 && (k->phase == KEEPER_WORKING || k->phase == KEEPER_STAYING) && k->listener.fd < 0)
                 (void)keeper_loop_add(&k->loop, &k->listener, k->listen_fd, EPOLLIN, on_connection);
 }
 
@@ -392,15 +419,18 @@ static void close_outputs(Keeper *k)
                         output_close(&inc->out[i]);
 }
 
-static void report_ended(Keeper *k, nsec_t now)
+static void end_or_stay(Keeper *k, nsec_t now)
 {
-        bool logged = feed_ended(&k->feed) && feed_clean(&k->feed);
+        bool stays = k->stay && !incarnations_over(k);
 
         keeper_tell_unshown(k);
         if (k->remove_done)
                 keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_COUNTED, .counted = {k->n_left, k->n_left_cgroups}}, -1);
-        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_ENDED, .ended = {.removed = k->removed, .logged = logged}}, -1);
-        set_phase(k, KEEPER_LAST, nsec_add(now, LAST_REPORTS_SPAN));
+        report_ended(k, stays);
+        if (stays)
+                set_phase(k, KEEPER_STAYING, NSEC_NEVER);
+        else
+                set_phase(k, KEEPER_LAST, nsec_add(now, LAST_REPORTS_SPAN));
 }
 
 /* Three things at a time: the cgroup is removed, the pipes are emptied, and then the logger ends and lines go out. */
@@ -422,7 +452,7 @@ static void go_on_ending(Keeper *k, nsec_t now)
                 return;
         }
         if (late || (k->outputs_finished && k->remove_done && feed_ended(&k->feed) && !stream_throttles(&k->stream)))
-                report_ended(k, now);
+                end_or_stay(k, now);
 }
 
 static bool supervisor_gone(const Keeper *k)
@@ -476,6 +506,10 @@ static void step_once(Keeper *k, nsec_t now)
                 break;
         case KEEPER_ENDING:
                 go_on_ending(k, now);
+                break;
+        case KEEPER_STAYING:
+                if (incarnations_over(k))
+                        begin_ending(k, nsec_add(now, REMOVE_SPAN));
                 break;
         case KEEPER_LAST:
                 if (list_empty(&k->reports) || now >= k->phase_deadline)

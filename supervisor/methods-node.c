@@ -90,7 +90,7 @@ static void look_for_node_start(Client *client)
                 reply_node(client);
         else if (!flow_is_live(call->flow) || (call->flow->dataflow->stop_ordered && node_is_final(node)))
                 client_fail(client, CONTROL_E_NOT_RUNNING, "its dataflow was stopped before the node ran again");
-        else if (node_is_final(node) && (node->stop_wanted || node->quarantined))
+        else if (node_is_final(node) && node->n_events == 0 && (node->stop_wanted || node->quarantined))
                 client_fail(client, CONTROL_E_NOT_RUNNING, "the node did not start again: %s",
                         node->quarantined ? "its last incarnation would not end" : "it was stopped");
 }
@@ -99,13 +99,25 @@ static void restart_node(Client *client, const Parameters *parameters)
 {
         Node *node = take_node(client, parameters);
         NodeLadder ladder;
+        char first[512];
 
         if (!node)
                 return;
         ladder = ladder_of(client, parameters);
+        if (parameters->despite_leftover && !node_allow_leftover(node)) {
+                client_fail(client, CONTROL_E_LEFTOVER, "node %.128s cannot start again: somebody is left of %u of its lives, and no more are watched",
+                        node->plan->id, node_n_left(node));
+                return;
+        }
+        if (node->quarantined && !node->despite_leftover) {
+                client_fail(client, CONTROL_E_LEFTOVER,
+                        "node %.128s cannot start again: its last incarnation would not end (%s: %s); --despite-leftover begins another beside it",
+                        node->plan->id, leftover_verdict(&node->left), leftover_first(&node->left, first, sizeof(first)));
+                return;
+        }
         if (!node_can_restart(node)) {
-                client_fail(client, CONTROL_E_NOT_RUNNING, "node %.128s cannot start again: %s", node->plan->id,
-                        node->quarantined ? "its last incarnation would not end" : "its dataflow is being stopped");
+                client_fail(client, CONTROL_E_NOT_RUNNING, "node %.128s cannot start again: its dataflow is being stopped", node->plan->id);
+                node->despite_leftover = false;
                 return;
         }
         client->call.ordered = node_order_in_escrow(node, true, &ladder);
@@ -215,7 +227,8 @@ const Method methods_node[] = {
                         PARAM_TIMEOUT_MS},
                 .run = stop_node},
         {.name = "RestartNode",
-                .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_TIMEOUT_MS},
+                .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_DESPITE_LEFTOVER,
+                        PARAM_TIMEOUT_MS},
                 .run = restart_node},
         {.name = "SignalNode",
                 .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE | PARAM_REQUIRED, PARAM_SIGNAL | PARAM_REQUIRED, PARAM_ALL,

@@ -82,6 +82,7 @@ static DataflowOptions options_of(const Client *client, const Parameters *parame
                 .umask = parameters->umask == PARAM_ABSENT ? 022 : (mode_t)parameters->umask,
                 .uid = client->peer.uid,
                 .gid = client->peer.gid,
+                .despite_leftover = parameters->despite_leftover,
                 .n_groups = facts->n_groups,
                 .nofile = facts->nofile,
                 .log_fd = -1};
@@ -152,6 +153,27 @@ static bool has_too_many(Client *client, uid_t uid)
         return true;
 }
 
+/* Somebody of an earlier dataflow of that name would not die: answered, unless that does not matter to the caller. */
+static bool is_left(Client *client, uid_t uid, const char *name, bool despite)
+{
+        Flow *it, *next;
+
+        if (despite)
+                return false;
+        list_for_each(it, next, &client->server->flows, link) {
+                const Dataflow *d = it->dataflow;
+                char text[512];
+
+                if (flow_is_live(it) || d->n_left == 0 || d->options.uid != uid || strcmp(d->plan->name, name) != 0)
+                        continue;
+                client_fail(client, CONTROL_E_LEFTOVER,
+                        "dataflow %.128s %.8s has ended, and %s: it is watched; --despite-leftover begins another beside it", name, d->uuid_text,
+                        dataflow_what_is_left(d, text, sizeof(text)));
+                return true;
+        }
+        return false;
+}
+
 /* ---- until it runs, or has ended */
 
 static void reply_started(Client *client)
@@ -199,7 +221,7 @@ static void follow(Client *client, Flow *flow, Flow *before, DataflowState until
 /* ---- nodes that outlive their dataflow */
 
 /* A dataflow of the name that a detached node gets, which is something else; answered. */
-static bool name_is_taken(Client *client, const Plan *plan)
+static bool name_is_taken(Client *client, const Plan *plan, bool despite)
 {
         for (size_t i = 0; i < plan->n_nodes; i++) {
                 char name[2 * NODE_MSG_ID_MAX + 2];
@@ -208,6 +230,8 @@ static bool name_is_taken(Client *client, const Plan *plan)
                 if (!plan->nodes[i].detach)
                         continue;
                 (void)snprintf(name, sizeof(name), "%s.%s", plan->name, plan->nodes[i].id);
+                if (is_left(client, client->peer.uid, name, despite))
+                        return true;
                 flow = flow_of(client->server, client->peer.uid, name);
                 if (!flow || (flow->dataflow->plan->detached_from && strcmp(flow->dataflow->plan->detached_from, plan->name) == 0))
                         continue;
@@ -312,7 +336,11 @@ static void look_at_caller(Client *client, const Parameters *parameters, Plan *t
                 (void)plan_free(take_plan);
                 return;
         }
-        if (name_is_taken(client, take_plan)) {
+        if (is_left(client, client->peer.uid, take_plan->name, parameters->despite_leftover)) {
+                (void)plan_free(take_plan);
+                return;
+        }
+        if (name_is_taken(client, take_plan, parameters->despite_leftover)) {
                 (void)plan_free(take_plan);
                 return;
         }
@@ -382,12 +410,15 @@ static void restart(Client *client, const Parameters *parameters)
                         old->dataflow->plan->name, alive->dataflow->uuid_text);
                 return;
         }
+        if (is_left(client, old->dataflow->options.uid, old->dataflow->plan->name, parameters->despite_leftover))
+                return;
         if (plan_new(&plan, old->dataflow->plan->json, why, sizeof(why))) {
                 client_fail(client, CONTROL_E_PLAN, "%s", why);
                 return;
         }
         options = old->dataflow->options;
         options.log_fd = -1;
+        options.despite_leftover = parameters->despite_leftover;
         options.log_dir = log_dir = base_of(old->dataflow->log_dir);
         flow = begin(client, plan, &options, alive);
         if (!flow)
@@ -399,10 +430,10 @@ static void restart(Client *client, const Parameters *parameters)
 const Method methods_start[] = {
         {.name = "Start",
                 .takes = {PARAM_PLAN | PARAM_REQUIRED, PARAM_NAME, PARAM_ENVIRONMENT, PARAM_UMASK, PARAM_LOG_DIR, PARAM_GRACE_MS,
-                        PARAM_BUDGET_MS, PARAM_REPLACE, PARAM_WAIT, PARAM_TIMEOUT_MS},
+                        PARAM_BUDGET_MS, PARAM_REPLACE, PARAM_DESPITE_LEFTOVER, PARAM_WAIT, PARAM_TIMEOUT_MS},
                 .run = start},
         {.name = "Restart",
-                .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_FORCE, PARAM_TIMEOUT_MS},
+                .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_FORCE, PARAM_DESPITE_LEFTOVER, PARAM_TIMEOUT_MS},
                 .run = restart},
         {},
 };

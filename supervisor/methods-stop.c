@@ -99,14 +99,18 @@ static void stop(Client *client, const Parameters *parameters)
 
 /* ---- Clean */
 
-static json_int_t clean_all(Client *client, const Flow *only)
+static json_int_t clean_all(Client *client, const Flow *only, json_int_t *ret_kept)
 {
         Flow *it, *next;
         json_int_t n = 0;
 
         list_for_each(it, next, &client->server->flows, link) {
-                if ((only && it != only) || flow_is_live(it) || it->dataflow->n_left > 0 || !client_may(client, it))
+                if ((only && it != only) || flow_is_live(it) || !client_may(client, it))
                         continue;
+                if (dataflow_holds(it->dataflow)) {
+                        ++*ret_kept;
+                        continue;
+                }
                 flow_forget(it);
                 n++;
         }
@@ -115,7 +119,10 @@ static json_int_t clean_all(Client *client, const Flow *only)
 
 static void clean(Client *client, const Parameters *parameters)
 {
+        json_int_t cleaned, kept = 0;
+        json_t *reply;
         Flow *only = NULL;
+        char text[512];
 
         if (parameters->dataflow && !(only = flow_resolve(client, parameters->dataflow)))
                 return;
@@ -123,8 +130,17 @@ static void clean(Client *client, const Parameters *parameters)
                 client_fail(client, CONTROL_E_BUSY, "dataflow %.128s has not ended", only->dataflow->plan->name);
                 return;
         }
+        if (only && only->dataflow->n_left > 0) {
+                client_fail(client, CONTROL_E_LEFTOVER, "dataflow %.128s is not forgotten: %s, and is watched until it has", only->dataflow->plan->name,
+                        dataflow_what_is_left(only->dataflow, text, sizeof(text)));
+                return;
+        }
         server_look(client->server); /* nobody may be left who looks at what is forgotten */
-        client_reply(client, json_pack("{sI}", "cleaned", clean_all(client, only)));
+        cleaned = clean_all(client, only, &kept);
+        reply = json_pack("{sI}", "cleaned", cleaned);
+        if (reply && kept > 0)
+                (void)json_object_set_new(reply, "kept", json_integer(kept));
+        client_reply(client, reply);
 }
 
 /* ---- Shutdown */

@@ -229,6 +229,31 @@ _Static_assert(_NODE_EVENT_MAX <= sizeof(((Node *)NULL)->events), "every kind of
 
 /* ---- starting */
 
+Leftover *node_older(Node *node, uint64_t generation)
+{
+        for (size_t i = 0; i < NODE_OLDER_MAX; i++)
+                if (node->older[i].generation == generation)
+                        return &node->older[i];
+        return NULL;
+}
+
+/* It stays where it is, is watched, and is not in the way any more. */
+static void node_put_aside(Node *node)
+{
+        Leftover *room = node->quarantined ? node_older(node, 0) : NULL;
+        char text[256];
+
+        if (!room) { /* there was room when it was allowed */
+                leftover_done(&node->left);
+                return;
+        }
+        *room = node->left;
+        node->left = (Leftover){};
+        (void)snprintf(text, sizeof(text), "begins beside what is left of generation %llu (%s, %u task%s)",
+                (unsigned long long)room->generation, leftover_verdict(room), room->n, room->n == 1 ? "" : "s");
+        dataflow_note(node->dataflow, node->plan->id, text);
+}
+
 static void node_begin_incarnation(Node *node)
 {
         node->generation++;
@@ -239,8 +264,8 @@ static void node_begin_incarnation(Node *node)
         node->n_killed = 0;
         node->not_removed = false;
         node->escrow_placed = false;
+        node_put_aside(node);
         node->quarantined = node->resolved = false;
-        leftover_done(&node->left);
         keeper_take_pidfd(node, 0, -1); /* that of another life */
         node->end = NODE_END_NONE;
         node->rung = NODE_RUNG_NONE;
@@ -792,9 +817,11 @@ static void node_nothing(Node *node)
 {
         if (node->quarantined && node->empty) {
                 node->quarantined = false;
+                dataflow_cleared(node->dataflow, node, &node->left);
                 leftover_done(&node->left);
+                keeper_order_reap(node);
                 guard_reap_order(node);
-                dataflow_note(node->dataflow, node->plan->id, "quarantine cleared: what would not end has ended");
+                dataflow_left_look(node->dataflow);
         }
 }
 
@@ -826,15 +853,52 @@ void node_order_stop(Node *node, const NodeLadder *ladder)
                 node_post(node, NODE_EV_STOP);
 }
 
+void node_on_older(Node *node, const KeeperMsg *msg)
+{
+        Leftover *left = node_older(node, msg->generation);
+        Dataflow *dataflow = node->dataflow;
+
+        if (!left || msg->generation == 0)
+                return;
+        if (msg->type == KEEPER_MSG_LEFT) {
+                leftover_take(left, msg);
+        } else if (msg->type == KEEPER_MSG_EMPTY) {
+                dataflow_cleared(dataflow, node, left);
+                keeper_order_forget(dataflow, node->index, msg->generation);
+                guard_forget_order(dataflow, node->index, msg->generation);
+                leftover_done(left);
+                node_journal(node);
+                dataflow_left_look(dataflow);
+        }
+}
+
+uint32_t node_n_left(const Node *node)
+{
+        uint32_t n = node->quarantined;
+
+        for (size_t i = 0; i < NODE_OLDER_MAX; i++)
+                n += node->older[i].generation > 0;
+        return n;
+}
+
+bool node_allow_leftover(Node *node)
+{
+        if (node->quarantined && !node_older(node, 0))
+                return false;
+        node->despite_leftover = node->quarantined;
+        return true;
+}
+
 bool node_can_restart(const Node *node)
 {
-        return !node->dataflow->stop_ordered && !node->quarantined && node->dataflow->state < DATAFLOW_STOPPING;
+        return !node->dataflow->stop_ordered && (!node->quarantined || node->despite_leftover) && node->dataflow->state < DATAFLOW_STOPPING;
 }
 
 bool node_order_restart(Node *node, const NodeLadder *ladder)
 {
         if (!node_can_restart(node))
                 return false;
+        node->despite_leftover = false;
         node->stop_wanted = false;
         if (node_is_final(node)) {
                 node_post(node, NODE_EV_START);
@@ -934,5 +998,7 @@ void node_done(Node *node)
         free(node->links);
         free(node->error);
         leftover_done(&node->left);
+        for (size_t i = 0; i < NODE_OLDER_MAX; i++)
+                leftover_done(&node->older[i]);
         *node = (Node){};
 }

@@ -60,6 +60,8 @@ typedef enum NodeRung {
         _NODE_RUNG_MAX,
 } NodeRung;
 
+#define NODE_OLDER_MAX 4
+
 typedef enum NodeEnd { /* why the last incarnation ended */
         NODE_END_NONE,
         NODE_END_EXIT,            /* by itself */
@@ -161,10 +163,12 @@ struct Node {
         bool stop_wanted;  /* the operator's wish; kept apart from state */
         bool restart_wanted; /* the operator wants another incarnation, whatever the policy says */
         bool quarantined;  /* its cgroup would not become empty */
+        bool despite_leftover; /* the order that is being given begins another life all the same */
         bool finished;     /* no further incarnation will come */
         bool was_ready;    /* some incarnation got that far */
         char *error;       /* what went wrong, for people; NULL: nothing */
         Leftover left;     /* quarantined: who is left */
+        Leftover older[NODE_OLDER_MAX]; /* of earlier lives, beside which others were begun all the same */
 };
 
 int node_init(Node *node, Dataflow *dataflow, uint32_t index);
@@ -194,6 +198,9 @@ bool node_ladder_tighten(NodeLadder *ladder, const NodeLadder *wanted);
 void node_order_stop(Node *node, const NodeLadder *ladder);
 
 bool node_can_restart(const Node *node);
+
+/* node_allow_leftover() - its next life may begin beside what would not end of the last. False: there are NODE_OLDER_MAX of those already. */
+bool node_allow_leftover(Node *node);
 
 /* node_order_restart() - end its incarnation and begin another, whatever its policy says; also of one that has ended. False: its
  * dataflow is being stopped, or somebody of the last one would not end. */
@@ -250,6 +257,13 @@ static inline bool node_is_loose(const Node *node)
 
 /* node_verdict() - how its last incarnation ended: "empty", "killed" (by SIGKILL), or what would not end; NULL: it has not. */
 const char *node_verdict(const Node *node);
+
+/* node_on_older() - a report about a generation that is not the present one. */
+void node_on_older(Node *node, const KeeperMsg *msg);
+
+/* node_older() - what is left of an earlier generation; NULL: nothing that is known. */
+Leftover *node_older(Node *node, uint64_t generation);
+uint32_t node_n_left(const Node *node); /* of how many of its lives somebody is left */
 
 /* node_on_looked() - its keeper has said who is left of a generation. */
 void node_on_looked(Node *node, const KeeperMsg *msg);

@@ -36,6 +36,7 @@ static const ParamInfo infos[_PARAM_MAX] = {
         [PARAM_ALL] = INFO(all, TYPE_BOOL, 0, 0),
         [PARAM_BUDGET_MS] = INFO(budget_ms, TYPE_INT, 0, MS_MAX),
         [PARAM_DATAFLOW] = INFO(dataflow, TYPE_STRING, 1, NAME_LENGTH_MAX),
+        [PARAM_DESPITE_LEFTOVER] = INFO(despite_leftover, TYPE_BOOL, 0, 0),
         [PARAM_ENVIRONMENT] = INFO(environment, TYPE_STRINGS, 0, INT_MAX),
         [PARAM_FORCE] = INFO(force, TYPE_BOOL, 0, 0),
         [PARAM_GRACE_MS] = INFO(grace_ms, TYPE_INT, 0, MS_MAX),

@@ -19,6 +19,7 @@ typedef enum ParamId {
         PARAM_ALL,
         PARAM_BUDGET_MS,
         PARAM_DATAFLOW,
+        PARAM_DESPITE_LEFTOVER,
         PARAM_ENVIRONMENT,
         PARAM_FORCE,
         PARAM_GRACE_MS,
@@ -40,12 +41,12 @@ typedef enum ParamId {
 
 #define PARAM_REQUIRED 0x80 /* with a ParamId in a method's list */
 #define PARAM_ABSENT   ((json_int_t)-1)
-#define PARAMS_MAX     12
+#define PARAMS_MAX     16
 
 typedef struct Parameters { /* absent: NULL, false, PARAM_ABSENT */
         const char *dataflow, *interface, *log_dir, *name, *node, *state, *wait;
         json_t *environment, *names, *nodes, *plan;
-        bool all, force, replace;
+        bool all, despite_leftover, force, replace;
         json_int_t budget_ms, grace_ms, signal, timeout_ms, umask;
 } Parameters;
 

@@ -185,18 +185,19 @@ Node *flow_node(Client *client, Flow *flow, const char *id)
 static void flow_follow(Flow *flow)
 {
         Dataflow *before = flow->after->dataflow;
+        char text[512];
 
         if (!flow_is_live(flow))
                 flow->after = NULL;
         if (!flow->after || before->state != DATAFLOW_ENDED)
                 return;
         flow->after = NULL;
-        if (before->n_left == 0) {
+        if (before->n_left == 0 || flow->dataflow->options.despite_leftover) {
                 dataflow_begin(flow->dataflow);
                 return;
         }
-        dataflow_fail(flow->dataflow, NULL, "cannot begin: %u processes of its predecessor %s would not end", before->n_left,
-                before->uuid_text);
+        dataflow_fail(flow->dataflow, NULL, "cannot begin: of its predecessor %.8s %s; --despite-leftover begins it all the same", before->uuid_text,
+                dataflow_what_is_left(before, text, sizeof(text)));
         dataflow_stop(flow->dataflow, 0, true, "its predecessor is still there");
 }
 
@@ -210,7 +211,7 @@ static Flow *one_too_many(Server *server, uid_t uid)
                 if (it->dataflow->options.uid != uid || flow_is_live(it))
                         continue;
                 n++;
-                if (it->dataflow->n_left == 0 && (!oldest || it->dataflow->ended_at < oldest->dataflow->ended_at))
+                if (!dataflow_holds(it->dataflow) && (!oldest || it->dataflow->ended_at < oldest->dataflow->ended_at))
                         oldest = it;
         }
         return n > SERVER_ENDED_MAX ? oldest : NULL;

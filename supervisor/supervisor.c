@@ -55,7 +55,7 @@ void supervisor_forget(Supervisor *supervisor, Dataflow *dataflow)
 static bool supervisor_is_idle(const Supervisor *supervisor)
 {
         for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++)
-                if (supervisor->slots[i])
+                if (supervisor->slots[i] && !supervisor->slots[i]->watched)
                         return false;
         return true;
 }
@@ -100,6 +100,8 @@ void supervisor_stop_all(Supervisor *supervisor, nsec_t grace_ns, bool force, co
         list_for_each(it, next, &supervisor->dataflows, link) {
                 n += it->state != DATAFLOW_ENDED;
                 dataflow_stop(it, grace_ns, force, who);
+                if (it->watched) /* the end of the daemon is that of the watch; the next one sweeps */
+                        keeper_order_end(it, nsec_add(supervisor->loop.now, supervisor->options.budget_ns), false);
                 if (it->state != DATAFLOW_ENDED)
                         kill = MAX(kill, it->ladder.kill);
         }
@@ -152,7 +154,8 @@ void supervisor_look_at_slot(Supervisor *supervisor, uint32_t slot)
 
 void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow)
 {
-        supervisor->slots[dataflow->slot] = NULL;
+        if (!dataflow->watched)
+                supervisor->slots[dataflow->slot] = NULL;
         if (dataflow->n_left > 0 || dataflow->not_removed)
                 supervisor->slot_state[dataflow->slot] |= SLOT_LEFT;
         supervisor_look_at_slot(supervisor, dataflow->slot);
@@ -162,6 +165,15 @@ void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow)
                 server_dataflow_ended(supervisor->server, dataflow);
         if (supervisor->ending && !supervisor_is_private(supervisor))
                 supervisor_leave_if_done(supervisor);
+}
+
+void supervisor_watch_ended(Supervisor *supervisor, Dataflow *dataflow)
+{
+        supervisor->slots[dataflow->slot] = NULL;
+        (void)audit_remove_files(dataflow);
+        if (dataflow->n_left == 0 && !dataflow->not_removed)
+                supervisor->slot_state[dataflow->slot] &= (uint8_t)~SLOT_LEFT;
+        supervisor_look_at_slot(supervisor, dataflow->slot);
 }
 
 static void dump_node(const Node *node, nsec_t now)

@@ -132,6 +132,7 @@ void supervisor_forget(Supervisor *supervisor, Dataflow *dataflow);
 
 /* supervisor.c: what its parts tell it. */
 void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow);
+void supervisor_watch_ended(Supervisor *supervisor, Dataflow *dataflow); /* nobody is watched there any more */
 void supervisor_dump(Supervisor *supervisor); /* all there is to know, to the log; changes nothing */
 void supervisor_look_at_slot(Supervisor *supervisor, uint32_t slot);
 void supervisor_stop_all(Supervisor *supervisor, nsec_t grace_ns, bool force, const char *who);
