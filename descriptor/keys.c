@@ -17,6 +17,7 @@ const KeyTable keys_dataflow = {"dataflow", "the dataflow", (const Key[]){
         {"strict_types",          KEY_ACCEPTED, NULL},  /* false only */
         {"on_failure",            KEY_ACCEPTED, NULL},
         {"stuck_timeout",         KEY_ACCEPTED, NULL},
+        {"resources",             KEY_ACCEPTED, NULL},
         {"health_check_interval", KEY_IGNORED,  "nodes send no signs of life; those for which messages wait are looked at once a second"},
         {"communication",         KEY_IGNORED,  "messages always travel through shared memory"},
         {"daemon_config",         KEY_IGNORED,  "there is no such daemon"},
@@ -54,6 +55,7 @@ const KeyTable keys_node = {"node", "a node", (const Key[]){
         {"on_failure",              KEY_ACCEPTED, NULL},
         {"stuck_timeout",           KEY_ACCEPTED, NULL},
         {"health_check_timeout",    KEY_ACCEPTED, NULL},
+        {"resources",               KEY_ACCEPTED, NULL},
         {"module",                  KEY_ACCEPTED, NULL},
         {"params",                  KEY_ACCEPTED, NULL},
         {"custom",                  KEY_ACCEPTED, NULL}, /* of an older Dora, with a warning */
@@ -101,6 +103,26 @@ const KeyTable keys_input = {"input", "an input", (const Key[]){
         {"input_timeout", KEY_ACCEPTED, NULL},
         {NULL}}};
 
+const KeyTable keys_resources = {"resources", "resources", (const Key[]){
+        {"memory_max",      KEY_ACCEPTED, NULL},
+        {"memory_high",     KEY_ACCEPTED, NULL},
+        {"memory_swap_max", KEY_ACCEPTED, NULL},
+        {"cpu_max",         KEY_ACCEPTED, NULL},
+        {"cpu_weight",      KEY_ACCEPTED, NULL},
+        {"pids_max",        KEY_ACCEPTED, NULL},
+        {"io_weight",       KEY_ACCEPTED, NULL},
+        {"io_max",          KEY_ACCEPTED, NULL},
+        {"cpuset_cpus",     KEY_ACCEPTED, NULL},
+        {NULL}}};
+
+const KeyTable keys_io_max = {"ioMax", "an entry of io_max", (const Key[]){
+        {"device", KEY_ACCEPTED, NULL},
+        {"rbps",   KEY_ACCEPTED, NULL},
+        {"wbps",   KEY_ACCEPTED, NULL},
+        {"riops",  KEY_ACCEPTED, NULL},
+        {"wiops",  KEY_ACCEPTED, NULL},
+        {NULL}}};
+
 const KeyTable keys_module_file = {"moduleFile", "a module file", (const Key[]){
         {"module", KEY_ACCEPTED, NULL},
         {"nodes",  KEY_ACCEPTED, NULL},
@@ -116,7 +138,7 @@ const KeyTable keys_module_header = {"moduleHeader", "module", (const Key[]){
 /* clang-format on */
 
 const KeyTable *const keys_all[] = {&keys_dataflow, &keys_debug, &keys_node, &keys_custom, &keys_input,
-        &keys_module_file, &keys_module_header, NULL};
+        &keys_resources, &keys_io_max, &keys_module_file, &keys_module_header, NULL};
 
 const Key *keys_find(const KeyTable *table, const char *name)
 {

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/limit.h"
 #include "descriptor/source.h"
 
 #define NODES_MAX       4096
@@ -118,6 +119,13 @@ typedef struct AfterSpec {
         Until until;
 } AfterSpec;
 
+/* `resources`: canonical values (base/limit.h), in the order of LimitKey. */
+typedef struct LimitsSpec {
+        Text values[_LIMIT_KEY_MAX]; /* span: of the key */
+        unsigned n;                  /* how many are given */
+        Span span;                   /* of `resources` */
+} LimitsSpec;
+
 typedef struct NodeSpec {
         Text id;
         Text path, args, module;
@@ -140,6 +148,7 @@ typedef struct NodeSpec {
         uint64_t stuck_timeout_ns; /* 0: off */
         uint64_t health_check_timeout_ns; /* 0: none */
         Span health_check_span;           /* of its key */
+        LimitsSpec limits;
 } NodeSpec;
 
 typedef struct FileSpec {
@@ -148,6 +157,7 @@ typedef struct FileSpec {
         EnvList env;
         OnFailure on_failure; /* with the next: of nodes that do not say it themselves */
         uint64_t stuck_timeout_ns;
+        LimitsSpec limits; /* of the whole dataflow */
         NodeSpec *nodes;
         size_t n_nodes;
         NodeSpec **by_id; /* sorted; those without an id left out */

@@ -434,6 +434,29 @@ static int plan_optional(const NodeSpec *spec, json_t *node)
         return 0;
 }
 
+/* Of a node inside a module the line is that of the node that uses the module, as everywhere in the plan. */
+static int plan_limits(Planner *p, const LimitsSpec *limits, const Source *source, unsigned line, json_t *object)
+{
+        json_t *map;
+
+        if (limits->n == 0)
+                return 0;
+        map = json_object();
+        if (!map || json_object_set_new(object, "resources", map))
+                return error_origin(-ENOMEM);
+        for (unsigned i = 0; i < _LIMIT_KEY_MAX; i++) {
+                const Text *value = &limits->values[i];
+
+                if (!value->s)
+                        continue;
+                p->bytes += strlen(value->s) + 60;
+                if (json_object_set_new(map, limit_name(i), json_pack("{s:s, s:i}", "value", value->s, "line",
+                                                (int)(line ? line : source_line_number(source, value->span.offset)))))
+                        return error_origin(-ENOMEM);
+        }
+        return 0;
+}
+
 static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
 {
         const NodeSpec *spec = leaf->spec;
@@ -461,7 +484,8 @@ static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
                 "finish_grace_ns", (json_int_t)spec->finish_grace_ns, "pool_size", (json_int_t)spec->pool_size,
                 "after", after, "on_failure", on_failure(p, spec), "stuck_timeout_ns",
                 (json_int_t)stuck_timeout(p, spec));
-        if (*ret && plan_optional(spec, *ret)) {
+        if (*ret && (plan_optional(spec, *ret) ||
+                            plan_limits(p, &spec->limits, leaf->scope->file->source, leaf->scope->parent ? leaf->line : 0, *ret))) {
                 json_decref(*ret);
                 *ret = NULL;
         }
@@ -520,6 +544,9 @@ int plan_build(const Expander *ex, const DescriptorOptions *options, const char 
                 "dir", ex->dir, "finish_grace_ns", (json_int_t)FINISH_GRACE_NS, "nodes", nodes);
         if (!plan)
                 return error_origin(-ENOMEM);
+        r = plan_limits(&p, &ex->root->file->limits, ex->root->file->source, 0, plan);
+        if (r)
+                return error_fold(r);
         if (p.bytes > PLAN_BYTES_MAX || json_dumpb(plan, NULL, 0, JSON_COMPACT | JSON_SORT_KEYS) > PLAN_BYTES_MAX)
                 report_size(&p);
         *ret = TAKE_PTR(plan);

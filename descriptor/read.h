@@ -37,6 +37,9 @@ int read_after(Reader *reader, const YamlNode *value, NodeSpec *node);
 void read_on_failure(Reader *reader, const YamlNode *value, OnFailure *ret);
 void read_stuck_timeout(Reader *reader, const YamlNode *value, uint64_t *ret_ns);
 
+/* read_resources() - the `resources` of a node or of the whole dataflow. */
+int read_resources(Reader *reader, const YamlNode *map, LimitsSpec *ret);
+
 /* read_env() - a map of environment variables; strings are expanded, reserved names dropped with a warning. */
 int read_env(Reader *reader, const YamlNode *value, EnvList *ret);
 

@@ -370,5 +370,10 @@ int read_node(Reader *reader, const YamlNode *map, NodeSpec *ret)
                 &ret->pool_size);
         if (!r)
                 r = read_order(reader, map, ret);
+        if (!r)
+                r = read_resources(reader, map, &ret->limits);
+        if (ret->is_dynamic && !ret->capture && yaml_get(map, "resources", &key))
+                diagnostics_error(reader->diags, key->span,
+                        "resources mean nothing for a dynamic node without \"capture: true\": its process is in no cgroup of ours");
         return r ? r : read_cpus(reader, yaml_get(map, "cpu_affinity", NULL), ret);
 }

@@ -31,6 +31,7 @@ int detach_plan(Plan **ret, const Plan *plan, size_t index, char *ret_why, size_
                 return error_origin(-ENOMEM);
         }
         json_decref(node);
+        (void)json_object_del(json, "resources"); /* those are of the nodes that it leaves; its own it keeps */
         return make(ret, json, nodes, ret_why, why_size);
 }
 

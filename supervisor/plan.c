@@ -279,6 +279,38 @@ static void parse_order(Check *check, json_t *object, PlanNode *node)
         node->detach = json_is_true(detach);
 }
 
+/* May be missing. What is there is written into files of the kernel's: only what limit_parse() makes goes in. */
+static void parse_limits(Check *check, json_t *object, PlanLimits *ret)
+{
+        json_t *map = json_object_get(object, "resources"), *value;
+        char canonical[LIMIT_VALUE_MAX];
+        const char *name;
+
+        if (!map)
+                return;
+        if (!json_is_object(map)) {
+                complain(check, "\"resources\" must be a map");
+                return;
+        }
+        json_object_foreach(map, name, value) {
+                int key = limit_find(name, strlen(name));
+                const char *text;
+
+                if (key < 0 || !json_is_object(value)) {
+                        complain(check, "\"resources\": %.64s is no limit, or no map", name);
+                        return;
+                }
+                text = get_string(check, value, "value");
+                ret->lines[key] = (uint32_t)get_number(check, value, "line", 0, UINT32_MAX);
+                if (!check->bad && (limit_parse((LimitKey)key, text, canonical) || strcmp(text, canonical) != 0))
+                        complain(check, "\"resources\": %s must be %s, in the form of the kernel", limit_name(key), limit_wanted(key));
+                if (check->bad)
+                        return;
+                ret->values[key] = text;
+                ret->any = true;
+        }
+}
+
 /* What somebody else starts has nothing of what we give to a process. */
 static void check_dynamic(Check *check, const PlanNode *node)
 {
@@ -364,6 +396,9 @@ static void parse_node(Check *check, json_t *object, PlanNode *node)
         node->finish_grace_ns = get_number(check, object, "finish_grace_ns", 0, PLAN_SPAN_MAX);
         parse_ports(check, object, node);
         parse_order(check, object, node);
+        parse_limits(check, object, &node->limits);
+        if (!check->bad && node->limits.any && node->kind == PLAN_KIND_DYNAMIC && !node->capture)
+                complain(check, "\"resources\" mean nothing for a dynamic node that is not captured");
         if (node->kind == PLAN_KIND_DYNAMIC)
                 check_dynamic(check, node);
         if (!check->bad && node->kind == PLAN_KIND_PROGRAM && (node->n_inputs || node->n_outputs))
@@ -509,6 +544,8 @@ int plan_new(Plan **ret, json_t *json, char *ret_why, size_t why_size)
                 complain(&check, "\"dir\" must be an absolute path");
         if (json_object_get(json, "detached_from"))
                 plan->detached_from = get_id(&check, json, "detached_from", false);
+        if (!check.bad)
+                parse_limits(&check, json, &plan->limits);
         nodes = get_array(&check, json, "nodes", PLAN_MAX_NODES);
         if (nodes && json_array_size(nodes) == 0)
                 complain(&check, "\"nodes\" must not be empty");

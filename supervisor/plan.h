@@ -15,6 +15,7 @@
 #include <jansson.h>
 
 #include "base/clock.h"
+#include "base/limit.h"
 
 #define PLAN_MAX_NODES 4096
 
@@ -61,6 +62,13 @@ typedef struct PlanInput {
         nsec_t timeout_ns;
 } PlanInput;
 
+/* `resources`, canonical (base/limit.h); NULL: not given. */
+typedef struct PlanLimits {
+        const char *values[_LIMIT_KEY_MAX];
+        uint32_t lines[_LIMIT_KEY_MAX];
+        bool any;
+} PlanLimits;
+
 typedef struct PlanNode {
         const char *id;
         uint32_t line;
@@ -87,6 +95,7 @@ typedef struct PlanNode {
         bool late;    /* does not count for the startup barrier of the others (plan-order.c) */
         PlanAfter *after;
         size_t n_after;
+        PlanLimits limits;
 } PlanNode;
 
 typedef struct Plan {
@@ -95,6 +104,7 @@ typedef struct Plan {
         const char *detached_from; /* name of the dataflow of which this was a node; NULL: none */
         PlanNode *nodes;
         size_t n_nodes;
+        PlanLimits limits; /* of the whole dataflow */
         uint32_t *sorted; /* n_nodes indices: whoever is waited for comes before who waits */
 } Plan;
 

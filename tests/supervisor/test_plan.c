@@ -13,7 +13,7 @@
         "'startup_timeout_ns':1,'finish_grace_ns':0"
 
 static const char good[] =
-        "{'version':1,'name':'n','file':'/d/n.yml','dir':'/d','finish_grace_ns':1,'nodes':["
+        "{'version':1,'name':'n','file':'/d/n.yml','dir':'/d','finish_grace_ns':1,'resources':{'pids_max':{'value':'500','line':2}},'nodes':["
         "{'id':'a','line':3,'kind':'node','argv':['/bin/a'],'env':{},'cpu_affinity':[],'inputs':[],'outputs':['o'],"
         " 'pool_size':8388608,'restart':{'policy':'never','max_restarts':0,'delay_ns':0,'max_delay_ns':0,'window_ns':0},"
         " 'startup_timeout_ns':60000000000,'finish_grace_ns':1},"
@@ -23,7 +23,8 @@ static const char good[] =
         " 'outputs':[],'pool_size':65536,"
         " 'restart':{'policy':'on-failure','max_restarts':3,'delay_ns':1,'max_delay_ns':2,'window_ns':3},"
         " 'startup_timeout_ns':1,'finish_grace_ns':0,"
-        " 'after':[{'node':'a','until':'ready','line':11}],'on_failure':'stop','stuck_timeout_ns':7,'health_check_timeout_ns':9},"
+        " 'after':[{'node':'a','until':'ready','line':11}],'on_failure':'stop','stuck_timeout_ns':7,'health_check_timeout_ns':9,"
+        " 'resources':{'memory_max':{'value':'536870912','line':8},'cpu_max':{'value':'150000 100000','line':9}}},"
         "{'id':'c','line':12,'kind':'dynamic','capture':true,'argv':[],'env':{},'cpu_affinity':[],'inputs':[],'outputs':['p']," COMMON ","
         " 'after':[],'on_failure':'restart-downstream','stuck_timeout_ns':0},"
         "{'id':'e','line':14,'kind':'program','argv':['/bin/e'],'env':{},'cpu_affinity':[],'inputs':[],'outputs':[]," COMMON ","
@@ -35,7 +36,7 @@ static const char good[] =
 
 static json_t *parse(const char *text)
 {
-        char copy[4096];
+        char copy[8192];
         json_t *json;
 
         cr_assert_lt(strlen(text), sizeof(copy));
@@ -64,6 +65,11 @@ Test(plan, names_of_sources_become_indices)
         cr_assert_eq(plan->nodes[1].restart, PLAN_RESTART_ON_FAILURE);
         cr_assert_str_eq(plan->nodes[1].argv[1], "-x");
         cr_assert_null(plan->nodes[1].argv[2]);
+        cr_assert_str_eq(plan->limits.values[LIMIT_PIDS_MAX], "500");
+        cr_assert_str_eq(plan->nodes[1].limits.values[LIMIT_CPU_MAX], "150000 100000");
+        cr_assert_eq(plan->nodes[1].limits.lines[LIMIT_MEMORY_MAX], 8);
+        cr_assert_null(plan->nodes[1].limits.values[LIMIT_MEMORY_HIGH]);
+        cr_assert_not(plan->nodes[0].limits.any);
         cr_assert_str_eq(plan->nodes[1].env[1], "V");
         cr_assert_null(plan_free(plan));
 }
@@ -215,6 +221,12 @@ ParameterizedTestParameters(plan, every_lie_is_refused_with_its_name)
 {
         static Lie lies[] = {
                 {"'version':1", "'version':2", "\"version\""},
+                {"'value':'500'", "'value':'0'", "pids_max"},
+                {"'value':'500'", "'value':500", "\"value\""},
+                {"'pids_max'", "'pids_mx'", "pids_mx"},
+                {"'value':'536870912'", "'value':'512M'", "memory_max"},
+                {"'value':'536870912'", "'value':'1\\n2'", "memory_max"},
+                {"'cpu_max':{'value':'150000 100000'", "'io_max':{'value':'/dev/../x rbps=1'", "io_max"},
                 {"'name':'n'", "'name':'../n'", "\"name\""},
                 {"'dir':'/d'", "'dir':'d'", "\"dir\""},
                 {"'id':'a'", "'id':'..'", "\"id\""},
