@@ -209,6 +209,9 @@ static int node_info(NodeCommand *n, json_t *dataflow, json_t *node)
                 (void)snprintf(text, sizeof(text), "%s %lld", json_get_text(exit_, "code"), json_get_number(exit_, "status"));
                 print_info_line("last exit", text);
         }
+        if (json_is_true(json_object_get(node, "frozen")))
+                print_info_line("frozen", "yes: it stands still until `thaw`");
+        status_print_limits(node, 12);
         if (strcmp(json_get_text(node, "kind"), "dynamic") == 0)
                 print_info_line("captured", json_is_true(json_object_get(node, "captured")) ? "yes: a stop ends it" : "no: a stop lets go of it");
         if (json_is_true(json_object_get(node, "quarantined")))

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/limit.h"
 #include "cli/probe-raw.h"
 #include "cli/probes.h"
 
@@ -330,28 +331,78 @@ static void try_freezer(const ProbeContext *context, ProbeReport *report)
         probe_yes(report, "frozen after %s, killed while frozen", span_text((char[24]){0}, frozen - begin));
 }
 
+static bool has_word(const char *text, const char *word)
+{
+        size_t n = strlen(word);
+
+        for (const char *at = strstr(text, word); at; at = strstr(at + 1, word))
+                if ((at == text || at[-1] == ' ') && (at[n] == '\0' || at[n] == ' ' || at[n] == '\n'))
+                        return true;
+        return false;
+}
+
+/* Why a controller is not offered, by /proc/cgroups. */
+static const char *why_not_offered(const char *name)
+{
+        FILE *f = fopen("/proc/cgroups", "re");
+        const char *why = "not in this kernel, or not delegated";
+        char line[256];
+
+        while (f && fgets(line, sizeof(line), f)) {
+                char subsystem[64];
+                unsigned hierarchy, n, enabled;
+
+                if (sscanf(line, "%63s %u %u %u", subsystem, &hierarchy, &n, &enabled) == 4 &&
+                        strcmp(subsystem, limit_controller_v1(name)) == 0)
+                        why = !enabled ? "switched off at boot" : hierarchy ? "in a cgroup v1 hierarchy" : "not delegated";
+        }
+        if (f)
+                (void)fclose(f);
+        return why;
+}
+
+/* Enabled where it is not yet, and taken back again. NULL: it works. */
+static const char *try_enabling(int root_fd, const char *name, char *buffer, size_t size)
+{
+        char enabled[256] = "", word[32];
+        int r;
+
+        if (read_file(root_fd, "cgroup.subtree_control", enabled, sizeof(enabled)) == 0 && has_word(enabled, name))
+                return NULL;
+        (void)snprintf(word, sizeof(word), "+%s", name);
+        r = write_file(root_fd, "cgroup.subtree_control", word);
+        if (r == -EBUSY)
+                return "processes live in the cgroup that is ours";
+        if (r) {
+                (void)snprintf(buffer, size, "cannot be enabled: %s", strerror(-r));
+                return buffer;
+        }
+        word[0] = '-';
+        (void)write_file(root_fd, "cgroup.subtree_control", word); /* stays enabled when a run has begun to use it meanwhile */
+        return NULL;
+}
+
 static void try_controllers(const ProbeContext *context, ProbeReport *report)
 {
-        static const char *const wanted[] = {"cpu", "io", "memory", "pids"};
         _cleanup_fd_ int root_fd = open(context->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        char have[256] = "", padded[272], missing[64] = "";
+        char have[256] = "", works[64] = "", not[512] = "", buffer[128];
 
         if (root_fd < 0)
                 return probe_no(report, errno, "open: %m");
         if (read_file(root_fd, "cgroup.controllers", have, sizeof(have)) < 0)
                 return probe_no(report, errno, "cgroup.controllers: %m");
-        have[strcspn(have, "\n")] = '\0';
-        (void)snprintf(padded, sizeof(padded), " %s ", have);
-        for (size_t i = 0; i < ELEMENTSOF(wanted); i++) {
-                char word[16];
+        for (size_t i = 0; limit_controller_names[i]; i++) {
+                const char *name = limit_controller_names[i];
+                const char *why = has_word(have, name) ? try_enabling(root_fd, name, buffer, sizeof(buffer)) : why_not_offered(name);
 
-                (void)snprintf(word, sizeof(word), " %s ", wanted[i]);
-                if (!strstr(padded, word))
-                        (void)snprintf(missing + strlen(missing), sizeof(missing) - strlen(missing), " %s", wanted[i]);
+                if (why)
+                        (void)snprintf(not + strlen(not), sizeof(not) - strlen(not), "%s%s (%s)", not[0] ? ", " : "", name, why);
+                else
+                        (void)snprintf(works + strlen(works), sizeof(works) - strlen(works), "%s%s", works[0] ? ", " : "", name);
         }
-        if (missing[0])
-                return probe_no(report, 0, "missing:%s; there: %.150s", missing, have[0] ? have : "none");
-        probe_yes(report, "%.200s", have);
+        if (not[0])
+                return probe_no(report, 0, "%s%snot: %.400s", works, works[0] ? "; " : "", not);
+        probe_yes(report, "%.60s can be enforced", works);
 }
 
 static void try_pressure(const ProbeContext *context, ProbeReport *report)
@@ -462,17 +513,17 @@ static const Probe probes[] = {
         {
                 .id = "cgroup_freezer",
                 .title = "cgroup.freeze, and killing the frozen",
-                .needed_for = "a tree that holds still while it is looked at",
-                .without = "not used by this version",
-                .weight = PROBE_LATER,
+                .needed_for = "`freeze` and `thaw`",
+                .without = "`freeze` fails, with the reason",
+                .weight = PROBE_BETTER,
                 .in_cgroup = true,
                 .attempt = try_freezer,
         },
         {
                 .id = "cgroup_controllers",
-                .title = "controllers cpu, io, memory, pids",
-                .needed_for = "limits",
-                .without = "limits are not part of this version",
+                .title = "controllers for limits",
+                .needed_for = "`resources` of nodes and dataflows: memory, cpu, pids, io, cpuset",
+                .without = "who asks for a limit without its controller is refused, or told that it does not hold",
                 .weight = PROBE_BETTER,
                 .in_cgroup = true,
                 .attempt = try_controllers,

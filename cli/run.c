@@ -58,6 +58,7 @@ typedef struct Run {
         size_t drained;     /* bytes it had taken when that was last looked at */
         json_t *result;
         bool guard_exited, failed;
+        bool allow_unenforced; /* limits */
         int status; /* exit status; -1: not known yet */
 } Run;
 
@@ -71,6 +72,7 @@ static int read_arguments(Run *run, int argc, char **argv)
                 {"cgroup-root", required_argument, NULL, 'c'},
                 {"enforcer", required_argument, NULL, 'E'},
                 {"json", no_argument, NULL, 'j'},
+                {"allow-unenforced-limits", no_argument, NULL, 'u'},
                 LOAD_LONG_OPTIONS,
                 {NULL, 0, NULL, 0},
         };
@@ -81,6 +83,8 @@ static int read_arguments(Run *run, int argc, char **argv)
         while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
                 if (c == 'j')
                         run->json = true;
+                else if (c == 'u')
+                        run->allow_unenforced = true;
                 else if (c == 'c')
                         run->cgroup_root = optarg;
                 else if (c == 'E' && enforcer_parse(optarg, &(Enforcer){0}))
@@ -214,7 +218,7 @@ static json_t *run_parameters(const Run *run)
                 log_dir = NULL;
                 return NULL;
         }
-        return json_pack("{sO sI sI si ss}", "plan", run->plan, "grace_ns", (json_int_t)run->grace, "budget_ns", (json_int_t)RUN_BUDGET,
+        return json_pack("{sO sb sI sI si ss}", "plan", run->plan, "allow_unenforced_limits", run->allow_unenforced, "grace_ns", (json_int_t)run->grace, "budget_ns", (json_int_t)RUN_BUDGET,
                 "umask", (int)mask, "log_dir", log_dir);
 }
 

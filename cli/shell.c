@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/limit.h"
 #include "cli/commands.h"
 #include "cli/dispatch.h"
 #include "cli/line-edit.h"
@@ -115,6 +116,16 @@ static void add_options(json_t *to, const char *command, const char *word)
         }
 }
 
+static void add_limits(json_t *to, const char *word)
+{
+        char text[64];
+
+        for (unsigned i = 0; i < _LIMIT_KEY_MAX; i++) {
+                (void)snprintf(text, sizeof(text), "%s=", limit_name(i));
+                add_if(to, text, word);
+        }
+}
+
 static json_t *complete(const char *before, const char *word)
 {
         static const char *const verbs[] = {"list", "info", "stop", "restart", "signal"};
@@ -140,6 +151,8 @@ static json_t *complete(const char *before, const char *word)
         } else if (strcmp(first, "node") == 0 && !second[0]) {
                 for (i = 0; i < ELEMENTSOF(verbs); i++)
                         add_if(matches, verbs[i], word);
+        } else if (strcmp(first, "set-limit") == 0 && second[0]) {
+                add_limits(matches, word);
         } else {
                 json_array_foreach(names(), i, name)
                         add_if(matches, json_string_value(name), word);

@@ -36,7 +36,7 @@ typedef struct Start {
         Session session;
         LoadOptions load;
         const char *path, *log_dir;
-        bool attach, detach, replace, despite_leftover, no_logs;
+        bool attach, detach, replace, despite_leftover, no_logs, allow_unenforced;
         nsec_t grace; /* NSEC_NEVER: not given */
 
         json_t *plan;
@@ -59,6 +59,7 @@ static int read_arguments(Start *s, int argc, char **argv)
                 {"replace", no_argument, NULL, 'r'},
                 {"despite-leftover", no_argument, NULL, 'L'},
                 {"no-logs", no_argument, NULL, 'n'},
+                {"allow-unenforced-limits", no_argument, NULL, 'u'},
                 {"log-dir", required_argument, NULL, 'l'},
                 {"grace-duration", required_argument, NULL, 'g'},
                 LOAD_LONG_OPTIONS,
@@ -78,6 +79,8 @@ static int read_arguments(Start *s, int argc, char **argv)
                         s->despite_leftover = true;
                 else if (o == 'n')
                         s->no_logs = true;
+                else if (o == 'u')
+                        s->allow_unenforced = true;
                 else if (o == 'l')
                         s->log_dir = optarg;
                 else if (o == 'g' && (span_parse(optarg, &s->grace) || s->grace > 3600 * NSEC_PER_SEC))
@@ -176,6 +179,8 @@ static json_t *start_parameters(Start *s)
                 (void)json_object_set_new(p, "replace", json_true());
         if (p && s->despite_leftover)
                 (void)json_object_set_new(p, "despite_leftover", json_true());
+        if (p && s->allow_unenforced)
+                (void)json_object_set_new(p, "allow_unenforced_limits", json_true());
         if (p && s->attach)
                 (void)json_object_set_new(p, "wait", json_string("ended"));
         if (p)

@@ -219,6 +219,9 @@ void status_print_block(const json_t *dataflow)
         if (error[0])
                 print_field("Error", "%s", error);
         print_protection(dataflow);
+        if (json_is_true(json_object_get(dataflow, "frozen")))
+                print_field("Frozen", "%s", "yes: every process stands still until `thaw`");
+        status_print_limits(dataflow, 10);
         print_usage(dataflow);
         print_exits(dataflow);
         print_logs(dataflow);

@@ -16,6 +16,9 @@ const char *node_word(const json_t *node)
         static const char *const words[][2] = {{"pending", "PENDING"}, {"starting", "STARTING"}, {"running", "RUNNING"},
                 {"stopping", "STOPPING"}, {"backoff", "BACKOFF"}, {"stopped", "STOPPED"}, {"failed", "FAILED"}};
 
+        if (json_is_true(json_object_get(node, "frozen")) &&
+                (strcmp(json_get_text(node, "state"), "running") == 0 || strcmp(json_get_text(node, "state"), "starting") == 0))
+                return "FROZEN";
         for (size_t i = 0; i < ELEMENTSOF(words); i++)
                 if (strcmp(json_get_text(node, "state"), words[i][0]) == 0)
                         return words[i][1];
@@ -70,12 +73,26 @@ static void describe_end(char *buffer, size_t size, const json_t *node)
                 (void)snprintf(buffer, size, "Not started");
 }
 
+/* "memory_max, pids_max": limits that do not hold here. */
+static bool unenforced(const json_t *node, char *buffer, size_t size)
+{
+        json_t *limit;
+        size_t i, n = 0;
+
+        buffer[0] = '\0';
+        json_array_foreach(json_object_get(node, "limits"), i, limit)
+                if (json_is_false(json_object_get(limit, "enforced")) && n < size)
+                        n += (size_t)snprintf(buffer + n, size - n, "%s%s", n ? ", " : "", json_get_text(limit, "key"));
+        return n > 0;
+}
+
 static void describe(char *buffer, size_t size, const json_t *node)
 {
         const char *word = node_word(node);
+        char keys[256];
 
         buffer[0] = '\0';
-        if (strcmp(word, "RUNNING") == 0)
+        if (strcmp(word, "RUNNING") == 0 || (strcmp(word, "FROZEN") == 0 && json_get_number(node, "pid") > 0))
                 describe_running(buffer, size, node);
         else if (strcmp(word, "STARTING") != 0 && strcmp(word, "STOPPING") != 0)
                 describe_end(buffer, size, node);
@@ -84,6 +101,11 @@ static void describe(char *buffer, size_t size, const json_t *node)
 
                 (void)snprintf(buffer + n, size - n, "%squarantined: its cgroup does not empty", n ? "; " : "");
         }
+        if (unenforced(node, keys, sizeof(keys))) {
+                size_t n = strlen(buffer);
+
+                (void)snprintf(buffer + n, size - n, "%snot enforced: %s", n ? ", " : "", keys);
+        }
         (void)text_tame(buffer, false);
 }
 
@@ -91,7 +113,7 @@ static const char *word_color(const char *word, const json_t *node)
 {
         if (strcmp(word, "FAILED") == 0)
                 return "31";
-        if (strcmp(json_get_text(node, "health"), "stuck") == 0 || strcmp(word, "BACKOFF") == 0)
+        if (strcmp(json_get_text(node, "health"), "stuck") == 0 || strcmp(word, "BACKOFF") == 0 || strcmp(word, "FROZEN") == 0)
                 return "33";
         return strcmp(word, "RUNNING") == 0 ? "32" : NULL;
 }

@@ -34,6 +34,9 @@ void protection_describe(char *buffer, size_t size, const json_t *node);
  */
 size_t protection_next(const json_t *nodes, size_t at, char *buffer, size_t size);
 
+/* status_print_limits() - a line for each limit, and for what was felt of them; of a node or a dataflow. */
+void status_print_limits(const json_t *object, int width);
+
 /* dataflows_usage() - usage_read() for an array of them. New reference or NULL. */
 json_t *dataflows_usage(const json_t *dataflows);
 

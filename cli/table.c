@@ -44,6 +44,7 @@ const Command cli_commands[] = {
                            "  --allow-shell-nodes  accept nodes with `path: shell`\n"
                            "  --cgroup-root DIR    make the cgroups below DIR instead of where `doctor` says\n"
                            ENFORCER_HELP
+                           "  --allow-unenforced-limits  go on where this host cannot enforce a limit that FILE asks for\n"
                            "  --json               one JSON object per event on stdout\n",
                 .main = cmd_run,
         },
@@ -86,6 +87,8 @@ const Command cli_commands[] = {
                            "  --grace-duration D   of its stops: time nodes get to end by themselves, default 10s\n"
                            "  --log-dir DIR        write the nodes' log files to DIR/<uuid>, default out/ beside FILE\n"
                            "  --no-logs            write none\n"
+                           "  --allow-unenforced-limits  go on where this host cannot enforce a limit that FILE asks for;\n"
+                           "                       `status` then says which\n"
                            "  --json               one JSON object per event\n" LOAD_OPTIONS_HELP SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
                 .main = cmd_start,
         },
@@ -244,6 +247,39 @@ const Command cli_commands[] = {
                            "\n"
                            "  --json               how many, as JSON\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
                 .main = cmd_reset,
+        },
+        {
+                .name = "set-limit",
+                .synopsis = "NAME | DATAFLOW:NODE KEY=VALUE ... [--json]",
+                .summary = "set limits of a node, or of a whole dataflow, while it runs",
+                .details = "NAME is a dataflow's, or the id of a node that only one dataflow has. The kernel has them when\n"
+                           "this returns, and every later life of the node gets them too. Keys and values are those of\n"
+                           "`resources` in a descriptor; `max` takes a limit away:\n"
+                           "\n"
+                           "  memory_max=512M  memory_high=400M  memory_swap_max=0  pids_max=64\n"
+                           "  cpu_max=1.5  cpu_weight=50  cpuset_cpus=0-3\n"
+                           "  io_weight=50  io_max=\"/dev/sda rbps=10M wiops=100\"\n"
+                           "\n"
+                           "  --json               the limits that hold now\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_set_limit,
+        },
+        {
+                .name = "freeze",
+                .synopsis = "NAME | DATAFLOW:NODE [--json]",
+                .summary = "have a node, or a whole dataflow, stand still until `thaw`",
+                .details = "Returns once the kernel says that no process of it runs. Nobody is blamed meanwhile for being\n"
+                           "late; a node that would start in a frozen dataflow waits. A stop thaws first, so that it can\n"
+                           "be heard; one with --force does not.\n"
+                           "\n"
+                           "  --json               the same as JSON\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_freeze,
+        },
+        {
+                .name = "thaw",
+                .synopsis = "NAME | DATAFLOW:NODE [--json]",
+                .summary = "have it run again after `freeze`",
+                .details = "  --json               the same as JSON\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_thaw,
         },
         {
                 .name = "shell",

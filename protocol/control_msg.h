@@ -6,7 +6,7 @@
  * A private instance (`tidegate run`) has two connections made before it starts, so that an order need not wait behind the stream
  * of the run, and two methods of its own on them:
  *
- * Method Run (more: true). Parameters: plan (docs/plan.md), grace_ns, budget_ns, umask, log_dir (absolute, or absent). Replies:
+ * Method Run (more: true). Parameters: plan (docs/plan.md), grace_ns, budget_ns, umask, log_dir (absolute, or absent), allow_unenforced_limits. Replies:
  *   {"continues": true, "parameters": {"event": {...}}}, the first of them with the log stream's descriptor (SCM_RIGHTS,
  *   protocol/log_msg.h) and event type "accepted"; at last {"parameters": {"result": {...}}}.
  * Method Stop. Parameters: grace_ns (absent: the run's own), force (absent: false). Reply {"parameters": {}} once ordered.

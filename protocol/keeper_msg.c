@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
+#include "base/limit.h"
 #include "protocol/guard_msg.h"
 #include "protocol/task_msg.h"
 #include "protocol/wire.h"
@@ -101,6 +102,27 @@ static void field_path(Codec *c, const char **s, bool may_be_empty)
         check(c, *s && ((may_be_empty && !**s) || **s == '/'));
 }
 
+static void field_limits(Codec *c, const char **s)
+{
+        if (c->writing && !*s)
+                *s = "";
+        field_str(c, s, KEEPER_MSG_LIMITS_MAX);
+}
+
+static void field_controllers(Codec *c, uint32_t *v)
+{
+        field_u32(c, v);
+        check(c, (*v & ~(uint32_t)LIMIT_CONTROLLER_ALL) == 0);
+}
+
+static void fields_usage(Codec *c, KeeperUsage *u)
+{
+        uint64_t *const all[] = {&u->memory_peak, &u->oom_kills, &u->oom, &u->forks_refused, &u->n_throttled, &u->throttled_us, &u->n_high};
+
+        for (size_t i = 0; i < ELEMENTSOF(all); i++)
+                field_u64(c, all[i]);
+}
+
 static void fields_begin(Codec *c, KeeperMsg *m)
 {
         field_id(c, &m->begin.uuid, UUID_MAX);
@@ -119,6 +141,8 @@ static void fields_begin(Codec *c, KeeperMsg *m)
         check(c, m->begin.n_groups <= KEEPER_MSG_MAX_GROUPS);
         for (uint32_t i = 0; i < m->begin.n_groups && i < KEEPER_MSG_MAX_GROUPS; i++)
                 field_u32(c, &m->begin.groups[i]);
+        field_limits(c, &m->begin.limits);
+        field_controllers(c, &m->begin.controllers);
 }
 
 static void fields_spawn(Codec *c, KeeperMsg *m)
@@ -129,6 +153,8 @@ static void fields_spawn(Codec *c, KeeperMsg *m)
         field_u64(c, &m->spawn.deadline_ns);
         field_u8(c, &m->spawn.has_socket, 0, 1);
         field_u8(c, &m->spawn.cgroup_writable, 0, 1);
+        field_limits(c, &m->spawn.limits);
+        field_u8(c, &m->spawn.lenient, 0, 1);
 }
 
 static void field_cgroup_write(Codec *c, KeeperCgroupWrite *v)
@@ -143,7 +169,7 @@ static void fields_spawn_failed(Codec *c, KeeperMsg *m)
 {
         uint8_t stage = (uint8_t)m->spawn_failed.stage;
 
-        field_u8(c, &stage, KEEPER_STAGE_CGROUP, KEEPER_STAGE_CAPTURE);
+        field_u8(c, &stage, KEEPER_STAGE_CGROUP, KEEPER_STAGE_LAST);
         m->spawn_failed.stage = (KeeperStage)stage;
         field_i32(c, &m->spawn_failed.error, 0, ERRNO_MAX);
         field_str(c, &m->spawn_failed.text, KEEPER_MSG_TEXT_MAX);
@@ -171,10 +197,12 @@ static void fields_incarnation(Codec *c, KeeperMsg *m)
         field_i32(c, &m->incarnation.status, 0, 255);
         field_i32(c, &m->incarnation.error, 0, ERRNO_MAX);
         field_u32(c, &m->incarnation.n_killed);
-        field_u8(c, &stage, 0, KEEPER_STAGE_CAPTURE);
+        field_u8(c, &stage, 0, KEEPER_STAGE_LAST);
         m->incarnation.stage = (KeeperStage)stage;
         field_cgroup_write(c, &m->incarnation.cgroup_write);
         field_str(c, &m->incarnation.text, KEEPER_MSG_TEXT_MAX);
+        field_u8(c, &m->incarnation.frozen, 0, 1);
+        field_limits(c, &m->incarnation.refused);
 }
 
 /* The tasks are kept as they travel; here it is seen to that they are whole. */
@@ -214,12 +242,21 @@ static void fields_order(Codec *c, KeeperMsg *m)
         case KEEPER_MSG_CAPTURE:
                 field_id(c, &m->capture.id, ID_MAX);
                 field_u64(c, &m->capture.deadline_ns);
+                field_limits(c, &m->capture.limits);
+                field_u8(c, &m->capture.lenient, 0, 1);
                 break;
         case KEEPER_MSG_SIGNAL:
                 field_i32(c, &m->signal.signo, 1, SIGRTMAX);
                 break;
         case KEEPER_MSG_KILL:
                 field_u64(c, &m->kill.until_ns);
+                break;
+        case KEEPER_MSG_LIMIT:
+                field_limits(c, &m->limit.limits);
+                break;
+        case KEEPER_MSG_FREEZE:
+                field_u8(c, &m->freeze.frozen, 0, 1);
+                field_u64(c, &m->freeze.deadline_ns);
                 break;
         case KEEPER_MSG_LOOK:
         case KEEPER_MSG_REAP:
@@ -229,6 +266,7 @@ static void fields_order(Codec *c, KeeperMsg *m)
                 break;
         case KEEPER_MSG_ADOPT:
                 field_id(c, &m->adopt.id, ID_MAX);
+                field_limits(c, &m->adopt.limits);
                 break;
         case KEEPER_MSG_END:
                 field_u64(c, &m->end.deadline_ns);
@@ -244,6 +282,9 @@ static void fields_report(Codec *c, KeeperMsg *m)
         switch (m->type) {
         case KEEPER_MSG_BEGUN:
                 field_path(c, &m->begun.cgroup, false);
+                field_controllers(c, &m->begun.controllers);
+                field_limits(c, &m->begun.missing);
+                field_limits(c, &m->begun.refused);
                 break;
         case KEEPER_MSG_FAILED:
                 field_i32(c, &m->failed.error, 0, ERRNO_MAX);
@@ -294,6 +335,28 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 field_u8(c, &m->resumed.begun, 0, 1);
                 field_u8(c, &m->resumed.takeover, 0, 1);
                 field_path(c, &m->resumed.cgroup, true);
+                field_controllers(c, &m->resumed.controllers);
+                field_limits(c, &m->resumed.missing);
+                field_limits(c, &m->resumed.refused);
+                field_u8(c, &m->resumed.frozen, 0, 1);
+                break;
+        case KEEPER_MSG_LIMITED:
+                field_i32(c, &m->limited.error, 0, ERRNO_MAX);
+                field_limits(c, &m->limited.text);
+                break;
+        case KEEPER_MSG_FREEZE_DONE:
+                field_u8(c, &m->freeze_done.frozen, 0, 1);
+                field_i32(c, &m->freeze_done.error, 0, ERRNO_MAX);
+                break;
+        case KEEPER_MSG_FROZEN:
+                field_u8(c, &m->frozen.frozen, 0, 1);
+                break;
+        case KEEPER_MSG_USAGE:
+                fields_usage(c, &m->usage.usage);
+                field_u8(c, &m->usage.again, 0, 1);
+                break;
+        case KEEPER_MSG_REFUSED:
+                field_limits(c, &m->refused.text);
                 break;
         default:
                 refuse(c);
@@ -322,6 +385,13 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_GUARD] = {"GUARD", true, false, false},
                 [KEEPER_MSG_ADOPT] = {"ADOPT", true, true, false},
                 [KEEPER_MSG_CAPTURE] = {"CAPTURE", true, true, false},
+                [KEEPER_MSG_LIMIT] = {"LIMIT", true, true, true},
+                [KEEPER_MSG_FREEZE] = {"FREEZE", true, true, true},
+                [KEEPER_MSG_LIMITED] = {"LIMITED", true, true, true},
+                [KEEPER_MSG_FREEZE_DONE] = {"FREEZE_DONE", true, true, true},
+                [KEEPER_MSG_FROZEN] = {"FROZEN", true, true, true},
+                [KEEPER_MSG_USAGE] = {"USAGE", true, true, true},
+                [KEEPER_MSG_REFUSED] = {"REFUSED", true, true, false},
                 [KEEPER_MSG_INCARNATION] = {"INCARNATION", true, true, false},
                 [KEEPER_MSG_RESUMED] = {"RESUMED", true, false, false},
                 [KEEPER_MSG_BEGUN] = {"BEGUN", true, false, false},

@@ -22,6 +22,8 @@
  *   STREAM                        (none) lines go to another log stream from here on
  *   RESUME                        INCARNATION for each that was not REAPed, then RESUMED: a successor of the supervisor asks
  *   GUARD                         (none) the guard was replaced: children register there, and so does the cgroup, at once
+ *   LIMIT                         LIMITED: limits were written, or why not
+ *   FREEZE                        FREEZE_DONE; the cgroup is frozen, or runs again
  *   ADOPT                         (none) a keeper that took the place of a dead one is told of an incarnation: INCARNATION later
  *
  * Every SPAWN and CAPTURE is answered by SPAWNED or SPAWN_FAILED and ends with exactly one EMPTY, also after SPAWN_FAILED: EMPTY comes when
@@ -32,6 +34,10 @@
  * moved and killed. How a captured process ends nobody sees: code 0. A keeper in the place of another may be given a CAPTURE that was carried out.
  *
  * COUNTED comes before ENDED unless nobody could count in time: what is left below the dataflow's cgroup, nothing if it was removed.
+ * FROZEN comes when the kernel says that an incarnation (or everybody) is frozen, or is not any more, whoever did it. USAGE comes when a limit
+ * is first felt, now and then while that goes on, and before the EXITED and the EMPTY of an incarnation that has felt one. REFUSED comes
+ * after SPAWNED: limits that could not be set, and that it runs without (lenient).
+ *
  * UNSHOWN may come before ENDED: so many lines of a node never reached the log stream of the last STREAM, which was full. NOTE may come at any time: something a person should read, once (logs cannot be written, a line was cut).
  *
  * Decoding is strict as for the node socket (protocol/node_msg.h). No I/O here.
@@ -48,7 +54,8 @@
 #define KEEPER_MSG_PATH_MAX 4095
 #define KEEPER_MSG_TASKS_MAX 15360 /* bytes of the tasks of LEFT */
 #define KEEPER_MSG_MAX_GROUPS 64
-#define KEEPER_NODE_ALL     UINT32_MAX /* SIGNAL, KILL, LOOK: every incarnation of the dataflow */
+#define KEEPER_MSG_LIMITS_MAX 2047 /* bytes of limits as text (base/limit.h), and of what is said about them */
+#define KEEPER_NODE_ALL     UINT32_MAX /* SIGNAL, KILL, LOOK, LIMIT, FREEZE, FROZEN, USAGE: every incarnation of the dataflow */
 
 typedef enum KeeperMsgType {
         KEEPER_MSG_BEGIN = 1,
@@ -63,6 +70,8 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_ADOPT = 11,
         KEEPER_MSG_GUARD = 12,
         KEEPER_MSG_CAPTURE = 13,
+        KEEPER_MSG_LIMIT = 20,
+        KEEPER_MSG_FREEZE = 21,
 
         KEEPER_MSG_BEGUN = 32,
         KEEPER_MSG_FAILED = 33,
@@ -79,6 +88,11 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_INCARNATION = 43,
         KEEPER_MSG_RESUMED = 44,
         KEEPER_MSG_COUNTED = 46,
+        KEEPER_MSG_LIMITED = 60,
+        KEEPER_MSG_FREEZE_DONE = 61,
+        KEEPER_MSG_FROZEN = 62,
+        KEEPER_MSG_USAGE = 63,
+        KEEPER_MSG_REFUSED = 64,
 } KeeperMsgType;
 
 /* Where a spawn failed; the text of SPAWN_FAILED says it in words, with the path. */
@@ -92,7 +106,20 @@ typedef enum KeeperStage {
         KEEPER_STAGE_EXEC = 7,
         KEEPER_STAGE_DEADLINE = 8,   /* exec did not come back in time: the child is killed, and quarantined if it will not die */
         KEEPER_STAGE_CAPTURE = 9,    /* the process may not be captured, or could not be moved */
+        KEEPER_STAGE_LIMITS = 10,    /* a limit could not be set; the text begins with "KEY=" of it */
 } KeeperStage;
+#define KEEPER_STAGE_LAST KEEPER_STAGE_LIMITS
+
+/* What was felt of limits, of one incarnation or of the dataflow's own cgroup; counted since it began. */
+typedef struct KeeperUsage {
+        uint64_t memory_peak;   /* bytes; 0: this kernel does not say */
+        uint64_t oom_kills;     /* of the out-of-memory killer here; no number of processes */
+        uint64_t oom;           /* how often the limit of this very cgroup was it */
+        uint64_t forks_refused; /* pids_max */
+        uint64_t n_throttled;   /* periods of cpu_max */
+        uint64_t throttled_us;
+        uint64_t n_high;        /* how often memory_high slowed it down */
+} KeeperUsage;
 
 /* Can a node write the files of cgroups, and so leave its own? */
 typedef enum KeeperCgroupWrite {
@@ -118,6 +145,8 @@ typedef struct KeeperMsg {
                         uint8_t takeover;   /* the dataflow's cgroup is there already: a keeper before this one made it and died */
                         uint32_t n_groups; /* supplementary; 0: the keeper's own if uid and gid are, else none */
                         uint32_t groups[KEEPER_MSG_MAX_GROUPS];
+                        const char *limits;   /* of the dataflow's own cgroup; "" */
+                        uint32_t controllers; /* LIMIT_CONTROLLER_*: needed by a limit of anybody */
                 } begin;
                 struct { /* SPAWN; fds: spec memfd (see KeeperSpec), stdout write, stderr write, stdout read, stderr read, and
                           * the node socket if has_socket */
@@ -126,10 +155,14 @@ typedef struct KeeperMsg {
                         uint64_t deadline_ns; /* absolute: by then execve has succeeded or the spawn is given up */
                         uint8_t has_socket;
                         uint8_t cgroup_writable; /* no mount namespace in which cgroups are read-only */
+                        const char *limits; /* written before anybody is born there; "" */
+                        uint8_t lenient;    /* one that cannot be set is told, and does not hinder it */
                 } spawn;
                 struct { /* CAPTURE; fds: pidfd of the process */
                         const char *id;       /* as in SPAWN */
                         uint64_t deadline_ns; /* absolute: it is not moved later than that */
+                        const char *limits;   /* as in SPAWN */
+                        uint8_t lenient;
                 } capture;
                 struct { /* SIGNAL: to every process of the cgroup, by pidfd; SIGTERM is followed by SIGCONT */
                         int32_t signo;
@@ -137,6 +170,13 @@ typedef struct KeeperMsg {
                 struct { /* KILL: cgroup.kill, then SIGKILL by pidfd for whoever is left, again until populated 0 */
                         uint64_t until_ns; /* absolute: sweep until then */
                 } kill;
+                struct { /* LIMIT: set them now, one after the other; the first that fails ends it */
+                        const char *limits;
+                } limit;
+                struct { /* FREEZE */
+                        uint8_t frozen; /* else: thaw */
+                        uint64_t deadline_ns; /* absolute: until then the kernel's word is waited for */
+                } freeze;
                 struct { /* REAP: nothing more */
                         uint8_t unused;
                 } reap;
@@ -149,6 +189,9 @@ typedef struct KeeperMsg {
                 } end;
                 struct { /* BEGUN */
                         const char *cgroup; /* absolute path of the dataflow's cgroup, for people and for the last resort */
+                        uint32_t controllers; /* LIMIT_CONTROLLER_*: whose limits can be set here */
+                        const char *missing;  /* why not: a line "CONTROLLER=reason" for each other one */
+                        const char *refused;  /* of the dataflow's own limits: a line "KEY=reason" each */
                 } begun;
                 struct { /* FAILED: BEGIN failed */
                         int32_t error; /* errno */
@@ -192,6 +235,7 @@ typedef struct KeeperMsg {
                 /* GUARD; fds: the socket. No fields */
                 struct { /* ADOPT; fds: stdout read, stderr read */
                         const char *id;
+                        const char *limits; /* that it was begun with, for those who look what is felt of them */
                 } adopt;
                 struct { /* INCARNATION; fds: pidfd, if has_pidfd */
                         uint8_t has_pidfd;
@@ -206,15 +250,38 @@ typedef struct KeeperMsg {
                         KeeperStage stage;
                         KeeperCgroupWrite cgroup_write;
                         const char *text;
+                        uint8_t frozen;
+                        const char *refused; /* limits that it runs without, as in REFUSED */
                 } incarnation;
                 struct { /* RESUMED */
                         uint8_t begun;
                         uint8_t takeover; /* it was begun in the place of another: what that one spawned it knows only if it was told (ADOPT) */
                         const char *cgroup; /* as in BEGUN; "" before it */
+                        uint32_t controllers; /* likewise */
+                        const char *missing, *refused;
+                        uint8_t frozen; /* the dataflow's own cgroup was, by order */
                 } resumed;
                 struct { /* COUNTED */
                         uint32_t n_processes, n_cgroups;
                 } counted;
+                struct { /* LIMITED */
+                        int32_t error; /* errno of the first that could not be set; 0: all were */
+                        const char *text; /* "KEY=reason" */
+                } limited;
+                struct { /* FREEZE_DONE */
+                        uint8_t frozen; /* what it is now */
+                        int32_t error;  /* ETIMEDOUT: the kernel has not said so in time; EAGAIN: somebody is being started */
+                } freeze_done;
+                struct { /* FROZEN */
+                        uint8_t frozen;
+                } frozen;
+                struct { /* USAGE */
+                        KeeperUsage usage;
+                        uint8_t again; /* said before: the answer to RESUME */
+                } usage;
+                struct { /* REFUSED */
+                        const char *text; /* a line "KEY=reason" each */
+                } refused;
                 struct { /* ENDED */
                         uint8_t removed; /* the dataflow's cgroup is gone */
                         uint8_t logged;  /* every log line was written; what is missing a NOTE has told */

@@ -230,6 +230,8 @@ void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         node->keeper_killed = node->keeper_killed || msg->incarnation.n_killed > 0;
         if (msg->incarnation.cgroup_write != KEEPER_CGROUP_WRITE_UNKNOWN)
                 node->cgroup_write = msg->incarnation.cgroup_write;
+        node->resources.frozen = msg->incarnation.frozen;
+        resources_told_refused(node, msg->incarnation.refused, true);
         if (msg->incarnation.failed && node_is_dynamic(node) && node->state == NODE_STARTING)
                 node_on_refused(node, msg->incarnation.text);
         else if (msg->incarnation.failed && node_has_life(node) && !node_is_dynamic(node))
@@ -365,7 +367,7 @@ static void node_reconcile(Node *node, nsec_t deadline, bool fresh)
         }
 }
 
-static void dataflow_reconcile(Dataflow *dataflow, bool begun)
+static void dataflow_reconcile(Dataflow *dataflow, const KeeperMsg *resumed)
 {
         bool fresh = dataflow->fresh;
 
@@ -383,10 +385,10 @@ static void dataflow_reconcile(Dataflow *dataflow, bool begun)
                 if (node_has_life(&dataflow->nodes[i]) && dataflow->nodes[i].found.there && !is_to_be_captured(&dataflow->nodes[i]))
                         wiring_resume(&dataflow->nodes[i]);
         for (size_t i = 0; fresh && dataflow->released && i < dataflow->plan->n_nodes; i++)
-                if (dataflow->nodes[i].state == NODE_RUNNING)
+                if (dataflow->nodes[i].state == NODE_RUNNING && !resources_is_frozen(&dataflow->nodes[i]))
                         show_node_runs(&dataflow->nodes[i]);
         show_all(dataflow);
-        dataflow_go_on(dataflow, begun);
+        dataflow_go_on(dataflow, resumed);
         adopt_look(dataflow->supervisor);
 }
 
@@ -419,7 +421,10 @@ void adopt_resumed(Dataflow *dataflow, const KeeperMsg *msg)
                 dataflow_instruct_keeper(dataflow, msg->resumed.begun);
                 return;
         }
-        dataflow_reconcile(dataflow, msg->resumed.begun);
+        resources_forget_orders(dataflow);
+        if (msg->resumed.begun)
+                dataflow->frozen_all = msg->resumed.frozen && !dataflow->stop_ordered;
+        dataflow_reconcile(dataflow, msg->resumed.begun ? msg : NULL);
 }
 
 void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record)
@@ -450,7 +455,7 @@ void adopt_without_keeper(Dataflow *dataflow)
         }
         if (dataflow->state == DATAFLOW_BEGINNING || (dataflow->state >= DATAFLOW_ENDING && !dataflow->watched)) { /* not needed yet, or not any more */
                 dataflow->keeper_gone = dataflow->state >= DATAFLOW_ENDING;
-                dataflow_reconcile(dataflow, false);
+                dataflow_reconcile(dataflow, NULL);
                 return;
         }
         dataflow_replace_keeper(dataflow, "died with the supervisor");

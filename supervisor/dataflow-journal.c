@@ -28,7 +28,7 @@ static json_t *options_to_json(const Dataflow *dataflow)
                 (void)json_array_append_new(environment, json_stringn_nocheck(dataflow->environ[i], strlen(dataflow->environ[i])));
         for (size_t i = 0; groups && i < o->n_groups; i++)
                 (void)json_array_append_new(groups, json_integer(o->groups[i]));
-        return json_pack("{sb sI sI so ss* sI sI sI sI sI ss* so}", "despite_leftover", o->despite_leftover, "nofile_soft", limit_to_json(o->nofile.rlim_cur), "nofile_hard",
+        return json_pack("{sb sb sI sI so ss* sI sI sI sI sI ss* so}", "despite_leftover", o->despite_leftover, "allow_unenforced_limits", o->allow_unenforced, "nofile_soft", limit_to_json(o->nofile.rlim_cur), "nofile_hard",
                 limit_to_json(o->nofile.rlim_max), "groups", groups, "waits_for", dataflow->waits_for[0] ? dataflow->waits_for : NULL, "grace_ns", (json_int_t)o->grace_ns, "budget_ns", (json_int_t)o->budget_ns, "umask",
                 (json_int_t)o->umask, "uid", (json_int_t)o->uid, "gid", (json_int_t)o->gid, "log_dir", dataflow->log_dir, "environment",
                 environment);
@@ -161,6 +161,14 @@ void link_journal(Link *link)
                 look(dataflow, journal_put_link(dataflow->journal, link->number - 1, &record));
 }
 
+void dataflow_journal_limits(Dataflow *dataflow)
+{
+        _cleanup_free_ char *text = resources_to_text(dataflow);
+
+        if (dataflow->journal)
+                look(dataflow, journal_put_limits(&dataflow->supervisor->journal, dataflow->uuid, text));
+}
+
 void dataflow_unjournal(Dataflow *dataflow)
 {
         if (!dataflow->journal)
@@ -226,6 +234,7 @@ static bool options_from_json(json_t *object, Options *ret)
         ret->options = (DataflowOptions){.grace_ns = (nsec_t)grace,
                 .budget_ns = (nsec_t)budget,
                 .umask = (mode_t)mask,
+                .allow_unenforced = json_is_true(json_object_get(object, "allow_unenforced_limits")),
                 .uid = (uid_t)uid,
                 .gid = (gid_t)gid,
                 .nofile = {.rlim_cur = (rlim_t)nofile_soft, .rlim_max = (rlim_t)nofile_hard},
@@ -357,6 +366,7 @@ static bool restore_records(Dataflow *dataflow, const JournalEntry *entry)
 int dataflow_restore(Dataflow **ret, Supervisor *supervisor, JournalEntry *take_entry, const char *text, DataflowEventFn fn, char *ret_why,
         size_t why_size)
 {
+        _cleanup_free_ char *limits = NULL;
         json_t *all = NULL;
         int r = json_parse(&all, text, strlen(text), JSON_REJECT_DUPLICATES) == -ENOMEM ? error_origin(-ENOMEM) : -EBADMSG;
         const char *log_dir = json_string_value(json_object_get(json_object_get(all, "options"), "log_dir"));
@@ -387,6 +397,8 @@ int dataflow_restore(Dataflow **ret, Supervisor *supervisor, JournalEntry *take_
                 (void)dataflow_free(dataflow);
                 return r;
         }
+        limits = journal_get_limits(&supervisor->journal, dataflow->uuid);
+        resources_from_text(dataflow, limits);
         dataflow->journal = take_entry;
         dataflow->n_quarantined = dataflow_count_left(dataflow);
         dataflow->watched = dataflow->state == DATAFLOW_ENDED && dataflow->n_quarantined > 0;

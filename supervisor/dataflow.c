@@ -85,6 +85,20 @@ void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *typ
         dataflow_emit(dataflow, json_pack("{ss ss ss}", "type", type, "node", node->plan->id, "text", text));
 }
 
+void dataflow_freezer_event(Dataflow *dataflow, const Node *node, bool frozen)
+{
+        dataflow_emit(dataflow, json_pack("{ss ss* ss}", "type", frozen ? "frozen" : "thawed", "node", node ? node->plan->id : NULL, "text",
+                                        frozen ? "every process stands still" : "every process runs again"));
+}
+
+bool dataflow_has_frozen(const Dataflow *dataflow)
+{
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                if (dataflow->nodes[i].resources.frozen)
+                        return true;
+        return dataflow->frozen_all;
+}
+
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count)
 {
         dataflow_ledger_at(dataflow, clock_now(), rung, node, result, count);
@@ -369,6 +383,8 @@ void dataflow_kick(Dataflow *dataflow)
 
 static void dataflow_stop_nodes(Dataflow *dataflow)
 {
+        if (dataflow->ladder.term > dataflow->loop->now) /* else it begins with the kill, which needs no thaw */
+                resources_thaw(dataflow, NULL);
         dataflow_stop_some(dataflow);
 }
 
@@ -481,13 +497,16 @@ void dataflow_adopt_escrow(Dataflow *dataflow, nsec_t at, nsec_t until)
 
 /* ---- the keeper comes and goes */
 
-void dataflow_on_begun(Dataflow *dataflow)
+void dataflow_on_begun(Dataflow *dataflow, uint32_t controllers, const char *missing, const char *refused)
 {
         if (dataflow->state != DATAFLOW_BEGINNING)
                 return;
         timer_disarm(&dataflow->timer);
         dataflow_set_state(dataflow, DATAFLOW_STARTING);
-        dataflow_start_some(dataflow);
+        if (resources_check(dataflow, controllers, missing, refused))
+                dataflow_start_some(dataflow);
+        else
+                dataflow_stop(dataflow, NSEC_NEVER, false, "a limit that cannot be enforced");
 }
 
 static int on_begin_late(Timer *timer, nsec_t now)
@@ -945,7 +964,7 @@ void dataflow_begin(Dataflow *dataflow)
         dataflow_order_keeper(dataflow);
 }
 
-void dataflow_go_on(Dataflow *dataflow, bool begun)
+void dataflow_go_on(Dataflow *dataflow, const KeeperMsg *resumed)
 {
         nsec_t now = dataflow->loop->now;
 
@@ -956,8 +975,8 @@ void dataflow_go_on(Dataflow *dataflow, bool begun)
         if (dataflow->waits_for[0])
                 return;
         if (dataflow->state == DATAFLOW_BEGINNING) {
-                if (begun)
-                        dataflow_on_begun(dataflow);
+                if (resumed)
+                        dataflow_on_begun(dataflow, resumed->resumed.controllers, resumed->resumed.missing, resumed->resumed.refused);
                 else if (dataflow->keeper_fd >= 0)
                         keeper_order_begin(dataflow);
                 else
@@ -1001,6 +1020,7 @@ Dataflow *dataflow_free(Dataflow *dataflow)
         dataflow->progress = progress_free(dataflow->progress);
         free(dataflow->cgroup);
         free(dataflow->error);
+        resources_done(&dataflow->resources);
         json_decref(dataflow->ledger);
         json_decref(dataflow->notes);
         (void)fd_close(dataflow->options.log_fd);

@@ -43,6 +43,7 @@ typedef struct DataflowOptions {
         const char *log_dir;  /* absolute, without the uuid; NULL: no log files */
         char *const *environ; /* of the nodes; borrowed for the life of the dataflow */
         mode_t umask;
+        bool allow_unenforced; /* limits that this host cannot enforce do not hinder the start */
         uid_t uid; /* credentials of nodes and logger: the caller's */
         gid_t gid;
         uint32_t n_groups; /* supplementary; 0: ours if uid and gid are ours, else none */
@@ -70,6 +71,8 @@ struct Dataflow {
         bool adopting;         /* its keeper has not said yet what is there: it is made from the journal, or the keeper is a new one */
         bool fresh;            /* made from the journal: nothing of its nodes is written back before it was held against what is there */
         bool slot_known;       /* fresh: the guard has named its slot */
+        Resources resources;   /* of its own cgroup */
+        bool frozen_all;       /* its own cgroup is frozen, or being frozen: nobody is started */
         bool found_by_name;    /* fresh: its keeper was found by its socket, and the guard is being told */
         uint8_t uuid[16];
         char uuid_text[37];
@@ -160,6 +163,7 @@ int dataflow_journal_create(Dataflow *dataflow); /* 0 or a negative errno: then 
 void dataflow_journal(Dataflow *dataflow);
 void node_journal(Node *node);
 void link_journal(Link *link);
+void dataflow_journal_limits(Dataflow *dataflow); /* those that were set at run time */
 void dataflow_unjournal(Dataflow *dataflow); /* forgotten for good */
 
 /**
@@ -202,8 +206,8 @@ NodeLadder dataflow_ladder_of_escrow(nsec_t now, nsec_t at, nsec_t until);
 /* dataflow_escrow_until() - when it gives up. */
 nsec_t dataflow_escrow_until(const Dataflow *dataflow);
 
-/* dataflow_go_on() - adopted: what its state waited for is asked for again. @begun: its keeper has made its cgroup. */
-void dataflow_go_on(Dataflow *dataflow, bool begun);
+/* dataflow_go_on() - adopted: what its state waited for is asked for again. @resumed: what its keeper said that has made its cgroup. */
+void dataflow_go_on(Dataflow *dataflow, const KeeperMsg *resumed); /* NULL: its keeper has not made its cgroup, or is gone */
 
 /* dataflow_left_look() - somebody who would not die has, or another is left: count again. Of one that has ended, when nobody is left, its keeper leaves. */
 void dataflow_left_look(Dataflow *dataflow);
@@ -228,7 +232,9 @@ void dataflow_verdict(Dataflow *dataflow, const Node *node);
 /* ... of a moment that has passed. */
 void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count);
 void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text); /* "stuck", "resumed" */
-void dataflow_on_begun(Dataflow *dataflow);
+void dataflow_freezer_event(Dataflow *dataflow, const Node *node, bool frozen); /* "frozen", "thawed"; @node NULL: all of it */
+bool dataflow_has_frozen(const Dataflow *dataflow); /* some node stands still */
+void dataflow_on_begun(Dataflow *dataflow, uint32_t controllers, const char *missing, const char *refused); /* as in BEGUN */
 void dataflow_kick(Dataflow *dataflow); /* look again, from the loop, whether something follows */
 
 const char *dataflow_state_to_string(DataflowState state);
@@ -251,6 +257,8 @@ int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline);
 int keeper_order_capture(Node *node, int pidfd, nsec_t deadline);
 uint32_t keeper_order_signal(Node *node, int signo); /* which of the node's n_signals_sent it is; 0: not sent */
 void keeper_order_kill(Node *node, nsec_t until);
+int keeper_order_limit(Dataflow *dataflow, const Node *node, const char *limits); /* @node NULL: the dataflow's own; 0 or a negative errno */
+int keeper_order_freeze(Dataflow *dataflow, const Node *node, bool frozen, nsec_t until); /* likewise */
 void keeper_order_look(Node *node);
 void keeper_order_reap(Node *node);
 void keeper_order_end(Dataflow *dataflow, nsec_t deadline, bool stay); /* stay: with those who would not die */

@@ -94,6 +94,7 @@ json_t *describe_node(const Node *node)
                         describe_older(&node->older[i], result);
         if (result && progress.health == PROGRESS_STUCK)
                 (void)json_object_set_new(result, "stuck_since_at_ms", json_integer(ms(progress.stuck_since)));
+        resources_describe(result, node->dataflow, node);
         return result;
 }
 
@@ -130,6 +131,7 @@ json_t *describe_dataflow(const Flow *flow, bool with_nodes)
                 flow->after ? flow->after->dataflow->uuid_text : NULL, "detached_from",
                 d->plan->detached_from, "started_at_ms", ms(d->begun_at), "since_at_ms",
                 ms(d->since), "n_nodes", (int)d->plan->n_nodes, "n_running", n_running, "n_failed", n_failed, "nodes", nodes);
+        resources_describe(result, d, NULL);
         if (result && d->state == DATAFLOW_STOPPING)
                 (void)json_object_set_new(result, "stop_until_at_ms", json_integer(ms(d->ladder.verdict)));
         return result;

@@ -19,7 +19,9 @@
 #define BOOT_ID_PATH "/proc/sys/kernel/random/boot_id"
 #define STATE_SUFFIX ".state"
 #define PLAN_SUFFIX  ".plan"
+#define LIMITS_SUFFIX ".limits"
 #define TEMP_SUFFIX  ".tmp"
+#define LIMITS_SIZE_MAX ((size_t)8 << 20)
 
 #define DATAFLOW_AT sizeof(struct journal_header)
 #define NODES_AT    (DATAFLOW_AT + 2 * sizeof(struct journal_dataflow))
@@ -372,7 +374,7 @@ void journal_set_text(char ret_text[JOURNAL_TEXT_SIZE], const char *text)
 
 /*
  * Names in the directory. @ret_uuid is set for a plan's. What nobody will ever look at again is garbage: a temporary name, and a
- * state without a plan. Names that are not ours are left alone.
+ * state, or limits, without a plan. Names that are not ours are left alone.
  */
 static bool is_plan(const char *name, uint8_t ret_uuid[UUID_SIZE])
 {
@@ -387,7 +389,7 @@ static bool is_garbage(const Journal *journal, const char *name)
                 return false;
         if (strcmp(name + strlen(name) - strlen(TEMP_SUFFIX), TEMP_SUFFIX) == 0)
                 return true;
-        return strcmp(name + UUID_TEXT_LENGTH, STATE_SUFFIX) == 0 &&
+        return (strcmp(name + UUID_TEXT_LENGTH, STATE_SUFFIX) == 0 || strcmp(name + UUID_TEXT_LENGTH, LIMITS_SUFFIX) == 0) &&
                faccessat(journal->dir_fd, name_of(uuid, PLAN_SUFFIX).text, F_OK, AT_SYMLINK_NOFOLLOW) < 0 &&
                errno == ENOENT;
 }
@@ -582,9 +584,36 @@ int journal_load(const Journal *journal, JournalEntry **ret, char **ret_plan, co
         return 0;
 }
 
+int journal_put_limits(const Journal *journal, const uint8_t uuid[UUID_SIZE], const char *text)
+{
+        Name name = name_of(uuid, LIMITS_SUFFIX);
+        int r;
+
+        if (!text)
+                return unlinkat(journal->dir_fd, name.text, 0) < 0 && errno != ENOENT ? error_origin(-errno) : 0;
+        r = publish(journal, &name, text, strlen(text), strlen(text), NULL);
+        return r ? error_fold(r) : 0;
+}
+
+char *journal_get_limits(const Journal *journal, const uint8_t uuid[UUID_SIZE])
+{
+        Name name = name_of(uuid, LIMITS_SUFFIX);
+        _cleanup_free_ char *text = NULL;
+        _cleanup_fd_ int fd = -1;
+        size_t size;
+
+        if (open_regular(journal, &name, O_RDONLY, &fd, &size) || size == 0 || size > LIMITS_SIZE_MAX)
+                return NULL;
+        text = malloc(size + 1);
+        if (!text || read_all(fd, text, size))
+                return NULL;
+        text[size] = '\0';
+        return TAKE_PTR(text);
+}
+
 int journal_remove(const Journal *journal, const uint8_t uuid[UUID_SIZE])
 {
-        static const char *const suffixes[] = {PLAN_SUFFIX, STATE_SUFFIX}; /* without its plan a state is garbage */
+        static const char *const suffixes[] = {PLAN_SUFFIX, STATE_SUFFIX, LIMITS_SUFFIX}; /* without its plan the rest is garbage */
 
         for (size_t i = 0; i < ELEMENTSOF(suffixes); i++)
                 if (unlinkat(journal->dir_fd, name_of(uuid, suffixes[i]).text, 0) < 0 && errno != ENOENT)

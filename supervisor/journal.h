@@ -120,6 +120,15 @@ int journal_list(const Journal *journal, uint8_t (**ret_uuids)[UUID_SIZE], size_
  */
 int journal_load(const Journal *journal, JournalEntry **ret, char **ret_plan, const uint8_t uuid[UUID_SIZE]);
 
+/**
+ * journal_put_limits() - limits that were set at run time, in place of what was there; the text appears whole
+ * @text: without NUL; NULL: none any more
+ *
+ * journal_get_limits() - what was put last; NULL: nothing, or it cannot be read. The caller frees it.
+ */
+int journal_put_limits(const Journal *journal, const uint8_t uuid[UUID_SIZE], const char *text);
+char *journal_get_limits(const Journal *journal, const uint8_t uuid[UUID_SIZE]);
+
 /* journal_remove() - remove a dataflow's files, whatever is in them. 0 (also when there are none) or a negative errno. */
 int journal_remove(const Journal *journal, const uint8_t uuid[UUID_SIZE]);
 

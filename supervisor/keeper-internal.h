@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The keeper's own state, shared by its files: keeper.c (life and orders), keeper-report.c (the way back),
- * keeper-node.c (incarnations), keeper-output.c (what nodes print).
+ * keeper-node.c (incarnations), keeper-output.c (what nodes print), keeper-limits.c (limits and the freezer).
  */
 #ifndef TG_SUPERVISOR_KEEPER_INTERNAL_H
 #define TG_SUPERVISOR_KEEPER_INTERNAL_H
@@ -35,6 +35,18 @@
 typedef struct Keeper Keeper;
 typedef struct Incarnation Incarnation;
 typedef struct SpawnJob SpawnJob;
+
+/* What is watched of the limits of one cgroup: an incarnation's, or the dataflow's own. */
+typedef struct LimitsWatch {
+        Keeper *keeper;
+        Incarnation *inc; /* NULL: the dataflow's */
+        KeeperSource memory, pids;
+        int memory_fd, pids_fd; /* memory.events.local, pids.events; -1: not watched */
+        bool sampled;           /* cpu.stat has no notification: looked at now and then */
+        nsec_t due;             /* when to look next; NSEC_NEVER */
+        KeeperUsage usage;      /* as last reported */
+        bool frozen;            /* likewise */
+} LimitsWatch;
 
 /* One node of the plan that was ever spawned here; lives as long as the dataflow. */
 typedef struct NodeEntry {
@@ -97,6 +109,8 @@ struct Incarnation {
         int pending_signo; /* ordered while the start was under way: sent again when it is done */
         nsec_t kill_until; /* likewise, a kill; 0: none */
         uint32_t n_killed;
+        LimitsWatch limits;
+        char *refused; /* limits that it runs without; NULL: none */
         Output out[2];
 };
 
@@ -140,6 +154,9 @@ struct Keeper {
         Confine confine;
         Enforcer enforcer;
         Reapers reapers;
+        LimitsWatch limits;   /* of dataflow_fd */
+        uint32_t needed, controllers; /* LIMIT_CONTROLLER_*: some limit wants them; they can be used */
+        char missing[KEEPER_MSG_LIMITS_MAX + 1], refused[KEEPER_MSG_LIMITS_MAX + 1]; /* as in BEGUN */
 
         List nodes;        /* NodeEntry */
         List incarnations; /* Incarnation */
@@ -209,6 +226,21 @@ void keeper_on_reaper(KeeperSource *source, uint32_t events); /* an incarnation'
 /* Nobody is to be seen there any more: is its reaper waited for, and nobody left of those whom it left to us? Else look again follows. */
 bool incarnation_settle(Incarnation *inc);
 void incarnation_exited(Incarnation *inc, int code, int status); /* keeper-node.c */
+
+/*
+ * keeper-limits.c. watch_init() makes a watch that watches nothing; watch_begin() has it told what happens at the limits of @dir_fd;
+ * watch_tell() looks now, and reports what is new; watch_end() before the cgroup goes.
+ */
+void keeper_limit(Keeper *k, const KeeperMsg *msg);
+void keeper_freeze(Keeper *k, const KeeperMsg *msg);
+void watch_init(LimitsWatch *watch, Keeper *k, Incarnation *inc);
+void watch_begin(LimitsWatch *watch, int dir_fd, const char *limits);
+void watch_tell(LimitsWatch *watch);
+void watch_again(LimitsWatch *watch); /* RESUME: what was felt so far is said once more */
+void watch_end(LimitsWatch *watch);
+void watch_frozen(LimitsWatch *watch, int events_fd); /* cgroup.events has changed */
+nsec_t watches_deadline(const Keeper *k);
+void watches_tick(Keeper *k, nsec_t now);
 
 /* keeper-output.c */
 void output_init(Output *out, Incarnation *inc, int stream);

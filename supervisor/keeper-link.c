@@ -45,6 +45,7 @@ static int keeper_send(Dataflow *dataflow, const KeeperMsg *msg, const int *fds,
 
 void keeper_order_begin(Dataflow *dataflow)
 {
+        char limits[KEEPER_MSG_LIMITS_MAX + 1];
         KeeperMsg msg = {.type = KEEPER_MSG_BEGIN,
                 .begin = {.uuid = dataflow->uuid_text,
                         .name = dataflow->plan->name,
@@ -55,6 +56,8 @@ void keeper_order_begin(Dataflow *dataflow)
                         .has_log_stream = dataflow->options.log_fd >= 0,
                         .persistent = !supervisor_is_private(dataflow->supervisor),
                         .takeover = dataflow->state > DATAFLOW_BEGINNING,
+                        .limits = resources_text(dataflow, NULL, limits),
+                        .controllers = resources_controllers(dataflow),
                         .n_groups = dataflow->options.n_groups}};
 
         memcpy(msg.begin.groups, dataflow->options.groups, dataflow->options.n_groups * sizeof(msg.begin.groups[0]));
@@ -163,11 +166,13 @@ static void keep_pipes(Node *node, int out, int err)
 
 int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline)
 {
+        char limits[KEEPER_MSG_LIMITS_MAX + 1];
         _cleanup_fd_ int spec = -1, out_r = -1, out_w = -1, err_r = -1, err_w = -1;
         KeeperMsg msg = {.type = KEEPER_MSG_SPAWN,
                 .node = node->index,
                 .generation = node->generation,
-                .spawn = {.id = node->plan->id, .deadline_ns = deadline, .has_socket = node_sock >= 0, .cgroup_writable = node->plan->cgroup_writable}};
+                .spawn = {.id = node->plan->id, .deadline_ns = deadline, .has_socket = node_sock >= 0, .cgroup_writable = node->plan->cgroup_writable,
+                        .limits = resources_text(node->dataflow, node, limits), .lenient = node->dataflow->options.allow_unenforced}};
         int fds[KEEPER_MSG_MAX_FDS], r;
 
         r = spec_new(node, node_sock >= 0, &spec, &msg.spawn.spec_size);
@@ -190,10 +195,12 @@ int keeper_order_spawn(Node *node, int node_sock, nsec_t deadline)
 
 int keeper_order_capture(Node *node, int pidfd, nsec_t deadline)
 {
+        char limits[KEEPER_MSG_LIMITS_MAX + 1];
         KeeperMsg msg = {.type = KEEPER_MSG_CAPTURE,
                 .node = node->index,
                 .generation = node->generation,
-                .capture = {.id = node->plan->id, .deadline_ns = deadline}};
+                .capture = {.id = node->plan->id, .deadline_ns = deadline, .limits = resources_text(node->dataflow, node, limits),
+                        .lenient = node->dataflow->options.allow_unenforced}};
 
         return keeper_send(node->dataflow, &msg, &pidfd, 1);
 }
@@ -211,6 +218,26 @@ void keeper_order_kill(Node *node, nsec_t until)
 
         audit_note_kill(node, clock_now());
         (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the guard's escrow stands behind it */
+}
+
+int keeper_order_limit(Dataflow *dataflow, const Node *node, const char *limits)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_LIMIT,
+                .node = node ? node->index : KEEPER_NODE_ALL,
+                .generation = node ? node->generation : 0,
+                .limit = {.limits = limits}};
+
+        return keeper_send(dataflow, &msg, NULL, 0);
+}
+
+int keeper_order_freeze(Dataflow *dataflow, const Node *node, bool frozen, nsec_t until)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_FREEZE,
+                .node = node ? node->index : KEEPER_NODE_ALL,
+                .generation = node ? node->generation : 0,
+                .freeze = {.frozen = frozen, .deadline_ns = until}};
+
+        return keeper_send(dataflow, &msg, NULL, 0);
 }
 
 void keeper_order_look(Node *node)
@@ -277,6 +304,11 @@ void keeper_take_spawn_failure(Node *node, KeeperStage stage, const char *text)
         if (stage == KEEPER_STAGE_REGISTER && !supervisor_is_private(dataflow->supervisor) && !dataflow->stop_ordered && !node->stop_wanted) {
                 dataflow_note(node->dataflow, node->plan->id, text);
                 node->restart_wanted = true; /* the guard died, and nothing ran: begun again with the next one, and not counted against it */
+        } else if (stage == KEEPER_STAGE_LIMITS) {
+                char why[1024];
+
+                resources_explain_failure(node, text, why, sizeof(why));
+                node_set_error(node, "%s", why);
         } else {
                 node_set_error(node, "%s", text);
         }
@@ -300,6 +332,23 @@ static void on_empty(Node *node, const KeeperMsg *msg)
         if (dataflow->stop_ordered)
                 dataflow_ledger(dataflow, node_rung_to_string(node->rung), node, "empty", msg->empty.n_killed);
         node_post(node, NODE_EV_EMPTY);
+}
+
+/* About an incarnation, or about the dataflow's own cgroup. */
+static void on_resources_report(Dataflow *dataflow, const KeeperMsg *msg)
+{
+        Node *node = msg->node < dataflow->plan->n_nodes ? &dataflow->nodes[msg->node] : NULL;
+
+        if (msg->node != KEEPER_NODE_ALL && (!node || msg->generation != node->generation))
+                return; /* about an incarnation that is over */
+        if (msg->type == KEEPER_MSG_USAGE)
+                resources_told_usage(dataflow, node, &msg->usage.usage, msg->usage.again);
+        else if (msg->type == KEEPER_MSG_FROZEN)
+                resources_told_frozen(dataflow, node, msg->frozen.frozen);
+        else if (msg->type == KEEPER_MSG_LIMITED)
+                resources_told_limited(dataflow, node, msg->limited.error, msg->limited.text);
+        else
+                resources_told_freeze(dataflow, node, msg->freeze_done.frozen, msg->freeze_done.error);
 }
 
 static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
@@ -341,6 +390,9 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_LEFT:
                 node_on_looked(node, msg);
                 break;
+        case KEEPER_MSG_REFUSED:
+                resources_told_refused(node, msg->refused.text, false);
+                break;
         default:
                 break;
         }
@@ -376,7 +428,9 @@ void keeper_order_adopt_left(Node *node, uint64_t generation)
 
 void keeper_order_adopt(Node *node)
 {
-        KeeperMsg msg = {.type = KEEPER_MSG_ADOPT, .node = node->index, .generation = node->generation, .adopt = {.id = node->plan->id}};
+        char limits[KEEPER_MSG_LIMITS_MAX + 1];
+        KeeperMsg msg = {.type = KEEPER_MSG_ADOPT, .node = node->index, .generation = node->generation,
+                .adopt = {.id = node->plan->id, .limits = resources_text(node->dataflow, node, limits)}};
 
         for (unsigned i = 0; i < 2; i++) {
                 int write_end = -1;
@@ -406,6 +460,10 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                         adopt_incarnation(dataflow, msg, fds);
                 return;
         }
+        if (dataflow->adopting && msg->type == KEEPER_MSG_USAGE && msg->usage.again) {
+                on_resources_report(dataflow, msg); /* a part of what RESUME is answered with */
+                return;
+        }
         if (dataflow->adopting && msg->type != KEEPER_MSG_BEGUN && msg->type != KEEPER_MSG_FAILED)
                 return; /* older than what RESUME is answered with */
         switch (msg->type) {
@@ -415,7 +473,13 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 if (dataflow->keeper_replaced)
                         adopt_with_new_keeper(dataflow);
                 else if (!dataflow->adopting) /* else it answers our predecessor, and RESUMED says so too: its nodes would be started twice */
-                        dataflow_on_begun(dataflow);
+                        dataflow_on_begun(dataflow, msg->begun.controllers, msg->begun.missing, msg->begun.refused);
+                break;
+        case KEEPER_MSG_USAGE:
+        case KEEPER_MSG_FROZEN:
+        case KEEPER_MSG_LIMITED:
+        case KEEPER_MSG_FREEZE_DONE:
+                on_resources_report(dataflow, msg);
                 break;
         case KEEPER_MSG_FAILED:
                 keeper_lost(dataflow, msg->failed.text);

@@ -15,6 +15,7 @@
 #include "supervisor/capture.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
+#include "supervisor/limit-files.h"
 
 #define BASE        "/tidegate" /* what instances lie in */
 #define N_SPAWN_FDS 6 /* spec, stdout write, stderr write, stdout read, stderr read, socket */
@@ -43,6 +44,9 @@ struct SpawnJob {
         bool takeover;      /* the cgroup may be there, and the process in it: another keeper was at it */
         char *ours, *place; /* paths: of all cgroups of ours, of this one */
         char why[KEEPER_MSG_TEXT_MAX];
+        char *limits, *missing; /* missing: what the keeper knew of controllers when the job was made */
+        bool lenient, group_oom, limits_failed;
+        char refused[KEEPER_MSG_LIMITS_MAX + 1];
         _Atomic bool spec_read; /* the specification may be read by the loop, for messages */
 };
 
@@ -58,6 +62,8 @@ static SpawnJob *spawn_job_free(SpawnJob *j)
         free(j->spec_buffer);
         free(j->ours);
         free(j->place);
+        free(j->limits);
+        free(j->missing);
         free(j->cgroup);
         (void)munmap(j, sizeof(*j));
         return NULL;
@@ -90,12 +96,14 @@ static Incarnation *incarnation_free(Incarnation *inc)
                 output_close(&inc->out[i]);
         keeper_loop_remove(&k->loop, &inc->events);
         keeper_loop_remove(&k->loop, &inc->exit);
+        watch_end(&inc->limits);
         inc->events_fd = fd_close(inc->events_fd);
         inc->cgroup_fd = fd_close(inc->cgroup_fd);
         inc->pidfd = fd_close(inc->pidfd);
         inc->reaper.pidfd = fd_close(inc->reaper.pidfd);
         inc->reaper.socket_fd = fd_close(inc->reaper.socket_fd);
         free(inc->fail_text);
+        free(inc->refused);
         free(inc->cgroup);
         free(inc);
         return NULL;
@@ -126,6 +134,7 @@ static void report_empty(Incarnation *inc, bool removed)
         inc->over = true;
         inc->removed = removed;
         keeper_loop_remove(&inc->keeper->loop, &inc->events);
+        watch_end(&inc->limits);
         inc->events_fd = fd_close(inc->events_fd);
         inc->cgroup_fd = fd_close(inc->cgroup_fd);
         for (int i = 0; i < 2; i++)
@@ -139,7 +148,7 @@ static void on_events(KeeperSource *source, uint32_t events)
 {
         Incarnation *inc = container_of(source, Incarnation, events);
 
-        (void)cgroup_populated(inc->events_fd); /* reading arms the next notification */
+        watch_frozen(&inc->limits, inc->events_fd); /* reading arms the next notification */
         incarnation_look_again(inc);
 }
 
@@ -184,6 +193,8 @@ void incarnation_look_again(Incarnation *inc)
         if (!incarnation_settle(inc))
                 return;
         inc->removing = true;
+        watch_tell(&inc->limits); /* while it is there to be read */
+        watch_end(&inc->limits);
         keeper_loop_remove(&inc->keeper->loop, &inc->events); /* the file of a removed cgroup is ready for ever */
         if (!keeper_start_remove(inc->keeper, &msg, inc->keeper->dataflow_fd, inc->cgroup,
                 nsec_add(clock_now(), REMOVE_SPAN), on_removed))
@@ -214,6 +225,8 @@ void incarnation_exited(Incarnation *inc, int code, int status)
         inc->exited = true;
         inc->exit_code = msg.exited.code = code;
         inc->exit_status = msg.exited.status = status;
+        if (inc->started)
+                watch_tell(&inc->limits); /* before: it may be why */
         if (inc->started)
                 keeper_report(inc->keeper, &msg, -1);
         incarnation_look_again(inc);
@@ -251,6 +264,20 @@ static int read_spec(SpawnJob *j)
         return keeper_spec_decode(&j->spec, j->spec_buffer, j->spec_size);
 }
 
+/* Before anybody is born there. */
+static int place_limits(SpawnJob *j)
+{
+        int r;
+
+        if (j->group_oom)
+                limits_group_oom(j->cgroup_fd);
+        r = limits_set_all(j->cgroup_fd, j->limits, j->lenient, j->missing, j->refused, sizeof(j->refused));
+        if (!r || j->lenient)
+                return 0;
+        j->limits_failed = true;
+        return r;
+}
+
 /* 0 or -errno; the step is in the outcome. */
 static int make_place(SpawnJob *j)
 {
@@ -270,7 +297,7 @@ static int make_place(SpawnJob *j)
                 return j->events_fd;
         /* A bound for hostile trees; a kernel without it only lacks the bound */
         (void)cgroup_limit_descent(j->cgroup_fd);
-        return 0;
+        return place_limits(j);
 }
 
 /* Before the life is announced: without a cgroup there is nothing to watch or to kill but its reaper. */
@@ -339,6 +366,7 @@ static void on_place_made(Job *job)
         inc->cgroup_fd = TAKE_FD(j->cgroup_fd);
         inc->events_fd = TAKE_FD(j->events_fd);
         watch_events(inc);
+        watch_begin(&inc->limits, inc->cgroup_fd, j->limits);
 }
 
 static void report_spawn_failed(Incarnation *inc, KeeperStage stage, int error, const char *text)
@@ -379,6 +407,19 @@ static KeeperCgroupWrite cgroup_write_of(const Keeper *k, bool confined)
         if (!k->confine.writable)
                 return KEEPER_CGROUP_WRITE_NO;
         return confined ? KEEPER_CGROUP_WRITE_READ_ONLY : KEEPER_CGROUP_WRITE_POSSIBLE;
+}
+
+/* It runs without these. */
+static void report_refused(Incarnation *inc, const SpawnJob *j)
+{
+        KeeperMsg msg = about(inc, KEEPER_MSG_REFUSED);
+
+        if (!j->refused[0])
+                return;
+        free(inc->refused);
+        inc->refused = strdup(j->refused); /* NULL: a successor does not hear of it */
+        msg.refused.text = j->refused;
+        keeper_report(inc->keeper, &msg, -1);
 }
 
 /* What was ordered while the child was on its way reaches it now. */
@@ -423,9 +464,10 @@ static void on_spawn_done(Job *job)
                 inc->cgroup_write = cgroup_write_of(inc->keeper, j->outcome.confined);
                 note_unconfined(inc->keeper, j);
                 /* Also when it was given up: then its end is awaited without a word. */
-                if (!inc->given_up)
+                if (!inc->given_up) {
                         report_spawned(inc, j->outcome.pid);
-                else
+                        report_refused(inc, j);
+                } else
                         incarnation_kill_leader(inc);
                 if (inc->reaper.socket_fd >= 0)
                         watch_or_leave(inc, &inc->exit, inc->reaper.socket_fd, EPOLLIN, keeper_on_reaper);
@@ -436,14 +478,16 @@ static void on_spawn_done(Job *job)
                 inc->exited = inc->reaped = true;
                 stage = spawn_explain(&j->outcome, j->spec_read ? &j->spec : NULL, j->plan.uid, j->plan.gid, text,
                         sizeof(text));
-                if (!inc->given_up)
+                if (!inc->given_up && j->limits_failed)
+                        report_spawn_failed(inc, KEEPER_STAGE_LIMITS, j->outcome.error, j->refused);
+                else if (!inc->given_up)
                         report_spawn_failed(inc, stage, j->outcome.error, text);
         }
         end_job(inc, j);
 }
 
 /* With a job that has nothing to do yet. NULL: without memory. */
-static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, const char *id)
+static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, const char *id, const char *limits, bool lenient)
 {
         Incarnation *inc = calloc(1, sizeof(*inc));
         SpawnJob *j = spawn_job_new();
@@ -451,12 +495,13 @@ static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, const char 
 
         if (!inc || !j || !entry ||
                 asprintf(&inc->cgroup, "%s.%llu", id, (unsigned long long)msg->generation) < 0 ||
-                !(j->cgroup = strdup(inc->cgroup))) {
+                !(j->cgroup = strdup(inc->cgroup)) || !(j->limits = strdup(limits)) || !(j->missing = strdup(k->missing))) {
                 if (inc)
                         free(inc->cgroup);
                 free(inc);
                 if (j) {
                         free(j->cgroup);
+                        free(j->limits);
                         (void)munmap(j, sizeof(*j));
                 }
                 return NULL;
@@ -468,6 +513,9 @@ static Incarnation *incarnation_new(Keeper *k, const KeeperMsg *msg, const char 
         inc->job = j;
         inc->spawn_began = clock_now();
         inc->spawn_deadline = NSEC_NEVER;
+        watch_init(&inc->limits, k, inc);
+        j->lenient = lenient;
+        j->group_oom = k->controllers & LIMIT_CONTROLLER_MEMORY;
         inc->cgroup_fd = inc->events_fd = inc->pidfd = -1;
         inc->reaper = REAPER_NULL;
         inc->events = inc->exit = KEEPER_SOURCE_INIT;
@@ -550,7 +598,7 @@ void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds)
                         (unsigned long long)msg->generation, msg->spawn.id);
                 return; /* no answer: it would be taken for the first one's */
         }
-        inc = incarnation_new(k, msg, msg->spawn.id);
+        inc = incarnation_new(k, msg, msg->spawn.id, msg->spawn.limits, msg->spawn.lenient);
         if (!inc) {
                 keeper_refuse_spawn(k, msg, KEEPER_STAGE_CLONE, ENOMEM,
                         "cannot start the node: the keeper is out of memory");
@@ -617,7 +665,7 @@ static int capture(SpawnJob *j)
         if (!r && clock_now() >= j->capture_deadline)
                 return capture_refused(j, -ETIMEDOUT, "its keeper was held up for too long");
         if (r)
-                return capture_refused(j, r, error_text(r));
+                return capture_refused(j, r, j->limits_failed ? j->refused : error_text(r));
         return capture_move(CAPTURE_PROC, j->capture_fd, j->outcome.pid, fd, j->why, sizeof(j->why)) ? -EPERM : 0;
 }
 
@@ -638,6 +686,7 @@ static void on_captured_exit(KeeperSource *source, uint32_t events)
 
         keeper_loop_remove(&inc->keeper->loop, &inc->exit);
         inc->exited = true;
+        watch_tell(&inc->limits);
         keeper_report(inc->keeper, &msg, -1);
         incarnation_look_again(inc);
 }
@@ -653,6 +702,7 @@ static void on_capture_done(Job *job)
                 inc->pidfd = TAKE_FD(j->capture_fd);
                 inc->cgroup_write = cgroup_write_of(inc->keeper, false);
                 report_spawned(inc, j->outcome.pid);
+                report_refused(inc, j);
                 watch_or_leave(inc, &inc->exit, inc->pidfd, EPOLLIN, on_captured_exit);
         } else {
                 inc->exited = true;
@@ -694,7 +744,7 @@ void keeper_capture(Keeper *k, const KeeperMsg *msg, int *fds)
                 keeper_note(k, "an order to capture a process as generation %llu of node %s twice was refused", (unsigned long long)msg->generation, msg->capture.id);
                 return; /* no answer: it would be taken for the first one's */
         }
-        inc = incarnation_new(k, msg, msg->capture.id);
+        inc = incarnation_new(k, msg, msg->capture.id, msg->capture.limits, msg->capture.lenient);
         if (!inc) {
                 keeper_refuse_spawn(k, msg, KEEPER_STAGE_CAPTURE, ENOMEM, "the keeper is out of memory");
                 return;
@@ -735,7 +785,10 @@ static void report_incarnation(Incarnation *inc)
         msg.incarnation.n_killed = inc->n_killed;
         msg.incarnation.stage = inc->fail_stage;
         msg.incarnation.text = inc->fail_text ? inc->fail_text : "";
+        msg.incarnation.frozen = inc->limits.frozen;
+        msg.incarnation.refused = inc->refused;
         keeper_report(inc->keeper, &msg, fd);
+        watch_again(&inc->limits);
 }
 
 void keeper_resume(Keeper *k)
@@ -745,7 +798,10 @@ void keeper_resume(Keeper *k)
 
         list_for_each(inc, next, &k->incarnations, link)
                 report_incarnation(inc);
-        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_RESUMED, .resumed = {k->begun, k->begun && k->takeover, k->begun ? keeper_cgroup_path(k, path, sizeof(path)) : ""}}, -1);
+        watch_again(&k->limits);
+        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_RESUMED, .resumed = {k->begun, k->begun && k->takeover, k->begun ? keeper_cgroup_path(k, path, sizeof(path)) : "",
+                .controllers = k->controllers, .missing = k->missing, .refused = k->refused,
+                .frozen = k->begun && limits_freeze_ordered(k->dataflow_fd)}}, -1);
 }
 
 static int first_pid(pid_t pid, void *userdata)
@@ -772,6 +828,7 @@ void keeper_adopt(Keeper *k, const KeeperMsg *msg, int *fds)
         inc->reaper = REAPER_NULL;
         inc->events = inc->exit = KEEPER_SOURCE_INIT;
         inc->started = inc->exited = inc->reaped = inc->adopted = true;
+        watch_init(&inc->limits, k, inc);
         output_init(&inc->out[0], inc, 1);
         output_init(&inc->out[1], inc, 2);
         list_append(&k->incarnations, &inc->link);
@@ -786,6 +843,10 @@ void keeper_adopt(Keeper *k, const KeeperMsg *msg, int *fds)
                 inc->cgroup_write = pid > 0 ? cgroup_write_of(k, confine_is_apart(pid)) : KEEPER_CGROUP_WRITE_UNKNOWN;
         }
         watch_events(inc);
+        if (inc->events_fd >= 0) {
+                watch_begin(&inc->limits, inc->cgroup_fd, msg->adopt.limits);
+                inc->limits.frozen = limits_frozen(inc->events_fd) == 1;
+        }
         incarnation_look_again(inc); /* gone or empty already: EMPTY follows */
 }
 

@@ -21,6 +21,7 @@
 #include "protocol/guard_msg.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
+#include "supervisor/limit-files.h"
 #include "supervisor/priority.h"
 
 #define ORDERS_PER_TURN   16
@@ -51,12 +52,12 @@ static int tell_guard(Keeper *k, int kill_fd, int events_fd)
         return sendmsg(k->guard_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? error_origin(-errno) : 0;
 }
 
-/* Watched only while we are alone; the level is read then. */
+/* Whether anybody is left is of interest only while we are alone, and is read then. */
 static void on_dataflow_events(KeeperSource *source, uint32_t events)
 {
         Keeper *k = container_of(source, Keeper, events);
 
-        (void)cgroup_populated(k->events_fd);
+        watch_frozen(&k->limits, k->events_fd); /* reading arms the next notification */
 }
 
 /* Made fresh, and known to the guard before anything can live in it. */
@@ -107,6 +108,7 @@ static void order_guard(Keeper *k, const int *fds)
 static void unmake_dataflow(Keeper *k)
 {
         keeper_loop_remove(&k->loop, &k->events);
+        watch_end(&k->limits);
         k->events_fd = fd_close(k->events_fd);
         if (k->dataflow_fd >= 0)
                 (void)cgroup_remove_tree(k->instance_fd, k->uuid, 0);
@@ -137,7 +139,28 @@ static void report_begun(Keeper *k)
 {
         char path[KEEPER_MSG_PATH_MAX + 1];
 
-        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_BEGUN, .begun = {keeper_cgroup_path(k, path, sizeof(path))}}, -1);
+        keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_BEGUN, .begun = {keeper_cgroup_path(k, path, sizeof(path)), k->controllers, k->missing, k->refused}}, -1);
+}
+
+/*
+ * Memory and pids are had wherever they can be: who was ended for want of memory, and all of a node with it, is told without a
+ * limit too. The other controllers change how the CPU and the disk are shared, and are enabled only when a limit asks.
+ */
+static void set_limits(Keeper *k, const KeeperMsg *msg)
+{
+        char reason[128];
+
+        k->needed = msg->begin.controllers;
+        if (!enforcer_has_cgroup(k->enforcer)) {
+                (void)snprintf(reason, sizeof(reason), "limits need cgroups, and nodes are ended without them here (%s)", enforcer_name(k->enforcer));
+                limits_missing(reason, k->missing, sizeof(k->missing));
+                (void)limits_set_all(k->dataflow_fd, msg->begin.limits, true, k->missing, k->refused, sizeof(k->refused));
+                return;
+        }
+        k->controllers = limits_enable(k->dataflow_fd, k->needed | LIMIT_CONTROLLER_MEMORY | LIMIT_CONTROLLER_PIDS, k->missing, sizeof(k->missing));
+        (void)limits_set_all(k->dataflow_fd, msg->begin.limits, true, k->missing, k->refused, sizeof(k->refused)); /* BEGUN says it */
+        watch_begin(&k->limits, k->dataflow_fd, msg->begin.limits);
+        k->limits.frozen = limits_frozen(k->events_fd) == 1;
 }
 
 static void order_begin(Keeper *k, const KeeperMsg *msg, int *fds)
@@ -180,6 +203,7 @@ static void order_begin(Keeper *k, const KeeperMsg *msg, int *fds)
                 fail_begin(k, what, -r);
                 return;
         }
+        set_limits(k, msg);
         k->begun = true;
         report_begun(k);
 }
@@ -213,6 +237,8 @@ static void begin_ending(Keeper *k, nsec_t deadline)
         set_phase(k, KEEPER_ENDING, deadline);
         k->remove_done = k->removed = false;
         keeper_loop_remove(&k->loop, &k->events); /* the file of a removed cgroup is ready for ever */
+        watch_tell(&k->limits);
+        watch_end(&k->limits);
         end_outputs(k);
         stream_last(&k->stream, deadline);
         /* What would not die was killed for all of its time; this is for those who moved up. */
@@ -275,6 +301,12 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
                 break;
         case KEEPER_MSG_LOOK:
                 keeper_look(k, msg);
+                break;
+        case KEEPER_MSG_LIMIT:
+                keeper_limit(k, msg);
+                break;
+        case KEEPER_MSG_FREEZE:
+                keeper_freeze(k, msg);
                 break;
         case KEEPER_MSG_REAP:
                 keeper_reap(k, msg);
@@ -588,6 +620,7 @@ static int keeper_init(Keeper *k)
         list_init(&k->incarnations);
         list_init(&k->reports);
         k->supervisor = k->guard = k->signals = k->outputs_source = k->events = k->listener = KEEPER_SOURCE_INIT;
+        watch_init(&k->limits, k, NULL);
         k->signal_fd = k->dataflow_fd = k->events_fd = k->loop.epoll_fd = k->outputs.epoll_fd = -1;
         k->stream = STREAM_NULL;
         k->feed = FEED_NULL;
@@ -628,6 +661,7 @@ static nsec_t next_deadline(const Keeper *k, bool more)
         if (k->alone_since)
                 deadline = MIN(deadline, nsec_add(k->alone_since, ALONE_WAIT_SPAN));
         deadline = MIN(deadline, incarnations_deadline(k));
+        deadline = MIN(deadline, watches_deadline(k));
         deadline = MIN(deadline, stream_deadline(&k->stream));
         return MAX(MIN(deadline, feed_deadline(&k->feed)), UINT64_C(1)); /* 0 means: do not wait */
 }
@@ -641,6 +675,7 @@ static int keeper_run(Keeper *k)
 
                 feed_tick(&k->feed, now);
                 stream_tick(&k->stream, now);
+                watches_tick(k, now);
                 incarnations_tick(k, now);
                 step_phase(k, now);
                 if (k->phase == KEEPER_GONE)

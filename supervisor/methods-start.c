@@ -79,6 +79,7 @@ static DataflowOptions options_of(const Client *client, const Parameters *parame
                 .budget_ns = span_of(parameters->budget_ms, client->server->supervisor->options.budget_ns),
                 .log_dir = parameters->log_dir,
                 .environ = environ_,
+                .allow_unenforced = parameters->allow_unenforced_limits,
                 .umask = parameters->umask == PARAM_ABSENT ? 022 : (mode_t)parameters->umask,
                 .uid = client->peer.uid,
                 .gid = client->peer.gid,
@@ -430,7 +431,7 @@ static void restart(Client *client, const Parameters *parameters)
 const Method methods_start[] = {
         {.name = "Start",
                 .takes = {PARAM_PLAN | PARAM_REQUIRED, PARAM_NAME, PARAM_ENVIRONMENT, PARAM_UMASK, PARAM_LOG_DIR, PARAM_GRACE_MS,
-                        PARAM_BUDGET_MS, PARAM_REPLACE, PARAM_DESPITE_LEFTOVER, PARAM_WAIT, PARAM_TIMEOUT_MS},
+                        PARAM_BUDGET_MS, PARAM_REPLACE, PARAM_DESPITE_LEFTOVER, PARAM_ALLOW_UNENFORCED, PARAM_WAIT, PARAM_TIMEOUT_MS},
                 .run = start},
         {.name = "Restart",
                 .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_GRACE_MS, PARAM_FORCE, PARAM_DESPITE_LEFTOVER, PARAM_TIMEOUT_MS},

@@ -19,6 +19,7 @@
 #define NODE_AGAIN_SPAN           (20 * NSEC_PER_MSEC) /* before another try of a start for which there was no guard */
 #define NODE_CAPTURE_SPAN         (5 * NSEC_PER_SEC)   /* for a keeper to move a process; later it does not any more */
 #define NODE_REFUSAL_SIZE         1024
+#define NODE_FROZEN_SPAN          NSEC_PER_SEC /* a deadline of one who is frozen is looked at again */
 #define NODE_LOOK_SPAN            (300 * NSEC_PER_MSEC)
 #define NODE_GUARD_SPAN           (200 * NSEC_PER_MSEC) /* the guard answers in microseconds */
 #define NODE_OUT_QUEUE_MAX        4096 /* packets that a node may leave unread; the handshake of the largest node is 1 800 */
@@ -163,6 +164,11 @@ static int on_deadline(Timer *timer, nsec_t now)
 {
         Node *node = container_of(timer, Node, deadline);
 
+        /* Who stands still is late for nothing, and nobody for its sake; with the thaw its time begins anew. */
+        if ((node->state == NODE_STARTING || node->state == NODE_RUNNING) && (resources_is_frozen(node) || (node->mapped && node->state == NODE_STARTING && dataflow_has_frozen(node->dataflow)))) {
+                timer_arm(node->dataflow->loop, timer, nsec_add(now, NODE_FROZEN_SPAN), on_deadline);
+                return 0;
+        }
         /* It has done its part, and waits for links with nodes that have not begun: they have deadlines of their own. */
         if (node->state == NODE_STARTING && node->mapped && wiring_waits_for_others(node))
                 timer_arm(node->dataflow->loop, timer, nsec_add(now, node->plan->startup_timeout_ns), on_deadline);
@@ -271,6 +277,8 @@ static void node_begin_incarnation(Node *node)
         node->rung = NODE_RUNG_NONE;
         node->ordered = NODE_LADDER_NEVER;
         node->restart_wanted = false;
+        node->held = false;
+        resources_begin(&node->resources);
         node->n_signals_sent = node->n_signals_done = 0;
         free(node->error);
         node->error = NULL;
@@ -289,6 +297,9 @@ static void node_order_spawn(Node *node)
         }
         node_set_deadline(node, deadline);
         node_journal(node); /* the intent, before anything can come of it */
+        node->held = node->dataflow->frozen_all; /* a child that is frozen on its way to execve would hang there */
+        if (node->held)
+                return;
         if (node->plan->kind == PLAN_KIND_NODE) {
                 r = wiring_prepare(node, &sock);
                 if (r)
@@ -364,6 +375,22 @@ void node_on_refused(Node *node, const char *text)
         node->found = (NodeFound){};
         node_journal(node);
         show_node(node);
+}
+
+void node_on_thawed(Node *node)
+{
+        nsec_t now = node->dataflow->loop->now;
+
+        if (resources_is_frozen(node))
+                return;
+        if (node->state == NODE_STARTING && node->held)
+                node_order_spawn(node);
+        else if (node->state == NODE_STARTING && node->deadline.loop)
+                node_set_deadline(node, nsec_add(now, node->plan->startup_timeout_ns));
+        else if (node->state == NODE_RUNNING && node->deadline.loop)
+                node_set_deadline(node, nsec_add(now, node->plan->finish_grace_ns));
+        if (node->state == NODE_RUNNING && node->dataflow->released)
+                show_node_runs(node);
 }
 
 void node_on_ended(Node *node, int32_t code, int32_t status)
@@ -495,7 +522,7 @@ static void node_on_exit(Node *node)
 
 static void node_on_early_exit(Node *node)
 {
-        char how[64];
+        char how[128];
 
         node_set_error(node, "%s before it was ready%s", node_describe_end(node, how, sizeof(how)),
                 node->connected ? "" : ": it never connected (a node with inputs or outputs must call tg_node_open() or tidegate.Node())");
@@ -549,6 +576,14 @@ static void node_begin_ladder(Node *node)
                 node->end = NODE_END_STOP;
         if (node_is_loose(node) && !node_is_connected(node) && !node->exited)
                 node_on_left(node); /* nobody came: nobody is waited for */
+        if (node->held) { /* nobody was started */
+                node->held = false;
+                node->exited = node->empty = true;
+                node->exit_code = CLD_EXITED;
+                node->exit_status = 0;
+        }
+        if (node->ladder.term > node->dataflow->loop->now) /* else it begins with the kill, which needs no thaw */
+                resources_thaw(node->dataflow, node);
         if (node->rung == NODE_RUNG_NONE) {
                 node->rung = NODE_RUNG_ASK;
                 if (node_is_connected(node))
@@ -616,6 +651,7 @@ static void node_next_rung(Node *node)
         }
         switch (node->rung) {
         case NODE_RUNG_TERM:
+                resources_thaw(dataflow, node);
                 (void)keeper_order_signal(node, SIGTERM); /* the next rung does not depend on it */
                 break;
         case NODE_RUNG_KILL:
@@ -722,7 +758,7 @@ static void node_resolve(Node *node)
                         node->killed_by_guard ? "was still there at the deadline of a stop, and was killed by the guard"
                                               : "left processes behind when it ended; they did not react to SIGTERM and were killed");
         if (!failed && node->end == NODE_END_EXIT && !(node->exit_code == CLD_EXITED && node->exit_status == 0)) {
-                char how[64];
+                char how[128];
 
                 node_set_error(node, "%s", node_describe_end(node, how, sizeof(how)));
                 failed = true;
@@ -730,7 +766,7 @@ static void node_resolve(Node *node)
                 node_set_error(node, "did not react to stop in time and was killed%s", node->killed_by_guard ? " by the guard" : "");
         } else if (node->end == NODE_END_STOP && !failed && !dataflow->failed_start && node->exit_code == CLD_EXITED && node->exit_status != 0 &&
                    node->exit_status != 128 + SIGTERM && node->exit_status != 128 + SIGINT) {
-                char how[64];
+                char how[128];
 
                 node_set_error(node, "%s after it was asked to stop", node_describe_end(node, how, sizeof(how)));
                 failed = true;
@@ -937,6 +973,8 @@ void node_set_error(Node *node, const char *format, ...)
 
 const char *node_describe_end(const Node *node, char *buffer, size_t size)
 {
+        if (node->exit_code == CLD_KILLED && resources_explain_oom(node, buffer, size))
+                return buffer;
         if (node->exit_code == CLD_EXITED)
                 (void)snprintf(buffer, size, "exited with status %d", node->exit_status);
         else if (node->exit_code == CLD_KILLED || node->exit_code == CLD_DUMPED)
@@ -1000,5 +1038,6 @@ void node_done(Node *node)
         leftover_done(&node->left);
         for (size_t i = 0; i < NODE_OLDER_MAX; i++)
                 leftover_done(&node->older[i]);
+        resources_done(&node->resources);
         *node = (Node){};
 }

@@ -20,6 +20,7 @@
 #include "supervisor/loop.h"
 #include "supervisor/packet.h"
 #include "supervisor/plan.h"
+#include "supervisor/resources.h"
 
 typedef struct Dataflow Dataflow;
 typedef struct Node Node;
@@ -169,6 +170,8 @@ struct Node {
         char *error;       /* what went wrong, for people; NULL: nothing */
         Leftover left;     /* quarantined: who is left */
         Leftover older[NODE_OLDER_MAX]; /* of earlier lives, beside which others were begun all the same */
+        Resources resources; /* limits, and whether it is frozen */
+        bool held;         /* starting, and not ordered from the keeper yet: its dataflow is frozen */
 };
 
 int node_init(Node *node, Dataflow *dataflow, uint32_t index);
@@ -285,6 +288,9 @@ void node_on_left(Node *node);
 void node_on_joining(Node *node, int pidfd);
 void node_on_captured(Node *node);
 void node_on_refused(Node *node, const char *text);
+
+/* node_on_thawed() - it, or everybody, runs again: what did not run meanwhile begins anew. */
+void node_on_thawed(Node *node);
 
 /* node_on_ended() - its first process; @code 0: nobody knows how, which is nobody's fault if it was captured. */
 void node_on_ended(Node *node, int32_t code, int32_t status);

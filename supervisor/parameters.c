@@ -34,6 +34,7 @@ typedef struct ParamInfo {
 
 static const ParamInfo infos[_PARAM_MAX] = {
         [PARAM_ALL] = INFO(all, TYPE_BOOL, 0, 0),
+        [PARAM_ALLOW_UNENFORCED] = INFO(allow_unenforced_limits, TYPE_BOOL, 0, 0),
         [PARAM_BUDGET_MS] = INFO(budget_ms, TYPE_INT, 0, MS_MAX),
         [PARAM_DATAFLOW] = INFO(dataflow, TYPE_STRING, 1, NAME_LENGTH_MAX),
         [PARAM_DESPITE_LEFTOVER] = INFO(despite_leftover, TYPE_BOOL, 0, 0),
@@ -41,6 +42,7 @@ static const ParamInfo infos[_PARAM_MAX] = {
         [PARAM_FORCE] = INFO(force, TYPE_BOOL, 0, 0),
         [PARAM_GRACE_MS] = INFO(grace_ms, TYPE_INT, 0, MS_MAX),
         [PARAM_INTERFACE] = INFO(interface, TYPE_STRING, 0, NAME_LENGTH_MAX),
+        [PARAM_LIMITS] = INFO(limits, TYPE_OBJECT, 0, 0),
         [PARAM_LOG_DIR] = INFO(log_dir, TYPE_STRING, 1, PATH_MAX - 64),
         [PARAM_NAME] = INFO(name, TYPE_STRING, 1, NAME_LENGTH_MAX),
         [PARAM_NAMES] = INFO(names, TYPE_STRINGS, 1, NAME_LENGTH_MAX),

@@ -17,6 +17,7 @@
 typedef enum ParamId {
         PARAM_NONE,
         PARAM_ALL,
+        PARAM_ALLOW_UNENFORCED,
         PARAM_BUDGET_MS,
         PARAM_DATAFLOW,
         PARAM_DESPITE_LEFTOVER,
@@ -24,6 +25,7 @@ typedef enum ParamId {
         PARAM_FORCE,
         PARAM_GRACE_MS,
         PARAM_INTERFACE,
+        PARAM_LIMITS,
         PARAM_LOG_DIR,
         PARAM_NAME,
         PARAM_NAMES,
@@ -45,8 +47,8 @@ typedef enum ParamId {
 
 typedef struct Parameters { /* absent: NULL, false, PARAM_ABSENT */
         const char *dataflow, *interface, *log_dir, *name, *node, *state, *wait;
-        json_t *environment, *names, *nodes, *plan;
-        bool all, despite_leftover, force, replace;
+        json_t *environment, *limits, *names, *nodes, *plan;
+        bool all, allow_unenforced_limits, despite_leftover, force, replace;
         json_int_t budget_ms, grace_ms, signal, timeout_ms, umask;
 } Parameters;
 

@@ -74,6 +74,7 @@ static void method_run(Private *private, json_t *parameters)
                 .log_dir = log_dir && log_dir[0] == '/' && strlen(log_dir) < PATH_MAX - 64 ? log_dir : NULL,
                 .environ = environ,
                 .umask = (mode_t)(get_span(parameters, "umask", 022) & 0777),
+                .allow_unenforced = json_is_true(json_object_get(parameters, "allow_unenforced_limits")),
                 .uid = getuid(),
                 .gid = getgid(),
                 .nofile = supervisor->options.nofile,

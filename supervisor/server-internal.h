@@ -45,6 +45,12 @@ struct Flow {
         bool tap_ended; /* nothing more will come from its keeper */
 };
 
+typedef enum CallOrder {
+        CALL_ORDER_NONE,
+        CALL_ORDER_LIMITS,
+        CALL_ORDER_FREEZE,
+} CallOrder;
+
 /* What a client has asked for and not been answered yet. */
 typedef struct Call {
         const Method *method; /* NULL: none */
@@ -76,6 +82,7 @@ typedef struct Call {
         uint64_t generation;
         bool ordered;    /* StopNode, RestartNode: by this call, once the guard holds it */
         uint32_t ticket; /* which of the signals it is */
+        CallOrder order; /* what the keeper is to answer; of the node, or without one of the flow */
         int awaited;     /* NodeState or DataflowState; -1: ended */
         bool seen;       /* it was there, if only for a moment */
 
@@ -116,7 +123,7 @@ struct Method {
 };
 
 /* The methods, by file; ended by one without a name. */
-extern const Method methods_service[], methods_query[], methods_start[], methods_stop[], methods_node[], methods_stream[];
+extern const Method methods_service[], methods_query[], methods_start[], methods_stop[], methods_node[], methods_resources[], methods_stream[];
 
 /* server.c: answers. Each ends the call under way. */
 void client_reply(Client *client, json_t *take_parameters);

@@ -30,6 +30,11 @@ bool server_signalled(Server *server, Node *node, uint32_t n, int error);
 /* server_node_refused() - the guard would not hold the deadline of an order: nothing was ordered. @server may be NULL. */
 void server_node_refused(Server *server, Node *node);
 
+/* resources.c: the keeper has answered an order about limits or the freezer; @node NULL: of the dataflow. @server may be NULL. */
+void server_limited(Server *server, const Dataflow *dataflow, const Node *node, int error, const char *text);
+void server_frozen(Server *server, const Dataflow *dataflow, const Node *node, bool frozen, int error);
+void server_look_again(Server *server); /* something that status shows has changed */
+
 /* server_unshown() - lines of a node that no reader got will not come any more. */
 void server_unshown(Dataflow *dataflow, uint32_t node, uint64_t n_lines);
 

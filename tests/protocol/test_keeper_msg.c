@@ -39,6 +39,18 @@ static const KeeperMsg samples[] = {
         {.type = KEEPER_MSG_SPAWN_FAILED, .node = 3, .generation = 1, .spawn_failed = {KEEPER_STAGE_CAPTURE, 1, "it has limits"}},
         {.type = KEEPER_MSG_EXITED, .node = 3, .generation = 1, .exited = {0, 0}},
         {.type = KEEPER_MSG_COUNTED, .counted = {3, UINT32_MAX}},
+        {.type = KEEPER_MSG_BEGIN, .begin = {"0191-ac", "a", "", 3, 1, 1, 0, .limits = "pids_max=9\n", .controllers = 31}},
+        {.type = KEEPER_MSG_SPAWN, .node = 7, .generation = 2, .spawn = {"a", 4096, 1, 0, .limits = "memory_max=4096\ncpu_weight=5\n", .lenient = 1}},
+        {.type = KEEPER_MSG_CAPTURE, .node = 3, .generation = 2, .capture = {"viewer", 1, "pids_max=2\n", 1}},
+        {.type = KEEPER_MSG_LIMIT, .node = KEEPER_NODE_ALL, .limit = {"memory_max=max\n"}},
+        {.type = KEEPER_MSG_FREEZE, .node = 1, .generation = 2, .freeze = {1, 77}},
+        {.type = KEEPER_MSG_BEGUN, .begun = {"/x", 5, "cpu=no\n", "memory_max=no"}},
+        {.type = KEEPER_MSG_RESUMED, .resumed = {1, 0, "/x", 31, "", "", 1}},
+        {.type = KEEPER_MSG_LIMITED, .node = 1, .generation = 2, .limited = {22, "io_max=no"}},
+        {.type = KEEPER_MSG_FREEZE_DONE, .node = KEEPER_NODE_ALL, .freeze_done = {1, 110}},
+        {.type = KEEPER_MSG_FROZEN, .node = 1, .generation = 2, .frozen = {1}},
+        {.type = KEEPER_MSG_USAGE, .node = 1, .generation = 2, .usage = {{UINT64_MAX, 1, 2, 3, 4, 5, 6}, 1}},
+        {.type = KEEPER_MSG_REFUSED, .node = 1, .generation = 2, .refused = {"memory_max=no"}},
 };
 
 Test(keeper_msg, every_message_survives_the_round_trip)
@@ -210,13 +222,17 @@ Test(keeper_msg, values_outside_their_range_are_refused_when_written)
                 {.type = KEEPER_MSG_REAP, .node = KEEPER_NODE_ALL, .generation = 0},
                 {.type = KEEPER_MSG_BEGUN, .begun = {"relative"}},
                 {.type = KEEPER_MSG_SPAWNED, .node = 1, .generation = 1, .spawned = {0}},
-                {.type = KEEPER_MSG_SPAWN_FAILED, .node = 1, .generation = 1, .spawn_failed = {(KeeperStage)10, 0, ""}},
+                {.type = KEEPER_MSG_SPAWN_FAILED, .node = 1, .generation = 1, .spawn_failed = {(KeeperStage)(KEEPER_STAGE_LAST + 1), 0, ""}},
                 {.type = KEEPER_MSG_SPAWN_FAILED, .node = 1, .generation = 1, .spawn_failed = {(KeeperStage)0, 0, ""}},
                 {.type = KEEPER_MSG_SPAWN_FAILED, .node = 1, .generation = 1, .spawn_failed = {1, -2, ""}},
                 {.type = KEEPER_MSG_EXITED, .node = 1, .generation = 1, .exited = {CLD_STOPPED, 1}},
                 {.type = KEEPER_MSG_EXITED, .node = 1, .generation = 1, .exited = {CLD_EXITED, 256}},
                 {.type = KEEPER_MSG_NOTE, .note = {long_text}},
                 {.type = KEEPER_MSG_ENDED, .ended = {1, 2}},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "", 1, 0, 0, 0, .controllers = 32}},
+                {.type = KEEPER_MSG_LIMIT, .node = 1, .generation = 1, .limit = {long_text}},
+                {.type = KEEPER_MSG_FREEZE, .node = 1, .generation = 1, .freeze = {2, 1}},
+                {.type = KEEPER_MSG_REFUSED, .node = KEEPER_NODE_ALL, .refused = {""}},
         };
 
         memset(long_text, 'x', sizeof(long_text) - 1);
@@ -264,8 +280,8 @@ Test(keeper_msg, only_orders_are_orders_and_fds_are_counted)
         cr_assert_eq(keeper_msg_n_fds(&(KeeperMsg){.type = KEEPER_MSG_SPAWN}), 5);
         cr_assert_eq(keeper_msg_n_fds(&(KeeperMsg){.type = KEEPER_MSG_SPAWNED}), 1);
         cr_assert_eq(keeper_msg_n_fds(&(KeeperMsg){.type = KEEPER_MSG_END}), 0);
-        cr_assert_eq(keeper_msg_n_fds(&(KeeperMsg){.type = (KeeperMsgType)20}), -1);
-        cr_assert_str_eq(keeper_msg_name((KeeperMsgType)20), "?");
+        cr_assert_eq(keeper_msg_n_fds(&(KeeperMsg){.type = (KeeperMsgType)30}), -1);
+        cr_assert_str_eq(keeper_msg_name((KeeperMsgType)30), "?");
 }
 
 static char *sample_argv[] = {(char *)"sh", (char *)"", (char *)"-c", NULL};
