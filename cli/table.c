@@ -75,7 +75,7 @@ const Command cli_commands[] = {
         },
         {
                 .name = "start",
-                .synopsis = "FILE [--attach | --detach] [--name N] [--replace] [--despite-leftover] [--grace-duration D]",
+                .synopsis = "FILE [--attach | --detach] [--name N] [--replace] [--grace-duration D]",
                 .summary = "hand a dataflow to the daemon",
                 .details = "Attached it shows lines and events until the dataflow ends, and Ctrl-C stops it: once\n"
                            "gracefully, twice now, a third time only the command leaves. Detached it returns once the\n"
