@@ -435,8 +435,9 @@ void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record)
                 guard_forget_order(dataflow, record->node, record->generation);
         if (!node || node->generation != record->generation || node->exited)
                 return;
-        if (record->code == 0 && record->error == ENOENT && !dataflow->stop_ordered)
-                node->restart_wanted = true; /* it never ran: begun again, and not counted against it */
+        /* The guard may be younger than the node, and so is what it knows. One that never ran is begun again, and not counted against it. */
+        if (record->code == 0 && record->error == ENOENT && !dataflow->stop_ordered && node->state == NODE_STARTING && !node->spawned)
+                node->restart_wanted = true;
         node->exited = true;
         node->exit_code = record->code;
         node->exit_status = record->status;
