@@ -250,6 +250,8 @@ void screen_event(Screen *screen, json_t *event, nsec_t now)
                 ledger_event(screen, event);
         else if (strcmp(type, "note") == 0)
                 screen_say(screen, false, "%s%s%s", text_of(event, "node"), text_of(event, "node")[0] ? ": " : "", text_of(event, "text"));
+        else if (strcmp(type, "escape-attempt") == 0)
+                screen_say(screen, true, "node %s: %s", text_of(event, "node"), text_of(event, "text"));
         else if (strcmp(type, "error") == 0 && !json_object_get(event, "node")) /* a node's was told with its state */
                 screen_say(screen, true, "%s", text_of(event, "text"));
 }

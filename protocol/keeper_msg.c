@@ -312,6 +312,13 @@ static void fields_report(Codec *c, KeeperMsg *m)
         case KEEPER_MSG_LEFT:
                 fields_left(c, m);
                 break;
+        case KEEPER_MSG_ESCAPED:
+                field_i32(c, &m->escaped.pid, 1, INT32_MAX);
+                field_i32(c, &m->escaped.signo, 0, SIGRTMAX);
+                field_str(c, &m->escaped.comm, NAME_MAX_);
+                field_str(c, &m->escaped.from, KEEPER_MSG_PATH_MAX);
+                field_str(c, &m->escaped.to, KEEPER_MSG_PATH_MAX);
+                break;
         case KEEPER_MSG_UNSHOWN:
                 field_u32(c, &m->unshown.node);
                 field_u64(c, &m->unshown.n_lines);
@@ -404,6 +411,7 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_KILLING] = {"KILLING", true, true, true},
                 [KEEPER_MSG_LEFT] = {"LEFT", true, true, true},
                 [KEEPER_MSG_NOTE] = {"NOTE", true, false, false},
+                [KEEPER_MSG_ESCAPED] = {"ESCAPED", true, true, false},
                 [KEEPER_MSG_UNSHOWN] = {"UNSHOWN", true, false, false},
                 [KEEPER_MSG_COUNTED] = {"COUNTED", true, false, false},
                 [KEEPER_MSG_ENDED] = {"ENDED", true, false, false},

@@ -34,6 +34,7 @@
  * moved and killed. How a captured process ends nobody sees: code 0. A keeper in the place of another may be given a CAPTURE that was carried out.
  *
  * COUNTED comes before ENDED unless nobody could count in time: what is left below the dataflow's cgroup, nothing if it was removed.
+ * ESCAPED may come between SPAWNED and EMPTY of an incarnation.
  * FROZEN comes when the kernel says that an incarnation (or everybody) is frozen, or is not any more, whoever did it. USAGE comes when a limit
  * is first felt, now and then while that goes on, and before the EXITED and the EMPTY of an incarnation that has felt one. REFUSED comes
  * after SPAWNED: limits that could not be set, and that it runs without (lenient).
@@ -87,6 +88,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_UNSHOWN = 45,
         KEEPER_MSG_INCARNATION = 43,
         KEEPER_MSG_RESUMED = 44,
+        KEEPER_MSG_ESCAPED = 50,
         KEEPER_MSG_COUNTED = 46,
         KEEPER_MSG_LIMITED = 60,
         KEEPER_MSG_FREEZE_DONE = 61,
@@ -225,6 +227,12 @@ typedef struct KeeperMsg {
                         const void *tasks;
                         uint32_t tasks_size; /* bytes */
                 } left;
+                struct { /* ESCAPED: once for each process that is found outside of its incarnation's cgroup */
+                        int32_t pid;   /* for display only */
+                        int32_t signo; /* what it was sent at once; 0: nothing yet, it is killed before EMPTY */
+                        const char *comm;
+                        const char *from, *to; /* "<uuid>/<cgroup>"; path in the hierarchy */
+                } escaped;
                 struct { /* UNSHOWN: of a node of the plan, whatever its incarnation */
                         uint32_t node;
                         uint64_t n_lines;

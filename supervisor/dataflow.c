@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/utf8.h"
 #include "base/uuid.h"
 #include "supervisor/progress.h"
@@ -97,6 +98,18 @@ bool dataflow_has_frozen(const Dataflow *dataflow)
                 if (dataflow->nodes[i].resources.frozen)
                         return true;
         return dataflow->frozen_all;
+}
+
+void dataflow_escape_event(Dataflow *dataflow, const Node *node, int32_t pid, const char *comm, const char *from, const char *to, int signo)
+{
+        char text[512];
+
+        (void)snprintf(text, sizeof(text), "process %d (%s) has left the cgroup of its node for %.300s, and %s", pid, comm, to,
+                signo == SIGKILL ? "was killed there" : "is killed with it");
+        dataflow_emit(dataflow, json_pack("{ss ss si ss ss ss ss}", "type", "escape-attempt", "node", node->plan->id, "pid", (int)pid,
+                "comm", comm, "from", from, "to", to, "text", text));
+        if (!supervisor_is_private(dataflow->supervisor))
+                log_line("ESCAPE: node %s of %s: %s", node->plan->id, dataflow->plan->name, text);
 }
 
 void dataflow_ledger(Dataflow *dataflow, const char *rung, const Node *node, const char *result, int64_t count)

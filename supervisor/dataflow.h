@@ -234,6 +234,8 @@ void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const N
 void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text); /* "stuck", "resumed" */
 void dataflow_freezer_event(Dataflow *dataflow, const Node *node, bool frozen); /* "frozen", "thawed"; @node NULL: all of it */
 bool dataflow_has_frozen(const Dataflow *dataflow); /* some node stands still */
+/* A process has left the cgroup of its node for another; @signo: what it was sent for that, 0: it is killed with the node. */
+void dataflow_escape_event(Dataflow *dataflow, const Node *node, int32_t pid, const char *comm, const char *from, const char *to, int signo);
 void dataflow_on_begun(Dataflow *dataflow, uint32_t controllers, const char *missing, const char *refused); /* as in BEGUN */
 void dataflow_kick(Dataflow *dataflow); /* look again, from the loop, whether something follows */
 

@@ -47,6 +47,8 @@ static CgroupJob *cgroup_job_free(CgroupJob *j)
                 free(j->tallies[i].cgroup);
         if (j->look)
                 j->look->leader_fd = fd_close(j->look->leader_fd);
+        for (unsigned i = 0; j->look && i < j->look->n_strays; i++)
+                j->look->strays[i].pidfd = fd_close(j->look->strays[i].pidfd);
         free(j->look);
         free(j->tallies);
         free(j->name);
@@ -135,9 +137,16 @@ void keeper_signal(Keeper *k, const KeeperMsg *msg)
         int fd = cgroup_of(k, msg, &only);
 
         /* A child that is being born meanwhile must not be passed by. */
-        list_for_each(inc, next, &k->incarnations, link)
-                if (inc->job && !inc->given_up && (inc == only || msg->node == KEEPER_NODE_ALL))
+        list_for_each(inc, next, &k->incarnations, link) {
+                if (inc != only && msg->node != KEEPER_NODE_ALL)
+                        continue;
+                if (inc->job && !inc->given_up)
                         inc->pending_signo = msg->signal.signo;
+                else if (!only && msg->signal.signo == SIGTERM)
+                        strays_look(inc, SIGTERM);
+        }
+        if (only && strays_first(only, msg))
+                return;
         keeper_start_signal(k, msg, fd, false);
 }
 
@@ -264,9 +273,14 @@ void keeper_kill(Keeper *k, const KeeperMsg *msg)
         Incarnation *only, *inc, *next;
         int fd = cgroup_of(k, msg, &only);
 
-        list_for_each(inc, next, &k->incarnations, link)
-                if (inc->job && (inc == only || msg->node == KEEPER_NODE_ALL))
+        list_for_each(inc, next, &k->incarnations, link) {
+                if (inc != only && msg->node != KEEPER_NODE_ALL)
+                        continue;
+                if (inc->job)
                         incarnation_cancel(inc, msg->kill.until_ns);
+                else
+                        strays_look(inc, SIGKILL);
+        }
         keeper_start_kill(k, msg, fd, msg->kill.until_ns, false);
 }
 
@@ -306,6 +320,12 @@ void keeper_look(Keeper *k, const KeeperMsg *msg)
         }
         j->look->leader_fd = inc && inc->pidfd >= 0 && !inc->exited ? fcntl(inc->pidfd, F_DUPFD_CLOEXEC, 3) : -1;
         j->look->leader = j->look->leader_fd >= 0 ? inc->pid : 0;
+        for (unsigned i = 0; inc && i < inc->n_strays; i++) {
+                int stray = inc->strays[i].pidfd < 0 ? -1 : fcntl(inc->strays[i].pidfd, F_DUPFD_CLOEXEC, 3);
+
+                if (stray >= 0)
+                        j->look->strays[j->look->n_strays++] = (KnownStray){inc->strays[i].pid, inc->strays[i].start_time, stray};
+        }
         j->job.run = run_look;
         j->job.on_done = on_looked;
         submit(j);

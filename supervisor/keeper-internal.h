@@ -59,6 +59,14 @@ typedef struct NodeEntry {
         uint64_t unlogged;   /* lines the logger had no room for, not yet told */
 } NodeEntry;
 
+#define STRAYS_KNOWN_MAX 16 /* of an incarnation */
+
+typedef struct KnownStray {
+        pid_t pid;
+        uint64_t start_time;
+        int pidfd;
+} KnownStray;
+
 /* One of the two pipes of an incarnation. */
 typedef struct Output {
         Incarnation *inc;
@@ -103,6 +111,19 @@ struct Incarnation {
         bool adopted;      /* a keeper before us started it: how it ended the guard knows */
         int32_t pid, exit_code, exit_status; /* what was reported, for whoever asks again */
         KeeperCgroupWrite cgroup_write;
+        bool cgroup_writable; /* the plan wants it so */
+        bool foreign;         /* captured: its session is somebody's */
+
+        /* keeper-stray.c: those who left its cgroup */
+        KnownStray strays[STRAYS_KNOWN_MAX]; /* told of */
+        unsigned n_strays;
+        int stray_signo; /* what they get; 0: nothing */
+        bool stray_wanted, stray_busy; /* a pass is to be made; is under way */
+        bool stray_last, strays_gone;  /* ... before it is over: everybody is killed; nobody is left */
+        bool stray_reap;               /* REAP came meanwhile */
+        bool signal_waits;             /* a SIGTERM, for the pass before it: who is nobody's child then is not found any more */
+        KeeperMsg signal_order;
+        nsec_t stray_at;               /* somebody would not die: looked at again; 0: no */
         KeeperStage fail_stage;
         int32_t fail_error; /* 0: SPAWN_FAILED was not reported */
         char *fail_text;
@@ -157,6 +178,7 @@ struct Keeper {
         LimitsWatch limits;   /* of dataflow_fd */
         uint32_t needed, controllers; /* LIMIT_CONTROLLER_*: some limit wants them; they can be used */
         char missing[KEEPER_MSG_LIMITS_MAX + 1], refused[KEEPER_MSG_LIMITS_MAX + 1]; /* as in BEGUN */
+        bool strays_busy; /* a pass is under way */
 
         List nodes;        /* NodeEntry */
         List incarnations; /* Incarnation */
@@ -214,6 +236,7 @@ void incarnation_kill_leader(Incarnation *inc);
 nsec_t incarnations_deadline(const Keeper *k);
 void incarnations_tick(Keeper *k, nsec_t now);
 bool incarnations_over(const Keeper *k);     /* all of them */
+void incarnation_reap(Incarnation *inc);
 bool incarnations_starting(const Keeper *k); /* any start under way that was not given up */
 void incarnation_look_again(Incarnation *inc); /* has it become empty? */
 void incarnations_done(Keeper *k);
@@ -241,6 +264,17 @@ void watch_end(LimitsWatch *watch);
 void watch_frozen(LimitsWatch *watch, int events_fd); /* cgroup.events has changed */
 nsec_t watches_deadline(const Keeper *k);
 void watches_tick(Keeper *k, nsec_t now);
+
+/*
+ * keeper-stray.c: strays_look() - see whether somebody of it left, and let them have @signo (0: only tell). strays_are_gone() - before it is
+ * over: kill them; false: incarnation_look_again() is called when it is known. Both do nothing where its uid keeps it in.
+ */
+void strays_look(Incarnation *inc, int signo);
+bool strays_first(Incarnation *inc, const KeeperMsg *order); /* true: the SIGTERM is sent when they have been looked for */
+bool strays_are_gone(Incarnation *inc);
+void strays_tick(Incarnation *inc, nsec_t now);
+void strays_go_on(Keeper *k);
+void strays_forget(Incarnation *inc);
 
 /* keeper-output.c */
 void output_init(Output *out, Incarnation *inc, int stream);
@@ -271,6 +305,8 @@ typedef struct Look {
         int dir_fd;
         pid_t leader;     /* of the incarnation, for as long as leader_fd says so; 0: none is known */
         int leader_fd;    /* pidfd; -1 */
+        KnownStray strays[STRAYS_KNOWN_MAX]; /* likewise: others of it that were found elsewhere */
+        unsigned n_strays;
         nsec_t until;     /* in */
         uint32_t n;       /* out: tasks */
         uint32_t n_tasks; /* told of */

@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/utf8.h"
 #include "protocol/node_msg.h"
 #include "supervisor/dataflow.h"
 #include "supervisor/server.h"
@@ -351,6 +352,16 @@ static void on_resources_report(Dataflow *dataflow, const KeeperMsg *msg)
                 resources_told_freeze(dataflow, node, msg->freeze_done.frozen, msg->freeze_done.error);
 }
 
+/* It is of the node still: told, and killed with it. */
+static void on_escaped(Node *node, const KeeperMsg *msg)
+{
+        _cleanup_free_ char *comm = utf8_clean(msg->escaped.comm, strlen(msg->escaped.comm), NULL);
+        _cleanup_free_ char *to = utf8_clean(msg->escaped.to, strlen(msg->escaped.to), NULL);
+
+        if (comm && to)
+                dataflow_escape_event(node->dataflow, node, msg->escaped.pid, comm, msg->escaped.from, to, msg->escaped.signo);
+}
+
 static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
 {
         Node *node = msg->node < dataflow->plan->n_nodes ? &dataflow->nodes[msg->node] : NULL;
@@ -392,6 +403,9 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 break;
         case KEEPER_MSG_REFUSED:
                 resources_told_refused(node, msg->refused.text, false);
+                break;
+        case KEEPER_MSG_ESCAPED:
+                on_escaped(node, msg);
                 break;
         default:
                 break;

@@ -158,6 +158,16 @@ static void look_for_leader(Walk *w)
         look_at_stranger(w, look->leader);
 }
 
+static void look_for_strays(Walk *w)
+{
+        for (unsigned i = 0; w->look && i < w->look->n_strays; i++) {
+                const KnownStray *stray = &w->look->strays[i];
+
+                if (stray->pid != w->look->leader && syscall(SYS_pidfd_send_signal, stray->pidfd, 0, NULL, 0) == 0)
+                        look_at_stranger(w, stray->pid);
+        }
+}
+
 static void look_once(Look *look, Walk *w)
 {
         *w = (Walk){.look = look, .until = MAX(look->until, nsec_add(clock_now(), LOOK_SPAN / 5)),
@@ -166,6 +176,7 @@ static void look_once(Look *look, Walk *w)
         look->kind = 0;
         (void)cgroup_walk(look->dir_fd, look_at_one_cgroup, w); /* what could be seen is told */
         look_for_leader(w);
+        look_for_strays(w);
         look->n = w->n;
         look->size = w->wire.at;
         if (look->kind == TASK_EXITED) /* its other threads are about to be seen, or gone */

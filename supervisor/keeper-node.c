@@ -102,6 +102,7 @@ static Incarnation *incarnation_free(Incarnation *inc)
         inc->pidfd = fd_close(inc->pidfd);
         inc->reaper.pidfd = fd_close(inc->reaper.pidfd);
         inc->reaper.socket_fd = fd_close(inc->reaper.socket_fd);
+        strays_forget(inc);
         free(inc->fail_text);
         free(inc->refused);
         free(inc->cgroup);
@@ -149,6 +150,8 @@ static void on_events(KeeperSource *source, uint32_t events)
         Incarnation *inc = container_of(source, Incarnation, events);
 
         watch_frozen(&inc->limits, inc->events_fd); /* reading arms the next notification */
+        if (cgroup_populated(inc->events_fd) == 0 && inc->started && !inc->exited)
+                strays_look(inc, 0); /* its first process lives, and not here */
         incarnation_look_again(inc);
 }
 
@@ -190,7 +193,7 @@ void incarnation_look_again(Incarnation *inc)
                 return;
         if (inc->events_fd >= 0 && cgroup_populated(inc->events_fd) != 0)
                 return;
-        if (!incarnation_settle(inc))
+        if (!incarnation_settle(inc) || !strays_are_gone(inc))
                 return;
         inc->removing = true;
         watch_tell(&inc->limits); /* while it is there to be read */
@@ -229,18 +232,30 @@ void incarnation_exited(Incarnation *inc, int code, int status)
                 watch_tell(&inc->limits); /* before: it may be why */
         if (inc->started)
                 keeper_report(inc->keeper, &msg, -1);
+        if (inc->events_fd >= 0 && cgroup_populated(inc->events_fd) == 1)
+                strays_look(inc, 0);
         incarnation_look_again(inc);
 }
 
 void keeper_reap(Keeper *k, const KeeperMsg *msg)
 {
         Incarnation *inc = incarnation_find(k, msg->node, msg->generation);
-        siginfo_t si;
 
         if (inc)
                 inc->released = true;
         if (!inc || !inc->exited || inc->reaped)
                 return;
+        if (inc->stray_busy)
+                inc->stray_reap = true; /* its number is its session's, and must not become another's meanwhile */
+        else
+                incarnation_reap(inc);
+}
+
+void incarnation_reap(Incarnation *inc)
+{
+        siginfo_t si;
+
+        inc->stray_reap = false;
         if (inc->pidfd >= 0)
                 (void)waitid(P_PIDFD, (id_t)inc->pidfd, &si, WEXITED | WNOHANG);
         inc->pidfd = fd_close(inc->pidfd);
@@ -561,7 +576,7 @@ static void prepare_spawn(Incarnation *inc, const KeeperMsg *msg, int *fds)
                 .n_groups = k->n_groups,
                 .reset_oom = k->reset_oom};
         j->confine = &k->confine;
-        j->may_write_cgroups = msg->spawn.cgroup_writable;
+        j->may_write_cgroups = inc->cgroup_writable = msg->spawn.cgroup_writable;
         j->job = (Job){.run = run_spawn, .on_announce = on_place_made, .on_done = on_spawn_done};
 }
 
@@ -700,6 +715,7 @@ static void on_capture_done(Job *job)
         inc->reaped = true; /* not ours to reap */
         if (j->executed) {
                 inc->pidfd = TAKE_FD(j->capture_fd);
+                inc->foreign = true;
                 inc->cgroup_write = cgroup_write_of(inc->keeper, false);
                 report_spawned(inc, j->outcome.pid);
                 report_refused(inc, j);
@@ -899,9 +915,12 @@ nsec_t incarnations_deadline(const Keeper *k)
         nsec_t deadline = NSEC_NEVER;
         Incarnation *inc, *next;
 
-        list_for_each(inc, next, &k->incarnations, link)
+        list_for_each(inc, next, &k->incarnations, link) {
                 if (inc->job && !inc->given_up)
                         deadline = MIN(deadline, inc->spawn_deadline);
+                if (inc->stray_at)
+                        deadline = MIN(deadline, inc->stray_at);
+        }
         return deadline;
 }
 
@@ -912,7 +931,8 @@ void incarnations_tick(Keeper *k, nsec_t now)
         list_for_each(inc, next, &k->incarnations, link) {
                 if (inc->job && !inc->given_up && now >= inc->spawn_deadline)
                         give_up(inc, now);
-                if (inc->over && inc->reaped && inc->released && !inc->job && !output_is_open(&inc->out[0]) &&
+                strays_tick(inc, now);
+                if (inc->over && inc->reaped && inc->released && !inc->job && !inc->stray_busy && !inc->signal_waits && !output_is_open(&inc->out[0]) &&
                         !output_is_open(&inc->out[1]))
                         inc = incarnation_free(inc);
         }

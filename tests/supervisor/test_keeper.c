@@ -271,16 +271,21 @@ Test(keeper, somebody_who_cannot_die_is_named_and_the_sweep_ends_in_time, .timeo
 Test(keeper, a_leader_that_left_its_cgroup_is_not_taken_for_gone, .timeout = 60)
 {
         Fixture *fx = fx_new();
-        FxMsg none = {.fd = -1};
+        FxMsg none = {.fd = -1}, *m;
+        pid_t pid;
         char script[1200], packet[LOG_MSG_MAX];
         LogMsg line;
 
         if (getuid() != 0)
                 cr_skip_test("not root: a node cannot leave");
         snprintf(script, sizeof(script), "echo $$ > %s/cgroup.procs && echo gone; exec sleep 1000", fx->group.path);
-        (void)fx_start(fx, &(FxSpawn){.node = 1, .argv = SH(script), .cgroup_writable = true});
+        pid = fx_start(fx, &(FxSpawn){.node = 1, .argv = SH(script), .cgroup_writable = true});
         fx_line(fx, &line, packet);
         cr_assert_str_eq(line.text, "gone");
+        m = fx_expect(fx, KEEPER_MSG_ESCAPED);
+        cr_expect_eq(m->msg.escaped.pid, pid);
+        cr_expect(strstr(m->msg.escaped.from, "/n1.1"), "%s", m->msg.escaped.from);
+        cr_expect(strstr(fx->group.path, m->msg.escaped.to), "%s", m->msg.escaped.to);
         cr_assert(!fx_receive(fx, &none, 200 * NSEC_PER_MSEC), "EMPTY although the leader lives elsewhere");
         fx_kill(fx, 1, FX_SPAN);
         (void)fx_expect(fx, KEEPER_MSG_KILLING);

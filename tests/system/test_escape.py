@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+import time
 
 import pytest
 from client import Client
@@ -76,21 +77,12 @@ def test_without_the_privilege_nodes_run_and_status_says_what_is_weaker(start_da
     daemon = start_daemon(prefix=("setpriv", "--bounding-set", "-sys_admin"))
     start(daemon, program("a", "exec sleep 1000"), wait="running")
     assert protection(daemon, "a")["cgroup_write"] == "possible"
-    events = list_events(daemon, lambda: start(daemon, program("b", "exec sleep 1000"), name="other", wait="running"))
-    assert [e for e in events if e["type"] == "note" and "no mount namespace of their own could be made" in e["text"]], events
 
+    def said(events):
+        return [e for e in events if e["type"] == "note" and "no mount namespace of their own could be made" in e["text"]]
 
-def list_events(daemon, act):
-    """Every event until @act has returned and a moment has passed in which there were none."""
-    with Client(daemon.socket) as client:
-        client.send("Events", more=True)
-        act()
-        events = []
-        try:
-            while True:
-                events.append(client.reply(0.5)[0]["event"])
-        except TimeoutError:
-            return events
+    events = while_it_runs(daemon, 10, lambda: start(daemon, program("b", "exec sleep 1000"), name="other", wait="running"), said)
+    assert len(said(events)) == 1, events
 
 
 def test_a_delegated_user_s_own_nodes_can_leave_and_status_says_so(build, home, traces, node_environment):
@@ -156,3 +148,100 @@ def test_it_is_shown(daemon, tidegate):
     p = tidegate("node", "info", "flow:a", "--runtime-dir", daemon.runtime)
     assert "protection: cgroup; cgroups are mounted read-only" in p.stdout and "weaker: root can mount cgroups writable again" in p.stdout
     assert "Held by: a: cgroup; cgroups are mounted read-only" in tidegate("status", "flow", "--runtime-dir", daemon.runtime).stdout
+
+
+# Who leaves all the same
+
+
+ROOM = "echo $$ > $HOME_/cgroup.procs"  # into the test's own cgroup, which no node is to be in
+
+
+def escapes(events):
+    return [e for e in events if e["type"] == "escape-attempt"]
+
+
+def while_it_runs(daemon, seconds, act, wanted):
+    """Events from before @act until @wanted of them, by predicate, have come."""
+    with Client(daemon.socket) as client:
+        client.send("Events", more=True)
+        act()
+        events, until = [], time.monotonic() + seconds
+        while not wanted(events) and time.monotonic() < until:
+            try:
+                events.append(client.reply(max(0.05, until - time.monotonic()))[0]["event"])
+            except TimeoutError:
+                break
+        return events
+
+
+def leaver(id, home, script, **keys):
+    return program(id, script.replace("$HOME_", str(home)), cgroup_writable=True, **keys)
+
+
+def hierarchy_path(home):
+    return "/" + str(home.relative_to(unified_root()))
+
+
+def test_a_first_process_that_leaves_is_an_event_at_once_and_is_killed_with_its_node(daemon, home):
+    events = while_it_runs(
+        daemon, 10, lambda: start(daemon, leaver("a", home, f"{ROOM}; exec sleep 1000"), wait="running", grace_ms=300), escapes)
+    assert len(escapes(events)) == 1, events
+    event, uuid = escapes(events)[0], daemon.status("flow")["uuid"]
+    pid = pid_of(daemon, "a")
+    assert (event["node"], event["pid"], event["from"], event["to"]) == ("a", pid, f"{uuid}/a.1", hierarchy_path(home))
+    assert event["comm"] in ("sh", "sleep") and "is killed with it" in event["text"]
+    assert f"ESCAPE: node a of flow: process {pid}" in daemon.output()
+    reply = daemon.call("Stop", dataflow="flow")["results"][0]
+    assert reply["left"] == 0 and not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_child_that_leaves_is_told_of_and_gone_when_the_node_is_over(daemon, home, tmp_path):
+    script = f"sh -c '{ROOM}; echo $$ > {tmp_path}/pid; exec sleep 1000' & sleep 0.05; until [ -s {tmp_path}/pid ]; do sleep 0.02; done; exit 0"
+
+    def act():
+        assert start(daemon, leaver("a", home, script), wait="ended")["result"]["success"], "its end is its own"
+
+    events = while_it_runs(daemon, 10, act, lambda e: escapes(e) and any(x["type"] == "dataflow" and x.get("state") == "ended" for x in e))
+    pid = int((tmp_path / "pid").read_text())
+    assert [e["pid"] for e in escapes(events)] == [pid], events
+    assert not os.path.exists(f"/proc/{pid}"), "nobody is left of it"
+
+
+def test_a_stop_finds_whoever_left_and_took_a_session_of_its_own(daemon, home, tmp_path):
+    # Mounted writable again: root can, and by intent.
+    mount = unified_root()
+    child = f"setsid sh -c 'trap \"\" TERM; mount -o remount,bind,rw {mount}; {ROOM}; echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done'"
+    start(daemon, program("a", f"{child} & wait; exit 0".replace("$HOME_", str(home))), wait="running", grace_ms=400)
+    assert eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"), 10)
+    pid = int((tmp_path / "pid").read_text())
+    assert cgroup_of(pid) == hierarchy_path(home), "it is out"
+    events = while_it_runs(daemon, 10, lambda: daemon.call("Stop", dataflow="flow"), escapes)
+    assert pid in [e["pid"] for e in escapes(events)], events
+    assert eventually(lambda: not os.path.exists(f"/proc/{pid}"), 5), "the stop ended it"
+    assert {e["pid"]: e["to"] for e in escapes(events)}[pid] == hierarchy_path(home)
+
+
+def test_a_restart_waits_until_whoever_left_is_gone(daemon, home, tmp_path):
+    restart = {"policy": "always", "max_restarts": 1, "delay_ns": 0, "max_delay_ns": 0, "window_ns": 0}
+    script = (f"[ -e {tmp_path}/pid ] && {{ read p < {tmp_path}/pid; [ -e /proc/$p ] && touch {tmp_path}/beside; exec sleep 1000; }}; "
+              f"sh -c '{ROOM}; echo $$ > {tmp_path}/pid; exec sleep 1000' & until [ -s {tmp_path}/pid ]; do sleep 0.02; done; exit 1")
+    start(daemon, leaver("a", home, script, restart=restart), wait="running", grace_ms=300)
+    assert eventually(lambda: {n["id"]: n["generation"] for n in daemon.status("flow")["nodes"]}["a"] == 2, 10)
+    assert eventually(lambda: pid_of(daemon, "a"), 10)
+    assert not (tmp_path / "beside").exists()
+
+
+def test_nobody_is_looked_for_where_the_uid_keeps_everybody_in(open_daemon):  # noqa: F811
+    daemon = open_daemon()
+    as_user(NOBODY, lambda: start(daemon, program("a", "exec sleep 1000"), wait="running"))
+    events = while_it_runs(daemon, 1, lambda: daemon.call("Stop", dataflow="flow"), lambda e: any(x.get("state") == "ended" for x in e))
+    assert escapes(events) == []
+
+
+def test_a_run_says_it_too(live, dataflow, script, home, nothing_left):
+    leave = script("leave", f"echo $$ > {home}/cgroup.procs\nexec sleep 1000")
+    run = live(dataflow({"nodes": [{"id": "a", "path": str(leave), "cgroup_writable": True}]}), "--grace-duration", "300ms", json=False)
+    run.until("has left the cgroup of its node")
+    run.process.send_signal(2)
+    run.wait(15)
+    nothing_left()

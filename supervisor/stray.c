@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor/stray.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "supervisor/cgroup.h"
+
+#define NO_HOME     SIZE_MAX
+#define PARENTS_MAX 128 /* generations that are followed upwards */
+
+typedef struct Proc {
+        pid_t pid, parent, session;
+        uint64_t start_time;
+        size_t home;
+        bool member; /* it is where it belongs */
+        char state;
+        char comm[65];
+} Proc;
+
+typedef struct Table {
+        Proc *procs; /* by pid */
+        size_t n, capacity;
+} Table;
+
+static int read_text(const char *path, char *buffer, size_t size)
+{
+        _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n;
+
+        if (fd < 0)
+                return -errno;
+        n = read(fd, buffer, size - 1);
+        if (n < 0)
+                return -errno;
+        buffer[n] = '\0';
+        return 0;
+}
+
+static int read_proc(pid_t pid, Proc *ret)
+{
+        char path[64], text[1024];
+        const char *open_, *close_;
+        int r;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+        r = read_text(path, text, sizeof(text));
+        if (r)
+                return r;
+        *ret = (Proc){.pid = pid, .home = NO_HOME};
+        open_ = strchr(text, '(');
+        close_ = strrchr(text, ')'); /* the name between may hold anything */
+        if (!open_ || !close_ || close_ < open_ ||
+                sscanf(close_, ") %c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %" SCNu64, &ret->state,
+                        &ret->parent, &ret->session, &ret->start_time) != 4)
+                return -EBADMSG;
+        (void)snprintf(ret->comm, sizeof(ret->comm), "%.*s", (int)MIN(close_ - open_ - 1, (ptrdiff_t)64), open_ + 1);
+        return 0;
+}
+
+static int compare_pids(const void *a, const void *b)
+{
+        const Proc *x = a, *y = b;
+
+        return (x->pid > y->pid) - (x->pid < y->pid);
+}
+
+static Proc *find(const Table *table, pid_t pid)
+{
+        Proc key = {.pid = pid};
+
+        return bsearch(&key, table->procs, table->n, sizeof(key), compare_pids);
+}
+
+static int read_all(Table *table)
+{
+        DIR *dir = opendir("/proc");
+        const struct dirent *e;
+
+        if (!dir)
+                return -errno;
+        while ((e = readdir(dir))) {
+                long pid = strtol(e->d_name, NULL, 10);
+
+                if (pid <= 0)
+                        continue;
+                if (table->n == table->capacity) {
+                        size_t more = MAX(2 * table->capacity, (size_t)256);
+                        Proc *procs = reallocarray(table->procs, more, sizeof(*procs));
+
+                        if (!procs) {
+                                (void)closedir(dir);
+                                return -ENOMEM;
+                        }
+                        table->procs = procs;
+                        table->capacity = more;
+                }
+                table->n += read_proc((pid_t)pid, &table->procs[table->n]) == 0; /* else it is gone */
+        }
+        (void)closedir(dir);
+        qsort(table->procs, table->n, sizeof(*table->procs), compare_pids);
+        return 0;
+}
+
+/* ---- who belongs to whom */
+
+typedef struct Members {
+        const Table *table;
+        size_t home;
+} Members;
+
+static int mark_member(pid_t pid, void *userdata)
+{
+        const Members *members = userdata;
+        Proc *proc = find(members->table, pid);
+
+        if (proc) {
+                proc->member = true;
+                proc->home = members->home;
+        }
+        return 0;
+}
+
+static int mark_members(int dir_fd, void *userdata)
+{
+        (void)cgroup_each_process(dir_fd, mark_member, userdata); /* who is not marked is looked at itself */
+        return 0;
+}
+
+static int compare_leaders(const void *a, const void *b)
+{
+        const StrayHome *const *x = a, *const *y = b;
+
+        return ((*x)->leader > (*y)->leader) - ((*x)->leader < (*y)->leader);
+}
+
+/* A number that was given again is another's. */
+static bool is_recycled(const Table *table, const StrayHome *home)
+{
+        return !home->leader_held && find(table, home->leader);
+}
+
+static int mark_sessions(const Table *table, const StrayHome *homes, size_t n_homes)
+{
+        const StrayHome **sorted = calloc(n_homes, sizeof(*sorted));
+
+        if (!sorted)
+                return -ENOMEM;
+        for (size_t i = 0; i < n_homes; i++)
+                sorted[i] = &homes[i];
+        qsort(sorted, n_homes, sizeof(*sorted), compare_leaders);
+        for (size_t i = 0; i < table->n; i++) {
+                Proc *proc = &table->procs[i];
+                const StrayHome key = {.leader = proc->session}, *key_at = &key, **at;
+
+                if (proc->home != NO_HOME || proc->session <= 0)
+                        continue;
+                at = bsearch(&key_at, sorted, n_homes, sizeof(*sorted), compare_leaders);
+                if (at && !is_recycled(table, *at))
+                        proc->home = (size_t)(*at - homes);
+        }
+        free(sorted);
+        return 0;
+}
+
+static size_t home_of_parents(const Table *table, const StrayHome *homes, const Proc *proc)
+{
+        for (unsigned i = 0; i < PARENTS_MAX && proc->parent > 1; i++) {
+                const Proc *parent = find(table, proc->parent);
+
+                if (!parent || parent->start_time > proc->start_time) /* the number was given again while we read */
+                        return NO_HOME;
+                if (parent->home != NO_HOME)
+                        return homes[parent->home].by_parent ? parent->home : NO_HOME;
+                proc = parent;
+        }
+        return NO_HOME;
+}
+
+/* ---- where it is */
+
+static bool is_at(const char *path, const char *place)
+{
+        for (const char *at = path; (at = strstr(at, place)); at++) {
+                char next = at[strlen(place)];
+
+                if (next == '\0' || next == '/' || next == ' ') /* " (deleted)" */
+                        return true;
+        }
+        return false;
+}
+
+/* Sets where it is. False: where it belongs, or gone, or it cannot be told. */
+static bool is_elsewhere(const Proc *proc, const char *place, char *ret_to, size_t size)
+{
+        char path[64], text[2 * PATH_MAX];
+        char *line;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)proc->pid);
+        if (read_text(path, text, sizeof(text)))
+                return false;
+        line = strncmp(text, "0::", 3) == 0 ? text : strstr(text, "\n0::");
+        if (!line)
+                return false;
+        line += *line == '\n' ? 4 : 3;
+        line[strcspn(line, "\n")] = '\0';
+        if (is_at(line, place))
+                return false;
+        (void)snprintf(ret_to, size, "%s", line);
+        return true;
+}
+
+static bool take(const Proc *proc, const StrayHome *homes, Stray *ret)
+{
+        Proc again;
+
+        *ret = (Stray){.home = proc->home, .pid = proc->pid, .start_time = proc->start_time};
+        memcpy(ret->comm, proc->comm, sizeof(ret->comm));
+        ret->pidfd = (int)syscall(SYS_pidfd_open, proc->pid, 0);
+        if (ret->pidfd < 0)
+                return false;
+        /* What is read from here on is of the process that the pidfd holds, if it began when that one did. */
+        if (is_elsewhere(proc, homes[proc->home].place, ret->to, sizeof(ret->to)) && read_proc(proc->pid, &again) == 0 &&
+                again.start_time == proc->start_time)
+                return true;
+        ret->pidfd = fd_close(ret->pidfd);
+        return false;
+}
+
+int strays_find(const StrayHome *homes, size_t n_homes, Stray *ret, size_t max)
+{
+        Table table = {};
+        size_t n = 0;
+        int r = read_all(&table);
+
+        for (size_t i = 0; !r && i < n_homes; i++) {
+                Members members = {&table, i};
+
+                if (homes[i].cgroup_fd >= 0)
+                        (void)cgroup_walk(homes[i].cgroup_fd, mark_members, &members); /* likewise */
+        }
+        if (!r)
+                r = mark_sessions(&table, homes, n_homes);
+        for (size_t i = 0; !r && i < table.n; i++)
+                if (table.procs[i].home == NO_HOME)
+                        table.procs[i].home = home_of_parents(&table, homes, &table.procs[i]);
+        for (size_t i = 0; !r && i < table.n && n < max; i++) {
+                const Proc *proc = &table.procs[i];
+
+                if (proc->home != NO_HOME && !proc->member && proc->state != 'Z' && proc->state != 'X')
+                        n += take(proc, homes, &ret[n]);
+        }
+        free(table.procs);
+        return r ? error_origin(r) : (int)n;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Processes of an incarnation that are in another cgroup, found in one pass over /proc for any number of incarnations.
+ *
+ * A process belongs to an incarnation if it is of its first process's session, which its spawner made and which keeps its
+ * number as long as anybody is in it; or if one that belongs to it is its parent. A daemon that has taken a session of its own
+ * and whose parent has ended is known by neither: it is found only while its parent lives.
+ *
+ * Reads stat and cgroup of /proc/PID, which wait for no lock of that process's memory. Allocates; blocks as /proc and cgroupfs do:
+ * for a thread. Nobody is signalled here.
+ */
+#ifndef TG_SUPERVISOR_STRAY_H
+#define TG_SUPERVISOR_STRAY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+typedef struct StrayHome {
+        pid_t leader;      /* first process, and session */
+        bool leader_held;  /* it lives, or is a zombie of ours: its number is nobody else's */
+        bool by_parent;    /* children count, whatever their session */
+        int cgroup_fd;     /* its cgroup, whose processes are not looked at; borrowed; -1: gone */
+        const char *place; /* end of the cgroup's path, with a slash before and none behind: "/<uuid>/<node>.<generation>" */
+} StrayHome;
+
+typedef struct Stray {
+        size_t home; /* index */
+        pid_t pid;
+        uint64_t start_time;
+        int pidfd; /* the caller's */
+        char comm[65];
+        char to[256]; /* where it is: path in the hierarchy, cut if it is longer */
+} Stray;
+
+/**
+ * strays_find() - who of them is elsewhere
+ * @ret: room for @max; more are not told, and found by a later call
+ *
+ * Zombies are nobody. Return: how many there are in @ret, or a negative errno.
+ */
+int strays_find(const StrayHome *homes, size_t n_homes, Stray *ret, size_t max);
+
+#endif

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who belongs to an incarnation and is elsewhere: by session, by parent, and with a name that pretends to be more. */
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "supervisor/cgroup.h"
+#include "supervisor/stray.h"
+#include "testgroup.h"
+
+#define N 8
+
+__attribute__((visibility("default"))) int main(int argc, char **argv)
+{
+        return testgroup_main(argc, argv);
+}
+
+/* A child with a session of its own and a child of its own, which takes another session. Both live until the test kills them. */
+typedef struct Family {
+        pid_t parent, child;
+} Family;
+
+static Family family_new(void)
+{
+        Family f = {};
+        int fds[2];
+
+        cr_assert_eq(pipe2(fds, O_CLOEXEC), 0);
+        f.parent = fork();
+        cr_assert(f.parent >= 0);
+        if (f.parent == 0) {
+                pid_t child;
+
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+                (void)setsid();
+                (void)prctl(PR_SET_NAME, "x) Z 1 1 1 (y");
+                child = fork();
+                if (child == 0) {
+                        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+                        (void)setsid();
+                        child = getpid();
+                        (void)!write(fds[1], &child, sizeof(child));
+                }
+                for (;;)
+                        pause();
+        }
+        cr_assert_eq(read(fds[0], &f.child, sizeof(f.child)), (ssize_t)sizeof(f.child));
+        close(fds[0]);
+        close(fds[1]);
+        return f;
+}
+
+static void family_end(Family *f)
+{
+        kill(f->child, SIGKILL); /* not reaped by us: it is the parent's, which is next */
+        kill(f->parent, SIGKILL);
+        cr_assert_eq(waitpid(f->parent, NULL, 0), f->parent);
+}
+
+/* How many are found, and whether these are among them. */
+static int look(const StrayHome *home, const Family *f, bool *ret_parent, bool *ret_child)
+{
+        Stray found[N];
+        int n = strays_find(home, 1, found, N);
+
+        *ret_parent = *ret_child = false;
+        for (int i = 0; i < n; i++) {
+                cr_expect(found[i].pidfd >= 0);
+                cr_expect_eq(found[i].to[0], '/', "%s", found[i].to);
+                if (found[i].pid == f->parent)
+                        cr_expect_str_eq(found[i].comm, "x) Z 1 1 1 (y");
+                *ret_parent |= found[i].pid == f->parent;
+                *ret_child |= found[i].pid == f->child;
+                close(found[i].pidfd);
+        }
+        return n;
+}
+
+Test(stray, a_process_of_the_session_is_found_whatever_it_calls_itself, .timeout = 30)
+{
+        Family f = family_new();
+        StrayHome home = {.leader = f.parent, .leader_held = true, .cgroup_fd = -1, .place = "/no-such-dataflow/a.1"};
+        bool parent, child;
+
+        cr_expect_eq(look(&home, &f, &parent, &child), 1);
+        cr_expect(parent && !child, "another session is another's, unless parents count");
+        home.by_parent = true;
+        cr_expect_eq(look(&home, &f, &parent, &child), 2);
+        cr_expect(parent && child);
+        family_end(&f);
+        cr_expect_eq(look(&home, &f, &parent, &child), 0);
+}
+
+Test(stray, a_zombie_is_nobody, .timeout = 30)
+{
+        Family f = family_new();
+        StrayHome home = {.leader = f.parent, .leader_held = true, .cgroup_fd = -1, .place = "/no-such-dataflow/a.1"};
+        siginfo_t si;
+        bool parent, child;
+
+        kill(f.child, SIGKILL);
+        kill(f.parent, SIGKILL);
+        cr_assert_eq(waitid(P_PID, (id_t)f.parent, &si, WEXITED | WNOWAIT), 0);
+        cr_expect_eq(look(&home, &f, &parent, &child), 0);
+        cr_assert_eq(waitpid(f.parent, NULL, 0), f.parent);
+}
+
+Test(stray, whoever_is_where_it_belongs_or_below_is_not_astray, .timeout = 30)
+{
+        TestGroup g = testgroup_make();
+        Family f = family_new();
+        char place[300], shorter[300], pid[32];
+        StrayHome home = {.leader = f.parent, .leader_held = true, .by_parent = true, .cgroup_fd = -1, .place = place};
+        bool parent, child;
+        int below;
+
+        snprintf(place, sizeof(place), "/%s", g.name);
+        snprintf(pid, sizeof(pid), "%d", (int)f.parent);
+        cr_assert_eq(cgroup_write(g.fd, "cgroup.procs", pid), 0);
+        cr_assert_eq(cgroup_make(g.fd, "below", &below), 0);
+        snprintf(pid, sizeof(pid), "%d", (int)f.child);
+        cr_assert_eq(cgroup_write(below, "cgroup.procs", pid), 0);
+        cr_expect_eq(look(&home, &f, &parent, &child), 0);
+        home.cgroup_fd = g.fd; /* listed instead of looked at */
+        cr_expect_eq(look(&home, &f, &parent, &child), 0);
+        home.cgroup_fd = -1;
+        snprintf(shorter, sizeof(shorter), "%.*s", (int)strlen(place) - 1, place);
+        home.place = shorter; /* a name that only begins like it */
+        cr_expect_eq(look(&home, &f, &parent, &child), 2);
+        below = fd_close(below);
+        family_end(&f);
+        cr_assert_eq(cgroup_remove_tree(g.fd, "below", clock_now() + 10 * NSEC_PER_SEC), 0);
+        testgroup_done(&g);
+}
+
+Test(stray, a_number_that_another_has_got_meanwhile_is_not_believed, .timeout = 30)
+{
+        Family f = family_new();
+        StrayHome home = {.leader = f.parent, .leader_held = false, .cgroup_fd = -1, .place = "/no-such-dataflow/a.1"};
+        bool parent, child;
+
+        cr_expect_eq(look(&home, &f, &parent, &child), 0, "it was reaped, so whoever has its number now is a stranger");
+        family_end(&f);
+}
