@@ -40,38 +40,38 @@ static void print_limit(const json_t *limit, int width, const char *label)
         print_line(label, width, text);
 }
 
-static void print_felt(const json_t *usage, int width, const char *label)
+static void print_felt(const json_t *felt, int width, const char *label)
 {
         char text[256], peak[32];
 
-        if (json_get_number(usage, "oom_kills")) {
-                format_bytes(peak, sizeof(peak), (unsigned long long)json_get_number(usage, "memory_peak"));
-                (void)snprintf(text, sizeof(text), "oom-killed, memory peak %s", json_get_number(usage, "memory_peak") ? peak : "unknown");
+        if (json_get_number(felt, "oom_kills")) {
+                format_bytes(peak, sizeof(peak), (unsigned long long)json_get_number(felt, "memory_peak"));
+                (void)snprintf(text, sizeof(text), "oom-killed, memory peak %s", json_get_number(felt, "memory_peak") ? peak : "unknown");
                 print_line(label, width, text);
         }
-        if (json_get_number(usage, "memory_high_events"))
+        if (json_get_number(felt, "memory_high_events"))
                 print_line(label, width, "slowed down by memory_high");
-        if (json_get_number(usage, "forks_refused")) {
-                (void)snprintf(text, sizeof(text), "refused a fork by pids_max, %lld times", json_get_number(usage, "forks_refused"));
+        if (json_get_number(felt, "forks_refused")) {
+                (void)snprintf(text, sizeof(text), "refused a fork by pids_max, %lld times", json_get_number(felt, "forks_refused"));
                 print_line(label, width, text);
         }
-        if (json_get_number(usage, "throttled_periods")) {
-                (void)snprintf(text, sizeof(text), "throttled by cpu_max in %lld periods, %.1f s", json_get_number(usage, "throttled_periods"),
-                        (double)json_get_number(usage, "throttled_ms") / 1000);
+        if (json_get_number(felt, "throttled_periods")) {
+                (void)snprintf(text, sizeof(text), "throttled by cpu_max in %lld periods, %.1f s", json_get_number(felt, "throttled_periods"),
+                        (double)json_get_number(felt, "throttled_ms") / 1000);
                 print_line(label, width, text);
         }
 }
 
 void status_print_limits(const json_t *object, int width)
 {
-        const json_t *usage = json_object_get(object, "usage");
+        const json_t *felt = json_object_get(object, "felt");
         json_t *limit;
         size_t i;
 
         json_array_foreach(json_object_get(object, "limits"), i, limit)
                 print_limit(limit, width, width == 10 ? "Limit" : "limit");
-        if (usage)
-                print_felt(usage, width, width == 10 ? "Felt" : "felt");
+        if (felt)
+                print_felt(felt, width, width == 10 ? "Felt" : "felt");
 }
 
 /* ---- arguments */

@@ -17,7 +17,7 @@ _tidegate() {
     done
 
     if [ "$COMP_CWORD" -eq 1 ] || [ "$command" = help ]; then
-        candidates=$(tidegate help 2>/dev/null | sed -n 's/^  \([a-z]*\) .*/\1/p')
+        candidates=$(tidegate help 2>/dev/null | sed -n 's/^  \([a-z-]*\) .*/\1/p')
     elif [[ $word == -* ]]; then
         candidates=$(tidegate help "$command" 2>/dev/null | grep -o -e '--[a-z-]\{2,\}' | sort -u)
     else
@@ -34,9 +34,11 @@ _tidegate() {
                 candidates=$(_tidegate_names "$dir")
             fi
             ;;
-        status | stop | restart | pid | tail | logs | events | wait | clean | reset)
+        status | stop | restart | pid | tail | logs | events | wait | clean | reset | set-limit | freeze | thaw)
             candidates=$(_tidegate_names "$dir")
             candidates+=$'\n'$(sed 's/:.*//' <<<"$candidates" | sort -u)
+            [ "$command" = set-limit ] && [ "$COMP_CWORD" -gt 2 ] &&
+                candidates=$(tidegate help set-limit 2>/dev/null | grep -o -e '[a-z]*_[a-z_]*=' | sort -u)
             [ "$command" = wait ] && [ "$COMP_CWORD" -gt 2 ] && candidates+=$'\nrunning\nstopped\nfailed\nended'
             ;;
         esac

@@ -95,7 +95,7 @@ void dataflow_freezer_event(Dataflow *dataflow, const Node *node, bool frozen)
 bool dataflow_has_frozen(const Dataflow *dataflow)
 {
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
-                if (dataflow->nodes[i].resources.frozen)
+                if (dataflow->nodes[i].resources.frozen && (dataflow->nodes[i].state == NODE_STARTING || dataflow->nodes[i].state == NODE_RUNNING))
                         return true;
         return dataflow->frozen_all;
 }

@@ -559,7 +559,7 @@ void resources_describe(json_t *object, const Dataflow *dataflow, const Node *no
                 (void)json_object_set(object, "limits", limits);
         json_decref(limits);
         if (memcmp(u, &nothing, sizeof(*u)) != 0)
-                (void)json_object_set_new(object, "usage",
+                (void)json_object_set_new(object, "felt",
                         json_pack("{sI sI sI sI sI sI}", "memory_peak", (json_int_t)u->memory_peak, "oom_kills", (json_int_t)u->oom_kills,
                                 "memory_high_events", (json_int_t)u->n_high, "forks_refused", (json_int_t)u->forks_refused, "throttled_periods",
                                 (json_int_t)u->n_throttled, "throttled_ms", (json_int_t)(u->throttled_us / 1000)));

@@ -84,7 +84,7 @@ void resources_thaw(Dataflow *dataflow, Node *node);
 /* resources_is_frozen() - its deadlines do not run: it, or everybody, stands still. */
 bool resources_is_frozen(const Node *node);
 
-/* resources_describe() - "frozen", "limits", "usage" into the object that describes it. */
+/* resources_describe() - "frozen", "limits", "felt" into the object that describes it. */
 void resources_describe(json_t *object, const Dataflow *dataflow, const Node *node);
 
 /* The journal's: run-time values of everybody as text, lines "INDEX KEY=VALUE" ("-" for the dataflow). NULL: none, or no memory. */

@@ -180,6 +180,30 @@ Test(journal, a_removed_dataflow_is_gone_and_others_stay, .timeout = 20)
         fixture_close(&fx);
 }
 
+Test(journal, limits_set_at_run_time_are_found_again_and_go_with_their_dataflow, .timeout = 20)
+{
+        Fixture fx = fixture_make();
+        char *text;
+
+        journal_entry_free(create(&fx, uuid_a, 1, 1));
+        cr_expect_null(journal_get_limits(&fx.journal, uuid_a));
+        cr_assert_eq(journal_put_limits(&fx.journal, uuid_a, "0 memory_max=4096\n"), 0);
+        cr_assert_eq(journal_put_limits(&fx.journal, uuid_a, "- pids_max=9\n"), 0);
+        text = journal_get_limits(&fx.journal, uuid_a);
+        cr_expect_str_eq(text, "- pids_max=9\n", "the last one");
+        free(text);
+        cr_expect_eq(list(&fx), 1);
+        cr_assert_eq(journal_put_limits(&fx.journal, uuid_b, "- pids_max=9\n"), 0);
+        cr_expect_eq(list(&fx), 1, "of no dataflow: garbage, and removed");
+        cr_expect_null(journal_get_limits(&fx.journal, uuid_b));
+        cr_assert_eq(journal_put_limits(&fx.journal, uuid_a, NULL), 0);
+        cr_expect_null(journal_get_limits(&fx.journal, uuid_a));
+        cr_assert_eq(journal_put_limits(&fx.journal, uuid_a, "- pids_max=9\n"), 0);
+        cr_assert_eq(journal_remove(&fx.journal, uuid_a), 0);
+        cr_expect_eq(count_files(&fx), 0);
+        fixture_close(&fx);
+}
+
 /* A create that died before its plan appeared, a remove that died after it disappeared, a file half written. */
 Test(journal, what_a_death_left_half_done_is_removed, .timeout = 20)
 {

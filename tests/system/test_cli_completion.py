@@ -39,6 +39,9 @@ def complete(build, root, fake, tmp_path):
         ("tidegate node ", {"list", "info", "stop", "restart", "signal"}),
         ("tidegate node info vi", {"video:grab"}),
         ("tidegate wait audio en", {"ended"}),
+        ("tidegate set", {"set-limit"}),
+        ("tidegate freeze audio:c", {"camera"}),
+        ("tidegate set-limit audio memory_", {"memory_max=", "memory_high=", "memory_swap_max="}),
         ("tidegate version ", set()),
     ],
 )

@@ -102,7 +102,10 @@ def test_another_user_sees_and_stops_nothing_that_is_not_its_own(open_daemon):
         assert call(daemon.socket, "List", all=True) == {"dataflows": []}
         assert call(daemon.socket, "Status") == {"dataflows": []}
         for name in ("flow", theirs, theirs[:8]):
-            for method, more in [("Stop", {}), ("Restart", {}), ("Clean", {}), ("StopNode", {"node": "a"}), ("SignalNode", {"node": "a", "signal": 9})]:
+            for method, more in [
+                ("Stop", {}), ("Restart", {}), ("Clean", {}), ("StopNode", {"node": "a"}), ("SignalNode", {"node": "a", "signal": 9}),
+                ("SetLimit", {"limits": {"pids_max": 1}}), ("Freeze", {}), ("Thaw", {"node": "a"}),
+            ]:  # fmt: skip
                 assert error_of(daemon.socket, method, dataflow=name, **more)[0] == "NoSuchDataflow"
         assert error_of(daemon.socket, "Shutdown")[0] == "Refused"
         assert call(daemon.socket, "Stop", all=True) == {"results": []}

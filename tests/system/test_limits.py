@@ -222,7 +222,7 @@ def test_single_nodes_are_stopped_frozen_or_not(daemon):
 
 def test_nobody_is_started_in_a_frozen_dataflow(daemon):
     restart = {"policy": "always", "max_restarts": 0, "delay_ns": 0, "max_delay_ns": 0, "window_ns": 0}
-    start(daemon, program("a", COUNT, restart=restart), program("b", COUNT))
+    start(daemon, program("a", COUNT, restart=restart), program("b", COUNT), grace_ms=600)
     first = node_of(daemon, "a")
     daemon.call("Freeze", dataflow="flow")
     os.kill(first["pid"], signal.SIGKILL)
@@ -234,7 +234,7 @@ def test_nobody_is_started_in_a_frozen_dataflow(daemon):
     assert eventually(lambda: node_of(daemon, "a")["state"] == "running", 5)
     assert node_of(daemon, "a")["pid"] not in (0, first["pid"])
     os.kill(node_of(daemon, "a")["pid"], signal.SIGKILL)
-    assert eventually(lambda: node_of(daemon, "a")["generation"] == 3, 5)
+    assert eventually(lambda: node_of(daemon, "a")["generation"] == 3 and node_of(daemon, "a")["pid"], 5)
     daemon.call("Freeze", dataflow="flow")
     os.kill(node_of(daemon, "a")["pid"], signal.SIGKILL)
     assert eventually(lambda: node_of(daemon, "a")["generation"] == 4, 5)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits, where the kernel has all controllers: what they do, how it is told, and how they change."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+
+from guest import BUILD, CGROUPS, UID, Cgroup, doctor, eventually, pids_in, probe, start, tidegate
+
+GREEDY = BUILD / "tests/vm/greedy"
+
+
+def write(name, *nodes, whole=""):
+    """A descriptor of nodes that are `greedy`: (id, arguments, resources in YAML)."""
+    directory = pathlib.Path("/tmp") / name
+    directory.mkdir(exist_ok=True)
+    directory.chmod(0o777)
+    text = f"resources: {whole}\n" if whole else ""
+    text += "nodes:\n" + "".join(f'  - {{id: {id}, path: "{GREEDY}", args: "{args}", resources: {resources}}}\n' for id, args, resources in nodes)
+    (directory / "flow.yml").write_text(text)
+    return directory / "flow.yml"
+
+
+class Daemon:
+    def __enter__(self):
+        assert tidegate("up").returncode == 0
+        return self
+
+    def __exit__(self, *_):
+        assert tidegate("down").returncode == 0
+
+    def start(self, file, *args):
+        result = tidegate("start", file, "--detach", "--no-logs", "--grace-duration", "1s", *args)
+        assert result.returncode == 0, result.stdout
+        self.cgroup = pathlib.Path(json.loads(tidegate("status", "flow", "--json", quiet=True).stdout)["dataflows"][0]["cgroup"])
+
+    def flow(self):
+        return json.loads(tidegate("status", "flow", "--json", quiet=True).stdout)["dataflows"][0]
+
+    def node(self, id):
+        return next(n for n in self.flow()["nodes"] if n["id"] == id)
+
+    def file(self, id, name):
+        return (self.cgroup / f"{id}.{self.node(id)['generation']}" / name).read_text().strip()
+
+
+def test_doctor_says_that_all_can_be_enforced():
+    controllers = probe(doctor(), "cgroup_controllers")
+    assert controllers["result"] == "yes" and "memory, cpu, pids, io, cpuset can be enforced" in json.dumps(controllers), controllers
+
+
+def test_who_takes_more_than_memory_max_is_oom_killed_whole_with_peak_and_limit():
+    result = tidegate("run", write("flow", ("hog", "memory 100 two", "{memory_max: 32M, memory_swap_max: 0}")))
+    assert result.returncode == 1
+    assert "was oom-killed, peak 32M of 32M" in result.stdout and "0 left" in result.stdout
+    assert "left processes behind" not in result.stdout and "SIGTERM" not in result.stdout, "its child went with it, nobody had to end that"
+
+
+def test_the_dataflows_memory_max_counts_all_nodes_together():
+    with Daemon() as daemon:
+        daemon.start(write("flow", ("a", "memory 20", "{}"), ("b", "memory 80", "{}"), whole="{memory_max: 60M}"))
+        assert (daemon.cgroup / "memory.max").read_text().strip() == str(60 << 20)
+        assert eventually(lambda: daemon.flow()["n_failed"] >= 1)
+        dead = next(n for n in daemon.flow()["nodes"] if n["state"] == "failed")
+        assert "was oom-killed, peak" in dead["error"] and "all nodes together reached the dataflow's 60M" in dead["error"], dead["error"]
+        assert daemon.flow()["felt"]["memory_peak"] == 60 << 20
+
+
+def test_each_limit_is_written_felt_and_told_once():
+    subprocess.run(["modprobe", "virtio_blk"], check=False)
+    assert eventually(lambda: os.path.exists("/sys/class/block/vda/dev")), "the scratch disk"
+    number = pathlib.Path("/sys/class/block/vda/dev").read_text().strip()
+    file = write(
+        "flow", ("slow", "memory 24", "{memory_high: 16M}"), ("bomb", "fork 50", "{pids_max: 10}"), ("busy", "cpu", "{cpu_max: 0.2, cpu_weight: 50}"),
+        ("disk", "fork 1", "{io_weight: 50, cpuset_cpus: 1, io_max: [{device: /dev/vda, rbps: 1M, wiops: 100}]}"), whole='{io_max: "/dev/vda wbps=2M"}',
+    )  # fmt: skip
+    with Daemon() as daemon:
+        events = start(BUILD / "bin/tidegate", "events", stdout=subprocess.PIPE)
+        daemon.start(file)
+        assert eventually(lambda: all(n.get("felt") for n in daemon.flow()["nodes"] if n["id"] != "disk"), 20), daemon.flow()
+        assert eventually(lambda: daemon.node("bomb")["felt"]["forks_refused"] == 41), daemon.node("bomb")
+        assert len(pids_in(daemon.cgroup / "bomb.1")) == 10
+        assert daemon.node("slow")["felt"]["memory_high_events"] and daemon.node("slow")["state"] == "running"
+        assert (daemon.file("busy", "cpu.max"), daemon.file("busy", "cpu.weight")) == ("20000 100000", "50")
+        assert daemon.node("busy")["felt"]["throttled_periods"]
+        info = tidegate("status", "flow").stdout + tidegate("node", "info", "busy").stdout
+        assert "throttled by cpu_max in " in info and "0.2 cores" in info
+        assert daemon.file("disk", "io.max") == f"{number} rbps=1048576 wbps=max riops=max wiops=100"
+        assert (daemon.cgroup / "io.max").read_text().strip() == f"{number} rbps=max wbps=2097152 riops=max wiops=max"
+        assert daemon.file("disk", "io.weight") == "default 50" and daemon.file("disk", "cpuset.cpus.effective") == "1"
+        assert tidegate("set-limit", "disk", "cpuset_cpus=0", "io_max=/dev/vda rbps=max").returncode == 0
+        assert daemon.file("disk", "cpuset.cpus.effective") == "0" and "rbps=max" in daemon.file("disk", "io.max")
+        assert tidegate("stop", "flow", "--force").returncode == 1
+        events.send_signal(signal.SIGINT)
+        told = events.communicate(timeout=20)[0]
+        for text in ("slow: is slowed down by its memory_high of 16M", "bomb: was refused a fork by pids_max (10)", "busy: is throttled: it wants more than 0.2 cores"):
+            assert told.count(text.partition(": ")[2]) == 1, (text, told)
+
+
+def test_limits_change_at_run_time_and_outlive_restart_and_supervisor():
+    with Daemon() as daemon:
+        daemon.start(write("flow", ("a", "memory 10", "{memory_max: 64M}")))
+        assert tidegate("set-limit", "flow:a", "memory_max=128M", "pids_max=7").returncode == 0
+        assert tidegate("set-limit", "flow", "memory_max=512M").returncode == 0
+        assert (daemon.file("a", "memory.max"), daemon.file("a", "pids.max")) == (str(128 << 20), "7")
+        supervisor = int(tidegate("pid").stdout)
+        os.kill(supervisor, signal.SIGKILL)
+        assert eventually(lambda: int(tidegate("pid").stdout or supervisor) != supervisor)
+        assert tidegate("node", "restart", "flow:a").returncode == 0
+        assert daemon.node("a")["generation"] == 2
+        assert (daemon.file("a", "memory.max"), daemon.file("a", "pids.max")) == (str(128 << 20), "7")
+        assert (daemon.cgroup / "memory.max").read_text().strip() == str(512 << 20)
+        assert {limit["key"]: limit["set"] for limit in daemon.node("a")["limits"]} == {"memory_max": True, "pids_max": True}
+        assert tidegate("set-limit", "flow:a", "memory_max=max").returncode == 0
+        assert daemon.file("a", "memory.max") == "max"
+
+
+def test_a_lower_memory_max_ends_whoever_has_more():
+    with Daemon() as daemon:
+        daemon.start(write("flow", ("a", "memory 40", "{memory_swap_max: 0}")))
+        assert eventually(lambda: int(daemon.file("a", "memory.current")) > 40 << 20)
+        assert tidegate("set-limit", "a", "memory_max=8M").returncode == 0
+        assert eventually(lambda: daemon.node("a")["state"] == "failed")
+        assert "was oom-killed, peak" in daemon.node("a")["error"] and "of 8M" in daemon.node("a")["error"]
+
+
+def test_what_the_kernel_refuses_is_refused_with_the_reason():
+    result = tidegate("run", write("flow", ("a", "fork 1", "{cpuset_cpus: 70}")))
+    assert result.returncode == 1 and "node a (line 2) failed: cpuset_cpus (line 2) cannot be enforced here: the kernel refused cpuset.cpus" in result.stdout
+    result = tidegate("run", write("flow", ("a", "fork 1", "{}"), whole='{io_max: "/dev/nothing rbps=1M"}'))
+    assert result.returncode == 1 and "the dataflow (line 1): io_max cannot be enforced here: there is no whole block device /dev/nothing" in result.stdout
+    result = tidegate("run", write("flow", ("a", "nothing", "{cpuset_cpus: 70}")), "--allow-unenforced-limits")
+    assert result.returncode == 0 and "cpuset_cpus is not enforced: the kernel refused" in result.stdout
+    with Daemon() as daemon:
+        daemon.start(write("flow", ("a", "fork 1", "{}")))
+        result = tidegate("set-limit", "a", "cpuset_cpus=70")
+        assert result.returncode == 1 and "cpuset_cpus of node a is not set: the kernel refused" in result.stdout
+        assert "limits" not in daemon.node("a")
+
+
+def test_processes_in_the_cgroup_that_is_ours_keep_controllers_away():
+    with Cgroup("outer") as outer:
+        (CGROUPS / "cgroup.subtree_control").write_text("+memory")
+        (outer / "cgroup.subtree_control").write_text("+memory")
+        ours = outer / "ours"
+        ours.mkdir()
+        child = subprocess.Popen(["/bin/sleep", "1000"])
+        (ours / "cgroup.procs").write_text(str(child.pid))
+        file = write("flow", ("a", "nothing", "{memory_max: 64M}"))
+        result = tidegate("run", file, "--cgroup-root", ours)
+        assert result.returncode == 1 and "controller memory cannot be enabled: processes live in the cgroup that is ours itself" in result.stdout
+        result = tidegate("run", file, "--cgroup-root", ours, "--allow-unenforced-limits")
+        assert result.returncode == 0 and "memory_max is not enforced" in result.stdout and "0 left" in result.stdout
+        child.kill()
+        child.wait()
+
+
+def test_an_ordinary_user_has_limits_in_a_cgroup_that_is_delegated():
+    with Cgroup("delegated", user=True) as cgroup:
+        (CGROUPS / "cgroup.subtree_control").write_text("+memory +pids")
+        for name in ("self", "nodes"):
+            (cgroup / name).mkdir()
+            for file in (".", "cgroup.procs", "cgroup.subtree_control"):
+                os.chown(cgroup / name / file, UID, UID)
+        (cgroup / "cgroup.subtree_control").write_text("+memory +pids")
+        file = write("users", ("hog", "memory 100", "{memory_max: 32M}"))
+        result = tidegate("run", file, "--cgroup-root", cgroup / "nodes", "--name", "users", user=True, cgroup=cgroup / "self")
+        assert result.returncode == 1 and "was oom-killed, peak 32M of 32M" in result.stdout
