@@ -204,7 +204,7 @@ void resources_told_refused(Node *node, const char *text, bool again)
                 size_t n;
                 const char *reason = line_of(text, limit_name(i), &n);
 
-                if (reason && strncmp(reason, "controller ", 11) != 0)
+                if (reason && strncmp(reason, "controller ", 11) != 0 && strncmp(reason, "limits need cgroups", 19) != 0)
                         note_unenforced(node->dataflow, node, limit_name(i), reason, (int)n);
         }
 }

@@ -62,6 +62,15 @@ def test_with_allow_unenforced_limits_it_goes_on_and_says_so(without_memory, dat
     assert "pids_max of the dataflow is not enforced: controller pids" in run.output()
 
 
+def test_without_cgroups_there_are_no_limits(dataflow, tidegate):
+    file = dataflow({"nodes": [{"id": "a", "path": "/bin/true", "resources": {"memory_max": "64M"}}]})
+    why = "limits need cgroups, and nodes are ended without them here (subreaper)"
+    said = tidegate("run", file, "--enforcer", "subreaper")
+    assert said.returncode == 1 and f"memory_max cannot be enforced here: {why}" in said.stderr
+    said = tidegate("run", file, "--enforcer", "subreaper", "--allow-unenforced-limits")
+    assert said.returncode == 0 and (said.stdout + said.stderr).count(f"memory_max is not enforced: {why}") == 1, said
+
+
 def test_a_start_is_refused_in_the_same_words(without_memory, daemon):
     daemon.call("Start", plan=plan(program("a", COUNT, resources=limited(("pids_max", "5")))))
     assert eventually(lambda: daemon.status("flow")["state"] == "ended", 10)
@@ -259,6 +268,34 @@ def test_a_frozen_node_is_late_for_nothing(daemon, python, node_environment, tmp
     daemon.call("Thaw", dataflow="flow", node="slow")
     assert eventually(lambda: daemon.status("flow")["state"] == "running", 10), daemon.output()
     daemon.call("Stop", dataflow="flow")
+
+
+def test_a_frozen_consumer_is_neither_stuck_nor_ended_for_it(daemon, command, build, tmp_path):
+    file = tmp_path / "flow.yml"
+    file.write_text(f"""\
+nodes:
+  - {{id: count, path: {build}/tests/system/count, outputs: [out]}}
+  - id: check
+    path: {build}/tests/system/check
+    args: {tmp_path}/seen 1000
+    stuck_timeout: 0.3
+    health_check_timeout: 0.8
+    inputs:
+      in: {{source: count/out, queue_size: 4, queue_policy: backpressure}}
+""")
+    assert command("start", "--detach", "--no-logs", file).returncode == 0
+    pid = node_of(daemon, "check")["pid"]
+    daemon.call("Freeze", dataflow="flow", node="check")
+
+    def blamed():
+        return node_of(daemon, "check")["health"] == "stuck" or node_of(daemon, "check")["state"] != "running"
+
+    assert not eventually(blamed, 2.2), node_of(daemon, "check")
+    daemon.call("Thaw", dataflow="flow", node="check")
+    assert node_of(daemon, "check")["pid"] == pid
+    os.kill(pid, signal.SIGSTOP)  # this is no order of anybody's: it is told, and ended
+    assert eventually(lambda: "health_check_timeout" in (node_of(daemon, "check").get("error") or ""), 10)
+    daemon.call("Stop", dataflow="flow", force=True)
 
 
 def test_who_freezes_by_hand_is_shown_too(daemon):
