@@ -3,8 +3,14 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <limits.h>
+#include <linux/mount.h>
+#include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
 
+#include "base/cgroup_root.h"
 #include "cli/probe-raw.h"
 #include "cli/probes.h"
 
@@ -217,6 +223,30 @@ static void try_userns_pidns(const ProbeContext *context, ProbeReport *report)
         try_namespaces(CLONE_NEWUSER | CLONE_NEWPID, "CLONE_NEWUSER | CLONE_NEWPID", context, report);
 }
 
+/* As supervisor/confine.c does it, in this child that ends with it. */
+static void try_read_only_cgroups(const ProbeContext *context, ProbeReport *report)
+{
+        struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
+        char at[PATH_MAX], path[PATH_MAX + 32];
+        int r = cgroup_mount_find(at), fd;
+
+        if (r)
+                return probe_skip(report, "no cgroup v2 hierarchy is mounted");
+        if (unshare(CLONE_NEWNS) < 0)
+                return probe_no(report, errno, "unshare(CLONE_NEWNS): %m");
+        if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+                return probe_no(report, errno, "mount(MS_SLAVE): %m");
+        if (syscall(SYS_mount_setattr, AT_FDCWD, at, AT_SYMLINK_NOFOLLOW, &attr, sizeof(attr)) < 0)
+                return probe_no(report, errno, "mount_setattr(%.100s): %m", at);
+        (void)snprintf(path, sizeof(path), "%s/cgroup.procs", at);
+        fd = open(path, O_WRONLY | O_CLOEXEC);
+        if (fd >= 0 || errno != EROFS) {
+                (void)close(fd);
+                return probe_no(report, 0, "%.100s can be opened for writing all the same", path);
+        }
+        probe_yes(report, "%.100s is read-only there", at);
+}
+
 static const Probe probes[] = {
         {
                 .id = "pidfd_open",
@@ -279,6 +309,14 @@ static const Probe probes[] = {
                 .promises = P(4) | P(7),
                 .weight = PROBE_REQUIRED,
                 .attempt = try_subreaper,
+        },
+        {
+                .id = "read_only_cgroups",
+                .title = "cgroups read-only in a mount namespace",
+                .needed_for = "nodes of root cannot leave their cgroup by accident",
+                .without = "they can; those of other users under root's daemon never could (docs/enforcement.md)",
+                .weight = PROBE_BETTER,
+                .attempt = try_read_only_cgroups,
         },
         {
                 .id = "pidns",

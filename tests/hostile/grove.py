@@ -150,7 +150,8 @@ class Grove:
 
     def plant(self, name, seeds, *traits, grace=GRACE, budget=BUDGET, **keys):
         """A dataflow whose nodes are these trees."""
-        nodes = [program(f"t{seed}", "", argv=[str(self.program), str(seed), *traits], **keys) for seed in seeds]
+        # Else root's could make no cgroups of their own, which some kinds do.
+        nodes = [program(f"t{seed}", "", argv=[str(self.program), str(seed), *traits], **{"cgroup_writable": True, **keys}) for seed in seeds]
         environment = [f"{k}={v}" for k, v in self.environment.items()]
         self.call("Start", plan=plan(*nodes, name=name), environment=environment, grace_ms=int(grace * 1000), budget_ms=int(budget * 1000))
 
