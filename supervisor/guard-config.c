@@ -7,10 +7,10 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include <linux/sched.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/fork.h"
 #include "base/log.h"
 #include "supervisor/guard-internal.h"
 
@@ -68,14 +68,13 @@ static int on_reader_late(Timer *timer, nsec_t now)
 
 void guard_config_reload(Guard *guard)
 {
-        struct clone_args args = {.flags = CLONE_PIDFD, .exit_signal = SIGCHLD, .pidfd = (uint64_t)(uintptr_t)&guard->reader.pidfd};
         pid_t pid;
 
         if (guard->reader.pid > 0)
                 return; /* being read */
         guard->config->error = EIO;
         (void)strcpy(guard->config->why, "its reader was ended");
-        pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+        pid = fork_pidfd(0, &guard->reader.pidfd);
         if (pid == 0) {
                 Config config;
                 int r = config_read(&config, config_path(guard), guard->config->why, sizeof(guard->config->why));

@@ -11,10 +11,10 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include <linux/sched.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/fork.h"
 #include "base/place.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/guard-internal.h"
@@ -227,7 +227,6 @@ static int leader_of(const GuardEscrow *escrow)
 
 int guard_enforce(GuardEscrow *escrow, bool remove)
 {
-        struct clone_args args = {.flags = CLONE_PIDFD, .exit_signal = SIGCHLD};
         Guard *guard = escrow->guard;
         GuardSlot *slot = &guard->slots[escrow->slot];
         int pidfd = -1, leader = leader_of(escrow);
@@ -245,8 +244,7 @@ int guard_enforce(GuardEscrow *escrow, bool remove)
                 escrow->enforced_at = MAX(escrow->at, guard->loop.now);
         escrow->owes_notice = true;
         guard_pump(guard); /* heard before the ends that follow from it */
-        args.pidfd = (uint64_t)(uintptr_t)&pidfd;
-        pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+        pid = fork_pidfd(0, &pidfd);
         if (pid < 0)
                 return error_origin(-errno);
         if (pid == 0) {
@@ -267,11 +265,9 @@ int guard_enforce(GuardEscrow *escrow, bool remove)
 /* Its keeper does that, if it lives to the end. In a child, for cgroupfs may hold us up; nobody waits for it. */
 void guard_remove_dataflow(Guard *guard, GuardSlot *slot)
 {
-        struct clone_args args = {.exit_signal = SIGCHLD};
-
         if (slot->dir_fd < 0 || guard_slot_is_gone(slot))
                 return;
-        if (syscall(SYS_clone3, &args, sizeof(args)) == 0) {
+        if (fork_pidfd(0, NULL) == 0) {
                 keep_slot_only(slot, -1);
                 remove_dataflow(slot, nsec_add(clock_now(), NSEC_PER_SEC));
                 _exit(0);

@@ -10,19 +10,11 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <linux/sched.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/fork.h"
 #include "supervisor/guard-internal.h"
-
-/* fork() that gives a pidfd: raw clone3 without shared memory. The child must only make system calls and exec. */
-static pid_t fork_pidfd(int *ret_pidfd)
-{
-        struct clone_args args = {.flags = CLONE_PIDFD, .exit_signal = SIGCHLD, .pidfd = (uint64_t)(uintptr_t)ret_pidfd};
-
-        return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
-}
 
 static void keep_fd(int fd)
 {
@@ -39,7 +31,7 @@ static int exec_role(char *const argv[])
 static int guard_fork_role(char *const argv[], const int *fds, size_t n_fds, GuardProcess *ret)
 {
         int pidfd = -1;
-        pid_t pid = fork_pidfd(&pidfd);
+        pid_t pid = fork_pidfd(0, &pidfd);
 
         if (pid < 0)
                 return error_origin(-errno);

@@ -17,10 +17,10 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include <linux/sched.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/fork.h"
 #include "base/log.h"
 #include "supervisor/guard-internal.h"
 #include "supervisor/journal-format.h"
@@ -310,7 +310,6 @@ static void run_probe(const char *program, int out)
 
 void guard_reexec_order(Guard *guard)
 {
-        struct clone_args args = {.flags = CLONE_PIDFD, .exit_signal = SIGCHLD};
         GuardProbe *probe = &guard->probe;
         int pidfd = -1, pair[2];
         pid_t pid;
@@ -321,8 +320,7 @@ void guard_reexec_order(Guard *guard)
                 refuse(guard, "%s", strerror(errno));
                 return;
         }
-        args.pidfd = (uint64_t)(uintptr_t)&pidfd;
-        pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+        pid = fork_pidfd(0, &pidfd);
         if (pid == 0)
                 run_probe(guard->options->program, pair[1]);
         (void)fd_close(pair[1]);

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -21,6 +20,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/fork.h"
 #include "base/place.h"
 #include "base/receive.h"
 #include "supervisor/capture.h"
@@ -161,6 +161,16 @@ static void mount_proc(SpawnPlan *plan, SpawnOutcome *outcome)
                 (void)mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 }
 
+/* For whoever looks at a list of processes: the arguments are those of the keeper that we are a fork of. */
+static void show_role(void)
+{
+        static const char theirs[] = "--role=keeper", ours[] = "--role=reaper";
+        char *role = program_invocation_name + strlen(program_invocation_name) + 1;
+
+        if (strncmp(role, theirs, sizeof(theirs)) == 0)
+                memcpy(role, ours, sizeof(ours));
+}
+
 static _Noreturn void reaper_main(const SpawnPlan *plan, SpawnOutcome *outcome, int socket_fd, bool is_init)
 {
         const int keep[] = {socket_fd, plan->guard_fd, plan->stdout_fd, plan->stderr_fd, plan->socket_fd, plan->mnt_fd};
@@ -172,6 +182,7 @@ static _Noreturn void reaper_main(const SpawnPlan *plan, SpawnOutcome *outcome, 
 
         close_others(keep, ELEMENTSOF(keep));
         (void)prctl(PR_SET_NAME, "tidegate-reaper");
+        show_role();
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* while the start hangs nobody listens to the socket */
         (void)syscall(SYS_setsid);
         sigemptyset(&child);
@@ -240,13 +251,20 @@ static void wait_for(int pidfd)
                 continue;
 }
 
+static pid_t fork_into(int cgroup_fd, uint64_t flags, int *ret_pidfd)
+{
+        struct clone_args args = {.flags = flags | CLONE_PIDFD | CLONE_INTO_CGROUP,
+                .pidfd = (uint64_t)(uintptr_t)ret_pidfd,
+                .exit_signal = SIGCHLD,
+                .cgroup = (uint64_t)cgroup_fd};
+
+        return (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+}
+
 int reaper_fork(Reaper *ret, const SpawnPlan *plan, SpawnOutcome *outcome, Enforcer enforcer)
 {
         Reaper reaper = {.pidfd = -1, .socket_fd = -1, .is_init = enforcer_has_pidns(enforcer)};
-        struct clone_args args = {.flags = CLONE_PIDFD | (reaper.is_init ? namespace_flags() : 0) | (plan->cgroup_fd >= 0 ? CLONE_INTO_CGROUP : 0),
-                .pidfd = (uint64_t)(uintptr_t)&reaper.pidfd,
-                .exit_signal = SIGCHLD,
-                .cgroup = plan->cgroup_fd >= 0 ? (uint64_t)plan->cgroup_fd : 0};
+        uint64_t flags = reaper.is_init ? namespace_flags() : 0;
         _cleanup_fd_ int theirs = -1;
         int pair[2], r = 0;
 
@@ -255,12 +273,12 @@ int reaper_fork(Reaper *ret, const SpawnPlan *plan, SpawnOutcome *outcome, Enfor
         reaper.socket_fd = pair[0];
         theirs = pair[1];
         outcome->foreign = true;
-        reaper.pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+        reaper.pid = plan->cgroup_fd >= 0 ? fork_into(plan->cgroup_fd, flags, &reaper.pidfd) : fork_pidfd(flags, &reaper.pidfd);
         if (reaper.pid == 0)
                 reaper_main(plan, outcome, theirs, reaper.is_init);
         if (reaper.pid < 0)
                 r = -errno;
-        else if (args.flags & CLONE_NEWUSER)
+        else if (flags & CLONE_NEWUSER)
                 r = write_maps(reaper.pid);
         if (r) {
                 reaper.socket_fd = fd_close(reaper.socket_fd);
@@ -336,20 +354,19 @@ int reaper_read_exit(int socket_fd, int *ret_code, int *ret_status)
 static int probe_pidns(void)
 {
         int pidfd = -1, r = 0, pair[2];
-        struct clone_args args = {.flags = CLONE_PIDFD | namespace_flags(), .pidfd = (uint64_t)(uintptr_t)&pidfd, .exit_signal = SIGCHLD};
         pid_t pid;
         char go;
 
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
                 return error_origin(-errno);
-        pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+        pid = fork_pidfd(namespace_flags(), &pidfd);
         if (pid == 0) {
                 (void)close(pair[0]);
                 leave(read(pair[1], &go, 1) == 1 ? 0 : 1);
         }
         if (pid < 0)
                 r = -errno;
-        else if (args.flags & CLONE_NEWUSER)
+        else if (namespace_flags() & CLONE_NEWUSER)
                 r = write_maps(pid);
         (void)close(pair[0]);
         (void)close(pair[1]);

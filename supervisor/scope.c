@@ -14,11 +14,11 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <linux/sched.h>
 
 #include "base/cgroup_root.h"
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/fork.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/holder.h"
 #include "supervisor/packet.h"
@@ -203,8 +203,7 @@ static void become_ordinary(void)
  */
 static pid_t start(const Scope *scope, bool into, char *const argv[], const int fds[3], int *ret_pidfd)
 {
-        struct clone_args args = {.flags = CLONE_PIDFD, .exit_signal = SIGCHLD, .pidfd = (uint64_t)(uintptr_t)ret_pidfd};
-        pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+        pid_t pid = fork_pidfd(0, ret_pidfd);
         const char *why;
 
         if (pid != 0)

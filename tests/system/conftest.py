@@ -21,6 +21,7 @@ MARK = "TIDEGATE_TEST_RUN"  # in the environment of everything that a test start
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "alone: not beside other tests, for it measures or shares a folder with others")
+    config.addinivalue_line("markers", "cgroup_only: about what only the enforcer cgroup does")
     config.addinivalue_line("markers", "each_enforcer: once with every way to end nodes, and not with cgroups alone")
     config.addinivalue_line("markers", "sanitized: also run on the build with address and undefined sanitizers")
 
@@ -28,6 +29,12 @@ def pytest_configure(config):
 # What nodes are ended with. TIDEGATE_TEST_ENFORCER=NAME runs all tests that know the difference with that one.
 ENFORCER = os.environ.get("TIDEGATE_TEST_ENFORCER", "cgroup")
 ENFORCERS = ["cgroup", "cgroup+pidns", "pidns", "subreaper"]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if ENFORCER != "cgroup" and item.get_closest_marker("cgroup_only"):
+            item.add_marker(pytest.mark.skip(reason="only the enforcer cgroup does it"))
 
 
 def pytest_generate_tests(metafunc):

@@ -331,6 +331,7 @@ def test_when_both_die_the_next_daemon_adopts(scene):
 # Keepers
 
 
+@pytest.mark.cgroup_only
 def test_a_killed_keeper_is_replaced(scene):
     s = scene()
     for keeper in s.daemon.parts("keeper"):
@@ -341,6 +342,7 @@ def test_a_killed_keeper_is_replaced(scene):
     s.finish()
 
 
+@pytest.mark.cgroup_only
 def test_supervisor_and_keepers_die_together(scene):
     s = scene()
     pids = s.daemon.parts("keeper") + s.daemon.parts("supervisor")

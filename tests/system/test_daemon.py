@@ -384,6 +384,7 @@ def test_one_that_never_comes_or_hangs_delays_nothing(daemon, talker, by_hand):
 # Who leaves the cgroup of its node
 
 
+@pytest.mark.cgroup_only
 def test_a_process_of_root_s_that_moved_up_into_the_dataflow_s_cgroup_ends_with_it(daemon, tmp_path):
     mount = next(fields[1] for fields in map(str.split, open("/proc/self/mounts")) if fields[2] == "cgroup2")
     body = "trap '' TERM INT HUP\necho $$ > $UP/cgroup.procs\necho $$ > $TOLD\nwhile :; do sleep 0.1; done"
