@@ -403,6 +403,24 @@ int place_each_process(int dir_fd, PlacePid each, void *userdata)
         return place_each_descendant(pid, NULL, 0, each, userdata);
 }
 
+int place_has(int dir_fd, pid_t pid)
+{
+        _cleanup_fd_ int proc_fd = open_proc(), pidfd = -1;
+        pid_t root;
+
+        pidfd = place_reaper(dir_fd, NULL, &root);
+        if (proc_fd < 0 || pidfd < 0)
+                return proc_fd < 0 ? proc_fd : pidfd == -ESRCH || pidfd == -ENOENT ? 0 : pidfd;
+        for (unsigned depth = 0; pid != root && depth < DEPTH_MAX; depth++) {
+                Facts facts;
+
+                if (pid <= 1 || read_facts(proc_fd, pid, &facts))
+                        return 0;
+                pid = facts.ppid;
+        }
+        return pid == root;
+}
+
 /* ---- lives below a directory */
 
 #define LEVELS_MAX 4 /* <tidegate>/<instance>/<uuid>/<life> */

@@ -74,6 +74,9 @@ int place_each_child(pid_t parent, PlacePid each, void *userdata);
 /* place_each_process() - of a life: everybody but its reaper. Of any other directory, or of one that is over: nobody. */
 int place_each_process(int dir_fd, PlacePid each, void *userdata);
 
+/* place_has() - does @pid descend from the reaper of that life (or is it it)? 1, 0, or a negative errno. */
+int place_has(int dir_fd, pid_t pid);
+
 /* Called for each life's directory at or below another; @dir_fd is borrowed. Non-zero ends the walk and is returned. */
 typedef int (*PlaceLife)(int dir_fd, void *userdata);
 int place_each_life(int dir_fd, PlaceLife visit, void *userdata);

@@ -13,8 +13,10 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/enforcer.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/place.h"
 #include "base/uuid.h"
 #include "supervisor/packet.h"
 #include "supervisor/peer.h"
@@ -112,6 +114,18 @@ static bool path_is_incarnation(const char *path, const Node *node)
         return upto > 0 && upto <= whole && memcmp(supervisor->cgroup + whole - upto, path, upto) == 0 && (at[n] == '\0' || at[n] == '/');
 }
 
+/* Without a cgroup: does it descend from the incarnation's reaper? */
+static bool descends_from_reaper(pid_t pid, const Node *node)
+{
+        char path[PATH_MAX + 256];
+        _cleanup_fd_ int fd = -1;
+
+        (void)snprintf(path, sizeof(path), "%s/%s/%s.%llu", node->dataflow->supervisor->cgroup, node->dataflow->uuid_text, node->plan->id,
+                (unsigned long long)node->generation);
+        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW); /* ours alone, and in memory */
+        return fd >= 0 && place_has(fd, pid) == 1;
+}
+
 /* Is the process in the incarnation's cgroup, or below? procfs answers from memory. */
 static bool peer_is_incarnation(int fd, const Node *node)
 {
@@ -122,6 +136,8 @@ static bool peer_is_incarnation(int fd, const Node *node)
         ssize_t n;
 
         pidfd = peer_pidfd(fd, &peer);
+        if (!enforcer_has_cgroup(enforcer_of_name(node->dataflow->supervisor->cgroup)))
+                return pidfd >= 0 && descends_from_reaper(peer.pid, node) && pidfd_alive(pidfd);
         (void)snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)peer.pid);
         file = pidfd < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
         n = file < 0 ? -1 : read(file, text, sizeof(text) - 1);

@@ -20,15 +20,15 @@ ADOPTED = re.compile(r"adopted (\d+), lost (\d+), duplicated (\d+) in (\d+) ms")
 class Survivor(Daemon):
     """A Daemon whose first process need not be its guard any more."""
 
-    def __init__(self, command, env, directory, home, mark):
+    def __init__(self, command, env, directory, home, mark, enforcer="cgroup"):
         self.mark, self.command, self.env = mark, command, env
-        super().__init__(command, env, directory, home)
+        super().__init__(command, env, directory, home, enforcer=enforcer)
 
     def again(self):
         """Another `tidegated` on the same directory, after the first one has died."""
         self.process.wait(10)
         before = self.log.read_text() if self.log.exists() else ""
-        super().__init__(self.command, self.env, self.runtime.parent, self.home)
+        super().__init__(self.command, self.env, self.runtime.parent, self.home, enforcer=self.enforcer)
         self.before = before
 
     # Who is who
@@ -133,7 +133,7 @@ class Survivor(Daemon):
 
 
 @pytest.fixture
-def survivor(build, node_environment, traces, home, tmp_path):
+def survivor(build, node_environment, traces, home, enforcer, tmp_path):
     """Start `tidegated ARGS...`; returns a Survivor that answers. At the end nothing of it may be left."""
     daemons = []
 
@@ -141,7 +141,7 @@ def survivor(build, node_environment, traces, home, tmp_path):
         directory = tmp_path / f"daemon-{len(daemons)}"
         directory.mkdir()
         command = [program, *map(str, args)]
-        daemons.append(Survivor(command, {**node_environment, MARK: traces.mark, **(env or {})}, directory, home, traces.mark))
+        daemons.append(Survivor(command, {**node_environment, MARK: traces.mark, **(env or {})}, directory, home, traces.mark, enforcer))
         daemons[-1].wait_until_ready()
         return daemons[-1]
 
