@@ -323,6 +323,25 @@ const Command cli_commands[] = {
                 .main = cmd_doctor,
         },
         {
+                .name = "audit",
+                .synopsis = "[--sweep [--force]] [--json]",
+                .summary = "what is left on this host of instances that nobody holds any more",
+                .details = "Needs no daemon. As root of all users, else of your own: cgroups, the processes in them, shared\n"
+                           "memory, runtime directories and scopes whose owners are dead; whose they are, since when, and\n"
+                           "what to do. What a living instance has is no stray. A process or a directory that hangs costs\n"
+                           "a second and is named. Exit status 0 when there is nothing, 3 when there is something, 1 when\n"
+                           "not everything could be looked at.\n"
+                           "\n"
+                           "  --sweep              remove what is provably dead: cgroups and runtime directories whose lock\n"
+                           "                       can be had, with everybody in them; not a daemon's nodes, which wait\n"
+                           "                       for the next `tidegate up`\n"
+                           "  --force              with --sweep: those, too\n"
+                           "  --cgroup-root DIR    tell and remove only what is below DIR\n"
+                           "  --timeout D          for all looks together, default 20s\n"
+                           "  --json               strays, what was removed and what could not be looked at\n" SESSION_RUNTIME_HELP,
+                .main = cmd_audit,
+        },
+        {
                 .name = "version",
                 .synopsis = "[--json]",
                 .summary = "version, compiler, libraries and kernel",

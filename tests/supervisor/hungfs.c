@@ -2,7 +2,7 @@
 /*
  * hungfs DIR - a FUSE file system that takes every question and never answers: whoever asks is in uninterruptible
  * sleep until this process ends. To be mounted in a private mount namespace. Says "ready" when mounted and "asked" at
- * each question. One file, "open", can be opened: whoever closes it is asked to wait for ever (FLUSH is not answered).
+ * each question. One file, "open", can be opened: whoever reads it, or closes it, is asked to wait for ever.
  */
 #define FUSE_USE_VERSION 35
 #include <fuse_lowlevel.h>
@@ -48,9 +48,15 @@ static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         fflush(stdout);
 }
 
+static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
+{
+        puts("asked");
+        fflush(stdout);
+}
+
 int main(int argc, char **argv)
 {
-        static const struct fuse_lowlevel_ops ops = {.init = on_init, .getattr = on_getattr, .lookup = on_lookup, .open = on_open, .flush = on_close, .release = on_close};
+        static const struct fuse_lowlevel_ops ops = {.init = on_init, .getattr = on_getattr, .lookup = on_lookup, .open = on_open, .flush = on_close, .release = on_close, .read = on_read};
         struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
         struct fuse_session *session;
 
