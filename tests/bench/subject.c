@@ -30,8 +30,9 @@
 
 #define LIFE_S    180
 #define BOMB_MAX  1000
-#define BOMB_LOOK 4 /* slots that a process of the bomb tries in a turn ... */
-#define BOMB_MS   5 /* ... of so long */
+#define BOMB_LOOK 4   /* slots that a process of the bomb tries in a turn, of so many ms: longer while there is no room, so that */
+#define BOMB_MIN  2   /* it does not take all of the processor from those that shall end it, as it would in an emulated machine */
+#define BOMB_LONG 128
 
 enum { RECORD_STARTED = 1, RECORD_READY = 2 };
 
@@ -147,12 +148,13 @@ static bool gone(int32_t pid)
 
 static _Noreturn void bomb(struct bomb *b, int n, int mine)
 {
-        unsigned seed;
+        unsigned seed, pause_ms;
         time_t until;
 
 again: /* as a new process */
         seed = (unsigned)getpid() * 2654435761u;
         until = time(NULL) + LIFE_S;
+        pause_ms = BOMB_MIN;
         limit_life();
         if (getpid() % 4 == 0)
                 setsid();
@@ -189,7 +191,8 @@ again: /* as a new process */
                 }
                 if (time(NULL) > until)
                         _exit(4);
-                usleep(BOMB_MS * 1000);
+                pause_ms = full < BOMB_LOOK ? BOMB_MIN : pause_ms < BOMB_LONG ? pause_ms * 2 : BOMB_LONG;
+                usleep(pause_ms * 1000);
         }
 }
 

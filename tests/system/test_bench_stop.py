@@ -33,7 +33,7 @@ def left(tmp_path):
 
 
 def test_tidegate_and_the_kernel_alone_leave_nobody_of_what_does_everything_to_stay(build, tmp_path):
-    scenarios = ["coop", "tree", "headless", "bomb"]
+    scenarios = ["coop", "tree", "headless", "bomb"]  # in the order of the table
     options = [word for name in scenarios for word in ("--scenario", name)]
     done = run(build, tmp_path, "--only", "raw", "--only", "tidegate", "--runs", "1", "--grace", "100", "--json", *options)
     report = json.loads(done.stdout)
