@@ -71,7 +71,7 @@ class Peer:
                 process.wait()
                 status = HANGS
         if check and status != 0:
-            raise Failed(f"`{' '.join(map(str, argv[:4]))}` " + ("hangs" if status == HANGS else f"ended with status {status}"))
+            raise Failed(f"`{' '.join(pathlib.Path(word).name for word in argv[:4])}` " + ("hangs" if status == HANGS else f"ended with status {status}"))
         return status
 
     def background(self, *argv, **kwargs):
