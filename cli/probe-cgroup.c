@@ -6,8 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/limit.h"
+#include "base/user_scope.h"
 #include "cli/probe-raw.h"
 #include "cli/probes.h"
 
@@ -82,14 +84,29 @@ static int fill_group(int dir_fd, int n)
         return 0;
 }
 
+/* As an instance does it: a scope of the user's service manager, for us and for the engine, whose child every later attempt is. */
+static int ask_for_scope(nsec_t deadline, char *ret_why, size_t why_size)
+{
+        const pid_t pids[] = {getpid(), getppid()};
+        char name[64];
+
+        (void)snprintf(name, sizeof(name), "tidegate-doctor-%d.scope", (int)getppid());
+        return user_scope_enter(name, "tidegate doctor", pids, ELEMENTSOF(pids), deadline, ret_why, why_size);
+}
+
 static void try_root(const ProbeContext *context, ProbeReport *report)
 {
-        char why[sizeof(report->evidence)];
-        int r = probe_home_find(report->value, sizeof(report->value), why, sizeof(why));
+        char why[sizeof(report->evidence)], scope_why[160] = "";
+        int r = probe_home_find(report->value, sizeof(report->value), why, sizeof(why)), s;
 
-        if (r < 0)
-                return probe_no(report, -r, "%s", why);
-        probe_yes(report, "%s", why);
+        if (r == 0)
+                return probe_yes(report, "%s", why);
+        s = geteuid() == 0 ? -ENOENT : ask_for_scope(nsec_add(clock_now(), 5 * NSEC_PER_SEC), scope_why, sizeof(scope_why));
+        if (s == 0)
+                s = probe_home_find(report->value, sizeof(report->value), why, sizeof(why));
+        if (s)
+                return probe_no(report, -r, scope_why[0] ? "%s; %s" : "%s%s", why, scope_why);
+        probe_yes(report, "a scope that the user's service manager makes for each instance, for the login session's cgroup is root's");
 }
 
 static void try_make(const ProbeContext *context, ProbeReport *report)
@@ -430,6 +447,7 @@ static const Probe probes[] = {
                 .without = "nodes that detach themselves could be missed: this version's `run` refuses to start",
                 .promises = P(1) | P(2) | P(6),
                 .weight = PROBE_REQUIRED,
+                .span = 6 * NSEC_PER_SEC,
                 .attempt = try_root,
         },
         {

@@ -165,6 +165,7 @@ struct Guard {
         bool scope_held; /* its holder has answered */
         bool scope_owes; /* it was said that there is none */
         bool scope_lost;
+        char leaf_why[256]; /* why there is no scope of the user's, or why there can be no limits; "": no reason */
         GuardState state;
         struct rlimit nofile; /* the caller's, for the nodes */
 
@@ -251,6 +252,10 @@ void guard_scope_restore(Guard *guard); /* of the guard whose place we took */
 void guard_scope_watch(Guard *guard);
 void guard_scope_end(Guard *guard);     /* waits, up to 1 s: after the loop */
 const char *guard_cgroup_root(const Guard *guard); /* for instance_make() and instance_reopen() */
+
+/* guard-leaf.c */
+void guard_leaf_open(Guard *guard); /* waits, up to 5 s: before the loop, and before anything is forked. What does not succeed costs limits only */
+void guard_leaf_end(Guard *guard);  /* back to where we came from */
 
 /* guard-watch.c */
 void guard_watch_begin(Guard *guard); /* a supervisor was started */

@@ -618,10 +618,11 @@ int guard_open_instance_files(Guard *guard)
 
 static int guard_open_instance(Guard *guard)
 {
-        char why[400] = "";
+        char why[512] = "";
         int r;
 
         guard_scope_open(guard);
+        guard_leaf_open(guard);
         r = guard->runtime.instance[0] ? instance_reopen(&guard->instance, guard_cgroup_root(guard), guard->runtime.instance) : -ENOENT;
         if (r == 0) {
                 log_line("taking over the instance %s, which a daemon left here", guard->instance.name);
@@ -630,6 +631,10 @@ static int guard_open_instance(Guard *guard)
                 r = instance_make(&guard->instance, guard_cgroup_root(guard), guard->options->daemon ? "daemon" : "run", guard->options->enforcer, why, sizeof(why));
         }
         if (r) {
+                size_t n = strlen(why);
+
+                if (guard->leaf_why[0])
+                        (void)snprintf(why + n, sizeof(why) - n, "; %s", guard->leaf_why);
                 tell_client(guard, GUARD_MSG_FAILED, -r, why);
                 return r;
         }
@@ -766,6 +771,7 @@ static int guard_abandon(Guard *guard)
                 return 1;
         if (guard->instance.dir_fd >= 0)
                 (void)instance_remove(&guard->instance, nsec_add(clock_now(), NSEC_PER_SEC));
+        guard_leaf_end(guard);
         guard_scope_end(guard);
         runtime_remove(&guard->runtime);
         return 1;
@@ -824,6 +830,7 @@ int guard_main(const GuardOptions *options)
         r = loop_run(&guard.loop);
         if (instance_remove(&guard.instance, nsec_add(clock_now(), 200 * NSEC_PER_MSEC)) && r == 0)
                 r = 3;
+        guard_leaf_end(&guard);
         guard_scope_end(&guard);
         runtime_remove(&guard.runtime);
         return r < 0 || (r == 0 && guard.scope_lost) ? 1 : r;

@@ -88,13 +88,18 @@ static bool ends_with(const char *text, const char *end)
 }
 
 /* FNV-1a: it need not be secret, only the same next time. */
-static void make_name(Scope *scope, const Runtime *runtime)
+void scope_name_for(const Runtime *runtime, const char *prefix, char *ret, size_t size)
 {
         uint64_t hash = UINT64_C(0xcbf29ce484222325);
 
         for (const char *c = runtime->path; *c; c++)
                 hash = (hash ^ (unsigned char)*c) * UINT64_C(0x100000001b3);
-        (void)snprintf(scope->name, sizeof(scope->name), SCOPE_PREFIX "%016llx" SCOPE_SUFFIX, (unsigned long long)hash);
+        (void)snprintf(ret, size, "%.16s%016llx" SCOPE_SUFFIX, prefix, (unsigned long long)hash);
+}
+
+static void make_name(Scope *scope, const Runtime *runtime)
+{
+        scope_name_for(runtime, SCOPE_PREFIX, scope->name, sizeof(scope->name));
 }
 
 /* systemd says so to the process that it starts, and that one's children inherit it. It did not always. */

@@ -40,6 +40,9 @@ enum {
         SCOPE_E_NONE = 1, /* scope_find: this process was not started as a service; scope_join: there is nothing to join */
 };
 
+/* scope_name_for() - the name of a unit that belongs to a runtime directory, the same each time. @prefix: up to 16 letters */
+void scope_name_for(const Runtime *runtime, const char *prefix, char *ret, size_t size);
+
 /* scope_find() - is this process a service of systemd's, and which scope would be its? Nothing is made. 0 or SCOPE_E_NONE. */
 int scope_find(Scope *ret, const Runtime *runtime);
 

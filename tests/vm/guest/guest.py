@@ -78,7 +78,7 @@ USER, UID, HOME = "gate", 4242, "/home/gate"
 
 
 def make_user():
-    for path, line in (("/etc/passwd", f"{USER}:x:{UID}:{UID}::{HOME}:/bin/sh"), ("/etc/group", f"{USER}:x:{UID}:"), ("/etc/shadow", f"{USER}:*:19000:::::")):
+    for path, line in (("/etc/passwd", f"{USER}:x:{UID}:{UID}::{HOME}:/bin/sh"), ("/etc/group", f"{USER}:x:{UID}:"), ("/etc/shadow", f"{USER}:*:19000::::::")):
         if f"{USER}:" not in pathlib.Path(path).read_text():
             with open(path, "a") as f:
                 f.write(line + "\n")
@@ -186,7 +186,8 @@ def cgroup_of(pid="self"):
 
 
 def cgroups(top=CGROUPS):
-    return {str(p.relative_to(CGROUPS)) for p in pathlib.Path(top).rglob("*") if p.is_dir()}
+    """All below it, as paths from CGROUPS. Others may come and go meanwhile."""
+    return {os.path.relpath(os.path.join(at, name), CGROUPS) for at, names, _ in os.walk(top) for name in names}
 
 
 def pids_in(cgroup):

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 
-from guest import BUILD, CGROUPS, SLACK, SOURCE, cgroups, descriptor, doctor, eventually, pids_in, probe, start, state_of, tidegate
+from guest import BUILD, CGROUPS, SLACK, SOURCE, cgroup_of, cgroups, descriptor, doctor, eventually, pids_in, probe, start, state_of, tidegate
 
 DEAF = "trap '' TERM HUP INT; (setsid sh -c \"trap '' TERM; while :; do sleep 1; done\" &) ; echo ready; while :; do sleep 1; done"
 
@@ -48,6 +48,7 @@ def test_a_daemon_outlives_its_supervisor_and_ends_with_nothing_left():
     assert tidegate("up").returncode == 0
     assert tidegate("start", file, "--name", "flow", "--detach", "--grace-duration", "300ms").returncode == 0
     a = int(tidegate("pid", "flow:a").stdout)
+    assert cgroup_of(tidegate("pid", "--guard").stdout.strip()) == CGROUPS, "the root of the hierarchy need not be left"
     supervisor = int(tidegate("pid").stdout)
     os.kill(supervisor, signal.SIGKILL)
     assert eventually(lambda: int(tidegate("pid").stdout or supervisor) != supervisor)
@@ -55,6 +56,7 @@ def test_a_daemon_outlives_its_supervisor_and_ends_with_nothing_left():
     result = tidegate("stop", "flow")
     assert result.returncode == 1 and "0 left" in result.stdout, "b had to be killed"
     assert tidegate("down").returncode == 0
+    assert "memory" in (CGROUPS / "cgroup.subtree_control").read_text().split()
 
 
 def test_nodes_of_a_daemon_that_was_killed_whole_are_adopted():
