@@ -105,10 +105,25 @@ void limits_missing(const char *reason, char *ret_missing, size_t missing_size)
                 append(ret_missing, missing_size, "%s=%s\n", limit_controller_names[i], reason);
 }
 
+/* Every cgroup but the root of the hierarchy has a type. */
+static bool is_inner_with_processes(int dir_fd)
+{
+        char pid;
+        _cleanup_fd_ int fd = -1;
+
+        if (faccessat(dir_fd, "cgroup.type", F_OK, 0) < 0)
+                return false;
+        fd = openat(dir_fd, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+        return fd >= 0 && read(fd, &pid, 1) != 0;
+}
+
+/* The kernel itself refuses memory and io only. Others, as cpu and pids, would make a threaded cgroup of it: nobody could be born below. */
 static int enable(int dir_fd, const char *name)
 {
         char text[16];
 
+        if (is_inner_with_processes(dir_fd))
+                return -EBUSY;
         (void)snprintf(text, sizeof(text), "+%s", name);
         return cgroup_write(dir_fd, "cgroup.subtree_control", text);
 }
