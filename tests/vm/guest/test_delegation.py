@@ -80,7 +80,7 @@ def test_two_in_one_delegated_cgroup_leave_nothing_and_the_first_one_ends_first(
         first = long_run(user=True, cgroup=home)
         assert eventually(lambda: first.pid in pids_in(home / LEAF))
         second = start(BUILD / "bin/tidegate", "run", descriptor("/tmp/second", ("b", "exec sleep 1001")), "--grace-duration", "5s",
-                       user=True, cgroup=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+                       user=True, cgroup=home / LEAF, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
         assert eventually(lambda: list(processes().values()).count("sleep") == 2, 20)
         assert second.pid in pids_in(home / LEAF)
         assert interrupt(first) == 0
@@ -95,6 +95,9 @@ def test_beside_other_processes_there_are_no_limits_and_doctor_says_so():
         assert "no limits below it, for 1 other process is in it" in root_probe(user=True, cgroup=home)["evidence"]
         result = tidegate("run", descriptor("/tmp/flow", ("a", "true")), user=True, cgroup=home)
         assert result.returncode == 0 and "0 left" in result.stdout
+        limited = descriptor("/tmp/limited", ("a", "true", "resources: {pids_max: 100}"))
+        result = tidegate("run", limited, user=True, cgroup=home)
+        assert result.returncode == 1 and "processes live in the cgroup that is ours itself" in result.stdout
         assert pids_in(home) == [other.pid] and cgroups(home) == set()
         other.kill()
         other.wait(10)
