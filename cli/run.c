@@ -57,6 +57,7 @@ typedef struct Run {
         nsec_t drain_until; /* everybody has gone: how long a reader that takes no lines is waited for */
         size_t drained;     /* bytes it had taken when that was last looked at */
         json_t *result;
+        bool left_told;
         bool guard_exited, failed;
         bool allow_unenforced; /* limits */
         int status; /* exit status; -1: not known yet */
@@ -268,9 +269,10 @@ static void on_record(Run *run, const struct guard_record *record)
                 on_supervisor_gone(run, record);
                 break;
         case GUARD_MSG_ENFORCED:
-                if (record->left > 0)
+                if (record->left > 0 && !run->left_told) /* each of its enforcers says so */
                         screen_say(&run->screen, true, "the guard could not end %u of %u processes below %s", record->left,
                                 record->count, run->instance.cgroup);
+                run->left_told = run->left_told || record->left > 0;
                 break;
         }
 }

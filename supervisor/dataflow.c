@@ -345,7 +345,7 @@ const char *dataflow_what_is_left(const Dataflow *dataflow, char *buffer, size_t
                 left = node->quarantined ? &node->left : node->older[i].generation > 0 ? &node->older[i] : NULL;
         if (left)
                 (void)snprintf(buffer, size, "node %.128s would not end (%s%s%s)", node->plan->id, leftover_verdict(left), left->text ? ": " : "",
-                        leftover_first(left, first, sizeof(first)));
+                        leftover_brief(left, first, sizeof(first)));
         else
                 (void)snprintf(buffer, size, "%u processes of it would not end", dataflow->n_left);
         return buffer;
@@ -707,12 +707,21 @@ static void dataflow_believe_guard(Dataflow *dataflow)
         }
 }
 
+/* Empty cgroups are not all: their keeper is at those who left them. Each node's own deadline says how that ended. */
+static bool dataflow_has_strays(const Dataflow *dataflow)
+{
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                if (dataflow->nodes[i].strayed && !dataflow->nodes[i].empty)
+                        return true;
+        return false;
+}
+
 static int on_keeper_deaf(Timer *timer, nsec_t now)
 {
         Dataflow *dataflow = container_of(timer, Dataflow, deaf_timer);
 
         (void)now;
-        if (dataflow->state >= DATAFLOW_ENDING || dataflow_is_final(dataflow))
+        if (dataflow->state >= DATAFLOW_ENDING || dataflow_is_final(dataflow) || dataflow_has_strays(dataflow))
                 return 0;
         dataflow_adopt_blindly(dataflow, "did not react any more");
         dataflow_believe_guard(dataflow);
@@ -727,7 +736,7 @@ static int on_keeper_deaf_of_node(Timer *timer, nsec_t now)
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 const Node *node = &dataflow->nodes[i];
 
-                if (node->state != NODE_STOPPING || !node->enforced_at || node->exited || node->empty || now < nsec_add(node->enforced_at, DATAFLOW_DEAF_SPAN))
+                if (node->state != NODE_STOPPING || node->strayed || !node->enforced_at || node->exited || node->empty || now < nsec_add(node->enforced_at, DATAFLOW_DEAF_SPAN))
                         continue;
                 keeper_lost(dataflow, "did not react any more");
                 return 0;

@@ -372,6 +372,13 @@ static int count_cgroup(int dir_fd, void *userdata)
         return 0;
 }
 
+static int count_here(pid_t pid, void *userdata)
+{
+        (void)pid;
+        ++*(uint32_t *)userdata;
+        return 0;
+}
+
 /* No node is left, so whoever is still there has moved up from a node's cgroup, as a node of root's can. */
 static void run_remove_dataflow(Job *job)
 {
@@ -380,8 +387,8 @@ static void run_remove_dataflow(Job *job)
         _cleanup_fd_ int events = fd < 0 ? -1 : cgroup_open_events(fd);
 
         if (events >= 0 && cgroup_populated(events) == 1) {
-                (void)sweep_kill(fd, j->until, &j->result); /* what is left is told by the removal that fails */
-                j->n = j->result.n_found;
+                (void)cgroup_each_process(fd, count_here, &j->n); /* a node that would not die is in one below */
+                (void)sweep_kill(fd, j->until, &j->result);       /* what is left is told by the removal that fails */
         }
         j->r = cgroup_remove_tree(j->dir_fd, j->name, j->until);
         if (j->r == 0 || fd < 0)

@@ -405,6 +405,7 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 resources_told_refused(node, msg->refused.text, false);
                 break;
         case KEEPER_MSG_ESCAPED:
+                node->strayed = true;
                 on_escaped(node, msg);
                 break;
         default:

@@ -21,7 +21,7 @@
 #include "supervisor/keeper-internal.h"
 
 #define SEEN_MAX      256
-#define LOOK_MAX      4096 /* tasks that are read; of a larger tree it is known that it is large */
+#define LOOK_MAX      4096 /* tasks that are read; beyond, and when the time is over, they are counted */
 #define AGAIN_SPAN    (40 * NSEC_PER_MSEC)
 
 /* ---- for how long it has not run */
@@ -85,8 +85,10 @@ static int look_at_task(Walk *w, pid_t pid, pid_t tid)
         nsec_t now = clock_now();
         Task task;
 
-        if (w->n >= LOOK_MAX || now >= w->until)
-                return -ETIMEDOUT;
+        if (w->n >= LOOK_MAX || now >= w->until) { /* no more than counted */
+                w->n++;
+                return w->n < CGROUP_COUNT_MAX ? 0 : -ETIMEDOUT;
+        }
         if (task_read(&task, pid, tid))
                 return 0; /* gone meanwhile */
         w->n++;

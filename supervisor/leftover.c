@@ -121,6 +121,17 @@ const char *leftover_first(const Leftover *leftover, char *buffer, size_t size)
         return buffer;
 }
 
+const char *leftover_brief(const Leftover *leftover, char *buffer, size_t size)
+{
+        char *end;
+
+        (void)leftover_first(leftover, buffer, size);
+        end = strstr(buffer, ", wchan ");
+        if (end)
+                *end = '\0';
+        return buffer;
+}
+
 void leftover_show(const Leftover *leftover, json_t *object)
 {
         (void)json_object_set_new(object, "left_since_at_ms", json_integer((json_int_t)(leftover->since / NSEC_PER_MSEC)));

@@ -35,6 +35,9 @@ const char *leftover_verdict(const Leftover *leftover);
 /* leftover_first() - the first line of its text, into @buffer. */
 const char *leftover_first(const Leftover *leftover, char *buffer, size_t size);
 
+/* leftover_brief() - the same up to what it is about: "pid 12 (cp) state D for 1.8 s or more in read of 3 (/mnt/x)". */
+const char *leftover_brief(const Leftover *leftover, char *buffer, size_t size);
+
 /* leftover_show() - into @object, of a node or of its own: left_since_at_ms, n_tasks, tasks, left. */
 void leftover_show(const Leftover *leftover, json_t *object);
 

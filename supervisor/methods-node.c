@@ -112,7 +112,7 @@ static void restart_node(Client *client, const Parameters *parameters)
         if (node->quarantined && !node->despite_leftover) {
                 client_fail(client, CONTROL_E_LEFTOVER,
                         "node %.128s cannot start again: its last incarnation would not end (%s: %s); --despite-leftover begins another beside it",
-                        node->plan->id, leftover_verdict(&node->left), leftover_first(&node->left, first, sizeof(first)));
+                        node->plan->id, leftover_verdict(&node->left), leftover_brief(&node->left, first, sizeof(first)));
                 return;
         }
         if (!node_can_restart(node)) {

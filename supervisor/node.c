@@ -20,6 +20,7 @@
 #define NODE_CAPTURE_SPAN         (5 * NSEC_PER_SEC)   /* for a keeper to move a process; later it does not any more */
 #define NODE_REFUSAL_SIZE         1024
 #define NODE_FROZEN_SPAN          NSEC_PER_SEC /* a deadline of one who is frozen is looked at again */
+#define NODE_LOOK_EARLY           (200 * NSEC_PER_MSEC) /* before the verdict falls: a busy host takes its time to say who is left */
 #define NODE_LOOK_SPAN            (300 * NSEC_PER_MSEC)
 #define NODE_GUARD_SPAN           (200 * NSEC_PER_MSEC) /* the guard answers in microseconds */
 #define NODE_OUT_QUEUE_MAX        4096 /* packets that a node may leave unread; the handshake of the largest node is 1 800 */
@@ -271,7 +272,7 @@ static void node_begin_incarnation(Node *node)
         node->not_removed = false;
         node->escrow_placed = false;
         node_put_aside(node);
-        node->quarantined = node->resolved = false;
+        node->quarantined = node->resolved = node->strayed = false;
         keeper_take_pidfd(node, 0, -1); /* that of another life */
         node->end = NODE_END_NONE;
         node->rung = NODE_RUNG_NONE;
@@ -471,7 +472,7 @@ static void node_arm_rung(Node *node)
                 [NODE_RUNG_NONE] = l->term,
                 [NODE_RUNG_ASK] = l->term,
                 [NODE_RUNG_TERM] = l->kill,
-                [NODE_RUNG_KILL] = l->verdict,
+                [NODE_RUNG_KILL] = MAX(l->kill, l->verdict - MIN(l->verdict, NODE_LOOK_EARLY)),
                 [NODE_RUNG_VERDICT] = nsec_add(l->verdict, NODE_LOOK_SPAN),
                 [NODE_RUNG_LOOKED] = NSEC_NEVER,
         };
@@ -607,7 +608,7 @@ static void node_quarantine(Node *node, bool in_exec)
                 (void)snprintf(many, sizeof(many), " (the first of %u tasks)", left->n);
         node_set_error(node, "would not end%s%s%s: %s: %s%s", in_exec ? " (execve of " : "", in_exec ? node->plan->argv[0] : "",
                 in_exec ? " has not returned)" : "", leftover_verdict(left),
-                left->text ? leftover_first(left, first, sizeof(first)) : "its cgroup is not empty, and its keeper did not say who is left", many);
+                left->text ? leftover_brief(left, first, sizeof(first)) : "its cgroup is not empty, and its keeper did not say who is left", many);
         dataflow_verdict(node->dataflow, node);
 }
 
@@ -616,9 +617,9 @@ void node_on_looked(Node *node, const KeeperMsg *msg)
         if (msg->generation != node->generation)
                 return;
         leftover_take(&node->left, msg);
-        /* The list is here: no need to wait for it any longer. Nobody: that comes as EMPTY, or the deadline does. */
+        /* The list is here: no need to wait for it any longer than to the verdict. Nobody: that comes as EMPTY, or the deadline does. */
         if (node->rung == NODE_RUNG_VERDICT && msg->left.n > 0)
-                node_post(node, NODE_EV_DEADLINE);
+                node_set_deadline(node, MAX(node->ladder.verdict, node->dataflow->loop->now));
 }
 
 const char *node_verdict(const Node *node)

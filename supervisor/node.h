@@ -164,6 +164,7 @@ struct Node {
         bool stop_wanted;  /* the operator's wish; kept apart from state */
         bool restart_wanted; /* the operator wants another incarnation, whatever the policy says */
         bool quarantined;  /* its cgroup would not become empty */
+        bool strayed;      /* its keeper has found somebody of this incarnation elsewhere, and kills them too before it says EMPTY */
         bool despite_leftover; /* the order that is being given begins another life all the same */
         bool finished;     /* no further incarnation will come */
         bool was_ready;    /* some incarnation got that far */

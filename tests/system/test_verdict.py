@@ -140,7 +140,7 @@ def test_nothing_begins_beside_what_would_not_die_unless_it_is_told_to(daemon, h
     assert new["state"] == "running" and new["nodes"][0]["pid"] != pid
     assert stop_in_time(daemon)["left"] == 0, "the new one is none of the old one's business"
     let_go()
-    assert eventually(lambda: talk("clean", env=env).stdout.startswith("2 dataflows"), 10) or daemon.call("List", all=True)["dataflows"] == []
+    assert eventually(lambda: talk("clean", env=env) and daemon.call("List", all=True)["dataflows"] == [], 10)
 
 
 def test_a_node_is_restarted_beside_what_would_not_die_of_it(daemon, hold, talk):
@@ -254,3 +254,21 @@ def test_json_of_a_stop_names_the_tasks(daemon, hold, talk):
     assert verdict["result"] == "unkillable-traced" and verdict["tasks"][0]["verdict"] == "unkillable-traced"
     assert lines[-1]["nodes"][0]["tasks"] == verdict["tasks"]
     end(daemon, let_go)
+
+
+def test_who_left_the_cgroup_and_cannot_die_is_named_with_where_it_is(daemon, hold, home):
+    """cgroup_writable: nothing keeps this node's processes where they belong."""
+    away = f"echo 0 > {home}/cgroup.procs; trap '' TERM; echo $$ > {{}}; while :; do sleep 0.1; done"
+    places = {name: daemon.runtime.parent / name for name in ("dies", "held")}
+    children = "\n".join(f"sh -c \"{away.format(path)}\" &" for path in places.values()).replace("$$", "\\$\\$")
+    daemon.call("Start", plan=plan(program("victim", f"{children}\nexec sleep 1000", cgroup_writable=True)), grace_ms=int(GRACE * 1000))
+    pids = {name: int(eventually(lambda: path.exists() and path.read_text().strip(), 20)) for name, path in places.items()}
+    let_go = hold(pids["held"])
+    result = stop_in_time(daemon)
+    victim = result["nodes"][0]
+    assert (victim["verdict"], result["verdict"], result["success"]) == ("unkillable-traced", "unkillable-traced", False), result
+    (task,) = victim["tasks"]
+    assert (task["pid"], task["state"]) == (pids["held"], "t") and home.name in task["cgroup"], task
+    assert not os.path.exists(f"/proc/{pids['dies']}"), "the other one was killed"
+    let_go()
+    cleared(daemon)
