@@ -236,7 +236,7 @@ static void tell_cgroup(int fd, const char *kind, const char *parent, const char
                 (void)place_each_life(dir_fd, add_life, &tree); /* of a living one: its members, whom no cgroup tells */
         if (!alive)
                 count_tree(&tree, dir_fd, 0);
-        if (fstat(dir_fd, &st) < 0) {
+        if (fstat(dir_fd, &st) < 0 || (!alive && geteuid() != 0 && st.st_uid != geteuid())) { /* another user's */
                 json_decref(tree.processes);
                 return;
         }

@@ -5,7 +5,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -78,13 +80,28 @@ static uint32_t node_sockets(const Node *node)
         return n;
 }
 
-/* Regions that this process has open, whoever knows of them. -1: too many descriptors to look through here, or they cannot be read. */
-static int open_regions(void)
+static int by_number(const void *a, const void *b)
 {
+        ino_t x = *(const ino_t *)a, y = *(const ino_t *)b;
+
+        return (x > y) - (x < y);
+}
+
+static void add_inode(ino_t *set, size_t *n, int fd)
+{
+        struct stat st;
+
+        if (fd >= 0 && *n < AUDIT_FDS_MAX && fstat(fd, &st) == 0) /* memory of ours: no file system is asked */
+                set[(*n)++] = st.st_ino;
+}
+
+/* Regions that this process has open, whoever knows of them, once each. -1: too many descriptors to look through here, or they cannot be read. */
+static ssize_t open_regions(ino_t set[static AUDIT_FDS_MAX])
+{
+        static const char ours[] = "/memfd:tidegate-", spec[] = "/memfd:tidegate-sp"; /* that one is on its way to a keeper */
         _cleanup_fd_ int fd = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         char listing[4096] __attribute__((aligned(8)));
-        unsigned n_fds = 0;
-        int n_regions = 0;
+        size_t n_fds = 0, n_regions = 0;
         ssize_t n;
 
         if (fd < 0)
@@ -92,31 +109,57 @@ static int open_regions(void)
         while ((n = getdents64(fd, listing, sizeof(listing))) > 0)
                 for (ssize_t at = 0; at < n;) {
                         const struct dirent64 *e = (const struct dirent64 *)(const void *)(listing + at);
-                        static const char ours[] = "/memfd:tidegate-";
-                        char link[sizeof(ours) - 1];
+                        char link[sizeof(spec) - 1];
 
                         at += e->d_reclen;
                         if (++n_fds > AUDIT_FDS_MAX)
                                 return -1;
-                        if (readlinkat(fd, e->d_name, link, sizeof(link)) == sizeof(link) && memcmp(link, ours, sizeof(link)) == 0)
-                                n_regions++;
+                        if (readlinkat(fd, e->d_name, link, sizeof(link)) == sizeof(link) && memcmp(link, ours, sizeof(ours) - 1) == 0 &&
+                                memcmp(link, spec, sizeof(link)) != 0)
+                                add_inode(set, &n_regions, atoi(e->d_name));
                 }
-        return n < 0 ? -1 : n_regions;
+        return n < 0 ? -1 : (ssize_t)n_regions;
 }
 
-/* Those that no table knows: a leak, whosever it is. It is put down to the dataflow at whose end it is first seen. */
+static size_t known_regions(Supervisor *supervisor, ino_t set[static AUDIT_FDS_MAX])
+{
+        Dataflow *it, *next;
+        size_t n = 0;
+
+        list_for_each(it, next, &supervisor->dataflows, link)
+                for (size_t i = 0; i < it->plan->n_nodes; i++) {
+                        const Node *node = &it->nodes[i];
+
+                        add_inode(set, &n, node->control_fd);
+                        add_inode(set, &n, node->bell_fd);
+                        for (uint32_t k = 0; node->outputs && k < node->plan->n_outputs; k++) {
+                                add_inode(set, &n, node->outputs[k].ring_fd);
+                                add_inode(set, &n, node->outputs[k].pool_fd);
+                        }
+                        for (uint32_t k = 0; node->cursor_fds && k < node->plan->n_inputs; k++)
+                                add_inode(set, &n, node->cursor_fds[k]);
+                }
+        return n;
+}
+
+/* Those that no table knows: a leak, whosever it is. It is put down to the dataflow at whose end it is first seen. A copy that waits in a queue
+ * for somebody who does not read is the same region. */
 static uint32_t new_strays(Supervisor *supervisor)
 {
-        int n = open_regions(), was = supervisor->n_astray;
-        Dataflow *it, *next;
+        ino_t open_[AUDIT_FDS_MAX], known[AUDIT_FDS_MAX];
+        ssize_t n_open = open_regions(open_);
+        size_t n_known;
+        int was = supervisor->n_astray, n = 0;
 
-        if (n < 0)
+        if (n_open < 0)
                 return 0;
-        list_for_each(it, next, &supervisor->dataflows, link)
-                for (size_t i = 0; i < it->plan->n_nodes; i++)
-                        n -= (int)node_memfds(&it->nodes[i]);
-        supervisor->n_astray = MAX(n, 0);
-        return (uint32_t)MAX(supervisor->n_astray - was, 0);
+        n_known = known_regions(supervisor, known);
+        qsort(open_, (size_t)n_open, sizeof(open_[0]), by_number);
+        qsort(known, n_known, sizeof(known[0]), by_number);
+        for (ssize_t i = 0; i < n_open; i++)
+                n += (i == 0 || open_[i] != open_[i - 1]) && !bsearch(&open_[i], known, n_known, sizeof(known[0]), by_number);
+        supervisor->n_astray = n;
+        return (uint32_t)MAX(n - was, 0);
 }
 
 /* Its keeper's name in the runtime directory. Nobody else has the slot's number before the keeper is reaped, and that comes later. */
