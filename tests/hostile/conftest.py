@@ -54,14 +54,21 @@ def open_directory():
     shutil.rmtree(directory)
 
 
+class Unaided(Survivor):
+    """One that is not told where it may make cgroups, and finds nowhere."""
+
+    def places(self):
+        return ["--runtime-dir", self.runtime]
+
+
 @pytest.fixture
 def begin(build, node_environment, traces, home, open_directory):
     """Start the daemon of a layout. At the end nothing of it may be left."""
     daemons = []
 
-    def start(*args, prefix=()):
+    def start(*args, prefix=(), kind=Survivor):
         command = [*prefix, build / "bin/tidegated", *map(str, args)]
-        daemons.append(Survivor(command, {**node_environment, MARK: traces.mark}, open_directory, home, traces.mark))
+        daemons.append(kind(command, {**node_environment, MARK: traces.mark}, open_directory, home, traces.mark))
         daemons[-1].wait_until_ready()
         return daemons[-1]
 
@@ -94,7 +101,42 @@ def delegated_layout(begin, home):
     return begin(prefix=[*ENTER, home / "shell", *AS_NOBODY]), NOBODY
 
 
-LAYOUTS = {"root": root_layout, "user": user_layout, "delegated": delegated_layout}
+def delegated_pidns_layout(begin, home):
+    """The same, and a PID namespace around each node."""
+    return delegated_layout(lambda **kwargs: begin("--enforcer", "cgroup+pidns", **kwargs), home)
+
+
+def pidns_layout(begin, home):
+    """Root's, and a PID namespace instead of a cgroup."""
+    return begin("--enforcer", "pidns"), os.geteuid()
+
+
+def subreaper_layout(begin, home):
+    """Root's, with neither."""
+    return begin("--enforcer", "subreaper"), os.geteuid()
+
+
+def undelegated_layout(begin, home):
+    """An ordinary user's own daemon, and nothing was given to that user."""
+    return begin(prefix=AS_NOBODY, kind=Unaided), NOBODY
+
+
+def read_only_layout(begin, home):
+    """Root's, where every cgroup hierarchy is mounted read-only, as in a container."""
+    remount = "awk '$5 ~ /^.sys.fs.cgroup/ {print $5}' /proc/self/mountinfo | while read m; do mount -o remount,bind,ro $m || exit 1; done; exec \"$@\""
+    return begin(prefix=["unshare", "-m", "sh", "-c", remount, "sh"], kind=Unaided), os.geteuid()
+
+
+LAYOUTS = {
+    "root": root_layout,
+    "user": user_layout,
+    "delegated": delegated_layout,
+    "delegated+pidns": delegated_pidns_layout,
+    "pidns": pidns_layout,
+    "subreaper": subreaper_layout,
+    "undelegated": undelegated_layout,
+    "read-only": read_only_layout,
+}
 
 
 @pytest.fixture

@@ -198,7 +198,9 @@ class Grove:
         return next(self.daemon.home.rglob(f"t{seed}.[0-9]*"), None)
 
     def freeze(self, seed):
-        (self.cgroup_of(seed) / "cgroup.freeze").write_text("1")
+        """Where there is a cgroup."""
+        if cgroup := self.cgroup_of(seed):
+            (cgroup / "cgroup.freeze").write_text("1")
 
     # After
 

@@ -17,7 +17,9 @@ PER_FLOW, FLOWS = 10, 3  # what stands at one time
 TREES = {"root": 100_000 if LONG else 300, "user": 100_000 if LONG else 300}
 FEWER = 1000 if LONG else 30
 SHARDS = {layout: 5 if layout in TREES else 1 for layout in LAYOUTS}
-EACH = [pytest.param(layout, shard, id=f"{layout}-{shard}") for layout in LAYOUTS for shard in range(SHARDS[layout])]
+# An ordinary user's daemon has no real-time priority: it is not measured beside root's trees, some of which have.
+ALONE = {layout: pytest.mark.alone if "delegated" in layout else () for layout in LAYOUTS}
+EACH = [pytest.param(layout, shard, id=f"{layout}-{shard}", marks=ALONE[layout]) for layout in LAYOUTS for shard in range(SHARDS[layout])]
 
 
 def batches(layout, shard):
