@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import subprocess
+import threading
 import time
 import traceback
 import uuid
@@ -77,6 +78,27 @@ def called(path, method, parameters, seconds=40):
             if sent and method in ("Start", "Stop"):
                 return None
         time.sleep(0.02)
+
+
+class Stall:
+    """How long at most this process, which wants to run every 10 ms, was not let: on a machine that is full nobody else of its priority was, and
+    nothing that takes time is proved."""
+
+    def __enter__(self):
+        self.worst, self.over = 0.0, threading.Event()
+        self.thread = threading.Thread(target=self._look)
+        self.thread.start()
+        return self
+
+    def _look(self):
+        before = time.monotonic()
+        while not self.over.wait(0.01):
+            now = time.monotonic()
+            self.worst, before = max(self.worst, now - before - 0.01), now
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
 
 
 class Deputy:
@@ -201,6 +223,11 @@ class Grove:
         """Where there is a cgroup."""
         if cgroup := self.cgroup_of(seed):
             (cgroup / "cgroup.freeze").write_text("1")
+
+    def forget(self):
+        """What was planted: it has gone, and may be planted again."""
+        self.let_go_all()
+        self.trees, self.tracees = {}, []
 
     # After
 

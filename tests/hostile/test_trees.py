@@ -5,15 +5,16 @@ TIDEGATE_SEED=N plants other trees, TIDEGATE_LONG=1 plants 100 000 of them; `tes
 
 import os
 import random
+import warnings
 
 import pytest
 from conftest import LAYOUTS
-from grove import gone
+from grove import Stall, gone
 from lives import LONG, SLACK
 
 SEED = int(os.environ.get("TIDEGATE_SEED", "1"))
 ONLY = [int(s) for s in os.environ.get("HOSTILE_SEEDS", "").split(",") if s]
-PER_FLOW, FLOWS = 10, 3  # what stands at one time
+PER_FLOW, FLOWS = 10, 2  # what stands at one time
 TREES = {"root": 100_000 if LONG else 300, "user": 100_000 if LONG else 300}
 FEWER = 1000 if LONG else 30
 SHARDS = {layout: 5 if layout in TREES else 1 for layout in LAYOUTS}
@@ -32,7 +33,7 @@ def batches(layout, shard):
 
 
 def forest(grove, seeds):
-    """Grown, some traced from outside, some frozen; then all stopped at once. Returns what is not as promised."""
+    """Grown, some traced from outside, some frozen; then all stopped at once. Returns what is not as promised, and how long the machine stood still."""
     flows = [seeds[i : i + PER_FLOW] for i in range(0, len(seeds), PER_FLOW)]
     for flow in flows:
         grove.plant(f"f{flow[0]}", flow)
@@ -41,16 +42,25 @@ def forest(grove, seeds):
     for seed in seeds:
         if random.Random(seed).random() < 0.1:
             grove.freeze(seed)
-    return grove.misses(*grove.stop(), slack=SLACK)
+    with Stall() as stall:
+        results, seconds = grove.stop()
+    found = grove.misses(results, seconds, slack=SLACK)
+    grove.let_go_all()
+    return found + ([] if gone(grove) else [f"left behind: {grove.living()} {grove.cgroups()}"]), stall.worst
 
 
 @pytest.mark.parametrize("grove, shard", EACH, indirect=["grove"])
 def test_random_trees(grove, shard, request):
     layout = request.node.callspec.params["grove"]
     for seeds in batches(layout, shard):
-        found = forest(grove, seeds)
-        grove.let_go_all()
-        found += [] if gone(grove) else [f"left behind: {grove.living()} {grove.cgroups()}"]
+        found, stall = forest(grove, seeds)
+        for _ in range(3):
+            if not found or stall < 0.3 or not gone(grove):
+                break
+            warnings.warn(f"once more, for nothing ran for {stall:.1f} s: {found[0]}", stacklevel=1)
+            grove.call("Clean")
+            grove.forget()
+            found, stall = forest(grove, seeds)
         again = f"tests/hostile/repeat {','.join(map(str, seeds))} {layout}"
         assert not found, "\n".join([*found, f"again: {again}", grove.daemon.output()])
         grove.call("Clean")
