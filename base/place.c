@@ -78,6 +78,19 @@ int place_root_find(char ret_path[static PATH_MAX])
         return root_find(ret_path, false);
 }
 
+bool place_is_below(const char *path)
+{
+        static const char *const ends[] = {".pidns", ".pid1", ".subreaper"};
+
+        for (size_t i = 0; i < ELEMENTSOF(ends); i++) {
+                const char *at = strstr(path, ends[i]);
+
+                if (at && (at[strlen(ends[i])] == '/' || !at[strlen(ends[i])]) && strstr(path, "/tidegate/"))
+                        return true;
+        }
+        return false;
+}
+
 /* ---- /proc/PID/stat, without stdio */
 
 typedef struct Facts {

@@ -34,6 +34,9 @@ bool place_is_cgroup(int dir_fd);
  */
 int place_root_make(char ret_path[static PATH_MAX]);
 
+/* place_is_below() - is @path of a dataflow, an instance or a life that may lie outside of any cgroup hierarchy: "...-1a2b3c4d.pidns/..." */
+bool place_is_below(const char *path);
+
 /* place_root_find() - the same, without making it; -ENOENT: there is none. */
 int place_root_find(char ret_path[static PATH_MAX]);
 

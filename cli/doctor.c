@@ -87,9 +87,9 @@ static void judge_backends(Doctor *doctor)
         BackendState *b = doctor->backends;
 
         b[BACKEND_CGROUP] = (BackendState){.name = "cgroup", .implemented = true};
-        b[BACKEND_PIDNS] = (BackendState){.name = "pidns"};
-        b[BACKEND_PID1] = (BackendState){.name = "pid1", .possible = doctor->host.pid == 1};
-        b[BACKEND_SUBREAPER] = (BackendState){.name = "subreaper"};
+        b[BACKEND_PIDNS] = (BackendState){.name = "pidns", .implemented = true};
+        b[BACKEND_PID1] = (BackendState){.name = "pid1", .implemented = true, .possible = doctor->host.pid == 1};
+        b[BACKEND_SUBREAPER] = (BackendState){.name = "subreaper", .implemented = true};
 
         b[BACKEND_CGROUP].possible =
                 !first_missing(doctor, cgroup_needs, b[BACKEND_CGROUP].because, sizeof(b->because));
@@ -118,7 +118,7 @@ static const char *promise_limit(const Doctor *doctor, unsigned number)
                        "bounded time";
         if (number == 6 && doctor->chosen != BACKEND_PIDNS)
                 return "nothing that a node sends or writes can harm another; but they run as the same user as their supervisor and "
-                       "could signal it, trace it or leave their cgroup; the pidns backend, not in this version, prevents that";
+                       "could signal it, trace it or leave their cgroup; `--enforcer cgroup+pidns` and `--enforcer pidns` prevent that";
         return NULL;
 }
 

@@ -18,6 +18,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/place.h"
 
 #define KILL_BUDGET (2 * NSEC_PER_SEC)
 #define KILL_STEP   (50 * NSEC_PER_MSEC)
@@ -269,6 +270,52 @@ static unsigned count(LastResortVerdict *v, int dir_fd)
         return s.n_seen;
 }
 
+/* ---- lives without a cgroup */
+
+static int has_command(int dir_fd, void *userdata)
+{
+        return place_has(dir_fd, *(pid_t *)userdata) == 1;
+}
+
+static bool wait_gone(int dir_fd, nsec_t until)
+{
+        while (place_populated(dir_fd) != 0) {
+                if (clock_now() >= until)
+                        return false;
+                (void)poll(NULL, 0, 20); /* a plain directory tells of nothing */
+        }
+        return true;
+}
+
+static void end_places(const char *path, const LastResortKill *kill, pid_t command, LastResortVerdict *v)
+{
+        _cleanup_fd_ int dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        nsec_t begin = clock_now();
+        PlaceResult result = {};
+        int n = dir_fd < 0 ? 0 : place_count(dir_fd);
+
+        v->n_found = (unsigned)MAX(n, 0);
+        if (dir_fd < 0) {
+                v->error = errno == ENOENT ? 0 : errno; /* gone: nobody is left there */
+                v->n_left = v->error ? 1 : 0;
+                return;
+        }
+        if (place_each_life(dir_fd, has_command, &command) == 1) {
+                v->error = EDEADLK;
+                v->n_left = v->n_found;
+                return;
+        }
+        if (!kill->force)
+                (void)place_signal(dir_fd, SIGTERM, &result);
+        if (kill->force || !wait_gone(dir_fd, nsec_add(begin, kill->grace_ns / 2))) {
+                (void)place_end(dir_fd, nsec_add(clock_now(), KILL_BUDGET), &result);
+                v->n_found = MAX(v->n_found, result.n_found);
+                v->n_left = result.n_left;
+        }
+        v->error = result.error;
+        v->ms = (long long)((clock_now() - begin) / NSEC_PER_MSEC);
+}
+
 static void child(const char *path, const LastResortKill *kill, pid_t command, LastResortVerdict *v)
 {
         _cleanup_fd_ int events_fd = -1, dir_fd = open_cgroup(path, &events_fd);
@@ -314,7 +361,10 @@ int last_resort_kill(const char *path, const LastResortKill *kill, LastResortVer
                 LastResortVerdict v = {};
 
                 (void)setsid(); /* Ctrl-C ends the command that waits, and not the kill */
-                child(path, kill, command, &v);
+                if (place_is_below(path))
+                        end_places(path, kill, command, &v);
+                else
+                        child(path, kill, command, &v);
                 (void)!write(pipe_fds[1], &v, sizeof(v)); /* nobody may be left to read it */
                 _exit(0);
         }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/place.h"
 #include "base/utf8.h"
 
 #define DEPTH_MAX     16
@@ -77,6 +78,24 @@ static json_t *look_at_process(Look *look, long pid)
                 (json_int_t)memory, "cpu_ms", (json_int_t)cpu_ms);
 }
 
+typedef struct PlaceLook {
+        Look *look;
+        json_t *processes;
+        unsigned *budget;
+} PlaceLook;
+
+static int look_at_descendant(pid_t pid, void *userdata)
+{
+        PlaceLook *l = userdata;
+        json_t *process = *l->budget > 0 ? look_at_process(l->look, pid) : NULL;
+
+        if (process) {
+                (void)json_array_append_new(l->processes, process);
+                (*l->budget)--;
+        }
+        return 0;
+}
+
 static json_t *look_at_group(Look *look, int dir_fd, unsigned *budget)
 {
         json_t *processes = json_array();
@@ -95,6 +114,8 @@ static json_t *look_at_group(Look *look, int dir_fd, unsigned *budget)
                 (void)fclose(f); /* read only */
         else
                 (void)fd_close(fd);
+        if (fd < 0) /* a life without a cgroup, or nobody's */
+                (void)place_each_process(dir_fd, look_at_descendant, &(PlaceLook){look, processes, budget});
         return processes;
 }
 
@@ -134,7 +155,7 @@ static json_t *look_at(const char *path, unsigned *budget)
         Look look = {};
         struct statfs fs;
 
-        if (fd < 0 || fstatfs(fd, &fs) < 0 || fs.f_type != CGROUP2_SUPER_MAGIC)
+        if (fd < 0 || fstatfs(fd, &fs) < 0 || (fs.f_type != CGROUP2_SUPER_MAGIC && !place_is_below(path)))
                 return json_null();
         look.groups = json_array();
         look_below(&look, fd, "", 0, budget);

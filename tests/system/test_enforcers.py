@@ -147,3 +147,23 @@ def test_a_reaper_that_is_killed_takes_its_node_along(enforcer, script, dataflow
     assert run.status == 1 and run.result()["left"] == 0
     assert run.result()["nodes"]
     nothing_left()
+
+
+@pytest.mark.parametrize("enforcer", ["pidns", "subreaper"], indirect=True)
+def test_the_command_sees_and_ends_such_nodes_itself_when_nobody_answers(survivor, enforcer, tidegate):
+    daemon = survivor()
+    environment = [f"{MARK}={daemon.mark}", f"PATH={os.environ['PATH']}"]
+    daemon.talk("Start", plan=plan(program("deaf", DEAF), name="flow"), grace_ms=500, budget_ms=1000, environment=environment)
+    n_sleeps = lambda: sum(c.startswith("sleep") for c in marked_processes(daemon.mark).values())  # noqa: E731
+    assert eventually(lambda: n_sleeps() == 3, 10), daemon.output()
+    assert tidegate("status", "--runtime-dir", daemon.runtime, "flow").stdout.count("sleep") >= 3
+    held = [daemon.take(part) for part in ("guard", "supervisor", "keeper")]
+    for process in held:
+        process.send(signal.SIGSTOP)
+    p = tidegate("stop", "--runtime-dir", daemon.runtime, "--timeout", "300ms", "--force", "flow")
+    left = n_sleeps()
+    for process in held:
+        process.send(signal.SIGCONT)
+        process.close()
+    assert p.returncode == 0 and "3 processes: empty" in p.stdout, p.stdout + p.stderr
+    assert left == 0
