@@ -239,6 +239,9 @@ def test_f11_one_deadline_for_the_whole_stop(place, tree_program):
         result, seconds = place.stop()
         assert result["left"] == 4
         assert result["stop_ms"] / 1000 <= 1.5 * grace + 2 and seconds < 1.5 * grace + 2 + SLACK, "four in order have the time of one"
+        with pytest.raises(ControlError) as e:
+            place.start(program("n0", SLEEP))
+        assert "despite" in str(e.value), "and nothing begins beside them, unless that is asked for"
 
 
 def test_f12_the_leaders_first_thread_has_exited(grove):
