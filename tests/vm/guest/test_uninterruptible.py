@@ -69,6 +69,7 @@ def test_a_stop_ends_on_time_and_names_who_is_left():
         assert node["quarantined"] is True and str(pid) in json.dumps(node["left"]) and state_of(pid) == "D"
         thaw()
         assert eventually(lambda: state_of(pid) is None), "its SIGKILL was waiting"
+        assert eventually(lambda: writers_status()["quarantined"] is False), "it is reported when it ends"
         assert tidegate("down").returncode == 0
 
 
