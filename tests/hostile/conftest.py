@@ -108,12 +108,12 @@ def delegated_pidns_layout(begin, home):
 
 def pidns_layout(begin, home):
     """Root's, and a PID namespace instead of a cgroup."""
-    return begin("--enforcer", "pidns"), os.geteuid()
+    return begin("--enforcer", "pidns", kind=Unaided), os.geteuid()
 
 
 def subreaper_layout(begin, home):
     """Root's, with neither."""
-    return begin("--enforcer", "subreaper"), os.geteuid()
+    return begin("--enforcer", "subreaper", kind=Unaided), os.geteuid()
 
 
 def undelegated_layout(begin, home):

@@ -26,7 +26,7 @@ class Daemon:
             )  # fmt: skip
 
     def places(self):
-        return ["--runtime-dir", self.runtime, "--cgroup-root", self.home, "--enforcer", self.enforcer]
+        return ["--runtime-dir", self.runtime, "--cgroup-root", self.home, *(["--enforcer", self.enforcer] if self.enforcer != "cgroup" else [])]
 
     def client(self, **kwargs):
         client = Client(self.socket, **kwargs)
