@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Lives that are written down in plain directories: who belongs to them, and their ends. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/place.h"
+
+typedef struct Life {
+        char path[64];
+        int fd;
+        pid_t reaper;
+} Life;
+
+/* A reaper that starts @n children which ignore SIGTERM, and ends when nobody is left. */
+static void live(Life *life, int n)
+{
+        int ready[2];
+        char byte;
+
+        (void)strcpy(life->path, "/tmp/tidegate-test-place-XXXXXX");
+        cr_assert(mkdtemp(life->path) && pipe(ready) == 0);
+        life->fd = open(life->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        life->reaper = fork();
+        if (life->reaper == 0) {
+                (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+                for (int i = 0; i < n; i++)
+                        if (fork() == 0) {
+                                (void)signal(SIGTERM, SIG_IGN);
+                                (void)!write(ready[1], "", 1);
+                                for (;;)
+                                        (void)pause();
+                        }
+                while (wait(NULL) > 0)
+                        continue;
+                _exit(0);
+        }
+        for (int i = 0; i < n; i++)
+                cr_assert(read(ready[0], &byte, 1) == 1);
+        (void)close(ready[0]);
+        (void)close(ready[1]);
+        cr_assert(place_set_reaper(life->fd, life->reaper, false) == 0);
+}
+
+static void over(Life *life)
+{
+        cr_assert(waitpid(life->reaper, NULL, 0) == life->reaper);
+        cr_assert(place_forget(life->fd) == 0);
+        cr_assert(rmdir(life->path) == 0, "nothing is left in it");
+        life->fd = fd_close(life->fd);
+}
+
+Test(place, knows_who_descends_from_the_reaper_and_ends_all_of_them, .timeout = 20)
+{
+        PlaceResult result;
+        Life life;
+
+        live(&life, 20);
+        cr_assert(place_populated(life.fd) == 1);
+        cr_assert(place_count(life.fd) == 20, "the reaper itself does not count");
+        cr_assert(place_has(life.fd, life.reaper) == 1 && place_has(life.fd, getpid()) == 0);
+        cr_assert(place_forget(life.fd) == -EBUSY);
+        cr_assert(place_signal(life.fd, SIGTERM, &result) == 0 && result.n_sent == 20);
+        cr_assert(place_count(life.fd) == 20, "they do not hear it");
+        cr_assert(place_end(life.fd, nsec_add(clock_now(), 10 * NSEC_PER_SEC), &result) == 0);
+        cr_assert(result.n_found == 20 && result.n_left == 0);
+        cr_assert(place_populated(life.fd) == 0);
+        over(&life);
+}
+
+Test(place, a_number_that_is_another_s_by_now_names_nobody, .timeout = 20)
+{
+        char path[] = "/tmp/tidegate-test-place-XXXXXX", text[32];
+        PlaceResult result;
+        int fd;
+
+        cr_assert(mkdtemp(path));
+        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        (void)snprintf(text, sizeof(text), "%d.1s", (int)getpid()); /* our number, and the start of somebody long gone */
+        cr_assert(symlinkat(text, fd, "reaper") == 0);
+        cr_assert(place_reaper(fd, NULL, NULL) == -ESRCH);
+        cr_assert(place_populated(fd) == 0 && place_count(fd) == 0);
+        cr_assert(place_end(fd, 0, &result) == 0 && result.n_sent == 0, "we live");
+        cr_assert(place_forget(fd) == 0 && rmdir(path) == 0);
+        (void)fd_close(fd);
+}
+
+Test(place, nobody_is_born_in_a_directory_that_was_removed)
+{
+        char path[] = "/tmp/tidegate-test-place-XXXXXX";
+        int fd;
+
+        cr_assert(mkdtemp(path));
+        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        cr_assert(rmdir(path) == 0);
+        cr_assert(place_set_reaper(fd, getpid(), false) == -ENOENT);
+        (void)fd_close(fd);
+}
