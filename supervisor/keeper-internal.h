@@ -171,6 +171,7 @@ struct Keeper {
         uint32_t n_groups;
         gid_t groups[KEEPER_MSG_MAX_GROUPS];
         bool reset_oom;
+        uint64_t default_signals; /* spawn_default_signals() */
         int dataflow_fd, events_fd;
         Confine confine;
         Enforcer enforcer;

@@ -574,7 +574,8 @@ static void prepare_spawn(Incarnation *inc, const KeeperMsg *msg, int *fds)
                 .gid = k->gid,
                 .groups = k->groups,
                 .n_groups = k->n_groups,
-                .reset_oom = k->reset_oom};
+                .reset_oom = k->reset_oom,
+                .default_signals = k->default_signals};
         j->confine = &k->confine;
         j->may_write_cgroups = inc->cgroup_writable = msg->spawn.cgroup_writable;
         j->job = (Job){.run = run_spawn, .on_announce = on_place_made, .on_done = on_spawn_done};

@@ -626,6 +626,7 @@ static int keeper_init(Keeper *k)
         k->feed = FEED_NULL;
         k->confine = CONFINE_NULL;
         k->reset_oom = oom_score_is_ours();
+        k->default_signals = spawn_default_signals();
         k->enforcer = enforcer_of_instance(k->instance_fd);
         keeper_reapers_init(k);
         (void)prctl(PR_SET_NAME, "tidegate-keeper");

@@ -24,6 +24,7 @@
 
 #define CHILD_STACK_SIZE (64 * 1024)
 #define CPU_MASK_BYTES   1024 /* 8192 CPUs */
+#define N_SIGNALS 64
 #define REGISTER_WAIT_MS 1000 /* for room in the guard's socket, when many start at once */
 #define DEFAULT_PATH     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -164,8 +165,9 @@ static CHILD_CODE void reset_session(Child *c)
         int fd;
 
         check(c, syscall(SYS_setsid));
-        for (int signo = 1; signo <= 64; signo++)
-                (void)syscall(SYS_rt_sigaction, signo, default_action, NULL, 8); /* KILL and STOP refuse, rightly */
+        for (int signo = 1; signo <= N_SIGNALS; signo++)
+                if (!(c->plan->default_signals >> (signo - 1) & 1))
+                        (void)syscall(SYS_rt_sigaction, signo, default_action, NULL, 8); /* KILL and STOP refuse, rightly */
         (void)umask((mode_t)c->plan->spec->umask);
         if (!c->plan->reset_oom)
                 return;
@@ -359,6 +361,18 @@ static CHILD_CODE void child_main(Child *c)
         c->outcome->error = error; /* said before the facts are gathered, which may hang as well */
         gather_facts(c->outcome);
         fail(c, error);
+}
+
+uint64_t spawn_default_signals(void)
+{
+        uint64_t set = 0, action[8];
+
+        for (int signo = 1; signo <= N_SIGNALS; signo++) {
+                memset(action, 0xff, sizeof(action));
+                if (syscall(SYS_rt_sigaction, signo, NULL, action, 8) == 0 && action[0] == (uint64_t)(uintptr_t)SIG_DFL)
+                        set |= UINT64_C(1) << (signo - 1);
+        }
+        return set;
 }
 
 void spawn_outcome_init(SpawnOutcome *outcome)

@@ -58,6 +58,7 @@ typedef struct SpawnPlan {
         const gid_t *groups; /* supplementary; none: ours if uid and gid are ours, else none */
         uint32_t n_groups;
         bool reset_oom; /* our own oom_score_adj is not the node's */
+        uint64_t default_signals; /* bit signo - 1: known to have its default action here (spawn_default_signals()), not set again */
 } SpawnPlan;
 
 /* What is shared with the child, and what other threads may read while it is under way. Zero, then pidfd = -1. */
@@ -98,6 +99,9 @@ typedef struct SpawnOutcome {
 int spawn_run(const SpawnPlan *plan, SpawnOutcome *outcome);
 
 void spawn_outcome_init(SpawnOutcome *outcome);
+
+/* spawn_default_signals() - those that have their default action in this process, for a process that will not change them. */
+uint64_t spawn_default_signals(void);
 
 /*
  * spawn_cancel() - from another thread: do not start it any more; kills the child by its pidfd if there is one.

@@ -242,6 +242,8 @@ int sweep_kill(int cgroup_dirfd, nsec_t until, SweepResult *ret)
                 if (events_fd == -ENOENT || events_fd == -ENODEV)
                         return 0;
                 look(ret, cgroup_dirfd);
+                if (!ret->killed_at)
+                        ret->killed_at = clock_now();
                 note_error(&s, kill_write(cgroup_dirfd));
                 now = clock_now();
                 r = wait_empty(&s, events_fd, MIN(nsec_add(now, step), until));

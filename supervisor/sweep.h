@@ -26,6 +26,7 @@ typedef struct SweepResult {
         uint32_t n_sent;   /* signals that were delivered by pidfd, over all rounds */
         uint32_t n_rounds; /* sweep_kill: sweeps by pidfd that were needed after cgroup.kill; usually 0 */
         uint32_t n_left;   /* sweep_kill: processes there at the last look; 0 when it returned 0 */
+        nsec_t killed_at;  /* sweep_kill: just before the first write to cgroup.kill; 0: there was none */
         int error;         /* first errno worth telling (EPERM from a pidfd, EOPNOTSUPP from cgroup.kill), or 0 */
 } SweepResult;
 
