@@ -251,19 +251,19 @@ static bool is_end(const KeeperMsg *msg)
         return msg->type == KEEPER_MSG_EXITED || msg->type == KEEPER_MSG_EMPTY;
 }
 
-static FxMsg *expect_signalled(Fixture *fx)
+static FxMsg *expect_answer(Fixture *fx, KeeperMsgType type)
 {
         KeeperMsg ends[ELEMENTSOF(early)];
         unsigned n = 0;
 
         for (;;) {
-                cr_assert(fx_receive(fx, &last, FX_SPAN), "SIGNALLED did not come");
+                cr_assert(fx_receive(fx, &last, FX_SPAN), "%s did not come", keeper_msg_name(type));
                 if (is_end(&last.msg) && n < ELEMENTSOF(ends))
                         ends[n++] = last.msg;
                 else if (last.msg.type != KEEPER_MSG_NOTE)
                         break;
         }
-        cr_assert_eq(last.msg.type, KEEPER_MSG_SIGNALLED, "%s came, not SIGNALLED", keeper_msg_name(last.msg.type));
+        cr_assert_eq(last.msg.type, type, "%s came, not %s", keeper_msg_name(last.msg.type), keeper_msg_name(type));
         memcpy(early, ends, n * sizeof(ends[0])); /* all of them were taken: nothing is overwritten */
         n_early = n;
         return &last;
@@ -271,8 +271,8 @@ static FxMsg *expect_signalled(Fixture *fx)
 
 FxMsg *fx_expect(Fixture *fx, KeeperMsgType type)
 {
-        if (type == KEEPER_MSG_SIGNALLED)
-                return expect_signalled(fx);
+        if (type == KEEPER_MSG_SIGNALLED || type == KEEPER_MSG_KILLING)
+                return expect_answer(fx, type);
         do
                 cr_assert(fx_receive(fx, &last, FX_SPAN), "%s did not come", keeper_msg_name(type));
         while (last.msg.type == KEEPER_MSG_NOTE && type != KEEPER_MSG_NOTE);
