@@ -18,6 +18,7 @@
 #include "supervisor/limit-files.h"
 
 #define BASE        "/tidegate" /* what instances lie in */
+#define SPARE_PROCESSES 4096u
 #define N_SPAWN_FDS 6 /* spec, stdout write, stderr write, stdout read, stderr read, socket */
 
 /* Everything the spawner thread touches; the incarnation itself is the loop's alone. */
@@ -338,6 +339,23 @@ static int read_spec_first(SpawnJob *j)
         return r;
 }
 
+/*
+ * Without a cgroup a fork bomb is stopped process by process, and its end must be in sight: what runs on the host now, whosever it is, and so many
+ * more. 0: it cannot be known.
+ */
+static uint64_t processes_max(void)
+{
+        _cleanup_fd_ int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+        char text[128], *slash;
+        ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+        unsigned long long threads;
+
+        text[MAX(n, (ssize_t)0)] = '\0';
+        slash = strchr(text, '/'); /* 0.20 0.18 0.12 1/80 11206 */
+        threads = slash ? strtoull(slash + 1, NULL, 10) : 0;
+        return threads ? threads + SPARE_PROCESSES : 0;
+}
+
 static void run_spawn(Job *job)
 {
         SpawnJob *j = container_of(job, SpawnJob, job);
@@ -348,6 +366,8 @@ static void run_spawn(Job *job)
                 j->plan.cgroup_fd = fcntl(j->cgroup_fd, F_DUPFD_CLOEXEC, 3); /* the announced ones are the loop's */
                 r = j->plan.cgroup_fd < 0 ? -errno : 0;
         }
+        if (!enforcer_has_cgroup(j->enforcer) && j->plan.uid != 0) /* the kernel does not count root's */
+                j->plan.processes_max = processes_max();
         if (!r && !j->may_write_cgroups)
                 j->plan.mnt_fd = confine_namespace(j->confine);
         if (!r && has_reaper) { /* a fork: it has to be able to read the specification */

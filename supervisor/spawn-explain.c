@@ -23,7 +23,7 @@ static const struct {
         [SPAWN_STEP_CREDENTIALS] = {KEEPER_STAGE_CREDENTIALS, "take the caller's credentials"},
         [SPAWN_STEP_CWD] = {KEEPER_STAGE_CWD, "enter the working directory"},
         [SPAWN_STEP_FDS] = {KEEPER_STAGE_FDS, "set up standard input and output"},
-        [SPAWN_STEP_LIMITS] = {KEEPER_STAGE_FDS, "set the limit of open files"},
+        [SPAWN_STEP_LIMITS] = {KEEPER_STAGE_FDS, "set the limits of open files and processes"},
         [SPAWN_STEP_EXEC] = {KEEPER_STAGE_EXEC, "execute"},
 };
 

@@ -208,6 +208,21 @@ static CHILD_CODE void drop_credentials(Child *c)
         check(c, syscall(SYS_setresuid, c->plan->uid, c->plan->uid, c->plan->uid));
 }
 
+/* After the credentials are dropped: who changes its user while over its limit cannot execute anything. */
+static CHILD_CODE void set_limits(Child *c)
+{
+        struct rlimit64 nofile = {c->plan->spec->nofile_soft, c->plan->spec->nofile_hard}, nproc;
+        uint64_t max = c->plan->processes_max;
+
+        check(c, syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &nofile, NULL));
+        if (max == 0)
+                return;
+        check(c, syscall(SYS_prlimit64, 0, RLIMIT_NPROC, NULL, &nproc));
+        nproc.rlim_cur = nproc.rlim_cur < max ? nproc.rlim_cur : max;
+        nproc.rlim_max = nproc.rlim_max < max ? nproc.rlim_max : max;
+        check(c, syscall(SYS_prlimit64, 0, RLIMIT_NPROC, &nproc, NULL));
+}
+
 static CHILD_CODE void place_fds(Child *c)
 {
         const SpawnPlan *p = c->plan;
@@ -334,7 +349,6 @@ static CHILD_CODE int search_and_exec(Child *c)
 static CHILD_CODE void child_main(Child *c)
 {
         const KeeperSpec *spec = c->plan->spec;
-        struct rlimit64 nofile = {spec->nofile_soft, spec->nofile_hard};
         uint64_t no_signals = 0;
         int error;
 
@@ -354,7 +368,7 @@ static CHILD_CODE void child_main(Child *c)
         step(c, SPAWN_STEP_FDS);
         place_fds(c);
         step(c, SPAWN_STEP_LIMITS);
-        check(c, syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &nofile, NULL));
+        set_limits(c);
         (void)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &no_signals, NULL, 8);
         step(c, SPAWN_STEP_EXEC);
         error = search_and_exec(c);

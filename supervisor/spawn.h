@@ -57,6 +57,7 @@ typedef struct SpawnPlan {
         gid_t gid;
         const gid_t *groups; /* supplementary; none: ours if uid and gid are ours, else none */
         uint32_t n_groups;
+        uint64_t processes_max; /* soft and hard RLIMIT_NPROC, where ours is not lower; 0: ours */
         bool reset_oom; /* our own oom_score_adj is not the node's */
         uint64_t default_signals; /* bit signo - 1: known to have its default action here (spawn_default_signals()), not set again */
 } SpawnPlan;
