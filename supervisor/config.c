@@ -40,6 +40,12 @@ static const char *set(Config *config, const char *name, const char *value)
                 {"watchdog", &config->has_watchdog, &config->watchdog_ns},
         };
 
+        if (strcmp(name, "enforcer") == 0) {
+                if (config->has_enforcer)
+                        return "is there twice";
+                config->has_enforcer = true;
+                return enforcer_parse(value, &config->enforcer) ? "wants one of " ENFORCER_NAMES : NULL;
+        }
         for (size_t i = 0; i < ELEMENTSOF(settings); i++) {
                 if (strcmp(name, settings[i].name) != 0)
                         continue;
@@ -52,7 +58,7 @@ static const char *set(Config *config, const char *name, const char *value)
                 *settings[i].has = true;
                 return NULL;
         }
-        return "is no setting (there are grace_duration, kill_budget, watchdog)";
+        return "is no setting (there are grace_duration, kill_budget, watchdog, enforcer)";
 }
 
 static int parse_line(Config *config, char *line, const char *path, unsigned number, char *ret_why, size_t why_size)

@@ -5,6 +5,7 @@
  *     grace_duration = 10s    # of a stop that says nothing else
  *     kill_budget = 2s        # from SIGKILL to the verdict
  *     watchdog = 5s           # what a turn of the supervisor's loop may take; 0: anything
+ *     enforcer = pidns        # what nodes are ended with (base/enforcer.h); of a daemon that starts
  *
  * What the command line says comes first, and stays. Read at the start, and again at SIGHUP, by a process of its own: a file system
  * may hold whoever opens a file there.
@@ -16,12 +17,14 @@
 #include <stddef.h>
 
 #include "base/clock.h"
+#include "base/enforcer.h"
 
 #define CONFIG_PATH "/etc/tidegate/tidegated.conf"
 
 typedef struct Config {
-        bool has_grace, has_budget, has_watchdog;
+        bool has_grace, has_budget, has_watchdog, has_enforcer;
         nsec_t grace_ns, budget_ns, watchdog_ns;
+        Enforcer enforcer; /* ENFORCER_AUTO where there is none */
 } Config;
 
 /**

@@ -31,11 +31,26 @@ static void apply(Guard *guard)
         guard->watchdog_ns = c->has_watchdog && !o->has_watchdog ? c->watchdog_ns : o->watchdog_ns;
 }
 
+static bool may_set_enforcer(const Guard *guard)
+{
+        return guard->config->config.has_enforcer && !guard->options->has_enforcer;
+}
+
+/* An instance keeps what it began with: its nodes are in it. */
+static void tell_enforcer(const Guard *guard)
+{
+        Enforcer wanted = may_set_enforcer(guard) ? guard->config->config.enforcer : guard->options->enforcer;
+
+        if (wanted == ENFORCER_AUTO ? guard->enforcer != wanted : guard->instance.enforcer != wanted)
+                log_line("enforcer %s needs a restart: this daemon goes on with %s", enforcer_name(wanted), enforcer_name(guard->instance.enforcer));
+}
+
 int guard_config_init(Guard *guard)
 {
         int r;
 
         guard->reader.pidfd = -1;
+        guard->enforcer = guard->options->enforcer;
         guard->grace_ns = guard->options->grace_ns;
         guard->budget_ns = guard->options->budget_ns;
         guard->watchdog_ns = guard->options->watchdog_ns;
@@ -47,11 +62,14 @@ int guard_config_init(Guard *guard)
         if (guard->options->state_fd >= 0)
                 return 0; /* as it was: a file that is wrong or hangs by now must not be the end of everything */
         r = config_read(&guard->config->config, config_path(guard), guard->config->why, sizeof(guard->config->why));
-        if (r)
+        if (r) {
                 log_line("%s", guard->config->why);
-        else
-                apply(guard);
-        return r;
+                return r;
+        }
+        apply(guard);
+        if (may_set_enforcer(guard))
+                guard->enforcer = guard->config->config.enforcer;
+        return 0;
 }
 
 static int on_reader_late(Timer *timer, nsec_t now)
@@ -106,6 +124,7 @@ void guard_config_on_reader_exit(Guard *guard)
         apply(guard);
         log_line("%s was read: grace %.1f s, kill budget %.1f s, watchdog %.1f s", config_path(guard), (double)guard->grace_ns / 1e9,
                 (double)guard->budget_ns / 1e9, (double)guard->watchdog_ns / 1e9);
+        tell_enforcer(guard);
         record.at_ns = guard->grace_ns;
         record.until_ns = guard->budget_ns;
         record.term_ns = guard->watchdog_ns;

@@ -44,7 +44,7 @@ static int guard_fork_role(char *const argv[], const int *fds, size_t n_fds, Gua
         return 0;
 }
 
-void guard_said(const GuardOptions *options, char ret[4])
+void guard_said(const GuardOptions *options, char ret[8])
 {
         if (options->has_grace)
                 *ret++ = GUARD_SAID_GRACE;
@@ -52,6 +52,8 @@ void guard_said(const GuardOptions *options, char ret[4])
                 *ret++ = GUARD_SAID_BUDGET;
         if (options->has_watchdog)
                 *ret++ = GUARD_SAID_WATCHDOG;
+        if (options->has_enforcer)
+                *ret++ = GUARD_SAID_ENFORCER;
         *ret = '\0';
 }
 

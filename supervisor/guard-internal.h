@@ -151,6 +151,7 @@ typedef struct GuardProbe { /* the newer program, asked which state it reads */
 struct Guard {
         const GuardOptions *options;
         nsec_t grace_ns, budget_ns, watchdog_ns; /* the options', or the configuration's */
+        Enforcer enforcer;    /* that is asked for, likewise; what it became is the instance's. After a guard that was another: unknown, ENFORCER_AUTO */
         GuardConfig *config;  /* shared with the reader */
         GuardProcess reader;  /* of the configuration */
         Timer reader_timer;
@@ -269,8 +270,8 @@ void guard_give_up_supervisor(Guard *guard); /* it does not answer */
 int guard_record_send(int sock, struct guard_record *record, const int *fds, size_t n_fds);
 void guard_tell_supervisor(Guard *guard, struct guard_record record);
 
-/* guard_said() - the letters for --said. @ret: room for 4 bytes */
-void guard_said(const GuardOptions *options, char ret[4]);
+/* guard_said() - the letters for --said. @ret: room for 8 bytes */
+void guard_said(const GuardOptions *options, char ret[8]);
 
 /* guard-fork.c: our processes. They return the pid's pidfd in @ret; 0 or a negative errno. */
 int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret);

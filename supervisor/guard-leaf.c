@@ -153,7 +153,7 @@ void guard_leaf_open(Guard *guard)
         guard->leaf_why[0] = '\0';
         if (guard->scope.dir_fd >= 0) /* we are in the service, they are beside it */
                 return;
-        if (guard->options->enforcer != ENFORCER_AUTO && !enforcer_has_cgroup(guard->options->enforcer))
+        if (guard->enforcer != ENFORCER_AUTO && !enforcer_has_cgroup(guard->enforcer))
                 return;
         ask_for_scope(guard);
         if (guard->options->cgroup_root)

@@ -627,8 +627,10 @@ static int guard_open_instance(Guard *guard)
         if (r == 0) {
                 log_line("taking over the instance %s, which a daemon left here", guard->instance.name);
                 guard->epoch = guard->loop.now / NSEC_PER_MSEC; /* beyond any that it may have used */
+                if (guard->enforcer != ENFORCER_AUTO && guard->enforcer != guard->instance.enforcer)
+                        log_line("it was begun with the enforcer %s and goes on with it: %s would need an instance of its own", enforcer_name(guard->instance.enforcer), enforcer_name(guard->enforcer));
         } else {
-                r = instance_make(&guard->instance, guard_cgroup_root(guard), guard->options->daemon ? "daemon" : "run", guard->options->enforcer, why, sizeof(why));
+                r = instance_make(&guard->instance, guard_cgroup_root(guard), guard->options->daemon ? "daemon" : "run", guard->enforcer, why, sizeof(why));
         }
         if (r) {
                 size_t n = strlen(why);

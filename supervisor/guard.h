@@ -21,6 +21,7 @@ enum { /* letters of --said, by which a guard tells itself what the first comman
         GUARD_SAID_GRACE = 'g',
         GUARD_SAID_BUDGET = 'b',
         GUARD_SAID_WATCHDOG = 'w',
+        GUARD_SAID_ENFORCER = 'e',
 };
 
 typedef struct GuardOptions {
@@ -28,7 +29,7 @@ typedef struct GuardOptions {
         const char *runtime_dir; /* daemon: NULL for the usual one */
         nsec_t watchdog_ns;      /* daemon: a turn of the supervisor's loop that takes longer ends it; 0: never */
         const char *config;      /* daemon: configuration file; NULL: CONFIG_PATH */
-        bool has_grace, has_budget, has_watchdog; /* the command line said so (GUARD_SAID_*): the file does not change it */
+        bool has_grace, has_budget, has_watchdog, has_enforcer; /* the command line said so (GUARD_SAID_*): the file does not change it */
         const char *program;     /* daemon: what SIGUSR2 executes in this process's place; NULL: nothing */
         int state_fd;            /* daemon: what the supervisor whose guard died hands to itself (guard-state.h); consumed; -1: a fresh start */
         int client_fd;     /* SEQPACKET, records to and from the client; consumed */

@@ -207,7 +207,7 @@ void heir_become_guard(Supervisor *supervisor)
         keep(o->runtime_fd);
         keep(o->listen_fd);
         keep(o->node_listen_fd);
-        (void)snprintf(said, sizeof(said), "--said=%.3s", o->said ? o->said : "");
+        (void)snprintf(said, sizeof(said), "--said=%.7s", o->said ? o->said : "");
         (void)snprintf(config, sizeof(config), "--config=%.4095s", o->config ? o->config : "");
         (void)snprintf(state, sizeof(state), "--state-fd=%d", fd);
         (void)snprintf(grace, sizeof(grace), "--grace-ns=%llu", (unsigned long long)o->grace_ns);

@@ -109,7 +109,7 @@ static void help(void)
                "                          $XDG_RUNTIME_DIR/tidegate); one daemon a directory\n"
                "  --cgroup-root DIR       cgroup v2 directory to make cgroups below (default: found)\n"
                "  --enforcer E            what nodes are ended with: cgroup, cgroup+pidns, pidns, pid1, subreaper (default: auto,\n"
-               "                          that is cgroup, and without one the next of these that the host allows)\n"
+               "                          that is cgroup, and without one the next of these that the host allows; also a setting)\n"
                "  --grace-duration D      what nodes get to end when the daemon does (default 10s)\n"
                "  --config FILE           settings, read again at SIGHUP (default /etc/tidegate/tidegated.conf)\n"
                "  --watchdog D            replace a supervisor whose loop stands still for longer (default 5s; 0: never)\n"
@@ -183,6 +183,7 @@ static void parse_one(Arguments *a, int option, const char *value)
                 a->guard.cgroup_root = value;
                 break;
         case OPT_ENFORCER:
+                a->guard.has_enforcer = true;
                 a->bad = enforcer_parse(value, &a->guard.enforcer) ? "--enforcer wants cgroup, cgroup+pidns, pidns, pid1, subreaper or auto" : a->bad;
                 break;
         case OPT_RUNTIME_DIR:
@@ -213,6 +214,7 @@ static void parse_one(Arguments *a, int option, const char *value)
                 a->guard.has_grace = strchr(value, GUARD_SAID_GRACE);
                 a->guard.has_budget = strchr(value, GUARD_SAID_BUDGET);
                 a->guard.has_watchdog = strchr(value, GUARD_SAID_WATCHDOG);
+                a->guard.has_enforcer = strchr(value, GUARD_SAID_ENFORCER);
                 break;
         case OPT_REEXEC:
                 a->reexec = true;

@@ -32,13 +32,14 @@ Test(config, settings_comments_and_empty_lines_are_read)
         Config config;
         char why[256] = "";
 
-        cr_assert_eq(read_string(&config, "# all of it\n\n  grace_duration = 1.5s  # short\nkill_budget=500ms\nwatchdog =\t0", why), 0, "%s", why);
+        cr_assert_eq(read_string(&config, "# all of it\n\n  grace_duration = 1.5s  # short\nkill_budget=500ms\nwatchdog =\t0\nenforcer = cgroup+pidns # ours", why), 0, "%s", why);
         cr_expect(config.has_grace && config.has_budget && config.has_watchdog);
         cr_expect_eq(config.grace_ns, 1500 * NSEC_PER_MSEC);
         cr_expect_eq(config.budget_ns, 500 * NSEC_PER_MSEC);
         cr_expect_eq(config.watchdog_ns, 0);
+        cr_expect(config.has_enforcer && config.enforcer == ENFORCER_CGROUP_PIDNS);
         cr_assert_eq(read_string(&config, "", why), 0);
-        cr_expect_not(config.has_grace || config.has_budget || config.has_watchdog);
+        cr_expect_not(config.has_grace || config.has_budget || config.has_watchdog || config.has_enforcer || config.enforcer != ENFORCER_AUTO);
 }
 
 Test(config, what_is_wrong_is_told_with_its_line_and_nothing_is_changed)
@@ -53,6 +54,9 @@ Test(config, what_is_wrong_is_told_with_its_line_and_nothing_is_changed)
                 {"watchdog = -1s\n", ":1: `watchdog` wants a time"},
                 {"kill_budget = 1ms\n", ":1: `kill_budget` wants at least 100ms"},
                 {"watchdog = 1s\nwatchdog = 2s\n", ":2: `watchdog` is there twice"},
+                {"watchdog = 1s\nenforcer = magic\n", ":2: `enforcer` wants one of auto, cgroup, cgroup+pidns, pidns, pid1, subreaper"},
+                {"enforcer =\n", ":1: `enforcer` wants one of"},
+                {"enforcer = pidns\nenforcer = pidns\n", ":2: `enforcer` is there twice"},
                 {"= 1s\n", ":1: `` is no setting"},
         };
 

@@ -109,6 +109,37 @@ def test_a_wrong_configuration_names_its_line_and_changes_nothing(start_daemon, 
     logged(daemon, "watchdog 9.0 s")
 
 
+def backend(daemon, name):
+    start(daemon, program("n", SLEEP), name=name)
+    return nodes_of(daemon, name)["n"]["protection"]["backend"]
+
+
+@pytest.mark.cgroup_only
+def test_the_configuration_says_what_nodes_are_ended_with(start_daemon, tmp_path):
+    file = tmp_path / "tidegated.conf"
+    file.write_text("enforcer = cgroup+pidns\n")
+    daemon = start_daemon("--config", file)
+    assert backend(daemon, "flow") == "cgroup+pidns"
+    file.write_text("enforcer = pidns\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    logged(daemon, "enforcer pidns needs a restart: this daemon goes on with cgroup+pidns")
+    assert backend(daemon, "later") == "cgroup+pidns"
+    file.write_text("watchdog = 5s\nenforcer = magic\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    logged(daemon, f"{file}:2: `enforcer` wants one of auto, cgroup")
+
+
+@pytest.mark.cgroup_only
+def test_the_command_line_s_enforcer_comes_before_the_configuration_s(start_daemon, tmp_path):
+    file = tmp_path / "tidegated.conf"
+    file.write_text("enforcer = cgroup+pidns\n")
+    daemon = start_daemon("--config", file, "--enforcer", "cgroup")
+    assert backend(daemon, "flow") == "cgroup"
+    daemon.process.send_signal(signal.SIGHUP)
+    logged(daemon, "was read:")
+    assert "needs a restart" not in daemon.output()
+
+
 def test_a_configuration_that_hangs_holds_nothing_up(start_daemon, tmp_path):
     file = tmp_path / "tidegated.conf"
     file.write_text("")

@@ -74,19 +74,19 @@ def processes_max(out):
 def test_processes_of_a_user_s_node_are_bounded_where_no_cgroup_bounds_them(build, run_as):
     threads = lambda: int(re.search(r"/(\d+)", pathlib.Path("/proc/loadavg").read_text())[1])  # noqa: E731
     before = threads()
-    node, reaper = processes_max(run_as(LIMITS, "--enforcer", "subreaper", prefix=["prlimit", "--nproc=100000:200000", *as_nobody(build)]))
+    node, reaper = processes_max(run_as(LIMITS, "--enforcer", "subreaper", prefix=["prlimit", "--nproc=50000:60000", *as_nobody(build)]))
     assert node[0] == node[1] and before / 2 < int(node[0]) - 4096 < 2 * threads() + 100
-    assert reaper == ("100000", "200000"), "the caller's own is as it was"
+    assert reaper == ("50000", "60000"), "the caller's own is as it was"
 
 
 def test_a_lower_bound_on_processes_stays(build, run_as):
-    node, reaper = processes_max(run_as(LIMITS, "--enforcer", "subreaper", prefix=["prlimit", "--nproc=900:200000", *as_nobody(build)]))
-    assert node[0] == "900" and 4096 < int(node[1]) < 200000 and reaper == ("900", "200000")
+    node, reaper = processes_max(run_as(LIMITS, "--enforcer", "subreaper", prefix=["prlimit", "--nproc=900:60000", *as_nobody(build)]))
+    assert node[0] == "900" and 4096 < int(node[1]) < 60000 and reaper == ("900", "60000")
 
 
 def test_root_s_processes_are_not_counted_and_have_no_bound(run_as):
-    node, reaper = processes_max(run_as(LIMITS, "--enforcer", "subreaper", prefix=["prlimit", "--nproc=100000:200000"]))
-    assert node == reaper == ("100000", "200000")
+    node, reaper = processes_max(run_as(LIMITS, "--enforcer", "subreaper", prefix=["prlimit", "--nproc=50000:60000"]))
+    assert node == reaper == ("50000", "60000")
 
 
 # What is chosen
