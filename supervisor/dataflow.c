@@ -249,7 +249,8 @@ static void dataflow_look_at_start(Dataflow *dataflow)
                 Node *node = &dataflow->nodes[i];
                 bool program = node->plan->kind == PLAN_KIND_PROGRAM;
 
-                if (node->state == NODE_STARTING && !program && wiring_is_ready(node))
+                /* It may be quicker than its keeper, without whose word its pid is not known. */
+                if (node->state == NODE_STARTING && !program && node->spawned && wiring_is_ready(node))
                         node_post(node, NODE_EV_READY);
                 if (node->state == NODE_RUNNING && !program && !node->started && dataflow->released && wiring_may_begin(node))
                         wiring_start(node);

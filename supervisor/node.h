@@ -39,7 +39,7 @@ typedef enum NodeState {
 typedef enum NodeEvent {
         NODE_EV_START,        /* the dataflow begins */
         NODE_EV_SPAWN_FAILED, /* the program never ran */
-        NODE_EV_READY,        /* handshake done (program: exec succeeded) and every link attached */
+        NODE_EV_READY,        /* exec succeeded, and the keeper has said so; node: handshake done and every link attached */
         NODE_EV_EXITED,       /* its first process has ended */
         NODE_EV_EMPTY,        /* its cgroup holds nobody any more */
         NODE_EV_DEADLINE,     /* the state's deadline passed */

@@ -362,4 +362,4 @@ def dataflow(tmp_path):
 from control import fake, talk, talk_on  # noqa: E402, F401
 from lives import home, live, nothing_left, script  # noqa: E402, F401
 from daemon import daemon, start_daemon  # noqa: E402, F401
-from survive import survivor  # noqa: E402, F401
+from survive import survivor, withhold  # noqa: E402, F401

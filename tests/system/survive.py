@@ -156,6 +156,13 @@ def survivor(build, node_environment, traces, home, enforcer, tmp_path):
 # Dataflows
 
 
+@pytest.fixture
+def withhold(build, tmp_path):
+    """A file, and the environment of a daemon whose messages of the type that is written into it do not leave it."""
+    file = tmp_path / "withhold"
+    return file, {"LD_PRELOAD": str(build / "tests/system/libwithhold.so"), "TIDEGATE_WITHHOLD": str(file)}
+
+
 def node(id, argv, inputs=(), outputs=(), **keys):
     """A node with links. inputs: (id, source node, output), all under backpressure."""
     ports = [{"id": i, "line": 1, "source": {"node": n, "output": o}, "queue_size": 10, "queue_policy": "backpressure",

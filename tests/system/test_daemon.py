@@ -2,6 +2,7 @@
 """The daemon as a process: its signals, its configuration, its service manager, an upgrade in place; order and dynamic nodes."""
 
 import os
+import re
 import select
 import signal
 import socket
@@ -13,8 +14,10 @@ from client import Client
 from conftest import eventually
 from daemon import STUBBORN, plan, program, until_deaf
 from lives import arguments_of, children_of, status_field
+from survive import node
 
 SLEEP = "exec sleep 1000"
+SPAWNED = 34  # enum KeeperMsgType
 
 
 def start(daemon, *nodes, name="flow", **parameters):
@@ -160,6 +163,30 @@ def test_a_daemon_with_a_wrong_configuration_does_not_start(build, tmp_path):
     assert result.returncode == 1
     assert f"{file}:1: `grace_duration 5s` has no value" in result.stderr
     assert not (tmp_path / "rt").exists()
+
+
+# A start
+
+
+def test_a_node_that_shakes_hands_before_its_keeper_tells_of_it_is_not_running_yet(survivor, withhold, build):
+    """Whoever hears of `running` can use the pid."""
+    withhold, env = withhold
+    withhold.write_text(str(SPAWNED))
+    daemon = survivor(env=env)
+    kept = [f"{k}={v}" for k, v in daemon.env.items() if k in ("LD_LIBRARY_PATH", "PATH") or k.startswith("TIDEGATE_TEST")]
+    nodes = [node("beat", [build / "tests/system/beat", 1000], outputs=["out"]), node("hear", [build / "tests/system/hear"], inputs=[("in", "beat", "out")])]
+    daemon.talk("Start", plan=plan(*nodes), environment=kept, grace_ms=500, budget_ms=1000)
+
+    def all_shook_hands():
+        daemon.send("guard", signo=signal.SIGUSR1)
+        return all(re.search(f"node {id}: .* connected, mapped,", daemon.output()) for id in ("beat", "hear"))
+
+    assert eventually(all_shook_hands, 20, step=0.05), daemon.output()
+    assert [n["state"] for n in daemon.nodes().values()] == ["starting"] * 2
+    withhold.unlink()
+    daemon.talk("Wait", dataflow="flow", state="running")
+    assert all(n["state"] == "running" and n["pid"] > 0 for n in daemon.nodes().values()), daemon.nodes()
+    daemon.talk("Stop", dataflow="flow", force=True)
 
 
 # Service manager

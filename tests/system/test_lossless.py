@@ -186,13 +186,6 @@ def test_a_supervisor_that_dies_before_its_verdict_leaves_it_to_the_next_one(sce
     s.stop()
 
 
-@pytest.fixture
-def withhold(build, tmp_path):
-    """A file, and the environment of a daemon whose messages of the type that is written into it do not leave it."""
-    file = tmp_path / "withhold"
-    return file, {"LD_PRELOAD": str(build / "tests/system/libwithhold.so"), "TIDEGATE_WITHHOLD": str(file)}
-
-
 def test_a_verdict_that_a_supervisor_took_with_it_is_given_again(scene, withhold):
     """All that it did was written down, and its DETACH was still waiting for room in the producer's socket."""
     withhold, env = withhold

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Preloaded into tidegated: while the file TIDEGATE_WITHHOLD is there, sockets have no room for node messages of the type whose number it holds. That one waits
- * in the supervisor's memory then, and so does what comes after it.
+ * Preloaded into tidegated: while the file TIDEGATE_WITHHOLD is there, sockets have no room for messages of the type whose number it holds, to nodes or of a
+ * keeper. That one waits in the sender's memory then, and so does what comes after it.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "protocol/keeper_msg.h"
 #include "protocol/node_msg.h"
 
 static bool is_withheld(const char *file, unsigned type)
@@ -28,7 +29,7 @@ static bool is_withheld(const char *file, unsigned type)
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
         static ssize_t (*real)(int, const struct msghdr *, int);
-        static const size_t sizes[256] = {[NODE_MSG_DETACH] = 10, [NODE_MSG_AWAIT] = 17}; /* no other record begins and ends so */
+        static const size_t sizes[256] = {[NODE_MSG_DETACH] = 10, [NODE_MSG_AWAIT] = 17, [KEEPER_MSG_SPAWNED] = 18}; /* no other record begins and ends so */
         const char *file = getenv("TIDEGATE_WITHHOLD");
         const uint8_t *bytes = message->msg_iov[0].iov_base;
 
