@@ -78,6 +78,7 @@ void follow_done(Follow *follow)
                         "MiB\n",
                         hidden);
         json_decref(follow->plan);
+        free(follow->told);
         *follow = (Follow){};
 }
 
@@ -165,6 +166,10 @@ void follow_event(Follow *follow, const json_t *event)
         if (!follow->screen.json && strcmp(type, "dropped") == 0)
                 screen_say(&follow->screen, false, "(%lld events not shown here: this terminal is slow)",
                         json_get_number(event, "count"));
+        if (strcmp(type, "error") == 0) {
+                free(follow->told);
+                follow->told = strdup(json_get_text(event, "text")); /* NULL: it may be said twice */
+        }
         screen_event(&follow->screen, shown, clock_now());
 }
 
@@ -252,7 +257,7 @@ void follow_result(Follow *follow, json_t *result, bool ledger)
                 if (ledger)
                         show_ledger(follow, result);
                 show_failed_nodes(follow, result);
-                if (json_get_text(result, "error")[0])
+                if (json_get_text(result, "error")[0] && !(follow->told && strcmp(follow->told, json_get_text(result, "error")) == 0))
                         screen_say(&follow->screen, true, "%s", json_get_text(result, "error"));
         }
         screen_result(&follow->screen, result);

@@ -16,6 +16,7 @@ typedef struct Follow {
         nsec_t since; /* of the order: ledgers count from here */
         int status;   /* the worst exit status of the results so far */
         unsigned n_results;
+        char *told; /* the last error that an event brought: a result does not say it again */
 } Follow;
 
 /**

@@ -71,6 +71,8 @@ static json_t *node_json(const struct status_node *node)
                 "generation", (json_int_t)node->generation, "pid", node->pid, "restarts", (int)node->restarts, "since_at_ms",
                 ms(node->since_ns), "health", status_health_to_string(node->health));
 
+        if (n && node->frozen)
+                (void)json_object_set_new(n, "frozen", json_true());
         if (n && node->stuck_since_ns)
                 (void)json_object_set_new(n, "stuck_since_at_ms", json_integer(ms(node->stuck_since_ns)));
         if (n && node->exit_code)
@@ -94,6 +96,8 @@ static json_t *dataflow_json(const StatusView *view, size_t index, const char *o
                 status_dataflow_state_to_string(d->state), "wanted", status_wanted_to_string(d->wanted), "uid", (int)d->uid,
                 "n_nodes", (int)d->n_nodes, "n_running", (int)d->n_running, "n_failed", (int)d->n_failed, "started_at_ms",
                 ms(d->started_at_ns), "since_at_ms", ms(d->since_ns), "nodes", nodes);
+        if (out && d->frozen)
+                (void)json_object_set_new(out, "frozen", json_true());
         if (out && d->result != STATUS_RESULT_NONE)
                 (void)json_object_set_new(out, "result", json_string(status_result_to_string(d->result)));
         if (out && status_view_cgroup(view, d))

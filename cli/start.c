@@ -226,6 +226,8 @@ static void on_last_word(Start *s, const Reply *reply)
         if (json_is_object(result)) {
                 follow_result(&s->follow, result, false);
                 s->status = s->follow.status;
+                if (s->status != CLI_OK && !s->session.json)
+                        screen_say(&s->follow.screen, false, "`tidegate status %s` shows it until `tidegate clean`", name);
                 return;
         }
         s->status = strcmp(state, "running") == 0 || (strcmp(state, "ended") == 0 && s->reattached) ? CLI_OK : CLI_FAILED;

@@ -51,7 +51,7 @@ static void describe_running(char *buffer, size_t size, const json_t *node)
         (void)snprintf(buffer + n, size - (size_t)n, ", stuck for %s: messages wait, it takes none", stuck_for);
 }
 
-static void describe_end(char *buffer, size_t size, const json_t *node)
+static void describe_end(char *buffer, size_t size, const json_t *dataflow, const json_t *node)
 {
         const json_t *exit_ = json_object_get(node, "exit");
         const char *code = json_get_text(exit_, "code"), *error = json_get_text(node, "error"),
@@ -70,7 +70,7 @@ static void describe_end(char *buffer, size_t size, const json_t *node)
                 (void)snprintf(
                         buffer, size, "terminated by SIG%s", sigabbrev_np((int)json_get_number(exit_, "status")) ?: "?");
         else
-                (void)snprintf(buffer, size, "Not started");
+                (void)snprintf(buffer, size, "Not started%s%s", json_get_text(dataflow, "error")[0] ? ": " : "", json_get_text(dataflow, "error"));
 }
 
 /* "memory_max, pids_max": limits that do not hold here. */
@@ -86,7 +86,7 @@ static bool unenforced(const json_t *node, char *buffer, size_t size)
         return n > 0;
 }
 
-static void describe(char *buffer, size_t size, const json_t *node)
+static void describe(char *buffer, size_t size, const json_t *dataflow, const json_t *node)
 {
         const char *word = node_word(node);
         char keys[256];
@@ -95,7 +95,7 @@ static void describe(char *buffer, size_t size, const json_t *node)
         if (strcmp(word, "RUNNING") == 0 || (strcmp(word, "FROZEN") == 0 && json_get_number(node, "pid") > 0))
                 describe_running(buffer, size, node);
         else if (strcmp(word, "STARTING") != 0 && strcmp(word, "STOPPING") != 0)
-                describe_end(buffer, size, node);
+                describe_end(buffer, size, dataflow, node);
         if (json_is_true(json_object_get(node, "quarantined")) && !strstr(buffer, "quarantined")) {
                 size_t n = strlen(buffer);
 
@@ -142,7 +142,7 @@ void status_print_lines(const json_t *dataflows)
                         const char *word = node_word(node), *tint = color ? word_color(word, node) : NULL;
 
                         (void)full_name(name, sizeof(name), dataflow, node);
-                        describe(text, sizeof(text), node);
+                        describe(text, sizeof(text), dataflow, node);
                         printf("%-*s%s%s%s%-10s%s%s\n", width + 3, name, tint ? "\033[" : "", tint ? tint : "",
                                 tint ? "m" : "", word, tint ? "\033[0m" : "", text);
                 }

@@ -599,15 +599,33 @@ void status_view_print_stuck(const StatusView *view, const struct status_dataflo
                 sizeof(since)), why, action);
 }
 
+/* At least one where the whole dataflow is. */
+static size_t count_frozen(const StatusView *view, const struct status_dataflow *d)
+{
+        size_t n = 0;
+
+        for (size_t i = 0; i < view->n_nodes; i++)
+                n += view->nodes[i].dataflow == (uint32_t)(d - view->dataflows) && view->nodes[i].frozen;
+        return n == 0 && d->frozen ? 1 : n;
+}
+
 static void print_dataflow(const StatusView *view, const struct status_dataflow *d, nsec_t now, bool colour, FILE *f)
 {
         char since[32];
+        size_t n_frozen;
 
         fprintf(f, "  %-24s %s for %s, %" PRIu32 " of %" PRIu32 " nodes running", d->name[0] ? d->name : d->uuid,
                 status_dataflow_state_to_string(d->state), status_view_since(d->since_ns, now, since, sizeof(since)),
                 d->n_running, d->n_nodes);
         if (d->n_failed)
                 fprintf(f, ", %" PRIu32 " failed", d->n_failed);
+        n_frozen = count_frozen(view, d);
+        if (n_frozen > 0) {
+                fputs(", ", f);
+                paint(f, colour, "33", "FROZEN");
+        }
+        if (n_frozen > 0 && !d->frozen)
+                fprintf(f, ": %zu of them", n_frozen);
         fputc('\n', f);
         if (is_stuck(d))
                 fputs("            ", f);

@@ -157,7 +157,7 @@ struct status_dataflow {
         uint32_t n_running;
         uint32_t n_failed;
         uint32_t n_stuck;
-        uint32_t reserved;
+        uint32_t frozen; /* 1: all of it stands still until it is thawed */
         char uuid[40];
         char name[136];
         char cgroup[768]; /* empty: too long for here, or not there yet */
@@ -181,7 +181,8 @@ struct status_node {
         int32_t pid; /* 0: none. For display only */
         int32_t exit_code; /* CLD_* of the last end; 0: none */
         int32_t exit_status;
-        char id[136];
+        char id[132];
+        uint32_t frozen; /* 1: it, or all of its dataflow, stands still until it is thawed */
 };
 _Static_assert(sizeof(struct status_node) == 216, "shared between processes");
 

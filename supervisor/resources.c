@@ -456,14 +456,17 @@ int resources_order_freeze(Dataflow *dataflow, Node *node, bool frozen, nsec_t u
                 return e;
         }
         r->freezing = true;
-        if (!node && frozen)
+        if (!node && frozen) {
                 dataflow->frozen_all = true; /* nobody is started from here on */
+                show_all(dataflow);
+        }
         return 1;
 }
 
 static void thawed(Dataflow *dataflow)
 {
         dataflow->frozen_all = false;
+        show_all(dataflow);
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
                 node_on_thawed(&dataflow->nodes[i]);
         server_look_again(dataflow->supervisor->server);
@@ -493,6 +496,7 @@ void resources_told_frozen(Dataflow *dataflow, Node *node, bool frozen)
                 dataflow->frozen_all = true;
         else if (!r->freezing && dataflow->frozen_all)
                 thawed(dataflow); /* by somebody else's hand */
+        show_all(dataflow);
         server_look_again(dataflow->supervisor->server);
 }
 
@@ -503,8 +507,10 @@ void resources_thaw(Dataflow *dataflow, Node *node)
         if (node ? !(r->frozen || r->freezing) || dataflow->frozen_all : !dataflow->frozen_all)
                 return;
         (void)keeper_order_freeze(dataflow, node, false, nsec_add(clock_now(), NSEC_PER_SEC)); /* the kill does not depend on it */
-        if (!node)
+        if (!node) {
                 dataflow->frozen_all = false;
+                show_all(dataflow);
+        }
 }
 
 void resources_forget_orders(Dataflow *dataflow)

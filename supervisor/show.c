@@ -40,7 +40,8 @@ void show_dataflow(Dataflow *dataflow)
                 .started_at = dataflow->begun_at,
                 .since = dataflow->since,
                 .stop_until = dataflow->stop_ordered && dataflow->state < DATAFLOW_ENDED ? dataflow->ladder.verdict : 0,
-                .n_nodes = (uint32_t)dataflow->plan->n_nodes};
+                .n_nodes = (uint32_t)dataflow->plan->n_nodes,
+                .frozen = dataflow->frozen_all};
 
         if (!status)
                 return;
@@ -94,6 +95,7 @@ void show_node(Node *node)
                 .stuck_since = progress.stuck_since,
                 .waiting = progress.waiting,
                 .restarts = node->n_restarts,
+                .frozen = resources_is_frozen(node) && !node_is_final(node),
                 .waits_for = progress.waits_for == PROGRESS_NOBODY ? STATUS_NONE : progress.waits_for,
                 .pid = node->exited ? 0 : node->pid,
                 .exit_code = node->exit_code,

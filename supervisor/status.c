@@ -577,7 +577,8 @@ void status_put_dataflow(Status *status, const StatusDataflow *row)
                 .n_nodes = row->n_nodes,
                 .n_running = row->n_running,
                 .n_failed = row->n_failed,
-                .n_stuck = row->n_stuck};
+                .n_stuck = row->n_stuck,
+                .frozen = row->frozen};
         text_put(d.uuid, sizeof(d.uuid), row->uuid);
         text_put(d.name, sizeof(d.name), row->name);
         path_put(d.cgroup, sizeof(d.cgroup), row->cgroup);
@@ -624,7 +625,8 @@ void status_put_node(Status *status, const StatusNode *row)
                 .restarts = row->restarts,
                 .pid = row->pid,
                 .exit_code = row->exit_code,
-                .exit_status = row->exit_status};
+                .exit_status = row->exit_status,
+                .frozen = row->frozen};
         text_put(n.id, sizeof(n.id), row->id);
         if (memcmp(&n, node_at(shown->page, node->slot), sizeof(n)) != 0)
                 node_write(shown->page, node->slot, &n);

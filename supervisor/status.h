@@ -75,6 +75,7 @@ typedef struct StatusDataflow {
         StatusHealth health;
         nsec_t started_at, since, stop_until, stuck_since;
         uint32_t n_nodes, n_running, n_failed, n_stuck;
+        bool frozen;
 } StatusDataflow;
 
 typedef struct StatusNode {
@@ -88,6 +89,7 @@ typedef struct StatusNode {
         uint64_t generation;
         nsec_t since, stuck_since;
         uint32_t waiting, restarts;
+        bool frozen;
         uint32_t waits_for; /* index of the node in whose queue it waits for room; STATUS_NONE */
         pid_t pid;
         int exit_code, exit_status;

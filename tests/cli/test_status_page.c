@@ -151,6 +151,29 @@ Test(status_view, a_stuck_dataflow_is_amber_and_its_cause_is_named_with_what_to_
         room_close(&room);
 }
 
+Test(status_view, what_is_frozen_is_shown, .timeout = 10)
+{
+        StatusDataflow dataflow = {.uuid = UUID, .name = "camera", .uid = geteuid(), .state = STATUS_DATAFLOW_RUNNING, .n_nodes = 2, .n_running = 2};
+        StatusNode node = {.uuid = UUID, .index = 1, .id = "show", .state = STATUS_NODE_RUNNING, .waits_for = STATUS_NONE, .frozen = true};
+        StatusView v = STATUS_VIEW_NULL;
+        Room room;
+
+        room_make(&room);
+        room_write(&room);
+        load(&v, &room);
+        cr_assert_null(strstr(printed(&v), "FROZEN"));
+        status_put_node(room.status, &node);
+        load(&v, &room);
+        cr_assert_not_null(strstr(printed(&v), "2 of 2 nodes running, FROZEN: 1 of them\n"), "%s", printed(&v));
+        cr_assert_eq(v.nodes[1].frozen, 1);
+        dataflow.frozen = true;
+        status_put_dataflow(room.status, &dataflow);
+        load(&v, &room);
+        cr_assert_not_null(strstr(printed(&v), "2 of 2 nodes running, FROZEN\n"), "%s", printed(&v));
+        status_view_done(&v);
+        room_close(&room);
+}
+
 /* A supervisor in a process of its own, which has written its page and then does nothing. */
 static pid_t start_supervisor(Room *room)
 {

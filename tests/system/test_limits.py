@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -76,6 +77,18 @@ def test_a_start_is_refused_in_the_same_words(without_memory, daemon):
     assert eventually(lambda: daemon.status("flow")["state"] == "ended", 10)
     assert "node a (line 7): pids_max cannot be enforced here: controller pids" in daemon.status("flow")["error"]
     assert [n["pid"] for n in daemon.status("flow")["nodes"]] == [0]
+
+
+def test_a_refused_start_says_why_once_and_where_it_is_kept(without_memory, daemon, dataflow, tidegate):
+    flow = dataflow({"nodes": [{"id": "greedy", "path": "/bin/sleep", "args": "1000", "resources": {"memory_max": "64M"}}]}, "heavy.yml")
+    said = tidegate("start", flow, "--runtime-dir", daemon.runtime)
+    assert said.returncode == 1
+    assert (said.stdout + said.stderr).count("memory_max cannot be enforced here") == 1, said
+    assert "`tidegate status heavy` shows it until `tidegate clean`" in said.stdout + said.stderr
+    status = tidegate("status", "heavy", "--runtime-dir", daemon.runtime)
+    assert re.search(r"heavy:greedy +STOPPED +Not started: node greedy \(line \d+\): memory_max cannot be enforced here", status.stdout), status
+    assert tidegate("clean", "--runtime-dir", daemon.runtime).returncode == 0
+    assert json.loads(tidegate("list", "--json", "--runtime-dir", daemon.runtime).stdout)["dataflows"] == []
 
 
 def test_status_says_which_limits_do_not_hold_also_under_the_next_supervisor(without_memory, daemon):
@@ -169,6 +182,23 @@ def test_a_frozen_node_stands_still_and_runs_again(daemon, command):
     said = command("thaw", "flow:a", "--json")
     assert said.returncode == 0 and json.loads(said.stdout)["frozen"] is False
     assert events_of(daemon, "a")["frozen"] == "0" and node_of(daemon, "a")["frozen"] is False
+    daemon.call("Stop", dataflow="flow")
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["a node", "the dataflow"])
+def test_what_is_frozen_is_seen_when_the_supervisor_is_silent(whole, daemon, command):
+    """From the status page."""
+    start(daemon, program("a", COUNT), program("b", COUNT))
+    assert command("freeze", "flow" if whole else "flow:a").returncode == 0
+    supervisor = daemon.supervisor()
+    os.kill(supervisor, signal.SIGSTOP)
+    said, data = command("status", "--timeout", "200ms"), json.loads(command("status", "--timeout", "200ms", "--json").stdout)
+    os.kill(supervisor, signal.SIGCONT)
+    words = [line.split()[1] for line in said.stdout.splitlines() if line.startswith("flow:")]
+    assert words == ["FROZEN", "FROZEN" if whole else "RUNNING"], said
+    assert data["source"] == "status page"
+    assert [data["dataflows"][0].get("frozen", False), *(n.get("frozen", False) for n in data["dataflows"][0]["nodes"])] == [whole, True, whole]
+    assert command("thaw", "flow" if whole else "flow:a").returncode == 0
     daemon.call("Stop", dataflow="flow")
 
 
