@@ -369,27 +369,68 @@ static bool is_kin(const Row *row)
         return row->kin >= KIN_YES && !row->root && !row->dead;
 }
 
-int place_each_descendant(pid_t root, const pid_t *spared, size_t n_spared, PlacePid each, void *userdata)
+/* Everybody who descends from @root is marked, but not the spared ones. */
+static int table_descend(Table *t, pid_t root, const pid_t *spared, size_t n_spared)
 {
-        Table t = {.proc_fd = open_proc()};
-        int r = table_fill(&t);
-        Row *top = r ? NULL : table_find(&t, root);
+        int r = table_fill(t);
+        Row *top = r ? NULL : table_find(t, root);
 
-        if (top) {
-                top->kin = KIN_YES;
-                top->root = true;
-        }
-        for (size_t i = 0; top && i < n_spared; i++) {
-                Row *row = table_find(&t, spared[i]);
+        if (!top)
+                return r;
+        top->kin = KIN_YES;
+        top->root = true;
+        for (size_t i = 0; i < n_spared; i++) {
+                Row *row = table_find(t, spared[i]);
 
                 if (row)
                         row->kin = KIN_NO;
         }
-        for (size_t i = 0; top && i < t.n && !r; i++) {
-                table_place(&t, &t.rows[i]);
+        for (size_t i = 0; i < t->n; i++)
+                table_place(t, &t->rows[i]);
+        return 0;
+}
+
+int place_each_descendant(pid_t root, const pid_t *spared, size_t n_spared, PlacePid each, void *userdata)
+{
+        Table t = {.proc_fd = open_proc()};
+        int r = table_descend(&t, root, spared, n_spared);
+
+        for (size_t i = 0; i < t.n && !r; i++)
                 if (is_kin(&t.rows[i]))
                         r = each(t.rows[i].pid, userdata);
+        table_done(&t);
+        return r;
+}
+
+/* To the process of that row, and to no other that may have its number by now. */
+static bool row_signal(const Table *t, const Row *row, int signo, PlaceResult *result)
+{
+        _cleanup_fd_ int pidfd = (int)syscall(SYS_pidfd_open, row->pid, 0);
+        Facts facts;
+
+        if (pidfd < 0 || read_facts(t->proc_fd, row->pid, &facts) || facts.start_time != row->start_time)
+                return false;
+        if (syscall(SYS_pidfd_send_signal, pidfd, signo, NULL, 0) < 0) {
+                if (errno != ESRCH && !result->error)
+                        result->error = errno;
+                return false;
         }
+        if (signo == SIGTERM)
+                (void)syscall(SYS_pidfd_send_signal, pidfd, SIGCONT, NULL, 0); /* it may be gone already */
+        return true;
+}
+
+int place_signal_descendants(pid_t root, const pid_t *spared, size_t n_spared, int signo, PlaceResult *ret)
+{
+        Table t = {.proc_fd = open_proc()};
+        int r = table_descend(&t, root, spared, n_spared);
+
+        *ret = (PlaceResult){};
+        for (size_t i = 0; i < t.n && !r; i++)
+                if (is_kin(&t.rows[i])) {
+                        ret->n_found++;
+                        ret->n_sent += row_signal(&t, &t.rows[i], signo, ret);
+                }
         table_done(&t);
         return r;
 }
@@ -573,24 +614,6 @@ int place_count(int dir_fd)
         return n;
 }
 
-/* To the process of that row, and to no other that may have its number by now. */
-static bool row_signal(const Lives *lives, const Row *row, int signo, PlaceResult *result)
-{
-        _cleanup_fd_ int pidfd = (int)syscall(SYS_pidfd_open, row->pid, 0);
-        Facts facts;
-
-        if (pidfd < 0 || read_facts(lives->table.proc_fd, row->pid, &facts) || facts.start_time != row->start_time)
-                return false;
-        if (syscall(SYS_pidfd_send_signal, pidfd, signo, NULL, 0) < 0) {
-                if (errno != ESRCH && !result->error)
-                        result->error = errno;
-                return false;
-        }
-        if (signo == SIGTERM)
-                (void)syscall(SYS_pidfd_send_signal, pidfd, SIGCONT, NULL, 0); /* it may be gone already */
-        return true;
-}
-
 int place_signal(int dir_fd, int signo, PlaceResult *ret)
 {
         Lives lives = {.table = {.proc_fd = open_proc()}};
@@ -599,7 +622,7 @@ int place_signal(int dir_fd, int signo, PlaceResult *ret)
         *ret = (PlaceResult){.n_found = (unsigned)MAX(n, 0)};
         for (size_t i = 0; n > 0 && i < lives.table.n; i++)
                 if (is_kin(&lives.table.rows[i]))
-                        ret->n_sent += row_signal(&lives, &lives.table.rows[i], signo, ret);
+                        ret->n_sent += row_signal(&lives.table, &lives.table.rows[i], signo, ret);
         lives_done(&lives);
         return MIN(n, 0);
 }
@@ -642,13 +665,13 @@ static int kill_once(Lives *lives, int dir_fd, PlaceResult *result)
                         const Row *row = &lives->table.rows[i];
 
                         if (is_kin(row) && row->kin == KIN_YES && !row->stopped)
-                                (void)row_signal(lives, row, SIGSTOP, result);
+                                (void)row_signal(&lives->table, row, SIGSTOP, result);
                 }
                 before = n;
         }
         for (size_t i = 0; i < lives->table.n; i++)
                 if (is_kin(&lives->table.rows[i]) && lives->table.rows[i].kin == KIN_YES)
-                        result->n_sent += row_signal(lives, &lives->table.rows[i], SIGKILL, result);
+                        result->n_sent += row_signal(&lives->table, &lives->table.rows[i], SIGKILL, result);
         return 0;
 }
 

@@ -97,6 +97,10 @@ typedef struct PlaceResult {
         int error;         /* first errno worth telling, or 0 */
 } PlaceResult;
 
+/* place_signal_descendants() - @signo to everybody whom place_each_descendant() lists, by pidfd, and to nobody who got the number since. @ret's
+ * n_found, n_sent and error are set. 0 or -errno. */
+int place_signal_descendants(pid_t root, const pid_t *spared, size_t n_spared, int signo, PlaceResult *ret);
+
 /* place_signal() - @signo to every process of every life at and below, by pidfd; SIGTERM is followed by SIGCONT. 0 or -errno. */
 int place_signal(int dir_fd, int signo, PlaceResult *ret);
 

@@ -106,37 +106,27 @@ static void keep_slot_only(const GuardSlot *slot, int leader)
         keep_only(fds, n);
 }
 
-static int end_stray(pid_t pid, void *userdata)
-{
-        int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-
-        (*(uint32_t *)userdata)++;
-        if (pidfd >= 0)
-                (void)syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-        (void)fd_close(pidfd);
-        return 0;
-}
-
 /*
  * Without a cgroup: whoever has killed its reaper, and lost its keeper, has come to the guard. Nobody of ours is left by now, so all below the
- * guard but this enforcer are strays.
+ * guard but this enforcer are strays. Only below the guard that made us: when it is gone our parent is somebody to whom half the host may belong.
  */
-static void end_strays(nsec_t until, struct guard_result *result)
+static void end_strays(pid_t guard, nsec_t until, struct guard_result *result)
 {
-        const pid_t self = getpid(), guard = getppid();
-        uint32_t n;
+        const pid_t self = getpid();
+        PlaceResult found;
 
         for (;;) {
-                n = 0;
-                if (place_each_descendant(guard, &self, 1, end_stray, &n) || n == 0 || clock_now() >= until)
+                if (getppid() != guard || place_signal_descendants(guard, &self, 1, SIGKILL, &found))
+                        return;
+                result->n_found = MAX(result->n_found, found.n_found);
+                if (found.n_found == 0 || clock_now() >= until)
                         break;
-                result->n_found = MAX(result->n_found, n);
                 (void)poll(NULL, 0, 5); /* they die and the guard reaps them; the next look tells */
         }
-        result->n_left += n;
+        result->n_left += found.n_found;
 }
 
-static void enforce_slot(GuardSlot *slot, bool remove, unsigned self, struct guard_result *result)
+static void enforce_slot(GuardSlot *slot, bool remove, pid_t guard, unsigned self, struct guard_result *result)
 {
         const GuardEscrow *escrow = &slot->escrow;
         SweepResult swept = {};
@@ -153,7 +143,7 @@ static void enforce_slot(GuardSlot *slot, bool remove, unsigned self, struct gua
                 remove_dataflow(slot, escrow->until);
         else if (remove) {
                 if (slot->guard->state == GUARD_CLEANING && !enforcer_has_cgroup(slot->guard->instance.enforcer))
-                        end_strays(escrow->until, result);
+                        end_strays(guard, escrow->until, result);
                 (void)remove_children(slot->dir_fd, escrow->until);
         }
 }
@@ -230,6 +220,7 @@ int guard_enforce(GuardEscrow *escrow, bool remove)
         Guard *guard = escrow->guard;
         GuardSlot *slot = &guard->slots[escrow->slot];
         int pidfd = -1, leader = leader_of(escrow);
+        const pid_t self = getpid();
         unsigned i = 0;
         pid_t pid;
 
@@ -252,7 +243,7 @@ int guard_enforce(GuardEscrow *escrow, bool remove)
                 if (escrow->name)
                         enforce_incarnation(slot, escrow, leader, i, &guard->results[i]);
                 else
-                        enforce_slot(slot, remove, i, &guard->results[i]);
+                        enforce_slot(slot, remove, self, i, &guard->results[i]);
                 _exit(guard->results[i].n_left > 0 ? 3 : 0);
         }
         guard->enforcers[i] = (GuardEnforcer){.process = {.pid = pid, .pidfd = pidfd},

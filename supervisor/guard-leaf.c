@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,11 @@
 /* The command that a private instance serves is our parent, for it started us; 0 when it is gone, and of a daemon. */
 static pid_t client_pid(const Guard *guard)
 {
-        return guard->options->daemon || guard->client_gone ? 0 : getppid();
+        struct pollfd p = {.fd = guard->client_pidfd, .events = POLLIN};
+        const pid_t pid = getppid();
+
+        /* Alive after we asked: so it was the parent then, and nobody who adopted us. */
+        return guard->options->daemon || guard->client_gone || p.fd < 0 || poll(&p, 1, 0) != 0 ? 0 : pid;
 }
 
 /* ---- a scope of the user's */

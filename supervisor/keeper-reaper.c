@@ -107,7 +107,6 @@ typedef struct StrayJob {
         uint64_t generation;
         pid_t *spared; /* the logger, and every reaper */
         size_t n_spared, n_spared_room;
-        int signo;
         uint32_t n_found, n_left;
 } StrayJob;
 
@@ -117,17 +116,6 @@ static bool is_spared(const StrayJob *j, pid_t pid)
                 if (j->spared[i] == pid)
                         return true;
         return false;
-}
-
-static int signal_stray(pid_t pid, void *userdata)
-{
-        StrayJob *j = userdata;
-        _cleanup_fd_ int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-
-        j->n_left++;
-        if (pidfd >= 0)
-                (void)syscall(SYS_pidfd_send_signal, pidfd, j->signo, NULL, 0);
-        return 0;
 }
 
 static int reap_stray(pid_t pid, void *userdata)
@@ -152,9 +140,10 @@ static void kill_strays(StrayJob *j)
                 j->n_left = 1;
         } else {
                 for (int i = 0; i < 2; i++) {
-                        j->signo = i ? SIGKILL : SIGSTOP;
-                        j->n_left = 0;
-                        (void)place_each_descendant(getpid(), j->spared, j->n_spared, signal_stray, j);
+                        PlaceResult result;
+
+                        (void)place_signal_descendants(getpid(), j->spared, j->n_spared, i ? SIGKILL : SIGSTOP, &result);
+                        j->n_left = result.n_found;
                         j->n_found = MAX(j->n_found, j->n_left);
                 }
                 (void)place_each_child(getpid(), reap_stray, j);

@@ -81,18 +81,6 @@ static void say(int socket_fd, struct reaper_record record, int fd)
         (void)sendmsg(socket_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL); /* two small records in all: there is room, or nobody reads */
 }
 
-static int stop_one(pid_t pid, void *userdata)
-{
-        int signo = *(int *)userdata, pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-
-        /* Whoever descends from us is reaped by us or by a parent that does; between the list and here its number is hardly ever another's,
-         * and then a stranger's of the same user: only in the mode that is called weaker. */
-        if (pidfd >= 0)
-                (void)syscall(SYS_pidfd_send_signal, pidfd, signo, NULL, 0);
-        (void)fd_close(pidfd);
-        return 0;
-}
-
 /* The keeper is gone. A namespace ends with us; else all that descend are stopped and killed, until there are none. */
 static _Noreturn void end_all(bool is_init, int signal_fd)
 {
@@ -102,11 +90,12 @@ static _Noreturn void end_all(bool is_init, int signal_fd)
                 leave(1);
         for (;;) {
                 struct pollfd p = {.fd = signal_fd, .events = POLLIN};
-                int stop = SIGSTOP, kill = SIGKILL;
+                const pid_t self = (pid_t)syscall(SYS_getpid);
+                PlaceResult result;
                 pid_t pid;
 
-                (void)place_each_descendant((pid_t)syscall(SYS_getpid), NULL, 0, stop_one, &stop);
-                (void)place_each_descendant((pid_t)syscall(SYS_getpid), NULL, 0, stop_one, &kill);
+                (void)place_signal_descendants(self, NULL, 0, SIGSTOP, &result);
+                (void)place_signal_descendants(self, NULL, 0, SIGKILL, &result);
                 while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
                         continue;
                 if (pid < 0 && errno == ECHILD)

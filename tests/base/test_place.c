@@ -105,3 +105,24 @@ Test(place, nobody_is_born_in_a_directory_that_was_removed)
         cr_assert(place_set_reaper(fd, getpid(), false) == -ENOENT);
         (void)fd_close(fd);
 }
+
+Test(place, descendants_are_signalled_but_not_the_spared_and_those_below_them, .timeout = 20)
+{
+        PlaceResult result;
+        Life life, spared;
+
+        cr_assert(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0); /* orphans come to us */
+        live(&life, 5);
+        live(&spared, 3);
+        cr_assert(place_signal_descendants(getpid(), &spared.reaper, 1, SIGTERM, &result) == 0);
+        cr_assert_eq(result.n_found, 6, "five, and the reaper that was not spared");
+        cr_assert(waitpid(life.reaper, NULL, 0) == life.reaper); /* it did not ignore SIGTERM */
+        cr_assert(place_signal_descendants(spared.reaper, NULL, 0, SIGKILL, &result) == 0 && result.n_found == 3 && result.n_sent == 3);
+        over(&spared);
+        cr_assert(place_forget(life.fd) == 0 && rmdir(life.path) == 0);
+        cr_assert(place_signal_descendants(getpid(), NULL, 0, SIGKILL, &result) == 0 && result.n_found == 5);
+        while (wait(NULL) > 0)
+                continue;
+        life.fd = fd_close(life.fd);
+        cr_assert(place_signal_descendants(0x7fffffff, NULL, 0, SIGKILL, &result) == 0 && result.n_found == 0, "nobody of that number");
+}
