@@ -71,7 +71,7 @@ static int read_arguments(Run *run, int argc, char **argv)
                 {"stop-after", required_argument, NULL, 'a'},
                 {"grace-duration", required_argument, NULL, 'g'},
                 {"cgroup-root", required_argument, NULL, 'c'},
-                {"enforcer", required_argument, NULL, 'E'},
+                {"enforcer", required_argument, NULL, 'F'},
                 {"json", no_argument, NULL, 'j'},
                 {"allow-unenforced-limits", no_argument, NULL, 'u'},
                 LOAD_LONG_OPTIONS,
@@ -88,9 +88,9 @@ static int read_arguments(Run *run, int argc, char **argv)
                         run->allow_unenforced = true;
                 else if (c == 'c')
                         run->cgroup_root = optarg;
-                else if (c == 'E' && enforcer_parse(optarg, &(Enforcer){0}))
+                else if (c == 'F' && enforcer_parse(optarg, &(Enforcer){0}))
                         return usage_error("run", "--enforcer: `%s` is none of " ENFORCER_NAMES, optarg);
-                else if (c == 'E')
+                else if (c == 'F')
                         run->enforcer = optarg;
                 else if (c == 'a' && span_parse(optarg, &run->stop_after))
                         return usage_error("run", "--stop-after: `%s` is no time (500ms, 2s, 1m)", optarg);

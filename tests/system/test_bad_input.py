@@ -89,7 +89,7 @@ def test_an_ordinary_user_runs_within_a_delegated_cgroup(as_nobody, delegated, t
     p = as_nobody(delegated)
     assert p.returncode == 0 and p.stderr == "" and "[lonely] 65534\n" in p.stdout
     assert [d for d in delegated.iterdir() if d.is_dir()] == []
-    assert "an ordinary user to run within a cgroup" in " ".join(tidegate("help", "run").stdout.split())
+    assert "an ordinary user within a cgroup that is delegated" in " ".join(tidegate("help", "run").stdout.split())
 
 
 def test_an_ordinary_user_elsewhere_is_told_where_to_run(as_nobody, delegated, home):

@@ -129,7 +129,7 @@ def test_two_killed_at_once(parts, stubborn, live, nothing_left):
 @pytest.mark.sanitized
 def test_what_the_death_of_all_of_them_leaves_is_swept_by_the_next_run(stubborn, dataflow, live, home, enforcer, traces, nothing_left):
     run = running(live(stubborn))
-    run.until("ready")
+    run.until('"text":"ready"')
     parts = [run.take(p) for p in ("command", "guard", "supervisor", "keeper")]
     for p in parts:
         p.send(signal.SIGSTOP)  # nobody reacts to another's death before its own

@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 
@@ -159,6 +160,8 @@ def test_the_signal_of_a_containers_end_stops_everything_in_bounded_time(contain
 @pytest.mark.parametrize("cgroups", ["kept", "removed"])
 def test_a_container_that_is_killed_takes_all_along_and_the_next_one_goes_on(cgroups, container, build, node_environment, traces, tmp_path):
     """The runtime directory is still there, as on a volume: it is the same instance, whose nodes have all ended unseen."""
+    tree = container.directory / "tree.yml"
+    tree.write_text(re.sub(r"( +)(path: .*)", r"\1\2\n\1restart_policy: on-failure", TREE))
     start_tree(container)
     container.signal(signal.SIGKILL)
     container.process.wait(10)

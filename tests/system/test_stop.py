@@ -64,7 +64,7 @@ def test_a_child_that_ignores_sigterm_is_ended_though_its_leader_left_at_once(sc
     child = script("child", STUBBORN)
     leader = script("leader", f"trap 'exit 0' TERM\n{child} &\nwhile :; do wait; done")
     run = live(dataflow(programs(leader=leader)), "--grace-duration", "600ms")
-    run.until("ready")
+    run.until('"text":"ready"')
     run.process.send_signal(signal.SIGINT)
     run.wait(15)
     assert run.node("leader")["exit"] == {"code": "exited", "status": 0}
@@ -107,7 +107,7 @@ def test_children_that_a_program_leaves_behind_do_not_outlive_it(stubborn, scrip
 def test_sigstopped_programs_wake_up_for_sigterm(script, dataflow, live, nothing_left):
     frozen = script("frozen", "echo ready\nkill -STOP $$")
     run = live(dataflow(programs(frozen=frozen)), "--grace-duration", "20s")
-    run.until("ready")
+    run.until('"text":"ready"')
     pid = run.until_event(type="node", to="running", node="frozen")["pid"]
     assert eventually(lambda: stat_of(pid)[0] == "T", 10)
     run.process.send_signal(signal.SIGINT)
@@ -159,7 +159,7 @@ def test_an_escaped_grandchild_that_holds_stdout_open_holds_up_nobody(script, da
 def test_an_unkillable_process_is_named_in_the_verdict(helpers, script, dataflow, live, home, traces):
     victim = script("victim", "trap '' TERM\necho ready\nwhile :; do sleep 1000; done")
     run = live(dataflow(programs(victim=victim)), "--grace-duration", "300ms")
-    run.until("ready")
+    run.until('"text":"ready"')
     pid = run.until_event(type="node", to="running")["pid"]
     with subprocess.Popen([helpers / "undying", "--trace", str(pid)], stdout=subprocess.PIPE, text=True) as tracer:
         try:
@@ -213,7 +213,7 @@ def test_a_stop_while_nodes_still_start_ends_them(script, build, dataflow, live,
         {"id": "hear", "path": f"{nodes}/hear", "inputs": {"in": "silent/out"}},
     ]})  # fmt: skip
     run = live(flow, "--grace-duration", "5s")
-    run.until("ready")
+    run.until('"text":"ready"')
     run.process.send_signal(signal.SIGINT)
     run.wait(15)
     assert run.result()["left"] == 0
@@ -250,9 +250,9 @@ def _sigint_is(pid, field):
 @pytest.mark.sanitized
 @pytest.mark.parametrize("signo", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
 def test_each_signal_that_ends_programs_stops_in_order(signo, script, dataflow, live, nothing_left):
-    polite = script("polite", "trap 'echo asked; exit 0' TERM\necho ready\nwhile :; do sleep 0.02; done")
+    polite = script("polite", "trap 'echo asked; exit 0' TERM\necho trap set\nwhile :; do sleep 0.02; done")
     run = live(dataflow(programs(polite=polite)), "--grace-duration", "10s")
-    run.until("ready")
+    run.until("trap set")
     run.process.send_signal(signo)
     run.wait(15)
     assert run.status == 0
@@ -445,7 +445,7 @@ def test_two_runs_side_by_side_do_not_see_each_other(script, dataflow, live, hom
     flow = dataflow(programs(a=script("a", STUBBORN)))
     first, second = live(flow, "--grace-duration", "200ms"), live(flow, "--grace-duration", "200ms")
     for run in (first, second):
-        run.until("ready")
+        run.until('"text":"ready"')
     pid = second.until_event(type="node", to="running")["pid"]
     first.process.send_signal(signal.SIGINT)
     first.wait(15)
