@@ -20,6 +20,14 @@ void protection_describe(char *buffer, size_t size, const json_t *node)
         (void)snprintf(buffer, size, "%s%s%s", json_get_text(protection, "backend"), said[0] ? "; " : "", said);
 }
 
+static bool is_held(const json_t *node)
+{
+        const json_t *protection = json_object_get(node, "protection");
+
+        return json_get_text(protection, "cgroup_write")[0] ||
+                (strstr(json_get_text(protection, "backend"), "cgroup") == NULL && json_integer_value(json_object_get(node, "pid")) > 0);
+}
+
 /* The first of several nodes that are held alike speaks for all of them. */
 static bool is_first(const json_t *nodes, size_t at, const char *text)
 {
@@ -54,7 +62,7 @@ size_t protection_next(const json_t *nodes, size_t at, char *buffer, size_t size
                 size_t n;
 
                 protection_describe(text, sizeof(text), node);
-                if (!json_get_text(json_object_get(node, "protection"), "cgroup_write")[0] || !is_first(nodes, at, text))
+                if (!is_held(node) || !is_first(nodes, at, text))
                         continue;
                 n = count_alike(nodes, text);
                 if (n > 1)

@@ -29,8 +29,8 @@ static json_t *describe_protection(const Node *node)
                 [KEEPER_CGROUP_WRITE_READ_ONLY] = "read-only mounts",
                 [KEEPER_CGROUP_WRITE_POSSIBLE] = "possible"};
         bool lives = node->spawned && !node->exited;
-        KeeperCgroupWrite write = lives ? node->cgroup_write : KEEPER_CGROUP_WRITE_UNKNOWN;
         Enforcer enforcer = enforcer_of_name(node->dataflow->supervisor->cgroup);
+        KeeperCgroupWrite write = lives && enforcer_has_cgroup(enforcer) ? node->cgroup_write : KEEPER_CGROUP_WRITE_UNKNOWN;
         json_t *weaker = json_array();
 
         if (lives && (enforcer == ENFORCER_SUBREAPER || enforcer == ENFORCER_PID1))

@@ -128,6 +128,8 @@ def test_a_stop_leaves_nobody_of_a_tree_of_orphans(container):
     if container.enforcer == "cgroup":
         assert {ppid for _, ppid, _, args in container.processes() if args == "sleep 1000"} >= {1}, "orphans are its children"
     assert f'"backend": "{container.enforcer}"' in container.tidegate("status", "--json", "tree").stdout
+    held = "Held by: 2 nodes: cgroup; cgroups are" if container.enforcer == "cgroup" else f"Held by: 2 nodes: {container.enforcer}\n"
+    assert held in container.tidegate("status", "tree").stdout
     p = container.tidegate("stop", "tree")
     assert "0 left" in p.stdout + p.stderr
     assert eventually(lambda: len(container.processes()) == 2, 5), container.processes()
