@@ -185,6 +185,7 @@ static void fields_incarnation(Codec *c, KeeperMsg *m)
 {
         uint8_t stage = (uint8_t)m->incarnation.stage;
 
+        field_u64(c, &m->incarnation.asked_ns);
         field_u8(c, &m->incarnation.has_pidfd, 0, 1);
         field_u8(c, &m->incarnation.starting, 0, 1);
         field_u8(c, &m->incarnation.spawned, 0, 1);
@@ -261,8 +262,10 @@ static void fields_order(Codec *c, KeeperMsg *m)
         case KEEPER_MSG_LOOK:
         case KEEPER_MSG_REAP:
         case KEEPER_MSG_STREAM:
-        case KEEPER_MSG_RESUME:
         case KEEPER_MSG_GUARD:
+                break;
+        case KEEPER_MSG_RESUME:
+                field_u64(c, &m->resume.asked_ns);
                 break;
         case KEEPER_MSG_ADOPT:
                 field_id(c, &m->adopt.id, ID_MAX);
@@ -346,6 +349,7 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 field_limits(c, &m->resumed.missing);
                 field_limits(c, &m->resumed.refused);
                 field_u8(c, &m->resumed.frozen, 0, 1);
+                field_u64(c, &m->resumed.asked_ns);
                 break;
         case KEEPER_MSG_LIMITED:
                 field_i32(c, &m->limited.error, 0, ERRNO_MAX);

@@ -20,7 +20,8 @@
  *   REAP                          (none) the exit is journalled: reap the leader now
  *   END                           COUNTED, ENDED, and the keeper exits; or stays, and says both again when nobody is left
  *   STREAM                        (none) lines go to another log stream from here on
- *   RESUME                        INCARNATION for each that was not REAPed, then RESUMED: a successor of the supervisor asks
+ *   RESUME                        INCARNATION for each that was not REAPed, then RESUMED: a successor of the supervisor asks. Each has the asked_ns of its
+ *                                 question: one who died may have left an answer, or half of one, in the socket, which is the same for all of them
  *   GUARD                         (none) the guard was replaced: children register there, and so does the cgroup, at once
  *   LIMIT                         LIMITED: limits were written, or why not
  *   FREEZE                        FREEZE_DONE; the cgroup is frozen, or runs again
@@ -245,7 +246,11 @@ typedef struct KeeperMsg {
                         const char *id;
                         const char *limits; /* that it was begun with, for those who look what is felt of them */
                 } adopt;
+                struct { /* RESUME */
+                        uint64_t asked_ns; /* no two supervisors ask at the same time */
+                } resume;
                 struct { /* INCARNATION; fds: pidfd, if has_pidfd */
+                        uint64_t asked_ns;
                         uint8_t has_pidfd;
                         uint8_t starting; /* its start is under way */
                         uint8_t spawned;  /* SPAWNED was the answer */
@@ -268,6 +273,7 @@ typedef struct KeeperMsg {
                         uint32_t controllers; /* likewise */
                         const char *missing, *refused;
                         uint8_t frozen; /* the dataflow's own cgroup was, by order */
+                        uint64_t asked_ns;
                 } resumed;
                 struct { /* COUNTED */
                         uint32_t n_processes, n_cgroups;

@@ -131,6 +131,7 @@ struct Dataflow {
         Progress *progress;
         Timer progress_timer;
         Timer keeper_timer;   /* it has so long to do it */
+        nsec_t resume_asked;  /* the last RESUME: what answers another one is a predecessor's */
         DataflowEventFn event_fn;
 };
 

@@ -228,7 +228,7 @@ void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds);
 void keeper_capture(Keeper *k, const KeeperMsg *msg, int *fds); /* likewise */
 void keeper_refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int error, const char *text);
 void keeper_reap(Keeper *k, const KeeperMsg *msg);
-void keeper_resume(Keeper *k);
+void keeper_resume(Keeper *k, nsec_t asked);
 void keeper_adopt(Keeper *k, const KeeperMsg *msg, int *fds);
 const char *keeper_cgroup_path(const Keeper *k, char *buffer, size_t size);
 Incarnation *incarnation_find(Keeper *k, uint32_t node, uint64_t generation);

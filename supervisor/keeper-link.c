@@ -415,8 +415,9 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
 
 void keeper_order_resume(Dataflow *dataflow)
 {
-        KeeperMsg msg = {.type = KEEPER_MSG_RESUME};
+        KeeperMsg msg = {.type = KEEPER_MSG_RESUME, .resume = {.asked_ns = clock_now()}};
 
+        dataflow->resume_asked = msg.resume.asked_ns;
         (void)keeper_send(dataflow, &msg, NULL, 0); /* a keeper that is gone is told by the guard */
 }
 
@@ -469,6 +470,8 @@ void keeper_take_pidfd(Node *node, int32_t pid, int take_pidfd)
 static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
 {
         if (msg->type == KEEPER_MSG_INCARNATION || msg->type == KEEPER_MSG_RESUMED) {
+                if ((msg->type == KEEPER_MSG_RESUMED ? msg->resumed.asked_ns : msg->incarnation.asked_ns) != dataflow->resume_asked)
+                        return;
                 if (msg->type == KEEPER_MSG_RESUMED)
                         adopt_resumed(dataflow, msg);
                 else

@@ -802,11 +802,12 @@ void keeper_capture(Keeper *k, const KeeperMsg *msg, int *fds)
 
 /* ---- supervisors and keepers that follow others ---- */
 
-static void report_incarnation(Incarnation *inc)
+static void report_incarnation(Incarnation *inc, nsec_t asked)
 {
         KeeperMsg msg = about(inc, KEEPER_MSG_INCARNATION);
         int fd = inc->started && inc->pidfd >= 0 ? fcntl(inc->pidfd, F_DUPFD_CLOEXEC, 3) : -1;
 
+        msg.incarnation.asked_ns = asked;
         msg.incarnation.has_pidfd = fd >= 0;
         msg.incarnation.starting = inc->job && !inc->given_up;
         msg.incarnation.spawned = inc->started;
@@ -828,17 +829,17 @@ static void report_incarnation(Incarnation *inc)
         watch_again(&inc->limits);
 }
 
-void keeper_resume(Keeper *k)
+void keeper_resume(Keeper *k, nsec_t asked)
 {
         char path[KEEPER_MSG_PATH_MAX + 1];
         Incarnation *inc, *next;
 
         list_for_each(inc, next, &k->incarnations, link)
-                report_incarnation(inc);
+                report_incarnation(inc, asked);
         watch_again(&k->limits);
         keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_RESUMED, .resumed = {k->begun, k->begun && k->takeover, k->begun ? keeper_cgroup_path(k, path, sizeof(path)) : "",
                 .controllers = k->controllers, .missing = k->missing, .refused = k->refused,
-                .frozen = k->begun && limits_freeze_ordered(k->dataflow_fd)}}, -1);
+                .frozen = k->begun && limits_freeze_ordered(k->dataflow_fd), .asked_ns = asked}}, -1);
 }
 
 static int first_pid(pid_t pid, void *userdata)

@@ -274,7 +274,7 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
                 return;
         }
         if (msg->type == KEEPER_MSG_RESUME) {
-                keeper_resume(k);
+                keeper_resume(k, msg->resume.asked_ns);
                 return;
         }
         if (msg->type == KEEPER_MSG_GUARD) {

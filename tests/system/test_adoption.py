@@ -14,10 +14,11 @@ import time
 import pytest
 from conftest import eventually, marked_processes
 from daemon import plan, program
-from lives import LONG, SLACK, stat_of, status_field
+from lives import LONG, SLACK, Process, stat_of, status_field
 from survive import Seen, appends, lines, n_descriptors, node, restarting, stream
 
 SEED = int(os.environ.get("TIDEGATE_SEED", "20251125"))
+RESUMED = 44  # enum KeeperMsgType
 N_MOMENTS = 40 if LONG else 5
 ADOPTED_WITHIN_MS = 1000
 
@@ -132,6 +133,33 @@ def test_supervisors_that_are_killed_again_and_again_lose_nothing(scene):
     assert all((lost, duplicated) == (0, 0) for _, lost, duplicated, _ in s.daemon.adoptions()), s.daemon.output()
     s.check_runs_on()
     s.finish()
+
+
+def holds(pid, other):
+    """A pidfd of the other one."""
+    try:
+        return any(f"Pid:\t{other}\n" in file.read_text() for file in pathlib.Path(f"/proc/{pid}/fdinfo").iterdir())
+    except OSError:
+        return False
+
+
+def test_what_a_keeper_tells_a_supervisor_that_dies_meanwhile_is_not_the_next_one_s_answer(survivor, withhold):
+    """The first half of it has been read, by the one that is dead; the second half is still on its way."""
+    withhold, env = withhold
+    daemon = survivor(env=env)
+    daemon.talk("Start", plan=plan(program("a", "exec sleep 1000")), grace_ms=500, budget_ms=1000)
+    daemon.talk("Wait", dataflow="flow", state="running")
+    pids = daemon.pids()
+    withhold.write_text(str(RESUMED))
+    daemon.send("supervisor")
+    assert eventually(lambda: any(holds(p, pids["flow", "a"]) for p in daemon.parts("supervisor")), 10), daemon.output()
+    reader = Process(daemon.parts("supervisor")[0])
+    reader.send(signal.SIGKILL)
+    reader.close()
+    withhold.unlink()
+    _, lost, duplicated, _ = daemon.until_adopted(1)
+    assert (lost, duplicated) == (0, 0) and daemon.pids() == pids, daemon.output()
+    daemon.talk("Stop", dataflow="flow", force=True)
 
 
 def test_linked_nodes_that_are_just_being_started_are_started_once(survivor, build, tmp_path):

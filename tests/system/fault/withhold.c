@@ -8,6 +8,8 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -26,6 +28,13 @@ static bool is_withheld(const char *file, unsigned type)
         return strtoul(text, NULL, 10) == type;
 }
 
+static bool is_keeper(void)
+{
+        char name[16] = "";
+
+        return prctl(PR_GET_NAME, name) == 0 && strcmp(name, "tidegate-keeper") == 0;
+}
+
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
         static ssize_t (*real)(int, const struct msghdr *, int);
@@ -35,7 +44,8 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 
         if (!real)
                 real = (ssize_t (*)(int, const struct msghdr *, int))dlsym(RTLD_NEXT, "sendmsg");
-        if (file && message->msg_iovlen == 1 && message->msg_iov[0].iov_len > 0 && message->msg_iov[0].iov_len == sizes[bytes[0]] &&
+        if (file && message->msg_iovlen == 1 && message->msg_iov[0].iov_len > 0 &&
+                (message->msg_iov[0].iov_len == sizes[bytes[0]] || (bytes[0] == KEEPER_MSG_RESUMED && is_keeper())) &&
                 is_withheld(file, bytes[0])) {
                 errno = EAGAIN;
                 return -1;
