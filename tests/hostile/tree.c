@@ -9,10 +9,11 @@
  * Environment: HOSTILE_SOCKET, an abstract Unix datagram socket that hears "stands SEED PROCESSES TRAIT:N..." once
  * every process of the tree is what it shall be, and before that "traced SEED exit|plain" of each that wants a tracer
  * from outside. HOSTILE_TOKEN (6 characters): every process is named hTOKEN.SEED, which is how a test finds it.
- * HOSTILE_STUCK: a path that never answers (TRAIT stuck). HOSTILE_MEMORY: MiB that TRAIT memory touches (4).
+ * HOSTILE_STUCK: a path that never answers (TRAIT stuck). HOSTILE_MEMORY: MiB that TRAIT memory touches (4) once the tree stands.
  * HOSTILE_DEEP: processes in the chain of TRAIT deep (2000). HOSTILE_CGROUPS: where cgroup v2 is mounted.
  *
- * Bounded by itself: a bomb has at most BOMB_LIVE living processes, a real-time hog spins for HOSTILE_SPIN (1) of each 20 ms.
+ * Bounded by itself: a bomb has at most BOMB_LIVE living processes, a real-time one spins for HOSTILE_SPIN (1) of each 20 ms, and a hog,
+ * which never sleeps, is ended by the kernel after HOG_SECONDS. What a limit refuses (fork, thread) is left out of the tree.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -39,6 +40,7 @@
 
 #define BOMB_LIVE 32
 #define MAX_TREE  14
+#define HOG_SECONDS 4
 
 enum Trait {
         WAIT,       /* waits for a signal */
@@ -56,6 +58,7 @@ enum Trait {
         DEEP,       /* the end of a long chain of children */
         STUCK,      /* opens a path that never answers: state D, and does not die */
         STORM,      /* makes orphans that end at once, without a pause */
+        HOG,        /* SCHED_FIFO, spinning without a pause, on the last of its processors; needs a second one */
         N_STATES,
         /* of any process, besides */
         DEAF = N_STATES, /* ignores SIGTERM, SIGINT, SIGHUP */
@@ -67,7 +70,7 @@ enum Trait {
 };
 
 static const char *const traits[N_TRAITS] = {"wait", "stopped", "pipe", "leaderless", "vfork", "bomb", "realtime", "memory", "tracer",
-        "traced", "threaded", "subgroup", "deep", "stuck", "storm", "deaf", "session", "orphan", "closed", "leaves"};
+        "traced", "threaded", "subgroup", "deep", "stuck", "storm", "hog", "deaf", "session", "orphan", "closed", "leaves"};
 
 /* How often each is met in a random tree; those of 0 only when asked for. A tracer from outside is wanted in few trees, for its tracee is
  * waited for until the end of the kill budget: see weight(). */
@@ -76,9 +79,11 @@ static const unsigned weights[N_STATES] = {[WAIT] = 24, [STOPPED] = 14, [PIPE] =
 
 static struct Shared {
         _Atomic int planned, standing, live_bombs;
-        _Atomic int lost; /* forks that were refused */
+        _Atomic int lost; /* forks and threads that were refused */
+        _Atomic int told; /* the report is out */
         _Atomic int n[N_TRAITS];
 } *shared;
+static int shared_fd;
 
 static unsigned seed;
 
@@ -203,13 +208,14 @@ static void *other_thread(void *arg)
         return NULL;
 }
 
-static pthread_t start_thread(void *arg)
+static int start_thread(void *arg)
 {
         pthread_t thread;
 
-        if (pthread_create(&thread, NULL, other_thread, arg) != 0)
-                _exit(1);
-        return thread;
+        if (pthread_create(&thread, NULL, other_thread, arg) == 0)
+                return 0;
+        shared->lost++;
+        return -1;
 }
 
 static void bomb(uint64_t key)
@@ -248,9 +254,9 @@ static void storm(void)
         }
 }
 
-static int become_realtime(void)
+static int become_realtime(rlim_t us)
 {
-        struct rlimit most = {.rlim_cur = 200000, .rlim_max = 400000}; /* us without a sleep: SIGXCPU, SIGKILL */
+        struct rlimit most = {.rlim_cur = us, .rlim_max = us}; /* without a sleep: SIGKILL */
         struct sched_param p = {.sched_priority = 1};
 
         if (setrlimit(RLIMIT_RTTIME, &most) < 0)
@@ -273,13 +279,34 @@ static void spin(void)
         }
 }
 
+static void hog(void)
+{
+        cpu_set_t mine;
+        int last = CPU_SETSIZE - 1;
+
+        if (sched_getaffinity(0, sizeof(mine), &mine) < 0 || CPU_COUNT(&mine) < 2 || become_realtime(HOG_SECONDS * 1000000) < 0)
+                return;
+        while (!CPU_ISSET(last, &mine))
+                last--;
+        CPU_ZERO(&mine);
+        CPU_SET(last, &mine);
+        have(HOG);
+        stand(); /* before: it may have to wait for another one there */
+        if (sched_setaffinity(0, sizeof(mine), &mine) < 0)
+                rest();
+        for (;;)
+                continue;
+}
+
 static void hold_memory(void)
 {
         const char *most = getenv("HOSTILE_MEMORY");
         size_t size = (most ? strtoul(most, NULL, 10) : 4) << 20;
         volatile char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-        stand(); /* before: at its limit it may never have touched all */
+        stand(); /* before: at its limit it may never have touched all, and may end the whole tree */
+        while (!shared->told)
+                nap(500);
         if (p == MAP_FAILED)
                 rest();
         for (unsigned char turn = 1;; turn++) {
@@ -309,12 +336,9 @@ static void thread_a_cgroup(void)
         char path[2400], file[2500], tid[16];
 
         if (own_cgroup(path, sizeof(path)) == 0) {
-                pthread_t thread = start_thread(NULL);
-
-                (void)thread;
                 (void)snprintf(file, sizeof(file), "%s/cgroup.type", path);
                 (void)snprintf(tid, sizeof(tid), "%d", (int)syscall(SYS_gettid));
-                if (write_file(file, "threaded") == 0) {
+                if (start_thread(NULL) == 0 && write_file(file, "threaded") == 0) {
                         (void)snprintf(file, sizeof(file), "%s/cgroup.threads", path);
                         if (write_file(file, tid) == 0)
                                 have(THREADED);
@@ -337,18 +361,41 @@ static void move_below(void)
         rest();
 }
 
-static void chain(void)
+/* One of a chain, and @below more. Each executes this program again: what forked 2 000 times in a row has so many anon_vmas that the kernel
+ * needs seconds to take it apart. */
+static void chain(int below)
 {
-        const char *most = getenv("HOSTILE_DEEP");
-        int n = most ? atoi(most) : 2000;
+        char n[16], fd[16], number[16];
 
-        have(DEEP);
-        for (; n > 1; n--) {
-                if (grow() != 0)
-                        break;
+        (void)snprintf(number, sizeof(number), "%u", seed);
+        (void)snprintf(fd, sizeof(fd), "%d", shared_fd);
+        while (below-- > 0 && grow() == 0) {
+                (void)snprintf(n, sizeof(n), "%d", below);
+                if (fcntl(shared_fd, F_GETFD) >= 0) /* else it has closed everything */
+                        (void)execl("/proc/self/exe", "tree", "--chain", number, n, fd, (char *)NULL);
         }
         stand();
         rest();
+}
+
+static int go_on_with_chain(char **argv)
+{
+        seed = (unsigned)strtoul(argv[2], NULL, 10);
+        shared_fd = atoi(argv[4]);
+        shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED, shared_fd, 0);
+        if (shared == MAP_FAILED)
+                return 1;
+        name_yourself();
+        chain(atoi(argv[3]));
+        return 0;
+}
+
+static void begin_chain(void)
+{
+        const char *most = getenv("HOSTILE_DEEP");
+
+        have(DEEP);
+        chain((most ? atoi(most) : 2000) - 1);
 }
 
 static void block_in_pipe(void)
@@ -367,16 +414,25 @@ static void block_in_pipe(void)
 static void exit_first_thread(void)
 {
         have(LEADERLESS);
-        (void)start_thread(shared);
-        (void)syscall(SYS_exit, 0);
+        if (start_thread(shared) == 0)
+                (void)syscall(SYS_exit, 0);
+        shared->n[LEADERLESS]--;
+        stand();
+        rest();
 }
 
 static void wait_for_vforked(void)
 {
-        have(VFORK);
-        if (vfork() == 0) { /* never execs: the parent waits in the kernel for as long as it lives */
+        pid_t pid = vfork();
+
+        if (pid == 0) { /* never execs: the parent waits in the kernel for as long as it lives */
+                have(VFORK);
                 stand();
                 rest();
+        }
+        if (pid < 0) {
+                shared->lost++;
+                stand();
         }
         rest();
 }
@@ -426,7 +482,7 @@ __attribute__((noreturn)) static void become(enum Trait t, uint64_t key)
                 bomb(key);
                 break;
         case REALTIME:
-                if (become_realtime() == 0) {
+                if (become_realtime(400000) == 0) {
                         have(t);
                         stand();
                         spin();
@@ -449,7 +505,7 @@ __attribute__((noreturn)) static void become(enum Trait t, uint64_t key)
                 move_below();
                 break;
         case DEEP:
-                chain();
+                begin_chain();
                 break;
         case STUCK:
                 be_stuck();
@@ -458,6 +514,9 @@ __attribute__((noreturn)) static void become(enum Trait t, uint64_t key)
                 have(t);
                 stand();
                 storm();
+                break;
+        case HOG:
+                hog();
                 break;
         default:
                 have(WAIT);
@@ -578,9 +637,14 @@ int main(int argc, char **argv)
                 return trace(argc, argv);
         if (argc < 2)
                 return 2;
+        if (argc == 5 && strcmp(argv[1], "--chain") == 0)
+                return go_on_with_chain(argv);
         seed = (unsigned)strtoul(argv[1], NULL, 10);
         key = mix(seed);
-        shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        shared_fd = memfd_create("tree", 0);
+        if (shared_fd < 0 || ftruncate(shared_fd, sizeof(*shared)) < 0)
+                return 1;
+        shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED, shared_fd, 0);
         if (shared == MAP_FAILED)
                 return 1;
         name_yourself();
@@ -616,5 +680,6 @@ int main(int argc, char **argv)
         }
         shared->standing++; /* the first process itself */
         report();
+        shared->told = 1;
         become(root, mix(key));
 }

@@ -12,11 +12,11 @@ import types
 import uuid
 
 import pytest
+from plain import MARK, eventually, unified_root
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("TIDEGATE_BUILD", ROOT / "build"))
 PYTHON = os.environ.get("TIDEGATE_PYTHON", "/usr/bin/python3")
-MARK = "TIDEGATE_TEST_RUN"  # in the environment of everything that a test starts: how its leftovers are found
 
 
 def pytest_configure(config):
@@ -146,15 +146,6 @@ def fake_environment(build, node_environment, sanitizer):
 # Runs that leave nothing
 
 
-def unified_root():
-    """Mount point of the cgroup v2 hierarchy."""
-    for line in open("/proc/self/mountinfo"):
-        fields, _, kind = line.partition(" - ")
-        if kind.split()[0] == "cgroup2":
-            return pathlib.Path(fields.split()[4])
-    return None
-
-
 def instance_folders():
     """Where a run without --cgroup-root makes its cgroups: below our own one if that is delegated, else below the root."""
     top = unified_root()
@@ -208,14 +199,6 @@ def marked_processes(mark):
         except OSError:
             pass
     return found  # one that is gone meanwhile, or a zombie, has neither
-
-
-def eventually(condition, seconds, step=0.02):
-    """Wait for what has no event to wait on; returns the last value of condition()."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline:
-        time.sleep(step)
-    return value
 
 
 class Traces:

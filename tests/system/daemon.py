@@ -9,6 +9,7 @@ import subprocess
 import pytest
 from conftest import MARK, eventually, marked_processes
 from client import Client
+from plain import plan, program  # noqa: F401 tests take them from here
 from lives import arguments_of, cgroups_in, children_of, status_field
 
 
@@ -104,22 +105,6 @@ def start_daemon(build, node_environment, traces, home, enforcer, tmp_path):
 @pytest.fixture
 def daemon(start_daemon):
     return start_daemon()
-
-
-# Plans, as the command makes them from descriptors
-
-
-def program(id, script, **keys):
-    """A node that is a shell script."""
-    return {
-        "id": id, "line": 1, "kind": "program", "argv": ["/bin/sh", "-c", script], "env": {}, "cpu_affinity": [], "inputs": [], "outputs": [],
-        "pool_size": 1 << 26, "restart": {"policy": "never", "max_restarts": 0, "delay_ns": 0, "max_delay_ns": 0, "window_ns": 0},
-        "startup_timeout_ns": 60 * 10**9, "finish_grace_ns": 0, "stuck_timeout_ns": 0, "on_failure": "ignore", "after": [], **keys,
-    }  # fmt: skip
-
-
-def plan(*nodes, name="flow", directory="/"):
-    return {"version": 1, "name": name, "file": f"{directory}/{name}.yml", "dir": str(directory), "nodes": list(nodes)}
 
 
 # A program that does not hear SIGTERM: it runs before its shell has read that it shall not.
