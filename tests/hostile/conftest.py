@@ -26,11 +26,12 @@ import tempfile  # noqa: E402
 
 import pytest  # noqa: E402
 from grove import Grove  # noqa: E402
-from lives import SLACK  # noqa: E402
+from lives import SLACK, children_of  # noqa: E402
 from survive import Survivor  # noqa: E402
 
 NOBODY = 65534
 ENTER = ["sh", "-c", 'echo $$ >"$0/cgroup.procs"; exec "$@"']
+READ_ONLY = "awk '$5 ~ /^.sys.fs.cgroup/ {print $5}' /proc/self/mountinfo | while read m; do mount -o remount,bind,ro $m || exit 1; done || exit; "
 AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
@@ -59,6 +60,13 @@ class Unaided(Survivor):
 
     def places(self):
         return ["--runtime-dir", self.runtime]
+
+
+class Container(Unaided):
+    """The first process of a PID namespace: whoever began it is outside."""
+
+    def guard_pid(self):
+        return next(iter(children_of(self.process.pid)), None)
 
 
 @pytest.fixture
@@ -123,8 +131,13 @@ def undelegated_layout(begin, home):
 
 def read_only_layout(begin, home):
     """Root's, where every cgroup hierarchy is mounted read-only, as in a container."""
-    remount = "awk '$5 ~ /^.sys.fs.cgroup/ {print $5}' /proc/self/mountinfo | while read m; do mount -o remount,bind,ro $m || exit 1; done; exec \"$@\""
-    return begin(prefix=["unshare", "-m", "sh", "-c", remount, "sh"], kind=Unaided), os.geteuid()
+    return begin(prefix=["unshare", "-m", "sh", "-c", READ_ONLY + 'exec "$@"', "sh"], kind=Unaided), os.geteuid()
+
+
+def pid1_layout(begin, home):
+    """The same, and the daemon is the first process there, with a /run of its own."""
+    inside = READ_ONLY + 'mount -t tmpfs none /run && exec "$@"'
+    return begin("--enforcer", "pid1", prefix=["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", inside, "sh"], kind=Container), os.geteuid()
 
 
 LAYOUTS = {
@@ -136,6 +149,7 @@ LAYOUTS = {
     "subreaper": subreaper_layout,
     "undelegated": undelegated_layout,
     "read-only": read_only_layout,
+    "pid1": pid1_layout,
 }
 
 
@@ -146,6 +160,6 @@ def grove(request, tree_program, traces):
     if os.geteuid() != 0:
         pytest.skip("needs root: to trace anybody, to be another user, to give cgroups away")
     daemon, caller = LAYOUTS[name](request.getfixturevalue("begin"), request.getfixturevalue("home"))
-    g = Grove(daemon, tree_program, caller, traces.mark)
+    g = Grove(daemon, tree_program, caller, traces.mark, depth=int(isinstance(daemon, Container)))
     yield g
     g.close()

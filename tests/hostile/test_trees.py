@@ -4,17 +4,16 @@
 TIDEGATE_SEED=N plants other trees, TIDEGATE_LONG=1 plants 100 000 of them; `tests/hostile/repeat SEED [LAYOUT]` plants one alone."""
 
 import os
-import random
-import warnings
+import pathlib
 
 import pytest
-from conftest import LAYOUTS
-from grove import Stall, gone
-from lives import LONG, SLACK
+from conftest import LAYOUTS, eventually
+from grove import PER_FLOW, forest, gone
+from lives import LONG, SLACK, status_field
 
 SEED = int(os.environ.get("TIDEGATE_SEED", "1"))
 ONLY = [int(s) for s in os.environ.get("HOSTILE_SEEDS", "").split(",") if s]
-PER_FLOW, FLOWS = 10, 2  # what stands at one time
+FLOWS = 2  # that stand at one time
 TREES = {"root": 100_000 if LONG else 300, "user": 100_000 if LONG else 300}
 FEWER = 1000 if LONG else 30
 SHARDS = {layout: 5 if layout in TREES else 1 for layout in LAYOUTS}
@@ -32,35 +31,47 @@ def batches(layout, shard):
         yield seeds[i : i + PER_FLOW * FLOWS]
 
 
-def forest(grove, seeds):
-    """Grown, some traced from outside, some frozen; then all stopped at once. Returns what is not as promised, and how long the machine stood still."""
-    flows = [seeds[i : i + PER_FLOW] for i in range(0, len(seeds), PER_FLOW)]
-    for flow in flows:
-        grove.plant(f"f{flow[0]}", flow)
-    grove.until_stands(seeds)
-    grove.trace([t for t in grove.tracees if t.seed in seeds])
-    for seed in seeds:
-        if random.Random(seed).random() < 0.1:
-            grove.freeze(seed)
-    with Stall() as stall:
-        results, seconds = grove.stop()
-    found = grove.misses(results, seconds, slack=SLACK)
-    grove.let_go_all()
-    return found + ([] if gone(grove) else [f"left behind: {grove.living()} {grove.cgroups()}"]), stall.worst
-
-
 @pytest.mark.parametrize("grove, shard", EACH, indirect=["grove"])
 def test_random_trees(grove, shard, request):
     layout = request.node.callspec.params["grove"]
     for seeds in batches(layout, shard):
-        found, stall = forest(grove, seeds)
-        for _ in range(3):
-            if not found or stall < 0.3 or not gone(grove):
-                break
-            warnings.warn(f"once more, for nothing ran for {stall:.1f} s: {found[0]}", stacklevel=1)
-            grove.call("Clean")
-            grove.forget()
-            found, stall = forest(grove, seeds)
+        found = forest(grove, seeds, SLACK)
         again = f"tests/hostile/repeat {','.join(map(str, seeds))} {layout}"
         assert not found, "\n".join([*found, f"again: {again}", grove.daemon.output()])
         grove.call("Clean")
+
+
+@pytest.mark.alone
+def test_a_chain_of_two_thousand_ends_in_time(grove):
+    """Each is the child of the one before it."""
+    grove.plant("deep", [1], "deep")
+    (tree,) = grove.until_stands([1])
+    assert tree.processes == 2001 and len(grove.living()) == 2001
+    assert grove.misses(*grove.stop(), SLACK) == [] and gone(grove)
+
+
+def seconds_of(pid):
+    """That it ran in user mode at a real-time priority."""
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) / os.sysconf("SC_CLK_TCK") if int(fields[38]) == os.SCHED_FIFO else 0
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a processor that is left to all others")
+def test_who_never_sleeps_at_a_realtime_priority_delays_no_stop(grove):
+    """Three on one processor: one has it, and nobody else that is bound there or waits there."""
+    seeds = [1, 2, 3]
+    grove.plant("hogs", seeds, "hog")
+    if any("hog" not in tree.traits for tree in grove.until_stands(seeds)):
+        pytest.skip("no real-time priority here")
+    hog = eventually(lambda: next((p for p in grove.living() if seconds_of(p) >= 0.1), None), 5)
+    assert hog, grove.living()
+    assert os.sched_getaffinity(hog) == {max(os.sched_getaffinity(0))}
+    sleeps = status_field(hog, "voluntary_ctxt_switches")
+    assert eventually(lambda: seconds_of(hog) >= 0.3, 5)
+    assert status_field(hog, "voluntary_ctxt_switches") == sleeps
+    results, seconds = grove.stop()
+    assert grove.misses(results, seconds, SLACK) == [] and gone(grove)
