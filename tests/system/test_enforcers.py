@@ -71,10 +71,11 @@ def processes_max(out):
     return [tuple(found) for found in re.findall(r"Max processes +(\w+) +(\w+)", out)]
 
 
-def test_processes_of_a_user_s_node_are_bounded_where_no_cgroup_bounds_them(build, run_as):
+@pytest.mark.parametrize("name", ["pidns", "subreaper"])
+def test_processes_of_a_user_s_node_are_bounded_where_no_cgroup_bounds_them(name, build, run_as):
     threads = lambda: int(re.search(r"/(\d+)", pathlib.Path("/proc/loadavg").read_text())[1])  # noqa: E731
     before = threads()
-    node, reaper = processes_max(run_as(LIMITS, "--enforcer", "subreaper", prefix=["prlimit", "--nproc=50000:60000", *as_nobody(build)]))
+    node, reaper = processes_max(run_as(LIMITS, "--enforcer", name, prefix=["prlimit", "--nproc=50000:60000", *as_nobody(build)]))
     assert node[0] == node[1] and before / 2 < int(node[0]) - 4096 < 2 * threads() + 100
     assert reaper == ("50000", "60000"), "the caller's own is as it was"
 
