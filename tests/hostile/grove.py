@@ -157,7 +157,7 @@ class Grove:
 
     def __init__(self, daemon, program, caller=0, mark="", grace=GRACE, budget=BUDGET, depth=0, late=0):
         self.daemon, self.program, self.caller = daemon, pathlib.Path(program), caller
-        self.grace, self.budget, self.depth = grace, budget, depth
+        self.grace, self.budget, self.depth, self.late = grace, budget, depth, late
         self.bound = 1.5 * grace + budget + 0.3 + late
         self.token = uuid.uuid4().hex[:6]
         self.address = f"tidegate-hostile-{uuid.uuid4().hex}"
@@ -356,12 +356,13 @@ def fell(grove, slack):
 
 
 def forest(grove, seeds, slack, check=lambda: None, **keys):
-    """Grown, checked and felled; what is not as promised. Where a machine let nobody run it proves nothing about time: then once more."""
+    """Grown, checked and felled; what is not as promised. Where a machine let nobody run, or is emulated, it proves nothing about time: then once more,
+    unless somebody survived."""
     for again in range(4):
         grow(grove, seeds, **keys)
         check()
         found, stall = fell(grove, slack)
-        if not found or stall < 0.3 or again == 3 or not gone(grove):
+        if not found or (stall < 0.3 and not grove.late) or again == 3 or not gone(grove):
             return found
         warnings.warn(f"once more, for nothing ran for {stall:.1f} s: {found[0]}", stacklevel=2)
         grove.call("Clean")
