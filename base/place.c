@@ -457,6 +457,18 @@ int place_each_process(int dir_fd, PlacePid each, void *userdata)
         return place_each_descendant(pid, NULL, 0, each, userdata);
 }
 
+int place_each_unreaped(pid_t reaper, PlacePid each, void *userdata)
+{
+        Table t = {.proc_fd = open_proc()};
+        int r = table_descend(&t, reaper, NULL, 0);
+
+        for (size_t i = 0; i < t.n && !r; i++)
+                if (t.rows[i].kin >= KIN_YES && !t.rows[i].root && t.rows[i].dead)
+                        r = each(t.rows[i].pid, userdata);
+        table_done(&t);
+        return r;
+}
+
 int place_has(int dir_fd, pid_t pid)
 {
         _cleanup_fd_ int proc_fd = open_proc(), pidfd = -1;

@@ -77,6 +77,9 @@ int place_each_child(pid_t parent, PlacePid each, void *userdata);
 /* place_each_process() - of a life: everybody but its reaper. Of any other directory, or of one that is over: nobody. */
 int place_each_process(int dir_fd, PlacePid each, void *userdata);
 
+/* place_each_unreaped() - the dead below a reaper whom nobody has waited for yet: it cannot end before that. As above. */
+int place_each_unreaped(pid_t reaper, PlacePid each, void *userdata);
+
 /* place_has() - does @pid descend from the reaper of that life (or is it it)? 1, 0, or a negative errno. */
 int place_has(int dir_fd, pid_t pid);
 

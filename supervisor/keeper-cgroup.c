@@ -320,6 +320,7 @@ void keeper_look(Keeper *k, const KeeperMsg *msg)
         }
         j->look->leader_fd = inc && inc->pidfd >= 0 && !inc->exited ? fcntl(inc->pidfd, F_DUPFD_CLOEXEC, 3) : -1;
         j->look->leader = j->look->leader_fd >= 0 ? inc->pid : 0;
+        j->look->reaper = inc && inc->reaper.pidfd >= 0 && !inc->reaper_ended ? inc->reaper.pid : 0;
         for (unsigned i = 0; inc && i < inc->n_strays; i++) {
                 int stray = inc->strays[i].pidfd < 0 ? -1 : fcntl(inc->strays[i].pidfd, F_DUPFD_CLOEXEC, 3);
 

@@ -306,6 +306,7 @@ typedef struct Look {
         int dir_fd;
         pid_t leader;     /* of the incarnation, for as long as leader_fd says so; 0: none is known */
         int leader_fd;    /* pidfd; -1 */
+        pid_t reaper;     /* a child of ours that is not waited for meanwhile; 0: none */
         KnownStray strays[STRAYS_KNOWN_MAX]; /* likewise: others of it that were found elsewhere */
         unsigned n_strays;
         nsec_t until;     /* in */

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/place.h"
 #include "protocol/task_msg.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
@@ -61,7 +62,7 @@ static void compare_with_seen(Task *task, nsec_t now)
 
 typedef struct Walk {
         Look *look; /* NULL: only remembered */
-        uint32_t n;
+        uint32_t n, n_unreaped;
         nsec_t until;
         bool frozen; /* the cgroup that is being visited */
         bool leader_seen;
@@ -170,6 +171,24 @@ static void look_for_strays(Walk *w)
         }
 }
 
+/* Somebody who traces it from outside has to wait for it before its parent, our reaper, can: only then that life is over. */
+static int look_at_unreaped(pid_t pid, void *userdata)
+{
+        Walk *w = userdata;
+        Task task;
+
+        if (w->n >= LOOK_MAX || task_read(&task, pid, pid) || (w->n > w->n_unreaped && task.tracer <= 0))
+                return 0; /* beside others one that is merely not waited for yet is no reason */
+        if (task.tracer > 0)
+                task.kind = TASK_TRACED;
+        w->n_unreaped++;
+        task.leader_exited = false; /* and everybody else of it */
+        compare_with_seen(&task, clock_now());
+        w->n++;
+        tell(w, &task);
+        return 0;
+}
+
 static void look_once(Look *look, Walk *w)
 {
         *w = (Walk){.look = look, .until = MAX(look->until, nsec_add(clock_now(), LOOK_SPAN / 5)),
@@ -179,6 +198,8 @@ static void look_once(Look *look, Walk *w)
         (void)cgroup_walk(look->dir_fd, look_at_one_cgroup, w); /* what could be seen is told */
         look_for_leader(w);
         look_for_strays(w);
+        if (look->reaper > 0)
+                (void)place_each_unreaped(look->reaper, look_at_unreaped, w);
         look->n = w->n;
         look->size = w->wire.at;
         if (look->kind == TASK_EXITED) /* its other threads are about to be seen, or gone */

@@ -160,6 +160,6 @@ def grove(request, tree_program, traces):
     if os.geteuid() != 0:
         pytest.skip("needs root: to trace anybody, to be another user, to give cgroups away")
     daemon, caller = LAYOUTS[name](request.getfixturevalue("begin"), request.getfixturevalue("home"))
-    g = Grove(daemon, tree_program, caller, traces.mark, depth=int(isinstance(daemon, Container)))
+    g = Grove(daemon, tree_program, caller, traces.mark, depth=int(isinstance(daemon, Container)), reapers=name not in ("root", "user", "delegated"))
     yield g
     g.close()
