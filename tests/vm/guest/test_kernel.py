@@ -4,13 +4,14 @@
 import ctypes
 import os
 import pathlib
+import select
 import signal
 import struct
 import subprocess
 import threading
 import time
 
-from guest import CGROUPS, Cgroup, eventually, libc, pids_in, state_of
+from guest import BUILD, CGROUPS, Cgroup, eventually, libc, pids_in, state_of
 
 SYS_CLONE3, SYS_PIDFD_OPEN, SYS_PIDFD_SEND_SIGNAL, SYS_EXIT = 435, 434, 424, 60
 CLONE_PIDFD, CLONE_INTO_CGROUP = 0x1000, 0x200000000
@@ -152,3 +153,28 @@ def test_nobody_but_the_root_may_have_processes_and_controllers_below():
 def test_every_controller_is_there():
     assert {"cpu", "memory", "pids", "io", "cpuset"} <= set((CGROUPS / "cgroup.subtree_control").read_text().split())
     assert pathlib.Path("/proc/pressure/memory").exists()
+
+
+def pressed(cgroup, file, trigger, *greedy):
+    """Does the kernel tell, by a trigger, that what runs there had to wait for so long?"""
+    fd = os.open(cgroup / file, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        os.write(fd, trigger + b"\0")
+        poll = select.poll()
+        poll.register(fd, select.POLLPRI)
+        with subprocess.Popen([BUILD / "tests/vm/greedy", *greedy], stdout=subprocess.DEVNULL) as child:
+            (cgroup / "cgroup.procs").write_text(str(child.pid))
+            told = poll.poll(20_000)
+            child.kill()
+    finally:
+        os.close(fd)
+    return bool(told) and bool(told[0][1] & select.POLLPRI)
+
+
+def test_pressure_is_told_by_a_trigger():
+    with Cgroup("pressed") as cgroup:
+        (cgroup / "cpu.max").write_text("10000 100000")
+        assert pressed(cgroup, "cpu.pressure", b"some 100000 1000000", "cpu")
+    with Cgroup("squeezed") as cgroup:
+        (cgroup / "memory.high").write_text("8M")
+        assert pressed(cgroup, "memory.pressure", b"some 100000 1000000", "memory", "64")
