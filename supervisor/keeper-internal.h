@@ -119,6 +119,7 @@ struct Incarnation {
         unsigned n_strays;
         int stray_signo; /* what they get; 0: nothing */
         bool stray_wanted, stray_busy; /* a pass is to be made; is under way */
+        bool unasked;                  /* its first process ended before it was signalled or killed */
         bool stray_last, strays_gone;  /* ... before it is over: everybody is killed; nobody is left */
         bool stray_reap;               /* REAP came meanwhile */
         bool signal_waits;             /* a SIGTERM, for the pass before it: who is nobody's child then is not found any more */

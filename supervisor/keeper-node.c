@@ -227,6 +227,7 @@ void incarnation_exited(Incarnation *inc, int code, int status)
 
         keeper_loop_remove(&inc->keeper->loop, &inc->exit);
         inc->exited = true;
+        inc->unasked = inc->stray_signo == 0 && !inc->stray_last;
         inc->exit_code = msg.exited.code = code;
         inc->exit_status = msg.exited.status = status;
         if (inc->started)

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
 #include "supervisor/stray.h"
 
@@ -283,10 +284,20 @@ void strays_go_on(Keeper *k)
         give_up(k);
 }
 
+/*
+ * Ended before anybody asked it to, nobody is left in its cgroup, and cgroups were read-only for it: a pass over all of /proc, on a host that may
+ * have no time for it, is not worth it.
+ */
+static bool is_above_suspicion(const Incarnation *inc)
+{
+        return inc->unasked && inc->cgroup_write == KEEPER_CGROUP_WRITE_READ_ONLY && inc->n_strays == 0 && inc->events_fd >= 0 &&
+                cgroup_populated(inc->events_fd) == 0;
+}
+
 /* Only where the uid does not keep it in, of those whose first process we know, and who do not end with a reaper wherever they are. */
 static bool may_stray(const Incarnation *inc)
 {
-        return inc->keeper->confine.writable && !enforcer_has_reaper(inc->keeper->enforcer) && inc->started && !inc->adopted && !inc->foreign && inc->pid > 0;
+        return inc->keeper->confine.writable && !enforcer_has_reaper(inc->keeper->enforcer) && inc->started && !inc->adopted && !inc->foreign && inc->pid > 0 && !is_above_suspicion(inc);
 }
 
 void strays_look(Incarnation *inc, int signo)

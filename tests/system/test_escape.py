@@ -138,9 +138,9 @@ def test_a_supervisor_that_follows_another_still_knows(daemon):
     before = daemon.supervisor()
     os.kill(before, 9)
     assert eventually(lambda: daemon.supervisor() not in (None, before), 10)
-    assert eventually(lambda: pid_of(daemon, "a"), 10)
-    assert protection(daemon, "a")["cgroup_write"] == "read-only mounts"
-    assert protection(daemon, "b")["cgroup_write"] == "possible"
+    # Its keepers have to answer first.
+    assert eventually(lambda: protection(daemon, "a").get("cgroup_write") == "read-only mounts", 10)
+    assert eventually(lambda: protection(daemon, "b").get("cgroup_write") == "possible", 10)
 
 
 def test_it_is_shown(daemon, tidegate):
