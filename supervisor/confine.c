@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <linux/mount.h>
 #include <mntent.h>
 #include <sched.h>
@@ -13,6 +14,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -114,16 +116,31 @@ static int find_mounts(Mounts *ret)
         return r;
 }
 
-static int make_read_only(const Mounts *mounts)
+/* By a descriptor: what else may be mounted over it there is not ours to change. */
+static int make_one_read_only(const char *path)
 {
         struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
+        _cleanup_fd_ int fd = open(path, O_PATH | O_CLOEXEC | O_NOFOLLOW);
+        struct statfs fs;
+
+        if (fd < 0 || fstatfs(fd, &fs) < 0)
+                return -errno;
+        if ((unsigned long)fs.f_type != CGROUP2_SUPER_MAGIC && (unsigned long)fs.f_type != CGROUP_SUPER_MAGIC)
+                return -ENOENT;
+        return syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0 ? -errno : 0;
+}
+
+static int make_read_only(const Mounts *mounts)
+{
         unsigned n = 0;
 
         for (size_t i = 0; i < mounts->n; i++) {
-                if (syscall(SYS_mount_setattr, AT_FDCWD, mounts->paths[i], AT_SYMLINK_NOFOLLOW, &attr, sizeof(attr)) == 0)
+                int r = make_one_read_only(mounts->paths[i]);
+
+                if (r == 0)
                         n++;
-                else if (errno != ENOENT && errno != EINVAL) /* gone, or covered by another mount: nobody reaches it by that path */
-                        return -errno;
+                else if (r != -ENOENT && r != -EINVAL) /* gone, or covered by another mount: nobody reaches it by that path */
+                        return r;
         }
         return n > 0 ? 0 : -ENOENT;
 }

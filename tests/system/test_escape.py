@@ -133,6 +133,17 @@ def test_what_the_host_mounts_later_reaches_the_nodes_where_its_mounts_propagate
     subprocess.run(["nsenter", "-t", str(daemon.process.pid), "-m", "umount", str(at)], check=True, timeout=10)
 
 
+def test_what_is_mounted_over_a_cgroup_hierarchy_is_left_as_it_is(start_daemon, tmp_path):
+    """In the daemon's own mount namespace: another cgroup2 mount, and a tmpfs over it that a node has every right to write to."""
+    at = tmp_path / "covered"
+    at.mkdir()
+    mounts = f"mount -t cgroup2 none {at} && mount -t tmpfs over {at} && touch {at}/here && exec \"$@\""
+    daemon = start_daemon(prefix=("unshare", "-m", "sh", "-c", mounts, "sh"))
+    start(daemon, program("a", f"touch {at}/written; exec sleep 1000"), wait="running")
+    assert protection(daemon, "a")["cgroup_write"] == "read-only mounts"
+    assert eventually(lambda: os.path.exists(f"/proc/{daemon.process.pid}/root{at}/written"), 10), "it is read-only for the node"
+
+
 def test_a_supervisor_that_follows_another_still_knows(daemon):
     start(daemon, program("a", "exec sleep 1000"), program("b", "exec sleep 1000", cgroup_writable=True), wait="running")
     before = daemon.supervisor()
