@@ -141,16 +141,17 @@ static void take_over(Flow *flow, nsec_t grace_ns, bool force, const char *why)
         dataflow_stop(before->dataflow, grace_ns, force, why);
 }
 
-static bool has_too_many(Client *client, uid_t uid)
+/* Would @more be more than one user may run? Then answered. */
+static bool has_too_many(Client *client, uid_t uid, unsigned more)
 {
         unsigned n = 0;
         Flow *it, *next;
 
         list_for_each(it, next, &client->server->flows, link)
                 n += flow_is_live(it) && it->dataflow->options.uid == uid;
-        if (client_may_all(client) || n < SERVER_LIVE_MAX)
+        if (client_may_all(client) || n + more <= SERVER_LIVE_MAX)
                 return false;
-        client_fail(client, CONTROL_E_QUOTA, "you run %u dataflows already", n);
+        client_fail(client, CONTROL_E_QUOTA, "you run %u dataflows already, and may run %u", n, SERVER_LIVE_MAX);
         return true;
 }
 
@@ -241,6 +242,22 @@ static bool name_is_taken(Client *client, const Plan *plan, bool despite)
                 return true;
         }
         return false;
+}
+
+/* Each becomes a dataflow, unless one of that name lives: then it is left alone, or the new one follows it. */
+static unsigned n_to_detach(const Client *client, const Plan *plan)
+{
+        unsigned n = 0;
+
+        for (size_t i = 0; i < plan->n_nodes; i++) {
+                char name[2 * NODE_MSG_ID_MAX + 2];
+
+                if (!plan->nodes[i].detach)
+                        continue;
+                (void)snprintf(name, sizeof(name), "%s.%s", plan->name, plan->nodes[i].id);
+                n += flow_of(client->server, client->peer.uid, name) == NULL;
+        }
+        return n;
 }
 
 /* One of them; what is to be said of it goes to @notes. One that lives is left alone; one that is being stopped is waited for. False: answered. */
@@ -341,7 +358,7 @@ static void look_at_caller(Client *client, const Parameters *parameters, Plan *t
                 (void)plan_free(take_plan);
                 return;
         }
-        if (name_is_taken(client, take_plan, parameters->despite_leftover)) {
+        if (name_is_taken(client, take_plan, parameters->despite_leftover) || has_too_many(client, client->peer.uid, (before ? 0 : 1) + n_to_detach(client, take_plan))) {
                 (void)plan_free(take_plan);
                 return;
         }
@@ -374,8 +391,6 @@ static void start(Client *client, const Parameters *parameters)
                 client_bad_parameter(client, "log_dir");
                 return;
         }
-        if (has_too_many(client, client->peer.uid))
-                return; /* answered */
         if (make_plan(&plan, parameters->plan, parameters->name, client->peer.uid, why, sizeof(why)))
                 client_fail(client, CONTROL_E_PLAN, "%s", why);
         else
@@ -411,7 +426,8 @@ static void restart(Client *client, const Parameters *parameters)
                         old->dataflow->plan->name, alive->dataflow->uuid_text);
                 return;
         }
-        if (is_left(client, old->dataflow->options.uid, old->dataflow->plan->name, parameters->despite_leftover))
+        if (is_left(client, old->dataflow->options.uid, old->dataflow->plan->name, parameters->despite_leftover) ||
+                (!alive && has_too_many(client, old->dataflow->options.uid, 1)))
                 return;
         if (plan_new(&plan, old->dataflow->plan->json, why, sizeof(why))) {
                 client_fail(client, CONTROL_E_PLAN, "%s", why);

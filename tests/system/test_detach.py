@@ -10,6 +10,7 @@ from client import Client, ControlError
 from conftest import eventually
 from daemon import STUBBORN, plan, program, until_deaf
 from lives import status_field
+from test_control_hostile import NOBODY, as_user, open_daemon  # noqa: F401
 
 SLEEP = "exec sleep 1000"
 
@@ -186,3 +187,35 @@ def test_a_run_without_the_daemon_ends_it_and_says_so(dataflow, live, nothing_le
     run.wait(15)
     assert "under `tidegate run` it ends with the others" in run.output()
     nothing_left()
+
+
+def test_each_counts_among_the_dataflows_that_a_user_may_run(open_daemon):  # noqa: F811
+    """And so does one that is begun again after its end, but not the one that takes another's place."""
+    LIMIT = 64
+    daemon = open_daemon()
+
+    def refused(**call):
+        with Client(daemon.socket) as client, pytest.raises(ControlError) as error:
+            client.call(**call)
+        assert error.value.error == "QuotaExceeded", error.value
+        return str(error.value)
+
+    def go():
+        def run(name, *nodes, **parameters):
+            start(daemon, *nodes, name=name, **parameters)
+
+        run("first", program("a", "true"), wait="ended")
+        with Client(daemon.socket) as client:
+            for i in range(LIMIT - 1):
+                client.call("Start", plan=plan(program("a", SLEEP), name=f"flow{i}"))
+        said = refused(method="Start", plan=plan(program("a", SLEEP), detached(), name="two"))
+        run("last", program("a", SLEEP), wait="running")
+        again = refused(method="Restart", dataflow="first")
+        run("last", program("a", SLEEP), replace=True, wait="running")
+        with Client(daemon.socket) as client:
+            client.call("Restart", dataflow="flow0", force=True)
+        return said, again
+
+    said, again = as_user(NOBODY, go)
+    assert f"you run {LIMIT - 1} dataflows already, and may run {LIMIT}" in said
+    assert f"you run {LIMIT} dataflows already" in again
