@@ -342,6 +342,27 @@ const Command cli_commands[] = {
                 .main = cmd_audit,
         },
         {
+                .name = "bench",
+                .synopsis = "[latency|throughput|fanout] [--quick] [--json]",
+                .summary = "what messages cost here, beside what the machine takes for them alone",
+                .details = "Runs dataflows of its own in a private instance, as `run` does, and measures Tidegate and the raw\n"
+                           "mechanisms in the same processes, in turn. Judge the ratios: times are the machine's. Without a\n"
+                           "name all of them, in some minutes. On a machine that does something else the figures mean little.\n"
+                           "\n"
+                           "  latency              one way, 0 B to 40 MiB, back to back and paced, on one CPU, on two, and\n"
+                           "                       where the system puts them; beside spinning, a futex and a pipe. System\n"
+                           "                       calls and page faults a message are counted\n"
+                           "  throughput           messages a second, beside rings of slots and of descriptors\n"
+                           "  fanout               deliveries a second to 1, 4 and 16 nodes, beside a broadcast ring\n"
+                           "\n"
+                           "  --quick              a second or two each: to see that it works\n"
+                           "  --rounds N           how often each is measured, default 7; a ratio is the median\n"
+                           "  --size LIST          payloads, as 64,4K,40M\n"
+                           "  --place LIST         same, other, default: where the nodes are\n"
+                           "  --json               everything as one JSON object\n",
+                .main = cmd_bench,
+        },
+        {
                 .name = "version",
                 .synopsis = "[--json]",
                 .summary = "version, compiler, libraries and kernel",

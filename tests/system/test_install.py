@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`meson install` puts down everything that somebody else's node needs, and it works from there."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -33,6 +34,7 @@ def one(installed, pattern):
 def test_every_part_is_there(installed):
     for name in ("tidegate", "tidegated", "tidegate-pipe"):
         assert os.access(installed / "bin" / name, os.X_OK), name
+    assert os.access(installed / "libexec/tidegate/tidegate-bench-node", os.X_OK)
     for pattern in ("tidegate.h", "libtidegate.so", "tidegate.pc", "dataflow.schema.json", "_tidegate.abi3.so"):
         one(installed, pattern)
     assert one(installed, "__init__.py").parent.name == "tidegate"
@@ -57,6 +59,13 @@ def test_the_unit_starts_what_is_installed(installed, tmp_path):
 def test_the_installed_command_runs(installed):
     p = subprocess.run([installed / "bin/tidegate", "version"], stdout=subprocess.PIPE, text=True, timeout=30)
     assert p.returncode == 0 and p.stdout.startswith("tidegate ")
+
+
+def test_the_installed_benchmarks_find_the_node_that_they_run(installed):
+    p = subprocess.run([installed / "bin/tidegate", "bench", "throughput", "--quick", "--size", "64", "--place", "default", "--json"],
+                       capture_output=True, text=True, timeout=60)  # fmt: skip
+    assert p.returncode == 0, p.stderr
+    assert {row["way"] for row in json.loads(p.stdout)["throughput"]["rows"]} == {"raw ring", "tidegate"}
 
 
 @pytest.mark.skipif(not shutil.which("pkg-config"), reason="no pkg-config")

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Bench: what the benchmarks of `tidegate bench` share. Each adds its rows and goals to one JSON value; text (bench-show.c) and the
+ * report (report.c) are made of that and of nothing else.
+ *
+ * Rows are objects of plain values. A ratio is the median over rounds of Tidegate's figure by the anchor's of the same round: each
+ * round measures all of them one after another.
+ */
+#ifndef TG_CLI_BENCH_BENCH_H
+#define TG_CLI_BENCH_BENCH_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "cli/bench/flow.h"
+
+#define BENCH_MAX_ROUNDS 99u
+#define BENCH_MAX_SIZES  8u
+
+typedef struct Bench {
+        bool quick;       /* a second or two each: for tests, the figures mean little */
+        unsigned rounds;
+        uint64_t sizes[BENCH_MAX_SIZES];
+        unsigned n_sizes;
+        bool places[_BENCH_PLACE_MAX];
+        const char *wait; /* of Tidegate's nodes; NULL: as they come */
+        bool one_cpu;     /* there is only one: nothing is on another */
+        json_t *result;   /* owned */
+        char error[512];
+} Bench;
+
+/* Each returns 0, or a negative errno with bench->error set. */
+int bench_latency(Bench *bench);
+int bench_throughput(Bench *bench);
+int bench_fanout(Bench *bench);
+int bench_reclaim(Bench *bench);
+int bench_spawn(Bench *bench);
+int bench_stop(Bench *bench);
+
+/* bench_section() - the object that a benchmark's rows go into, under its name. Borrowed. */
+json_t *bench_section(Bench *bench, const char *name);
+json_t *bench_rows(Bench *bench, const char *name, const char *table);
+
+/* bench_row() - append; consumes the row. */
+void bench_row(Bench *bench, const char *name, const char *table, json_t *take_row);
+
+/* bench_goal() - a goal and what was measured. Reached: value <= goal, or with @at_least value >= goal. NAN: not measured. */
+void bench_goal(Bench *bench, const char *id, const char *what, double value, double goal, bool at_least);
+
+/* bench_progress() - one line on stderr when that is a terminal. */
+__attribute__((format(printf, 1, 2))) void bench_progress(const char *format, ...);
+
+/* bench_fold() - copies a flow's error, and returns @r. */
+int bench_fold(Bench *bench, const BenchFlow *flow, int r);
+
+const char *bench_way_name(BenchWay way);
+void bench_size_name(uint64_t size, char *ret, size_t n); /* "0 B", "64 B", "4 KiB", "40 MiB" */
+
+/* show.c, report.c */
+void bench_show(const json_t *result);
+int bench_report(const json_t *result, const char *path); /* 0 or a negative errno */
+
+#endif

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Latency: one way, from before the first call of the sender to after the receiver has read the first and the last line of the payload. One dataflow
+ * for each placement, all of them there at the same time: their nodes sleep while another is measured.
+ */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "cli/bench/bench.h"
+#include "cli/bench/count.h"
+#include "cli/bench/stats.h"
+
+#define LOOK_SPAN (50 * NSEC_PER_MSEC) /* a node that never sleeps looks at its socket so often */
+
+typedef struct Pace {
+        const char *name;
+        uint64_t interval_ns;
+        unsigned n, n_quick, n_warm; /* n_quick 0: left out */
+} Pace;
+
+static const Pace paces[] = {
+        {"back to back", 0, 2000, 100, 50},
+        {"1 kHz", NSEC_PER_MSEC, 100, 10, 5},
+        {"200 Hz", 5 * NSEC_PER_MSEC, 40, 0, 3},
+};
+
+static const BenchWay ways[] = {BENCH_WAY_SPIN, BENCH_WAY_FUTEX, BENCH_WAY_PIPE, BENCH_WAY_TIDEGATE};
+
+typedef struct Cell {
+        double p50[BENCH_MAX_ROUNDS], p99[BENCH_MAX_ROUNDS];
+        unsigned n_rounds;
+        Samples samples;
+        uint64_t n, faults[2], sleeps[2];
+} Cell;
+
+typedef struct Latency {
+        Bench *bench;
+        BenchFlow *flow; /* one a placement */
+        Cell *cells;
+} Latency;
+
+static Cell *cell_at(const Latency *l, unsigned pace, unsigned place, unsigned size, unsigned way)
+{
+        return &l->cells[((pace * _BENCH_PLACE_MAX + place) * BENCH_MAX_SIZES + size) * ELEMENTSOF(ways) + way];
+}
+
+/* To look without pause at what somebody on the same CPU will write is no way to wait. */
+static bool applies(unsigned place, BenchWay way)
+{
+        return way != BENCH_WAY_SPIN || place == BENCH_PLACE_OTHER;
+}
+
+static struct bench_order order_for(const Latency *l, unsigned pace, unsigned size, BenchWay way)
+{
+        const Pace *p = &paces[pace];
+
+        return (struct bench_order){.what = BENCH_LATENCY, .way = way, .n_sinks = 1, .size = l->bench->sizes[size],
+                .n = l->bench->quick ? p->n_quick : p->n, .n_warm = p->n_warm, .interval_ns = p->interval_ns};
+}
+
+static nsec_t order_span(const struct bench_order *order)
+{
+        return 20 * NSEC_PER_SEC + (order->n + order->n_warm) * (order->interval_ns + NSEC_PER_MSEC);
+}
+
+static int measure(Latency *l, unsigned pace, unsigned place, unsigned size, unsigned way)
+{
+        BenchFlow *flow = &l->flow[place];
+        const struct bench_order order = order_for(l, pace, size, ways[way]);
+        struct bench_answer answers[FLOW_MAX_NODES];
+        Cell *cell = cell_at(l, pace, place, size, way);
+        uint32_t sample[BOARD_MAX_SAMPLES];
+        int r = bench_flow_order(flow, &order, answers, order_span(&order));
+
+        if (r)
+                return bench_fold(l->bench, flow, r);
+        memcpy(sample, flow->board->sample, order.n * sizeof(*sample));
+        stats_sort(sample, order.n);
+        cell->p50[cell->n_rounds] = stats_percentile(sample, order.n, 50);
+        cell->p99[cell->n_rounds] = stats_percentile(sample, order.n, 99);
+        cell->n_rounds++;
+        cell->n += order.n;
+        for (unsigned k = 0; k < 2; k++) {
+                cell->faults[k] += answers[k].faults;
+                cell->sleeps[k] += answers[k].sleeps;
+        }
+        return samples_add(&cell->samples, sample, order.n);
+}
+
+/* Whoever has never been used has its memory still to be given: the first use is not counted. */
+static int warm_up(Latency *l, unsigned place, unsigned size, unsigned way)
+{
+        BenchFlow *flow = &l->flow[place];
+        struct bench_order order = order_for(l, 0, size, ways[way]);
+        struct bench_answer answers[FLOW_MAX_NODES];
+        int r;
+
+        order.n = 1;
+        order.n_warm = 100;
+        r = bench_flow_order(flow, &order, answers, order_span(&order));
+        if (r)
+                return bench_fold(l->bench, flow, r);
+        if (ways[way] == BENCH_WAY_TIDEGATE)
+                bench_row(l->bench, "latency", "first", json_pack("{ss sI sf sf}", "place", bench_place_names[place], "size",
+                        (json_int_t)l->bench->sizes[size], "source_faults", (double)answers[0].warm_faults / 100, "sink_faults", (double)answers[1].warm_faults / 100));
+        return 0;
+}
+
+static int each_way(Latency *l, unsigned size, unsigned turn, int (*each)(Latency *l, unsigned pace, unsigned place, unsigned size, unsigned way), unsigned pace)
+{
+        int r = 0;
+
+        for (unsigned place = 0; place < _BENCH_PLACE_MAX && r == 0; place++)
+                for (unsigned k = 0; k < ELEMENTSOF(ways) && r == 0; k++) {
+                        unsigned way = (k + turn) % ELEMENTSOF(ways);
+
+                        if (l->bench->places[place] && applies(place, ways[way]))
+                                r = each(l, pace, place, size, way);
+                }
+        return r;
+}
+
+static int warm_up_one(Latency *l, unsigned pace, unsigned place, unsigned size, unsigned way)
+{
+        (void)pace;
+        return warm_up(l, place, size, way);
+}
+
+static int measure_all(Latency *l)
+{
+        int r = 0;
+
+        for (unsigned size = 0; size < l->bench->n_sizes && r == 0; size++)
+                r = each_way(l, size, 0, warm_up_one, 0);
+        for (unsigned pace = 0; pace < ELEMENTSOF(paces) && r == 0; pace++) {
+                if (l->bench->quick && paces[pace].n_quick == 0)
+                        continue;
+                for (unsigned round = 0; round < l->bench->rounds && r == 0; round++) {
+                        bench_progress("latency, %s: round %u of %u", paces[pace].name, round + 1, l->bench->rounds);
+                        for (unsigned size = 0; size < l->bench->n_sizes && r == 0; size++)
+                                r = each_way(l, size, round, measure, pace);
+                }
+        }
+        return r;
+}
+
+/* ---- system calls */
+
+static int count_at(Latency *l, unsigned place, unsigned size, bool awake)
+{
+        BenchFlow *flow = &l->flow[place];
+        struct bench_order order = order_for(l, 0, size, BENCH_WAY_TIDEGATE);
+        struct bench_answer answers[FLOW_MAX_NODES];
+        BenchCount c[2];
+        json_t *row;
+        int r;
+
+        order.interval_ns = awake ? 50 * NSEC_PER_USEC : NSEC_PER_MSEC;
+        order.flags = awake ? BENCH_AWAKE : 0;
+        order.n = awake ? 1000 : l->bench->quick ? 100 : 1000;
+        r = bench_count(flow, &order, c, answers, order_span(&order));
+        if (r < 0)
+                return bench_fold(l->bench, flow, r);
+        row = json_pack("{ss sI ss sI sb sI}", "place", bench_place_names[place], "size", (json_int_t)order.size, "consumer", awake ? "awake" : "asleep", "n",
+                (json_int_t)order.n, "counted", r == 0, "looks", (json_int_t)(r == 0 ? 2 + (answers[0].end - answers[0].begin) * 2 / LOOK_SPAN : 0));
+        if (r == 0)
+                (void)json_object_update_new(row, json_pack("{sI sI sI sI sI sI}", "source_calls", (json_int_t)c[0].calls, "source_wakes", (json_int_t)c[0].wakes,
+                        "sink_calls", (json_int_t)c[1].calls, "sink_sleeps", (json_int_t)c[1].sleeps, "memory_calls", (json_int_t)(c[0].memory + c[1].memory),
+                        "sink_wakes", (json_int_t)c[1].wakes));
+        bench_row(l->bench, "latency", "calls", row);
+        return 0;
+}
+
+static int count_all(Latency *l)
+{
+        unsigned place = l->bench->places[BENCH_PLACE_OTHER] ? BENCH_PLACE_OTHER : BENCH_PLACE_SAME;
+        int r = 0;
+
+        if (!l->bench->places[place])
+                return 0;
+        bench_progress("latency: counting system calls");
+        for (unsigned size = 0; size < l->bench->n_sizes && r == 0; size++) {
+                r = count_at(l, place, size, false);
+                if (!r && place == BENCH_PLACE_OTHER)
+                        r = count_at(l, place, size, true);
+        }
+        return r;
+}
+
+/* ---- what came of it */
+
+static double ratio_of(const double *a, const double *b, unsigned n)
+{
+        double ratio[BENCH_MAX_ROUNDS];
+        unsigned k = 0;
+
+        for (unsigned i = 0; i < n; i++)
+                if (b[i] > 0)
+                        ratio[k++] = a[i] / b[i];
+        return k ? stats_median(ratio, k) : NAN;
+}
+
+static double cell_ratio(const Cell *a, const Cell *b, bool p99)
+{
+        return ratio_of(p99 ? a->p99 : a->p50, p99 ? b->p99 : b->p50, MIN(a->n_rounds, b->n_rounds));
+}
+
+static json_t *number_or_null(double value)
+{
+        return isnan(value) ? json_null() : json_real(value);
+}
+
+static void tell_cell(Latency *l, unsigned pace, unsigned place, unsigned size, unsigned way)
+{
+        Cell *cell = cell_at(l, pace, place, size, way);
+        const Cell *pipe = cell_at(l, pace, place, size, 2);
+        size_t n = cell->samples.n;
+        json_t *row;
+
+        if (n == 0)
+                return;
+        stats_sort(cell->samples.value, n);
+        row = json_pack("{ss ss sI ss sI sf sf sf}", "pace", paces[pace].name, "place", bench_place_names[place], "size", (json_int_t)l->bench->sizes[size],
+                "way", bench_way_name(ways[way]), "n", (json_int_t)n, "p50_us", stats_percentile(cell->samples.value, n, 50) / 1e3, "p99_us",
+                stats_percentile(cell->samples.value, n, 99) / 1e3, "p999_us", stats_percentile(cell->samples.value, n, 99.9) / 1e3);
+        (void)json_object_update_new(row, json_pack("{so so sf sf sf sf}", "to_pipe", number_or_null(cell_ratio(cell, pipe, false)), "to_pipe_p99",
+                number_or_null(cell_ratio(cell, pipe, true)), "source_faults", (double)cell->faults[0] / (double)cell->n, "sink_faults",
+                (double)cell->faults[1] / (double)cell->n, "source_sleeps", (double)cell->sleeps[0] / (double)cell->n, "sink_sleeps",
+                (double)cell->sleeps[1] / (double)cell->n));
+        if (applies(place, BENCH_WAY_SPIN))
+                (void)json_object_set_new(row, "to_spin", number_or_null(cell_ratio(cell, cell_at(l, pace, place, size, 0), false)));
+        bench_row(l->bench, "latency", "rows", row);
+}
+
+static unsigned size_index(const Bench *bench, uint64_t size)
+{
+        for (unsigned i = 0; i < bench->n_sizes; i++)
+                if (bench->sizes[i] == size)
+                        return i;
+        return BENCH_MAX_SIZES - 1; /* never filled */
+}
+
+static const Cell *ours(const Latency *l, unsigned pace, unsigned place, uint64_t size)
+{
+        return cell_at(l, pace, place, size_index(l->bench, size), ELEMENTSOF(ways) - 1);
+}
+
+static double faults_of(const Latency *l)
+{
+        uint64_t faults = 0, n = 0;
+
+        for (unsigned pace = 0; pace < ELEMENTSOF(paces); pace++)
+                for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++)
+                        for (unsigned size = 0; size < l->bench->n_sizes; size++) {
+                                const Cell *c = cell_at(l, pace, place, size, ELEMENTSOF(ways) - 1);
+
+                                faults += c->faults[0] + c->faults[1];
+                                n += c->n;
+                        }
+        return n ? (double)faults / (double)n : NAN;
+}
+
+static void tell_goals(Latency *l)
+{
+        Bench *b = l->bench;
+        const unsigned s64 = size_index(b, 64);
+
+        for (unsigned place = BENCH_PLACE_SAME; place <= BENCH_PLACE_OTHER; place++) {
+                const Cell *pipe = cell_at(l, 0, place, s64, 2), *mine = ours(l, 0, place, 64);
+                char what[96];
+
+                (void)snprintf(what, sizeof(what), "64 B, %s, back to back: p50 to a pipe's", bench_place_names[place]);
+                bench_goal(b, "L1", what, cell_ratio(mine, pipe, false), 1.15, false);
+                (void)snprintf(what, sizeof(what), "64 B, %s, back to back: p99 to a pipe's", bench_place_names[place]);
+                bench_goal(b, "L1", what, cell_ratio(mine, pipe, true), 1.3, false);
+        }
+        bench_goal(b, "L2", "64 B, other CPU, back to back: p50 to raw spin", cell_ratio(ours(l, 0, BENCH_PLACE_OTHER, 64), cell_at(l, 0, BENCH_PLACE_OTHER, s64, 0), false), 2, false);
+        bench_goal(b, "L3", "4 MiB to 64 B, other CPU, back to back", cell_ratio(ours(l, 0, BENCH_PLACE_OTHER, 4u << 20), ours(l, 0, BENCH_PLACE_OTHER, 64), false), 1.05, false);
+        bench_goal(b, "L3", "40 MiB to 64 B, other CPU, back to back", cell_ratio(ours(l, 0, BENCH_PLACE_OTHER, 40u << 20), ours(l, 0, BENCH_PLACE_OTHER, 64), false), 1.05, false);
+        bench_goal(b, "L4", "64 B at 1 kHz, default placement: p50 to a pipe's on the same CPU",
+                cell_ratio(ours(l, 1, BENCH_PLACE_DEFAULT, 64), cell_at(l, 1, BENCH_PLACE_SAME, s64, 2), false), 1.3, false);
+        bench_goal(b, "M1", "page faults a message in the steady state, both sides", faults_of(l), 0, false);
+}
+
+/* T4: what the sleeps cost, and that being awake costs none. */
+static void tell_call_goals(Latency *l)
+{
+        json_t *rows = bench_rows(l->bench, "latency", "calls"), *row;
+        double awake = NAN, a_sleep = NAN, memory = NAN;
+        size_t i;
+
+        json_array_foreach(rows, i, row) {
+                double n = (double)json_integer_value(json_object_get(row, "n")), calls = (double)json_integer_value(json_object_get(row, "sink_calls"));
+                double sleeps = (double)json_integer_value(json_object_get(row, "sink_sleeps")), both = calls + (double)json_integer_value(json_object_get(row, "source_calls"));
+
+                if (!json_is_true(json_object_get(row, "counted")))
+                        continue;
+                memory = fmax(isnan(memory) ? 0 : memory, (double)json_integer_value(json_object_get(row, "memory_calls")) / n);
+                if (strcmp(json_string_value(json_object_get(row, "consumer")), "awake") == 0)
+                        awake = fmax(isnan(awake) ? 0 : awake, fmax(0, both - (double)json_integer_value(json_object_get(row, "looks"))) / n);
+                else if (sleeps > 0)
+                        a_sleep = fmax(isnan(a_sleep) ? 0 : a_sleep, calls / sleeps);
+        }
+        bench_goal(l->bench, "T4", "system calls a message while the consumer is awake, both sides (but for a look in 50 ms)", awake, 0, false);
+        bench_goal(l->bench, "T4", "system calls of the consumer a sleep", a_sleep, 2, false);
+        bench_goal(l->bench, "M1", "mmap, munmap and passed descriptors a message", memory, 0, false);
+}
+
+int bench_latency(Bench *bench)
+{
+        static BenchFlow flows[_BENCH_PLACE_MAX];
+        bool opened[_BENCH_PLACE_MAX] = {};
+        Latency l = {.bench = bench, .flow = flows};
+        uint64_t largest = 0;
+        int r = 0;
+
+        l.cells = calloc(ELEMENTSOF(paces) * _BENCH_PLACE_MAX * BENCH_MAX_SIZES * ELEMENTSOF(ways), sizeof(*l.cells));
+        if (!l.cells)
+                return error_origin(-ENOMEM);
+        for (unsigned i = 0; i < bench->n_sizes; i++)
+                largest = MAX(largest, bench->sizes[i]);
+        for (unsigned place = 0; place < _BENCH_PLACE_MAX && r == 0; place++) {
+                const BenchFlowSpec spec = {.n_sinks = 1, .place = place, .queue_size = 10, .pool_size = MAX(UINT64_C(8) << 20, 8 * largest),
+                        .room = MAX(UINT64_C(1) << 20, largest + BOARD_PAGE), .wait = bench->wait};
+
+                if (!bench->places[place])
+                        continue;
+                r = bench_fold(bench, &flows[place], bench_flow_open(&flows[place], &spec));
+                opened[place] = true;
+        }
+        if (!r)
+                r = measure_all(&l);
+        if (!r)
+                r = count_all(&l);
+        for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++) {
+                int closed = opened[place] ? bench_flow_close(&flows[place]) : 0;
+
+                r = r ? r : bench_fold(bench, &flows[place], closed);
+        }
+        for (unsigned pace = 0; pace < ELEMENTSOF(paces) && r == 0; pace++)
+                for (unsigned size = 0; size < bench->n_sizes; size++)
+                        for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++)
+                                for (unsigned way = 0; way < ELEMENTSOF(ways); way++)
+                                        tell_cell(&l, pace, place, size, way);
+        if (!r) {
+                tell_goals(&l);
+                tell_call_goals(&l);
+        }
+        for (size_t i = 0; i < ELEMENTSOF(paces) * _BENCH_PLACE_MAX * BENCH_MAX_SIZES * ELEMENTSOF(ways); i++)
+                samples_done(&l.cells[i].samples);
+        free(l.cells);
+        return r;
+}

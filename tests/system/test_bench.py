@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tidegate bench: every benchmark runs, what can be counted is counted right, and nothing is left. Times are nobody's promise here."""
+
+import json
+import subprocess
+
+import pytest
+
+PLACES = {"same CPU", "other CPU", "default"}
+
+
+@pytest.fixture
+def bench(build, node_environment, traces):
+    def run(*args, status=0):
+        done = subprocess.run([build / "bin/tidegate", "bench", *args], env=node_environment, capture_output=True, text=True, timeout=90)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+def result(bench, *args):
+    return json.loads(bench(*args, "--quick", "--json").stdout)
+
+
+def goals(found, id):
+    return [goal for goal in found["goals"] if goal["id"] == id]
+
+
+def test_latency_has_a_row_for_each_way_and_counts_what_a_message_costs(bench):
+    found = result(bench, "latency", "--size", "64,64K")
+    rows = found["latency"]["rows"]
+    assert {row["place"] for row in rows} == PLACES and {row["pace"] for row in rows} == {"back to back", "1 kHz"}
+    assert {row["size"] for row in rows} == {64, 65536}
+    for place in PLACES:
+        ways = {row["way"] for row in rows if row["place"] == place}
+        assert ways == {"raw futex", "raw pipe", "tidegate"} | ({"raw spin"} if place == "other CPU" else set())
+    for row in rows:
+        assert 0 < row["p50_us"] <= row["p99_us"] <= row["p999_us"], row
+        assert row["way"] != "raw pipe" or row["to_pipe"] == 1, row
+        assert row["way"] != "tidegate" or (row["source_faults"], row["sink_faults"]) == (0, 0), row
+
+    calls = {(row["consumer"], row["size"]): row for row in found["latency"]["calls"]}
+    assert set(calls) == {(consumer, size) for consumer in ("awake", "asleep") for size in (64, 65536)}
+    for (consumer, _), row in calls.items():
+        assert row["counted"] and row["memory_calls"] == 0, row
+        if consumer == "awake":
+            assert row["source_calls"] + row["sink_calls"] <= row["looks"], row
+            assert row["source_wakes"] == 0, row
+        else:
+            assert row["n"] * 0.9 <= row["sink_sleeps"] and row["sink_calls"] <= 2 * row["sink_sleeps"], row
+            assert row["source_wakes"] <= row["sink_sleeps"], row
+    assert [goal["reached"] for goal in goals(found, "T4")] == [True, True]
+    assert [goal["reached"] for goal in goals(found, "M1")] == [True, True]
+    assert {goal["id"] for goal in found["goals"]} == {"L1", "L2", "L3", "L4", "M1", "T4"}
+    assert [goal["reached"] for goal in goals(found, "L3")] == [None, None], "4 MiB and 40 MiB were not measured"
+
+
+def test_throughput_compares_small_ones_with_a_ring_and_large_ones_with_descriptors(bench):
+    found = result(bench, "throughput", "--size", "0,64K")
+    rows = {(row["place"], row["size"], row["way"]): row for row in found["throughput"]["rows"]}
+    assert set(rows) == {(place, size, way) for place in PLACES for size, raw in ((0, "raw ring"), (65536, "raw descriptors")) for way in (raw, "tidegate")}
+    for (_, _, way), row in rows.items():
+        assert row["per_second"] > 0 and row["n"] > 0
+        assert way == "tidegate" or row["to_raw"] == 1
+
+
+def test_fanout_counts_what_all_of_them_got(bench):
+    found = result(bench, "fanout")
+    rows = {(row["sinks"], row["way"]): row for row in found["fanout"]["rows"]}
+    assert set(rows) == {(n, way) for n in (1, 4) for way in ("raw broadcast", "raw broadcast, SCHED_BATCH", "tidegate")}
+    assert all(row["per_second"] > 0 and row["n"] % row["sinks"] == 0 for row in rows.values())
+    assert len(goals(found, "T3")) == 1
+
+
+def test_as_text_there_is_a_table_and_each_goal_says_whether_it_was_reached(bench):
+    text = bench("throughput", "--quick", "--size", "64", "--place", "default").stdout
+    assert "raw ring" in text and "tidegate" in text and "default" in text
+    assert [line.split()[0] for line in text.splitlines() if "not measured" in line] == ["T1", "T2", "T2"], "they are about two CPUs"
+
+
+@pytest.mark.parametrize("args, complaint", [
+    (["pingpong"], "no benchmark `pingpong`"),
+    (["latency", "throughput"], "one benchmark, or none for all of them"),
+    (["--rounds", "0"], "--rounds: `0` is no number from 1 to 99"),
+    (["--rounds", "many"], "--rounds: `many` is no number from 1 to 99"),
+    (["--size", "64,65M"], "--size: at most 7 sizes up to 64M, as 64,4K,1M"),
+    (["--size", "-1"], "--size: at most 7 sizes up to 64M, as 64,4K,1M"),
+    (["--size", "1,2,3,4,5,6,7,8"], "--size: at most 7 sizes up to 64M, as 64,4K,1M"),
+    (["--place", "here"], "--place: `here` is none of same, other, default"),
+    (["--fast"], "unknown option or missing value: `--fast`"),
+])  # fmt: skip
+def test_bad_arguments_are_refused_by_name(bench, args, complaint):
+    assert complaint in bench(*args, status=2).stderr
