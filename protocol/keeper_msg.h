@@ -18,7 +18,8 @@
  *   KILL                          KILLING, then EMPTY per incarnation that got empty
  *   LOOK                          LEFT: who is still there
  *   REAP                          (none) the exit is journalled: reap the leader now
- *   END                           COUNTED, ENDED, and the keeper exits; or stays, and says both again when nobody is left
+ *   END                           COUNTED, ENDED, and the keeper exits; or stays, and says both again when nobody is left. Until then KILL, LOOK and
+ *                                 REAP are carried out, of those whose end comes late; other orders are refused
  *   STREAM                        (none) lines go to another log stream from here on
  *   RESUME                        INCARNATION for each that was not REAPed, then RESUMED: a successor of the supervisor asks. Each has the asked_ns of its
  *                                 question: one who died may have left an answer, or half of one, in the socket, which is the same for all of them

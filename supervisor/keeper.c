@@ -256,11 +256,14 @@ static void order_end(Keeper *k, const KeeperMsg *msg)
         }
 }
 
+/* After END nobody is begun, but who is left may be looked at and killed; and whose end came late is written down and let go late. */
 static bool may_be_ordered(const Keeper *k, KeeperMsgType type)
 {
-        if (!k->begun || k->phase != KEEPER_STAYING)
-                return k->begun && k->phase == KEEPER_WORKING;
-        return type == KEEPER_MSG_KILL || type == KEEPER_MSG_LOOK || type == KEEPER_MSG_REAP;
+        if (!k->begun)
+                return false;
+        if (k->phase == KEEPER_WORKING || type == KEEPER_MSG_REAP)
+                return true;
+        return (k->phase == KEEPER_ENDING || k->phase == KEEPER_STAYING) && (type == KEEPER_MSG_KILL || type == KEEPER_MSG_LOOK);
 }
 
 static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)

@@ -312,6 +312,28 @@ Test(keeper, orders_about_nobody_are_answered, .timeout = 60)
         fx_close(fx);
 }
 
+Test(keeper, whose_end_is_written_down_after_end_is_reaped_and_nothing_is_said_of_it, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        KeeperMsg end = {.type = KEEPER_MSG_END, .end = {nsec_add(clock_now(), FX_SPAN)}};
+        pid_t pid;
+
+        pid = fx_start(fx, &(FxSpawn){.node = 1, .argv = SH("exit 0")});
+        expect_exit(fx, 1, CLD_EXITED, 0);
+        expect_empty(fx, 1);
+        cr_assert_eq(pidfd_send_signal(fx->keeper, SIGSTOP, NULL, 0), 0); /* it shall find all three in one turn */
+        fx_order(fx, &end, NULL, 0);
+        fx_reap(fx, 1);
+        fx_spawn(fx, &(FxSpawn){.node = 2, .argv = SH("exit 0")});
+        cr_assert_eq(pidfd_send_signal(fx->keeper, SIGCONT, NULL, 0), 0);
+        (void)fx_wait(fx, KEEPER_MSG_ENDED);
+        fx_wait_exit(fx, FX_SPAN, 0);
+        cr_assert(strstr(fx->note, "SPAWN came after END"), "nobody is begun any more: %s", fx->note);
+        cr_assert_eq(fx->n_notes, 1, "and of the other one nothing is said");
+        cr_assert(waitid(P_PID, (id_t)pid, &(siginfo_t){}, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD, "not reaped: it was left to us");
+        fx_close(fx);
+}
+
 Test(keeper, a_packet_that_is_no_order_is_refused_and_work_goes_on, .timeout = 60)
 {
         Fixture *fx = fx_new();
