@@ -252,6 +252,16 @@ static void node_is_lost(Node *node)
         node_post(node, NODE_EV_EMPTY);
 }
 
+/* The order to start it never left its supervisor, and then it was stopped: a keeper remembers whoever it was told of until REAP. */
+static void node_never_began(Node *node)
+{
+        node->exited = node->empty = true;
+        node->exit_code = CLD_EXITED;
+        node->exit_status = 0;
+        node_post(node, NODE_EV_EXITED);
+        node_post(node, NODE_EV_EMPTY);
+}
+
 static void node_adopt(Node *node, bool fresh)
 {
         const NodeFound *found = &node->found;
@@ -349,6 +359,8 @@ static void node_reconcile(Node *node, nsec_t deadline, bool fresh)
                         node_adopt(node, fresh);
                 else if (node->state == NODE_STARTING && !node->spawned)
                         node_repeat_spawn(node);
+                else if (!node->spawned && !node->exited)
+                        node_never_began(node);
                 else if (!(node->exited && node->empty))
                         node_is_lost(node);
                 else

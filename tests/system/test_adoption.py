@@ -12,13 +12,14 @@ import subprocess
 import time
 
 import pytest
+from client import Client
 from conftest import eventually, marked_processes
 from daemon import plan, program
 from lives import LONG, SLACK, Process, stat_of, status_field
 from survive import Seen, appends, lines, n_descriptors, node, restarting, stream
 
 SEED = int(os.environ.get("TIDEGATE_SEED", "20251125"))
-RESUMED = 44  # enum KeeperMsgType
+SPAWN, RESUMED = 2, 44  # enum KeeperMsgType
 N_MOMENTS = 40 if LONG else 5
 ADOPTED_WITHIN_MS = 1000
 
@@ -160,6 +161,25 @@ def test_what_a_keeper_tells_a_supervisor_that_dies_meanwhile_is_not_the_next_on
     _, lost, duplicated, _ = daemon.until_adopted(1)
     assert (lost, duplicated) == (0, 0) and daemon.pids() == pids, daemon.output()
     daemon.talk("Stop", dataflow="flow", force=True)
+
+
+def test_who_was_stopped_before_its_start_had_left_the_supervisor_never_began(survivor, withhold, tmp_path):
+    """The order to start it waits for room in the supervisor's own memory, and dies with it. Nobody is lost: nobody was there."""
+    withhold, env = withhold
+    withhold.write_text(str(SPAWN))
+    daemon = survivor(env=env)
+    daemon.talk("Start", plan=plan(program("a", appends(tmp_path / "ran", "exec sleep 1000"))), grace_ms=60_000, budget_ms=1000)
+    assert eventually(lambda: daemon.nodes()["flow", "a"]["state"] == "starting", 10), daemon.output()
+    with Client(daemon.socket) as client:
+        client.send("Stop", dataflow="flow")
+        assert eventually(lambda: daemon.nodes()["flow", "a"]["state"] == "stopping", 10), daemon.output()
+        daemon.send("supervisor")
+        withhold.unlink()
+    _, lost, duplicated, _ = daemon.until_adopted(1)
+    assert (lost, duplicated) == (0, 0), daemon.output()
+    daemon.talk("Wait", dataflow="flow", state="ended")  # long before its ladder does anything
+    said = daemon.nodes()["flow", "a"]
+    assert (said["state"], said.get("error"), lines(tmp_path / "ran")) == ("stopped", None, 0), said
 
 
 def test_linked_nodes_that_are_just_being_started_are_started_once(survivor, build, tmp_path):
