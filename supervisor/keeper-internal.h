@@ -310,7 +310,7 @@ typedef struct Look {
         pid_t reaper;     /* a child of ours that is not waited for meanwhile; 0: none */
         KnownStray strays[STRAYS_KNOWN_MAX]; /* likewise: others of it that were found elsewhere */
         unsigned n_strays;
-        nsec_t until;     /* in */
+        nsec_t until;     /* in; 0: not run in a thread, and so brief. The first LOOK_TASKS are told of even when it is over */
         uint32_t n;       /* out: tasks */
         uint32_t n_tasks; /* told of */
         TaskKind kind;    /* 0: nobody */

@@ -22,7 +22,7 @@
 #include "supervisor/keeper-internal.h"
 
 #define SEEN_MAX      256
-#define LOOK_MAX      4096 /* tasks that are read; beyond, and when the time is over, they are counted */
+#define LOOK_MAX      4096 /* tasks that are read; beyond they are counted, and so are those after the first ones when the time is over */
 #define AGAIN_SPAN    (40 * NSEC_PER_MSEC)
 
 /* ---- for how long it has not run */
@@ -86,7 +86,8 @@ static int look_at_task(Walk *w, pid_t pid, pid_t tid)
         nsec_t now = clock_now();
         Task task;
 
-        if (w->n >= LOOK_MAX || now >= w->until) { /* no more than counted */
+        /* No more than counted. To find them can take all the time there is on a machine that is full: some are named all the same. */
+        if (w->n >= LOOK_MAX || (now >= w->until && w->n >= LOOK_TASKS)) {
                 w->n++;
                 return w->n < CGROUP_COUNT_MAX ? 0 : -ETIMEDOUT;
         }
@@ -191,7 +192,7 @@ static int look_at_unreaped(pid_t pid, void *userdata)
 
 static void look_once(Look *look, Walk *w)
 {
-        *w = (Walk){.look = look, .until = MAX(look->until, nsec_add(clock_now(), LOOK_SPAN / 5)),
+        *w = (Walk){.look = look, .until = look->until ? look->until : nsec_add(clock_now(), LOOK_SPAN / 5),
                 .wire = wire_init(look->tasks, sizeof(look->tasks))};
         look->n_tasks = 0;
         look->kind = 0;

@@ -11,7 +11,9 @@
 
 #include "base/cleanup.h"
 #include "supervisor/cgroup.h"
+#include "supervisor/keeper-internal.h"
 #include "supervisor/stray.h"
+#include "supervisor/sweep.h"
 #include "testgroup.h"
 
 #define N 8
@@ -147,4 +149,21 @@ Test(stray, a_number_that_another_has_got_meanwhile_is_not_believed, .timeout = 
 
         cr_expect_eq(look(&home, &f, &parent, &child), 0, "it was reaped, so whoever has its number now is a stranger");
         family_end(&f);
+}
+
+Test(look, who_is_left_is_named_however_late_it_is, .timeout = 60)
+{
+        static Look l;
+        TestGroup g = testgroup_make();
+        SweepResult swept;
+        int pidfd = testgroup_spawn(g.fd, (char *[]){helper_path("tree"), (char *)"40", NULL}, NULL);
+
+        l = (Look){.dir_fd = g.fd, .leader_fd = -1, .until = 1};
+        look_now(&l);
+        cr_expect_eq(l.n, 40, "%u", l.n);
+        cr_expect_eq(l.n_tasks, LOOK_TASKS, "%u are told of", l.n_tasks);
+        cr_expect_eq(sweep_kill(g.fd, clock_now() + 20 * NSEC_PER_SEC, &swept), 0);
+        cr_expect_eq(waitid(P_PIDFD, (id_t)pidfd, &(siginfo_t){}, WEXITED), 0);
+        (void)close(pidfd);
+        testgroup_done(&g);
 }
