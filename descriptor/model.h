@@ -135,7 +135,7 @@ typedef struct NodeSpec {
         TextList outputs;
         RestartSpec restart;
         uint64_t startup_timeout_ns, finish_grace_ns;
-        uint64_t pool_size; /* bytes, of each output */
+        uint64_t pool_size; /* bound in bytes, of each output's pool; 0: by what its messages need */
         unsigned *cpus;
         size_t n_cpus;
         Span cpus_span;

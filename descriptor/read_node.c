@@ -8,7 +8,7 @@
 #include "descriptor/read.h"
 
 #define STARTUP_TIMEOUT_NS (60 * NSEC_PER_SEC)
-#define POOL_SIZE          (UINT64_C(64) << 20)
+#define POOL_SIZE          0 /* not said: as large as the messages need, see supervisor/growth.h */
 #define POOL_SIZE_MIN      (UINT64_C(64) << 10)
 #define POOL_SIZE_MAX      (UINT64_C(1) << 30)
 #define FINISH_GRACE_NS    (120 * NSEC_PER_SEC)

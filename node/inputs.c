@@ -130,6 +130,39 @@ static int event_fill(Input *input, Source *source, tg_event *event)
         return event_complete(input, event);
 }
 
+/* Nothing more is in the socket, and somebody is there who would have put it in. */
+static bool socket_is_read(const tg_node *node)
+{
+        return node->fd >= 0 && list_empty(&node->packets);
+}
+
+/*
+ * The next message lies in a segment that we have not been told of. The supervisor tells each consumer before the producer may use it,
+ * so it is in our socket; unless that was lost, then it comes with the next supervisor.
+ */
+static int source_lacks_segment(Input *input, Source *source)
+{
+        tg_node *node = input->node;
+        unsigned n = source->n_grown;
+        bool ring;
+
+        source->lacks_segment = true; /* until it is told */
+        (void)socket_read(node);
+        if (source != input->now && source != input->old)
+                return NODE_E_AGAIN; /* and it is not there any more */
+        if (source->n_grown != n)
+                return NODE_E_AGAIN;
+        if (socket_is_read(node))
+                return input_break(input, source);
+        if (node->fd >= 0 || socket_is_awaited(node))
+                return NODE_E_NOTHING;
+        ring_reader_skip(&source->reader, DROP_POOL, &ring); /* nobody will ever tell us */
+        source->lacks_segment = false;
+        if (ring)
+                peer_send(node, source->peer);
+        return NODE_E_AGAIN;
+}
+
 /* Takes one message. What was taken but could not be completed waits in `pending`. */
 static int source_take(Input *input, Source *source, tg_event **ret)
 {
@@ -152,11 +185,8 @@ static int source_take(Input *input, Source *source, tg_event **ret)
                 case RING_E_END:
                         source->ended = true;
                         return NODE_E_AGAIN;
-                case RING_E_SEGMENT: /* no message ever announces a second segment */
-                        ring_reader_skip(&source->reader, DROP_INVALID, &ring);
-                        if (ring)
-                                peer_send(node, source->peer);
-                        return NODE_E_AGAIN;
+                case RING_E_SEGMENT:
+                        return source_lacks_segment(input, source);
                 case RING_E_VIOLATION:
                         return input_break(input, source);
                 default:
@@ -253,6 +283,8 @@ bool input_ready(const Input *input)
                 return true;
         if (input_finished(input))
                 return !input->node->stopping;
+        if (source && source->lacks_segment && !socket_is_read(input->node))
+                return false; /* its socket says so */
         return source && !source->ended && ring_reader_ready(&source->reader);
 }
 

@@ -290,8 +290,7 @@ int links_violation(tg_node *node, uint32_t link, uint32_t generation, const cha
 }
 
 /* Maps what another node wrote. 0, NODE_E_NOTHING when it spoiled it (reported), or a negative errno. */
-static int map_other(tg_node *node, Region *ret, int fd, RegionKind kind, uint64_t size, uint32_t link,
-        uint32_t generation)
+int links_map_other(tg_node *node, Region *ret, int fd, RegionKind kind, uint64_t size, uint32_t link, uint32_t generation)
 {
         char text[80];
         int r;
@@ -357,7 +356,7 @@ int links_out(tg_node *node, const NodeMsg *msg, int *fds)
                 return error_origin(-ENOMEM);
         *link = (OutLink){.id = id, .generation = generation, .peer = peer, .restartable = msg->link_out.restartable};
         link->policy = msg->link_out.policy == NODE_QUEUE_BACKPRESSURE ? RING_BACKPRESSURE : RING_DROP_OLDEST;
-        r = map_other(node, &link->cursor, fds[0], REGION_CURSOR, msg->link_out.cursor_size, id, generation);
+        r = links_map_other(node, &link->cursor, fds[0], REGION_CURSOR, msg->link_out.cursor_size, id, generation);
         if (r == 0) {
                 output = &node->outputs[msg->link_out.output];
                 lock_take(&output->lock);
@@ -431,6 +430,8 @@ Source *source_unref(tg_node *node, Source *source)
         list_unlink(&source->link);
         region_unmap(&source->ring);
         region_unmap(&source->pool);
+        for (unsigned i = 0; i < ELEMENTSOF(source->grown); i++)
+                region_unmap(&source->grown[i]);
         peer_unref(node, source->peer);
         free(source);
         return NULL;
@@ -486,10 +487,10 @@ static int source_map(tg_node *node, Source *source, const NodeMsg *msg, int *fd
         Input *input = source->input;
         int r;
 
-        r = map_other(node, &source->ring, fds[0], REGION_RING, msg->link_in.ring_size, msg->link_in.link,
+        r = links_map_other(node, &source->ring, fds[0], REGION_RING, msg->link_in.ring_size, msg->link_in.link,
                 msg->link_in.generation);
         if (r == 0)
-                r = map_other(node, &source->pool, fds[1], REGION_POOL, msg->link_in.pool_size, msg->link_in.link,
+                r = links_map_other(node, &source->pool, fds[1], REGION_POOL, msg->link_in.pool_size, msg->link_in.link,
                         msg->link_in.generation);
         if (r)
                 return r;
@@ -498,7 +499,7 @@ static int source_map(tg_node *node, Source *source, const NodeMsg *msg, int *fd
                     input->policy) ||
             ring_reader_add_segment(&source->reader, 0, &source->pool))
                 return error_origin(-EPROTO);
-        return 0;
+        return grow_attach(input, source, msg->link_in.generation);
 }
 
 /* At the head, or in place of a dead consumer: what is not there any more from its position on, the reader counts. */
@@ -525,7 +526,7 @@ static void input_open_again(Input *input)
         input->closed = input->closing = false; /* said_closed stays: the first message says "recovered" */
 }
 
-static Input *input_by_link(tg_node *node, uint32_t link)
+Input *input_by_link(tg_node *node, uint32_t link)
 {
         for (unsigned i = 0; i < node->n_inputs; i++)
                 if (node->inputs[i].link == link)

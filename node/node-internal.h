@@ -74,6 +74,9 @@ typedef struct Source {
         Peer *peer;
         unsigned n_refs; /* the input's, and one per event that points into it */
         Region ring, pool;
+        Region grown[NODE_MSG_MAX_SEGMENTS]; /* by number; 0 is the pool */
+        unsigned n_grown;
+        bool lacks_segment; /* its next message lies in a segment that it was not told of yet */
         RingReader reader;
         bool ended; /* drained to the final head */
         /* Stands in for the input's cursor once a new producer has that: the old one is dead and reads no cursor, and a
@@ -96,6 +99,8 @@ typedef struct Input {
         bool attached;
         Region cursor;
         Source *now, *old;         /* old: of a replaced producer, read to its end first */
+        Region coming[NODE_MSG_MAX_SEGMENTS]; /* grown segments of an attachment whose LINK_IN is to follow, and its generation */
+        uint32_t coming_generation;
         bool closing;              /* no new source will come: closed once drained */
         bool closed;
         bool said_closed;          /* the node was told INPUT_CLOSED and not yet INPUT_RECOVERED */
@@ -122,6 +127,11 @@ typedef struct Output {
         Lock turn; /* one sender at a time, waiting included */
         Lock lock; /* the fields below */
         Region ring, pool;
+        Region grown[NODE_MSG_MAX_SEGMENTS]; /* by number; 0 is the pool */
+        unsigned n_segments;    /* that the writer has, the pool included */
+        uint64_t grow_asked;    /* chunk size of a GROW that was not answered yet; 0: none */
+        bool grow_late;         /* ... within the time that a sender waits for it */
+        uint64_t grow_refused;  /* chunks of that size and larger were; 0: none was */
         RingWriter *writer; /* NULL: not announced yet */
         List links;
         unsigned n_backpressure;
@@ -287,6 +297,8 @@ int links_detach(tg_node *node, const NodeMsg *msg);
 int links_await(tg_node *node, const NodeMsg *msg);
 void links_closed(tg_node *node, uint32_t link, uint32_t generation, bool restarting);
 int links_violation(tg_node *node, uint32_t link, uint32_t generation, const char *text);
+int links_map_other(tg_node *node, Region *ret, int fd, RegionKind kind, uint64_t size, uint32_t link, uint32_t generation);
+Input *input_by_link(tg_node *node, uint32_t link);
 int links_report(tg_node *node); /* an ack for each that is up */
 void links_look_for_verdicts(tg_node *node); /* forgets places of the dead once nobody decides any more */
 void peer_gone(tg_node *node, Peer *peer);
@@ -297,6 +309,20 @@ void peer_empty(tg_node *node, Peer *peer); /* takes what is in the doorbell */
 Source *source_unref(tg_node *node, Source *source);
 void input_retire(tg_node *node, Input *input, Source **source);
 void node_drop_links(tg_node *node);
+
+/* grow.c: segments of pools beyond the first. All under node->lock. */
+int grow_segment(tg_node *node, const NodeMsg *msg, int *fds);
+int grow_ready(tg_node *node, const NodeMsg *msg, int *fds);
+int grow_refused(tg_node *node, const NodeMsg *msg, int *fds);
+int grow_link(tg_node *node, const NodeMsg *msg, int *fds);
+int grow_report(tg_node *node);    /* what is mapped, as part of the answer to RESUME */
+int grow_ask_again(tg_node *node); /* what has not been answered, behind it */
+int grow_attach(Input *input, Source *source, uint32_t generation); /* gives a new source the segments that came ahead of it */
+void grow_forget(Input *input);    /* those that came for an attachment that did not follow */
+/* grow_may() - whether there may be another segment for chunks of that size. Under output->lock, alone. */
+bool grow_may(const Output *output, uint64_t chunk_size);
+/* grow_wait() - ask for it, and wait until it is there, or will not come, or @until. Without output->lock. 1: it is there, 0, -EINTR. */
+int grow_wait(Output *output, uint64_t chunk_size, nsec_t until);
 
 /* inputs.c */
 int input_next(Input *input, nsec_t now, tg_event **ret); /* 0, NODE_E_NOTHING, NODE_E_AGAIN, negative errno */

@@ -9,6 +9,7 @@
 
 #include "node/node-internal.h"
 
+#define GROW_SPAN (100 * NSEC_PER_MSEC) /* a sender that may drop waits so long for a larger pool, once until it is answered */
 #define VIOLATION_STRIDE 256 /* messages; cursors are judged by the ring, and asked for here now and then */
 
 typedef struct Send {
@@ -166,12 +167,53 @@ static void look_for_the_dead(Output *output)
         lock_take(&output->lock);
 }
 
+/* A message that wants a larger pool, and nobody has said yet whether there will be one. */
+static int too_late(Send *send)
+{
+        if (node_told_to_stop(send->output->node))
+                return TG_E_STOPPING;
+        if (send->output->n_backpressure)
+                return TG_E_TIMEOUT; /* backpressure never drops */
+        ring_writer_count_refused(send->output->writer);
+        return TG_E_DROPPED;
+}
+
+/*
+ * A chunk without giving up what a consumer may still read: from a larger pool if need be, which is waited for once. With output->lock,
+ * which is given up meanwhile. 0, what the last attempt said, -EINTR.
+ */
+static int take_chunk_gently(Send *send, size_t size, PoolChunk *ret)
+{
+        Output *output = send->output;
+
+        for (;;) {
+                int r = ring_writer_alloc_gently(output->writer, size, ret);
+                bool needed = r == POOL_E_TOO_LARGE;
+                int grew;
+                nsec_t until = needed && output->n_backpressure ? send->deadline : MIN(send->deadline, nsec_add(clock_now(), GROW_SPAN));
+
+                if (r == 0 || output->closed || !grow_may(output, size) || (output->grow_late && !needed))
+                        return r;
+                lock_give(&output->lock);
+                grew = grow_wait(output, size, until);
+                lock_take(&output->lock);
+                if (grew <= 0)
+                        return grew < 0 ? grew : r;
+        }
+}
+
 /* A chunk for @size bytes, with output->lock. */
 static int take_chunk(Send *send, size_t size, PoolChunk *ret)
 {
         Output *output = send->output;
         bool looked = false;
 
+        if (!output->closed && grow_may(output, size)) {
+                int r = take_chunk_gently(send, size, ret);
+
+                if (r <= 0)
+                        return r;
+        }
         for (;;) {
                 int r = output->closed ? RING_E_CLOSED : ring_writer_alloc(output->writer, size, ret, NULL);
 
@@ -181,7 +223,7 @@ static int take_chunk(Send *send, size_t size, PoolChunk *ret)
                 case RING_E_CLOSED:
                         return TG_E_CLOSED;
                 case POOL_E_TOO_LARGE:
-                        return error_origin(-EMSGSIZE);
+                        return output->grow_late ? too_late(send) : error_origin(-EMSGSIZE);
                 case POOL_E_HELD:
                         if (output->n_backpressure) {
                                 r = wait_room(send, size);
@@ -194,8 +236,10 @@ static int take_chunk(Send *send, size_t size, PoolChunk *ret)
                                 looked = true;
                                 continue;
                         }
+                        ring_writer_count_refused(output->writer);
                         return TG_E_DROPPED;
                 default: /* POOL_E_FULL: all of them are samples that this node has not sent */
+                        ring_writer_count_refused(output->writer);
                         return TG_E_DROPPED;
                 }
         }

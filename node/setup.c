@@ -64,6 +64,8 @@ static void output_free(Output *output)
         output->writer = ring_writer_free(output->writer);
         region_unmap(&output->ring);
         region_unmap(&output->pool);
+        for (unsigned i = 0; i < ELEMENTSOF(output->grown); i++)
+                region_unmap(&output->grown[i]);
         free(output->peers);
         free(output->id);
 }
@@ -74,6 +76,7 @@ void setup_undo(tg_node *node)
                 output_free(&node->outputs[i]);
         for (unsigned i = 0; i < node->n_inputs; i++) {
                 region_unmap(&node->inputs[i].cursor);
+                grow_forget(&node->inputs[i]);
                 free(node->inputs[i].id);
         }
         free(node->inputs);
@@ -206,6 +209,7 @@ int setup_output(tg_node *node, const NodeMsg *msg, int *fds)
         r = ring_writer_new(&output->writer, &output->ring, NODE_MAX_LINKS);
         if (r == 0)
                 r = ring_writer_add_segment(output->writer, &output->pool);
+        output->n_segments = r == 0;
         return r > 0 ? error_origin(-EPROTO) : r ? error_fold(r) : 0;
 }
 

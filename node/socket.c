@@ -119,15 +119,17 @@ static int on_resume(tg_node *node, const NodeMsg *msg, int *fds)
                 r = socket_answer(node, &(NodeMsg){.type = NODE_MSG_MAPPED});
         if (r == 0)
                 r = links_report(node);
+        if (r == 0)
+                r = grow_report(node);
         for (unsigned i = 0; i < node->n_outputs && r == 0; i++)
                 if (node->outputs[i].closed)
                         r = socket_answer(node, &(NodeMsg){.type = NODE_MSG_CLOSE_OUTPUT, .close_output = {.output = i}});
-        if (r)
-                return r;
-        return socket_answer(node, &(NodeMsg){
-                .type = NODE_MSG_RESUMED,
-                .resume = {.epoch = msg->resume.epoch, .running = node->state == NODE_RUNNING},
-        });
+        if (r == 0)
+                r = socket_answer(node, &(NodeMsg){
+                        .type = NODE_MSG_RESUMED,
+                        .resume = {.epoch = msg->resume.epoch, .running = node->state == NODE_RUNNING},
+                });
+        return r ? r : grow_ask_again(node);
 }
 
 #define IN(state)     (1u << (state))
@@ -156,6 +158,10 @@ static const struct {
         [NODE_MSG_ABORT] = {ALWAYS, on_abort},
         [NODE_MSG_RESUME] = {ALWAYS, on_resume},
         [NODE_MSG_AWAIT] = {WITH_LINKS, on_await},
+        [NODE_MSG_SEGMENT] = {WITH_LINKS, grow_segment},
+        [NODE_MSG_SEGMENT_READY] = {WITH_LINKS, grow_ready},
+        [NODE_MSG_GROW_REFUSED] = {WITH_LINKS, grow_refused},
+        [NODE_MSG_LINK_SEGMENT] = {WITH_LINKS, grow_link},
 };
 
 static int dispatch(tg_node *node, size_t size, int fds[NODE_MSG_MAX_FDS], int n_fds, bool lost_fds)

@@ -222,6 +222,23 @@ static void walk_link_in(Codec *c, NodeMsg *m)
         walk_u64(c, &m->link_in.start_at);
 }
 
+static void walk_segment(Codec *c, NodeMsg *m)
+{
+        walk_u32_in(c, &m->segment.output, 0, NODE_MSG_MAX_PORTS - 1);
+        walk_u32_in(c, &m->segment.number, 1, NODE_MSG_MAX_SEGMENTS - 1);
+        if (m->type == NODE_MSG_SEGMENT)
+                walk_size(c, &m->segment.size);
+        if (m->type == NODE_MSG_SEGMENT_ACK)
+                walk_flag(c, &m->segment.used);
+}
+
+static void walk_link_segment(Codec *c, NodeMsg *m)
+{
+        walk_link(c, &m->link_segment.link, &m->link_segment.generation);
+        walk_u32_in(c, &m->link_segment.number, 1, NODE_MSG_MAX_SEGMENTS - 1);
+        walk_size(c, &m->link_segment.size);
+}
+
 static void walk_stop(Codec *c, NodeMsg *m)
 {
         uint8_t cause = (uint8_t)m->stop.cause;
@@ -249,6 +266,22 @@ static void walk_body(Codec *c, NodeMsg *m)
         case NODE_MSG_VIOLATION:
                 walk_link(c, &m->violation.link, &m->violation.generation);
                 walk_str(c, &m->violation.text, NODE_MSG_TEXT_MAX);
+                break;
+        case NODE_MSG_GROW:
+                walk_u32_in(c, &m->grow.output, 0, NODE_MSG_MAX_PORTS - 1);
+                walk_size(c, &m->grow.chunk_size);
+                break;
+        case NODE_MSG_GROW_REFUSED:
+                walk_u32_in(c, &m->grow_refused.output, 0, NODE_MSG_MAX_PORTS - 1);
+                walk_size(c, &m->grow_refused.chunk_size);
+                break;
+        case NODE_MSG_SEGMENT:
+        case NODE_MSG_SEGMENT_ACK:
+        case NODE_MSG_SEGMENT_READY:
+                walk_segment(c, m);
+                break;
+        case NODE_MSG_LINK_SEGMENT:
+                walk_link_segment(c, m);
                 break;
         case NODE_MSG_RESUMED:
                 walk_u64(c, &m->resume.epoch);
@@ -314,6 +347,8 @@ static const char *const type_names[] = {
         [NODE_MSG_CLOSE_OUTPUT] = "CLOSE_OUTPUT",
         [NODE_MSG_VIOLATION] = "VIOLATION",
         [NODE_MSG_RESUMED] = "RESUMED",
+        [NODE_MSG_GROW] = "GROW",
+        [NODE_MSG_SEGMENT_ACK] = "SEGMENT_ACK",
         [NODE_MSG_WELCOME] = "WELCOME",
         [NODE_MSG_OUTPUT] = "OUTPUT",
         [NODE_MSG_INPUT] = "INPUT",
@@ -330,6 +365,10 @@ static const char *const type_names[] = {
         [NODE_MSG_ABORT] = "ABORT",
         [NODE_MSG_RESUME] = "RESUME",
         [NODE_MSG_AWAIT] = "AWAIT",
+        [NODE_MSG_SEGMENT] = "SEGMENT",
+        [NODE_MSG_SEGMENT_READY] = "SEGMENT_READY",
+        [NODE_MSG_GROW_REFUSED] = "GROW_REFUSED",
+        [NODE_MSG_LINK_SEGMENT] = "LINK_SEGMENT",
 };
 
 static bool type_known(unsigned type)
@@ -379,6 +418,8 @@ int node_msg_n_fds(const NodeMsg *msg)
         case NODE_MSG_LINK_IN:
                 return 2;
         case NODE_MSG_LINK_OUT:
+        case NODE_MSG_SEGMENT:
+        case NODE_MSG_LINK_SEGMENT:
                 return 1;
         case NODE_MSG_INPUT:
                 return msg->input.timer_ns ? 0 : 1;
@@ -389,7 +430,7 @@ int node_msg_n_fds(const NodeMsg *msg)
 
 int node_msg_from_node(NodeMsgType type)
 {
-        return type >= NODE_MSG_HELLO && type <= NODE_MSG_RESUMED;
+        return type >= NODE_MSG_HELLO && type <= NODE_MSG_SEGMENT_ACK;
 }
 
 const char *node_msg_name(NodeMsgType type)

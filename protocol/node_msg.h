@@ -47,6 +47,19 @@
  * nobody comes. A link that is not restartable is forgotten with the hang-up. What the heir finds gone all the same, it counts
  * as consumer_dead.
  *
+ * The growth of a pool. OUTPUT brings its first segment, number 0; what a burst needs beyond is asked for:
+ *
+ *   producer                     supervisor
+ *   GROW (bytes of a chunk) ──►  a new segment within the output's bound, or GROW_REFUSED
+ *                          ◄──   SEGMENT (to be mapped and touched for writing)
+ *   SEGMENT_ACK            ──►   the supervisor seals it
+ *                                LINK_SEGMENT to each consumer of the output: in its socket before the next step
+ *                          ◄──   SEGMENT_READY: from now on messages may lie in it
+ *
+ * So a descriptor that names a segment which the consumer has not heard of, while its socket is empty, breaks the protocol. A consumer
+ * that is attached later hears of grown segments right before its LINK_IN, under the generation of that. A GROW that comes while
+ * another one of that output is under way is ignored; more than NODE_MSG_MAX_GROWS of an output are a breach.
+ *
  * Supervisors die, and a successor takes over the same socket. It may repeat whatever it has no record of an answer to:
  *
  *   WELCOME .. SETUP_END   a node that has not said MAPPED starts over; one that has keeps what it mapped, takes the control page
@@ -57,6 +70,9 @@
  *   DETACH
  *   START, STOP,           change nothing; a STOP with an earlier deadline moves the deadline
  *   LINK_CLOSED
+ *   SEGMENT                answered again by who has mapped it, and mapped anew by who has not used it
+ *   SEGMENT_READY,         change nothing
+ *   LINK_SEGMENT
  *   NODE_FAILED,           told to the program once per incarnation, if the message names the incarnation
  *   NODE_RESTARTED
  *
@@ -68,7 +84,10 @@
  *   LINK_OUT_ACK           ──►   one for each consumer that it has; none for one whose place is all that it has
  *   LINK_IN_ACK            ──►   one for each input that is attached and not closed
  *   CLOSE_OUTPUT           ──►   one for each output that was closed
+ *   SEGMENT_ACK            ──►   one for each segment that is mapped beyond the first, and whether it is used
  *   RESUMED                ──►   that was all; and whether START came
+ *
+ * and a GROW again behind it, if one has not been answered.
  *
  * The answer is what stands between RESUMED with the epoch of the question and the last HELLO before it; all that is in the
  * socket ahead of that was said to a predecessor, another RESUMED too. A link that both its ends name in their answers is up,
@@ -89,7 +108,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NODE_MSG_VERSION    3
+#define NODE_MSG_VERSION    4
 #define NODE_MSG_MAX        8192
 #define NODE_MSG_MAX_FDS    2
 #define NODE_MSG_ID_MAX     128 /* bytes of a node, input or output id */
@@ -99,6 +118,8 @@
 #define NODE_MSG_QUEUE_MAX  65535
 #define NODE_MSG_MAX_SLOTS  65536u
 #define NODE_MSG_REGION_MAX (UINT64_C(1) << 30) /* bytes of one shared region */
+#define NODE_MSG_MAX_SEGMENTS 16u /* of one pool */
+#define NODE_MSG_MAX_GROWS  256u /* of one output in one incarnation */
 #define NODE_MSG_FD_ENV     "TIDEGATE_NODE_FD"
 #define NODE_MSG_SOCKET_ENV "TIDEGATE_NODE_SOCKET"
 
@@ -112,6 +133,8 @@ typedef enum NodeMsgType {
         NODE_MSG_CLOSE_OUTPUT = 6,
         NODE_MSG_VIOLATION = 7,
         NODE_MSG_RESUMED = 8,
+        NODE_MSG_GROW = 9,
+        NODE_MSG_SEGMENT_ACK = 10,
         /* supervisor to node */
         NODE_MSG_WELCOME = 32,
         NODE_MSG_OUTPUT = 33,
@@ -129,6 +152,10 @@ typedef enum NodeMsgType {
         NODE_MSG_ABORT = 45,
         NODE_MSG_RESUME = 46,
         NODE_MSG_AWAIT = 47,
+        NODE_MSG_SEGMENT = 48,
+        NODE_MSG_SEGMENT_READY = 49,
+        NODE_MSG_GROW_REFUSED = 50,
+        NODE_MSG_LINK_SEGMENT = 51,
 } NodeMsgType;
 
 typedef enum NodeQueuePolicy {
@@ -173,6 +200,25 @@ typedef struct NodeMsg {
                         uint64_t epoch;  /* of the supervisor that asks; the answer's is that of its question */
                         uint8_t running; /* RESUMED alone: START came */
                 } resume;
+                struct { /* GROW: a message wants a chunk of so many bytes, and there is none */
+                        uint32_t output;
+                        uint64_t chunk_size;
+                } grow;
+                struct { /* SEGMENT; fds: pool segment (write). SEGMENT_ACK: it is mapped; used: SEGMENT_READY came. SEGMENT_READY */
+                        uint32_t output;
+                        uint32_t number; /* from 1; 0 came with OUTPUT */
+                        uint64_t size;   /* SEGMENT alone: bytes of the region */
+                        uint8_t used;    /* SEGMENT_ACK alone */
+                } segment;
+                struct { /* GROW_REFUSED: the pool is as large as it may be, for chunks of that size and larger ones */
+                        uint32_t output;
+                        uint64_t chunk_size;
+                } grow_refused;
+                struct { /* LINK_SEGMENT, to the consumer; fds: pool segment (read) */
+                        uint32_t link, generation;
+                        uint32_t number;
+                        uint64_t size;
+                } link_segment;
                 struct { /* WELCOME; fds: control page (read), bell (write) */
                         uint8_t uuid[16];
                         const char *dataflow; /* name */

@@ -21,6 +21,15 @@ PoolClass pool_class_for(uint64_t message_bytes, uint32_t n_chunks)
         return (PoolClass){.chunk_size = (uint32_t)size, .n_chunks = n_chunks};
 }
 
+uint64_t pool_roomy(uint64_t message_bytes)
+{
+        uint64_t size = MIN(MAX(message_bytes, PAGE), REGION_MAX_SIZE), step = PAGE;
+
+        while (step * 16 <= size)
+                step *= 2;
+        return MIN((size + step - 1) / step * step, REGION_MAX_SIZE);
+}
+
 static uint64_t chunk_align(uint32_t chunk_size)
 {
         return chunk_size >= PAGE ? PAGE : POOL_ALIGN;

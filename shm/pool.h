@@ -38,6 +38,14 @@ typedef struct PoolClass {
 PoolClass pool_class_for(uint64_t message_bytes, uint32_t n_chunks);
 
 /**
+ * pool_roomy() - the chunk size to ask for when a pool grows for messages of @message_bytes
+ *
+ * Up to an eighth more, in steps of which a power of two has eight: messages that vary a little share one size, and
+ * sizes from one page to REGION_MAX_SIZE are 150 at most.
+ */
+uint64_t pool_roomy(uint64_t message_bytes);
+
+/**
  * pool_size() - bytes of a segment with these classes
  * @classes:   ascending by chunk_size
  * @n_classes: 1..POOL_MAX_CLASSES

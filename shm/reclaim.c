@@ -174,7 +174,7 @@ static bool find_block(RingWriter *w, uint32_t bucket, RingBlock *ret)
         return found;
 }
 
-int reclaim_look(RingWriter *w, uint64_t size_bytes, RingBlock *ret_block)
+int reclaim_look(RingWriter *w, uint64_t size_bytes, bool may_press, RingBlock *ret_block)
 {
         uint32_t bucket = pool_bucket_for(&w->pool, size_bytes);
         RingBlock block = {};
@@ -189,7 +189,7 @@ int reclaim_look(RingWriter *w, uint64_t size_bytes, RingBlock *ret_block)
         writer_publish_head(w); /* chunks of messages nobody can see yet would wait for themselves */
         floor_targets(w, &window, &limit);
         reclaim_to(w, window);
-        if (!pool_has_free(&w->pool, bucket, true))
+        if (!pool_has_free(&w->pool, bucket, true) && may_press)
                 press(w, bucket, limit);
         store_relaxed(&w->shared->reclaims, w->reclaims); /* counters: for status only */
         store_relaxed(&w->shared->pressure, w->pressure);
@@ -204,12 +204,12 @@ int reclaim_look(RingWriter *w, uint64_t size_bytes, RingBlock *ret_block)
         return POOL_E_HELD;
 }
 
-int ring_writer_alloc(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk, RingBlock *ret_block)
+static int alloc(RingWriter *w, uint64_t size_bytes, bool may_press, PoolChunk *ret_chunk, RingBlock *ret_block)
 {
         uint32_t id;
         int r;
 
-        r = reclaim_look(w, size_bytes, ret_block);
+        r = reclaim_look(w, size_bytes, may_press, ret_block);
         if (r)
                 return r;
         id = pool_pop(&w->pool, pool_bucket_for(&w->pool, size_bytes), true);
@@ -219,6 +219,16 @@ int ring_writer_alloc(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk, 
                 .id = id,
         };
         return 0;
+}
+
+int ring_writer_alloc(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk, RingBlock *ret_block)
+{
+        return alloc(w, size_bytes, true, ret_chunk, ret_block);
+}
+
+int ring_writer_alloc_gently(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk)
+{
+        return alloc(w, size_bytes, false, ret_chunk, NULL);
 }
 
 void ring_writer_give_back(RingWriter *w, PoolChunk *chunk)

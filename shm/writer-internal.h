@@ -56,8 +56,8 @@ void link_drop_holds(RingWriter *w, Link *link);
 
 void writer_publish_head(RingWriter *w);
 
-/* reclaim_look() - make a chunk of size_bytes free if it can be done. 0, POOL_E_TOO_LARGE, POOL_E_FULL, POOL_E_HELD.
- * */
-int reclaim_look(RingWriter *w, uint64_t size_bytes, RingBlock *ret_block);
+/* reclaim_look() - make a chunk of size_bytes free if it can be done; may_press: at the price of windows of drop_oldest links. 0,
+ * POOL_E_TOO_LARGE, POOL_E_FULL, POOL_E_HELD. */
+int reclaim_look(RingWriter *w, uint64_t size_bytes, bool may_press, RingBlock *ret_block);
 
 #endif

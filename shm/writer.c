@@ -364,7 +364,7 @@ int ring_writer_look(RingWriter *w, uint32_t n, uint64_t chunk_bytes, RingBlock 
         r = room_look(w, n, ret_block); /* not room_for(): a look before a sleep believes no cached gate */
         if (r || !chunk_bytes)
                 return r;
-        return reclaim_look(w, chunk_bytes, ret_block);
+        return reclaim_look(w, chunk_bytes, true, ret_block);
 }
 
 static void announce(RingWriter *w, const RingBlock *block)

@@ -134,6 +134,10 @@ bool ring_writer_has_stopped(const RingWriter *w, uint32_t link);
  */
 int ring_writer_alloc(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk, RingBlock *ret_block);
 
+/* ring_writer_alloc_gently() - the same without the last step: nobody's window is given up. POOL_E_HELD and POOL_E_FULL say that
+ * another segment would help. */
+int ring_writer_alloc_gently(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk);
+
 /* ring_writer_give_back() - return a chunk that will not be published; sets *chunk to POOL_CHUNK_INIT. */
 void ring_writer_give_back(RingWriter *w, PoolChunk *chunk);
 

@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "protocol/guard_msg.h"
 #include "supervisor/dataflow.h"
+#include "supervisor/growth.h"
 #include "supervisor/supervisor.h"
 #include "supervisor/wiring.h"
 
@@ -64,8 +65,11 @@ static uint32_t node_memfds(const Node *node)
 {
         uint32_t n = (node->control_fd >= 0) + (node->bell_fd >= 0);
 
-        for (uint32_t i = 0; node->outputs && i < node->plan->n_outputs; i++)
+        for (uint32_t i = 0; node->outputs && i < node->plan->n_outputs; i++) {
                 n += (node->outputs[i].ring_fd >= 0) + (uint32_t)(node->outputs[i].pool_fd >= 0);
+                for (uint32_t k = 1; k < NODE_MSG_MAX_SEGMENTS; k++)
+                        n += growth_fd(&node->outputs[i], k) >= 0;
+        }
         for (uint32_t i = 0; node->cursor_fds && i < node->plan->n_inputs; i++)
                 n += node->cursor_fds[i] >= 0;
         return n;
@@ -135,6 +139,8 @@ static size_t known_regions(Supervisor *supervisor, ino_t set[static AUDIT_FDS_M
                         for (uint32_t k = 0; node->outputs && k < node->plan->n_outputs; k++) {
                                 add_inode(set, &n, node->outputs[k].ring_fd);
                                 add_inode(set, &n, node->outputs[k].pool_fd);
+                                for (uint32_t s = 1; s < NODE_MSG_MAX_SEGMENTS; s++)
+                                        add_inode(set, &n, growth_fd(&node->outputs[k], s));
                         }
                         for (uint32_t k = 0; node->cursor_fds && k < node->plan->n_inputs; k++)
                                 add_inode(set, &n, node->cursor_fds[k]);

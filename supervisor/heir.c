@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "supervisor/growth.h"
 #include "supervisor/guard-state.h"
 #include "supervisor/supervisor.h"
 
@@ -84,6 +85,8 @@ static void add_node(Buffer *items, Buffer *children, const Node *node)
         for (size_t i = 0; i < node->plan->n_outputs; i++) {
                 add_item(items, node, GUARD_ITEM_RING, i, node->outputs[i].ring_fd);
                 add_item(items, node, GUARD_ITEM_POOL, i, node->outputs[i].pool_fd);
+                for (uint32_t k = 1; k < NODE_MSG_MAX_SEGMENTS; k++)
+                        add_item(items, node, GUARD_ITEM_POOL, growth_item_index((uint32_t)i, k), growth_fd(&node->outputs[i], k));
         }
         for (size_t i = 0; i < node->plan->n_inputs; i++)
                 add_item(items, node, GUARD_ITEM_CURSOR, i, node->cursor_fds[i]);

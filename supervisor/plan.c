@@ -391,7 +391,9 @@ static void parse_node(Check *check, json_t *object, PlanNode *node)
         parse_env(check, json_object_get(object, "env"), node);
         parse_cpus(check, get_array(check, object, "cpu_affinity", PLAN_MAX_CPUS), node);
         parse_restart(check, json_object_get(object, "restart"), node);
-        node->pool_size = get_number(check, object, "pool_size", PLAN_MIN_POOL, PLAN_MAX_POOL);
+        node->pool_size = get_number(check, object, "pool_size", 0, PLAN_MAX_POOL);
+        if (!check->bad && node->pool_size > 0 && node->pool_size < PLAN_MIN_POOL)
+                complain(check, "\"pool_size\" must be 0, or from %d to %d", (int)PLAN_MIN_POOL, (int)PLAN_MAX_POOL);
         node->startup_timeout_ns = get_number(check, object, "startup_timeout_ns", 1, PLAN_SPAN_MAX);
         node->finish_grace_ns = get_number(check, object, "finish_grace_ns", 0, PLAN_SPAN_MAX);
         parse_ports(check, object, node);

@@ -81,7 +81,7 @@ typedef struct PlanNode {
         size_t n_inputs;
         const char **outputs;
         size_t n_outputs;
-        uint64_t pool_size;
+        uint64_t pool_size; /* bound of each output's pool; 0: by what its messages need */
         PlanRestart restart;
         uint32_t max_restarts;
         nsec_t restart_delay_ns, max_restart_delay_ns, restart_window_ns;

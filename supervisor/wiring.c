@@ -16,6 +16,7 @@
 #include "shm/cursor.h"
 #include "shm/pool.h"
 #include "shm/ring.h"
+#include "supervisor/growth.h"
 #include "supervisor/show.h"
 
 #ifndef SO_PASSRIGHTS
@@ -61,6 +62,11 @@ static void node_send(Node *node, const NodeMsg *msg, int fd0, int fd1)
                 node_give_up(node, "cannot be sent %s: %s", node_msg_name(msg->type), error_text(r));
         if (packet_queue_pending(&node->out))
                 (void)source_set_events(&node->sock_source, EPOLLIN | EPOLLOUT);
+}
+
+void wiring_send(Node *node, const NodeMsg *msg, int fd)
+{
+        node_send(node, msg, fd, -1);
 }
 
 /* ---- regions */
@@ -110,7 +116,7 @@ static unsigned pool_classes(uint64_t budget, uint32_t max_queue, PoolClass ret[
         return n;
 }
 
-static uint32_t max_queue_of(const Node *node, uint32_t output)
+uint32_t wiring_max_queue(const Node *node, uint32_t output)
 {
         const Dataflow *dataflow = node->dataflow;
         uint32_t max = WIRING_QUEUE_DEFAULT;
@@ -134,8 +140,9 @@ static int fold_region(int r)
 static unsigned output_measure(Node *node, uint32_t index, PoolClass classes[POOL_MAX_CLASSES])
 {
         NodeOutput *output = &node->outputs[index];
-        uint32_t max_queue = max_queue_of(node, index);
-        unsigned n = pool_classes(node->plan->pool_size, max_queue, classes);
+        uint32_t max_queue = wiring_max_queue(node, index);
+        uint64_t bound = node->plan->pool_size ? node->plan->pool_size : GROWTH_FIRST;
+        unsigned n = pool_classes(MIN(bound, GROWTH_FIRST), max_queue, classes);
 
         output->n_slots = ring_slots_for(max_queue);
         output->ring_size = ring_size(output->n_slots);
@@ -152,7 +159,8 @@ static int output_make(Node *node, uint32_t index)
 
         output->ring_fd = fd_close(output->ring_fd); /* an older incarnation's: consumers have mapped it, or never will */
         output->pool_fd = fd_close(output->pool_fd);
-        output->closed = false;
+        growth_drop(output);
+        output->closed = output->pool_lost = false;
         r = fold_region(ring_create(output->n_slots, &output->ring_fd));
         return r ? r : fold_region(pool_create(classes, n, &output->pool_fd));
 }
@@ -311,6 +319,7 @@ static void socket_release(Node *node)
         node->sock = fd_close(node->sock);
         node->resuming = false; /* it says no more */
         packet_queue_done(&node->out);
+        growth_on_read(node);
 }
 
 void wiring_release(Node *node)
@@ -330,6 +339,7 @@ void wiring_release_outputs(Node *node)
         for (uint32_t i = 0; node->outputs && i < node->plan->n_outputs; i++) {
                 node->outputs[i].ring_fd = fd_close(node->outputs[i].ring_fd);
                 node->outputs[i].pool_fd = fd_close(node->outputs[i].pool_fd);
+                growth_drop(&node->outputs[i]);
         }
         node->bell_fd = fd_close(node->bell_fd);
 }
@@ -617,6 +627,7 @@ static void link_send_in(Link *link)
                         .start_at = target->resume_at[link->input]}};
 
         link_set_state(link, LINK_WAIT_IN);
+        growth_tell_link(link); /* before it: then no message lies in what it does not know */
         node_send(target, &msg, output->ring_fd, output->pool_fd);
 }
 
@@ -674,7 +685,7 @@ static bool link_lost_memory(Link *link)
 {
         Node *source = link->source, *target = link->target;
         const NodeOutput *output = &source->outputs[link->output];
-        bool source_lost = node_is_there(source) && (source->bell_fd < 0 || output->ring_fd < 0 || output->pool_fd < 0);
+        bool source_lost = node_is_there(source) && (source->bell_fd < 0 || output->ring_fd < 0 || output->pool_fd < 0 || output->pool_lost);
         bool target_lost = target->bell_fd < 0 || target->cursor_fds[link->input] < 0;
 
         source_lost = lost_memory(source, source_lost);
@@ -786,6 +797,12 @@ static void on_message(Node *node, const NodeMsg *msg)
                 else
                         node_give_up(node, BROKE "it closes an output that it does not have");
                 break;
+        case NODE_MSG_GROW:
+                growth_on_grow(node, msg);
+                break;
+        case NODE_MSG_SEGMENT_ACK:
+                growth_on_ack(node, msg);
+                break;
         case NODE_MSG_RESUMED:
                 on_resumed(node, msg);
                 break;
@@ -855,8 +872,10 @@ static int on_node_socket(Source *source, uint32_t revents)
 
         if (revents & EPOLLOUT) {
                 (void)packet_queue_flush(&node->out, node->sock);
-                if (!packet_queue_pending(&node->out))
+                if (!packet_queue_pending(&node->out)) {
                         (void)source_set_events(source, EPOLLIN);
+                        growth_on_read(node);
+                }
         }
         for (unsigned i = 0; i < WIRING_MSGS_PER_TURN && node->sock >= 0; i++) {
                 char buffer[NODE_MSG_MAX];
@@ -1151,6 +1170,7 @@ void wiring_restore(Node *node)
 
 void wiring_take(Node *node, const struct guard_item *item, int take_fd)
 {
+        uint32_t of = item->index & 0xff, segment = item->index >> 8; /* growth_item_index() */
         bool output = item->index < node->plan->n_outputs, input = item->index < node->plan->n_inputs;
         int *place = item->kind == GUARD_ITEM_CONTROL          ? &node->control_fd
                      : item->kind == GUARD_ITEM_BELL           ? &node->bell_fd
@@ -1169,6 +1189,10 @@ void wiring_take(Node *node, const struct guard_item *item, int take_fd)
                 node->resuming = true; /* what lies in it was said to a predecessor, until it has been asked by us */
                 if (source_add(node->dataflow->loop, &node->sock_source, node->sock, EPOLLIN, SOURCE_NODES, on_node_socket))
                         socket_release(node); /* no memory for it: as a node that closed its socket */
+                return;
+        }
+        if (item->kind == GUARD_ITEM_POOL && segment > 0 && of < node->plan->n_outputs) {
+                growth_take(node, of, segment, take_fd);
                 return;
         }
         if (!place || *place >= 0) {
@@ -1245,6 +1269,7 @@ static void link_settle(Link *link)
         if (link->state == LINK_CLOSED) {
                 link_close(link, false); /* said again: it changes nothing for who heard it */
         } else if (link->state != LINK_DETACHED && link_holds(link)) {
+                growth_tell_link(link); /* again, perhaps */
                 link_is_up(link);
         } else {
                 if (!link->pair->renewed && !pair_is_up(link))
@@ -1274,6 +1299,7 @@ static void on_resumed(Node *node, const NodeMsg *msg)
                 wiring_stop(node, node->ladder.kill);
         for (uint32_t i = 0; i < node->n_links; i++)
                 link_settle(node->links[i]);
+        growth_on_resumed(node);
         dataflow_kick(node->dataflow);
 }
 

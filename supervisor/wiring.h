@@ -54,6 +54,10 @@ void wiring_restore(Node *node);
 void wiring_take(Node *node, const struct guard_item *item, int take_fd);
 void wiring_resume(Node *node);
 
+/* For growth.c: wiring_send() - one message, with a descriptor if @fd is not -1. wiring_max_queue() - the longest queue that an output feeds. */
+void wiring_send(Node *node, const NodeMsg *msg, int fd);
+uint32_t wiring_max_queue(const Node *node, uint32_t output);
+
 /* wiring_release() - drop the present incarnation's socket and regions; outputs that consumers still read stay. */
 void wiring_release(Node *node);
 

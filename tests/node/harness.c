@@ -32,6 +32,9 @@ typedef struct FlowOutput {
         PoolClass class;
         int ring_fd, pool_fd;
         uint64_t pool_size;
+        int grown_fd[NODE_MSG_MAX_SEGMENTS];
+        uint64_t grown_size[NODE_MSG_MAX_SEGMENTS], asked;
+        unsigned n_grown;
         bool closed;
 } FlowOutput;
 
@@ -84,7 +87,8 @@ struct Flow {
         FlowLink links[FLOW_MAX_LINKS];
         int n_nodes, n_links, n_fds_before, note_fd;
         bool barrier_open, hold_start, hold_verdicts, hold_in;
-        unsigned n_violations, n_detach_acks, n_out_acks, n_named;
+        unsigned n_violations, n_detach_acks, n_out_acks, n_named, n_grows, n_segments_named;
+        FlowGrowth growth;
         bool dead, asking;
         unsigned n_left; /* messages until it dies; 0: it does not */
         uint32_t epoch;  /* of the supervisor */
@@ -341,6 +345,9 @@ static void make_regions(Flow *flow, FlowNode *node)
                 fd_replace(&o->pool_fd, fd);
                 o->pool_size = pool_size(&o->class, 1);
                 o->closed = false;
+                for (unsigned k = 1; k <= o->n_grown; k++)
+                        fd_replace(&o->grown_fd[k], -1);
+                o->n_grown = 0;
         }
         for (int i = 0; i < node->n_inputs; i++) {
                 FlowLink *link = node_link(flow, node, i);
@@ -504,10 +511,22 @@ static void send_link_out(Flow *flow, int l)
                 .cursor_size = cursor_size(), .restartable = link->spec.restartable}}, &link->cursor_fd, 1);
 }
 
+static void send_link_segment(Flow *flow, int l, unsigned number)
+{
+        FlowLink *link = &flow->links[l];
+        FlowOutput *o = &flow->nodes[link->from].outputs[link->output];
+
+        send_fds(&flow->nodes[link->to], &(NodeMsg){.type = NODE_MSG_LINK_SEGMENT, .link_segment = {.link = (uint32_t)l + 1,
+                .generation = link->generation, .number = number, .size = o->grown_size[number]}}, &o->grown_fd[number], 1);
+}
+
 static void send_link_in(Flow *flow, int l)
 {
         FlowLink *link = &flow->links[l];
         FlowOutput *o = &flow->nodes[link->from].outputs[link->output];
+
+        for (unsigned k = 1; k <= o->n_grown && !flow->growth.secret; k++)
+                send_link_segment(flow, l, k);
 
         send_fds(&flow->nodes[link->to], &(NodeMsg){.type = NODE_MSG_LINK_IN, .link_in = {.link = (uint32_t)l + 1,
                 .generation = link->generation, .input = (uint32_t)link->input,
@@ -744,6 +763,56 @@ static void on_ack_to_successor(FlowNode *node, FlowLink *link, const NodeMsg *m
                 link->in_held = m->ack.generation;
 }
 
+void flow_growth(Flow *flow, FlowGrowth growth)
+{
+        flow->growth = growth;
+}
+
+void flow_grow_now(Flow *flow, int node, int output)
+{
+        FlowOutput *o = &flow->nodes[node].outputs[output];
+        PoolClass class = {.chunk_size = (uint32_t)pool_roomy(o->asked), .n_chunks = flow->growth.n_chunks};
+        unsigned number = o->n_grown + 1;
+
+        if (o->n_grown >= flow->growth.n_segments) {
+                send_fds(&flow->nodes[node], &(NodeMsg){.type = NODE_MSG_GROW_REFUSED, .grow_refused = {
+                        .output = (uint32_t)output, .chunk_size = pool_roomy(o->asked)}}, NULL, 0);
+                return;
+        }
+        o->n_grown = number;
+        o->grown_size[number] = pool_size(&class, 1);
+        cr_assert_eq(pool_create(&class, 1, &o->grown_fd[number]), 0);
+        send_fds(&flow->nodes[node], &(NodeMsg){.type = NODE_MSG_SEGMENT, .segment = {
+                .output = (uint32_t)output, .number = number, .size = o->grown_size[number]}}, &o->grown_fd[number], 1);
+}
+
+unsigned flow_n_grows(const Flow *flow)
+{
+        return flow->n_grows;
+}
+
+unsigned flow_n_segments_named(const Flow *flow)
+{
+        return flow->n_segments_named;
+}
+
+static void on_segment_ack(Flow *flow, FlowNode *node, const NodeMsg *m)
+{
+        FlowOutput *o = &node->outputs[m->segment.output];
+        uint32_t number = m->segment.number;
+
+        cr_assert_leq(number, o->n_grown);
+        if (node->resuming) {
+                flow->n_segments_named += m->segment.used;
+                return;
+        }
+        cr_assert_eq(region_seal(o->grown_fd[number], REGION_POOL), 0);
+        for (int l = 0; l < flow->n_links && !flow->growth.secret; l++)
+                if (&flow->nodes[flow->links[l].from].outputs[flow->links[l].output] == o && flow->links[l].state == LINK_UP)
+                        send_link_segment(flow, l, number);
+        send_fds(node, &(NodeMsg){.type = NODE_MSG_SEGMENT_READY, .segment = {.output = m->segment.output, .number = number}}, NULL, 0);
+}
+
 static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
 {
         int index = (int)(node - flow->nodes);
@@ -796,6 +865,16 @@ static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
                 break;
         case NODE_MSG_VIOLATION:
                 flow->n_violations++;
+                break;
+        case NODE_MSG_GROW:
+                cr_assert_lt(m->grow.output, (uint32_t)node->n_outputs);
+                flow->n_grows++;
+                node->outputs[m->grow.output].asked = m->grow.chunk_size;
+                if (!flow->growth.silent)
+                        flow_grow_now(flow, index, (int)m->grow.output);
+                break;
+        case NODE_MSG_SEGMENT_ACK:
+                on_segment_ack(flow, node, m);
                 break;
         case NODE_MSG_RESUMED:
                 cr_assert(!m->resume.running || flow->barrier_open);
@@ -1188,6 +1267,8 @@ void flow_close(Flow *flow)
                 for (int o = 0; o < node->n_outputs; o++) {
                         (void)fd_close(node->outputs[o].ring_fd);
                         (void)fd_close(node->outputs[o].pool_fd);
+                        for (unsigned k = 1; k <= node->outputs[o].n_grown; k++)
+                                (void)fd_close(node->outputs[o].grown_fd[k]);
                 }
         }
         for (int l = 0; l < flow->n_links; l++) {

@@ -116,6 +116,18 @@ unsigned flow_n_joined(const Flow *flow); /* of those, that became a node's sock
 int flow_dynamic(Flow *flow, const char *id, FlowBody body, void *arg); /* has no socket: tg_node_open_as() */
 int flow_dynamic_command(Flow *flow, const char *id, const char *const *argv, int stdin_fd, int stdout_fd);
 
+/* Growth of pools. By default each GROW is refused. */
+typedef struct FlowGrowth {
+        unsigned n_segments; /* so many more of each output, then it is refused */
+        uint32_t n_chunks;   /* in each */
+        bool silent;         /* GROW is not answered, until flow_grow_now() */
+        bool secret;         /* consumers are not told */
+} FlowGrowth;
+void flow_growth(Flow *flow, FlowGrowth growth);
+void flow_grow_now(Flow *flow, int node, int output); /* answers what was asked for */
+unsigned flow_n_grows(const Flow *flow); /* GROW messages that came */
+unsigned flow_n_segments_named(const Flow *flow); /* SEGMENT_ACK in answers to RESUME that said "used" */
+
 unsigned flow_n_violations(const Flow *flow);
 unsigned flow_n_detach_acks(const Flow *flow);
 unsigned flow_n_out_acks(const Flow *flow);

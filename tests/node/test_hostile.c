@@ -154,7 +154,6 @@ static int describe_what_is_not_there(tg_node *node, void *arg)
                 {.offset = UINT64_MAX - 1, .payload_len = 4},
                 {.offset = 4096, .payload_len = UINT32_MAX},
                 {.offset = 4096, .payload_len = 8, .meta_len = UINT32_MAX},
-                {.offset = 4096, .segment = 1, .payload_len = 1},
                 {.offset = 4096, .segment = 65535, .payload_len = 1},
                 {.flags = RING_FLAG_INLINE, .payload_len = RING_INLINE_MAX + 1},
                 {.flags = RING_FLAG_INLINE, .payload_len = UINT32_MAX, .meta_len = UINT32_MAX},

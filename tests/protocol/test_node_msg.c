@@ -48,6 +48,12 @@ static const NodeMsg samples[] = {
                         .policy = NODE_QUEUE_BACKPRESSURE, .cursor_size = 4096, .restartable = 1}},
         {.type = NODE_MSG_DETACH, .detach = {.link = 4, .generation = 1, .restarting = 1}},
         {.type = NODE_MSG_AWAIT, .await = {.link = 4, .generation = 3, .output = 255, .queue_size = 65535}},
+        {.type = NODE_MSG_GROW, .grow = {.output = 255, .chunk_size = NODE_MSG_REGION_MAX}},
+        {.type = NODE_MSG_SEGMENT, .segment = {.output = 3, .number = 1, .size = 8192}},
+        {.type = NODE_MSG_SEGMENT_ACK, .segment = {.output = 3, .number = 15, .used = 1}},
+        {.type = NODE_MSG_SEGMENT_READY, .segment = {.output = 3, .number = 1}},
+        {.type = NODE_MSG_GROW_REFUSED, .grow_refused = {.output = 0, .chunk_size = 1}},
+        {.type = NODE_MSG_LINK_SEGMENT, .link_segment = {.link = 4, .generation = 3, .number = 2, .size = 1 << 20}},
         {.type = NODE_MSG_HELLO,
                 .hello = {.version = 1, .library = "tidegate 0.0.9"}}, /* its version alone */
         {.type = NODE_MSG_HELLO, .hello = {.version = NODE_MSG_VERSION, .library = "x", .node = "viewer"}},
@@ -257,6 +263,14 @@ static const Bad bad[] = {
         BAD("a uuid without incarnation", NODE_MSG_HELLO,
                 .hello = {.version = 2, .library = "x", .uuid = {1}, .dataflow = "d", .node = "n"}),
         BAD("running 2", NODE_MSG_RESUMED, .resume = {.running = 2}),
+        BAD("a pool of output 256", NODE_MSG_GROW, .grow = {.output = 256, .chunk_size = 1}),
+        BAD("growth by nothing", NODE_MSG_GROW, .grow = {.output = 0}),
+        BAD("growth by more than there can be", NODE_MSG_GROW, .grow = {.chunk_size = NODE_MSG_REGION_MAX + 1}),
+        BAD("the first segment", NODE_MSG_SEGMENT, .segment = {.number = 0, .size = 4096}),
+        BAD("segment 16", NODE_MSG_SEGMENT_READY, .segment = {.number = 16}),
+        BAD("a segment without bytes", NODE_MSG_SEGMENT, .segment = {.number = 1}),
+        BAD("used 2", NODE_MSG_SEGMENT_ACK, .segment = {.number = 1, .used = 2}),
+        BAD("a segment of link 0", NODE_MSG_LINK_SEGMENT, .link_segment = {.number = 1, .size = 1}),
         BAD("output 256 closed", NODE_MSG_CLOSE_OUTPUT, .close_output = {.output = 256}),
 };
 

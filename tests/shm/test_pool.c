@@ -37,6 +37,44 @@ Test(pool_layout, classes_that_make_no_sense_have_no_size)
         cr_assert_eq(pool_class_for(UINT64_MAX, 1).chunk_size, REGION_MAX_SIZE);
 }
 
+Test(pool_layout, roomy_sizes_are_few_and_at_most_an_eighth_too_large)
+{
+        uint64_t n = 0, last = 0;
+
+        for (uint64_t size = 1; size <= REGION_MAX_SIZE; size += size / 50 + 1) {
+                uint64_t roomy = pool_roomy(size);
+
+                cr_assert_geq(roomy, size);
+                cr_assert_leq(roomy, MAX(size + size / 8 + 4096, UINT64_C(4096)));
+                cr_assert_eq(roomy % 4096, 0);
+                cr_assert_eq(pool_roomy(roomy), roomy);
+                n += roomy != last;
+                last = roomy;
+        }
+        cr_assert_lt(n, 200);
+        cr_assert_eq(pool_roomy(UINT64_MAX), REGION_MAX_SIZE);
+}
+
+Test(pool_alloc, gently_gives_up_nobodys_window)
+{
+        const PoolClass class = {64, 3};
+        PoolChunk c;
+        Fixture fx;
+
+        fixture_ring(&fx, 16);
+        fixture_pool(&fx, &class, 1);
+        fixture_link(&fx, 10, RING_DROP_OLDEST);
+        for (uint64_t i = 0; i < 3; i++)
+                must(fx_send_pooled(&fx, i, 64));
+        cr_assert_eq(ring_writer_alloc_gently(fx.w, 64, &c), POOL_E_FULL);
+        cr_assert_eq(fx_ring(&fx)->floor, 0);
+        cr_assert_eq(fx_ring(&fx)->pressure, 0);
+        must(ring_writer_alloc(fx.w, 64, &c, NULL));
+        cr_assert_eq(fx_ring(&fx)->floor, 1);
+        cr_assert_eq(fx_ring(&fx)->pressure, 1);
+        fixture_close(&fx);
+}
+
 Test(pool_alloc, takes_the_smallest_chunk_that_fits_then_a_larger_one_and_never_overlaps)
 {
         const PoolClass classes[] = {{64, 2}, {192, 1}, {8192, 1}};

@@ -306,7 +306,7 @@ def test_a_message_that_finds_no_memory_is_refused_and_not_half_sent(flow):
     print("delivered", stats["delivered"], "dropped", stats["dropped_queue"] + stats["dropped_pool"])
     """
     run = flow({
-        "sender": (sender, {"outputs": ["out"], "inputs": {"ack": "hoarder/ack"}}),
+        "sender": (sender, {"outputs": ["out"], "inputs": {"ack": "hoarder/ack"}, "shared_memory_pool_size": "12MB"}),
         "hoarder": (hoarder, {"inputs": {"in": "sender/out"}, "outputs": ["ack"]}),
     }, timeout=60)  # fmt: skip
     numbers = list(map(int, re.findall(r"\d+", printed(run, "sender")[0] + printed(run, "hoarder")[0])))

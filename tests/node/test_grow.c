@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Growth of pools: a burst that is larger than its pool, and everybody who may not answer.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "base/cleanup.h"
+#include "tests/node/harness.h"
+
+#define LARGE  100000u /* bytes; the first segment has two chunks of FIRST */
+#define FIRST  4000u
+#define QUEUE  10
+
+static Flow *flow;
+static _Atomic uint64_t *shared;
+
+enum { GO, SENT, RESULT, DELIVERED, DROPPED_POOL, DROPPED, MORE, SPAN, N_SEEN };
+
+static void stamp(uint8_t *p, uint64_t i, size_t size)
+{
+        memset(p, (int)(i * 37 + 1), size);
+        memcpy(p, &i, 8);
+        memcpy(p + size - 8, &i, 8);
+}
+
+static bool is_stamped(const uint8_t *p, size_t size)
+{
+        uint64_t i, end;
+
+        memcpy(&i, p, 8);
+        memcpy(&end, p + size - 8, 8);
+        for (size_t k = 8; k < size - 8; k++)
+                if (p[k] != (uint8_t)(i * 37 + 1))
+                        return false;
+        return i == end;
+}
+
+static int send_size(tg_node *node, uint64_t i, size_t size)
+{
+        static uint8_t bytes[LARGE * 4];
+
+        stamp(bytes, i, size);
+        return tg_send(node, "out", bytes, size, NULL);
+}
+
+static void wait_for(int word, uint64_t value)
+{
+        for (nsec_t until = clock_now() + 20 * NSEC_PER_SEC; shared[word] < value;)
+                NODE_CHECK(clock_now() < until);
+}
+
+/* A burst at once, then waits to be stopped. */
+static int burst(tg_node *node, void *arg)
+{
+        size_t size = *(const size_t *)arg;
+        tg_event *ev;
+
+        for (uint64_t i = 0; i < QUEUE; i++) {
+                nsec_t began = clock_now();
+                int r = send_size(node, i, size);
+
+                shared[SPAN] = MAX(shared[SPAN], clock_now() - began);
+                if (r)
+                        shared[RESULT] = (uint64_t)(r < 0 ? -r : r);
+                else
+                        shared[SENT]++;
+        }
+        shared[GO] = 1;
+        flow_note(flow);
+        while (tg_next(node, &ev, TG_FOREVER) == 0) {
+                bool stop = tg_event_type(ev) == TG_EVENT_STOP;
+
+                tg_event_free(ev);
+                if (stop)
+                        break;
+        }
+        return 0;
+}
+
+/* Begins to take when the burst is over. */
+static int take_late(tg_node *node, void *arg)
+{
+        struct tg_input_stats stats;
+        tg_event *ev;
+
+        wait_for(GO, 1);
+        while (tg_next(node, &ev, TG_FOREVER) == 0) {
+                bool stop = tg_event_type(ev) == TG_EVENT_STOP || tg_event_type(ev) == TG_EVENT_INPUT_CLOSED;
+
+                if (tg_event_type(ev) == TG_EVENT_INPUT)
+                        NODE_CHECK(is_stamped(tg_event_data(ev), tg_event_size(ev)));
+                tg_event_free(ev);
+                NODE_CHECK(tg_input_stats(node, "in", &stats) == 0);
+                shared[DELIVERED] = stats.delivered;
+                shared[DROPPED_POOL] = stats.dropped_pool;
+                shared[DROPPED] = stats.dropped_queue + stats.dropped_invalid + stats.dropped_source;
+                flow_note(flow);
+                if (stop)
+                        break;
+        }
+        return 0;
+}
+
+static int source, sink;
+
+static void two(FlowBody from, FlowBody to, const size_t *size, FlowLinkSpec spec, FlowGrowth growth)
+{
+        flow = flow_new();
+        shared = flow_shared(flow);
+        flow_growth(flow, growth);
+        source = flow_node(flow, "source", from, (void *)(uintptr_t)size);
+        sink = flow_node(flow, "sink", to, (void *)(uintptr_t)size);
+        flow_link(flow, source, flow_output(flow, source, "out", QUEUE, FIRST, 2), sink, "in", spec);
+        flow_start(flow);
+}
+
+static void stop_both(void)
+{
+        int status;
+
+        flow_stop(flow, source, NSEC_PER_SEC);
+        flow_stop(flow, sink, NSEC_PER_SEC);
+        cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, source, NULL) && flow_exited(flow, sink, NULL)));
+        cr_assert(flow_exited(flow, source, &status) && status == 0);
+        cr_assert(flow_exited(flow, sink, &status) && status == 0);
+        flow_close(flow);
+}
+
+Test(grow, a_burst_larger_than_the_pool_loses_nothing, .timeout = 60)
+{
+        const size_t sizes[] = {FIRST, LARGE};
+
+        for (size_t i = 0; i < ELEMENTSOF(sizes); i++) {
+                two(burst, take_late, &sizes[i], (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 15, .n_chunks = 3});
+                cr_assert(FLOW_UNTIL(flow, 20, shared[DELIVERED] == QUEUE), "%lu of %u", (unsigned long)shared[DELIVERED], QUEUE);
+                cr_assert_eq(shared[SENT], QUEUE);
+                cr_assert_eq(shared[DROPPED_POOL] + shared[DROPPED], 0);
+                cr_assert_geq(flow_n_grows(flow), (QUEUE - 2) / 3);
+                cr_assert_leq(flow_n_grows(flow), (QUEUE + 2) / 3);
+                cr_assert_eq(flow_ring(flow, source, 0).pressure, 0);
+                stop_both();
+        }
+}
+
+Test(grow, under_backpressure_too, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two(burst, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true}, (FlowGrowth){.n_segments = 15, .n_chunks = 4});
+        cr_assert(FLOW_UNTIL(flow, 20, shared[DELIVERED] == QUEUE));
+        cr_assert_eq(shared[SENT], QUEUE);
+        cr_assert_eq(shared[DROPPED_POOL] + shared[DROPPED], 0);
+        stop_both();
+}
+
+Test(grow, what_does_not_fit_past_the_bound_is_dropped_and_counted_and_not_asked_for_again, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two(burst, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 1, .n_chunks = 3});
+        cr_assert(FLOW_UNTIL(flow, 20, shared[DELIVERED] + shared[DROPPED_POOL] == QUEUE));
+        cr_assert_eq(shared[SENT], QUEUE);
+        cr_assert_geq(shared[DROPPED_POOL], QUEUE - 3);
+        cr_assert_eq(shared[DROPPED], 0);
+        cr_assert_eq(flow_n_grows(flow), 2, "one that was granted and one that was not");
+        cr_assert_gt(flow_ring(flow, source, 0).pressure, 0);
+        stop_both();
+}
+
+Test(grow, a_message_that_can_never_fit_is_refused_at_once, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two(burst, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){});
+        cr_assert(FLOW_UNTIL(flow, 20, shared[GO] == 1));
+        cr_assert_eq(shared[SENT], 0);
+        cr_assert_eq(shared[RESULT], EMSGSIZE);
+        cr_assert_eq(flow_n_grows(flow), 1);
+        stop_both();
+}
+
+Test(grow, a_supervisor_that_does_not_answer_holds_up_nobody_who_may_drop, .timeout = 60)
+{
+        const size_t sizes[] = {FIRST, LARGE};
+
+        for (size_t i = 0; i < ELEMENTSOF(sizes); i++) {
+                two(burst, take_late, &sizes[i], (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 1, .n_chunks = QUEUE, .silent = true});
+                cr_assert(FLOW_UNTIL(flow, 20, shared[GO] == 1));
+                cr_assert_eq(shared[SENT], sizes[i] == FIRST ? QUEUE : 0);
+                cr_assert_eq(shared[RESULT], sizes[i] == FIRST ? 0 : TG_E_DROPPED);
+                cr_assert_lt(shared[SPAN], 2 * NSEC_PER_SEC);
+                cr_assert_eq(flow_n_grows(flow), 1, "asked once");
+                cr_assert_eq(flow_ring(flow, source, 0).refused, sizes[i] == FIRST ? 0 : QUEUE);
+                stop_both();
+        }
+}
+
+/* -------- backpressure waits -------- */
+
+static int send_one_with_timeout(tg_node *node, void *arg)
+{
+        int r;
+
+        tg_set_send_timeout(node, (int64_t)(50 * NSEC_PER_MSEC));
+        shared[RESULT] = (uint64_t)send_size(node, 0, LARGE);
+        tg_set_send_timeout(node, TG_FOREVER);
+        shared[GO] = 1;
+        flow_note(flow);
+        r = send_size(node, 0, LARGE); /* until it is answered, or stopped */
+        shared[MORE] = (uint64_t)r + 1;
+        flow_note(flow);
+        return 0;
+}
+
+Test(grow, under_backpressure_a_send_waits_for_the_answer_until_its_timeout_or_stop, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        for (unsigned answered = 0; answered < 2; answered++) {
+                two(send_one_with_timeout, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true},
+                        (FlowGrowth){.n_segments = 1, .n_chunks = 2, .silent = true});
+                cr_assert(FLOW_UNTIL(flow, 20, shared[GO] == 1));
+                cr_assert_eq(shared[RESULT], TG_E_TIMEOUT);
+                cr_assert_eq(flow_n_grows(flow), 1);
+                if (answered)
+                        flow_grow_now(flow, source, 0);
+                else
+                        flow_stop(flow, source, NSEC_PER_SEC);
+                cr_assert(FLOW_UNTIL(flow, 20, shared[MORE] > 0));
+                cr_assert_eq(shared[MORE], answered ? 1 : TG_E_STOPPING + 1);
+                cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, source, NULL)));
+                if (answered)
+                        cr_assert(FLOW_UNTIL(flow, 20, shared[DELIVERED] == 1));
+                stop_both();
+        }
+}
+
+/* -------- those who read -------- */
+
+Test(grow, a_descriptor_in_a_segment_that_nobody_told_of_ends_the_link_alone, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two(burst, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 1, .n_chunks = QUEUE, .secret = true});
+        cr_assert(FLOW_UNTIL(flow, 20, flow_n_violations(flow) == 1));
+        cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, sink, NULL)), "its input was closed, and it ended by itself");
+        cr_assert_eq(shared[DELIVERED], 0);
+        stop_both();
+}
+
+/* Sends whenever told to, so that a consumer that comes later has something to read. */
+static int send_on_demand(tg_node *node, void *arg)
+{
+        for (uint64_t i = 0; !tg_should_stop(node); i++) {
+                while (shared[GO] <= i && !tg_should_stop(node)) {
+                        tg_event *ev;
+
+                        if (tg_next(node, &ev, (int64_t)NSEC_PER_MSEC) == 0)
+                                tg_event_free(ev);
+                }
+                if (!tg_should_stop(node))
+                        NODE_CHECK(send_size(node, i, LARGE) == 0);
+                shared[SENT] = i + 1;
+                flow_note(flow);
+        }
+        return 0;
+}
+
+static int take_all(tg_node *node, void *arg)
+{
+        tg_event *ev;
+
+        while (tg_next(node, &ev, TG_FOREVER) == 0) {
+                bool stop = tg_event_type(ev) == TG_EVENT_STOP;
+
+                if (tg_event_type(ev) == TG_EVENT_INPUT) {
+                        NODE_CHECK(is_stamped(tg_event_data(ev), tg_event_size(ev)));
+                        shared[N_SEEN]++;
+                        flow_note(flow);
+                }
+                tg_event_free(ev);
+                if (stop)
+                        break;
+        }
+        return 0;
+}
+
+Test(grow, a_consumer_that_comes_later_knows_all_segments, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two(send_on_demand, take_all, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 2, .n_chunks = 1});
+        shared[GO] = 1;
+        cr_assert(FLOW_UNTIL(flow, 20, shared[N_SEEN] == 1));
+        flow_will_restart(flow, sink, true);
+        flow_kill(flow, sink);
+        cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, sink, NULL)));
+        flow_restart(flow, sink);
+        cr_assert(FLOW_UNTIL(flow, 20, flow_running(flow)));
+        shared[GO] = 3;
+        cr_assert(FLOW_UNTIL(flow, 20, shared[N_SEEN] == 3));
+        cr_assert_eq(flow_n_violations(flow), 0);
+        stop_both();
+}
+
+Test(grow, a_successor_is_told_which_segments_are_used, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two(send_on_demand, take_all, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 2, .n_chunks = 1});
+        shared[GO] = 1;
+        cr_assert(FLOW_UNTIL(flow, 20, shared[N_SEEN] == 1));
+        cr_assert(flow_knows(flow, source));
+        cr_assert_eq(flow_n_segments_named(flow), 1);
+        shared[GO] = 2;
+        cr_assert(FLOW_UNTIL(flow, 20, shared[N_SEEN] == 2));
+        stop_both();
+}

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pools that grow: with a burst, to a bound, and across the deaths of supervisor, guard and reader."""
+
+import json
+import os
+import re
+import time
+
+import pytest
+from conftest import eventually
+from daemon import plan
+from survive import node, restarting
+
+SENDER = """
+import os, sys, tidegate
+
+wanted, node, i = sys.argv[1], tidegate.Node(), 0
+for event in node:
+    if event.type == "INPUT":
+        size = int(open(wanted).read())
+        node.send_output("out", i.to_bytes(8, "little") + bytes([i % 251]) * size)
+        i += 1
+"""
+TICK = {"id": "tick", "line": 1, "source": {"timer_ns": 5_000_000}, "queue_size": 10, "queue_policy": "drop_oldest", "input_timeout_ns": 0}
+READER = """
+import sys, tidegate
+
+log = open(sys.argv[1], "a", buffering=1)
+for event in tidegate.Node():
+    if event.type == "INPUT":
+        data = memoryview(event.data)
+        i, size = int.from_bytes(data[:8], "little"), len(data) - 8
+        good = bytes(data[8:]) == bytes([i % 251]) * size
+        print(i, size if good else "torn", file=log)
+"""
+
+
+def report(run, node):
+    return json.loads(re.findall(rf"^\[{node}\] (\{{.*\}})$", run.output(), re.MULTILINE)[-1])
+
+
+def flood_and_tally(build, n, size, slow_us, pool=None, policy="drop_oldest", queue_size=10):
+    memory = {"shared_memory_pool_size": pool} if pool else {}
+    nodes = build / "tests/system"
+    return {"nodes": [
+        {"id": "flood", "path": f"{nodes}/flood", "args": f"{n} {size}", "outputs": ["out"], **memory},
+        {"id": "tally", "path": f"{nodes}/tally", "args": f"{slow_us}",
+         "inputs": {"in": {"source": "flood/out", "queue_policy": policy, "queue_size": queue_size}}},
+    ]}  # fmt: skip
+
+
+def test_a_burst_that_the_first_segment_cannot_hold_is_not_dropped_for_want_of_memory(build, dataflow, run_tidegate):
+    run = run_tidegate("run", dataflow(flood_and_tally(build, 200, 900_000, 5000)))
+    assert report(run, "flood") == {"sent": 200, "refused": 0}
+    got = report(run, "tally")
+    assert got["dropped_pool"] == 0 and got["dropped_queue"] > 0 and got["delivered"] + got["dropped_queue"] == 200
+    assert "shared_memory_pool_size" not in run.output()
+
+
+def test_a_message_larger_than_the_first_segment_passes_by_default(build, dataflow, run_tidegate):
+    run = run_tidegate("run", dataflow(flood_and_tally(build, 6, 20_000_000, 0, policy="backpressure")))
+    got = report(run, "tally")
+    assert got["delivered"] == got["messages"] == 6 and got["gaps"] == 0
+
+
+def test_past_its_bound_messages_are_dropped_and_counted_and_it_is_said_once(build, dataflow, run_tidegate):
+    run = run_tidegate("run", dataflow(flood_and_tally(build, 300, 900_000, 2000, pool="6 MB")))
+    got = report(run, "tally")
+    assert got["dropped_pool"] > 0 and got["dropped_invalid"] == 0
+    assert got["delivered"] + got["dropped_queue"] + got["dropped_pool"] == report(run, "flood")["sent"]
+    (said,) = re.findall(r"^.*the pool of output out is full at .*$", run.output(), re.MULTILINE)
+    assert "shared_memory_pool_size: 6.0 MiB" in said or "shared_memory_pool_size: 5.7 MiB" in said
+    assert said.endswith("messages are dropped (pool), and counted") and "flood" in said
+
+
+def test_past_its_bound_a_lossless_sender_waits(build, dataflow, run_tidegate):
+    run = run_tidegate("run", dataflow(flood_and_tally(build, 40, 900_000, 500, pool="6 MB", policy="backpressure")))
+    got = report(run, "tally")
+    assert got["delivered"] == 40 and got["gaps"] == 0
+    (said,) = re.findall(r"^.*the pool of output out is full at .*$", run.output(), re.MULTILINE)
+    assert said.endswith("send waits for its readers")
+
+
+class Stream:
+    """Messages whose size the test chooses, under backpressure, to a reader that is started again when it dies."""
+
+    def __init__(self, daemon, directory):
+        self.daemon, self.wanted, self.log = daemon, directory / "wanted", directory / "log"
+        for name, text in (("sender.py", SENDER), ("reader.py", READER)):
+            (directory / name).write_text(text)
+        self.want(1000)
+        python = daemon.env["TIDEGATE_PYTHON"]
+        graph = plan(
+            {**node("sender", [python, directory / "sender.py", self.wanted], outputs=["out"], pool_size=0), "inputs": [TICK]},
+            node("reader", [python, directory / "reader.py", self.log], inputs=[("in", "sender", "out")], restart=restarting()),
+        )
+        environment = [f"{k}={v}" for k, v in daemon.env.items() if k in ("LD_LIBRARY_PATH", "PATH", "PYTHONPATH") or k.startswith("TIDEGATE_TEST")]
+        daemon.talk("Start", plan=graph, environment=environment, grace_ms=1000, budget_ms=1000)
+
+    def want(self, size):
+        new = self.wanted.with_suffix(".new")
+        new.write_text(str(size))
+        os.replace(new, self.wanted)
+
+    def seen(self):
+        """(number, size) of each message, in the order in which they came."""
+        text = self.log.read_text() if self.log.exists() else ""
+        return [tuple(map(int, line.split())) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def until(self, size, seconds=20):
+        self.want(size)
+        n = len(self.seen())
+        found = eventually(lambda: [s for s in self.seen()[n:] if s[1] == size][3:], seconds)
+        assert found, f"no message of {size} bytes came\n{self.daemon.output()}"
+
+    def is_whole(self, lives=1):
+        """Nothing is missing and nothing comes twice, but for what a reader had in its hands when it was killed."""
+        numbers = [i for i, _ in self.seen()]
+        gaps = [b - a for a, b in zip(numbers, numbers[1:]) if b != a + 1]
+        return len(gaps) < lives and all(gap == 2 for gap in gaps)
+
+    def n_segments(self):
+        """Of the sender's pool: what the supervisor holds."""
+        pid = self.daemon.parts("supervisor")[0]
+        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        return sum("/memfd:tidegate-pool" in link for link in links)
+
+    def kill_reader(self):
+        pid = self.daemon.pids()["flow", "reader"]
+        self.daemon.send_to(pid, 9)
+        assert eventually(lambda: self.daemon.pids().get(("flow", "reader"), pid) != pid, 20), self.daemon.output()
+
+
+@pytest.mark.parametrize("whom", ["supervisor", "guard"])
+def test_a_grown_pool_outlives_them(whom, survivor, tmp_path):
+    stream = Stream(survivor(), tmp_path)
+    stream.until(3_000_000)
+    before = stream.n_segments()
+    assert before >= 2
+    stream.daemon.send(whom)
+    stream.until(3_000_001)
+    assert eventually(lambda: len(stream.daemon.parts("supervisor")) == 1 and stream.daemon.talk("GetHealth"), 10)
+    stream.kill_reader()  # its heir has to be told of segments that the dead supervisor made
+    stream.until(3_000_002)
+    stream.until(9_000_000)  # and there are more to come
+    assert eventually(lambda: stream.n_segments() > before, 5)
+    assert stream.is_whole(lives=2), stream.seen()
+
+
+def test_the_death_of_a_supervisor_in_the_middle_of_growing_loses_nothing(survivor, tmp_path):
+    stream = Stream(survivor(), tmp_path)
+    stream.until(1000)
+    for size in (2_000_000, 5_000_000, 11_000_000):
+        stream.want(size)
+        time.sleep(0.003)  # any moment will do
+        stream.daemon.send("supervisor")
+        stream.until(size)
+    assert stream.is_whole(), stream.seen()
