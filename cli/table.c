@@ -343,7 +343,7 @@ const Command cli_commands[] = {
         },
         {
                 .name = "bench",
-                .synopsis = "[latency|throughput|fanout] [--quick] [--json]",
+                .synopsis = "[latency|throughput|fanout|reclaim|spawn|stop] [--report FILE] [--json]",
                 .summary = "what messages cost here, beside what the machine takes for them alone",
                 .details = "Runs dataflows of its own in a private instance, as `run` does, and measures Tidegate and the raw\n"
                            "mechanisms in the same processes, in turn. Judge the ratios: times are the machine's. Without a\n"
@@ -354,11 +354,15 @@ const Command cli_commands[] = {
                            "                       calls and page faults a message are counted\n"
                            "  throughput           messages a second, beside rings of slots and of descriptors\n"
                            "  fanout               deliveries a second to 1, 4 and 16 nodes, beside a broadcast ring\n"
+                           "  reclaim              until a killed reader's messages are its producer's again\n"
+                           "  spawn, stop          of a program and of a tree, beside clone3() and cgroup.kill; where we\n"
+                           "                       may make cgroups\n"
                            "\n"
                            "  --quick              a second or two each: to see that it works\n"
                            "  --rounds N           how often each is measured, default 7; a ratio is the median\n"
                            "  --size LIST          payloads, as 64,4K,40M\n"
                            "  --place LIST         same, other, default: where the nodes are\n"
+                           "  --report FILE        write one HTML file with plots and every row\n"
                            "  --json               everything as one JSON object\n",
                 .main = cmd_bench,
         },

@@ -5,6 +5,7 @@
 #include "cli/bench/bench.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <math.h>
 #include <stdarg.h>
@@ -28,6 +29,9 @@ static const Benchmark benchmarks[] = {
         {"latency", bench_latency},
         {"throughput", bench_throughput},
         {"fanout", bench_fanout},
+        {"reclaim", bench_reclaim},
+        {"spawn", bench_spawn},
+        {"stop", bench_stop},
 };
 
 static const uint64_t all_sizes[] = {0, 64, 4096, 65536, 1u << 20, 4u << 20, 40u << 20};
@@ -266,11 +270,32 @@ static int run_all(Arguments *a)
         return 0;
 }
 
+/* Before minutes of work are done for nothing. */
+static int try_report(const char *path)
+{
+        _cleanup_fd_ int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+
+        if (fd < 0)
+                fprintf(stderr, "tidegate: bench: cannot write %s: %s\n", path, strerror(errno));
+        return fd < 0 ? CLI_FAILED : 0;
+}
+
+static int write_report(const Arguments *a)
+{
+        int r = bench_report(a->bench.result, a->report);
+
+        if (r)
+                fprintf(stderr, "tidegate: bench: cannot write %s: %s\n", a->report, error_text(r));
+        return r ? CLI_FAILED : 0;
+}
+
 int cmd_bench(int argc, char **argv)
 {
         Arguments a = {.bench = {.places = {true, true, true}}};
         int status = read_arguments(&a, argc, argv);
 
+        if (!status && a.report)
+                status = try_report(a.report);
         if (status)
                 return status;
         fill_in(&a.bench);
@@ -279,6 +304,8 @@ int cmd_bench(int argc, char **argv)
         if (!a.bench.result)
                 return CLI_FAILED;
         status = run_all(&a);
+        if (!status && a.report)
+                status = write_report(&a);
         if (!status && a.json)
                 status = print_json(a.bench.result) ? CLI_FAILED : 0;
         else if (!status)

@@ -254,7 +254,7 @@ static void on_reply(BenchFlow *flow, json_t *reply)
         if (error) {
                 text = json_string_value(json_object_get(parameters, "text"));
                 (void)bench_flow_fail(flow, -ECANCELED, "the supervisor refuses the dataflow: %s", text ? text : error);
-        } else if (event && strcmp(json_string_value(json_object_get(event, "type")) ?: "", "error") == 0) {
+        } else if (event && strcmp(json_string_value(json_object_get(event, "type")) ?: "", "error") == 0 && !flow->spec.one_output_each) {
                 text = json_string_value(json_object_get(event, "text"));
                 (void)bench_flow_fail(flow, -ECANCELED, "%s", text ? text : "the dataflow failed");
         } else if ((result = json_object_get(parameters, "result"))) {

@@ -33,6 +33,9 @@ static const Table tables[] = {
         {"fanout", "rows", "fanout: deliveries a second, 64 B, default placement; to raw: with SCHED_BATCH",
                 {{"sinks", "sinks", COUNT, 5}, {"way", " ", TEXT, -27}, {"per_second", "deliveries", RATE, 11}, {"to_raw", "to raw", NUMBER, 7}, {"cpu_ns", "CPU ns", COUNT, 8},
                         {"source_sleeps", "sleeps", NUMBER, 8}, {"sink_sleeps", "sinks'", NUMBER, 8}}},
+        {"reclaim", "rows", "reclaim: us from SIGKILL to a reader that holds messages", {{"what", "", TEXT, -36}, {"n", "kills", COUNT, 6}, {"p50_us", "p50", NUMBER, 9}, {"p99_us", "p99", NUMBER, 9}, {"longest_us", "longest", NUMBER, 9}}},
+        {"spawn", "rows", "spawn", {{"what", "", TEXT, -25}, {"n", "pairs", COUNT, 6}, {"raw_ms", "raw ms", NUMBER, 8}, {"ours_ms", "ours ms", NUMBER, 8}, {"ratio", "ratio", NUMBER, 6}}},
+        {"stop", "rows", "stop", {{"what", "", TEXT, -25}, {"n", "pairs", COUNT, 6}, {"raw_ms", "raw ms", NUMBER, 8}, {"ours_ms", "ours ms", NUMBER, 8}, {"ratio", "ratio", NUMBER, 6}}},
 };
 
 static void number_text(double v, char *ret, size_t n)
@@ -109,7 +112,11 @@ static void show_goals(const json_t *goals)
 void bench_show(const json_t *result)
 {
         for (size_t i = 0; i < ELEMENTSOF(tables); i++) {
-                const json_t *rows = json_object_get(json_object_get(result, tables[i].section), tables[i].rows);
+                const json_t *section = json_object_get(result, tables[i].section), *rows = json_object_get(section, tables[i].rows);
+                const json_t *skipped = json_object_get(section, "skipped");
+
+                if (skipped)
+                        printf("%s: not measured: %s\n\n", tables[i].section, json_string_value(skipped));
 
                 if (json_array_size(rows) > 0)
                         show_table(&tables[i], rows);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
+ * For `tidegate bench` spawn and stop:
+ *
  * enforce kill CGROUP N ROUNDS - a tree of N is killed, in turn by one write and a poll in C, and by sweep_kill(), which the kill rung is
  * enforce spawn CGROUP STAMP ROUNDS - a program is started into a cgroup, in turn by clone3() alone and by spawn_run(), which keepers do
  * One line a pair: "RAW OURS", nanoseconds: from before the write to `populated 0` seen; from before the call to the first instruction of STAMP.
