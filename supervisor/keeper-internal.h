@@ -44,6 +44,7 @@ typedef struct LimitsWatch {
         int memory_fd, pids_fd; /* memory.events.local, pids.events; -1: not watched */
         bool sampled;           /* cpu.stat has no notification: looked at now and then */
         nsec_t due;             /* when to look next; NSEC_NEVER */
+        nsec_t next;            /* not before, for what its files tell */
         KeeperUsage usage;      /* as last reported */
         bool frozen;            /* likewise */
 } LimitsWatch;
@@ -254,12 +255,14 @@ void incarnation_exited(Incarnation *inc, int code, int status); /* keeper-node.
 
 /*
  * keeper-limits.c. watch_init() makes a watch that watches nothing; watch_begin() has it told what happens at the limits of @dir_fd;
- * watch_tell() looks now, and reports what is new; watch_end() before the cgroup goes.
+ * watch_felt(): one of its files says that something is new, which is looked at and told at @now, or a second after the last such look;
+ * watch_tell() looks at once, and reports what is new: an OOM of the dataflow's before that of a node; watch_end() before the cgroup goes.
  */
 void keeper_limit(Keeper *k, const KeeperMsg *msg);
 void keeper_freeze(Keeper *k, const KeeperMsg *msg);
 void watch_init(LimitsWatch *watch, Keeper *k, Incarnation *inc);
 void watch_begin(LimitsWatch *watch, int dir_fd, const char *limits);
+void watch_felt(LimitsWatch *watch, nsec_t now);
 void watch_tell(LimitsWatch *watch);
 void watch_again(LimitsWatch *watch); /* RESUME: what was felt so far is said once more */
 void watch_end(LimitsWatch *watch);
@@ -319,10 +322,12 @@ typedef struct Look {
 } Look;
 
 /*
- * look_first() - remember what they do now, so that a later look can say for how long they have done nothing else.
+ * look_first() - remember what they do now, so that a later look can say for how long they have done nothing else; look_first_at(): of
+ * one who is elsewhere.
  * look_now() - tell of them. Who is only on its way out is looked at again until it is gone or the time is over.
  */
 void look_first(int dir_fd);
+void look_first_at(pid_t pid);
 void look_now(Look *look);
 
 #endif

@@ -11,7 +11,7 @@
 #include "supervisor/keeper-internal.h"
 #include "supervisor/limit-files.h"
 
-#define WATCH_SPAN  NSEC_PER_SEC       /* between two reports about one cgroup, at least */
+#define WATCH_SPAN  NSEC_PER_SEC       /* between two looks at one cgroup that its files ask for, at least */
 #define SAMPLE_SPAN (2 * NSEC_PER_SEC) /* between two looks at cpu.stat */
 
 typedef struct LimitsJob {
@@ -52,28 +52,33 @@ static int dir_of(const LimitsWatch *watch)
         return watch->inc ? watch->inc->cgroup_fd : watch->keeper->dataflow_fd;
 }
 
-static void due_soon(LimitsWatch *watch)
+void watch_felt(LimitsWatch *watch, nsec_t now)
 {
-        if (watch->due == NSEC_NEVER || watch->sampled)
-                watch->due = MIN(watch->due, clock_now());
+        watch->due = MIN(watch->due, MAX(now, watch->next));
 }
 
+/*
+ * The kernel tells of a counter up to 100 times a second. Each file is heard once and then not before the next look, which
+ * arms it again (listen_again()): whoever stands at a limit costs a turn of the loop a second.
+ */
 static void on_memory(KeeperSource *source, uint32_t events)
 {
-        LimitsWatch *watch = container_of(source, LimitsWatch, memory);
-        char text[256];
-
-        (void)!pread(watch->memory_fd, text, sizeof(text), 0); /* arms the next notification */
-        due_soon(watch);
+        watch_felt(container_of(source, LimitsWatch, memory), clock_now());
 }
 
 static void on_pids(KeeperSource *source, uint32_t events)
 {
-        LimitsWatch *watch = container_of(source, LimitsWatch, pids);
-        char text[64];
+        watch_felt(container_of(source, LimitsWatch, pids), clock_now());
+}
 
-        (void)!pread(watch->pids_fd, text, sizeof(text), 0);
-        due_soon(watch);
+static void listen_again(LimitsWatch *watch, KeeperSource *source)
+{
+        char text[256];
+
+        if (source->fd < 0)
+                return;
+        (void)!pread(source->fd, text, sizeof(text), 0); /* from here on the kernel tells what is new */
+        keeper_loop_watch(&watch->keeper->loop, source, EPOLLPRI | EPOLLONESHOT);
 }
 
 /* Without it what was felt is told at the end. */
@@ -86,7 +91,7 @@ static void watch_file(LimitsWatch *watch, int dir_fd, const char *name, KeeperS
         *fd = cgroup_open_file(dir_fd, name, O_RDONLY);
         if (*fd < 0)
                 *fd = -1;
-        else if (pread(*fd, text, sizeof(text), 0) < 0 || keeper_loop_add(&watch->keeper->loop, source, *fd, EPOLLPRI, on_event))
+        else if (pread(*fd, text, sizeof(text), 0) < 0 || keeper_loop_add(&watch->keeper->loop, source, *fd, EPOLLPRI | EPOLLONESHOT, on_event))
                 *fd = fd_close(*fd);
 }
 
@@ -123,6 +128,8 @@ void watch_tell(LimitsWatch *watch)
 
         if (!watch->keeper->controllers || dir_of(watch) < 0 || !limits_read_usage(dir_of(watch), &now))
                 return;
+        if (watch->inc && now.oom_kills != before.oom_kills)
+                watch_tell(&watch->keeper->limits); /* first: at whose limit memory ran out is seen there */
         before.memory_peak = now.memory_peak; /* alone it is no news */
         watch->usage = now;
         if (memcmp(&before, &now, sizeof(now)) == 0)
@@ -147,7 +154,10 @@ static void watch_tick(LimitsWatch *watch, nsec_t now)
 {
         if (now < watch->due)
                 return;
+        listen_again(watch, &watch->memory); /* before the look: what comes after it is told later, and nothing is missed */
+        listen_again(watch, &watch->pids);
         watch_tell(watch);
+        watch->next = nsec_add(now, WATCH_SPAN);
         watch->due = watch->sampled ? nsec_add(now, SAMPLE_SPAN) : NSEC_NEVER;
 }
 

@@ -4,10 +4,12 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
+import time
 
-from guest import BUILD, CGROUPS, UID, Cgroup, doctor, eventually, pids_in, probe, tidegate
+from guest import BUILD, CGROUPS, UID, Cgroup, doctor, eventually, pids_in, probe, processes, tidegate
 
 GREEDY = BUILD / "tests/vm/greedy"
 
@@ -94,6 +96,24 @@ def test_each_limit_is_written_felt_and_told_once():
         told = tidegate("stop", "flow", "--force", "--json").stdout  # its notes are part of the result
         for text in ("is slowed down by its memory_high of 16M", "was refused a fork by pids_max (10)", "is throttled: it wants more than 0.2 cores"):
             assert told.count(text) == 1, (text, told)
+
+
+def test_who_stands_at_a_limit_is_told_of_once_a_second_and_the_last_value_always():
+    with Daemon() as daemon:
+        daemon.start(write("flow", ("bomb", "fork 2000000000", "{pids_max: 5}")))
+        refused = lambda: daemon.node("bomb").get("felt", {}).get("forks_refused", 0)
+        (keeper,) = [pid for pid, comm in processes().items() if comm == "tidegate-keeper"]
+        wakes = lambda: int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", pathlib.Path(f"/proc/{keeper}/status").read_text(), re.M).group(1))
+        assert eventually(refused)
+        first, begin, woken = refused(), time.monotonic(), wakes()
+        values = {first}
+        assert eventually(lambda: values.add(refused()) or len(values) == 4), values
+        took, woken = time.monotonic() - begin, wakes() - woken
+        assert took > 2, f"three more reports after {took:.2f} s"
+        assert woken <= 5 * (took + 1), f"{woken} turns of the keeper's loop in {took:.1f} s"
+        os.kill(daemon.node("bomb")["pid"], signal.SIGSTOP)
+        counted = lambda: int(daemon.file("bomb", "pids.events").split()[1])
+        assert eventually(lambda: counted() == counted() == refused()), (counted(), refused())
 
 
 def test_limits_change_at_run_time_and_outlive_restart_and_supervisor():

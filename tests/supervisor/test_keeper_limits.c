@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a keeper tells of limits, and when: counters in plain directories that look like cgroups, and a clock that the test sets. */
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/limit.h"
+#include "supervisor/keeper-internal.h"
+
+static char top[64];
+static Keeper keeper;
+static NodeEntry entry = {.node = 3};
+static Incarnation inc;
+static int supervisor;
+
+static void put(const char *path, const char *name, const char *text)
+{
+        char full[256];
+        FILE *f;
+
+        (void)snprintf(full, sizeof(full), "%s/%s/%s", top, path, name);
+        f = fopen(full, "we");
+        cr_assert_not_null(f, "%s", full);
+        (void)fputs(text, f);
+        (void)fclose(f);
+}
+
+static int place(const char *path)
+{
+        char full[256];
+        int fd;
+
+        (void)snprintf(full, sizeof(full), "%s/%s", top, path);
+        cr_assert_eq(mkdir(full, 0700), 0);
+        fd = open(full, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        cr_assert_geq(fd, 0);
+        return fd;
+}
+
+static void setup(void)
+{
+        int pair[2];
+
+        strcpy(top, "/tmp/tidegate-limits-XXXXXX");
+        cr_assert_not_null(mkdtemp(top));
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+        supervisor = pair[0];
+        keeper = (Keeper){.supervisor_fd = pair[1], .supervisor = KEEPER_SOURCE_INIT, .controllers = LIMIT_CONTROLLER_MEMORY | LIMIT_CONTROLLER_PIDS,
+                .dataflow_fd = place("d")};
+        cr_assert_eq(keeper_loop_init(&keeper.loop), 0);
+        list_init(&keeper.incarnations);
+        list_init(&keeper.reports);
+        inc = (Incarnation){.keeper = &keeper, .entry = &entry, .generation = 1, .cgroup_fd = place("d/n")};
+        list_append(&keeper.incarnations, &inc.link);
+        watch_init(&keeper.limits, &keeper, NULL);
+        watch_init(&inc.limits, &keeper, &inc);
+}
+
+static void teardown(void)
+{
+        char command[128];
+
+        keeper_loop_done(&keeper.loop);
+        keeper.dataflow_fd = fd_close(keeper.dataflow_fd);
+        keeper.supervisor_fd = fd_close(keeper.supervisor_fd);
+        inc.cgroup_fd = fd_close(inc.cgroup_fd);
+        supervisor = fd_close(supervisor);
+        (void)snprintf(command, sizeof(command), "rm -rf %s", top);
+        cr_assert_eq(system(command), 0);
+}
+
+TestSuite(keeper_limits, .init = setup, .fini = teardown);
+
+/* The next report; type 0: there is none. */
+static KeeperMsg told(void)
+{
+        static char packet[KEEPER_MSG_MAX];
+        ssize_t n = recv(supervisor, packet, sizeof(packet), MSG_DONTWAIT);
+        KeeperMsg msg = {};
+
+        if (n > 0)
+                cr_assert_eq(keeper_msg_decode(&msg, packet, (size_t)n), 0);
+        return msg;
+}
+
+static void refused(unsigned n)
+{
+        char text[32];
+
+        (void)snprintf(text, sizeof(text), "max %u\n", n);
+        put("d/n", "pids.events", text);
+}
+
+Test(keeper_limits, a_counter_that_never_rests_is_told_once_a_second_and_its_last_value_always)
+{
+        nsec_t begin = 1000 * NSEC_PER_SEC, now = begin;
+        unsigned n = 0, n_told = 0;
+        KeeperMsg msg;
+
+        for (; now < begin + 5 * NSEC_PER_SEC; now += 10 * NSEC_PER_MSEC) { /* as often as the kernel tells */
+                refused(++n);
+                watch_felt(&inc.limits, now);
+                watches_tick(&keeper, now);
+                while ((msg = told()).type) {
+                        cr_assert(msg.type == KEEPER_MSG_USAGE && msg.node == 3 && msg.generation == 1);
+                        if (n_told == 0)
+                                cr_assert_eq(msg.usage.usage.forks_refused, 1, "the first one is told at once");
+                        n_told++;
+                }
+        }
+        cr_assert_eq(n_told, 5, "%u reports in 5 s", n_told);
+        cr_assert_eq(watches_deadline(&keeper), begin + 5 * NSEC_PER_SEC, "the loop wakes up for the last one");
+        watches_tick(&keeper, begin + 5 * NSEC_PER_SEC);
+        cr_assert_eq(told().usage.usage.forks_refused, n);
+        cr_assert_eq(watches_deadline(&keeper), NSEC_NEVER);
+}
+
+Test(keeper_limits, what_comes_after_a_rest_is_told_at_once)
+{
+        nsec_t now = 1000 * NSEC_PER_SEC;
+
+        for (unsigned n = 1; n <= 3; n++, now += 2 * NSEC_PER_SEC) {
+                refused(n);
+                watch_felt(&inc.limits, now);
+                watches_tick(&keeper, now);
+                cr_assert_eq(told().usage.usage.forks_refused, n);
+        }
+}
+
+Test(keeper_limits, the_end_of_a_node_does_not_wait_for_the_second)
+{
+        nsec_t now = 1000 * NSEC_PER_SEC;
+
+        refused(1);
+        watch_felt(&inc.limits, now);
+        watches_tick(&keeper, now);
+        (void)told();
+        refused(2);
+        watch_felt(&inc.limits, now + NSEC_PER_MSEC);
+        watches_tick(&keeper, now + NSEC_PER_MSEC);
+        cr_assert_eq(told().type, 0);
+        watch_tell(&inc.limits);
+        cr_assert_eq(told().usage.usage.forks_refused, 2);
+}
+
+Test(keeper_limits, at_whose_limit_memory_ran_out_is_told_before_who_was_ended_for_it)
+{
+        KeeperMsg msg;
+
+        put("d", "memory.events.local", "high 0\nmax 7\noom 1\noom_kill 0\n");
+        put("d/n", "memory.events.local", "high 0\nmax 0\noom 0\noom_kill 2\n");
+        keeper.limits.next = NSEC_NEVER; /* its own turn would be much later */
+        watch_felt(&keeper.limits, 1000 * NSEC_PER_SEC);
+        watch_tell(&inc.limits);
+        msg = told();
+        cr_assert(msg.type == KEEPER_MSG_USAGE && msg.node == KEEPER_NODE_ALL && msg.usage.usage.oom == 1);
+        msg = told();
+        cr_assert(msg.type == KEEPER_MSG_USAGE && msg.node == 3 && msg.usage.usage.oom_kills == 2);
+        cr_assert_eq(told().type, 0);
+        watch_tell(&inc.limits);
+        cr_assert_eq(told().type, 0, "nothing is new");
+}
