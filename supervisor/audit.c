@@ -191,12 +191,18 @@ static void let_go(Dataflow *dataflow)
         }
 }
 
+/* Its keeper counts in its cgroups: who would not die elsewhere is known by the verdict alone. */
+static uint32_t count_left(const Dataflow *dataflow)
+{
+        return dataflow->left_known ? MAX(dataflow->left_processes, dataflow_count_left(dataflow)) : dataflow->n_left;
+}
+
 static void count(Dataflow *dataflow)
 {
         Audit *audit = &dataflow->audit;
 
         audit->n_killed = dataflow->n_killed;
-        audit->n_processes = dataflow->left_known ? dataflow->left_processes : dataflow->n_left;
+        audit->n_processes = count_left(dataflow);
         audit->n_cgroups = dataflow->left_known ? dataflow->left_cgroups : dataflow->not_removed;
         audit->n_memfds += new_strays(dataflow->supervisor); /* to what the guard has said */
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
@@ -259,8 +265,7 @@ bool audit_dataflow(Dataflow *dataflow)
                 return false;
         dataflow->audited = true;
         count(dataflow);
-        if (dataflow->left_known)
-                dataflow->n_left = dataflow->left_processes;
+        dataflow->n_left = count_left(dataflow);
         dataflow_ledger_audit(dataflow, NULL, &dataflow->audit);
         say_what_is_left(dataflow);
         return true;

@@ -152,12 +152,18 @@ static void look_at_stranger(Walk *w, pid_t pid)
         tell(w, &task);
 }
 
+/* Also one that executed a program of another user's, whom we may not signal. */
+static bool lives(int pidfd)
+{
+        return syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) == 0 || errno == EPERM;
+}
+
 /* The first process is ours wherever it goes: it is known by its pidfd. */
 static void look_for_leader(Walk *w)
 {
         Look *look = w->look;
 
-        if (w->leader_seen || look->leader <= 0 || syscall(SYS_pidfd_send_signal, look->leader_fd, 0, NULL, 0) < 0)
+        if (w->leader_seen || look->leader <= 0 || !lives(look->leader_fd))
                 return;
         look_at_stranger(w, look->leader);
 }
@@ -167,7 +173,7 @@ static void look_for_strays(Walk *w)
         for (unsigned i = 0; w->look && i < w->look->n_strays; i++) {
                 const KnownStray *stray = &w->look->strays[i];
 
-                if (stray->pid != w->look->leader && syscall(SYS_pidfd_send_signal, stray->pidfd, 0, NULL, 0) == 0)
+                if (stray->pid != w->look->leader && lives(stray->pidfd))
                         look_at_stranger(w, stray->pid);
         }
 }
@@ -216,6 +222,14 @@ void look_now(Look *look)
                 (void)poll(NULL, 0, (int)(AGAIN_SPAN / NSEC_PER_MSEC));
                 look_once(look, &w);
         }
+}
+
+void look_first_at(pid_t pid)
+{
+        Task task;
+
+        if (task_read(&task, pid, pid) == 0)
+                compare_with_seen(&task, clock_now());
 }
 
 void look_first(int dir_fd)

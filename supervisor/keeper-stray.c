@@ -101,8 +101,10 @@ static unsigned await_exits(const Stray *strays, size_t n, const Asked *asked)
 static void count_left(StrayJob *j, const Stray *strays, size_t n)
 {
         for (size_t i = 0; i < n; i++)
-                if (j->asked[strays[i].home].signo == SIGKILL && !has_exited(strays[i].pidfd))
+                if (j->asked[strays[i].home].signo == SIGKILL && !has_exited(strays[i].pidfd)) {
                         j->asked[strays[i].home].n_left++;
+                        look_first_at(strays[i].pid);
+                }
 }
 
 static bool any_kill(const StrayJob *j)

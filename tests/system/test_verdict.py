@@ -144,6 +144,27 @@ def test_nothing_begins_beside_what_would_not_die_unless_it_is_told_to(daemon, h
     assert eventually(lambda: talk("clean", env=env) and daemon.call("List", all=True)["dataflows"] == [], 10)
 
 
+def test_what_was_to_take_its_place_does_not_begin_and_says_who_is_left(daemon, hold, talk, dataflow, script):
+    """`start --replace` while it runs: that it would not die is known only after the start was accepted."""
+    env = {"TIDEGATE_RUNTIME_DIR": str(daemon.runtime)}
+    let_go = start_victim(daemon, hold, program("other", "exec sleep 1000"))
+    pid, old = node_of(daemon)["pid"], daemon.status("flow")["uuid"]
+    ran = daemon.runtime.parent / "ran"
+    flow = dataflow({"nodes": [{"id": "victim", "path": str(script("sleeps", f"echo >> {ran}\nexec sleep 1000"))}]}, "flow.yml")
+    begin = time.monotonic()
+    p = talk("start", flow, "--name", "flow", "--detach", "--replace", env=env)
+    assert time.monotonic() - begin < LADDER + 2 + SLACK
+    said = " ".join((p.stdout + p.stderr).split())
+    assert p.returncode == 1 and f"cannot begin: of its predecessor {old[:8]}" in said and f"pid {pid}" in said and "--despite-leftover" in said, said
+    both = {d["uuid"]: d for d in daemon.call("List", all=True)["dataflows"]}
+    assert len(both) == 2 and {d["state"] for d in both.values()} == {"ended"} and not ran.exists(), "nothing of it has run"
+    for again in (["start", flow, "--name", "flow", "--detach", "--replace"], ["restart", "flow"]):
+        assert talk(*again, env=env).returncode == 3, "now it is known before"
+    let_go()
+    assert eventually(lambda: talk("start", flow, "--name", "flow", "--detach", env=env).returncode == 0, 10) and eventually(ran.exists, 10)
+    assert stop_in_time(daemon)["left"] == 0
+
+
 def test_a_node_is_restarted_beside_what_would_not_die_of_it(daemon, hold, talk):
     env = {"TIDEGATE_RUNTIME_DIR": str(daemon.runtime)}
     let_go = start_victim(daemon, hold, program("other", "exec sleep 1000"))
@@ -267,9 +288,37 @@ def test_who_left_the_cgroup_and_cannot_die_is_named_with_where_it_is(daemon, ho
     let_go = hold(pids["held"])
     result = stop_in_time(daemon)
     victim = result["nodes"][0]
-    assert (victim["verdict"], result["verdict"], result["success"]) == ("unkillable-traced", "unkillable-traced", False), result
+    assert (victim["verdict"], result["verdict"], result["success"], result["left"]) == ("unkillable-traced", "unkillable-traced", False, 1), result
     (task,) = victim["tasks"]
     assert (task["pid"], task["state"]) == (pids["held"], "t") and home.name in task["cgroup"], task
     assert not os.path.exists(f"/proc/{pids['dies']}"), "the other one was killed"
     let_go()
     cleared(daemon)
+
+
+@pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs /dev/fuse")
+def test_who_left_the_cgroup_and_hangs_in_a_dead_file_system_is_the_last_word_with_call_and_place(hung, daemon, home, talk):
+    pid_file = daemon.runtime.parent / "hangs"
+    closer = f"echo 0 > {home}/cgroup.procs\necho \\$\\$ > {pid_file}\nexec 5> /proc/{hung.server.pid}/root{hung.path}/open\nexec 5>&-"
+    daemon.call("Start", plan=plan(program("victim", f'sh -c "{closer}" &\nexec sleep 1000', cgroup_writable=True)), grace_ms=int(GRACE * 1000))
+    hung.until_asked()
+    pid = int(pid_file.read_text())
+    with daemon.client() as events:
+        events.send("Events", more=True)
+        result = stop_in_time(daemon)
+        victim = result["nodes"][0]
+        assert (victim["verdict"], result["verdict"], result["success"], result["left"]) == ("unkillable-uninterruptible",) * 2 + (False, 1), result
+        (task,) = victim["tasks"]
+        assert (task["pid"], task["tid"], task["comm"], task["state"], task["verdict"]) == (pid, pid, "sh", "D", "unkillable-uninterruptible"), task
+        assert task["syscall"] in ("close", "dup2", "exit_group") and "KILL" in task["pending"] and home.name in task["cgroup"], task
+        assert task["wchan"] and task["stack"] and task["still_ms"] > 500 and task["age_ms"] > 1000 and task["frozen"] is False, task
+        escape = next(e["event"] for e in events.replies() if e["event"]["type"] == "escape-attempt")
+        assert (escape["node"], escape["pid"], escape["comm"]) == ("victim", pid, "sh") and home.name in escape["to"], escape
+        node = node_of(daemon)
+        assert (node["quarantined"], node["verdict"], node["n_tasks"]) == (True, "unkillable-uninterruptible", 1)
+        assert f"cgroup   {task['cgroup']}" in talk("status", "flow", env={"TIDEGATE_RUNTIME_DIR": str(daemon.runtime)}).stdout
+        hung.end()
+        event = next(e["event"] for e in events.replies() if e["event"]["type"] == "cleared")
+        assert (event["node"], event["generation"]) == ("victim", 1), event
+    cleared(daemon)
+    assert not os.path.exists(f"/proc/{pid}")

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A node that wants more than it may have. Static: it starts in a moment in an emulated guest.
+ * A node that wants more than it may have, or is where it may not be. Static: it starts in a moment in an emulated guest.
  *
  *   greedy memory MIB [two]   touches so much memory, says "has", and stays; `two`: beside a child that wants nothing
  *   greedy cpu                turns
  *   greedy nothing            ends at once
  *   greedy fork N             N children, says "forked A refused B", and stays
+ *   greedy leave PROCS        becomes its owner whole (with the set-user-ID bit), moves itself by that cgroup.procs, and stays
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +43,18 @@ static void make_children(int n)
         printf("forked %d refused %d\n", forked, refused);
 }
 
+static int leave(const char *procs)
+{
+        FILE *f;
+
+        if (setgid(getegid()) < 0 || setuid(geteuid()) < 0 || !(f = fopen(procs, "we")) || fputs("0", f) < 0 || fclose(f) < 0) {
+                perror(procs);
+                return 1;
+        }
+        stay();
+        return 0;
+}
+
 int main(int argc, char **argv)
 {
         if (argc < 2)
@@ -51,6 +64,8 @@ int main(int argc, char **argv)
                         ;
         if (strcmp(argv[1], "nothing") == 0)
                 return 0;
+        if (strcmp(argv[1], "leave") == 0 && argc > 2)
+                return leave(argv[2]);
         if (argc > 3 && fork() == 0)
                 stay();
         if (strcmp(argv[1], "memory") == 0 && argc > 2)
