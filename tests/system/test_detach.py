@@ -131,6 +131,31 @@ def test_it_survives_the_death_of_the_supervisor_and_ends_with_its_successor(dae
     assert "runs already" in notes["keeps"], "the successor starts no second one"
 
 
+@pytest.mark.parametrize("whom", ["guard", "guard and supervisor"])
+def test_it_survives_the_deaths_of_the_guard_and_of_both_and_is_what_it_was(whom, survivor):
+    daemon = survivor()
+    start(daemon, program("a", SLEEP), detached(), wait="running")
+    assert eventually(lambda: pid_of(daemon, "flow.keeps", "keeps"), 10)
+    pids = {key: pid for key, pid in daemon.pids().items()}
+    assert set(pids) == {("flow", "a"), ("flow.keeps", "keeps")}
+    if whom == "guard":
+        daemon.send("guard")
+    else:
+        daemon.kill_both()
+        daemon.again()
+        daemon.wait_until_ready()
+    assert daemon.until_adopted(1)[:3] == (2, 0, 0), daemon.output()
+    assert daemon.pids() == pids
+    flows = {d["name"]: d for d in daemon.talk("List")["dataflows"]}
+    assert (flows["flow.keeps"]["detached_from"], flows["flow.keeps"]["state"], flows["flow"]["state"]) == ("flow", "running", "running")
+    assert daemon.talk("Stop", seconds=20, dataflow="flow")["results"][0]["left"] == 0
+    assert daemon.pids() == {("flow.keeps", "keeps"): pids["flow.keeps", "keeps"]}, "the stop of its dataflow leaves it alone"
+    notes, _ = start(daemon, program("a", SLEEP), detached(), wait="running")
+    assert "runs already as dataflow flow.keeps" in notes["keeps"], "and no second one is started"
+    (result,) = daemon.talk("Stop", seconds=20, dataflow="flow.keeps")["results"]
+    assert result["left"] == 0 and not os.path.exists(f"/proc/{pids['flow.keeps', 'keeps']}")
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_down_ends_it(daemon, force, tidegate):
     start(daemon, program("a", SLEEP), detached(script=STUBBORN if force else SLEEP), wait="running")

@@ -54,7 +54,11 @@ def run_as(build, node_environment, traces, elsewhere):
 
 
 def as_nobody(build):
-    prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    return as_somebody(build, NOBODY)
+
+
+def as_somebody(build, uid):
+    prefix = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
     if subprocess.run([*prefix, build / "bin/tidegate", "version"], stdout=subprocess.DEVNULL).returncode:
         pytest.skip("another user may not execute this build")
     return prefix
@@ -88,6 +92,18 @@ def test_a_lower_bound_on_processes_stays(build, run_as):
 def test_root_s_processes_are_not_counted_and_have_no_bound(run_as):
     node, reaper = processes_max(run_as(LIMITS, "--enforcer", "subreaper", prefix=["prlimit", "--nproc=50000:60000"]))
     assert node == reaper == ("50000", "60000")
+
+
+@pytest.mark.parametrize("name", ["pidns", "subreaper"])
+def test_a_user_s_fork_bomb_at_its_bound_ends_in_time_and_leaves_nobody(name, build, run_as):
+    """The user's own limit, which the keeper that has to end it is under as well: nothing of it may need another process then."""
+    bomb = build / "tests/vm/greedy"
+    begin = time.monotonic()
+    out = run_as(f"trap '' TERM\n{bomb} fork 300 &\nsleep 0.3\nexec {bomb} fork 2000000000", "--enforcer", name, "--stop-after", "1s", "--grace-duration", "200ms",
+                 prefix=["prlimit", "--nproc=150:150", *as_somebody(build, 900000 + os.getpid())], status=1)  # fmt: skip
+    forked, refused = map(int, re.search(r"forked (\d+) refused (\d+)", out).groups())
+    assert 100 < forked < 150 and forked + refused == 300, out
+    assert time.monotonic() - begin < 1 + 0.3 + 2 + 3 and " 0 left" in out, out
 
 
 # What is chosen
