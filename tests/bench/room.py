@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A room for a peer: cgroup, PID, mount and network namespace of its own, so that nothing of it can outlive the benchmark.
 
-room.Room is the outside; `room.py SPEC` is the inside's first process.
+room.Room is the outside; `room.py SPEC` is the inside's first process. What it runs there is `run(Place)` of the module that the spec names.
 """
 
 import contextlib
 import ctypes
 import fcntl
+import importlib
 import json
 import os
 import pathlib
@@ -34,6 +35,13 @@ def unified():
     return None
 
 
+def write_whole(path, value):
+    """Whoever sees the file sees all of it."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(value))
+    new.rename(path)
+
+
 class Place:
     """What a peer and the scenarios know of where they are."""
 
@@ -43,7 +51,7 @@ class Place:
         self.build = pathlib.Path(spec["build"])
         self.cgroup = pathlib.Path(spec["cgroup"])
         self.nodes = self.cgroup / "nodes"
-        self.grace_ms = spec["grace_ms"]
+        self.grace_ms = spec.get("grace_ms")
         self.subject = self.build / "tests/bench/bench_subject"
         self.raw = self.build / "tests/bench/bench_raw"
         self.environment = {MARK: spec["mark"]}
@@ -61,27 +69,30 @@ class Place:
 
 
 class Room:
-    def __init__(self, peer, build, tools, grace_ms, runs, scenarios):
+    def __init__(self, name, inside, build, tools, spec, init=False, over_usr=False, fresh=False):
+        """@name: of the benchmark; @inside: module whose run() is called there; @spec: what else it has to know; @init: what it begins is to be the
+        first process; @over_usr: tools.debian_root is laid over /usr; @fresh: /tmp and /dev/shm are empty there, but for what the room needs."""
+        self.name = name
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
-        self.top = unified() / f"bench-stop.{self.mark}"
-        self.shared = peer.is_init and pathlib.Path("/proc/1/comm").read_text().strip() == "systemd"
-        self.work = pathlib.Path(tempfile.mkdtemp(prefix="bench-stop."))
-        self.peer = peer
+        self.top = unified() / f"{name}.{self.mark}"
+        self.shared = init and pathlib.Path("/proc/1/comm").read_text().strip() == "systemd"
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}."))
+        self.init = init
         self.spec = {
-            "peer": peer.name, "work": str(self.work), "build": str(build), "root": str(tools.root), "cgroup": str(self.top), "grace_ms": grace_ms,
-            "runs": runs, "scenarios": scenarios, "mark": self.mark, "shared": self.shared, "init": peer.is_init,
-            "over_usr": str(tools.debian_root / "usr") if peer.over_usr else None,
+            **spec, "inside": inside, "work": str(self.work), "build": str(build), "root": str(tools.root), "cgroup": str(self.top),
+            "mark": self.mark, "shared": self.shared, "init": init, "over_usr": str(tools.debian_root / "usr") if over_usr else None,
+            "keep": [str(path) for path in (self.work, build, tools.root, tools.top)] if fresh else None,
         }  # fmt: skip
-        self.mounts = pathlib.Path("/proc/self/mountinfo").read_text()
 
-    def run(self, seconds):
-        """What the inside has measured: {"scenarios": ...} or {"failed": why}. Then all of it is ended."""
+    def run(self, seconds, say=None):
+        """What the inside has measured: what its run() returns, or {"failed": why}. Then all of it is ended. @say: called with each line that the
+        inside adds to the file `progress`."""
         for cgroup in (self.top, self.top / "room"):
             cgroup.mkdir()
-        (self.work / "spec.json").write_text(json.dumps(self.spec))
+        write_whole(self.work / "spec.json", self.spec)
         inside = ["/usr/bin/python3", str(pathlib.Path(__file__)), str(self.work / "spec.json")]
         wall = [] if self.shared else ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", "--ipc"]
-        if self.peer.is_init and not self.shared:
+        if self.init and not self.shared:
             wall += ["--cgroup"]
         procs = self.top / "room/cgroup.procs"
         log = open(self.work / "inside.log", "wb")
@@ -92,8 +103,14 @@ class Room:
         try:
             deadline = time.monotonic() + seconds
             result = self.work / "result.json"
+            told = 0
             while not result.exists() and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
+                if say and (self.work / "progress").exists():
+                    lines = (self.work / "progress").read_text().splitlines()
+                    for line in lines[told:]:
+                        say(line)
+                    told = len(lines)
             if result.exists():
                 return json.loads(result.read_text())
             text = (self.work / "inside.log").read_text(errors="replace").strip().splitlines()
@@ -149,10 +166,29 @@ def bring_loopback_up():
         fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
 
 
-def mount(what, where, kind, options=None):
+def mount(what, where, kind, options=None, flags=0):
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(what.encode(), str(where).encode(), kind.encode(), 0, options and options.encode()) < 0:
+    if libc.mount(str(what).encode(), str(where).encode(), kind.encode(), flags, options and options.encode()) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), where)
+
+
+def bind(what, where):
+    MS_BIND, MS_REC = 0x1000, 0x4000
+    mount(what, where, "", flags=MS_BIND | MS_REC)
+
+
+def empty(folder, keep):
+    """A tmpfs over @folder, in which only the paths of @keep that lie there are still to be seen."""
+    stash = pathlib.Path("/dev/shm/.stash")
+    keep = {path for path in map(pathlib.Path, keep) if path.is_relative_to(folder) and path.exists()}
+    keep = [path for path in keep if not keep.intersection(path.parents)]
+    for i, path in enumerate(keep):
+        (stash / str(i)).mkdir(parents=True)
+        bind(path, stash / str(i))
+    mount("tmpfs", folder, "tmpfs", "mode=1777")
+    for i, path in enumerate(keep):
+        path.mkdir(parents=True)
+        bind(stash / str(i), path)
 
 
 def become_systemd():
@@ -176,6 +212,9 @@ def main():
         bring_loopback_up()
         if spec["over_usr"]:
             mount("overlay", "/usr", "overlay", f"lowerdir={spec['over_usr']}:/usr")
+        if spec["keep"]:
+            mount("tmpfs", "/dev/shm", "tmpfs", "mode=1777")
+            empty("/tmp", spec["keep"])
         child = os.fork()
         if child and spec["init"]:
             become_systemd()
@@ -184,12 +223,8 @@ def main():
                 pid, status = os.wait()
                 if pid == child:
                     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-    import scenarios
-
-    result = pathlib.Path(spec["work"]) / "result.json"
-    new = result.with_suffix(".new")
-    new.write_text(json.dumps(scenarios.run(Place(spec))))
-    new.rename(result)
+    inside = importlib.import_module(spec["inside"])
+    write_whole(pathlib.Path(spec["work"]) / "result.json", inside.run(Place(spec)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,167 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""A node in Python for Tidegate and for Dora: the same program, but for what they call a message.
+
+    node.py RUNTIME source|sink|ask|answer [RESULT]
+
+source and sink: the pattern of Dora's own benchmark. For each of ten sizes 100 messages 5 ms apart; 2 s later, for each size, 100 back to back, and
+one byte that says so. ask and answer: a message and its echo. Writers use `send_output(output, array, metadata)`; "tidegate-in-place" writes into
+shared memory what it sends, "tidegate" and "dora" have their array copied there.
+"""
+
+import gc
+import json
+import sys
+import time
+
+import numpy
+
+SIZES = (0, 8, 64, 512, 2048, 4096, 16384, 40960, 409600, 4096000)
+COUNT = 100
+GAP_S = 0.005
+PAUSE_S = 2
+PINGS = {64: 3000, 4096000: 300}
+WARM = 5  # of pings, one of so many comes before as many are measured
+
+runtime, role, *rest = sys.argv[1:]
+if runtime == "dora":
+    import pyarrow
+    from dora import Node
+else:
+    from tidegate import Node
+
+
+def lent(array):
+    """An array as the runtime takes it, without a copy."""
+    return pyarrow.array(array) if runtime == "dora" else array
+
+
+def sender(node, output, array):
+    """A function that sends this array once, with these metadata."""
+    if runtime != "tidegate-in-place":
+        message = lent(array)
+        return lambda metadata: node.send_output(output, message, metadata)
+
+    def in_place(metadata):
+        sample = node.alloc_output(output, array.nbytes)
+        if array.nbytes:
+            view = numpy.frombuffer(sample, numpy.uint8)
+            view[0] = view[-1] = 1
+            del view
+        sample.send(metadata)
+
+    return in_place
+
+
+def contents(event):
+    """A read-only array on the message, wherever it is."""
+    value = event["value"]
+    return value.to_numpy() if runtime == "dora" else numpy.frombuffer(value, numpy.uint8)
+
+
+def source(node):
+    generator = numpy.random.default_rng(1)
+    for size in SIZES:
+        send = sender(node, "latency", generator.integers(0, 256, size, numpy.uint8))
+        for _ in range(COUNT):
+            send({"sent": time.monotonic_ns()})
+            time.sleep(GAP_S)
+    time.sleep(PAUSE_S)
+    for size in SIZES:
+        send = sender(node, "throughput", generator.integers(0, 256, size, numpy.uint8))
+        for _ in range(COUNT):
+            send(None)
+        node.send_output("throughput", lent(numpy.ones(1, numpy.uint8)))
+        time.sleep(0.05)  # a size at a time
+    for event in node:  # leaves when it is told: nobody's end takes a message with it
+        if event["type"] == "STOP":
+            break
+
+
+def percentile(sorted_ns, share):
+    return sorted_ns[round((len(sorted_ns) - 1) * share)] / 1e3
+
+
+def line(name, size, samples, expected):
+    samples.sort()
+    return {
+        "step": name, "size": size, "n": len(samples), "missing": expected - len(samples), "p50_us": percentile(samples, 0.5),
+        "p99_us": percentile(samples, 0.99), "max_us": percentile(samples, 1),
+    }  # fmt: skip
+
+
+def sink(node, result):
+    latencies = {size: [] for size in SIZES}
+    arrivals = []
+    lines = []
+    for event in node:
+        now = time.monotonic_ns()
+        if event["type"] != "INPUT":
+            continue
+        array = contents(event)
+        size = array.nbytes
+        if size > 1:
+            assert array[0] == array[0] and array[-1] == array[-1]  # read, as whoever uses it would
+        if event["id"] == "latency":
+            latencies[size].append(now - event["metadata"]["sent"])
+        elif size != 1:
+            arrivals.append((now, size))
+        else:
+            sizes = {size for _, size in arrivals}
+            assert len(sizes) <= 1, "two sizes at once"
+            span = arrivals[-1][0] - arrivals[0][0] if len(arrivals) > 1 else 0
+            size = SIZES[len(lines)]
+            lines.append({
+                "step": "burst", "size": size, "n": len(arrivals), "missing": COUNT - len(arrivals),
+                "per_s": len(arrivals) * 1e9 / span if span else 0,
+            })  # fmt: skip
+            arrivals = []
+            if len(lines) == len(SIZES):
+                break
+    for size, samples in latencies.items():
+        if samples:
+            lines.append(line("apart", size, samples, COUNT))
+    finish(result, lines)
+
+
+def finish(result, lines):
+    with open(result, "w") as f:
+        f.writelines(json.dumps(line) + "\n" for line in lines)
+        f.write("\n")  # all of it is there
+
+
+def ask(node, result):
+    lines = []
+    events = iter(node)
+    for size, count in PINGS.items():
+        send = sender(node, "out", numpy.ones(size, numpy.uint8))
+        samples = []
+        gc.disable()
+        for i in range(count // WARM + count):
+            before = time.monotonic_ns()
+            send(None)
+            event = next(events)
+            array = contents(event)
+            after = time.monotonic_ns()
+            assert array.nbytes == size and array[0] == 1 and array[-1] == 1
+            if i >= count // WARM:
+                samples.append((after - before) // 2)
+            del event, array
+        gc.enable()
+        lines.append(line("ping", size, samples, count))
+    finish(result, lines)
+
+
+def answer(node):
+    senders = {size: sender(node, "out", numpy.ones(size, numpy.uint8)) for size in PINGS}
+    for event in node:
+        if event["type"] != "INPUT":
+            continue
+        array = contents(event)
+        size = array.nbytes
+        assert array[0] == 1 and array[-1] == 1
+        del array, event
+        senders[size](None)
+
+
+{"source": source, "sink": sink, "ask": ask, "answer": answer}[role](Node(), *rest)
