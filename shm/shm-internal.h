@@ -10,12 +10,21 @@
 
 #include <stdint.h>
 
-#define load_relaxed(p)     __atomic_load_n((p), __ATOMIC_RELAXED)
-#define load_acquire(p)     __atomic_load_n((p), __ATOMIC_ACQUIRE)
-#define load_sc(p)          __atomic_load_n((p), __ATOMIC_SEQ_CST)
-#define store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
-#define store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-#define store_sc(p, v)      __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+/* In a test's own build of this room every access is a step, named by its function and its word, at which a process can be made
+ * to pause, stop or die: tests/shm/step_ring.c. */
+#ifdef SHM_STEPS
+void shm_step(const char *function, const char *word);
+#define SHM_STEP(p) shm_step(__func__, #p)
+#else
+#define SHM_STEP(p) ((void)0)
+#endif
+
+#define load_relaxed(p)     (SHM_STEP(p), __atomic_load_n((p), __ATOMIC_RELAXED))
+#define load_acquire(p)     (SHM_STEP(p), __atomic_load_n((p), __ATOMIC_ACQUIRE))
+#define load_sc(p)          (SHM_STEP(p), __atomic_load_n((p), __ATOMIC_SEQ_CST))
+#define store_relaxed(p, v) (SHM_STEP(p), __atomic_store_n((p), (v), __ATOMIC_RELAXED))
+#define store_release(p, v) (SHM_STEP(p), __atomic_store_n((p), (v), __ATOMIC_RELEASE))
+#define store_sc(p, v)      (SHM_STEP(p), __atomic_store_n((p), (v), __ATOMIC_SEQ_CST))
 
 #define fence_acquire() __atomic_thread_fence(__ATOMIC_ACQUIRE)
 #define fence_release() __atomic_thread_fence(__ATOMIC_RELEASE)

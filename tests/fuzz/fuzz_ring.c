@@ -7,6 +7,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+        static KeptRegions kept;
+
+        fixture_kept = &kept;
         (void)hostile_drive(data, MIN(size, (size_t)8192));
         return 0;
 }

@@ -44,6 +44,25 @@ typedef struct Fixture {
         bool has_pool;
 } Fixture;
 
+/* A fuzz target makes the same regions in the same order for every input: it may keep them, and only has them cleared. */
+typedef struct KeptRegions {
+        Mapped m[16];
+        unsigned n, next;
+} KeptRegions;
+
+static KeptRegions *fixture_kept; /* NULL: as everybody else */
+
+static inline bool mapped_again(Mapped *m, RegionKind kind, uint64_t size)
+{
+        if (!fixture_kept || fixture_kept->next == fixture_kept->n)
+                return false;
+        *m = fixture_kept->m[fixture_kept->next++];
+        must(m->size != size || m->rw.kind != kind);
+        if (kind != REGION_POOL)
+                memset((uint8_t *)m->rw.map + sizeof(struct region_header), 0, size - sizeof(struct region_header));
+        return true;
+}
+
 static inline void mapped_open(Mapped *m, RegionKind kind, uint64_t size)
 {
         m->size = size;
@@ -51,10 +70,16 @@ static inline void mapped_open(Mapped *m, RegionKind kind, uint64_t size)
         must(region_seal(m->fd, kind));
         must(region_map_read(&m->ro, m->fd, kind, size));
         m->fd = fd_close(m->fd);
+        if (fixture_kept && fixture_kept->n < ELEMENTSOF(fixture_kept->m)) {
+                fixture_kept->m[fixture_kept->n++] = *m;
+                fixture_kept->next = fixture_kept->n;
+        }
 }
 
 static inline void mapped_close(Mapped *m)
 {
+        if (fixture_kept)
+                return;
         region_unmap(&m->rw);
         region_unmap(&m->ro);
         m->fd = fd_close(m->fd);
@@ -63,15 +88,26 @@ static inline void mapped_close(Mapped *m)
 static inline void fixture_ring(Fixture *fx, uint32_t n_slots)
 {
         *fx = (Fixture){.ring.fd = -1, .pool.fd = -1};
-        must(ring_create(n_slots, &fx->ring.fd));
-        mapped_open(&fx->ring, REGION_RING, ring_size(n_slots));
+        if (fixture_kept)
+                fixture_kept->next = 0; /* the first of them */
+        if (!mapped_again(&fx->ring, REGION_RING, ring_size(n_slots))) {
+                must(ring_create(n_slots, &fx->ring.fd));
+                mapped_open(&fx->ring, REGION_RING, ring_size(n_slots));
+        }
         must(ring_writer_new(&fx->w, &fx->ring.rw, FX_MAX_LINKS));
+}
+
+static inline void mapped_pool(Mapped *m, const PoolClass *classes, unsigned n_classes)
+{
+        if (mapped_again(m, REGION_POOL, pool_size(classes, n_classes)))
+                return;
+        must(pool_create(classes, n_classes, &m->fd));
+        mapped_open(m, REGION_POOL, pool_size(classes, n_classes));
 }
 
 static inline void fixture_pool(Fixture *fx, const PoolClass *classes, unsigned n_classes)
 {
-        must(pool_create(classes, n_classes, &fx->pool.fd));
-        mapped_open(&fx->pool, REGION_POOL, pool_size(classes, n_classes));
+        mapped_pool(&fx->pool, classes, n_classes);
         must(ring_writer_add_segment(fx->w, &fx->pool.rw));
         fx->has_pool = true;
 }
@@ -82,8 +118,10 @@ static inline unsigned fixture_attach_quota(Fixture *fx, uint32_t queue_size, Ri
         unsigned l = fx->n_links++;
         Mapped *c = &fx->cursor[l];
 
-        must(cursor_create(&c->fd));
-        mapped_open(c, REGION_CURSOR, cursor_size());
+        if (!mapped_again(c, REGION_CURSOR, cursor_size())) {
+                must(cursor_create(&c->fd));
+                mapped_open(c, REGION_CURSOR, cursor_size());
+        }
         must(ring_reader_init(&fx->r[l], &fx->ring.ro, &c->rw, l, queue_size, policy));
         if (fx->has_pool)
                 must(ring_reader_add_segment(&fx->r[l], 0, &fx->pool.ro));

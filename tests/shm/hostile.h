@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Drives an output and its links by a byte string that may also write anything into any shared word between two
- * calls. Aborts when an end hands out bytes that do not lie in its regions, when its sums do not add up, or when the
+ * calls. There are two pool segments, the second of which readers attach when a message names it, or never. Aborts when an end hands out bytes that do not lie in its regions, when its sums do not add up, or when the
  * writer loses its head. Used by the unit tests (pseudo-random strings) and by the fuzz target.
  */
 #ifndef TG_TESTS_SHM_HOSTILE_H
@@ -19,6 +19,7 @@
 
 typedef struct Hostile {
         Fixture fx;
+        Mapped more; /* the second segment */
         RingObserver o;
         const uint8_t *p, *end;
         RingMessage held[FX_MAX_LINKS];
@@ -63,7 +64,8 @@ static inline void hostile_scribble(Hostile *h)
 
 static inline void hostile_read(Hostile *h, const RingMessage *msg)
 {
-        const uint8_t *p = msg->payload, *pool = h->fx.pool.ro.map;
+        const Region *segment = msg->d.segment ? &h->more.ro : &h->fx.pool.ro;
+        const uint8_t *p = msg->payload, *pool = segment->map;
         uint64_t extent = msg->d.payload_len;
 
         if (msg->d.meta_len)
@@ -71,9 +73,9 @@ static inline void hostile_read(Hostile *h, const RingMessage *msg)
         if (msg->claim < 0) {
                 HOSTILE_CHECK(p == (const uint8_t *)msg->bytes && extent <= RING_INLINE_MAX);
         } else {
+                HOSTILE_CHECK(msg->d.segment <= 1);
                 HOSTILE_CHECK(msg->claim < CURSOR_N_CLAIMS && (uintptr_t)p % POOL_ALIGN == 0);
-                HOSTILE_CHECK(p >= pool + POOL_DATA_OFFSET && extent <= h->fx.pool.size &&
-                              p + extent <= pool + h->fx.pool.size);
+                HOSTILE_CHECK(p >= pool + POOL_DATA_OFFSET && extent <= segment->size && p + extent <= pool + segment->size);
         }
         HOSTILE_CHECK(!msg->d.meta_len || (const uint8_t *)msg->meta + msg->d.meta_len == p + extent);
         for (uint64_t i = 0; i < extent; i += 61)
@@ -91,7 +93,9 @@ static inline void hostile_take(Hostile *h, unsigned l)
         }
         r = ring_reader_take(&h->fx.r[l], &h->held[l], &ring);
         HOSTILE_CHECK(r == 0 || (r >= RING_E_EMPTY && r <= RING_E_VIOLATION));
-        if (r == RING_E_SEGMENT)
+        if (r == RING_E_SEGMENT && h->held[l].d.segment == 1 && hostile_byte(h) & 1)
+                must(ring_reader_add_segment(&h->fx.r[l], 1, &h->more.ro));
+        else if (r == RING_E_SEGMENT)
                 ring_reader_skip(&h->fx.r[l], DROP_INVALID, &ring);
         if (r)
                 return;
@@ -101,6 +105,13 @@ static inline void hostile_take(Hostile *h, unsigned l)
                 ring_reader_ref(&h->fx.r[l], h->held[l].claim);
                 h->holds[l] = false;
         }
+}
+
+static inline bool hostile_lies_in(const Region *segment, const PoolChunk *chunk)
+{
+        const uint8_t *begin = segment->map, *data = chunk->data;
+
+        return data >= begin + POOL_DATA_OFFSET && data + chunk->capacity <= begin + segment->size;
 }
 
 static inline void hostile_send(Hostile *h, uint8_t b)
@@ -122,9 +133,7 @@ static inline void hostile_send(Hostile *h, uint8_t b)
                 if (r)
                         return;
                 HOSTILE_CHECK(h->chunk.capacity >= size);
-                HOSTILE_CHECK((uint8_t *)h->chunk.data >= (uint8_t *)h->fx.pool.rw.map + POOL_DATA_OFFSET);
-                HOSTILE_CHECK((uint8_t *)h->chunk.data + h->chunk.capacity <=
-                              (uint8_t *)h->fx.pool.rw.map + h->fx.pool.size);
+                HOSTILE_CHECK(hostile_lies_in(&h->fx.pool.rw, &h->chunk) || hostile_lies_in(&h->more.rw, &h->chunk));
         }
         memset(h->chunk.data, b, h->chunk.capacity);
         post = (RingPost){.payload_len = (uint32_t)h->chunk.capacity};
@@ -143,8 +152,10 @@ static inline void hostile_observe(Hostile *h)
         if (r == 0)
                 for (uint64_t n = 0; n < MIN((uint64_t)d.payload_len, sizeof(buf)); n += 61)
                         h->sum += buf[n];
+        if (r == RING_E_SEGMENT && d.segment == 1 && hostile_byte(h) & 1)
+                must(ring_observer_add_segment(&h->o, 1, &h->more.ro));
         if (r == RING_E_VIOLATION)
-                must(ring_observer_init(&h->o, &h->fx.ring.ro));
+                must(ring_observer_init(&h->o, &h->fx.ring.ro)); /* knows no segment any more */
 }
 
 static inline void hostile_reattach(Hostile *h, unsigned l)
@@ -227,6 +238,9 @@ static inline uint32_t hostile_drive(const uint8_t *data, size_t size)
 
         fixture_ring(&h.fx, 8);
         fixture_pool(&h.fx, classes, 2);
+        h.more.fd = -1;
+        mapped_pool(&h.more, &classes[1], 1);
+        must(ring_writer_add_segment(h.fx.w, &h.more.rw));
         fixture_link(&h.fx, 2, RING_BACKPRESSURE);
         fixture_link(&h.fx, 3, RING_DROP_OLDEST);
         fixture_link(&h.fx, 4, RING_DROP_OLDEST);
@@ -236,6 +250,7 @@ static inline uint32_t hostile_drive(const uint8_t *data, size_t size)
                 hostile_step(&h);
                 hostile_check(&h);
         }
+        mapped_close(&h.more);
         fixture_close(&h.fx);
         return h.sum;
 }

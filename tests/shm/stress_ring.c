@@ -76,6 +76,7 @@ typedef struct World {
         bool threads;
         uint64_t seed;
         nsec_t end;
+        uint64_t n_messages; /* 0: as many as there is time for */
         Mapped ring, pool, cursor[MAX_CONSUMERS], cbell[MAX_CONSUMERS];
         int sock[MAX_CONSUMERS][2]; /* producer's end, consumer's end */
         int command[2];             /* to the producer, to the test */
@@ -95,6 +96,8 @@ typedef struct Producer {
         Result *res;
         uint64_t rng;
 } Producer;
+
+static void (*on_fork)(unsigned part); /* in the child: as which consumer, MAX_CONSUMERS: as the producer */
 
 static uint64_t next_random(uint64_t *x)
 {
@@ -305,7 +308,7 @@ static void *producer_main(void *arg)
                 producer_attach(&p, i);
         must(send(world->command[0], "k", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);
 
-        while (clock_now() < world->end && !p.res->failure[0]) {
+        while (clock_now() < world->end && (!world->n_messages || index < world->n_messages) && !p.res->failure[0]) {
                 uint64_t n = 1 + next_random(&p.rng) % world->cs->max_batch;
 
                 for (uint64_t i = 0; i < n; i++)
@@ -399,7 +402,8 @@ static void consumer_sleep(Consumer *c)
                 if (poll(&fd, 1, POLL_MS) == 0 && ring_reader_ready(&c->r))
                         FAIL(c->res, "consumer slept with messages waiting");
         }
-        (void)drain_socket(fd.fd);
+        if (!drain_socket(fd.fd))
+                ring_reader_drain(&c->r); /* the producer is gone: what it has published is all there will be */
         bell_wake(&c->bell);
 }
 
@@ -594,6 +598,8 @@ static pid_t fork_consumer(World *world, unsigned i)
                 if (k != i)
                         fd_close(world->sock[k][1]);
         }
+        if (on_fork)
+                on_fork(i);
         map_own_consumer(world, i);
         must(send(world->go[i][1], "m", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);
         expect(world->go[i][1], "go");
@@ -611,6 +617,8 @@ static pid_t fork_producer(World *world)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         for (unsigned k = 0; k < MAX_CONSUMERS; k++)
                 fd_close(world->sock[k][1]);
+        if (on_fork)
+                on_fork(MAX_CONSUMERS);
         map_write(&world->ring, REGION_RING);
         map_write(&world->pool, REGION_POOL);
         must(send(world->command[0], "m", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);

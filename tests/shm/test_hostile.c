@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 
 #include "hostile.h"
+#include "hostile_cursor.h"
 
 Test(hostile_producer, a_head_that_goes_back_or_leaps_ends_the_link_and_the_rest_is_counted)
 {
@@ -215,18 +216,34 @@ Test(hostile_consumer, a_state_that_flips_at_every_look_does_not_hold_the_produc
         fixture_close(&fx);
 }
 
-Test(hostile_bytes, random_scripts_over_every_shared_word_never_break_an_end, .timeout = 60)
+/* @n scripts of pseudo-random bytes. */
+static void run_scripts(unsigned n, void (*drive)(const uint8_t *data, size_t size))
 {
         uint64_t x = 88172645463325252u;
         uint8_t script[1024];
 
-        for (int run = 0; run < 3000; run++) {
+        for (unsigned run = 0; run < n; run++) {
                 for (size_t i = 0; i < sizeof(script); i++) {
                         x ^= x << 13;
                         x ^= x >> 7;
                         x ^= x << 17;
                         script[i] = (uint8_t)(x >> 24);
                 }
-                hostile_drive(script, sizeof(script));
+                drive(script, sizeof(script));
         }
+}
+
+static void drive_both_ends(const uint8_t *data, size_t size)
+{
+        (void)hostile_drive(data, size);
+}
+
+Test(hostile_bytes, random_scripts_over_every_shared_word_never_break_an_end, .timeout = 60)
+{
+        run_scripts(3000, drive_both_ends);
+}
+
+Test(hostile_bytes, random_cursors_neither_cost_the_honest_a_byte_nor_the_producer_a_chunk, .timeout = 60)
+{
+        run_scripts(2000, hostile_cursor_drive);
 }

@@ -1,0 +1,445 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A producer, a lossless reader and one that wants the latest only, one of whom pauses, is stopped by SIGSTOP or dies of SIGKILL
+ * at a step: just before one of its accesses to shared memory. Steps are found by running (SHM_STEPS in shm/shm-internal.h):
+ * every access of writer, reader and bell is one, named by its function and its word. Each is tried with each of the three, at
+ * one of its first occurrences in a short flow, and then again at others for as long as there is time.
+ *
+ * Steps that only the successor of a dead reader takes are tried too: then a reader dies first, anywhere.
+ *
+ * What must hold: whoever is left gets to the end; every byte is the one published; nothing is lost under backpressure, also
+ * not for the one that takes a dead reader's place; what is missing is counted. A stopped reader that wants the latest only
+ * holds up nobody. Of a producer that died everything below its head is there.
+ *
+ * Usage: step_ring [--seconds S] [--seed N] [--list]. TIDEGATE_STEP_SECONDS sets S as well (default 5), TIDEGATE_LONG makes it
+ * 600. A failure names part, step, occurrence, action and seed.
+ */
+int stress_main(int argc, char **argv); /* not used here */
+#define main stress_main
+#include "stress_ring.c"
+#undef main
+
+#define MAX_STEPS  256u
+#define N_MESSAGES 40u
+#define N_UNDISTURBED 5u /* rounds, at the beginning */
+#define N_PARTS    4u
+
+typedef enum Action { PAUSED = 0, STOPPED, KILLED, N_ACTIONS } Action;
+
+static const char *const action_names[N_ACTIONS] = {"paused", "stopped", "killed"};
+static const char *const part_names[N_PARTS] = {"the lossless reader", "the reader of the latest", "the producer", "the successor"};
+
+enum { LOSSLESS = 0, LATEST = 1, PRODUCER = 2, SUCCESSOR = 3, HEIR = MAX_CONSUMERS - 1 };
+
+static const Case flow = {"steps", 2, {{2, RING_BACKPRESSURE, 1, 0}, {3, RING_DROP_OLDEST, 2, 0}}, 9, {{512, 4}, {8192, 6}}, 2, false};
+
+typedef struct Step {
+        const char *function, *word; /* the same in all processes, which are forks */
+        uint32_t hits, round_hits;
+        uint32_t n_tried[N_ACTIONS], n_done[N_ACTIONS];
+} Step;
+
+typedef struct Board { /* in shared memory; the steps of a part are written by its process alone */
+        Step step[N_PARTS][MAX_STEPS];
+        uint32_t n_steps[N_PARTS];
+        struct {
+                unsigned part, step, nth;
+                Action action;
+                bool armed, fired;
+                unsigned victim; /* the first one that something happens to: part, or who dies so that there is a successor */
+                unsigned dies_at; /* ... at this many steps of any kind; 0: it does not */
+        } script;
+} Board;
+
+static Board *board;
+static int own_part = -1;
+static unsigned own_steps;
+
+static void act(void)
+{
+        board->script.fired = true;
+        if (board->script.action == PAUSED)
+                (void)poll(NULL, 0, 1);
+        else
+                (void)raise(board->script.action == STOPPED ? SIGSTOP : SIGKILL);
+}
+
+static unsigned step_index(unsigned part, const char *function, const char *word)
+{
+        Step *steps = board->step[part];
+        unsigned i = 0;
+
+        while (i < board->n_steps[part] && !(steps[i].function == function && strcmp(steps[i].word, word) == 0))
+                i++;
+        if (i == MAX_STEPS)
+                abort();
+        if (i == board->n_steps[part]) {
+                steps[i] = (Step){.function = function, .word = word};
+                board->n_steps[part]++;
+        }
+        return i;
+}
+
+void shm_step(const char *function, const char *word); /* shm/shm-internal.h */
+
+void shm_step(const char *function, const char *word)
+{
+        Step *step;
+        unsigned i;
+
+        if (own_part < 0)
+                return;
+        i = step_index((unsigned)own_part, function, word);
+        step = &board->step[own_part][i];
+        step->hits++;
+        step->round_hits++;
+        if (board->script.dies_at && (unsigned)own_part == board->script.victim && ++own_steps == board->script.dies_at)
+                (void)raise(SIGKILL);
+        if (board->script.armed && !board->script.fired && board->script.part == (unsigned)own_part && board->script.step == i &&
+            step->round_hits == board->script.nth)
+                act();
+}
+
+static void become(unsigned part)
+{
+        own_part = part == MAX_CONSUMERS ? PRODUCER : part == HEIR ? SUCCESSOR : (int)part;
+}
+
+/* ---- the supervisor's part */
+
+typedef struct Round {
+        World world;
+        pid_t pid[N_PARTS];
+        bool gone[N_PARTS], started[N_PARTS]; /* a successor is gone as long as it is not there */
+        bool dead; /* the victim was killed */
+        char failure[200];
+} Round;
+
+static void close_end(World *world, unsigned i, unsigned side)
+{
+        world->sock[i][side] = fd_close(world->sock[i][side]);
+}
+
+/* What has become of @part since the last time. A stopped one goes on once it has been seen and @release. */
+static void look_after(Round *r, unsigned part, bool release)
+{
+        int status;
+
+        if (r->gone[part] || waitpid(r->pid[part], &status, WNOHANG | WUNTRACED) != r->pid[part])
+                return;
+        if (WIFSTOPPED(status)) {
+                (void)poll(NULL, 0, 1); /* for the others to come to where they cannot go on without it */
+                if (release)
+                        must(kill(r->pid[part], SIGCONT));
+                return;
+        }
+        r->gone[part] = true;
+        if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && board->script.armed && board->script.victim == part)
+                r->dead = true;
+        else if (status)
+                FAIL(r, "%s ended with status %x", part_names[part], (unsigned)status);
+}
+
+/* One byte from @part on @fd; false if it has died instead. */
+static bool hear(Round *r, unsigned part, int fd)
+{
+        nsec_t until = clock_now() + 20 * NSEC_PER_SEC;
+
+        while (clock_now() < until) {
+                struct pollfd p = {.fd = fd, .events = POLLIN};
+                char byte;
+
+                if (poll(&p, 1, 2) == 1 && recv(fd, &byte, 1, MSG_DONTWAIT) == 1)
+                        return true;
+                look_after(r, part, true);
+                if (r->gone[part])
+                        return recv(fd, &byte, 1, MSG_DONTWAIT) == 1;
+        }
+        FAIL(r, "%s does not answer", part_names[part]);
+        return false;
+}
+
+static bool tell(Round *r, int fd, const char *bytes, size_t n)
+{
+        if (send(fd, bytes, n, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)n)
+                return true;
+        if (errno != EPIPE && errno != ECONNRESET)
+                FAIL(r, "a part cannot be told: %s", strerrordesc_np(errno));
+        return false;
+}
+
+/* False: the producer has ended, and with it whoever would have to know. */
+static bool order_producer(Round *r, char what, unsigned link)
+{
+        const char bytes[2] = {what, (char)link};
+
+        return !r->gone[PRODUCER] && tell(r, r->world.command[1], bytes, 2) && hear(r, PRODUCER, r->world.command[1]);
+}
+
+static bool begin(Round *r)
+{
+        World *world = &r->world;
+
+        r->gone[SUCCESSOR] = true;
+        r->pid[PRODUCER] = fork_producer(world);
+        expect(world->command[1], "producer maps");
+        for (unsigned i = 0; i < MAX_CONSUMERS; i++)
+                close_end(world, i, 0); /* the producer's alone: its death is told by them */
+        world->command[0] = fd_close(world->command[0]);
+        must(region_seal(world->ring.fd, REGION_RING));
+        must(region_seal(world->pool.fd, REGION_POOL));
+        for (unsigned i = 0; i < world->cs->n_consumers; i++) {
+                r->pid[i] = fork_consumer(world, i);
+                expect(world->go[i][0], "consumer maps");
+                close_end(world, i, 1);
+                seal_consumer(world, i);
+        }
+        if (!tell(r, world->command[1], "s", 1) || !hear(r, PRODUCER, world->command[1]))
+                return false; /* it died before it knew anybody */
+        for (unsigned i = 0; i < world->cs->n_consumers; i++)
+                r->started[i] = tell(r, world->go[i][0], "g", 1) && hear(r, i, world->go[i][0]);
+        return true;
+}
+
+/* Another reader in the place of the one that died, as a supervisor would do it. */
+static void replace(Round *r, unsigned i)
+{
+        World *world = &r->world;
+        bool lossless = world->cs->c[i].policy == RING_BACKPRESSURE;
+        CursorStatus s;
+        Region cursor;
+
+        must(region_map_read(&cursor, world->cursor[i].fd, REGION_CURSOR, cursor_size()));
+        cursor_read(&cursor, &s);
+        region_unmap(&cursor);
+        if (s.active)
+                world->start_at[HEIR] = s.tail;
+        if (!lossless)
+                (void)order_producer(r, 'D', i);
+        r->pid[SUCCESSOR] = fork_consumer(world, HEIR);
+        r->gone[SUCCESSOR] = false;
+        expect(world->go[HEIR][0], "successor maps");
+        close_end(world, HEIR, 1);
+        seal_consumer(world, HEIR);
+        (void)order_producer(r, 'A', HEIR);
+        r->started[SUCCESSOR] = tell(r, world->go[HEIR][0], "g", 1) && hear(r, SUCCESSOR, world->go[HEIR][0]);
+        if (lossless)
+                (void)order_producer(r, 'D', i); /* until its heir is active the dead one goes on gating: nothing is lost */
+}
+
+static bool all_gone(const Round *r)
+{
+        return r->gone[LOSSLESS] && r->gone[LATEST] && r->gone[PRODUCER] && r->gone[SUCCESSOR];
+}
+
+/* Until every part has ended. The reader of the latest is let go on only once the producer has come to its end without it. */
+static void finish(Round *r)
+{
+        const struct timespec brief = {.tv_nsec = 5 * NSEC_PER_MSEC};
+        nsec_t until = clock_now() + 10 * NSEC_PER_SEC;
+        bool replaced = false;
+        sigset_t set;
+
+        sigemptyset(&set);
+        sigaddset(&set, SIGCHLD);
+        for (;;) {
+                for (unsigned part = 0; part < N_PARTS; part++)
+                        look_after(r, part, part != LATEST);
+                if (r->gone[PRODUCER] && !r->gone[LATEST])
+                        must(kill(r->pid[LATEST], SIGCONT)); /* no harm to one that runs */
+                if (r->dead && board->script.victim != PRODUCER && !replaced) {
+                        replaced = true;
+                        replace(r, board->script.victim);
+                } else if (all_gone(r)) {
+                        return;
+                }
+                if (clock_now() > until) {
+                        for (unsigned part = 0; part < N_PARTS; part++)
+                                if (!r->gone[part])
+                                        FAIL(r, "%s is not at its end", part_names[part]);
+                        return;
+                }
+                (void)sigtimedwait(&set, NULL, &brief); /* somebody stopped or ended; or it was seen already */
+        }
+}
+
+static void end_all(Round *r)
+{
+        for (unsigned part = 0; part < N_PARTS; part++)
+                if (r->pid[part] > 0 && !r->gone[part]) {
+                        (void)kill(r->pid[part], SIGKILL);
+                        (void)waitpid(r->pid[part], NULL, 0);
+                }
+}
+
+static uint64_t published(Round *r)
+{
+        RingStatus status;
+        Region ring;
+
+        must(region_map_read(&ring, r->world.ring.fd, REGION_RING, r->world.ring.size));
+        ring_read_status(&ring, &status);
+        region_unmap(&ring);
+        return status.head;
+}
+
+static void check_reader(Round *r, unsigned i, uint64_t head)
+{
+        const Result *res = &r->world.result[i];
+        bool lossless = r->world.cs->c[i].policy == RING_BACKPRESSURE;
+
+        if (!res->done || res->tail != head || res->tail - res->start != res->delivered + res->dropped)
+                FAIL(r, "reader %u: from %lu to %lu of %lu, delivered %lu, dropped %lu", i, res->start, res->tail, head, res->delivered, res->dropped);
+        if (lossless && res->dropped)
+                FAIL(r, "reader %u: backpressure dropped %lu", i, res->dropped);
+        if (res->reasons[DROP_TORN] || res->reasons[DROP_INVALID])
+                FAIL(r, "reader %u: torn or invalid messages", i);
+}
+
+static void check(Round *r)
+{
+        bool producer_died = r->dead && board->script.victim == PRODUCER;
+        uint64_t head = published(r);
+
+        for (unsigned i = 0; i < MAX_CONSUMERS + 1; i++)
+                if (r->world.result[i].failure[0])
+                        FAIL(r, "part %u: %s", i, r->world.result[i].failure);
+        if (!producer_died && head < N_MESSAGES)
+                FAIL(r, "only %lu messages were published", head);
+        for (unsigned i = 0; i < r->world.cs->n_consumers; i++)
+                if (!(r->dead && board->script.victim == i) && r->started[i])
+                        check_reader(r, i, head);
+        if (r->dead && !producer_died)
+                check_reader(r, HEIR, head);
+}
+
+static bool run_round(uint64_t seed)
+{
+        Case cs = flow;
+        Round r = {.world = {.cs = &cs, .seed = seed, .ring.fd = -1, .pool.fd = -1, .n_messages = N_MESSAGES}};
+
+        for (unsigned part = 0; part < N_PARTS; part++)
+                for (unsigned i = 0; i < board->n_steps[part]; i++)
+                        board->step[part][i].round_hits = 0;
+        board->script.fired = false;
+        world_open(&r.world);
+        r.world.end = clock_now() + 60 * NSEC_PER_SEC;
+        cs.c[HEIR] = cs.c[board->script.victim == LATEST ? LATEST : LOSSLESS];
+        if (begin(&r)) {
+                finish(&r);
+                if (!r.failure[0])
+                        check(&r);
+        } else if (!r.dead) {
+                FAIL(&r, "the flow did not begin");
+        }
+        end_all(&r);
+        world_close(&r.world);
+        if (r.failure[0] && board->script.armed) {
+                const Step *step = &board->step[board->script.part][board->script.step];
+
+                printf("# %s %s at %s of %s(), time %u: %s (seed %lu)\n", part_names[board->script.part], action_names[board->script.action], step->word,
+                        step->function, board->script.nth, r.failure, seed);
+        } else if (r.failure[0]) {
+                printf("# undisturbed: %s (seed %lu)\n", r.failure, seed);
+        } else if (board->script.armed && board->script.fired) {
+                board->step[board->script.part][board->script.step].n_done[board->script.action]++;
+        }
+        return !r.failure[0];
+}
+
+/* At the step that was aimed at least with this action; the new ones that a disturbance has brought along come first. */
+static void aim(Action action, uint64_t round, uint64_t *rng)
+{
+        uint32_t least = UINT32_MAX, often;
+
+        for (unsigned part = 0; part < N_PARTS; part++)
+                for (unsigned i = 0; i < board->n_steps[part] && (part != SUCCESSOR || action != KILLED); i++)
+                        if (board->step[part][i].n_tried[action] < least) {
+                                least = board->step[part][i].n_tried[action];
+                                board->script.part = part;
+                                board->script.step = i;
+                        }
+        board->step[board->script.part][board->script.step].n_tried[action]++;
+        board->script.action = action;
+        often = board->step[board->script.part][board->script.step].hits / (uint32_t)(round + N_UNDISTURBED) + 1;
+        board->script.nth = 1 + (uint32_t)(next_random(rng) % MIN(often, next_random(rng) % 2 ? 2u : 200u));
+        board->script.victim = board->script.part == SUCCESSOR ? (unsigned)(next_random(rng) % 2) : board->script.part;
+        board->script.dies_at = board->script.part == SUCCESSOR ? 1 + (unsigned)(next_random(rng) % 800) : 0;
+        board->script.armed = true;
+}
+
+static void report(Action action, unsigned number, unsigned n_rounds, unsigned n_failed)
+{
+        unsigned n_steps = 0, n_reached = 0, n_times = 0;
+
+        for (unsigned part = 0; part < N_PARTS; part++)
+                for (unsigned i = 0; i < board->n_steps[part]; i++) {
+                        const Step *step = &board->step[part][i];
+
+                        n_steps++;
+                        n_reached += step->n_done[action] > 0;
+                        n_times += step->n_done[action];
+                }
+        printf("# %s %u times in %u rounds, at %u of %u steps\n", action_names[action], n_times, n_rounds, n_reached, n_steps);
+        printf("%s %u - %s at every step\n", n_failed || !n_times ? "not ok" : "ok", number, action_names[action]);
+}
+
+static void list_steps(void)
+{
+        for (unsigned part = 0; part < N_PARTS; part++)
+                for (unsigned i = 0; i < board->n_steps[part]; i++) {
+                        const Step *step = &board->step[part][i];
+
+                        printf("# %s: %s of %s(), %u times; paused %u, stopped %u, killed %u\n", part_names[part], step->word, step->function, step->hits,
+                                step->n_done[PAUSED], step->n_done[STOPPED], step->n_done[KILLED]);
+                }
+}
+
+int main(int argc, char **argv)
+{
+        const char *env = getenv("TIDEGATE_STEP_SECONDS");
+        double seconds = env ? atof(env) : getenv("TIDEGATE_LONG") ? 600 : 5;
+        unsigned n_rounds[N_ACTIONS] = {}, n_failed[N_ACTIONS] = {};
+        uint64_t seed = clock_now() | 1, rng;
+        bool failed = false, list = false;
+        sigset_t set;
+        nsec_t end;
+
+        for (int i = 1; i < argc; i++) {
+                if (!strcmp(argv[i], "--seconds") && i + 1 < argc)
+                        seconds = atof(argv[++i]);
+                else if (!strcmp(argv[i], "--seed") && i + 1 < argc)
+                        seed = strtoull(argv[++i], NULL, 0) | 1;
+                else if (!strcmp(argv[i], "--list"))
+                        list = true;
+        }
+        (void)alarm((unsigned)(seconds * 2) + 90); /* hangs where no round sees it: end then, and with us our children */
+        setvbuf(stdout, NULL, _IOLBF, 0);
+        board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        must(board == MAP_FAILED);
+        sigemptyset(&set);
+        sigaddset(&set, SIGCHLD);
+        must(sigprocmask(SIG_BLOCK, &set, NULL));
+        on_fork = become;
+        rng = seed;
+        printf("1..%u\n# seed %lu\n", N_ACTIONS + 1, seed);
+        fflush(stdout);
+
+        end = clock_now() + (nsec_t)(seconds * 1e9);
+        for (unsigned i = 0; i < N_UNDISTURBED; i++) /* nobody is disturbed: these are the steps there are */
+                failed |= !run_round(next_random(&rng));
+        printf("%s 1 - undisturbed\n", failed ? "not ok" : "ok");
+        fflush(stdout);
+        for (uint64_t round = 0; clock_now() < end; round++) {
+                aim((Action)(round % N_ACTIONS), round, &rng);
+                n_rounds[round % N_ACTIONS]++;
+                n_failed[round % N_ACTIONS] += !run_round(next_random(&rng));
+        }
+        for (unsigned a = 0; a < N_ACTIONS; a++) {
+                report((Action)a, a + 2, n_rounds[a], n_failed[a]);
+                failed |= n_failed[a] > 0;
+        }
+        if (list)
+                list_steps();
+        return failed;
+}
