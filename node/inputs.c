@@ -43,11 +43,20 @@ static int input_break(Input *input, Source *source)
         bool ring;
 
         (void)ring_reader_discard(&source->reader, DROP_INVALID, &ring);
-        (void)links_violation(input->node, input->link, input->generation, "the producer's ring broke the protocol");
+        if (!source->accused)
+                (void)links_violation(input->node, input->link, input->generation, "the producer's ring broke the protocol");
         source->ended = true;
         if (source == input->now)
                 input->closing = true; /* a new producer opens it again */
         return NODE_E_AGAIN;
+}
+
+/* One message is refused, and the next may be good: told the first time, then whenever their number has doubled. */
+static void input_accuse(Input *input, Source *source, const char *text)
+{
+        source->n_invalid++;
+        if ((source->n_invalid & (source->n_invalid - 1)) == 0)
+                (void)links_violation(input->node, input->link, input->generation, text);
 }
 
 /* Payload and metadata in private memory: the claim it came with is needed for the next message. */
@@ -102,6 +111,7 @@ static int event_complete(Input *input, tg_event *event)
         if (r == -EPROTO) {
                 input->past.delivered--; /* the reader counted it: what is wrong was none of its business */
                 input->past.dropped_invalid++;
+                input_accuse(input, event->source, "the metadata of a message does not decode");
                 event_drop(event);
                 return NODE_E_AGAIN;
         }
@@ -189,6 +199,9 @@ static int source_take(Input *input, Source *source, tg_event **ret)
                         return source_lacks_segment(input, source);
                 case RING_E_VIOLATION:
                         return input_break(input, source);
+                case RING_E_INVALID:
+                        input_accuse(input, source, "a message names bytes that do not exist");
+                        return NODE_E_AGAIN;
                 default:
                         return NODE_E_AGAIN;
                 }

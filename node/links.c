@@ -16,6 +16,8 @@
 
 #include "node/node-internal.h"
 
+#define PEER_UNEXPLAINED 64u /* bytes of a doorbell more than there was a reason for; honest libraries send none */
+
 /* -------- peers -------- */
 
 static Peer *peer_find(tg_node *node, uint32_t id)
@@ -75,14 +77,78 @@ void peer_send(tg_node *node, Peer *peer)
         errno = saved;
 }
 
+/* Messages of ours that it was given room or chunks for: it may ring once for each that it takes, and once for what it releases. */
+static uint64_t out_link_reasons(const Output *output, const OutLink *link)
+{
+        return 2 * (ring_writer_head(output->writer) - link->first) + 2; /* 2: when it starts and when it stops */
+}
+
+/* How often it may have rung until now, at the most: after each message that it has published, and for room. */
+static uint64_t peer_reasons(tg_node *node, const Peer *peer)
+{
+        uint64_t n = peer->n_reasons;
+        OutLink *link, *next_link;
+        Source *source, *next;
+
+        list_for_each(source, next, &node->sources, link)
+                if (source->peer == peer)
+                        n += ring_reader_n_published(&source->reader) + 2; /* 2: what it had published before, and its end */
+        for (unsigned i = 0; i < node->n_outputs; i++) {
+                Output *output = &node->outputs[i];
+
+                lock_take(&output->lock);
+                list_for_each(link, next_link, &output->links, link)
+                        if (link->peer == peer)
+                                n += out_link_reasons(output, link);
+                lock_give(&output->lock);
+        }
+        return n;
+}
+
+/* It keeps us awake for nothing. Its bytes are not listened to any more, and what it says on our links neither. */
+static void peer_convict(tg_node *node, Peer *peer)
+{
+        static const char text[] = "it floods the doorbell";
+        struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = peer->serial};
+        OutLink *link, *next_link;
+        Source *source, *next;
+
+        peer->convicted = true;
+        (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_MOD, peer->fd, &ev); /* else: as before, it keeps us awake */
+        list_for_each(source, next, &node->sources, link) {
+                if (source->peer != peer)
+                        continue;
+                ring_reader_break(&source->reader);
+                source->accused = true;
+                (void)links_violation(node, source->input->link, source->input->generation, text);
+        }
+        for (unsigned i = 0; i < node->n_outputs; i++) {
+                Output *output = &node->outputs[i];
+
+                lock_take(&output->lock);
+                list_for_each(link, next_link, &output->links, link) {
+                        if (link->peer != peer)
+                                continue;
+                        ring_writer_convict(output->writer, link->id);
+                        (void)links_violation(node, link->id, link->generation, text);
+                }
+                lock_give(&output->lock);
+        }
+}
+
 void peer_empty(tg_node *node, Peer *peer)
 {
         char bytes[1024];
+        ssize_t n = sizeof(bytes);
 
         /* Bounded: a peer that floods us fills its own socket, and what stays in there disturbs nobody. */
-        for (unsigned i = 0; i < 4 && !peer->gone; i++)
-                if (recv(peer->fd, bytes, sizeof(bytes), MSG_DONTWAIT) < (ssize_t)sizeof(bytes))
-                        return;
+        for (unsigned i = 0; i < 4 && !peer->gone && n == (ssize_t)sizeof(bytes); i++) {
+                n = recv(peer->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+                if (n > 0)
+                        peer->n_heard += (uint64_t)n;
+        }
+        if (!peer->gone && !peer->convicted && peer->n_heard > PEER_UNEXPLAINED && peer->n_heard - PEER_UNEXPLAINED > peer_reasons(node, peer))
+                peer_convict(node, peer);
 }
 
 static int peer_watch(tg_node *node, Peer *peer)
@@ -196,8 +262,10 @@ static void out_link_free(Output *output, OutLink *link)
         list_unlink(&link->link);
         output_count_peers(output);
         region_unmap(&link->cursor);
-        if (peer)
+        if (peer) {
+                peer->n_reasons += out_link_reasons(output, link);
                 peer_unref(output->node, peer);
+        }
         free(link);
 }
 
@@ -220,8 +288,10 @@ static bool out_link_keep(Output *output, OutLink *link)
         }
         output_count_peers(output);
         region_unmap(&link->cursor);
-        if (peer)
+        if (peer) {
+                peer->n_reasons += out_link_reasons(output, link);
                 peer_unref(output->node, peer);
+        }
         return true;
 }
 
@@ -270,6 +340,7 @@ static int output_add(Output *output, OutLink *link, uint32_t queue_size)
         output->peers = peers;
         if (ring_writer_attach(output->writer, &spec))
                 return error_origin(-EPROTO); /* a queue longer than the ring, or too many links: not for us to judge */
+        link->first = ring_writer_head(output->writer) - MIN(ring_writer_head(output->writer), (uint64_t)queue_size);
         list_append(&output->links, &link->link);
         link->peer->n_refs++;
         output_count_peers(output);
@@ -428,6 +499,8 @@ Source *source_unref(tg_node *node, Source *source)
         if (--source->n_refs > 0)
                 return NULL;
         list_unlink(&source->link);
+        if (source->reader.ring)
+                source->peer->n_reasons += ring_reader_n_published(&source->reader) + 2;
         region_unmap(&source->ring);
         region_unmap(&source->pool);
         for (unsigned i = 0; i < ELEMENTSOF(source->grown); i++)

@@ -65,6 +65,9 @@ typedef struct Peer {
         unsigned n_refs; /* links and sources */
         bool current;    /* newest incarnation of its id */
         bool gone;       /* its last process is gone, or its bell is not one */
+        uint64_t n_heard; /* bytes that came by the doorbell */
+        uint64_t n_reasons; /* of links that are over: how often it may have had a reason to send one */
+        bool convicted;  /* it rang without a reason: nobody listens to it any more */
 } Peer;
 
 /* Where an input's messages come from: one incarnation of the producer. */
@@ -79,6 +82,8 @@ typedef struct Source {
         bool lacks_segment; /* its next message lies in a segment that it was not told of yet */
         RingReader reader;
         bool ended; /* drained to the final head */
+        bool accused; /* its end is due to what was reported already */
+        uint64_t n_invalid; /* messages that do not hold together */
         /* Stands in for the input's cursor once a new producer has that: the old one is dead and reads no cursor, and a
          * claim of its messages must not be taken for one of the new ring. */
         struct cursor_shared scratch;
@@ -117,6 +122,7 @@ typedef struct OutLink {
         bool restartable; /* its consumer's end alone does not end it */
         bool stopped;     /* its consumer was seen to have stopped, see outputs.c */
         bool let_go;      /* and has no place any more */
+        uint64_t first;   /* index of the first message that it can have had to do with */
         Region cursor;
         Peer *peer; /* NULL: dead. Its place is kept until the supervisor says what follows */
 } OutLink;

@@ -397,6 +397,18 @@ void ring_reader_skip(RingReader *r, DropReason reason, bool *ret_ring)
         *ret_ring = must_ring(r, GAVE_TAIL);
 }
 
+void ring_reader_break(RingReader *r)
+{
+        r->broken = true;
+}
+
+uint64_t ring_reader_n_published(const RingReader *r)
+{
+        uint64_t h = r->draining ? r->final : load_acquire(&r->ring->head); /* acquire: not older than a ring that was heard */
+
+        return h > r->start ? h - r->start : 0;
+}
+
 void ring_reader_drain(RingReader *r)
 {
         if (r->draining)

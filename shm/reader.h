@@ -110,6 +110,12 @@ void ring_reader_reject(RingReader *r, const RingMessage *msg);
 /* ring_reader_skip() - pass the next message and count it. @ret_ring as in take. No effect when there is none. */
 void ring_reader_skip(RingReader *r, DropReason reason, bool *ret_ring);
 
+/* ring_reader_break() - the producer was proven to break the protocol elsewhere: every later take says RING_E_VIOLATION. */
+void ring_reader_break(RingReader *r);
+
+/* ring_reader_n_published() - messages that the producer has published since this reader began, as it says now. */
+uint64_t ring_reader_n_published(const RingReader *r);
+
 /* ring_reader_drain() - the producer is gone or replaced: its head is final. Takes go on to it, then say RING_E_END.
  * */
 void ring_reader_drain(RingReader *r);

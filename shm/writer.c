@@ -454,6 +454,17 @@ bool ring_writer_take_violation(RingWriter *w, uint32_t *ret_link)
         return false;
 }
 
+void ring_writer_convict(RingWriter *w, uint32_t id)
+{
+        Link *link = link_find(w, id);
+
+        if (!link || link->violated)
+                return;
+        link_violate(w, link);
+        link->told = true;
+        w->gate = 0;
+}
+
 int ring_writer_backlog(const RingWriter *w, uint32_t id, bool *ret_active, uint64_t *ret_backlog)
 {
         const Link *link = link_find(w, id);

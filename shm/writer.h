@@ -191,6 +191,9 @@ void ring_writer_count_refused(RingWriter *w);
  * more (gates nothing, no new claims honoured). Each is told once: report it, let the supervisor end it, detach. */
 bool ring_writer_take_violation(RingWriter *w, uint32_t *ret_link);
 
+/* ring_writer_convict() - the same of a consumer that was proven to break the protocol elsewhere, and is told already. */
+void ring_writer_convict(RingWriter *w, uint32_t link);
+
 /* How far a link is behind, clamped; for "stuck" diagnosis. RING_E_UNKNOWN, or 0 and the number of unread messages.
  * */
 int ring_writer_backlog(const RingWriter *w, uint32_t link, bool *ret_active, uint64_t *ret_backlog);

@@ -175,7 +175,7 @@ Test(hostile, descriptors_of_bytes_that_do_not_exist_are_counted_and_passed, .ti
         begin(describe_what_is_not_there, false);
         cr_assert(FLOW_UNTIL(flow, 20, shared[GO]));
         cr_assert_eq(shared[INVALID], shared[GO]);
-        cr_assert_eq(flow_n_violations(flow), 0);
+        cr_assert(FLOW_UNTIL(flow, 10, flow_n_violations(flow) == 4), "told at the first, and when they have doubled");
         flow_kill(flow, source);
         cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
         flow_close(flow);
@@ -210,6 +210,7 @@ Test(hostile, metadata_that_does_not_decode_is_refused_with_its_message, .timeou
         cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
         cr_assert_eq(shared[GOT], 300);
         cr_assert_eq(shared[INVALID], 300);
+        cr_assert_eq(flow_n_violations(flow), 9, "the 1st, 2nd, 4th, ... 256th");
         cr_assert_eq(shared[PARAMS], 0);
         flow_close(flow);
 }
@@ -290,7 +291,76 @@ Test(hostile, a_flooded_doorbell_hides_nobody_elses_messages, .timeout = 60)
         flow_start(flow);
         cr_assert(FLOW_UNTIL(flow, 30, flow_exited(flow, other, NULL)), "%lu came", (unsigned long)shared[GOT]);
         cr_assert_eq(shared[GOT], 3000);
+        cr_assert_eq(flow_n_violations(flow), 1);
         flow_kill(flow, source);
         cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
+        flow_close(flow);
+}
+
+/* A consumer that floods: of its producer nothing more can be expected of what it says about the link, and the others go on. */
+static int be_held_up(tg_node *node, void *arg)
+{
+        for (uint64_t i = 0; i < 5000 && !tg_should_stop(node); i++) {
+                tg_event *ev;
+
+                NODE_CHECK(tg_send(node, "out", &i, 8, NULL) == 0);
+                shared[PARAMS] = i + 1;
+                await(GOT, i + 1);
+                if (tg_next(node, &ev, 0) == 0)
+                        tg_event_free(ev);
+        }
+        return 0;
+}
+
+Test(hostile, a_consumer_that_floods_the_doorbell_has_no_say_any_more, .timeout = 60)
+{
+        int producer;
+
+        flow = flow_new();
+        shared = flow_shared(flow);
+        producer = flow_node(flow, "producer", be_held_up, NULL);
+        source = flow_node(flow, "flooder", flood_the_doorbell, NULL); /* and takes nothing: without a verdict it would hold up the producer */
+        sink = flow_node(flow, "sink", take_all, NULL);
+        flow_link(flow, producer, flow_output(flow, producer, "out", 10, 100, 20), source, "in", (FlowLinkSpec){.backpressure = true});
+        flow_link(flow, producer, 0, sink, "in", (FlowLinkSpec){.backpressure = true});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 30, flow_exited(flow, producer, NULL)), "%lu were sent, %lu came", (unsigned long)shared[PARAMS], (unsigned long)shared[GOT]);
+        cr_assert_eq(shared[GOT], 5000);
+        cr_assert_eq(flow_n_violations(flow), 1);
+        flow_kill(flow, source);
+        cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
+        flow_close(flow);
+}
+
+/* Rings far more often than there are messages, and never more than it has taken: as often as an honest one may at the most. */
+static int ring_for_everything(tg_node *node, void *arg)
+{
+        Peer *peer = list_first(&node->peers, Peer, link);
+        tg_event *ev;
+
+        while (tg_next(node, &ev, TG_FOREVER) == 0) {
+                if (tg_event_type(ev) == TG_EVENT_INPUT)
+                        (void)!send(peer->fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+                tg_event_free(ev);
+        }
+        return 0;
+}
+
+Test(hostile, nobody_is_convicted_for_a_ring_a_message, .timeout = 60)
+{
+        int producer;
+
+        flow = flow_new();
+        shared = flow_shared(flow);
+        producer = flow_node(flow, "producer", be_held_up, NULL);
+        source = flow_node(flow, "eager", ring_for_everything, NULL);
+        sink = flow_node(flow, "sink", take_all, NULL);
+        flow_link(flow, producer, flow_output(flow, producer, "out", 2, 100, 20), source, "in", (FlowLinkSpec){.backpressure = true, .queue_size = 1});
+        flow_link(flow, producer, 0, sink, "in", (FlowLinkSpec){.backpressure = true, .queue_size = 1});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 30, flow_exited(flow, producer, NULL)));
+        cr_assert_eq(shared[GOT], 5000);
+        cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
+        cr_assert_eq(flow_n_violations(flow), 0);
         flow_close(flow);
 }
