@@ -101,6 +101,13 @@ static void describe(char *buffer, size_t size, const json_t *dataflow, const js
 
                 (void)snprintf(buffer + n, size - n, "%squarantined: its cgroup does not empty", n ? "; " : "");
         }
+        if (json_object_get(node, "violations")) {
+                const json_t *violations = json_object_get(node, "violations");
+                size_t n = strlen(buffer);
+
+                (void)snprintf(buffer + n, size - n, "%sbroke the protocol %lld time%s: %s", n ? ", " : "", json_get_number(violations, "count"),
+                        json_get_number(violations, "count") == 1 ? "" : "s", json_get_text(violations, "text"));
+        }
         if (unenforced(node, keys, sizeof(keys))) {
                 size_t n = strlen(buffer);
 

@@ -94,6 +94,7 @@ json_t *describe_node(const Node *node)
                         describe_older(&node->older[i], result);
         if (result && progress.health == PROGRESS_STUCK)
                 (void)json_object_set_new(result, "stuck_since_at_ms", json_integer(ms(progress.stuck_since)));
+        misbehaviour_describe(result, &node->misbehaviour);
         resources_describe(result, node->dataflow, node);
         return result;
 }

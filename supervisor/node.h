@@ -18,6 +18,7 @@
 #include "shm/region.h"
 #include "supervisor/leftover.h"
 #include "supervisor/loop.h"
+#include "supervisor/misbehaviour.h"
 #include "supervisor/packet.h"
 #include "supervisor/plan.h"
 #include "supervisor/resources.h"
@@ -174,6 +175,9 @@ struct Node {
         Leftover left;     /* quarantined: who is left */
         Leftover older[NODE_OLDER_MAX]; /* of earlier lives, beside which others were begun all the same */
         Resources resources; /* limits, and whether it is frozen */
+        Misbehaviour misbehaviour; /* by the word of those that it has links with */
+        nsec_t said_since; /* when the present second of its socket began, and how many packets came in it */
+        uint32_t n_said;
         bool held;         /* starting, and not ordered from the keeper yet: its dataflow is frozen */
 };
 

@@ -25,6 +25,7 @@
 
 #define WIRING_QUEUE_DEFAULT  10u
 #define WIRING_MSGS_PER_TURN  64
+#define WIRING_MSGS_PER_SECOND 1000u
 #define WIRING_LEFT_SPAN      (250 * NSEC_PER_MSEC) /* between a process's closing of its files and its end, on a busy machine */
 #define WIRING_STAYS_SPAN     (5 * NSEC_PER_SEC)      /* then the process is taken for one that stays, without its node */
 #define WIRING_POOL_SMALLEST  1024u
@@ -776,6 +777,30 @@ static void output_close(Node *node, uint32_t output)
 
 /* ---- receiving */
 
+/* Of a present attachment or of one that is over: who was at its other end is named either way. */
+static void on_violation(Node *node, const NodeMsg *msg)
+{
+        Dataflow *dataflow = node->dataflow;
+        const Link *link = msg->violation.link > 0 && msg->violation.link <= dataflow->n_links ? &dataflow->links[msg->violation.link - 1] : NULL;
+
+        if (link && (link->source == node || link->target == node))
+                misbehaviour_found(link, node, msg->violation.text);
+        else
+                node_give_up(node, BROKE "it accuses a node that it has no link with");
+}
+
+/* What one with so many links and outputs can have to say in a second, many times over. */
+static bool says_too_much(Node *node)
+{
+        nsec_t now = node->dataflow->loop->now;
+
+        if (now - node->said_since > NSEC_PER_SEC) {
+                node->said_since = now;
+                node->n_said = 0;
+        }
+        return ++node->n_said > WIRING_MSGS_PER_SECOND + 16 * (node->n_links + node->plan->n_outputs);
+}
+
 static void on_message(Node *node, const NodeMsg *msg)
 {
         switch (msg->type) {
@@ -807,7 +832,7 @@ static void on_message(Node *node, const NodeMsg *msg)
                 on_resumed(node, msg);
                 break;
         case NODE_MSG_VIOLATION:
-                dataflow_note(node->dataflow, node->plan->id, msg->violation.text);
+                on_violation(node, msg);
                 break;
         default: /* DETACH_ACK: nothing waits for it */
                 break;
@@ -886,6 +911,11 @@ static int on_node_socket(Source *source, uint32_t revents)
                 if (r == PACKET_E_AGAIN)
                         return 0;
                 if (r == PACKET_E_CLOSED) {
+                        on_hang_up(node);
+                        return 0;
+                }
+                if (!r && says_too_much(node)) {
+                        node_give_up(node, "floods its socket");
                         on_hang_up(node);
                         return 0;
                 }
