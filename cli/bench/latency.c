@@ -16,6 +16,8 @@
 
 #define LOOK_SPAN (50 * NSEC_PER_MSEC) /* a node that never sleeps looks at its socket so often */
 
+#define SETTLE_SPAN (3 * NSEC_PER_SEC)
+
 typedef struct Pace {
         const char *name;
         uint64_t interval_ns;
@@ -28,7 +30,12 @@ static const Pace paces[] = {
         {"200 Hz", 5 * NSEC_PER_MSEC, 40, 0, 3},
 };
 
-static const BenchWay ways[] = {BENCH_WAY_SPIN, BENCH_WAY_FUTEX, BENCH_WAY_PIPE, BENCH_WAY_TIDEGATE};
+enum { SPIN, FUTEX, PIPE, OURS, OURS_BLOCK, _N_WAYS };
+
+static const BenchWay ways[_N_WAYS] = {BENCH_WAY_SPIN, BENCH_WAY_FUTEX, BENCH_WAY_PIPE, BENCH_WAY_TIDEGATE, BENCH_WAY_TIDEGATE};
+
+/* Nodes that wait as they do by themselves, and nodes that sleep at once (`wait: block`), as one does who reads a pipe. */
+enum { USUAL, BLOCKING, _N_MODES };
 
 typedef struct Cell {
         double p50[BENCH_MAX_ROUNDS], p99[BENCH_MAX_ROUNDS];
@@ -39,19 +46,24 @@ typedef struct Cell {
 
 typedef struct Latency {
         Bench *bench;
-        BenchFlow *flow; /* one a placement */
+        BenchFlow (*flow)[_N_MODES]; /* one a placement and mode */
         Cell *cells;
 } Latency;
 
+static BenchFlow *flow_of(const Latency *l, unsigned place, unsigned way)
+{
+        return &l->flow[place][way == OURS_BLOCK ? BLOCKING : USUAL];
+}
+
 static Cell *cell_at(const Latency *l, unsigned pace, unsigned place, unsigned size, unsigned way)
 {
-        return &l->cells[((pace * _BENCH_PLACE_MAX + place) * BENCH_MAX_SIZES + size) * ELEMENTSOF(ways) + way];
+        return &l->cells[((pace * _BENCH_PLACE_MAX + place) * BENCH_MAX_SIZES + size) * _N_WAYS + way];
 }
 
 /* To look without pause at what somebody on the same CPU will write is no way to wait. */
-static bool applies(unsigned place, BenchWay way)
+static bool applies(unsigned place, unsigned way)
 {
-        return way != BENCH_WAY_SPIN || place == BENCH_PLACE_OTHER;
+        return way == SPIN ? place == BENCH_PLACE_OTHER : way != OURS_BLOCK || place != BENCH_PLACE_DEFAULT;
 }
 
 static struct bench_order order_for(const Latency *l, unsigned pace, unsigned size, BenchWay way)
@@ -62,6 +74,14 @@ static struct bench_order order_for(const Latency *l, unsigned pace, unsigned si
                 .n = l->bench->quick ? p->n_quick : p->n, .n_warm = p->n_warm, .interval_ns = p->interval_ns};
 }
 
+static unsigned size_index(const Bench *bench, uint64_t size)
+{
+        for (unsigned i = 0; i < bench->n_sizes; i++)
+                if (bench->sizes[i] == size)
+                        return i;
+        return BENCH_MAX_SIZES - 1; /* never filled */
+}
+
 static nsec_t order_span(const struct bench_order *order)
 {
         return 20 * NSEC_PER_SEC + (order->n + order->n_warm) * (order->interval_ns + NSEC_PER_MSEC);
@@ -69,7 +89,7 @@ static nsec_t order_span(const struct bench_order *order)
 
 static int measure(Latency *l, unsigned pace, unsigned place, unsigned size, unsigned way)
 {
-        BenchFlow *flow = &l->flow[place];
+        BenchFlow *flow = flow_of(l, place, way);
         const struct bench_order order = order_for(l, pace, size, ways[way]);
         struct bench_answer answers[FLOW_MAX_NODES];
         Cell *cell = cell_at(l, pace, place, size, way);
@@ -94,7 +114,7 @@ static int measure(Latency *l, unsigned pace, unsigned place, unsigned size, uns
 /* Whoever has never been used has its memory still to be given: the first use is not counted. */
 static int warm_up(Latency *l, unsigned place, unsigned size, unsigned way)
 {
-        BenchFlow *flow = &l->flow[place];
+        BenchFlow *flow = flow_of(l, place, way);
         struct bench_order order = order_for(l, 0, size, ways[way]);
         struct bench_answer answers[FLOW_MAX_NODES];
         int r;
@@ -104,7 +124,7 @@ static int warm_up(Latency *l, unsigned place, unsigned size, unsigned way)
         r = bench_flow_order(flow, &order, answers, order_span(&order));
         if (r)
                 return bench_fold(l->bench, flow, r);
-        if (ways[way] == BENCH_WAY_TIDEGATE)
+        if (way == OURS)
                 bench_row(l->bench, "latency", "first", json_pack("{ss sI sf sf}", "place", bench_place_names[place], "size",
                         (json_int_t)l->bench->sizes[size], "source_faults", (double)answers[0].warm_faults / 100, "sink_faults", (double)answers[1].warm_faults / 100));
         return 0;
@@ -115,10 +135,10 @@ static int each_way(Latency *l, unsigned size, unsigned turn, int (*each)(Latenc
         int r = 0;
 
         for (unsigned place = 0; place < _BENCH_PLACE_MAX && r == 0; place++)
-                for (unsigned k = 0; k < ELEMENTSOF(ways) && r == 0; k++) {
-                        unsigned way = (k + turn) % ELEMENTSOF(ways);
+                for (unsigned k = 0; k < _N_WAYS && r == 0; k++) {
+                        unsigned way = (k + turn) % _N_WAYS;
 
-                        if (l->bench->places[place] && applies(place, ways[way]))
+                        if (l->bench->places[place] && applies(place, way))
                                 r = each(l, pace, place, size, way);
                 }
         return r;
@@ -130,6 +150,21 @@ static int warm_up_one(Latency *l, unsigned pace, unsigned place, unsigned size,
         return warm_up(l, place, size, way);
 }
 
+/* Where nobody says where nodes are to be the supervisor may find a place for them, once it has seen what they do. */
+static int settle(Latency *l, unsigned pace)
+{
+        struct bench_order order = order_for(l, pace, size_index(l->bench, 64), BENCH_WAY_TIDEGATE);
+        struct bench_answer answers[FLOW_MAX_NODES];
+        int r;
+
+        if (l->bench->quick || !l->bench->places[BENCH_PLACE_DEFAULT] || order.interval_ns == 0)
+                return 0;
+        order.size = 64;
+        order.n = SETTLE_SPAN / order.interval_ns;
+        r = bench_flow_order(flow_of(l, BENCH_PLACE_DEFAULT, OURS), &order, answers, order_span(&order));
+        return bench_fold(l->bench, flow_of(l, BENCH_PLACE_DEFAULT, OURS), r);
+}
+
 static int measure_all(Latency *l)
 {
         int r = 0;
@@ -139,6 +174,7 @@ static int measure_all(Latency *l)
         for (unsigned pace = 0; pace < ELEMENTSOF(paces) && r == 0; pace++) {
                 if (l->bench->quick && paces[pace].n_quick == 0)
                         continue;
+                r = settle(l, pace);
                 for (unsigned round = 0; round < l->bench->rounds && r == 0; round++) {
                         bench_progress("latency, %s: round %u of %u", paces[pace].name, round + 1, l->bench->rounds);
                         for (unsigned size = 0; size < l->bench->n_sizes && r == 0; size++)
@@ -152,7 +188,7 @@ static int measure_all(Latency *l)
 
 static int count_at(Latency *l, unsigned place, unsigned size, bool awake)
 {
-        BenchFlow *flow = &l->flow[place];
+        BenchFlow *flow = flow_of(l, place, OURS);
         struct bench_order order = order_for(l, 0, size, BENCH_WAY_TIDEGATE);
         struct bench_answer answers[FLOW_MAX_NODES];
         BenchCount c[2];
@@ -217,7 +253,7 @@ static json_t *number_or_null(double value)
 static void tell_cell(Latency *l, unsigned pace, unsigned place, unsigned size, unsigned way)
 {
         Cell *cell = cell_at(l, pace, place, size, way);
-        const Cell *pipe = cell_at(l, pace, place, size, 2);
+        const Cell *pipe = cell_at(l, pace, place, size, PIPE);
         size_t n = cell->samples.n;
         json_t *row;
 
@@ -225,28 +261,20 @@ static void tell_cell(Latency *l, unsigned pace, unsigned place, unsigned size, 
                 return;
         stats_sort(cell->samples.value, n);
         row = json_pack("{ss ss sI ss sI sf sf sf}", "pace", paces[pace].name, "place", bench_place_names[place], "size", (json_int_t)l->bench->sizes[size],
-                "way", bench_way_name(ways[way]), "n", (json_int_t)n, "p50_us", stats_percentile(cell->samples.value, n, 50) / 1e3, "p99_us",
+                "way", way == OURS_BLOCK ? "tidegate, block" : bench_way_name(ways[way]), "n", (json_int_t)n, "p50_us", stats_percentile(cell->samples.value, n, 50) / 1e3, "p99_us",
                 stats_percentile(cell->samples.value, n, 99) / 1e3, "p999_us", stats_percentile(cell->samples.value, n, 99.9) / 1e3);
         (void)json_object_update_new(row, json_pack("{so so sf sf sf sf}", "to_pipe", number_or_null(cell_ratio(cell, pipe, false)), "to_pipe_p99",
                 number_or_null(cell_ratio(cell, pipe, true)), "source_faults", (double)cell->faults[0] / (double)cell->n, "sink_faults",
                 (double)cell->faults[1] / (double)cell->n, "source_sleeps", (double)cell->sleeps[0] / (double)cell->n, "sink_sleeps",
                 (double)cell->sleeps[1] / (double)cell->n));
-        if (applies(place, BENCH_WAY_SPIN))
-                (void)json_object_set_new(row, "to_spin", number_or_null(cell_ratio(cell, cell_at(l, pace, place, size, 0), false)));
+        if (applies(place, SPIN))
+                (void)json_object_set_new(row, "to_spin", number_or_null(cell_ratio(cell, cell_at(l, pace, place, size, SPIN), false)));
         bench_row(l->bench, "latency", "rows", row);
-}
-
-static unsigned size_index(const Bench *bench, uint64_t size)
-{
-        for (unsigned i = 0; i < bench->n_sizes; i++)
-                if (bench->sizes[i] == size)
-                        return i;
-        return BENCH_MAX_SIZES - 1; /* never filled */
 }
 
 static const Cell *ours(const Latency *l, unsigned pace, unsigned place, uint64_t size)
 {
-        return cell_at(l, pace, place, size_index(l->bench, size), ELEMENTSOF(ways) - 1);
+        return cell_at(l, pace, place, size_index(l->bench, size), OURS);
 }
 
 static double faults_of(const Latency *l)
@@ -256,12 +284,23 @@ static double faults_of(const Latency *l)
         for (unsigned pace = 0; pace < ELEMENTSOF(paces); pace++)
                 for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++)
                         for (unsigned size = 0; size < l->bench->n_sizes; size++) {
-                                const Cell *c = cell_at(l, pace, place, size, ELEMENTSOF(ways) - 1);
+                                const Cell *c = cell_at(l, pace, place, size, OURS);
 
                                 faults += c->faults[0] + c->faults[1];
                                 n += c->n;
                         }
         return n ? (double)faults / (double)n : NAN;
+}
+
+static double first_faults(const Latency *l)
+{
+        json_t *rows = bench_rows(l->bench, "latency", "first"), *row;
+        double sum = 0;
+        size_t i;
+
+        json_array_foreach(rows, i, row)
+                sum += json_number_value(json_object_get(row, "source_faults")) + json_number_value(json_object_get(row, "sink_faults"));
+        return i ? sum / (double)i : NAN;
 }
 
 static void tell_goals(Latency *l)
@@ -270,20 +309,21 @@ static void tell_goals(Latency *l)
         const unsigned s64 = size_index(b, 64);
 
         for (unsigned place = BENCH_PLACE_SAME; place <= BENCH_PLACE_OTHER; place++) {
-                const Cell *pipe = cell_at(l, 0, place, s64, 2), *mine = ours(l, 0, place, 64);
+                const Cell *pipe = cell_at(l, 0, place, s64, PIPE), *mine = cell_at(l, 0, place, s64, OURS_BLOCK);
                 char what[96];
 
-                (void)snprintf(what, sizeof(what), "64 B, %s, back to back: p50 to a pipe's", bench_place_names[place]);
+                (void)snprintf(what, sizeof(what), "64 B, %s, back to back, blocking: p50 to a pipe's", bench_place_names[place]);
                 bench_goal(b, "L1", what, cell_ratio(mine, pipe, false), 1.15, false);
-                (void)snprintf(what, sizeof(what), "64 B, %s, back to back: p99 to a pipe's", bench_place_names[place]);
+                (void)snprintf(what, sizeof(what), "64 B, %s, back to back, blocking: p99 to a pipe's", bench_place_names[place]);
                 bench_goal(b, "L1", what, cell_ratio(mine, pipe, true), 1.3, false);
         }
-        bench_goal(b, "L2", "64 B, other CPU, back to back: p50 to raw spin", cell_ratio(ours(l, 0, BENCH_PLACE_OTHER, 64), cell_at(l, 0, BENCH_PLACE_OTHER, s64, 0), false), 2, false);
+        bench_goal(b, "L2", "64 B, other CPU, back to back: p50 to raw spin", cell_ratio(ours(l, 0, BENCH_PLACE_OTHER, 64), cell_at(l, 0, BENCH_PLACE_OTHER, s64, SPIN), false), 2, false);
         bench_goal(b, "L3", "4 MiB to 64 B, other CPU, back to back", cell_ratio(ours(l, 0, BENCH_PLACE_OTHER, 4u << 20), ours(l, 0, BENCH_PLACE_OTHER, 64), false), 1.05, false);
         bench_goal(b, "L3", "40 MiB to 64 B, other CPU, back to back", cell_ratio(ours(l, 0, BENCH_PLACE_OTHER, 40u << 20), ours(l, 0, BENCH_PLACE_OTHER, 64), false), 1.05, false);
         bench_goal(b, "L4", "64 B at 1 kHz, default placement: p50 to a pipe's on the same CPU",
-                cell_ratio(ours(l, 1, BENCH_PLACE_DEFAULT, 64), cell_at(l, 1, BENCH_PLACE_SAME, s64, 2), false), 1.3, false);
+                cell_ratio(ours(l, 1, BENCH_PLACE_DEFAULT, 64), cell_at(l, 1, BENCH_PLACE_SAME, s64, PIPE), false), 1.3, false);
         bench_goal(b, "M1", "page faults a message in the steady state, both sides", faults_of(l), 0, false);
+        bench_goal(b, "M1", "page faults a message in the first hundred of a size, both sides", first_faults(l), 0, false);
 }
 
 /* T4: what the sleeps cost, and that being awake costs none. */
@@ -310,47 +350,71 @@ static void tell_call_goals(Latency *l)
         bench_goal(l->bench, "M1", "mmap, munmap and passed descriptors a message", memory, 0, false);
 }
 
-int bench_latency(Bench *bench)
+static int open_all(Latency *l, bool opened[_BENCH_PLACE_MAX][_N_MODES])
 {
-        static BenchFlow flows[_BENCH_PLACE_MAX];
-        bool opened[_BENCH_PLACE_MAX] = {};
-        Latency l = {.bench = bench, .flow = flows};
+        Bench *bench = l->bench;
         uint64_t largest = 0;
         int r = 0;
 
-        l.cells = calloc(ELEMENTSOF(paces) * _BENCH_PLACE_MAX * BENCH_MAX_SIZES * ELEMENTSOF(ways), sizeof(*l.cells));
-        if (!l.cells)
-                return error_origin(-ENOMEM);
         for (unsigned i = 0; i < bench->n_sizes; i++)
                 largest = MAX(largest, bench->sizes[i]);
-        for (unsigned place = 0; place < _BENCH_PLACE_MAX && r == 0; place++) {
-                const BenchFlowSpec spec = {.n_sinks = 1, .place = place, .queue_size = 10, .pool_size = MAX(UINT64_C(8) << 20, 8 * largest),
-                        .room = MAX(UINT64_C(1) << 20, largest + BOARD_PAGE), .wait = bench->wait};
+        for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++)
+                for (unsigned mode = 0; bench->places[place] && mode < _N_MODES && r == 0; mode++) {
+                        const BenchFlowSpec spec = {.n_sinks = 1, .place = place, .queue_size = 10, .pool_size = MAX(UINT64_C(8) << 20, 8 * largest),
+                                .room = MAX(UINT64_C(1) << 20, largest + BOARD_PAGE), .wait = mode == BLOCKING ? "block" : NULL};
 
-                if (!bench->places[place])
-                        continue;
-                r = bench_fold(bench, &flows[place], bench_flow_open(&flows[place], &spec));
-                opened[place] = true;
-        }
+                        if (mode == BLOCKING && !applies(place, OURS_BLOCK))
+                                continue;
+                        r = bench_fold(bench, &l->flow[place][mode], bench_flow_open(&l->flow[place][mode], &spec));
+                        opened[place][mode] = true;
+                }
+        return r;
+}
+
+static int close_all(Latency *l, bool opened[_BENCH_PLACE_MAX][_N_MODES])
+{
+        int r = 0;
+
+        for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++)
+                for (unsigned mode = 0; mode < _N_MODES; mode++) {
+                        int closed = opened[place][mode] ? bench_flow_close(&l->flow[place][mode]) : 0;
+
+                        r = r ? r : bench_fold(l->bench, &l->flow[place][mode], closed);
+                }
+        return r;
+}
+
+static void tell_all(Latency *l)
+{
+        for (unsigned pace = 0; pace < ELEMENTSOF(paces); pace++)
+                for (unsigned size = 0; size < l->bench->n_sizes; size++)
+                        for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++)
+                                for (unsigned way = 0; way < _N_WAYS; way++)
+                                        tell_cell(l, pace, place, size, way);
+        tell_goals(l);
+        tell_call_goals(l);
+}
+
+int bench_latency(Bench *bench)
+{
+        static BenchFlow flows[_BENCH_PLACE_MAX][_N_MODES];
+        const size_t n_cells = ELEMENTSOF(paces) * _BENCH_PLACE_MAX * BENCH_MAX_SIZES * _N_WAYS;
+        bool opened[_BENCH_PLACE_MAX][_N_MODES] = {};
+        Latency l = {.bench = bench, .flow = flows, .cells = calloc(n_cells, sizeof(*l.cells))};
+        int r, closed;
+
+        if (!l.cells)
+                return error_origin(-ENOMEM);
+        r = open_all(&l, opened);
         if (!r)
                 r = measure_all(&l);
         if (!r)
                 r = count_all(&l);
-        for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++) {
-                int closed = opened[place] ? bench_flow_close(&flows[place]) : 0;
-
-                r = r ? r : bench_fold(bench, &flows[place], closed);
-        }
-        for (unsigned pace = 0; pace < ELEMENTSOF(paces) && r == 0; pace++)
-                for (unsigned size = 0; size < bench->n_sizes; size++)
-                        for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++)
-                                for (unsigned way = 0; way < ELEMENTSOF(ways); way++)
-                                        tell_cell(&l, pace, place, size, way);
-        if (!r) {
-                tell_goals(&l);
-                tell_call_goals(&l);
-        }
-        for (size_t i = 0; i < ELEMENTSOF(paces) * _BENCH_PLACE_MAX * BENCH_MAX_SIZES * ELEMENTSOF(ways); i++)
+        closed = close_all(&l, opened);
+        r = r ? r : closed;
+        if (!r)
+                tell_all(&l);
+        for (size_t i = 0; i < n_cells; i++)
                 samples_done(&l.cells[i].samples);
         free(l.cells);
         return r;

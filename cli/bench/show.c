@@ -22,7 +22,7 @@ typedef struct Table {
 
 static const Table tables[] = {
         {"latency", "rows", "latency: one way, us; to pipe, to spin: the median of ratios of p50",
-                {{"pace", "pace", TEXT, -13}, {"place", "place", TEXT, -10}, {"size", "size", SIZE, -7}, {"way", "", TEXT, -10}, {"p50_us", "p50", NUMBER, 9},
+                {{"pace", "pace", TEXT, -13}, {"place", "place", TEXT, -10}, {"size", "size", SIZE, -7}, {"way", "", TEXT, -15}, {"p50_us", "p50", NUMBER, 9},
                         {"p99_us", "p99", NUMBER, 9}, {"p999_us", "p99.9", NUMBER, 9}, {"to_pipe", "to pipe", NUMBER, 8}, {"to_spin", "to spin", NUMBER, 8}}},
         {"latency", "calls", "system calls in so many messages",
                 {{"place", "place", TEXT, -10}, {"consumer", "consumer", TEXT, -8}, {"size", "size", SIZE, -7}, {"n", "messages", COUNT, 9}, {"source_calls", "source", COUNT, 8},

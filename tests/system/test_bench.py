@@ -58,11 +58,12 @@ def test_latency_has_a_row_for_each_way_and_counts_what_a_message_costs(bench):
     assert {row["size"] for row in rows} == {64, 65536}
     for place in PLACES:
         ways = {row["way"] for row in rows if row["place"] == place}
-        assert ways == {"raw futex", "raw pipe", "tidegate"} | ({"raw spin"} if place == "other CPU" else set())
+        more = {"same CPU": {"tidegate, block"}, "other CPU": {"tidegate, block", "raw spin"}, "default": set()}[place]
+        assert ways == {"raw futex", "raw pipe", "tidegate"} | more
     for row in rows:
         assert 0 < row["p50_us"] <= row["p99_us"] <= row["p999_us"], row
         assert row["way"] != "raw pipe" or row["to_pipe"] == 1, row
-        assert row["way"] != "tidegate" or (row["source_faults"], row["sink_faults"]) == (0, 0), row
+        assert row["way"][:8] != "tidegate" or (row["source_faults"], row["sink_faults"]) == (0, 0), row
 
     calls = {(row["consumer"], row["size"]): row for row in found["latency"]["calls"]}
     assert set(calls) == {(consumer, size) for consumer in ("awake", "asleep") for size in (64, 65536)}
@@ -75,7 +76,7 @@ def test_latency_has_a_row_for_each_way_and_counts_what_a_message_costs(bench):
             assert row["n"] * 0.5 <= row["sink_sleeps"] and row["sink_calls"] <= 2 * row["sink_sleeps"], row
             assert row["source_wakes"] <= row["sink_sleeps"], row
     assert [goal["reached"] for goal in goals(found, "T4")] == [True, True]
-    assert [goal["reached"] for goal in goals(found, "M1")] == [True, True]
+    assert [goal["reached"] for goal in goals(found, "M1")] == [True, True, True]
     assert {goal["id"] for goal in found["goals"]} == {"L1", "L2", "L3", "L4", "M1", "T4"}
     assert [goal["reached"] for goal in goals(found, "L3")] == [None, None], "4 MiB and 40 MiB were not measured"
 
