@@ -24,7 +24,6 @@ typedef struct Bench {
         uint64_t sizes[BENCH_MAX_SIZES];
         unsigned n_sizes;
         bool places[_BENCH_PLACE_MAX];
-        const char *wait; /* of Tidegate's nodes; NULL: as they come */
         bool one_cpu;     /* there is only one: nothing is on another */
         json_t *result;   /* owned */
         char error[512];

@@ -126,7 +126,7 @@ static json_t *node_plan(const BenchFlow *flow, unsigned index, const char *prog
                 (void)json_array_append_new(cpus, json_integer(cpu[index > 0 && flow->spec.place == BENCH_PLACE_OTHER]));
         node = json_pack("{ss si ss s[ss] s{ss} so so so sI s{ss si si si si} sI sI si ss s[]}", "id", id, "line", 0, "kind", "node", "argv",
                 program, number, "env", BENCH_SOCKET_ENV, flow->socket_name, "cpu_affinity", cpus, "inputs", inputs_of(flow, index),
-                "outputs", outputs_of(flow, index), "pool_size", (json_int_t)(index == 0 ? flow->spec.pool_size : 65536), "restart", "policy", "never",
+                "outputs", outputs_of(flow, index), "pool_size", (json_int_t)(index == 0 ? flow->spec.pool_size : 0), "restart", "policy", "never",
                 "max_restarts", 0, "delay_ns", 0, "max_delay_ns", 0, "window_ns", 0, "startup_timeout_ns", (json_int_t)FLOW_START_SPAN,
                 "finish_grace_ns", (json_int_t)0, "stuck_timeout_ns", 0, "on_failure", "ignore", "after");
         if (node && flow->spec.wait)

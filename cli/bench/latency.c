@@ -360,8 +360,8 @@ static int open_all(Latency *l, bool opened[_BENCH_PLACE_MAX][_N_MODES])
                 largest = MAX(largest, bench->sizes[i]);
         for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++)
                 for (unsigned mode = 0; bench->places[place] && mode < _N_MODES && r == 0; mode++) {
-                        const BenchFlowSpec spec = {.n_sinks = 1, .place = place, .queue_size = 10, .pool_size = MAX(UINT64_C(8) << 20, 8 * largest),
-                                .room = MAX(UINT64_C(1) << 20, largest + BOARD_PAGE), .wait = mode == BLOCKING ? "block" : NULL};
+                        const BenchFlowSpec spec = {.n_sinks = 1, .place = place,
+                                .queue_size = 10, .room = MAX(UINT64_C(1) << 20, largest + BOARD_PAGE), .wait = mode == BLOCKING ? "block" : NULL};
 
                         if (mode == BLOCKING && !applies(place, OURS_BLOCK))
                                 continue;

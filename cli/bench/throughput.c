@@ -13,8 +13,12 @@
 #include "cli/bench/bench.h"
 #include "cli/bench/stats.h"
 
-#define RATE_QUEUE 1000u
-#define MAX_WAYS   3u
+#define RATE_QUEUE   1000u /* of messages that stand in the ring */
+#define POOLED_QUEUE 32u   /* of those in a pool, whatever their size: 168 MiB of 4 MiB each */
+#define LARGE        (UINT64_C(16) << 20) /* of larger ones so many would be too much */
+#define LARGE_POOL   (UINT64_C(256) << 20)
+#define WARM_UPS     20u
+#define MAX_WAYS     3u
 
 typedef struct RateWay {
         BenchWay way;
@@ -95,21 +99,80 @@ static RateCell *pair_cell(RateCell *cells, unsigned place, unsigned size, unsig
         return &cells[(place * BENCH_MAX_SIZES + size) * MAX_WAYS + way];
 }
 
-static int pairs_round(Bench *bench, BenchFlow *flows, RateCell *cells, unsigned round)
+static uint32_t queue_for(uint64_t size)
+{
+        return size <= 64 ? RATE_QUEUE : POOLED_QUEUE;
+}
+
+/* Tidegate's pool as it comes: enough for the queue and what the reader holds. The raw side has as many chunks. */
+static BenchFlowSpec pairs_spec(uint64_t size, unsigned place)
+{
+        return (BenchFlowSpec){.n_sinks = 1, .place = place, .queue_size = queue_for(size), .pool_size = size > LARGE ? LARGE_POOL : 0,
+                .room = size > LARGE ? LARGE_POOL : (POOLED_QUEUE + 10) * board_chunk_size(size)};
+}
+
+/* A pool grows with what is sent: not while that is measured. */
+static int pairs_warm_up(Bench *bench, BenchFlow *flow, uint64_t size)
 {
         RateWay ways[MAX_WAYS];
+        unsigned n = ways_for(size, ways);
+
+        for (unsigned i = 0; i < WARM_UPS; i++) {
+                RateCell cell = {};
+                int r = rate_order(bench, flow, size, &ways[n - 1], &cell);
+
+                if (r)
+                        return r;
+                if (cell.faults == 0)
+                        break;
+        }
+        return 0;
+}
+
+static int pairs_measure(Bench *bench, BenchFlow *flows, RateCell *cells, unsigned size)
+{
+        RateWay ways[MAX_WAYS];
+        unsigned n = ways_for(bench->sizes[size], ways);
         int r = 0;
 
-        for (unsigned size = 0; size < bench->n_sizes && r == 0; size++)
-                for (unsigned place = 0; place < _BENCH_PLACE_MAX && r == 0; place++) {
-                        unsigned n = ways_for(bench->sizes[size], ways);
-
+        for (unsigned place = 0; place < _BENCH_PLACE_MAX && r == 0; place++)
+                if (bench->places[place])
+                        r = pairs_warm_up(bench, &flows[place], bench->sizes[size]);
+        for (unsigned round = 0; round < bench->rounds && r == 0; round++)
+                for (unsigned place = 0; place < _BENCH_PLACE_MAX && r == 0; place++)
                         for (unsigned k = 0; bench->places[place] && k < n && r == 0; k++) {
                                 unsigned way = (k + round) % n;
 
                                 r = rate_order(bench, &flows[place], bench->sizes[size], &ways[way], pair_cell(cells, place, size, way));
                         }
-                }
+        return r;
+}
+
+/* One dataflow for each placement, and all of them anew for each size: a pool that has grown for one has no room for another. */
+static int pairs_of_size(Bench *bench, RateCell *cells, unsigned size)
+{
+        static BenchFlow flows[_BENCH_PLACE_MAX];
+        bool opened[_BENCH_PLACE_MAX] = {};
+        char name[32];
+        int r = 0;
+
+        bench_size_name(bench->sizes[size], name, sizeof(name));
+        bench_progress("throughput: %s", name);
+        for (unsigned place = 0; place < _BENCH_PLACE_MAX && r == 0; place++) {
+                const BenchFlowSpec spec = pairs_spec(bench->sizes[size], place);
+
+                if (!bench->places[place])
+                        continue;
+                r = bench_fold(bench, &flows[place], bench_flow_open(&flows[place], &spec));
+                opened[place] = true;
+        }
+        if (!r)
+                r = pairs_measure(bench, flows, cells, size);
+        for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++) {
+                int closed = opened[place] ? bench_flow_close(&flows[place]) : 0;
+
+                r = r ? r : bench_fold(bench, &flows[place], closed);
+        }
         return r;
 }
 
@@ -149,32 +212,11 @@ static void pairs_tell(Bench *bench, RateCell *cells)
 
 int bench_throughput(Bench *bench)
 {
-        static BenchFlow flows[_BENCH_PLACE_MAX];
-        bool opened[_BENCH_PLACE_MAX] = {};
         RateCell *cells = calloc(_BENCH_PLACE_MAX * BENCH_MAX_SIZES * MAX_WAYS, sizeof(*cells));
-        uint64_t largest = 0;
-        int r = cells ? 0 : -ENOMEM;
+        int r = cells ? 0 : error_origin(-ENOMEM);
 
-        for (unsigned i = 0; i < bench->n_sizes; i++)
-                largest = MAX(largest, bench->sizes[i]);
-        for (unsigned place = 0; place < _BENCH_PLACE_MAX && r == 0; place++) {
-                const BenchFlowSpec spec = {.n_sinks = 1, .place = place, .queue_size = RATE_QUEUE, .pool_size = MIN(MAX(UINT64_C(16) << 20, 64 * largest), UINT64_C(1) << 30),
-                        .room = MAX(UINT64_C(16) << 20, MIN(UINT64_C(1) << 30, 64 * largest)), .wait = bench->wait};
-
-                if (!bench->places[place])
-                        continue;
-                r = bench_fold(bench, &flows[place], bench_flow_open(&flows[place], &spec));
-                opened[place] = true;
-        }
-        for (unsigned round = 0; round < bench->rounds && r == 0; round++) {
-                bench_progress("throughput: round %u of %u", round + 1, bench->rounds);
-                r = pairs_round(bench, flows, cells, round);
-        }
-        for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++) {
-                int closed = opened[place] ? bench_flow_close(&flows[place]) : 0;
-
-                r = r ? r : bench_fold(bench, &flows[place], closed);
-        }
+        for (unsigned size = 0; size < bench->n_sizes && r == 0; size++)
+                r = pairs_of_size(bench, cells, size);
         if (!r)
                 pairs_tell(bench, cells);
         free(cells);
@@ -226,8 +268,7 @@ int bench_fanout(Bench *bench)
 
         memset(cells, 0, sizeof(cells));
         for (unsigned f = 0; f < FAN_COUNTS && r == 0; f++) {
-                const BenchFlowSpec spec = {.n_sinks = fan_counts[f], .place = BENCH_PLACE_DEFAULT, .queue_size = RATE_QUEUE, .pool_size = 1u << 20,
-                        .room = 1u << 20, .wait = bench->wait};
+                const BenchFlowSpec spec = {.n_sinks = fan_counts[f], .place = BENCH_PLACE_DEFAULT, .queue_size = RATE_QUEUE, .room = 1u << 20};
 
                 if (bench->quick && fan_counts[f] > 4)
                         continue;
