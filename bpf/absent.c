@@ -6,13 +6,18 @@
 
 #include "bpf/probe.h"
 
-int exit_probe_new(ExitProbe **ret, const ExitProbeSpec *spec, ProbeReason *reason)
+static int refuse(ProbeReason *reason)
 {
         if (reason) {
                 *reason = (ProbeReason){.err = ENOSYS};
                 (void)snprintf(reason->text, sizeof(reason->text), "built without kernel probes (clang, bpftool, libbpf)");
         }
         return PROBE_E_UNAVAILABLE;
+}
+
+int exit_probe_new(ExitProbe **ret, const ExitProbeSpec *spec, ProbeReason *reason)
+{
+        return refuse(reason);
 }
 
 ExitProbe *exit_probe_free(ExitProbe *probe)
@@ -32,6 +37,36 @@ int exit_probe_read(ExitProbe *probe, struct exit_event *events, size_t n_events
 }
 
 uint64_t exit_probe_dropped(const ExitProbe *probe)
+{
+        abort();
+}
+
+int leave_probe_new(LeaveProbe **ret, const LeaveProbeSpec *spec, ProbeReason *reason)
+{
+        return refuse(reason);
+}
+
+LeaveProbe *leave_probe_free(LeaveProbe *probe)
+{
+        return NULL;
+}
+
+int leave_probe_fd(const LeaveProbe *probe)
+{
+        abort();
+}
+
+int leave_probe_read(LeaveProbe *probe, struct leave_event *events, size_t n_events, size_t *ret_n)
+{
+        abort();
+}
+
+uint64_t leave_probe_dropped(const LeaveProbe *probe)
+{
+        abort();
+}
+
+int leave_probe_look(LeaveProbe *probe)
 {
         abort();
 }

@@ -3,12 +3,11 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "bpf/load.h"
 #include "bpf/probe.h"
 #include "exit.skel.h"
 
@@ -20,42 +19,6 @@ struct ExitProbe {
         struct exit_event *into;
         size_t n_into, n_taken;
 };
-
-/* libbpf speaks through one process-wide function; the first complaint of a load is the one that explains it. */
-static ProbeReason *listening;
-
-__attribute__((format(printf, 2, 0))) static int on_message(enum libbpf_print_level level, const char *format, va_list ap)
-{
-        char *end;
-
-        if (level != LIBBPF_WARN || !listening || listening->text[0])
-                return 0;
-        /* Not a reason: kernels of the last years charge maps to the memory cgroup and need no such limit. */
-        if (strstr(format, "RLIMIT_MEMLOCK (err"))
-                return 0;
-        if (strncmp(format, "libbpf: ", 8) == 0)
-                format += 8;
-        (void)vsnprintf(listening->text, sizeof(listening->text), format, ap);
-        end = strchr(listening->text, '\n');
-        if (end)
-                *end = '\0';
-        return 0;
-}
-
-/* Scarcity is the caller's trouble; anything else means that this kernel will not have the probe. */
-static int refused(int err, const char *step, ProbeReason *reason)
-{
-        if (err == -ENOMEM || err == -EMFILE || err == -ENFILE)
-                return error_origin(err);
-        if (reason) {
-                reason->err = -err;
-                if (err == -EPERM) /* libbpf's guesses at it are long and no help */
-                        (void)snprintf(reason->text, sizeof(reason->text), "%s: no privilege for BPF", step);
-                else if (!reason->text[0])
-                        (void)snprintf(reason->text, sizeof(reason->text), "%s", step);
-        }
-        return PROBE_E_UNAVAILABLE;
-}
 
 /* A negative return ends ring_buffer__consume() with this record taken: that is how a read stays within its room. */
 static int on_record(void *userdata, void *data, size_t size)
@@ -74,7 +37,7 @@ static int load(ExitProbe *probe, const ExitProbeSpec *spec, ProbeReason *reason
 
         probe->skeleton = exit_bpf__open();
         if (!probe->skeleton)
-                return refused(-errno, "open", reason);
+                return load_refused(-errno, "open", reason);
 
         probe->skeleton->rodata->watched_cgroup_id = spec->cgroup_id;
         if (spec->ring_bytes) {
@@ -84,22 +47,21 @@ static int load(ExitProbe *probe, const ExitProbeSpec *spec, ProbeReason *reason
         }
         r = exit_bpf__load(probe->skeleton);
         if (r < 0)
-                return refused(r, "load", reason);
+                return load_refused(r, "load", reason);
 
         r = exit_bpf__attach(probe->skeleton);
         if (r < 0)
-                return refused(r, "attach", reason);
+                return load_refused(r, "attach", reason);
 
         probe->ring = ring_buffer__new(bpf_map__fd(probe->skeleton->maps.events), on_record, probe, NULL);
         if (!probe->ring)
-                return refused(-errno, "ring buffer", reason);
+                return load_refused(-errno, "ring buffer", reason);
         return 0;
 }
 
 int exit_probe_new(ExitProbe **ret, const ExitProbeSpec *spec, ProbeReason *reason)
 {
         _cleanup_(exit_probe_freep) ExitProbe *probe = NULL;
-        libbpf_print_fn_t previous;
         ProbeReason ignored;
         int r;
 
@@ -112,12 +74,9 @@ int exit_probe_new(ExitProbe **ret, const ExitProbeSpec *spec, ProbeReason *reas
 
         if (!reason)
                 reason = &ignored;
-        *reason = (ProbeReason){0};
-        listening = reason;
-        previous = libbpf_set_print(on_message);
+        load_begin(reason);
         r = load(probe, spec, reason);
-        (void)libbpf_set_print(previous);
-        listening = NULL;
+        load_end();
         if (r)
                 return r;
 

@@ -27,10 +27,13 @@ typedef int pid_t;
 enum bpf_map_type {
         BPF_MAP_TYPE_LRU_HASH = 9,
         BPF_MAP_TYPE_RINGBUF = 27,
+        BPF_MAP_TYPE_TASK_STORAGE = 29,
 };
 
 enum {
         BPF_NOEXIST = 1,
+        BPF_F_NO_PREALLOC = 1,
+        BPF_LOCAL_STORAGE_GET_F_CREATE = 1,
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -45,12 +48,53 @@ struct signal_struct {
         int group_exit_code;
 };
 
+struct kernfs_node {
+        const char *name;
+        __u64 id;
+};
+
+struct cgroup_root {
+        int hierarchy_id; /* 0: cgroup v2, as in /proc/PID/cgroup */
+};
+
+struct cgroup {
+        int level;
+        struct cgroup_root *root;
+        struct kernfs_node *kn;
+        struct cgroup *ancestors[1]; /* level + 1 of them; Linux 6.1 */
+};
+
+struct css_set {
+        struct cgroup *dfl_cgrp;
+};
+
+struct upid {
+        int nr;
+};
+
+struct pid {
+        unsigned int level;
+        struct upid numbers[1]; /* level + 1 of them */
+};
+
 struct task_struct {
-        pid_t tgid;
+        pid_t pid, tgid;
         int exit_code;
+        char comm[16];
         struct task_struct *group_leader;
         struct signal_struct *signal;
-        __u64 start_time;
+        struct css_set *cgroups;
+        struct pid *thread_pid;
+        __u64 start_time, start_boottime;
+};
+
+struct bpf_iter_meta {
+        __u64 seq_num;
+};
+
+struct bpf_iter__task {
+        struct bpf_iter_meta *meta;
+        struct task_struct *task; /* NULL: that was the last one */
 };
 
 #pragma clang attribute pop

@@ -210,6 +210,54 @@ static void try_exit_probe(const ProbeContext *context, ProbeReport *report)
         (void)exit_probe_free(probe);
 }
 
+/* Below the doctor's cgroup: @name, made; -1 with errno. */
+static int make_place(const ProbeContext *context, const char *name)
+{
+        char path[PATH_MAX + 32];
+
+        (void)snprintf(path, sizeof(path), "%s/%s", context->home, name);
+        return mkdir(path, 0755) < 0 ? -1 : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+static void try_leave_probe(const ProbeContext *context, ProbeReport *report)
+{
+        static const char *const names[] = {"leave", "leave/flow", "leave/flow/node.1", "leave/elsewhere"};
+        struct leave_event event = {0};
+        ProbeReason reason = {0};
+        LeaveProbe *probe = NULL;
+        nsec_t begin = clock_now(), loaded;
+        int fds[ELEMENTSOF(names)], to, pidfd = -1, r;
+        struct stat st;
+        size_t n = 0;
+        pid_t pid;
+
+        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
+                fds[i] = make_place(context, names[i]);
+                if (fds[i] < 0)
+                        return probe_no(report, errno, "mkdir: %m");
+        }
+        to = openat(fds[3], "cgroup.procs", O_WRONLY | O_CLOEXEC);
+        if (to < 0 || fstat(fds[0], &st) < 0)
+                return probe_no(report, errno, "cgroup.procs: %m");
+        r = leave_probe_new(&probe, &(LeaveProbeSpec){.cgroup_id = st.st_ino}, &reason);
+        if (r == PROBE_E_UNAVAILABLE)
+                return probe_no(report, reason.err, "%s", reason.text);
+        if (r < 0 || (r = leave_probe_look(probe)) < 0)
+                return probe_no(report, -r, "loading: %m");
+        loaded = clock_now();
+        pid = raw_fork(CLONE_PIDFD | CLONE_INTO_CGROUP, fds[2], &pidfd);
+        if (pid < 0)
+                return probe_no(report, errno, "clone3(CLONE_INTO_CGROUP): %m");
+        if (pid == 0)
+                _exit(write(to, "0", 1) == 1 ? 0 : 1);
+        if (!wait_fd(leave_probe_fd(probe), POLLIN, context->deadline) || leave_probe_read(probe, &event, 1, &n) < 0 || n != 1)
+                return probe_no(report, 0, "loaded, but nothing was told of a process that left its cgroup");
+        if (event.kind != LEAVE_MOVED || !event.self || strcmp(event.name, "node.1") != 0)
+                return probe_no(report, 0, "loaded, but it tells of kind %u, %.64s", event.kind, event.name);
+        probe_yes(report, "loaded in %u ms, told of a process that left its cgroup", (unsigned)((loaded - begin) / NSEC_PER_MSEC));
+        (void)leave_probe_free(probe);
+}
+
 static const Probe witnesses[] = {
         {
                 .id = "btf",
@@ -227,6 +275,16 @@ static const Probe witnesses[] = {
                 .weight = PROBE_LATER,
                 .span = 5 * NSEC_PER_SEC,
                 .attempt = try_exit_probe,
+        },
+        {
+                .id = "bpf_leave",
+                .title = "seeing who leaves its cgroup (BPF)",
+                .needed_for = "whoever leaves its node's cgroup is told and ended at that moment (root's daemon and `run`)",
+                .without = "it is looked for through /proc, at exits and stops",
+                .weight = PROBE_BETTER,
+                .in_cgroup = true,
+                .span = 5 * NSEC_PER_SEC,
+                .attempt = try_leave_probe,
         },
 };
 

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "bpf/load.h"
+#include "bpf/probe.h"
+#include "leave.skel.h"
+
+struct LeaveProbe {
+        struct leave_bpf *skeleton;
+        struct ring_buffer *ring;
+
+        /* where on_record() puts what it is given, while leave_probe_read() runs */
+        struct leave_event *into;
+        size_t n_into, n_taken;
+};
+
+/* A negative return ends ring_buffer__consume() with this record taken: that is how a read stays within its room. */
+static int on_record(void *userdata, void *data, size_t size)
+{
+        LeaveProbe *probe = userdata;
+
+        if (size < sizeof(struct leave_event))
+                return 0;
+        memcpy(&probe->into[probe->n_taken++], data, sizeof(struct leave_event));
+        return probe->n_taken == probe->n_into ? -ENOBUFS : 0;
+}
+
+static int load(LeaveProbe *probe, const LeaveProbeSpec *spec, ProbeReason *reason)
+{
+        int r;
+
+        probe->skeleton = leave_bpf__open();
+        if (!probe->skeleton)
+                return load_refused(-errno, "open", reason);
+
+        probe->skeleton->rodata->watched_cgroup_id = spec->cgroup_id;
+        if (spec->ring_bytes) {
+                r = bpf_map__set_max_entries(probe->skeleton->maps.events, spec->ring_bytes);
+                if (r < 0)
+                        return error_origin(r);
+        }
+        r = leave_bpf__load(probe->skeleton);
+        if (r < 0)
+                return load_refused(r, "load", reason);
+
+        r = leave_bpf__attach(probe->skeleton);
+        if (r < 0)
+                return load_refused(r, "attach", reason);
+
+        probe->ring = ring_buffer__new(bpf_map__fd(probe->skeleton->maps.events), on_record, probe, NULL);
+        if (!probe->ring)
+                return load_refused(-errno, "ring buffer", reason);
+        return 0;
+}
+
+int leave_probe_new(LeaveProbe **ret, const LeaveProbeSpec *spec, ProbeReason *reason)
+{
+        _cleanup_(leave_probe_freep) LeaveProbe *probe = NULL;
+        ProbeReason ignored;
+        int r;
+
+        if (spec->cgroup_id == 0) /* what the kernel side reads of nothing */
+                return error_origin(-EINVAL);
+
+        probe = calloc(1, sizeof(*probe));
+        if (!probe)
+                return error_origin(-ENOMEM);
+
+        if (!reason)
+                reason = &ignored;
+        load_begin(reason);
+        r = load(probe, spec, reason);
+        load_end();
+        if (r)
+                return r;
+
+        *ret = TAKE_PTR(probe);
+        return 0;
+}
+
+LeaveProbe *leave_probe_free(LeaveProbe *probe)
+{
+        if (!probe)
+                return NULL;
+        ring_buffer__free(probe->ring);
+        leave_bpf__destroy(probe->skeleton);
+        free(probe);
+        return NULL;
+}
+
+int leave_probe_fd(const LeaveProbe *probe)
+{
+        return ring_buffer__epoll_fd(probe->ring);
+}
+
+int leave_probe_read(LeaveProbe *probe, struct leave_event *events, size_t n_events, size_t *ret_n)
+{
+        int r;
+
+        *ret_n = 0;
+        if (n_events == 0)
+                return 0;
+        probe->into = events;
+        probe->n_into = n_events;
+        probe->n_taken = 0;
+        r = ring_buffer__consume(probe->ring);
+        probe->into = NULL;
+        *ret_n = probe->n_taken;
+        if (r < 0 && r != -ENOBUFS)
+                return error_origin(r);
+        return 0;
+}
+
+uint64_t leave_probe_dropped(const LeaveProbe *probe)
+{
+        return __atomic_load_n(&probe->skeleton->bss->dropped, __ATOMIC_RELAXED); /* a counter, orders nothing */
+}
+
+int leave_probe_look(LeaveProbe *probe)
+{
+        _cleanup_fd_ int fd = bpf_iter_create(bpf_link__fd(probe->skeleton->links.on_look));
+        char nothing[64];
+        ssize_t n;
+
+        if (fd < 0)
+                return error_origin(-errno);
+        while ((n = read(fd, nothing, sizeof(nothing))) > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)))
+                ; /* EAGAIN: the kernel wants a pause among many tasks */
+        return n < 0 ? error_origin(-errno) : 0;
+}
