@@ -264,6 +264,13 @@ static void fields_order(Codec *c, KeeperMsg *m)
         case KEEPER_MSG_STREAM:
         case KEEPER_MSG_GUARD:
                 break;
+        case KEEPER_MSG_ASTRAY:
+                field_i32(c, &m->astray.pid, 1, INT32_MAX);
+                field_u64(c, &m->astray.start_ns);
+                field_u8(c, &m->astray.alone, 0, 1);
+                field_str(c, &m->astray.comm, NAME_MAX_);
+                field_str(c, &m->astray.to, KEEPER_MSG_PATH_MAX);
+                break;
         case KEEPER_MSG_RESUME:
                 field_u64(c, &m->resume.asked_ns);
                 break;
@@ -317,7 +324,7 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 break;
         case KEEPER_MSG_ESCAPED:
                 field_i32(c, &m->escaped.pid, 1, INT32_MAX);
-                field_i32(c, &m->escaped.signo, 0, SIGRTMAX);
+                field_i32(c, &m->escaped.signo, KEEPER_ESCAPED_GONE, SIGRTMAX);
                 field_str(c, &m->escaped.comm, NAME_MAX_);
                 field_str(c, &m->escaped.from, KEEPER_MSG_PATH_MAX);
                 field_str(c, &m->escaped.to, KEEPER_MSG_PATH_MAX);
@@ -393,6 +400,7 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_END] = {"END", true, false, false},
                 [KEEPER_MSG_STREAM] = {"STREAM", true, false, false},
                 [KEEPER_MSG_RESUME] = {"RESUME", true, false, false},
+                [KEEPER_MSG_ASTRAY] = {"ASTRAY", true, true, false},
                 [KEEPER_MSG_GUARD] = {"GUARD", true, false, false},
                 [KEEPER_MSG_ADOPT] = {"ADOPT", true, true, false},
                 [KEEPER_MSG_CAPTURE] = {"CAPTURE", true, true, false},

@@ -17,6 +17,7 @@
  *   SIGNAL                        SIGNALLED
  *   KILL                          KILLING, then EMPTY per incarnation that got empty
  *   LOOK                          LEFT: who is still there
+ *   ASTRAY                        (none; ESCAPED) somebody of it was seen to leave: it is told of, and killed
  *   REAP                          (none) the exit is journalled: reap the leader now
  *   END                           COUNTED, ENDED, and the keeper exits; or stays, and says both again when nobody is left. Until then KILL, LOOK and
  *                                 REAP are carried out, of those whose end comes late; other orders are refused
@@ -73,6 +74,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_ADOPT = 11,
         KEEPER_MSG_GUARD = 12,
         KEEPER_MSG_CAPTURE = 13,
+        KEEPER_MSG_ASTRAY = 14,
         KEEPER_MSG_LIMIT = 20,
         KEEPER_MSG_FREEZE = 21,
 
@@ -98,6 +100,9 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_USAGE = 63,
         KEEPER_MSG_REFUSED = 64,
 } KeeperMsgType;
+
+#define KEEPER_ESCAPED_ALONE (-1) /* it is not astray: nobody ends it */
+#define KEEPER_ESCAPED_GONE  (-2) /* it ended, or came back, before it could be sent anything */
 
 /* Where a spawn failed; the text of SPAWN_FAILED says it in words, with the path. */
 typedef enum KeeperStage {
@@ -229,9 +234,15 @@ typedef struct KeeperMsg {
                         const void *tasks;
                         uint32_t tasks_size; /* bytes */
                 } left;
+                struct { /* ASTRAY */
+                        int32_t pid;
+                        uint64_t start_ns; /* CLOCK_BOOTTIME: when it began */
+                        uint8_t alone;     /* told of only */
+                        const char *comm, *to; /* for display; to: path in the hierarchy, or "" */
+                } astray;
                 struct { /* ESCAPED: once for each process that is found outside of its incarnation's cgroup */
                         int32_t pid;   /* for display only */
-                        int32_t signo; /* what it was sent at once; 0: nothing yet, it is killed before EMPTY */
+                        int32_t signo; /* what it was sent at once; 0: nothing yet, it is killed before EMPTY; or KEEPER_ESCAPED_* */
                         const char *comm;
                         const char *from, *to; /* "<uuid>/<cgroup>"; path in the hierarchy */
                 } escaped;

@@ -23,6 +23,7 @@
 #include "base/enforcer.h"
 #include "supervisor/reaper.h"
 #include "supervisor/spawn.h"
+#include "supervisor/stray.h"
 
 #define REPORTS_MAX      1024                 /* beyond: no orders are read, and notes are dropped */
 #define OUTPUT_READ_SIZE (16 * 1024)          /* one read, one per output and turn; may be as many empty lines */
@@ -132,6 +133,7 @@ struct Incarnation {
         int pending_signo; /* ordered while the start was under way: sent again when it is done */
         nsec_t kill_until; /* likewise, a kill; 0: none */
         uint32_t n_killed;
+        uint32_t n_told_killed; /* and elsewhere, at the moment at which they left */
         LimitsWatch limits;
         char *refused; /* limits that it runs without; NULL: none */
         Output out[2];
@@ -182,6 +184,7 @@ struct Keeper {
         uint32_t needed, controllers; /* LIMIT_CONTROLLER_*: some limit wants them; they can be used */
         char missing[KEEPER_MSG_LIMITS_MAX + 1], refused[KEEPER_MSG_LIMITS_MAX + 1]; /* as in BEGUN */
         bool strays_busy; /* a pass is under way */
+        unsigned n_told;  /* ASTRAY that are under way */
 
         List nodes;        /* NodeEntry */
         List incarnations; /* Incarnation */
@@ -280,6 +283,11 @@ bool strays_are_gone(Incarnation *inc);
 void strays_tick(Incarnation *inc, nsec_t now);
 void strays_go_on(Keeper *k);
 void strays_forget(Incarnation *inc);
+bool strays_remember(Incarnation *inc, Stray *stray); /* true: it is new. Its pidfd is taken as far as there is room */
+void strays_report(Keeper *k, const KeeperMsg *about, const char *from, const Stray *stray, int signo);
+
+/* keeper-told.c: ASTRAY: somebody of it was seen to leave. Told of and, unless it is to be left alone, killed, as soon as a thread is free. */
+void strays_told(Keeper *k, const KeeperMsg *msg);
 
 /* keeper-output.c */
 void output_init(Output *out, Incarnation *inc, int stream);

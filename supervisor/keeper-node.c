@@ -142,7 +142,7 @@ static void report_empty(Incarnation *inc, bool removed)
         for (int i = 0; i < 2; i++)
                 output_last(&inc->out[i]);
         msg.empty.removed = removed;
-        msg.empty.n_killed = inc->n_killed;
+        msg.empty.n_killed = inc->n_killed + inc->n_told_killed;
         keeper_report(inc->keeper, &msg, -1);
 }
 
@@ -425,6 +425,8 @@ static void report_spawned(Incarnation *inc, pid_t pid)
         msg.spawned.cgroup_write = inc->cgroup_write;
         inc->started = true;
         keeper_report(inc->keeper, &msg, fcntl(inc->pidfd, F_DUPFD_CLOEXEC, 3));
+        if (inc->events_fd >= 0 && cgroup_populated(inc->events_fd) == 0)
+                strays_look(inc, 0); /* it left before we knew of it, and nothing will change there any more */
 }
 
 /* What was meant for it, and could not be, is told once for all. */
@@ -821,7 +823,7 @@ static void report_incarnation(Incarnation *inc, nsec_t asked)
         msg.incarnation.code = inc->exit_code;
         msg.incarnation.status = inc->exit_status;
         msg.incarnation.error = inc->fail_error;
-        msg.incarnation.n_killed = inc->n_killed;
+        msg.incarnation.n_killed = inc->n_killed + inc->n_told_killed;
         msg.incarnation.stage = inc->fail_stage;
         msg.incarnation.text = inc->fail_text ? inc->fail_text : "";
         msg.incarnation.frozen = inc->limits.frozen;

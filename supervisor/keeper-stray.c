@@ -139,8 +139,7 @@ static void run_strays(Job *job)
 
 /* ---- in the loop */
 
-/* True when it is new. It is remembered, and its pidfd taken, as far as there is room. */
-static bool remember(Incarnation *inc, Stray *stray)
+bool strays_remember(Incarnation *inc, Stray *stray)
 {
         for (unsigned i = 0; i < inc->n_strays; i++)
                 if (inc->strays[i].pid == stray->pid && inc->strays[i].start_time == stray->start_time)
@@ -157,12 +156,12 @@ void strays_forget(Incarnation *inc)
         inc->n_strays = 0;
 }
 
-static void report_stray(Keeper *k, const Asked *asked, const Stray *stray)
+void strays_report(Keeper *k, const KeeperMsg *about, const char *from, const Stray *stray, int signo)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_ESCAPED,
-                .node = asked->node,
-                .generation = asked->generation,
-                .escaped = {.pid = stray->pid, .signo = asked->signo, .comm = stray->comm, .from = asked->place + 1, .to = stray->to}};
+                .node = about->node,
+                .generation = about->generation,
+                .escaped = {.pid = stray->pid, .signo = signo, .comm = stray->comm, .from = from, .to = stray->to}};
 
         keeper_report(k, &msg, -1);
 }
@@ -185,8 +184,8 @@ static void on_strays(Job *job)
                 Asked *asked = &j->asked[j->found[i].home];
                 Incarnation *inc = incarnation_find(k, asked->node, asked->generation);
 
-                if (inc && remember(inc, &j->found[i]))
-                        report_stray(k, asked, &j->found[i]);
+                if (inc && strays_remember(inc, &j->found[i]))
+                        strays_report(k, &(KeeperMsg){.node = asked->node, .generation = asked->generation}, asked->place + 1, &j->found[i], asked->signo);
         }
         for (size_t i = 0; i < j->n; i++) {
                 Incarnation *inc = incarnation_find(k, j->asked[i].node, j->asked[i].generation);

@@ -284,6 +284,11 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
                 order_guard(k, fds);
                 return;
         }
+        if (msg->type == KEEPER_MSG_ASTRAY) {
+                if (k->begun && (k->phase == KEEPER_WORKING || k->phase == KEEPER_STAYING))
+                        strays_told(k, msg); /* else everybody is being killed, or nobody was begun */
+                return;
+        }
         if (!may_be_ordered(k, msg->type)) {
                 keeper_note(k, "an order %s came %s and was refused", keeper_msg_name(msg->type),
                         k->begun ? "after END" : "before BEGIN");

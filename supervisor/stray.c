@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "supervisor/cgroup.h"
 
@@ -220,7 +221,7 @@ static bool is_elsewhere(const Proc *proc, const char *place, char *ret_to, size
         return true;
 }
 
-static bool take(const Proc *proc, const StrayHome *homes, Stray *ret)
+static bool take(const Proc *proc, const char *place, Stray *ret)
 {
         Proc again;
 
@@ -230,11 +231,21 @@ static bool take(const Proc *proc, const StrayHome *homes, Stray *ret)
         if (ret->pidfd < 0)
                 return false;
         /* What is read from here on is of the process that the pidfd holds, if it began when that one did. */
-        if (is_elsewhere(proc, homes[proc->home].place, ret->to, sizeof(ret->to)) && read_proc(proc->pid, &again) == 0 &&
+        if (is_elsewhere(proc, place, ret->to, sizeof(ret->to)) && read_proc(proc->pid, &again) == 0 &&
                 again.start_time == proc->start_time)
                 return true;
         ret->pidfd = fd_close(ret->pidfd);
         return false;
+}
+
+bool stray_take(pid_t pid, uint64_t start_ns, const char *place, Stray *ret)
+{
+        Proc proc;
+
+        if (read_proc(pid, &proc) || proc.state == 'Z' || proc.state == 'X' || proc.start_time != start_ns / (NSEC_PER_SEC / (uint64_t)sysconf(_SC_CLK_TCK)))
+                return false;
+        proc.home = 0;
+        return take(&proc, place, ret);
 }
 
 int strays_find(const StrayHome *homes, size_t n_homes, Stray *ret, size_t max)
@@ -258,7 +269,7 @@ int strays_find(const StrayHome *homes, size_t n_homes, Stray *ret, size_t max)
                 const Proc *proc = &table.procs[i];
 
                 if (proc->home != NO_HOME && !proc->member && proc->state != 'Z' && proc->state != 'X')
-                        n += take(proc, homes, &ret[n]);
+                        n += take(proc, homes[proc->home].place, &ret[n]);
         }
         free(table.procs);
         return r ? error_origin(r) : (int)n;

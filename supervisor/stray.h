@@ -2,6 +2,8 @@
 /*
  * Processes of an incarnation that are in another cgroup, found in one pass over /proc for any number of incarnations.
  *
+ * Or one that somebody else has seen to leave (stray_take()).
+ *
  * A process belongs to an incarnation if it is of its first process's session, which its spawner made and which keeps its
  * number as long as anybody is in it; or if one that belongs to it is its parent. A daemon that has taken a session of its own
  * and whose parent has ended is known by neither: it is found only while its parent lives.
@@ -41,5 +43,14 @@ typedef struct Stray {
  * Zombies are nobody. Return: how many there are in @ret, or a negative errno.
  */
 int strays_find(const StrayHome *homes, size_t n_homes, Stray *ret, size_t max);
+
+/**
+ * stray_take() - that process, if it lives and is elsewhere than at @place
+ * @start_ns: CLOCK_BOOTTIME: when it began; another one with its number is not it
+ * @place:    as in StrayHome
+ *
+ * Return: true: @ret is filled, home is 0. False: it is gone or back, or cannot be looked at.
+ */
+bool stray_take(pid_t pid, uint64_t start_ns, const char *place, Stray *ret);
 
 #endif

@@ -39,6 +39,8 @@ static const KeeperMsg samples[] = {
         {.type = KEEPER_MSG_SPAWN_FAILED, .node = 3, .generation = 1, .spawn_failed = {KEEPER_STAGE_CAPTURE, 1, "it has limits"}},
         {.type = KEEPER_MSG_EXITED, .node = 3, .generation = 1, .exited = {0, 0}},
         {.type = KEEPER_MSG_ESCAPED, .node = 3, .generation = 1, .escaped = {4711, 9, "sh", "u/a.1", "/x"}},
+        {.type = KEEPER_MSG_ESCAPED, .node = 3, .generation = 1, .escaped = {4711, KEEPER_ESCAPED_GONE, "sh", "u/a.1", ""}},
+        {.type = KEEPER_MSG_ASTRAY, .node = 3, .generation = 1, .astray = {4711, UINT64_MAX, 1, "sh", "/x"}},
         {.type = KEEPER_MSG_COUNTED, .counted = {3, UINT32_MAX}},
         {.type = KEEPER_MSG_BEGIN, .begin = {"0191-ac", "a", "", 3, 1, 1, 0, .limits = "pids_max=9\n", .controllers = 31}},
         {.type = KEEPER_MSG_SPAWN, .node = 7, .generation = 2, .spawn = {"a", 4096, 1, 0, .limits = "memory_max=4096\ncpu_weight=5\n", .lenient = 1}},

@@ -294,6 +294,68 @@ Test(keeper, a_leader_that_left_its_cgroup_is_not_taken_for_gone, .timeout = 60)
         fx_close(fx);
 }
 
+/* When that process began, as the kernel's probe says it. */
+static uint64_t start_ns(pid_t pid)
+{
+        char path[64], text[1024] = "";
+        unsigned long long ticks = 0;
+        FILE *f;
+
+        snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+        f = fopen(path, "re");
+        cr_assert(f && fread(text, 1, sizeof(text) - 1, f) > 0);
+        fclose(f);
+        cr_assert_eq(sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &ticks), 1);
+        return ticks * (NSEC_PER_SEC / (uint64_t)sysconf(_SC_CLK_TCK));
+}
+
+static const FxMsg *tell_astray(Fixture *fx, pid_t pid, uint64_t start, bool alone)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_ASTRAY, .node = 1, .generation = 1, .astray = {.pid = pid, .start_ns = start, .alone = alone, .comm = "told", .to = "/told"}};
+        const FxMsg *m;
+
+        fx_order(fx, &msg, NULL, 0);
+        m = fx_expect(fx, KEEPER_MSG_ESCAPED);
+        cr_expect_eq(m->msg.escaped.pid, pid);
+        return m;
+}
+
+Test(keeper, whoever_it_is_told_has_left_is_looked_at_and_killed, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        pid_t pid, other = fork();
+        const FxMsg *m;
+
+        if (other == 0)
+                for (;;)
+                        pause();
+        if (getuid() != 0)
+                cr_skip_test("not root: a node cannot leave");
+        pid = fx_start(fx, &(FxSpawn){.node = 1, .argv = SH("exec sleep 1000")});
+
+        m = tell_astray(fx, pid, start_ns(pid), false); /* which is where it belongs: it has come back */
+        cr_expect_eq(m->msg.escaped.signo, KEEPER_ESCAPED_GONE);
+        cr_expect_str_eq(m->msg.escaped.comm, "told");
+        cr_expect_str_eq(m->msg.escaped.to, "/told");
+        m = tell_astray(fx, other, start_ns(other) + NSEC_PER_SEC, false); /* a number that another one has got since */
+        cr_expect_eq(m->msg.escaped.signo, KEEPER_ESCAPED_GONE);
+        m = tell_astray(fx, other, start_ns(other), true);
+        cr_expect_eq(m->msg.escaped.signo, KEEPER_ESCAPED_ALONE);
+        cr_expect_str_neq(m->msg.escaped.to, "/told", "as it is now");
+        cr_assert_eq(kill(other, 0), 0);
+        cr_assert_eq(waitpid(other, NULL, WNOHANG), 0, "nothing has been done to it");
+
+        m = tell_astray(fx, other, start_ns(other), false);
+        cr_expect_eq(m->msg.escaped.signo, SIGKILL);
+        cr_assert_eq(waitpid(other, NULL, 0), other);
+
+        fx_kill(fx, 1, FX_SPAN);
+        (void)fx_expect(fx, KEEPER_MSG_KILLING);
+        expect_exit(fx, 1, CLD_KILLED, SIGKILL);
+        cr_expect_eq(expect_empty(fx, 1), 2);
+        fx_close(fx);
+}
+
 Test(keeper, orders_about_nobody_are_answered, .timeout = 60)
 {
         Fixture *fx = fx_new();

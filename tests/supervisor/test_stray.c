@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -165,5 +166,53 @@ Test(look, who_is_left_is_named_however_late_it_is, .timeout = 60)
         cr_expect_eq(sweep_kill(g.fd, clock_now() + 20 * NSEC_PER_SEC, &swept), 0);
         cr_expect_eq(waitid(P_PIDFD, (id_t)pidfd, &(siginfo_t){}, WEXITED), 0);
         (void)close(pidfd);
+        testgroup_done(&g);
+}
+
+static uint64_t start_ns_of(pid_t pid)
+{
+        char path[64], text[1024] = "";
+        unsigned long long ticks = 0;
+        FILE *f;
+
+        snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+        f = fopen(path, "re");
+        cr_assert(f && fread(text, 1, sizeof(text) - 1, f) > 0);
+        fclose(f);
+        cr_assert_eq(sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &ticks), 1);
+        return ticks * (NSEC_PER_SEC / (uint64_t)sysconf(_SC_CLK_TCK));
+}
+
+Test(stray, whoever_was_seen_to_leave_is_taken_for_itself_alone, .timeout = 30)
+{
+        uint64_t tick = NSEC_PER_SEC / (uint64_t)sysconf(_SC_CLK_TCK);
+        TestGroup g = testgroup_make();
+        Family f = family_new();
+        uint64_t start = start_ns_of(f.child);
+        char place[300], pid[32];
+        siginfo_t si;
+        Stray stray;
+
+        cr_assert_eq(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+        snprintf(place, sizeof(place), "/%s", g.name);
+        cr_assert(stray_take(f.child, start + tick - 1, place, &stray), "it began within that tick of the clock");
+        cr_expect_eq(stray.pid, f.child);
+        cr_expect_neq(stray.to[0], '\0');
+        cr_expect_eq(syscall(SYS_pidfd_send_signal, stray.pidfd, 0, NULL, 0), 0);
+        stray.pidfd = fd_close(stray.pidfd);
+        cr_expect(!stray_take(f.child, start + tick, place, &stray), "another one, which began later");
+        cr_expect(!stray_take(f.child, start - 1, place, &stray), "another one, which began earlier");
+
+        snprintf(pid, sizeof(pid), "%d", (int)f.child);
+        cr_assert_eq(cgroup_write(g.fd, "cgroup.procs", pid), 0);
+        cr_expect(!stray_take(f.child, start, place, &stray), "it is where it belongs");
+
+        start = start_ns_of(f.parent);
+        kill(f.parent, SIGKILL);
+        cr_assert_eq(waitid(P_PID, (id_t)f.parent, &si, WEXITED | WNOWAIT), 0);
+        cr_expect(!stray_take(f.parent, start, place, &stray), "a zombie");
+        family_end(&f);
+        cr_expect(!stray_take(f.parent, start, place, &stray), "nobody");
+        cr_assert_eq(waitpid(f.child, NULL, 0), f.child, "an orphan, and ours");
         testgroup_done(&g);
 }
