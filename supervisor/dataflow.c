@@ -102,10 +102,13 @@ bool dataflow_has_frozen(const Dataflow *dataflow)
 
 void dataflow_escape_event(Dataflow *dataflow, const Node *node, int32_t pid, const char *comm, const char *from, const char *to, int signo)
 {
+        const char *fate = signo == SIGKILL             ? "was killed there"
+                         : signo == KEEPER_ESCAPED_ALONE ? "is left alone: its node may place others elsewhere"
+                         : signo == KEEPER_ESCAPED_GONE  ? "has ended or come back since"
+                                                         : "is killed with it";
         char text[512];
 
-        (void)snprintf(text, sizeof(text), "process %d (%s) has left the cgroup of its node for %.300s, and %s", pid, comm, to,
-                signo == SIGKILL ? "was killed there" : "is killed with it");
+        (void)snprintf(text, sizeof(text), "process %d (%s) has left the cgroup of its node for %.300s, and %s", pid, comm, to[0] ? to : "another", fate);
         dataflow_emit(dataflow, json_pack("{ss ss si ss ss ss ss}", "type", "escape-attempt", "node", node->plan->id, "pid", (int)pid,
                 "comm", comm, "from", from, "to", to, "text", text));
         if (!supervisor_is_private(dataflow->supervisor))

@@ -235,7 +235,7 @@ void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const N
 void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text); /* "stuck", "resumed" */
 void dataflow_freezer_event(Dataflow *dataflow, const Node *node, bool frozen); /* "frozen", "thawed"; @node NULL: all of it */
 bool dataflow_has_frozen(const Dataflow *dataflow); /* some node stands still */
-/* A process has left the cgroup of its node for another; @signo: what it was sent for that, 0: it is killed with the node. */
+/* A process has left the cgroup of its node for another; @signo: what it was sent for that, 0: it is killed with the node; or KEEPER_ESCAPED_*. */
 void dataflow_escape_event(Dataflow *dataflow, const Node *node, int32_t pid, const char *comm, const char *from, const char *to, int signo);
 void dataflow_on_begun(Dataflow *dataflow, uint32_t controllers, const char *missing, const char *refused); /* as in BEGUN */
 void dataflow_kick(Dataflow *dataflow); /* look again, from the loop, whether something follows */
@@ -263,6 +263,8 @@ void keeper_order_kill(Node *node, nsec_t until);
 int keeper_order_limit(Dataflow *dataflow, const Node *node, const char *limits); /* @node NULL: the dataflow's own; 0 or a negative errno */
 int keeper_order_freeze(Dataflow *dataflow, const Node *node, bool frozen, nsec_t until); /* likewise */
 void keeper_order_look(Node *node);
+/* keeper_order_astray() - that process of it is elsewhere: tell of it, and end it unless it is to be left @alone. 0 or a negative errno: it cannot be told. */
+int keeper_order_astray(Node *node, uint64_t generation, int32_t pid, uint64_t start_ns, bool alone, const char *comm, const char *to);
 void keeper_order_reap(Node *node);
 void keeper_order_end(Dataflow *dataflow, nsec_t deadline, bool stay); /* stay: with those who would not die */
 int keeper_order_stream(Dataflow *dataflow, int fd); /* lines of nodes go to @fd from now on; 0 or a negative errno */

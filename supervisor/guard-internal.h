@@ -24,6 +24,7 @@
 #define GUARD_BACKOFF_MAX  (5 * NSEC_PER_SEC)
 #define GUARD_BACKOFF_CALM (10 * NSEC_PER_SEC)
 #define GUARD_LINGER_SPAN (4 * NSEC_PER_SEC) /* what a supervisor gets to leave once its instance was enforced; it may be stopped or wedged */
+#define GUARD_WITNESS_SPAN (200 * NSEC_PER_MSEC) /* what the witness gets to be gone, last of all */
 #define GUARD_REAP_SPAN (2 * NSEC_PER_SEC) /* what keepers get to flush and leave in order before they are killed */
 
 typedef struct Guard Guard;
@@ -177,6 +178,9 @@ struct Guard {
         bool client_gone;
         bool keepers_killed;
 
+        GuardProcess witness; /* what the supervisor had started last (guard-witness.c) */
+        bool witness_late;    /* it was killed, and waited for long enough */
+
         GuardProcess supervisor;
         int supervisor_fd;
         Source supervisor_source;
@@ -233,6 +237,10 @@ int guard_open_instance_files(Guard *guard);
 void guard_reexec_order(Guard *guard); /* SIGUSR2 */
 bool guard_reexec_on_exit(Guard *guard, const siginfo_t *si); /* false: it was not the one that was asked */
 
+/* guard-witness.c: who sees nodes leave their cgroups; the supervisor's, and nobody's loss. */
+void guard_witness_start(Guard *guard); /* answers WITNESS or WITNESS_FAILED */
+bool guard_witness_on_exit(Guard *guard, const siginfo_t *si); /* false: it was not it */
+
 /* guard-children.c */
 void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd);
 void guard_set_child_end(Guard *guard, const struct guard_record *record, int32_t code, int32_t status);
@@ -276,6 +284,7 @@ void guard_said(const GuardOptions *options, char ret[8]);
 /* guard-fork.c: our processes. They return the pid's pidfd in @ret; 0 or a negative errno. */
 int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret);
 int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, int listen_fd, GuardProcess *ret);
+int guard_fork_witness(Guard *guard, int socket_fd, uint64_t cgroup_id, GuardProcess *ret);
 
 /* guard.c: an escrow's time has come, and there was nobody to end. The supervisor knows, unless its keeper does not tell it. */
 void guard_tell_kept(Guard *guard, uint32_t slot);

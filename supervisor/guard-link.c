@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "supervisor/packet.h"
 #include "supervisor/supervisor.h"
+#include "supervisor/witness.h"
 
 #define GUARD_RECORDS_PER_TURN 64
 #define GUARD_QUEUE_MAX        65536 /* records; the start of the largest dataflow stores three a node */
@@ -124,6 +125,11 @@ void guard_fork_keeper_order(Supervisor *supervisor, uint32_t slot)
         guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_FORK_KEEPER, .slot = slot});
 }
 
+void guard_fork_witness_order(Supervisor *supervisor)
+{
+        guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_FORK_WITNESS});
+}
+
 void guard_kill_keeper_order(Supervisor *supervisor, uint32_t slot)
 {
         guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_KILL_KEEPER, .slot = slot});
@@ -178,6 +184,10 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 adopt_slot(supervisor, record, fds, n_fds);
         else if (record->type == GUARD_MSG_STORE_END)
                 adopt_store_end(supervisor);
+        else if (record->type == GUARD_MSG_WITNESS)
+                witness_on_started(supervisor, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
+        else if (record->type == GUARD_MSG_WITNESS_FAILED)
+                witness_on_failed(supervisor, record->error);
         else if (record->type == GUARD_MSG_DUMP)
                 supervisor_dump(supervisor);
         else if (record->type == GUARD_MSG_ENFORCING && record->slot == GUARD_SLOT_INSTANCE)
@@ -262,5 +272,7 @@ int guard_link_open(Supervisor *supervisor, int take_fd)
         if (r)
                 return error_fold(r);
         guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_HELLO});
+        if (supervisor->n_dataflows > 0) /* to be adopted */
+                witness_want(supervisor);
         return 0;
 }

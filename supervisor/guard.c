@@ -259,6 +259,9 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
                         guard_tell_supervisor(guard,
                                 (struct guard_record){.type = GUARD_MSG_KEEPER_FAILED, .slot = record->slot, .error = errno});
                 break;
+        case GUARD_MSG_FORK_WITNESS:
+                guard_witness_start(guard);
+                break;
         case GUARD_MSG_ESCROW:
                 guard_on_escrow(guard, record, guard->supervisor_fd);
                 break;
@@ -401,7 +404,7 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
                 guard_config_on_reader_exit(guard);
                 return;
         }
-        if (guard_reexec_on_exit(guard, si))
+        if (guard_reexec_on_exit(guard, si) || guard_witness_on_exit(guard, si))
                 return;
         if (si->si_pid == guard->supervisor.pid) {
                 on_supervisor_exit(guard, si);
@@ -443,6 +446,8 @@ static void reap_own(Guard *guard)
 {
         if (guard->supervisor.pid > 0)
                 (void)reap_one(guard, P_PID, guard->supervisor.pid);
+        if (guard->witness.pid > 0)
+                (void)reap_one(guard, P_PID, guard->witness.pid);
         for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++)
                 if (guard->enforcers[i].process.pid > 0)
                         (void)reap_one(guard, P_PID, guard->enforcers[i].process.pid);
@@ -537,6 +542,17 @@ static int guard_clean(Guard *guard)
         return guard_enforce(&slot->escrow, true);
 }
 
+/* It was killed when the keepers were to leave; in an unkillable sleep it must not hold us. */
+static int on_witness_late(Timer *timer, nsec_t now)
+{
+        Guard *guard = container_of(timer, Guard, phase_timer);
+
+        (void)now;
+        guard->witness_late = true;
+        guard_advance(guard);
+        return 0;
+}
+
 /* One state at a time, each left once what it waits for has happened. Called after every exit. */
 static void guard_advance(Guard *guard)
 {
@@ -544,6 +560,7 @@ static void guard_advance(Guard *guard)
                 guard->state = GUARD_ENDING;
         if (guard->state == GUARD_ENDING && (guard->bye || guard_has_ended(guard))) {
                 guard->state = GUARD_REAPING;
+                guard_process_kill(&guard->witness);
                 timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_REAP_SPAN), on_keepers_late);
         }
         if (guard->state == GUARD_REAPING && !guard_has_keepers(guard)) {
@@ -553,8 +570,12 @@ static void guard_advance(Guard *guard)
                         loop_exit(&guard->loop, 3);
                 return;
         }
-        if (guard->state == GUARD_CLEANING && !guard_enforcing(guard))
-                loop_exit(&guard->loop, guard->n_left > 0 ? 3 : 0);
+        if (guard->state == GUARD_CLEANING && !guard_enforcing(guard)) {
+                if (guard->witness.pid == 0 || guard->witness_late)
+                        loop_exit(&guard->loop, guard->n_left > 0 ? 3 : 0);
+                else if (!guard->phase_timer.loop)
+                        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_WITNESS_SPAN), on_witness_late);
+        }
 }
 
 /* ---- set-up */
@@ -566,6 +587,7 @@ static void guard_init(Guard *guard, const GuardOptions *options)
         guard->instance.base_fd = guard->instance.dir_fd = -1;
         guard->scope.dir_fd = guard->scope.holder_fd = -1;
         guard->signal_fd = guard->supervisor_fd = guard->notify_fd = -1;
+        guard->witness.pidfd = -1;
         guard->client_fd = options->client_fd;
         guard->client_pidfd = options->client_pidfd;
         for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++)

@@ -248,6 +248,16 @@ void keeper_order_look(Node *node)
         (void)keeper_send(node->dataflow, &msg, NULL, 0); /* the verdict falls without it, with less to tell */
 }
 
+int keeper_order_astray(Node *node, uint64_t generation, int32_t pid, uint64_t start_ns, bool alone, const char *comm, const char *to)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_ASTRAY,
+                .node = node->index,
+                .generation = generation,
+                .astray = {.pid = pid, .start_ns = start_ns, .alone = alone, .comm = comm, .to = to}};
+
+        return keeper_send(node->dataflow, &msg, NULL, 0);
+}
+
 void keeper_order_reap(Node *node)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_REAP, .node = node->index, .generation = node->generation};
@@ -405,7 +415,7 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 resources_told_refused(node, msg->refused.text, false);
                 break;
         case KEEPER_MSG_ESCAPED:
-                node->strayed = true;
+                node->strayed = node->strayed || msg->escaped.signo >= 0;
                 on_escaped(node, msg);
                 break;
         default:

@@ -17,6 +17,7 @@
 #include "supervisor/named.h"
 #include "supervisor/server.h"
 #include "supervisor/status.h"
+#include "supervisor/witness.h"
 
 #define SUPERVISOR_END_SLACK       (3 * NSEC_PER_SEC) /* from the last dataflow's kill: verdicts, logs, directories */
 #define SUPERVISOR_LAST_WORDS_SPAN NSEC_PER_SEC /* what the client gets to read the result */
@@ -39,6 +40,7 @@ int supervisor_start(Supervisor *supervisor, Plan *plan, const DataflowOptions *
         supervisor->slots[slot] = dataflow;
         list_append(&supervisor->dataflows, &dataflow->link);
         supervisor->n_dataflows++;
+        witness_want(supervisor);
         *ret = dataflow;
         return 0;
 }
@@ -323,6 +325,7 @@ int supervisor_main(const SupervisorOptions *options)
         for (unsigned i = 0; i < SUPERVISOR_MAX_CONTROLS; i++)
                 (void)private_free(supervisor.privates[i]);
         supervisor.named = named_free(supervisor.named);
+        supervisor.witness = witness_free(supervisor.witness);
         loop_set_pulse(&supervisor.loop, NULL);
         if (supervisor.status && supervisor.ending)
                 status_set_state(supervisor.status, STATUS_ENDED);

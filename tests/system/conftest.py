@@ -124,6 +124,8 @@ def node_environment(build, python):
         "TIDEGATE_PYTHON": python,
         "TIDEGATE_BUILD": str(build),
         "NO_COLOR": "1",
+        # Loading a kernel probe takes 40 ms of a processor, at each start of a daemon: only where a test is about it.
+        "TIDEGATE_PROBES": os.environ.get("TIDEGATE_PROBES", "off"),
     }
 
 

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who leaves the cgroup of its node is seen by the kernel at that moment, told and ended: by a witness that nothing depends on."""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import time
+
+import pytest
+from conftest import eventually
+from daemon import program
+from lives import arguments_of, children_of, status_field
+from test_escape import escapes, hierarchy_path, start, while_it_runs
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(not os.path.exists("/sys/kernel/btf/vmlinux"), reason="this kernel has no type information (BTF)"),
+]
+
+SEES = "is seen by the kernel"
+
+
+def witnesses(daemon):
+    return [p for p in children_of(daemon.process.pid) if "tidegate-witness" in arguments_of(p)[:1]]
+
+
+def keeper_of(daemon, name):
+    """The keeper whose dataflow's nodes are its children."""
+    pids = {node["pid"] for node in daemon.status(name)["nodes"]}
+    return next(p for p in children_of(daemon.process.pid) if "--role=keeper" in arguments_of(p) and pids & set(children_of(p)))
+
+
+@pytest.fixture
+def watched(build, start_daemon, tmp_path):
+    """A daemon with a node that does nothing, and a witness whose probe is loaded."""
+    if not (build / "bin/tidegate-witness").exists():
+        pytest.skip("built without kernel probes")
+    daemon = start_daemon(env={"TIDEGATE_PROBES": "on"})
+    start(daemon, program("still", "exec sleep 1000"), name="quiet", wait="running", grace_ms=300)
+    assert eventually(lambda: SEES in daemon.output() or "is looked for, not seen" in daemon.output(), 20), daemon.output()
+    assert SEES in daemon.output(), daemon.output()
+    return daemon
+
+
+def leaver(home, script, id="a", **keys):
+    return program(id, script.replace("$OUT", f"{home}/cgroup.procs"), cgroup_writable=True, **keys)
+
+
+def members(home):
+    return [int(p) for p in (home / "cgroup.procs").read_text().split()]
+
+
+# Waits for a line in $GO (a FIFO): nothing happens before the test says so.
+def at(path):
+    return f"read _ < {path}"
+
+
+@pytest.fixture
+def go(tmp_path):
+    path = tmp_path / "go"
+    os.mkfifo(path)
+    yield path
+    os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+
+
+def say(path):
+    path.write_text("go\n")
+
+
+def test_whoever_leaves_is_told_and_ended_at_that_moment_with_its_own_session_and_no_parent(watched, home, go):
+    # First it makes itself nobody's: no look through /proc can know it any more.
+    orphan = f"setsid sh -c 'sh -c \"{at(go)}; echo \\$\\$ > $OUT; exec sleep 1000\" & exit 0'"
+    start(watched, leaver(home, f"{orphan}; exec sleep 1000"), wait="running", grace_ms=300)
+    took = []
+
+    def act():
+        say(go)
+        begin = time.monotonic()
+        assert eventually(lambda: re.search(r"ESCAPE: .* was killed there", watched.output()), 5), watched.output()
+        assert eventually(lambda: not members(home), 5), "it is ended while its dataflow runs"
+        took.append(time.monotonic() - begin)
+
+    events = while_it_runs(watched, 5, act, escapes)
+    event, flow = escapes(events)[0], watched.status("flow")
+    assert (event["node"], event["from"], event["to"]) == ("a", f"{flow['uuid']}/a.1", hierarchy_path(home)), event
+    assert event["comm"] in ("sh", "sleep") and event["text"].endswith("and was killed there")
+    assert not os.path.exists(f"/proc/{event['pid']}") or status_field(event["pid"], "State").startswith("Z")
+    assert took[0] < 1, f"{took[0]:.3f} s"
+    assert flow["nodes"][0]["state"] == "running", "its node runs on"
+    assert len(escapes(events)) == 1
+
+
+def test_whom_it_forked_before_anybody_could_act_is_found_and_ended_too(watched, home, go, tmp_path):
+    # Out, and then a child that shares nothing with it any more, while its keeper stands still.
+    (tmp_path / "out").write_text(f"""{at(go)}
+echo $$ > {home}/cgroup.procs
+setsid sh -c 'sh -c "echo \\$\\$ > {tmp_path}/pid; exec sleep 1000" & exit 0'
+exit 0
+""")
+    start(watched, leaver(home, f"sh {tmp_path}/out & exec sleep 1000"), wait="running", grace_ms=300)
+    stopped = keeper_of(watched, "flow")
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        say(go)
+        assert eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"), 5)
+        pid = int((tmp_path / "pid").read_text())
+        assert eventually(lambda: members(home) == [pid], 5), "whoever left is gone, and its child is nobody's"
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert eventually(lambda: not members(home), 5), watched.output()
+    assert f"process {pid} (" in watched.output()
+    assert watched.status("flow")["nodes"][0]["state"] == "running"
+
+
+def test_what_a_node_that_manages_cgroups_places_elsewhere_is_told_and_left_alone(watched, home, go, tmp_path):
+    script = f"sleep 1000 & {at(go)}; echo $! > $OUT; wait"
+    start(watched, leaver(home, script), wait="running", grace_ms=300)
+    events = while_it_runs(watched, 5, lambda: say(go), escapes)
+    event = escapes(events)[0]
+    assert event["text"].endswith("is left alone: its node may place others elsewhere"), event
+    assert members(home) == [event["pid"]]
+    # A look for others finds it, and it is left alone again: another node that leaves makes one.
+    start(watched, leaver(home, "sh -c 'echo $$ > $OUT; exec sleep 1000' & exec sleep 1000", id="b"), name="other", wait="running", grace_ms=300)
+    assert eventually(lambda: "ESCAPE: node b of other" in watched.output(), 5)
+    assert eventually(lambda: members(home) == [event["pid"]], 5)
+
+
+def test_the_witness_may_do_nothing(watched):
+    (pid,) = witnesses(watched)
+    assert status_field(pid, "Uid").split() == ["65534"] * 4 and status_field(pid, "Gid").split() == ["65534"] * 4
+    assert [int(status_field(pid, name), 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [0] * 4
+    assert status_field(pid, "NoNewPrivs") == "1" and status_field(pid, "Groups").split() == []
+    limits = pathlib.Path(f"/proc/{pid}/limits").read_text()
+    assert re.search(r"Max processes +0 +0 ", limits) and re.search(r"Max file size +0 +0 ", limits)
+    names = {os.readlink(fd) for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir()}
+    assert not [name for name in names if not name.startswith(("/dev/null", "socket:", "anon_inode:"))], names
+
+
+def test_a_witness_that_is_killed_is_missed_by_nobody_and_another_one_comes(watched, home, go):
+    (pid,) = witnesses(watched)
+    os.kill(pid, signal.SIGKILL)
+    assert eventually(lambda: f"the witness (pid {pid}) is gone; another one in 1 s" in watched.output(), 5), watched.output()
+    # Looking finds what looking can: the first process, when its cgroup is empty.
+    events = while_it_runs(
+        watched, 5, lambda: start(watched, leaver(home, "echo $$ > $OUT; exec sleep 1000"), name="looked", wait="running", grace_ms=300), escapes)
+    assert escapes(events)[0]["text"].endswith("and is killed with it")
+    assert eventually(lambda: watched.output().count(SEES) == 2, 10), watched.output()
+    start(watched, leaver(home, f"sh -c '{at(go)}; echo $$ > $OUT; exec sleep 1000' & exec sleep 1000"), wait="running", grace_ms=300)
+    events = while_it_runs(watched, 5, lambda: say(go), lambda events: [e for e in escapes(events) if e["text"].endswith("was killed there")])
+    assert escapes(events), watched.output()
+    assert watched.status("quiet")["nodes"][0]["state"] == "running" and watched.status("quiet")["nodes"][0]["generation"] == 1
+
+
+def test_the_next_supervisor_has_a_witness_of_its_own(watched, home, go):
+    (before,) = witnesses(watched)
+    start(watched, leaver(home, f"sh -c '{at(go)}; echo $$ > $OUT; exec sleep 1000' & exec sleep 1000"), wait="running", grace_ms=300)
+    os.kill(watched.supervisor(), signal.SIGKILL)
+    assert eventually(lambda: watched.output().count(SEES) == 2, 10), watched.output()
+    assert eventually(lambda: len(witnesses(watched)) == 1 and before not in witnesses(watched), 5)
+    say(go)
+    # It was born before this witness was there.
+    assert eventually(lambda: re.search(r"ESCAPE: node a of flow: .* was killed there", watched.output()), 5), watched.output()
+
+
+def test_a_daemon_without_the_program_says_so_and_looks(build, start_daemon, tmp_path, tidegate):
+    alone = tmp_path / "bin"
+    alone.mkdir()
+    shutil.copy(build / "bin/tidegated", alone)
+    daemon = start_daemon(env={"TIDEGATE_PROBES": "on"}, prefix=("sh", "-c", f'shift; exec {alone}/tidegated "$@"', "sh"))
+    start(daemon, program("still", "exec sleep 1000"), wait="running", grace_ms=300)
+    assert eventually(lambda: "looked for, not seen: there is no tidegate-witness beside tidegated" in daemon.output(), 5), daemon.output()
+
+
+def test_without_the_privilege_it_says_so_and_looks(start_daemon):
+    daemon = start_daemon(env={"TIDEGATE_PROBES": "on"}, prefix=("setpriv", "--bounding-set", "-bpf,-perfmon,-sys_admin"))
+    start(daemon, program("still", "exec sleep 1000"), wait="running", grace_ms=300)
+    assert eventually(lambda: "looked for, not seen: load: no privilege for BPF" in daemon.output(), 10), daemon.output()
+    assert witnesses(daemon) == []
+
+
+def test_none_is_started_when_it_is_turned_off(start_daemon):
+    daemon = start_daemon(env={"TIDEGATE_PROBES": "off"})
+    start(daemon, program("still", "exec sleep 1000"), wait="running", grace_ms=300)
+    assert witnesses(daemon) == [] and SEES not in daemon.output() and "not seen" not in daemon.output()
