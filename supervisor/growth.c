@@ -277,7 +277,7 @@ void growth_on_read(Node *consumer)
 {
         for (uint32_t i = 0; i < consumer->n_links; i++) {
                 const Link *link = consumer->links[i];
-                Growth *growth = link->target == consumer ? link->source->outputs[link->output].growth : NULL;
+                Growth *growth = link->target == consumer && link->source->outputs ? link->source->outputs[link->output].growth : NULL; /* no outputs: its dataflow is being freed */
 
                 if (growth && under_way(growth) && growth->segment[growth->n_segments].told)
                         advance(growth, growth->n_segments);
