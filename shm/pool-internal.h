@@ -38,6 +38,7 @@ typedef struct Pool {
         uint32_t n_chunks;
         uint32_t *queue; /* ids of PUBLISHED chunks in message order: a circle of n_chunks entries */
         uint32_t queue_first, n_queue;
+        uint64_t queue_bytes; /* of all chunks in the queue */
         PoolBucket bucket[POOL_MAX_CLASSES * POOL_MAX_SEGMENTS]; /* ascending by chunk_size */
         uint32_t n_buckets;
         uint8_t *segment[POOL_MAX_SEGMENTS];

@@ -241,6 +241,7 @@ void pool_enqueue(Pool *pool, uint32_t id, uint64_t message)
         pool->bucket[c->bucket].n_busy++;
         pool->queue[at < pool->n_chunks ? at : at - pool->n_chunks] = id; /* at most n_chunks are published */
         pool->n_queue++;
+        pool->queue_bytes += pool_chunk_size(pool, id);
 }
 
 uint32_t pool_front(const Pool *pool)
@@ -251,6 +252,7 @@ uint32_t pool_front(const Pool *pool)
 void pool_pop_front(Pool *pool)
 {
         assert(pool->n_queue);
+        pool->queue_bytes -= pool_chunk_size(pool, pool_front(pool));
         pool->queue_first = pool->queue_first + 1 < pool->n_chunks ? pool->queue_first + 1 : 0;
         pool->n_queue--;
 }

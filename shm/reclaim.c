@@ -17,6 +17,13 @@
 
 #define PRESSURE_STEPS 4 /* chunks asked for one by one before every window is given up */
 
+/*
+ * So much is published before it is looked, also while there are free chunks, which of it can be written again. Memory that was
+ * just read is in the caches, and memory that was never written costs its pages first: 4 MB are copied in a third of the time when
+ * two chunks take turns and not sixteen. Small messages pay for one look at the claims in thousands.
+ */
+#define COOL_BYTES (UINT64_C(4) << 20)
+
 static void hold_drop(RingWriter *w, Link *link, unsigned k)
 {
         uint32_t id = link->held_chunk[k];
@@ -182,8 +189,14 @@ int reclaim_look(RingWriter *w, uint64_t size_bytes, bool may_press, RingBlock *
 
         if (bucket == w->pool.n_buckets)
                 return POOL_E_TOO_LARGE;
-        if (pool_has_free(&w->pool, bucket, false))
+        if (pool_has_free(&w->pool, bucket, false)) {
+                if (w->pool.queue_bytes < w->cool_bytes + COOL_BYTES)
+                        return 0;
+                floor_targets(w, &window, &limit);
+                reclaim_to(w, window);
+                w->cool_bytes = w->pool.queue_bytes; /* is still to be read */
                 return 0;
+        }
 
         w->reclaims++;
         writer_publish_head(w); /* chunks of messages nobody can see yet would wait for themselves */
@@ -191,6 +204,7 @@ int reclaim_look(RingWriter *w, uint64_t size_bytes, bool may_press, RingBlock *
         reclaim_to(w, window);
         if (!pool_has_free(&w->pool, bucket, true) && may_press)
                 press(w, bucket, limit);
+        w->cool_bytes = w->pool.queue_bytes;
         store_relaxed(&w->shared->reclaims, w->reclaims); /* counters: for status only */
         store_relaxed(&w->shared->pressure, w->pressure);
         store_relaxed(&w->shared->over_quota, w->over_quota);

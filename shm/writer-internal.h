@@ -43,6 +43,7 @@ struct RingWriter {
                 refused;
 
         Pool pool;
+        uint64_t cool_bytes; /* published when chunks were last looked for, and not free then */
         Link *link;
         uint32_t n_links, max_links;
         FreshClaim *fresh; /* max_links * CURSOR_N_CLAIMS */

@@ -127,7 +127,8 @@ bool ring_writer_has_stopped(const RingWriter *w, uint32_t link);
  * @ret_chunk:  set on success; in the caller's hands until published or given back
  * @ret_block:  set with POOL_E_HELD; may be NULL
  *
- * Takes a free chunk of the smallest class that fits; else reclaims by floor and claims; else takes a larger chunk;
+ * Takes a free chunk of the smallest class that fits, the last one that became free; reclaims by floor and claims when there is none, and
+ * after each 4 MiB, so that memory that is warm is written again before memory that is not; else takes a larger chunk;
  * else moves the floor past drop_oldest windows (their readers count reason "pool"), never past a backpressure tail.
  *
  * Return: 0, POOL_E_TOO_LARGE, POOL_E_FULL, POOL_E_HELD.

@@ -169,6 +169,65 @@ Test(floor, moves_only_when_an_allocation_finds_nothing_free)
         fixture_close(&fx);
 }
 
+/* Distinct chunks of a megabyte that n messages are written to; each is read and released before the next. */
+static unsigned chunks_in_turn(Fixture *fx, unsigned n)
+{
+        const uint8_t *seen[32];
+        unsigned n_seen = 0;
+        RingMessage msg;
+
+        for (uint64_t i = 0; i < n; i++) {
+                unsigned k = 0;
+
+                must(fx_send_pooled(fx, i, 1 << 20));
+                cr_assert_eq(fx_take(fx, 0, &msg), i);
+                while (k < n_seen && seen[k] != msg.payload)
+                        k++;
+                if (k == n_seen)
+                        seen[n_seen++] = msg.payload;
+                ring_reader_release(&fx->r[0], msg.claim);
+        }
+        return n_seen;
+}
+
+Test(floor, also_moves_after_four_mebibytes_so_that_warm_chunks_are_written_again)
+{
+        const PoolClass class = {1 << 20, 16};
+        Fixture fx;
+
+        fixture_ring(&fx, 64);
+        fixture_pool(&fx, &class, 1);
+        fixture_link(&fx, 10, RING_BACKPRESSURE);
+        cr_assert_eq(chunks_in_turn(&fx, 32), 4, "and twelve were never touched");
+        fixture_close(&fx);
+}
+
+Test(floor, that_moves_early_passes_nothing_that_is_still_to_be_read)
+{
+        const PoolClass class = {1 << 20, 16};
+        RingMessage held, msg;
+        Fixture fx;
+
+        fixture_ring(&fx, 64);
+        fixture_pool(&fx, &class, 1);
+        fixture_link(&fx, 14, RING_BACKPRESSURE);
+        fixture_link(&fx, 12, RING_DROP_OLDEST);
+        must(fx_send_pooled(&fx, 0, 1 << 20));
+        cr_assert_eq(fx_take(&fx, 0, &held), 0, "and is kept");
+        cr_assert_eq(fx_take(&fx, 1, &msg), 0);
+        ring_reader_release(&fx.r[1], msg.claim);
+        for (uint64_t i = 1; i < 13; i++)
+                must(fx_send_pooled(&fx, i, 1 << 20));
+        for (unsigned reader = 0; reader < 2; reader++)
+                for (uint64_t i = 1; i < 13; i++) {
+                        cr_assert_eq(fx_take(&fx, reader, &msg), i);
+                        cr_assert(intact(&msg, i, 1 << 20));
+                        ring_reader_release(&fx.r[reader], msg.claim);
+                }
+        cr_assert(intact(&held, 0, 1 << 20));
+        fixture_close(&fx);
+}
+
 Test(floor, never_passes_a_backpressure_tail)
 {
         const PoolClass class = {64, 3};
