@@ -12,6 +12,7 @@ from transports import TRANSPORTS, Failed, Session
 
 SIZES = (64, 4096, 1 << 20, 4 << 20)
 GAP_US = 1000
+TRIES = 2  # of a peer that failed, with one size
 
 
 def queue_of(size):
@@ -34,24 +35,27 @@ class Run:
         self.tools = Tools(self.spec["root"], self.spec["build"], fetch=False, top=self.spec["tools"])
         self.progress = open(place.work / "progress", "a")
         self.samples = []
-        self.failed = {}  # (peer, size): why; not tried again
+        self.failed = {}  # (peer, size): why, each time
         self.began = time.monotonic()
 
     def attempt(self, cls, size, number, body):
         """Samples of one session; what went wrong instead."""
-        if (cls.name, size) in self.failed:
+        whys = self.failed.setdefault((cls.name, size), [])
+        if len(whys) == TRIES:
             return
+        why = None
         try:
             with Session(cls, self.place, self.tools) as session:
                 for line in body(session).splitlines():
                     self.samples.append({"peer": cls.name, "size": size, "round": number, **json.loads(line)})
         except Failed as e:
-            self.failed[cls.name, size] = str(e)
+            why = str(e)
         except (OSError, ValueError) as e:
             traceback.print_exc()
-            self.failed[cls.name, size] = f"{type(e).__name__}: {e}"
-        if (cls.name, size) in self.failed:
-            self.say(f"{cls.name}, {size} bytes: {self.failed[cls.name, size]}")
+            why = f"{type(e).__name__}: {e}"
+        if why:
+            whys.append(why)
+            self.say(f"{cls.name}, {size}: {why}")
 
     def say(self, text):
         self.progress.write(f"{time.monotonic() - self.began:4.0f} s: {text}\n")
@@ -69,7 +73,7 @@ class Run:
                     if cls.name in wanted and pattern in self.spec["patterns"]:
                         self.attempt(cls, pattern, number, lambda t, pattern=pattern: t.session(pattern))
             self.say(f"round {number + 1} of {self.spec['rounds']} is done")
-        failed = [{"peer": peer, "size": size, "why": why} for (peer, size), why in self.failed.items()]
+        failed = [{"peer": peer, "size": size, "why": why} for (peer, size), whys in self.failed.items() for why in whys]
         return {"samples": self.samples, "failed": failed}
 
 

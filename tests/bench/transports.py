@@ -67,14 +67,17 @@ class Transport:
     def environment(self):
         return {}
 
-    def child(self, *argv):
-        log = open(self.folder / "log", "ab")
-        with log:
+    def child(self, *argv, log="log"):
+        with open(self.folder / log, "ab") as log:
             process = subprocess.Popen(
                 list(map(str, argv)), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env={**os.environ, **self.environment()},
             )  # fmt: skip
         self.children.append(process)
         return process
+
+    def daemon(self, *argv):
+        """What the two sides need beside them. Its output is its own."""
+        return self.child(*argv, log="daemon.log")
 
     def until(self, condition, process):
         deadline = time.monotonic() + PATIENCE
@@ -85,9 +88,11 @@ class Transport:
 
     def last_words(self):
         with contextlib.suppress(OSError):
-            lines = [line for line in (self.folder / "log").read_text(errors="replace").splitlines() if line.strip()]
-            if lines:
-                return ": " + re.sub(r"\x1b\[[0-9;]*m", "", lines[-1])[:200]
+            for name in ("log", "daemon.log"):
+                text = re.sub(r"\x1b\[[0-9;]*m", "", (self.folder / name).read_text(errors="replace"))
+                lines = [line for line in text.splitlines() if re.search(r"\w", line)]
+                if lines:
+                    return ": " + next((line for line in reversed(lines) if re.search("side [01]: |[Ee]rror|[Ff]atal", line)), lines[-1])[:200]
         return ""
 
     def wait(self, process, seconds):
@@ -182,8 +187,8 @@ class Iceoryx(Transport):
         text = "[general]\nversion = 1\n\n[[segment]]\n"
         text += "".join(f"\n[[segment.mempool]]\nsize = {size}\ncount = {count}\n" for size, count in sorted(pools))
         (self.folder / "roudi.toml").write_text(text)
-        roudi = self.child("iox-roudi", "-c", self.folder / "roudi.toml")
-        self.until(lambda: "ready" in (self.folder / "log").read_text(errors="replace"), roudi)
+        roudi = self.daemon("iox-roudi", "-c", self.folder / "roudi.toml")
+        self.until(lambda: "ready" in (self.folder / "daemon.log").read_text(errors="replace"), roudi)
 
 
 class IceoryxWaitset(Iceoryx):

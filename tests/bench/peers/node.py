@@ -91,11 +91,13 @@ def line(name, size, samples, expected):
 
 
 def sink(node, result):
+    """Until the last size is through, or the dataflow is stopped: then with what there is."""
     latencies = {size: [] for size in SIZES}
-    arrivals = []
-    lines = []
+    arrivals = {size: [] for size in SIZES}
     for event in node:
         now = time.monotonic_ns()
+        if event["type"] == "STOP":
+            break
         if event["type"] != "INPUT":
             continue
         array = contents(event)
@@ -105,22 +107,14 @@ def sink(node, result):
         if event["id"] == "latency":
             latencies[size].append(now - event["metadata"]["sent"])
         elif size != 1:
-            arrivals.append((now, size))
-        else:
-            sizes = {size for _, size in arrivals}
-            assert len(sizes) <= 1, "two sizes at once"
-            span = arrivals[-1][0] - arrivals[0][0] if len(arrivals) > 1 else 0
-            size = SIZES[len(lines)]
-            lines.append({
-                "step": "burst", "size": size, "n": len(arrivals), "missing": COUNT - len(arrivals),
-                "per_s": len(arrivals) * 1e9 / span if span else 0,
-            })  # fmt: skip
-            arrivals = []
-            if len(lines) == len(SIZES):
-                break
-    for size, samples in latencies.items():
-        if samples:
-            lines.append(line("apart", size, samples, COUNT))
+            arrivals[size].append(now)
+        elif arrivals[SIZES[-1]]:
+            break
+    lines = [line("apart", size, samples, COUNT) for size, samples in latencies.items() if samples]
+    for size, times in arrivals.items():
+        if len(times) > 1 and times[-1] > times[0]:
+            rate = len(times) * 1e9 / (times[-1] - times[0])
+            lines.append({"step": "burst", "size": size, "n": len(times), "missing": COUNT - len(times), "per_s": rate})
     finish(result, lines)
 
 
