@@ -63,12 +63,18 @@ static void dataflow_set_state(Dataflow *dataflow, DataflowState state)
 
 void dataflow_node_changed(Node *node, NodeState from, NodeEvent event)
 {
+        json_t *changed;
+
         if (node->state == from)
                 return;
-        dataflow_emit(node->dataflow,
-                json_pack("{ss ss si ss ss ss sI si ss* ss*}", "type", "node", "node", node->plan->id, "line", (int)node->plan->line, "from", node_state_to_string(from),
-                        "to", node_state_to_string(node->state), "event", node_event_to_string(event), "generation",
-                        (json_int_t)node->generation, "pid", (int)node->pid, "error", node->error, "killed_by", node_killed_by(node)));
+        changed = json_pack("{ss ss si ss ss ss sI si ss* ss*}", "type", "node", "node", node->plan->id, "line", (int)node->plan->line, "from", node_state_to_string(from),
+                "to", node_state_to_string(node->state), "event", node_event_to_string(event), "generation",
+                (json_int_t)node->generation, "pid", (int)node->pid, "error", node->error, "killed_by", node_killed_by(node));
+        if (changed && event == NODE_EV_EXITED && node->exit_known_at) {
+                (void)json_object_set_new(changed, "seen_at_us", json_integer((json_int_t)(node->exit_seen_at / NSEC_PER_USEC)));
+                (void)json_object_set_new(changed, "known_at_us", json_integer((json_int_t)(node->exit_known_at / NSEC_PER_USEC)));
+        }
+        dataflow_emit(node->dataflow, changed);
 }
 
 void dataflow_note(Dataflow *dataflow, const char *node, const char *text)

@@ -13,6 +13,7 @@
 #include "base/utf8.h"
 #include "protocol/node_msg.h"
 #include "supervisor/dataflow.h"
+#include "supervisor/priority.h"
 #include "supervisor/server.h"
 #include "supervisor/supervisor.h"
 #include "supervisor/wiring.h"
@@ -290,8 +291,15 @@ void keeper_order_end(Dataflow *dataflow, nsec_t deadline, bool stay)
 
 static int on_leader_exit(Source *source, uint32_t revents)
 {
+        Node *node = container_of(source, Node, pid_source);
+        Dataflow *dataflow = node->dataflow;
+
         (void)revents;
         source_remove(source); /* how it ended comes from its parent, the keeper */
+        if (!node->exit_seen_at)
+                node->exit_seen_at = clock_now();
+        if (!node->exited && dataflow->keeper_fd >= 0 && dataflow->keeper_pid > 0)
+                priority_hurry(dataflow->keeper_pid);
         return 0;
 }
 

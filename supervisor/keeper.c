@@ -677,6 +677,8 @@ static nsec_t next_deadline(const Keeper *k, bool more)
 
 static int keeper_run(Keeper *k)
 {
+        bool hurried = false;
+
         while (k->phase != KEEPER_GONE) {
                 nsec_t now = clock_now();
                 bool more = outputs_drain_last(k);
@@ -692,6 +694,8 @@ static int keeper_run(Keeper *k)
                 r = keeper_loop_turn(&k->loop, next_deadline(k, more));
                 if (r)
                         return r;
+                if (k->persistent)
+                        hurried = priority_turn(hurried);
         }
         return 0;
 }

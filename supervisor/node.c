@@ -267,7 +267,7 @@ static void node_begin_incarnation(Node *node)
         node->spawned = node->captured = node->connected = node->mapped = node->started = false;
         node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = false;
         node->killed_by_guard = node->keeper_killed = node->guard_asked = node->guard_heard = false;
-        node->enforced_at = node->kill_at = node->killed_until = 0;
+        node->enforced_at = node->kill_at = node->killed_until = node->exit_seen_at = node->exit_known_at = 0;
         node->n_killed = 0;
         node->not_removed = false;
         node->escrow_placed = false;
@@ -399,6 +399,8 @@ void node_on_ended(Node *node, int32_t code, int32_t status)
         node->exited = true;
         node->exit_code = code == 0 && node->captured ? CLD_EXITED : code;
         node->exit_status = status;
+        node->exit_known_at = clock_now();
+        node->exit_seen_at = node->exit_seen_at ? node->exit_seen_at : node->exit_known_at;
         node_post(node, NODE_EV_EXITED);
 }
 

@@ -113,6 +113,7 @@ struct Node {
         bool mapped;    /* said MAPPED: its regions exist for others */
         bool started;   /* got START */
         bool exited;    /* the first process has ended */
+        nsec_t exit_seen_at, exit_known_at; /* that it has, and how; 0: not by us */
         bool empty;     /* nobody is left */
         bool killed;    /* needed SIGKILL */
         bool killed_by_guard; /* ... which was not its keeper's */

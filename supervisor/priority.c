@@ -28,9 +28,14 @@ void priority_guard(void)
         be_prompt(PRIORITY_GUARD);
 }
 
+static bool is_prompt(void)
+{
+        return (sched_getscheduler(0) & ~SCHED_RESET_ON_FORK) == SCHED_RR;
+}
+
 void priority_supervisor(void)
 {
-        if (sched_getscheduler(0) == SCHED_RR)
+        if (is_prompt())
                 be_prompt(PRIORITY_SUPERVISOR);
 }
 
@@ -38,8 +43,25 @@ void priority_keeper(void)
 {
         struct sched_param param = {};
 
-        if (sched_getscheduler(0) == SCHED_RR)
+        if (is_prompt())
                 (void)sched_setscheduler(0, SCHED_OTHER, &param); /* less is always allowed; the nice value was kept */
+}
+
+bool priority_turn(bool hurried)
+{
+        if (!is_prompt())
+                return false;
+        if (hurried)
+                priority_keeper();
+        return !hurried;
+}
+
+void priority_hurry(pid_t keeper)
+{
+        struct sched_param param = {.sched_priority = PRIORITY_SUPERVISOR};
+
+        if (is_prompt())
+                (void)sched_setscheduler(keeper, SCHED_RR | SCHED_RESET_ON_FORK, &param);
 }
 
 void priority_lock_memory(bool whole)

@@ -269,6 +269,31 @@ def test_a_debugger_may_stop_a_supervisor_that_nobody_watches(start_daemon):
     assert daemon.call("GetHealth")["health"]["epoch"] == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may have it so")
+def test_a_keeper_is_in_a_hurry_for_the_turn_in_which_it_tells_of_an_exit(daemon):
+    """Its supervisor has seen the death, and lends it the priority; a keeper that stands still shows it."""
+    if os.sched_getscheduler(daemon.supervisor()) != os.SCHED_RR:
+        pytest.skip("no real-time priority is to be had here")
+    start(daemon, program("a", SLEEP), program("b", SLEEP))
+    nodes = nodes_of(daemon)
+    (keeper,) = [p for p in children_of(daemon.process.pid) if "--role=keeper" in arguments_of(p)]
+    assert os.sched_getscheduler(keeper) == os.SCHED_OTHER
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        os.kill(nodes["a"]["pid"], signal.SIGKILL)
+        assert eventually(lambda: os.sched_getscheduler(keeper) == os.SCHED_RR | os.SCHED_RESET_ON_FORK, 10)
+        assert nodes_of(daemon)["a"]["state"] == "running", "how it ended only its keeper knows"
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    assert eventually(lambda: nodes_of(daemon)["a"]["state"] == "failed", 10)
+    assert eventually(lambda: os.sched_getscheduler(keeper) == os.SCHED_OTHER, 10)
+    with daemon.client() as client:
+        client.send("Events", more=True)
+        os.kill(nodes["b"]["pid"], signal.SIGKILL)
+        exited = next(e["event"] for e in client.replies() if e["event"].get("event") == "exited")
+    assert exited["node"] == "b" and 0 < exited["seen_at_us"] <= exited["known_at_us"] <= (exited["at_ms"] + 1) * 1000
+
+
 # Order
 
 
