@@ -24,6 +24,7 @@ typedef struct Session {
         char runtime_dir[PATH_MAX];
         nsec_t timeout;
         bool timeout_given, json;
+        bool links; /* targets_status() asks for them, too */
         Client client;
 
         /* how the next calls wait */

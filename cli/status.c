@@ -26,6 +26,7 @@ static int read_arguments(StatusCommand *s, int argc, char **argv)
 {
         static const struct option options[] = {
                 {"exit-code-on", required_argument, NULL, 'x'},
+                {"links", no_argument, NULL, 'l'},
                 SESSION_LONG_OPTIONS,
                 {NULL, 0, NULL, 0},
         };
@@ -33,6 +34,10 @@ static int read_arguments(StatusCommand *s, int argc, char **argv)
 
         session_begin();
         while ((o = session_getopt(&s->session, argc, argv, "", options)) != -1) {
+                if (o == 'l') {
+                        s->session.links = true;
+                        continue;
+                }
                 if (o != 'x')
                         return CLI_USAGE;
                 if (strcmp(optarg, "any-not-running") != 0 && strcmp(optarg, "failed") != 0)
@@ -201,6 +206,8 @@ static int status(StatusCommand *s)
                 int written = status_json(s, dataflows);
 
                 r = r ? r : written;
+        } else if (s->session.links) {
+                status_print_links(dataflows);
         } else {
                 status_print_lines(dataflows);
                 if (s->n_names > 0)

@@ -61,6 +61,8 @@ static int ask(Session *session, const char *name, json_t *to, int *ret_transpor
         size_t i;
         int r;
 
+        if (session->links)
+                (void)json_object_set_new(parameters, "links", json_true());
         r = session_try(session, "Status", parameters, &reply);
         if (!r && !reply.error && !json_is_array(json_object_get(reply.parameters, "dataflows")))
                 r = CLIENT_E_GARBAGE;

@@ -206,6 +206,10 @@ static int source_take(Input *input, Source *source, tg_event **ret)
                         return NODE_E_AGAIN;
                 }
         }
+        if (node->woke) {
+                ring_reader_count_wake(&source->reader);
+                node->woke = false;
+        }
         r = event_fill(input, source, event);
         if (r == NODE_E_AGAIN)
                 return r;

@@ -135,6 +135,7 @@ static int next(tg_node *node, tg_event **ret, int64_t timeout_ns, nsec_t deadli
         int r;
 
         bell_wake(&node->bell);
+        node->woke |= node->outer_armed;
         node->outer_armed = false;
         for (;;) {
                 uint32_t pulse = node->pulse;
@@ -156,6 +157,7 @@ static int next(tg_node *node, tg_event **ret, int64_t timeout_ns, nsec_t deadli
                         continue;
                 r = node_wait(node, pulse, deadline);
                 bell_wake(&node->bell);
+                node->woke = true;
                 if (r)
                         return r;
         }

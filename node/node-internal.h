@@ -236,6 +236,7 @@ struct tg_node {
         unsigned n_followers;
         unsigned n_announced; /* atomic: since the doorbells were emptied */
         bool leading;
+        bool woke;        /* tg_next() slept, and no message was taken since */
         bool outer_armed; /* tg_next() said "nothing" to somebody who polls outer_fd */
 
         Lock log_lock;

@@ -36,6 +36,7 @@ void cursor_read(const Region *map, CursorStatus *ret)
                 .delivered = load_relaxed(&c->delivered),
                 .delivered_bytes = load_relaxed(&c->delivered_bytes),
                 .copied = load_relaxed(&c->copied),
+                .wakes = load_relaxed(&c->wakes),
         };
         for (unsigned i = 0; i < _DROP_REASON_MAX; i++)
                 ret->dropped[i] = load_relaxed(&c->dropped[i]);

@@ -45,7 +45,8 @@ struct cursor_shared {
         uint64_t delivered_bytes; /* payload */
         uint64_t copied;          /* of delivered: had to be copied because K - 1 were held */
         uint64_t dropped[_DROP_REASON_MAX];
-        uint8_t reserved[160];
+        uint64_t wakes; /* times the node slept, and took its first message from here */
+        uint8_t reserved[152];
 };
 _Static_assert(sizeof(struct cursor_shared) == 512, "shared between processes");
 _Static_assert(offsetof(struct cursor_shared, tail) == 128, "one unit of two cache lines");
@@ -61,7 +62,7 @@ int cursor_create(int *ret_fd);
 typedef struct CursorStatus {
         bool active;
         uint32_t attachment;
-        uint64_t tail, start, delivered, delivered_bytes, copied, dropped[_DROP_REASON_MAX];
+        uint64_t tail, start, delivered, delivered_bytes, copied, dropped[_DROP_REASON_MAX], wakes;
         uint32_t n_claims; /* entries that are not free */
 } CursorStatus;
 

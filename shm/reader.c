@@ -113,9 +113,22 @@ static bool must_ring(RingReader *r, Gave gave)
         return true;
 }
 
+/* The cursor may have counted what came from a producer's earlier incarnation. */
+static void counters_clear(struct cursor_shared *c)
+{
+        store_relaxed(&c->delivered, 0); /* counters: for status only */
+        store_relaxed(&c->delivered_bytes, 0);
+        store_relaxed(&c->copied, 0);
+        store_relaxed(&c->wakes, 0);
+        for (unsigned i = 0; i < _DROP_REASON_MAX; i++)
+                store_relaxed(&c->dropped[i], 0);
+}
+
 static void activate(RingReader *r, uint64_t tail)
 {
         r->tail = tail;
+        counters_clear(r->cursor);
+        store_relaxed(&r->cursor->start, r->start);
         store_relaxed(&r->cursor->tail, tail); /* visible with ACTIVE */
         store_sc(&r->cursor->state, CURSOR_ACTIVE); /* SC: before head is read again */
         r->active = true;
@@ -125,6 +138,7 @@ int ring_reader_start(RingReader *r)
 {
         if (head_look(r))
                 return RING_E_VIOLATION;
+        r->start = r->head;
         activate(r, r->head);
         if (head_look(r)) /* what was published before the producer could know of us was for nobody */
                 return RING_E_VIOLATION;
@@ -151,7 +165,6 @@ int ring_reader_start_at(RingReader *r, uint64_t position)
         activate(r, MAX(position, first));
         if (r->tail > position)
                 drop_count(r, DROP_DEAD, r->tail - position);
-        store_relaxed(&r->cursor->start, r->start);
         if (head_look(r))
                 return RING_E_VIOLATION;
         r->safe_from = r->head; /* older messages may go before the producer has seen us: lost, not a violation */
@@ -333,6 +346,11 @@ int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring)
         if (e && r->tail != tail && r->policy == RING_BACKPRESSURE)
                 *ret_ring |= must_ring(r, GAVE_TAIL); /* dropped without delivering: that is room, too */
         return e;
+}
+
+void ring_reader_count_wake(RingReader *r)
+{
+        store_relaxed(&r->cursor->wakes, ++r->wakes); /* counter: for status only */
 }
 
 void ring_reader_reject(RingReader *r, const RingMessage *msg)

@@ -31,7 +31,7 @@ typedef struct RingReader {
         uint64_t final;     /* with draining */
         uint64_t safe_from; /* backpressure promises hold from this index */
         uint64_t room_rung; /* room epoch that we rang for */
-        uint64_t start, delivered, delivered_bytes, copied, dropped[_DROP_REASON_MAX];
+        uint64_t start, delivered, delivered_bytes, copied, dropped[_DROP_REASON_MAX], wakes;
         uint64_t claim[CURSOR_N_CLAIMS]; /* private copy of our claims */
         uint32_t n_refs[CURSOR_N_CLAIMS];
 } RingReader;
@@ -106,6 +106,9 @@ uint32_t ring_reader_n_held(const RingReader *r);
 /* ring_reader_reject() - the message just taken proved unusable (its metadata does not decode): it counts as dropped,
  * reason "invalid", instead of delivered. Once a message; its claim is released as usual. */
 void ring_reader_reject(RingReader *r, const RingMessage *msg);
+
+/* ring_reader_count_wake() - its node slept, and took the first message after that from here; for status only. */
+void ring_reader_count_wake(RingReader *r);
 
 /* ring_reader_skip() - pass the next message and count it. @ret_ring as in take. No effect when there is none. */
 void ring_reader_skip(RingReader *r, DropReason reason, bool *ret_ring);

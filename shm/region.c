@@ -143,10 +143,9 @@ static int check_header(Region *region, RegionKind kind, uint64_t size_bytes)
 /* Faults every page in, so that none is left for the steady state. madvise first: it is several times cheaper than
  * one fault a page, and says ENOMEM where a touch would raise SIGBUS; the touch then fills what a hypervisor still
  * misses. */
-static int touch(const Region *region)
+static int touch(const Region *region, size_t size)
 {
         volatile uint8_t *p = region->map;
-        size_t size = region->kind == REGION_POOL ? MIN(region->size, (size_t)REGION_POOL_TOUCHED) : region->size;
 
         if (madvise(region->map, size, region->writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) < 0 &&
             errno != EINVAL) /* EINVAL: a kernel before 5.14, the loop below does it all */
@@ -160,13 +159,13 @@ static int touch(const Region *region)
         return 0;
 }
 
-/* @mapped_bytes: of size_bytes, from its beginning */
-static int map_region(Region *ret, int fd, RegionKind kind, uint64_t size_bytes, uint64_t mapped_bytes, bool writable)
+/* @touched_bytes: of size_bytes, from its beginning */
+static int map_region(Region *ret, int fd, RegionKind kind, uint64_t size_bytes, uint64_t touched_bytes, bool writable)
 {
-        _cleanup_(region_unmap) Region region = {.size = mapped_bytes, .kind = kind, .writable = writable};
+        _cleanup_(region_unmap) Region region = {.size = size_bytes, .kind = kind, .writable = writable};
         int r;
 
-        region.map = mmap(NULL, mapped_bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, 0);
+        region.map = mmap(NULL, size_bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, 0);
         if (region.map == MAP_FAILED) {
                 region.map = NULL;
                 return error_origin(-errno);
@@ -174,15 +173,20 @@ static int map_region(Region *ret, int fd, RegionKind kind, uint64_t size_bytes,
         r = check_header(&region, kind, size_bytes);
         if (r)
                 return r;
-        if (writable && madvise(region.map, mapped_bytes, MADV_DONTFORK) < 0)
+        if (writable && madvise(region.map, size_bytes, MADV_DONTFORK) < 0)
                 return error_origin(-errno); /* two writers after a fork: never */
-        r = touch(&region);
+        r = touch(&region, touched_bytes);
         if (r)
                 return error_fold(r);
 
         *ret = region;
         region.map = NULL;
         return 0;
+}
+
+static uint64_t touched_of(RegionKind kind, uint64_t size_bytes)
+{
+        return kind == REGION_POOL ? MIN(size_bytes, REGION_POOL_TOUCHED) : size_bytes;
 }
 
 int region_map_write(Region *ret, int fd, RegionKind kind, uint64_t size_bytes)
@@ -192,7 +196,7 @@ int region_map_write(Region *ret, int fd, RegionKind kind, uint64_t size_bytes)
         r = check_sealed(fd, SEALS_SIZE, size_bytes);
         if (r)
                 return r;
-        return map_region(ret, fd, kind, size_bytes, size_bytes, true);
+        return map_region(ret, fd, kind, size_bytes, touched_of(kind, size_bytes), true);
 }
 
 int region_map_read(Region *ret, int fd, RegionKind kind, uint64_t size_bytes)
@@ -202,7 +206,7 @@ int region_map_read(Region *ret, int fd, RegionKind kind, uint64_t size_bytes)
         r = region_check(fd, kind, size_bytes);
         if (r)
                 return r;
-        return map_region(ret, fd, kind, size_bytes, size_bytes, false);
+        return map_region(ret, fd, kind, size_bytes, touched_of(kind, size_bytes), false);
 }
 
 int region_map_status(Region *ret, int fd, RegionKind kind, uint64_t size_bytes)

@@ -142,11 +142,11 @@ int region_map_write(Region *ret, int fd, RegionKind kind, uint64_t size_bytes);
 int region_map_read(Region *ret, int fd, RegionKind kind, uint64_t size_bytes);
 
 /**
- * region_map_status() - map the first page of another's region, read-only: the words that status functions read
+ * region_map_status() - map another's region, read-only, for the words that status functions read
  * @size_bytes: the size it was made with
  *
- * For ring_read_status() and cursor_read(). One page is touched, however large the region is, so a supervisor may do it in
- * its loop. ret->size is that of the mapping.
+ * For ring_read_status(), cursor_read() and link_counters_read(). One page is touched, however large the region is, so a supervisor
+ * may do it in its loop.
  *
  * Return: as region_map_read().
  */

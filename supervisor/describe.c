@@ -8,6 +8,8 @@
 #include "base/enforcer.h"
 #include "supervisor/progress.h"
 #include "supervisor/server-internal.h"
+#include "supervisor/show.h"
+#include "supervisor/wiring.h"
 
 static json_int_t ms(nsec_t t)
 {
@@ -71,7 +73,47 @@ static void describe_older(const Leftover *left, json_t *node)
                 (void)json_object_set_new(node, "leftovers", json_pack("[o]", object));
 }
 
-json_t *describe_node(const Node *node)
+static json_t *describe_counters(const LinkCounters *c)
+{
+        json_t *dropped = json_object(), *result;
+
+        for (DropReason i = 0; i < _DROP_REASON_MAX; i++)
+                if (c->dropped[i] > 0)
+                        (void)json_object_set_new(dropped, drop_reason_to_string(i), json_integer((json_int_t)c->dropped[i]));
+        result = json_pack("{sI sI sI so sI sI sI sI sI sI sb sb}", "published", (json_int_t)c->published, "delivered", (json_int_t)c->delivered,
+                "bytes", (json_int_t)c->delivered_bytes, "dropped", dropped, "depth", (json_int_t)c->depth, "age_us",
+                (json_int_t)(c->age_ns / NSEC_PER_USEC), "holds", (json_int_t)c->n_holds, "copied", (json_int_t)c->copied, "wakes",
+                (json_int_t)c->n_wakes, "refused", (json_int_t)c->refused, "still", c->still, "adds_up", c->adds_up);
+        return result;
+}
+
+static json_t *describe_link(const Link *link)
+{
+        static const char *const states[] = {[LINK_DETACHED] = "detached", [LINK_WAIT_OUT] = "attaching", [LINK_WAIT_IN] = "attaching",
+                [LINK_ACTIVE] = "active", [LINK_CLOSED] = "closed"};
+        const PlanInput *input = &link->target->plan->inputs[link->input];
+        LinkCounters counters;
+        json_t *result = json_pack("{ss ss ss ss ss sI}", "input", input->id, "source", link->source->plan->id, "output",
+                link->source->plan->outputs[link->output], "state", states[link->state], "queue_policy",
+                input->backpressure ? "backpressure" : "drop_oldest", "queue_size", (json_int_t)input->queue_size);
+
+        if (result && show_link_counters(link, &counters))
+                (void)json_object_set_new(result, "counters", describe_counters(&counters));
+        return result;
+}
+
+/* Those that feed it, in the order of its inputs. */
+static json_t *describe_links(const Node *node)
+{
+        json_t *links = json_array();
+
+        for (uint32_t i = 0; links && i < node->n_links; i++)
+                if (node->links[i]->target == node)
+                        (void)json_array_append_new(links, describe_link(node->links[i]));
+        return links;
+}
+
+json_t *describe_node(const Node *node, bool with_links)
 {
         bool wanted = !node->stop_wanted && !node->dataflow->stop_ordered;
         ProgressState progress = progress_state(node->dataflow->progress, node->index);
@@ -96,6 +138,8 @@ json_t *describe_node(const Node *node)
                 (void)json_object_set_new(result, "stuck_since_at_ms", json_integer(ms(progress.stuck_since)));
         misbehaviour_describe(result, &node->misbehaviour);
         resources_describe(result, node->dataflow, node);
+        if (result && with_links)
+                (void)json_object_set_new(result, "links", describe_links(node));
         return result;
 }
 
@@ -123,7 +167,7 @@ json_t *describe_dataflow(const Flow *flow, bool with_nodes)
 
         count_nodes(d, &n_running, &n_failed);
         for (size_t i = 0; with_nodes && i < d->plan->n_nodes; i++)
-                (void)json_array_append_new(nodes, describe_node(&d->nodes[i]));
+                (void)json_array_append_new(nodes, describe_node(&d->nodes[i], false));
         result = json_pack("{ss ss ss sI ss ss ss* ss* ss* ss* ss* ss* sI sI si si si so}", "uuid", d->uuid_text, "name",
                 d->plan->name, "file", d->plan->file, "uid", (json_int_t)d->options.uid, "state",
                 dataflow_state_to_string(d->state), "wanted",

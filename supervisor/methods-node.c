@@ -49,7 +49,7 @@ static nsec_t ladder_span(const Client *client, const NodeLadder *ladder)
 
 static void reply_node(Client *client)
 {
-        client_reply(client, json_pack("{so}", "node", describe_node(client->call.node)));
+        client_reply(client, json_pack("{so}", "node", describe_node(client->call.node, false)));
 }
 
 /* ---- StopNode, RestartNode */

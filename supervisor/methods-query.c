@@ -166,7 +166,9 @@ static bool status_step(Client *client)
                 for (; flow && call->node_at < dataflow->plan->n_nodes && n < STATUS_NODES_PER_STEP; n++) {
                         if (call->node_at > 0)
                                 text_add_string(call, ",");
-                        text_add_json(call, describe_node(&dataflow->nodes[call->node_at++]), false);
+                        text_add_json(call, describe_node(&dataflow->nodes[call->node_at], call->links), false);
+                        n += call->links ? (unsigned)dataflow->nodes[call->node_at].plan->n_inputs : 0;
+                        call->node_at++;
                 }
                 if (flow && call->node_at < dataflow->plan->n_nodes)
                         break;
@@ -220,6 +222,7 @@ static void status(Client *client, const Parameters *parameters)
 
         list_for_each(it, next, &client->server->flows, link)
                 room++;
+        call->links = parameters->links;
         text_add_string(call, "{\"parameters\":{\"dataflows\":[");
         call->flows = calloc(room + 1, sizeof(Flow *));
         if (!call->text || !call->flows) {
@@ -328,7 +331,7 @@ static void wait_(Client *client, const Parameters *parameters)
 const Method methods_query[] = {
         {.name = "GetHealth", .takes = {PARAM_TIMEOUT_MS}, .run = get_health},
         {.name = "List", .takes = {PARAM_ALL, PARAM_TIMEOUT_MS}, .run = list},
-        {.name = "Status", .takes = {PARAM_NAMES, PARAM_TIMEOUT_MS}, .run = status},
+        {.name = "Status", .takes = {PARAM_LINKS, PARAM_NAMES, PARAM_TIMEOUT_MS}, .run = status},
         {.name = "Wait",
                 .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE, PARAM_STATE | PARAM_REQUIRED, PARAM_TIMEOUT_MS},
                 .run = wait_},

@@ -43,6 +43,7 @@ static const ParamInfo infos[_PARAM_MAX] = {
         [PARAM_GRACE_MS] = INFO(grace_ms, TYPE_INT, 0, MS_MAX),
         [PARAM_INTERFACE] = INFO(interface, TYPE_STRING, 0, NAME_LENGTH_MAX),
         [PARAM_LIMITS] = INFO(limits, TYPE_OBJECT, 0, 0),
+        [PARAM_LINKS] = INFO(links, TYPE_BOOL, 0, 0),
         [PARAM_LOG_DIR] = INFO(log_dir, TYPE_STRING, 1, PATH_MAX - 64),
         [PARAM_NAME] = INFO(name, TYPE_STRING, 1, NAME_LENGTH_MAX),
         [PARAM_NAMES] = INFO(names, TYPE_STRINGS, 1, NAME_LENGTH_MAX),

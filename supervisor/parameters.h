@@ -26,6 +26,7 @@ typedef enum ParamId {
         PARAM_GRACE_MS,
         PARAM_INTERFACE,
         PARAM_LIMITS,
+        PARAM_LINKS,
         PARAM_LOG_DIR,
         PARAM_NAME,
         PARAM_NAMES,
@@ -48,7 +49,7 @@ typedef enum ParamId {
 typedef struct Parameters { /* absent: NULL, false, PARAM_ABSENT */
         const char *dataflow, *interface, *log_dir, *name, *node, *state, *wait;
         json_t *environment, *limits, *names, *nodes, *plan;
-        bool all, allow_unenforced_limits, despite_leftover, force, replace;
+        bool all, allow_unenforced_limits, despite_leftover, force, links, replace;
         json_int_t budget_ms, grace_ms, signal, timeout_ms, umask;
 } Parameters;
 

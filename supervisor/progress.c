@@ -75,7 +75,8 @@ ProgressChange progress_node_judge(ProgressNode *node, nsec_t now)
 /* --- one dataflow --- */
 
 typedef struct Sight { /* a link, mapped */
-        bool open;
+        bool open; /* judged */
+        bool mapped;
         ProgressLinkSpec spec;
         ProgressLink link;
         Region ring, cursor;
@@ -98,7 +99,7 @@ Progress *progress_free(Progress *progress)
         if (!progress)
                 return NULL;
         for (uint32_t i = 0; progress->links && i < progress->n_links; i++)
-                progress_close(progress, i);
+                progress_forget(progress, i);
         free(progress->nodes);
         free(progress->links);
         free(progress);
@@ -143,11 +144,11 @@ void progress_end(Progress *progress, uint32_t node)
 
 int progress_open(Progress *progress, uint32_t link, const ProgressLinkSpec *spec)
 {
-        Sight sight = {.open = true, .spec = *spec};
+        Sight sight = {.open = true, .mapped = true, .spec = *spec};
         int r;
 
         assert(link < progress->n_links && spec->source < progress->n_nodes && spec->target < progress->n_nodes);
-        progress_close(progress, link);
+        progress_forget(progress, link);
         r = region_map_status(&sight.ring, spec->ring_fd, REGION_RING, spec->ring_size);
         if (r)
                 return r;
@@ -166,11 +167,29 @@ void progress_close(Progress *progress, uint32_t link)
         Sight *sight = &progress->links[link];
 
         assert(link < progress->n_links);
-        if (!sight->open)
+        sight->open = false;
+}
+
+void progress_forget(Progress *progress, uint32_t link)
+{
+        Sight *sight = &progress->links[link];
+
+        assert(link < progress->n_links);
+        if (!sight->mapped)
                 return;
         region_unmap(&sight->ring);
         region_unmap(&sight->cursor);
         *sight = (Sight){.open = false};
+}
+
+bool progress_counters(const Progress *progress, uint32_t link, nsec_t now, LinkCounters *ret)
+{
+        const Sight *sight = &progress->links[link];
+
+        assert(link < progress->n_links);
+        if (sight->mapped)
+                link_counters_read(&sight->ring, &sight->cursor, sight->spec.queue_size, sight->spec.policy, now, ret);
+        return sight->mapped;
 }
 
 /* Which of its consumers a producer waits for, by its own word: checked, and good for a hint only. */

@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "base/clock.h"
+#include "shm/counters.h"
 
 #define PROGRESS_TIMEOUT      (30 * NSEC_PER_SEC) /* default; 0: off */
 #define PROGRESS_PERIOD       NSEC_PER_SEC
@@ -92,6 +93,7 @@ typedef struct ProgressLinkSpec {
         uint32_t source, target; /* nodes */
         uint32_t number;         /* as the producer knows it: in its room word */
         uint32_t queue_size;
+        RingPolicy policy;
         int ring_fd, cursor_fd;  /* sealed regions of our own making; borrowed for the call */
         uint64_t ring_size;
 } ProgressLinkSpec;
@@ -99,14 +101,20 @@ typedef struct ProgressLinkSpec {
 /**
  * progress_open() - an attachment is active: look at it from now on
  *
- * Maps two pages. Closes what was open under that index before. A failure costs the sight of this link.
+ * Maps both regions, and touches two pages. Closes what was open under that index before. A failure costs the sight of this link.
  *
  * Return: 0, REGION_E_* for a region that is not as it should be, or a negative errno.
  */
 int progress_open(Progress *progress, uint32_t link, const ProgressLinkSpec *spec);
 
-/* progress_close() - detached, closed or about to be attached anew. Not open: harmless. */
+/* progress_close() - detached or closed: it is judged no more. Its counters can still be read. Not open: harmless. */
 void progress_close(Progress *progress, uint32_t link);
+
+/* progress_forget() - its consumer has ended: the mappings go, too. */
+void progress_forget(Progress *progress, uint32_t link);
+
+/* progress_counters() - of a link that is or was open, from its mappings, until it is forgotten. False: it is not there. */
+bool progress_counters(const Progress *progress, uint32_t link, nsec_t now, LinkCounters *ret);
 
 typedef struct ProgressEvent {
         uint32_t node;

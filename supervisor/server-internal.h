@@ -74,6 +74,7 @@ typedef struct Call {
         /* Status: how far it is, in flows and in the nodes of that one, and the reply so far */
         Job step;
         size_t flow_at, node_at;
+        bool links;
         char *text; /* owned */
         size_t text_size, text_room, text_before; /* before: without the flow that it is at */
 
@@ -179,7 +180,7 @@ bool status_forget(Call *call, const Flow *flow);
 
 /* describe.c: new references, as the interface has them; NULL without memory. */
 json_t *describe_dataflow(const Flow *flow, bool with_nodes);
-json_t *describe_node(const Node *node);
+json_t *describe_node(const Node *node, bool with_links);
 json_t *describe_result(const Dataflow *dataflow);
 const char *describe_result_word(const Dataflow *dataflow); /* NULL: has not ended */
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "supervisor/show.h"
 
+#include <signal.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -183,6 +185,7 @@ void show_link(Link *link)
                 .target = link->target->index,
                 .number = link->number,
                 .queue_size = link->target->plan->inputs[link->input].queue_size,
+                .policy = link->target->plan->inputs[link->input].backpressure ? RING_BACKPRESSURE : RING_DROP_OLDEST,
                 .ring_fd = output->ring_fd,
                 .cursor_fd = link->target->cursor_fds[link->input],
                 .ring_size = output->ring_size};
@@ -192,4 +195,44 @@ void show_link(Link *link)
         else
                 progress_close(dataflow->progress, link->number - 1);
         progress_arm(dataflow);
+}
+
+bool show_link_counters(const Link *link, LinkCounters *ret)
+{
+        const Dataflow *dataflow = link->source->dataflow;
+
+        if (dataflow->progress && progress_counters(dataflow->progress, link->number - 1, dataflow->loop->now, ret))
+                return true;
+        *ret = link->last;
+        return link->counted;
+}
+
+/* A quiet moment: an honest consumer that has ended by itself leaves counters that say where each message went. */
+static void check_counters(const Link *link)
+{
+        const Node *target = link->target;
+        const LinkCounters *c = &link->last;
+        bool by_itself = target->exited && target->exit_code == CLD_EXITED && target->exit_status == 0 && !target->killed;
+        uint64_t dropped = 0;
+        char text[300];
+
+        if (!by_itself || c->adds_up || (link->state != LINK_ACTIVE && link->state != LINK_CLOSED))
+                return;
+        for (unsigned i = 0; i < _DROP_REASON_MAX; i++)
+                dropped += c->dropped[i];
+        (void)snprintf(text, sizeof(text), "the counters of its input %s do not add up: %llu published, %llu delivered, %llu dropped, %llu waiting",
+                target->plan->inputs[link->input].id, (unsigned long long)c->published, (unsigned long long)c->delivered,
+                (unsigned long long)dropped, (unsigned long long)c->depth);
+        dataflow_note(target->dataflow, target->plan->id, text);
+}
+
+void show_link_ends(Link *link)
+{
+        Progress *progress = link->source->dataflow->progress;
+
+        if (!progress || !progress_counters(progress, link->number - 1, link->source->dataflow->loop->now, &link->last))
+                return;
+        link->counted = true;
+        check_counters(link);
+        progress_forget(progress, link->number - 1);
 }

@@ -6,6 +6,7 @@
 #ifndef TG_SUPERVISOR_SHOW_H
 #define TG_SUPERVISOR_SHOW_H
 
+#include "shm/counters.h"
 #include "supervisor/supervisor.h"
 
 /* A private instance has no pages: nothing happens. */
@@ -17,5 +18,7 @@ void show_all(Dataflow *dataflow);
 void show_node_runs(Node *node);
 void show_node_ends(Node *node);
 void show_link(Link *link); /* its state has changed */
+void show_link_ends(Link *link); /* its consumer has ended: what was counted is kept in link->last */
+bool show_link_counters(const Link *link, LinkCounters *ret); /* now, or at its consumer's last end. False: nothing is known */
 
 #endif

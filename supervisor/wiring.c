@@ -1083,6 +1083,7 @@ static void link_lose_target(Link *link, bool restarting)
 {
         bool awaited = restarting && !node_is_dynamic(link->target);
 
+        show_link_ends(link);
         link_remember(link, restarting);
         link_detach(link, awaited);
         if (awaited)

@@ -11,6 +11,7 @@
 
 #include "protocol/guard_msg.h"
 #include "protocol/node_msg.h"
+#include "shm/counters.h"
 #include "supervisor/dataflow.h"
 
 typedef enum LinkState {
@@ -38,6 +39,8 @@ struct Link {
         Pair *pair;
         bool named_out, named_in; /* while adopting: its ends said that they have it */
         bool settled;             /* and what that means was decided */
+        bool counted;             /* last holds what was counted in the last life of its consumer */
+        LinkCounters last;
 };
 
 int wiring_init(Dataflow *dataflow); /* makes dataflow->links from the plan */

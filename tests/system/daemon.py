@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import MARK, eventually, marked_processes
+from conftest import MARK, counters_agree, eventually, marked_processes
 from client import Client
 from plain import plan, program  # noqa: F401 tests take them from here
 from lives import arguments_of, cgroups_in, children_of, status_field
@@ -81,7 +81,7 @@ class Daemon:
 
 
 @pytest.fixture
-def start_daemon(build, node_environment, traces, home, enforcer, tmp_path):
+def start_daemon(build, node_environment, traces, home, enforcer, tmp_path, request):
     """Start `tidegated ARGS...`; returns a Daemon that answers. At the end nothing of it may be left."""
     daemons = []
 
@@ -97,6 +97,7 @@ def start_daemon(build, node_environment, traces, home, enforcer, tmp_path):
     yield start
     statuses = [daemon.end() for daemon in daemons]
     for daemon, status in zip(daemons, statuses):
+        counters_agree(daemon.log.read_text(errors="replace"), request)
         left = eventually(lambda: not any(daemon.left(traces.mark).values()), 3) or daemon.left(traces.mark)
         assert left is True, f"the daemon left {left}\n{daemon.output()}"
         assert status == 0, daemon.output()

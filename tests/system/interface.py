@@ -37,6 +37,10 @@ def _check(kind, value, where):
         assert isinstance(value, list), f"{where} is no list: {value!r}"
         for i, item in enumerate(value):
             _check(kind[2:], item, f"{where}[{i}]")
+    elif kind.startswith("[string]"):
+        assert isinstance(value, dict), f"{where} is no map: {value!r}"
+        for key, item in value.items():
+            _check(kind[8:], item, f"{where}.{key}")
     elif kind in TYPES:
         check_fields(TYPES[kind], value, where)
     else:

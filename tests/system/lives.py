@@ -10,7 +10,7 @@ import signal
 import time
 
 import pytest
-from conftest import MARK, Run, eventually, marked_processes, unified_root
+from conftest import MARK, Run, counters_agree, eventually, marked_processes, unified_root
 
 SLACK = 3.0  # seconds that a busy machine may add to a bound; never to what tidegate measures itself
 LONG = os.environ.get("TIDEGATE_LONG") == "1"
@@ -165,7 +165,7 @@ def cgroups_in(home):
 
 
 @pytest.fixture
-def live(build, node_environment, traces, home, enforcer, tmp_path):
+def live(build, node_environment, traces, home, enforcer, tmp_path, request):
     """Start `tidegate run DESCRIPTOR ARGS...` in the test's own cgroup; returns a Live."""
     runs = []
 
@@ -184,6 +184,7 @@ def live(build, node_environment, traces, home, enforcer, tmp_path):
         if run.process.poll() is None:
             run.process.kill()
             run.process.wait(10)
+        counters_agree(run.output(), request)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from client import Client
-from conftest import MARK, eventually, marked_processes
+from conftest import MARK, counters_agree, eventually, marked_processes
 from daemon import Daemon, plan, program
 from lives import SLACK, Process, arguments_of, cgroups_in, stat_of
 
@@ -133,7 +133,7 @@ class Survivor(Daemon):
 
 
 @pytest.fixture
-def survivor(build, node_environment, traces, home, enforcer, tmp_path):
+def survivor(build, node_environment, traces, home, enforcer, tmp_path, request):
     """Start `tidegated ARGS...`; returns a Survivor that answers. At the end nothing of it may be left."""
     daemons = []
 
@@ -148,6 +148,7 @@ def survivor(build, node_environment, traces, home, enforcer, tmp_path):
     yield start
     for daemon in daemons:
         daemon.end()
+        counters_agree(daemon.log.read_text(errors="replace"), request)
     for daemon in daemons:
         left = eventually(lambda: not any(daemon.left(traces.mark).values()), SLACK) or daemon.left(traces.mark)
         assert left is True, f"the daemon left {left}\n{daemon.output()}"

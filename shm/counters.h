@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What became of the messages of one link, read from the mappings of ring and cursor: nobody is asked, nobody waits, and neither end notices.
+ * Both ends write their counters while they run, so what is read is of one moment only when nothing moves (`still`); what they write is
+ * their word, and hostile: every number is in range whatever stands there, and `adds_up` says whether they agree with each other.
+ */
+#ifndef TG_SHM_COUNTERS_H
+#define TG_SHM_COUNTERS_H
+
+#include "shm/ring.h"
+
+typedef struct LinkCounters {
+        bool active;
+        bool still;   /* nothing moved while it was read */
+        bool adds_up; /* what was taken is what was delivered and dropped, and no more than was published */
+        uint64_t published; /* messages since the consumer began to read: delivered + sum of dropped + depth */
+        uint64_t delivered, delivered_bytes, copied;
+        uint64_t dropped[_DROP_REASON_MAX]; /* messages that are out of the window already, and not yet passed, included */
+        uint64_t depth;    /* messages that wait */
+        uint64_t age_ns;   /* of the first of these since it was published; 0: none waits, or it is not known */
+        uint64_t n_wakes;  /* times the consumer slept, and found a message here when it woke */
+        uint32_t n_holds;  /* messages in use, claimed */
+        uint64_t refused;  /* messages that the producer gave up for all links of the output, for want of memory: never published */
+} LinkCounters;
+
+/**
+ * link_counters_read() - of an active link
+ * @ring, @cursor: mapped, read-only will do; the ring by region_map_status() or whole: without slots there is no age
+ * @queue_size, @policy: the supervisor's
+ * @now: CLOCK_MONOTONIC
+ *
+ * Bounded, no system call; may fault in a page of slots.
+ */
+void link_counters_read(const Region *ring, const Region *cursor, uint32_t queue_size, RingPolicy policy, uint64_t now,
+        LinkCounters *ret);
+
+#endif
