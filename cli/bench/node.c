@@ -27,6 +27,7 @@
 
 #define INLINE_MAX   192u  /* longer ones are written in place, as a program would that cares for time */
 #define CLOCK_STRIDE 64u   /* messages between two looks at the clock */
+#define OWN_MAX      (64ul << 20) /* a larger mapping is a sanitizer's */
 #define MAX_HELD     4096u /* samples of an exhausted pool */
 
 typedef struct Me {
@@ -477,7 +478,7 @@ static void take_own_faults(void)
         char mode[5], line[512];
 
         while (f && fgets(line, sizeof(line), f))
-                if (sscanf(line, "%lx-%lx %4s", &from, &to, mode) == 3 && mode[0] == 'r' && mode[3] == 'p')
+                if (sscanf(line, "%lx-%lx %4s", &from, &to, mode) == 3 && mode[0] == 'r' && mode[3] == 'p' && to - from <= OWN_MAX)
                         (void)madvise((void *)from, to - from, mode[1] == 'w' ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
         if (f)
                 (void)fclose(f);

@@ -5,10 +5,14 @@ import collections
 import html.parser
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 
 import pytest
 from conftest import eventually, unified_root
+
+NOBODY = 65534
 
 PLACES = {"same CPU", "other CPU", "default"}
 
@@ -121,6 +125,23 @@ def test_spawn_and_stop_are_measured_beside_the_kernel_and_leave_no_cgroup(bench
     assert eventually(lambda: not after - before or not any((unified_root() / name).exists() for name in after - before), 10), "or it is a doctor's of another test"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_an_ordinary_user_measures_messages_and_counts_calls_and_is_told_what_needs_cgroups(build, node_environment, traces):
+    def run(*args):
+        return json.loads(subprocess.run([f"{place}/bin/tidegate", "bench", "--quick", "--json", *args], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/",
+                                         env=node_environment, stdout=subprocess.PIPE, check=True, timeout=60).stdout)  # fmt: skip
+
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        for folder in ("bin", "libexec"):
+            shutil.copytree(build / folder, f"{place}/{folder}")
+        if subprocess.run([f"{place}/bin/tidegate", "version"], user=NOBODY, stdout=subprocess.DEVNULL).returncode:
+            pytest.skip("this build cannot run as another user")
+        found = run("latency", "--size", "64", "--place", "other")
+        assert all(row["counted"] for row in found["latency"]["calls"]) and [goal["reached"] for goal in goals(found, "T4")] == [True, True]
+        assert "skipped" in run("spawn")["spawn"]
+
+
 def test_the_report_is_one_file_that_asks_nobody_for_anything(bench, tmp_path):
     report = tmp_path / "bench.html"
     bench("throughput", "--quick", "--size", "64,64K", "--place", "other,default", "--report", report)
@@ -137,7 +158,7 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(ben
 def test_as_text_there_is_a_table_and_each_goal_says_whether_it_was_reached(bench):
     text = bench("throughput", "--quick", "--size", "64", "--place", "default").stdout
     assert "raw ring" in text and "tidegate" in text and "default" in text
-    assert [line.split()[0] for line in text.splitlines() if "not measured" in line] == ["T1", "T2", "T2"], "they are about two CPUs"
+    assert [line.split()[0] for line in text.splitlines() if "not measured" in line] == ["T1", "T4", "T2", "T2"], "they are about two CPUs"
 
 
 @pytest.mark.parametrize("args, complaint", [
