@@ -360,6 +360,7 @@ const Command cli_commands[] = {
                            "                       may make cgroups\n"
                            "\n"
                            "  --quick              a second or two each: to see that it works\n"
+                           "  --urgent             nodes at the highest niceness (root): where something else runs\n"
                            "  --rounds N           how often each is measured, default 7; a ratio is the median\n"
                            "  --size LIST          payloads, as 64,4K,40M\n"
                            "  --place LIST         same, other, default: where the nodes are\n"

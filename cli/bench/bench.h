@@ -24,6 +24,7 @@ typedef struct Bench {
         uint64_t sizes[BENCH_MAX_SIZES];
         unsigned n_sizes;
         bool places[_BENCH_PLACE_MAX];
+        bool urgent;      /* nodes at the highest niceness */
         bool one_cpu;     /* there is only one: nothing is on another */
         json_t *result;   /* owned */
         char error[512];
@@ -49,6 +50,9 @@ void bench_goal(Bench *bench, const char *id, const char *what, double value, do
 
 /* bench_progress() - one line on stderr when that is a terminal. */
 __attribute__((format(printf, 1, 2))) void bench_progress(const char *format, ...);
+
+/* bench_open() - bench_flow_open() of nodes as they are wanted. As that, with bench->error. */
+int bench_open(Bench *bench, BenchFlow *flow, const BenchFlowSpec *spec);
 
 /* bench_fold() - copies a flow's error, and returns @r. */
 int bench_fold(Bench *bench, const BenchFlow *flow, int r);

@@ -365,7 +365,7 @@ static int open_all(Latency *l, bool opened[_BENCH_PLACE_MAX][_N_MODES])
 
                         if (mode == BLOCKING && !applies(place, OURS_BLOCK))
                                 continue;
-                        r = bench_fold(bench, &l->flow[place][mode], bench_flow_open(&l->flow[place][mode], &spec));
+                        r = bench_open(bench, &l->flow[place][mode], &spec);
                         opened[place][mode] = true;
                 }
         return r;

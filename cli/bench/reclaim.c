@@ -97,7 +97,7 @@ static int one_round(Bench *bench, Reclaim *reclaim)
         static BenchFlow flow;
         const BenchFlowSpec spec = {.n_sinks = bench->quick ? 4 : BOARD_MAX_SINKS, .place = BENCH_PLACE_DEFAULT, .queue_size = 16, .pool_size = 2u << 20,
                 .room = BOARD_PAGE, .one_output_each = true};
-        int r = bench_flow_open(&flow, &spec), closed;
+        int r = bench_open(bench, &flow, &spec), closed;
 
         for (unsigned sink = 1; sink < flow.n_nodes && r == 0; sink++)
                 r = kill_one(&flow, sink, reclaim);

@@ -434,8 +434,9 @@ static void put_head(FILE *f, const json_t *result)
         put_text(f, json_string_value(json_object_get(host, "kernel")));
         (void)fprintf(f, ", %lld CPUs, ", (long long)json_integer_value(json_object_get(host, "cpus")));
         put_text(f, json_string_value(json_object_get(host, "machine")));
-        (void)fprintf(f, "; %lld rounds%s. Raw mechanisms and Tidegate were measured in turn, in the same processes: judge the ratios, which are medians over rounds.</p>\n",
-                (long long)json_integer_value(json_object_get(result, "rounds")), json_is_true(json_object_get(result, "quick")) ? " of a quick run, whose figures mean little" : "");
+        (void)fprintf(f, "; load %.1f; %lld rounds%s%s. Raw mechanisms and Tidegate were measured in turn, in the same processes: judge the ratios, which are medians over rounds.</p>\n",
+                json_number_value(json_object_get(host, "load")), (long long)json_integer_value(json_object_get(result, "rounds")),
+                json_is_true(json_object_get(result, "urgent")) ? ", nodes at the highest niceness" : "", json_is_true(json_object_get(result, "quick")) ? " of a quick run, whose figures mean little" : "");
 }
 
 static void put_latency(FILE *f, const json_t *section)

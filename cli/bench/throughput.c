@@ -163,7 +163,7 @@ static int pairs_of_size(Bench *bench, RateCell *cells, unsigned size)
 
                 if (!bench->places[place])
                         continue;
-                r = bench_fold(bench, &flows[place], bench_flow_open(&flows[place], &spec));
+                r = bench_open(bench, &flows[place], &spec);
                 opened[place] = true;
         }
         if (!r)
@@ -275,7 +275,7 @@ int bench_fanout(Bench *bench)
 
                 if (bench->quick && fan_counts[f] > 4)
                         continue;
-                r = bench_fold(bench, &flows[f], bench_flow_open(&flows[f], &spec));
+                r = bench_open(bench, &flows[f], &spec);
                 opened[f] = true;
         }
         for (unsigned round = 0; round < bench->rounds && r == 0; round++) {

@@ -140,6 +140,9 @@ def test_an_ordinary_user_measures_messages_and_counts_calls_and_is_told_what_ne
         found = run("latency", "--size", "64", "--place", "other")
         assert all(row["counted"] for row in found["latency"]["calls"]) and [goal["reached"] for goal in goals(found, "T4")] == [True, True]
         assert "skipped" in run("spawn")["spawn"]
+        urgent = subprocess.run([f"{place}/bin/tidegate", "bench", "reclaim", "--quick", "--urgent"], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/",
+                                env=node_environment, stderr=subprocess.PIPE, text=True, timeout=60)  # fmt: skip
+        assert urgent.returncode == 1 and "--urgent: cannot make nodes urgent: Permission denied" in urgent.stderr
 
 
 def test_the_report_is_one_file_that_asks_nobody_for_anything(bench, tmp_path):
