@@ -66,6 +66,11 @@ uint64_t leave_probe_dropped(const LeaveProbe *probe)
         abort();
 }
 
+int leave_probe_cost(LeaveProbe *probe, uint64_t *ret_n, uint64_t *ret_ns)
+{
+        abort();
+}
+
 int leave_probe_look(LeaveProbe *probe)
 {
         abort();

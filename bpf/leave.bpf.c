@@ -197,14 +197,25 @@ static __always_inline void set_mark(struct task_struct *task, const struct mark
 
 /* ---- what happens */
 
-/* Threads too: whichever of them executes a program becomes the process. The child has not run yet. */
+/*
+ * Threads too: whichever of them executes a program becomes the process. The child has not run yet. Whoever is born where its parent is, is
+ * what its parent is: everybody on the host comes by here, and all but those whom a keeper starts are done at once.
+ */
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 {
-        struct cgroup *at = cgroup_of(child);
         struct mark *from = bpf_task_storage_get(&marks, parent, 0, 0);
         struct mark mark = {};
+        struct cgroup *at;
 
+        if (parent->cgroups == child->cgroups) {
+                if (from) {
+                        mark = *from;
+                        set_mark(child, &mark);
+                }
+                return 0;
+        }
+        at = cgroup_of(child);
         if (home_of(at, &mark)) {
                 if (!from || from->home != mark.home)
                         learn_names(at, mark.home);

@@ -14,6 +14,7 @@
 struct LeaveProbe {
         struct leave_bpf *skeleton;
         struct ring_buffer *ring;
+        int stats_fd; /* the kernel measures while it is open; -1 */
 
         /* where on_record() puts what it is given, while leave_probe_read() runs */
         struct leave_event *into;
@@ -71,6 +72,7 @@ int leave_probe_new(LeaveProbe **ret, const LeaveProbeSpec *spec, ProbeReason *r
         probe = calloc(1, sizeof(*probe));
         if (!probe)
                 return error_origin(-ENOMEM);
+        probe->stats_fd = -1;
 
         if (!reason)
                 reason = &ignored;
@@ -88,6 +90,7 @@ LeaveProbe *leave_probe_free(LeaveProbe *probe)
 {
         if (!probe)
                 return NULL;
+        probe->stats_fd = fd_close(probe->stats_fd);
         ring_buffer__free(probe->ring);
         leave_bpf__destroy(probe->skeleton);
         free(probe);
@@ -120,6 +123,20 @@ int leave_probe_read(LeaveProbe *probe, struct leave_event *events, size_t n_eve
 uint64_t leave_probe_dropped(const LeaveProbe *probe)
 {
         return __atomic_load_n(&probe->skeleton->bss->dropped, __ATOMIC_RELAXED); /* a counter, orders nothing */
+}
+
+int leave_probe_cost(LeaveProbe *probe, uint64_t *ret_n, uint64_t *ret_ns)
+{
+        struct bpf_prog_info info = {};
+        uint32_t size = sizeof(info);
+
+        if (probe->stats_fd < 0)
+                probe->stats_fd = bpf_enable_stats(BPF_STATS_RUN_TIME);
+        if (probe->stats_fd < 0 || bpf_obj_get_info_by_fd(bpf_program__fd(probe->skeleton->progs.on_fork), &info, &size) < 0)
+                return error_origin(-errno);
+        *ret_n = info.run_cnt;
+        *ret_ns = info.run_time_ns;
+        return 0;
 }
 
 int leave_probe_look(LeaveProbe *probe)

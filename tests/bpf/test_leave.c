@@ -225,6 +225,31 @@ Test(bpf_leave, whoever_moves_itself_out_is_told_once_with_all_there_is_to_know)
         puppet_end(&puppet);
 }
 
+static void fork_and_leave(void)
+{
+        pause_here();
+        if (fork() > 0)
+                pause_here();
+        move_to("out", getpid());
+        pause_here();
+}
+
+Test(bpf_leave, whoever_is_forked_by_a_node_is_of_that_node)
+{
+        struct leave_event event;
+        Puppet puppet;
+
+        fixture_load(0);
+        puppet = puppet_start("in/flow/b.1", fork_and_leave);
+        puppet_step(&puppet);
+        event = next_event();
+        expect_event(&event, LEAVE_MOVED, 0, "flow/b.1");
+        if (fx.is_initial_pidns)
+                cr_expect_neq(event.pid, (uint32_t)puppet.pid);
+        expect_no_event();
+        puppet_end(&puppet);
+}
+
 static void wait_to_be_moved(void)
 {
         pause_here();

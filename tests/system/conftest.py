@@ -17,6 +17,8 @@ from plain import MARK, eventually, unified_root
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("TIDEGATE_BUILD", ROOT / "build"))
 PYTHON = os.environ.get("TIDEGATE_PYTHON", "/usr/bin/python3")
+# Loading a kernel probe takes 40 ms of a processor, for each daemon and each `run`: only where a test is about it.
+os.environ.setdefault("TIDEGATE_PROBES", "off")
 
 
 def pytest_configure(config):
@@ -124,8 +126,6 @@ def node_environment(build, python):
         "TIDEGATE_PYTHON": python,
         "TIDEGATE_BUILD": str(build),
         "NO_COLOR": "1",
-        # Loading a kernel probe takes 40 ms of a processor, at each start of a daemon: only where a test is about it.
-        "TIDEGATE_PROBES": os.environ.get("TIDEGATE_PROBES", "off"),
     }
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who leaves the cgroup of its node is seen by the kernel at that moment, told and ended: by a witness that nothing depends on."""
 
+import json
 import os
 import pathlib
 import re
@@ -173,11 +174,129 @@ def test_a_daemon_without_the_program_says_so_and_looks(build, start_daemon, tmp
     assert eventually(lambda: "looked for, not seen: there is no tidegate-witness beside tidegated" in daemon.output(), 5), daemon.output()
 
 
+# A stranger in its place: what it says is of no use, or it says nothing.
+STRANGER = """#!/usr/bin/python3
+import os, socket, struct, sys, time
+sock = socket.socket(fileno=int(sys.argv[1]))
+layout = struct.Struct("=IHHQQiiiI16s16s128s128s256s")
+
+
+def say(type, self=0, start=0, pid=0, mover=0, comm=b"", dataflow=b"", node=b"", to=b"", magic=0x54475731):
+    sock.send(layout.pack(magic, type, self, start, 0, pid, mover, 0, 0, comm, b"", dataflow, node, to))
+
+
+READY, MOVED, LOOKED = 16, 18, 21
+"""
+
+
+@pytest.fixture
+def stranger(build, start_daemon, tmp_path):
+    """Starts a daemon with a dataflow and a witness that does what the script says."""
+
+    def start_it(script):
+        alone = tmp_path / "bin"
+        alone.mkdir()
+        shutil.copy(build / "bin/tidegated", alone)
+        (alone / "tidegate-witness").write_text(STRANGER + script)
+        (alone / "tidegate-witness").chmod(0o755)
+        daemon = start_daemon(env={"TIDEGATE_PROBES": "on"}, prefix=("sh", "-c", f'shift; exec {alone}/tidegated "$@"', "sh"))
+        start(daemon, program("still", "exec sleep 1000"), wait="running", grace_ms=300)
+        return daemon
+
+    return start_it
+
+
+@pytest.mark.parametrize(
+    "script, why",
+    [
+        ("sys.exit(1)", "is gone"),
+        ("sock.send(b'x' * 584)\ntime.sleep(1000)", "broke its protocol"),
+        ("say(MOVED, pid=1, dataflow=b'x', node=b'still.1')\ntime.sleep(1000)", "broke its protocol"),
+        ("say(READY)\nsay(READY)\ntime.sleep(1000)", "broke its protocol"),
+        ("say(READY)\nsay(MOVED, pid=1, dataflow=b'a/b', node=b'still.1')\ntime.sleep(1000)", "broke its protocol"),
+        ("say(READY)\nsay(MOVED, pid=1, dataflow=b'd' * 128, node=b'still.1')\ntime.sleep(1000)", "broke its protocol"),
+    ],
+    ids=["ends", "garbage", "before it is ready", "ready twice", "a path for a name", "a name without an end"],
+)
+def test_a_witness_of_no_use_is_replaced_and_nobody_notices(stranger, script, why):
+    daemon = stranger(script)
+    assert eventually(lambda: re.search(rf"the witness \(pid \d+\) {why}; another one in 1 s", daemon.output()), 10), daemon.output()
+    node = daemon.status("flow")["nodes"][0]
+    assert (node["state"], node["generation"]) == ("running", 1)
+
+
+def test_a_witness_that_lies_ends_nobody_who_is_where_it_belongs(stranger, tmp_path):
+    # The daemon's own guard, the node where it is, its pid with another beginning, a node and a dataflow that there are not.
+    daemon = stranger(f"""
+say(READY)
+while not os.path.exists("{tmp_path}/lie"):
+    time.sleep(0.02)
+uuid, pid, start, guard, guard_start = open("{tmp_path}/lie").read().split()
+for type in (MOVED, 19, 20):
+    say(type, 1, int(start), int(pid), comm=b"\\xff", dataflow=uuid.encode(), node=b"still.1")
+    say(type, 1, int(start) + 10**9, int(pid), dataflow=uuid.encode(), node=b"still.1")
+    say(type, 1, int(start), int(pid), dataflow=uuid.encode(), node=b"still.2")
+    say(type, 1, int(start), int(pid), dataflow=uuid.encode(), node=b"still.18446744073709551616")
+    say(type, 1, int(start), int(pid), dataflow=uuid.encode(), node=b"nobody.1")
+    say(type, 1, int(start), int(pid), dataflow=b"nothing", node=b"still.1")
+sock.recv(1000)
+say(LOOKED)
+time.sleep(1000)
+""")
+    flow = daemon.status("flow")
+    pid = flow["nodes"][0]["pid"]
+
+    def start_of(pid):
+        return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]) * 10**9 // os.sysconf("SC_CLK_TCK")
+
+    def act():
+        (tmp_path / "lie.new").write_text(f"{flow['uuid']} {pid} {start_of(pid)} {daemon.process.pid} {start_of(daemon.process.pid)}")
+        (tmp_path / "lie.new").rename(tmp_path / "lie")
+
+    events = while_it_runs(daemon, 5, act, lambda events: len(escapes(events)) >= 6)
+    assert {e["text"].rsplit(", and ", 1)[1] for e in escapes(events)} == {"has ended or come back since"}, events
+    assert eventually(lambda: "of nothing/still.1, which is not known" in daemon.output(), 5), daemon.output()
+    assert daemon.status("flow")["nodes"][0]["pid"] == pid and daemon.status("flow")["nodes"][0]["state"] == "running"
+
+
+@pytest.mark.skipif(not os.environ.get("TIDEGATE_LONG"), reason="waits for deadlines of 5 and 20 s: --long")
+@pytest.mark.parametrize("script, why", [("time.sleep(1000)", "does not get its probe loaded"), ("say(READY)\ntime.sleep(1000)", "does not answer")])
+def test_a_witness_that_hangs_is_replaced(stranger, script, why):
+    daemon = stranger(script)
+    start(daemon, program("more", "exec sleep 1000"), name="more", wait="running", grace_ms=300)  # it is asked for a look then
+    assert eventually(lambda: f"{why}; another one in 1 s" in daemon.output(), 40), daemon.output()
+
+
+def test_a_run_says_it_too(live, dataflow, script, home, nothing_left, build):
+    if not (build / "bin/tidegate-witness").exists():
+        pytest.skip("built without kernel probes")
+    # A run does not tell when its witness is there: who leaves tries until it is ended.
+    leave = script("leave", f"sh -c 'while :; do setsid sh -c \"echo \\$\\$ > {home}/cgroup.procs; exec sleep 0.3\"; done' & exec sleep 1000")
+    run = live(dataflow({"nodes": [{"id": "a", "path": str(leave), "cgroup_writable": True}]}), "--grace-duration", "300ms", json=False, env={"TIDEGATE_PROBES": "on"})
+    run.until("and was killed there")
+    run.process.send_signal(2)
+    run.wait(15)
+    nothing_left()
+
+
 def test_without_the_privilege_it_says_so_and_looks(start_daemon):
     daemon = start_daemon(env={"TIDEGATE_PROBES": "on"}, prefix=("setpriv", "--bounding-set", "-bpf,-perfmon,-sys_admin"))
     start(daemon, program("still", "exec sleep 1000"), wait="running", grace_ms=300)
     assert eventually(lambda: "looked for, not seen: load: no privilege for BPF" in daemon.output(), 10), daemon.output()
     assert witnesses(daemon) == []
+
+
+def test_doctor_says_which_it_would_be(build, tidegate):
+    def said(**env):
+        report = json.loads(tidegate("doctor", "--json", env={**os.environ, **env}).stdout)
+        return next(p for p in report["probes"] if p["id"] == "bpf_leave")
+
+    on, off = said(TIDEGATE_PROBES="on"), said(TIDEGATE_PROBES="off")
+    if (build / "bin/tidegate-witness").exists():
+        assert on["result"] == "yes" and "told of a process that left its cgroup" in on["evidence"], on
+    else:
+        assert on["result"] == "no" and "built without kernel probes" in on["evidence"], on
+    assert off["result"] == "no" and "turned off" in off["evidence"] and "looked for through /proc" in off["without"], off
 
 
 def test_none_is_started_when_it_is_turned_off(start_daemon):
