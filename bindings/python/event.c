@@ -33,11 +33,18 @@ static const char *const type_names[] = {
         [TG_EVENT_ERROR] = "ERROR",
 };
 
+/* Strings that every event is asked for, made once. Never freed: the types and exceptions are not, either. */
+static PyObject *type_texts[sizeof(type_names) / sizeof(*type_names)];
+
+static int texts_setup(void);
+
 int event_setup(void)
 {
-        PyObject *module = PyImport_ImportModule("datetime");
-        PyObject *class = NULL, *zone = NULL, *utc = NULL;
+        PyObject *module, *class = NULL, *zone = NULL, *utc = NULL;
 
+        if (texts_setup() < 0)
+                return -1;
+        module = PyImport_ImportModule("datetime");
         if (!module)
                 return -1;
         class = PyObject_GetAttrString(module, "datetime");
@@ -120,6 +127,10 @@ static const char *event_type_name(PyObject *self)
 
 static PyObject *event_type(PyObject *self, void *unused)
 {
+        unsigned kind = (unsigned)tg_event_type(event_ev(self));
+
+        if (kind < sizeof(type_texts) / sizeof(*type_texts) && type_texts[kind])
+                return Py_NewRef(type_texts[kind]);
         return PyUnicode_InternFromString(event_type_name(self));
 }
 
@@ -233,6 +244,19 @@ static const struct event_key {
 
 #define N_EVENT_KEYS (sizeof(event_keys) / sizeof(*event_keys))
 
+static PyObject *key_texts[N_EVENT_KEYS]; /* interned, as literals of a program are */
+
+static int texts_setup(void)
+{
+        for (size_t i = 0; i < sizeof(type_names) / sizeof(*type_names); i++)
+                if (type_names[i] && !type_texts[i] && !(type_texts[i] = PyUnicode_InternFromString(type_names[i])))
+                        return -1;
+        for (size_t i = 0; i < N_EVENT_KEYS; i++)
+                if (!key_texts[i] && !(key_texts[i] = PyUnicode_InternFromString(event_keys[i].name)))
+                        return -1;
+        return 0;
+}
+
 static bool event_key_given(PyObject *self, const struct event_key *key)
 {
         return key->kinds & 1U << (tg_event_type(event_ev(self)) & 31);
@@ -240,11 +264,14 @@ static bool event_key_given(PyObject *self, const struct event_key *key)
 
 static const struct event_key *event_key_find(PyObject *self, PyObject *name)
 {
-        for (size_t i = 0; PyUnicode_Check(name) && i < N_EVENT_KEYS; i++)
-                if (event_key_given(self, &event_keys[i]) &&
-                        PyUnicode_CompareWithASCIIString(name, event_keys[i].name) == 0)
-                        return &event_keys[i];
-        return NULL;
+        size_t i = 0;
+
+        while (i < N_EVENT_KEYS && name != key_texts[i])
+                i++;
+        if (i == N_EVENT_KEYS && PyUnicode_Check(name))
+                for (i = 0; i < N_EVENT_KEYS && PyUnicode_CompareWithASCIIString(name, event_keys[i].name) != 0;)
+                        i++;
+        return i < N_EVENT_KEYS && event_key_given(self, &event_keys[i]) ? &event_keys[i] : NULL;
 }
 
 static PyObject *event_subscript(PyObject *self, PyObject *name)
@@ -280,10 +307,9 @@ static PyObject *event_keys_list(PyObject *self, PyObject *unused)
 
                 if (!event_key_given(self, &event_keys[i]))
                         continue;
-                name = PyUnicode_InternFromString(event_keys[i].name);
-                if (!name || PyList_Append(list, name) < 0)
+                name = key_texts[i];
+                if (PyList_Append(list, name) < 0)
                         Py_CLEAR(list);
-                Py_XDECREF(name);
         }
         return list;
 }
