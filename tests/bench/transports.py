@@ -146,7 +146,7 @@ class Socket(Transport):
 
 class Tidegate(Transport):
     name = "tidegate"
-    note = "`tidegate run`: two nodes in C, tg_alloc() and tg_send_sample(), links with backpressure; default placement and wait"
+    note = "`tidegate run`: two nodes in C, tg_send() at 64 B, else tg_alloc() and tg_send_sample(), links with backpressure; placement and wait by default"
     file = "tidegate"
     built = True
 

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Two nodes of a Tidegate dataflow: written in place, read in place. */
+/* Two nodes of a Tidegate dataflow: written in place, read in place; a message that fits a slot of the ring is copied there. */
 #include "peer.h"
 
 #include <tidegate/tidegate.h>
 
 #define PATIENCE_NS INT64_C(10000000000)
+#define SLOT_BYTES 192
 
 static tg_node *node;
 static tg_event *event;
 static tg_sample *room;
 static size_t size;
+static char small[SLOT_BYTES];
 
 int peer_open(const struct peer_spec *spec)
 {
@@ -24,8 +26,12 @@ int peer_open(const struct peer_spec *spec)
 
 int peer_loan(void **ret)
 {
-        int r = tg_alloc(node, "out", size, &room);
+        int r;
 
+        *ret = small;
+        if (size <= SLOT_BYTES)
+                return 0;
+        r = tg_alloc(node, "out", size, &room);
         if (r)
                 return peer_fail("tg_alloc", tg_strerror(r));
         *ret = tg_sample_data(room);
@@ -34,9 +40,9 @@ int peer_loan(void **ret)
 
 int peer_send(void)
 {
-        int r = tg_send_sample(room, NULL);
+        int r = size <= SLOT_BYTES ? tg_send(node, "out", small, size, NULL) : tg_send_sample(room, NULL);
 
-        return r ? peer_fail("tg_send_sample", tg_strerror(r)) : 0;
+        return r ? peer_fail("tg_send", tg_strerror(r)) : 0;
 }
 
 int peer_take(const void **ret, int timeout_ms)
