@@ -19,6 +19,7 @@
 #define PANEL_TOP   26.0
 #define PANEL_FOOT  34.0
 #define PANEL_GAP   14.0
+#define SERIES_STEP 4.0 /* beside each other: whiskers would hide each other */
 
 /* Values of one key in their order: places, sizes, ways. */
 typedef struct Names {
@@ -207,7 +208,7 @@ static void svg_begin(FILE *f, unsigned n_panels, const char *what)
 
 static const char *const latency_keys[] = {"pace", "place", "way", "size"};
 
-static void latency_series(const Panel *p, const json_t *rows, const json_t *const *values, const Names *sizes)
+static void latency_series(const Panel *p, const json_t *rows, const json_t *const *values, const Names *sizes, double dx)
 {
         const json_t *all[] = {values[0], values[1], values[2], NULL};
         const char *class = class_of(values[2]);
@@ -221,13 +222,13 @@ static void latency_series(const Panel *p, const json_t *rows, const json_t *con
                 row = find_row(rows, latency_keys, all, 4);
                 if (!row)
                         continue;
-                (void)fprintf(p->f, "%c%.1f %.1f", begun ? 'L' : 'M', panel_x(p, s), panel_y(p, json_number_value(json_object_get(row, "p50_us"))));
+                (void)fprintf(p->f, "%c%.1f %.1f", begun ? 'L' : 'M', panel_x(p, s) + dx, panel_y(p, json_number_value(json_object_get(row, "p50_us"))));
                 begun = true;
         }
         (void)fputs("\"/>\n", p->f);
         for (unsigned s = 0; s < sizes->n; s++) {
                 const json_t *row;
-                double x = panel_x(p, s);
+                double x = panel_x(p, s) + dx;
 
                 all[3] = sizes->value[s];
                 row = find_row(rows, latency_keys, all, 4);
@@ -264,7 +265,7 @@ static void latency_pace(FILE *f, const json_t *rows, const json_t *pace)
                 for (unsigned s = 0; s < sizes.n; s++)
                         panel_category(&p, s, size_of(sizes.value[s], buffer, sizeof(buffer)));
                 for (unsigned w = 0; w < ways.n; w++)
-                        latency_series(&p, rows, (const json_t *[]){pace, places.value[k], ways.value[w]}, &sizes);
+                        latency_series(&p, rows, (const json_t *[]){pace, places.value[k], ways.value[w]}, &sizes, SERIES_STEP * (w - (ways.n - 1) / 2.0));
         }
         (void)fputs("</svg>\n", f);
 }
@@ -436,7 +437,7 @@ static void put_head(FILE *f, const json_t *result)
         put_text(f, json_string_value(json_object_get(host, "machine")));
         (void)fprintf(f, "; load %.1f; %lld rounds%s%s. Raw mechanisms and Tidegate were measured in turn, in the same processes: judge the ratios, which are medians over rounds.</p>\n",
                 json_number_value(json_object_get(host, "load")), (long long)json_integer_value(json_object_get(result, "rounds")),
-                json_is_true(json_object_get(result, "urgent")) ? ", nodes at the highest niceness" : "", json_is_true(json_object_get(result, "quick")) ? " of a quick run, whose figures mean little" : "");
+                json_is_true(json_object_get(result, "urgent")) ? ", nodes at the highest niceness" : "", json_is_true(json_object_get(result, "quick")) ? ", of a quick run, whose figures mean little" : "");
 }
 
 static void put_latency(FILE *f, const json_t *section)

@@ -115,7 +115,7 @@ void bench_show(const json_t *result)
 
         printf("%lld CPUs, Linux %s, load %.1f; %lld rounds%s%s\n\n", (long long)json_integer_value(json_object_get(host, "cpus")), json_string_value(json_object_get(host, "kernel")),
                 json_number_value(json_object_get(host, "load")), (long long)json_integer_value(json_object_get(result, "rounds")),
-                json_is_true(json_object_get(result, "urgent")) ? ", nodes at the highest niceness" : "", json_is_true(json_object_get(result, "quick")) ? " of a quick run" : "");
+                json_is_true(json_object_get(result, "urgent")) ? ", nodes at the highest niceness" : "", json_is_true(json_object_get(result, "quick")) ? ", of a quick run" : "");
         for (size_t i = 0; i < ELEMENTSOF(tables); i++) {
                 const json_t *section = json_object_get(result, tables[i].section), *rows = json_object_get(section, tables[i].rows);
                 const json_t *skipped = json_object_get(section, "skipped");

@@ -6,11 +6,12 @@ import html.parser
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 
 import pytest
-from conftest import eventually, unified_root
+from conftest import MARK, eventually, marked_processes, unified_root
 
 NOBODY = 65534
 
@@ -40,7 +41,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture
 def bench(build, node_environment, traces):
     def run(*args, status=0):
-        done = subprocess.run([build / "bin/tidegate", "bench", *args], env=node_environment, capture_output=True, text=True, timeout=90)
+        done = subprocess.run([build / "bin/tidegate", "bench", *args], env={**node_environment, MARK: traces.mark}, capture_output=True, text=True, timeout=90)
         assert done.returncode == status, done.stdout + done.stderr
         return done
 
@@ -129,8 +130,9 @@ def test_spawn_and_stop_are_measured_beside_the_kernel_and_leave_no_cgroup(bench
 def test_an_ordinary_user_measures_messages_and_counts_calls_and_is_told_what_needs_cgroups(build, node_environment, traces):
     def run(*args):
         return json.loads(subprocess.run([f"{place}/bin/tidegate", "bench", "--quick", "--json", *args], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/",
-                                         env=node_environment, stdout=subprocess.PIPE, check=True, timeout=60).stdout)  # fmt: skip
+                                         env=environment, stdout=subprocess.PIPE, check=True, timeout=60).stdout)  # fmt: skip
 
+    environment = {**node_environment, MARK: traces.mark}
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
         for folder in ("bin", "libexec"):
@@ -141,7 +143,7 @@ def test_an_ordinary_user_measures_messages_and_counts_calls_and_is_told_what_ne
         assert all(row["counted"] for row in found["latency"]["calls"]) and [goal["reached"] for goal in goals(found, "T4")] == [True, True]
         assert "skipped" in run("spawn")["spawn"]
         urgent = subprocess.run([f"{place}/bin/tidegate", "bench", "reclaim", "--quick", "--urgent"], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/",
-                                env=node_environment, stderr=subprocess.PIPE, text=True, timeout=60)  # fmt: skip
+                                env=environment, stderr=subprocess.PIPE, text=True, timeout=60)  # fmt: skip
         assert urgent.returncode == 1 and "--urgent: cannot make nodes urgent: Permission denied" in urgent.stderr
 
 
@@ -156,6 +158,16 @@ def test_the_report_is_one_file_that_asks_nobody_for_anything(bench, tmp_path):
 
 def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(bench, tmp_path):
     assert "No such file or directory" in bench("--report", tmp_path / "none" / "bench.html", status=1).stderr
+
+
+@pytest.mark.parametrize("signal", [signal.SIGKILL, signal.SIGINT])
+def test_ended_in_the_middle_it_leaves_nobody(build, node_environment, traces, signal):
+    p = subprocess.Popen([build / "bin/tidegate", "bench", "throughput", "--size", "64", "--place", "default", "--rounds", "99"], env={**node_environment, MARK: traces.mark},
+                         stdout=subprocess.DEVNULL)  # fmt: skip
+    nodes = eventually(lambda: [command for command in marked_processes(traces.mark).values() if "tidegate-bench-node" in command], 20)
+    p.send_signal(signal)
+    assert nodes and p.wait(10) == -signal
+    assert eventually(lambda: not marked_processes(traces.mark), 10), marked_processes(traces.mark)
 
 
 def test_as_text_there_is_a_table_and_each_goal_says_whether_it_was_reached(bench):
