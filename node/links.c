@@ -302,12 +302,40 @@ static bool verdict_may_come(const tg_node *node)
                 (node->verdict_by == NSEC_NEVER || clock_now() < node->verdict_by);
 }
 
+/* Somebody who only shuts its doorbell, and lives, is followed by nobody: no verdict comes, and no place is kept. */
+static void links_end_unsaid(tg_node *node)
+{
+        nsec_t now = clock_now();
+        OutLink *link, *next;
+
+        node->unsaid = false;
+        for (unsigned i = 0; i < node->n_outputs; i++) {
+                Output *output = &node->outputs[i];
+
+                lock_take(&output->lock);
+                list_for_each(link, next, &output->links, link) {
+                        if (link->peer || !link->unsaid_since)
+                                continue;
+                        if (now < nsec_add(MAX(link->unsaid_since, node->asked_at), NODE_MSG_VERDICT_NS)) {
+                                node->unsaid = true;
+                                continue;
+                        }
+                        (void)links_violation(node, link->id, link->generation, "its doorbell hung up, and nobody says that it has ended");
+                        out_link_drop(output, link);
+                }
+                lock_give(&output->lock);
+        }
+}
+
 void links_look_for_verdicts(tg_node *node)
 {
         OutLink *link, *next;
 
-        if (verdict_may_come(node))
+        if (verdict_may_come(node)) {
+                if (node->unsaid && node->fd >= 0)
+                        links_end_unsaid(node);
                 return;
+        }
         for (unsigned i = 0; i < node->n_outputs; i++) {
                 Output *output = &node->outputs[i];
 
@@ -452,9 +480,10 @@ int links_detach(tg_node *node, const NodeMsg *msg)
                 return 0;
         if (link) {
                 lock_take(&output->lock);
-                if (msg->detach.restarting)
-                        (void)out_link_keep(output, link);
-                else
+                if (msg->detach.restarting) {
+                        if (out_link_keep(output, link))
+                                link->unsaid_since = 0;
+                } else
                         out_link_drop(output, link);
                 lock_give(&output->lock);
         }
@@ -687,9 +716,12 @@ void peer_gone(tg_node *node, Peer *peer)
                 list_for_each(link, next, &output->links, link) {
                         if (link->peer != peer)
                                 continue;
-                        if (keep && link->restartable)
-                                (void)out_link_keep(output, link);
-                        else
+                        if (keep && link->restartable) {
+                                if (out_link_keep(output, link)) {
+                                        link->unsaid_since = clock_now();
+                                        node->unsaid = true;
+                                }
+                        } else
                                 out_link_drop(output, link);
                 }
                 lock_give(&output->lock);

@@ -125,6 +125,7 @@ typedef struct OutLink {
         uint64_t first;   /* index of the first message that it can have had to do with */
         Region cursor;
         Peer *peer; /* NULL: dead. Its place is kept until the supervisor says what follows */
+        nsec_t unsaid_since; /* its peer hung up, and the supervisor has not said that it is dead; 0: it has, or nothing hung up */
 } OutLink;
 
 typedef struct Output {
@@ -199,6 +200,8 @@ struct tg_node {
         int fd; /* to the supervisor; -1: it is gone */
         char *socket_path; /* where to find it, or its successor; NULL: nowhere */
         nsec_t join_at, join_span; /* the next attempt while there is no fd, and how long after that the one after it */
+        nsec_t asked_at;   /* when a supervisor that had taken over asked us last */
+        bool unsaid;       /* some link has unsaid_since */
         nsec_t verdict_by; /* NSEC_NEVER: somebody decides what follows on a death. Else nobody does from then on */
         int epoll_fd, timer_fd, self_fd;
         int outer_fd, outer_nudge_fd; /* tg_node_fd(), and what keeps it readable */

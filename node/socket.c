@@ -114,6 +114,7 @@ static int on_resume(tg_node *node, const NodeMsg *msg, int *fds)
 {
         int r;
 
+        node->asked_at = clock_now(); /* what it has to say of the dead it says from now on */
         r = join_hello(node);
         if (r == 0 && node->state >= NODE_READY)
                 r = socket_answer(node, &(NodeMsg){.type = NODE_MSG_MAPPED});

@@ -268,7 +268,7 @@ static void node_begin_incarnation(Node *node)
         node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = false;
         node->killed_by_guard = node->keeper_killed = node->guard_asked = node->guard_heard = false;
         node->enforced_at = node->kill_at = node->killed_until = node->exit_seen_at = node->exit_known_at = 0;
-        node->n_killed = 0;
+        node->n_killed = node->n_said = 0;
         node->not_removed = false;
         node->escrow_placed = false;
         node_put_aside(node);

@@ -18,7 +18,7 @@ static Flow *flow;
 static _Atomic uint64_t *shared;
 static int source, sink;
 
-enum { GO, GOT, CLOSED, INVALID, ENDED, PARAMS };
+enum { GO, GOT, CLOSED, INVALID, ENDED, PARAMS, MARK };
 
 static void tell(unsigned what, uint64_t value)
 {
@@ -362,5 +362,62 @@ Test(hostile, nobody_is_convicted_for_a_ring_a_message, .timeout = 60)
         cr_assert_eq(shared[GOT], 5000);
         cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
         cr_assert_eq(flow_n_violations(flow), 0);
+        flow_close(flow);
+}
+
+/* Its link is there as long as a verdict may come, and the time for that is not waited for here: it is put back. */
+static int send_past_the_shut(tg_node *node, void *arg)
+{
+        OutLink *link, *next;
+
+        NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+        tell(GO, 1);
+        await(GOT, 1);
+        NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0); /* its place is kept, and the queue of one is full then */
+        __atomic_store_n(&node->send_timeout_ns, 50000000, __ATOMIC_RELAXED);
+        NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == TG_E_TIMEOUT);
+        lock_take(&node->lock);
+        list_for_each(link, next, &node->outputs[0].links, link) {
+                NODE_CHECK(!link->peer && link->unsaid_since);
+                link->unsaid_since -= NODE_MSG_VERDICT_NS;
+        }
+        lock_give(&node->lock);
+        for (unsigned i = 0; i < 100; i++)
+                NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+        tell(MARK, 1);
+        await(ENDED, 1);
+        return 0;
+}
+
+static int shut_the_doorbell(tg_node *node, void *arg)
+{
+        Peer *peer, *next;
+        tg_event *ev;
+
+        NODE_CHECK(tg_next(node, &ev, TG_FOREVER) == 0);
+        tg_event_free(ev);
+        list_for_each(peer, next, &node->peers, link)
+                (void)shutdown(peer->fd, SHUT_RDWR);
+        tell(GOT, 1);
+        await(ENDED, 1);
+        return 0;
+}
+
+Test(hostile, who_shuts_its_doorbell_and_lives_keeps_no_place, .timeout = 60)
+{
+        int producer;
+
+        flow = flow_new();
+        shared = flow_shared(flow);
+        producer = flow_node(flow, "producer", send_past_the_shut, NULL);
+        source = flow_node(flow, "shut", shut_the_doorbell, NULL);
+        flow_link(flow, producer, flow_output(flow, producer, "out", 10, 100, 20), source, "in",
+                (FlowLinkSpec){.backpressure = true, .restartable = true, .queue_size = 1});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[MARK] || flow_exited(flow, producer, NULL)));
+        cr_assert_eq(shared[MARK], 1);
+        cr_assert(FLOW_UNTIL(flow, 10, flow_n_violations(flow) == 1));
+        tell(ENDED, 1);
+        cr_assert(FLOW_UNTIL(flow, 10, flow_exited(flow, producer, NULL) && flow_exited(flow, source, NULL)));
         flow_close(flow);
 }

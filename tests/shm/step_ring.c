@@ -212,7 +212,7 @@ static void replace(Round *r, unsigned i)
         must(region_map_read(&cursor, world->cursor[i].fd, REGION_CURSOR, cursor_size()));
         cursor_read(&cursor, &s);
         region_unmap(&cursor);
-        if (s.active)
+        if (s.attachment) /* else it had not begun: what was published meanwhile was for nobody */
                 world->start_at[HEIR] = s.tail;
         if (!lossless)
                 (void)order_producer(r, 'D', i);

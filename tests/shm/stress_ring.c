@@ -466,6 +466,7 @@ static void *consumer_main(void *arg)
         c->next = c->r.start;
         if (ring_reader_must_ring(&c->r))
                 ring_once(c->world->sock[c->i][1], c->res);
+        ring_reader_name(&c->r, 1);
         must(send(world->go[c->i][1], "s", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);
         consumer_loop(c);
         consumer_release_all(c);

@@ -1,0 +1,632 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * hostile ARENA MILLISECONDS: a node that does to all it was ever given whatever it may, one attack in each of its lives. For so long it is as the
+ * others are; for so long it attacks; then it notes that, and ends itself by SIGKILL when the test has looked. `hostile --list` names the attacks, and how
+ * each of them has to end:
+ *
+ *   nothing    nobody else may feel it, and nothing can be proven
+ *   told       a peer proves it: `violations` of this node in status
+ *   failed     the supervisor ends this node, and its error says why
+ *   refused    the kernel refuses every step of it
+ *
+ * It is linked with the inside of the node library, and with a recvmsg() of its own that keeps every descriptor the library gets.
+ */
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "arena.h"
+#include "node/node-internal.h"
+
+#define MAX_KEPT 256
+
+static volatile uint64_t *arena;
+static tg_node *self;
+static uint64_t rng = 88172645463325252u;
+static int kept[MAX_KEPT];
+static unsigned n_kept;
+
+static uint64_t any(void)
+{
+        rng ^= rng << 13;
+        rng ^= rng >> 7;
+        return rng ^= rng << 17;
+}
+
+/* Now and then a value that makes sense somewhere. */
+static uint64_t value(void)
+{
+        uint64_t head = __atomic_load_n(&((struct ring_shared *)self->outputs[0].ring.map)->head, __ATOMIC_RELAXED);
+        const uint64_t likely[] = {0, 1, 2, head, head + 1, head - 1, 2 * head + 2, head + 16, UINT64_C(1) << 62, UINT64_MAX, UINT32_MAX, 4096};
+        uint64_t v = any();
+
+        return v % 3 ? likely[v / 3 % ELEMENTSOF(likely)] : any();
+}
+
+ssize_t __real_recvmsg(int fd, struct msghdr *mh, int flags);
+ssize_t __wrap_recvmsg(int fd, struct msghdr *mh, int flags);
+
+ssize_t __wrap_recvmsg(int fd, struct msghdr *mh, int flags)
+{
+        ssize_t n = __real_recvmsg(fd, mh, flags);
+
+        for (struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(mh) : NULL; c; c = CMSG_NXTHDR(mh, c)) {
+                if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+                        continue;
+                for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) && n_kept < MAX_KEPT; i++) {
+                        int got;
+
+                        memcpy(&got, CMSG_DATA(c) + i * sizeof(int), sizeof(got));
+                        kept[n_kept] = fcntl(got, F_DUPFD_CLOEXEC, 100);
+                        n_kept += kept[n_kept] >= 0;
+                }
+        }
+        return n;
+}
+
+/* ---- what it has */
+
+static struct ring_shared *ring(void)
+{
+        return self->outputs[0].ring.map;
+}
+
+static struct cursor_shared *cursor(void)
+{
+        return self->inputs[0].cursor.map;
+}
+
+#define put(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+#define get(p)    __atomic_load_n((p), __ATOMIC_SEQ_CST)
+
+static void scribble(const Region *region, size_t from, unsigned n)
+{
+        uint64_t *words = region->map;
+
+        while (n--)
+                put(&words[from / 8 + any() % ((region->size - from) / 8)], value());
+}
+
+static void ring_all(void)
+{
+        Peer *peer, *next;
+
+        list_for_each(peer, next, &self->peers, link)
+                peer_send(self, peer);
+}
+
+/* As an honest one: takes what is there, sends one message that it numbers. */
+static void be_honest(void)
+{
+        static uint64_t n;
+        uint8_t bytes[1000];
+        tg_event *ev;
+
+        while (tg_next(self, &ev, 0) == 0)
+                tg_event_free(ev);
+        memset(bytes, (int)n, sizeof(bytes));
+        (void)tg_send(self, "out", bytes, n % 4 ? 64 : sizeof(bytes), NULL);
+        n++;
+}
+
+/* ---- as a producer */
+
+static void publish_raw(const struct ring_descriptor *d, const void *bytes, size_t size)
+{
+        struct ring_shared *r = ring();
+        uint32_t n_slots = (uint32_t)r->header.layout[0];
+        uint64_t i = get(&r->head);
+        struct ring_slot *slot = &r->slot[i % n_slots];
+
+        put(&slot->seq, 2 * i + 1);
+        memcpy(slot->descriptor, d, sizeof(*d));
+        if (size)
+                memcpy(slot->bytes, bytes, size);
+        put(&slot->seq, 2 * i + 2);
+        put(&r->head, i + 1);
+        output_tell(&self->outputs[0]);
+}
+
+static void head_back(void)
+{
+        put(&ring()->head, get(&ring()->head) / 2);
+        ring_all();
+}
+
+static void head_leap(void)
+{
+        put(&ring()->head, UINT64_C(1) << 63);
+        ring_all();
+}
+
+static void head_far(void)
+{
+        put(&ring()->head, get(&ring()->head) + 100000);
+        ring_all();
+}
+
+static void slots_noise(void)
+{
+        scribble(&self->outputs[0].ring, offsetof(struct ring_shared, floor), 50);
+        scribble(&self->outputs[0].pool, 0, 50);
+        for (unsigned i = 0; i < 8; i++) /* some are whole, or they would all be torn */
+                publish_raw(&(struct ring_descriptor){.flags = (uint32_t)any(), .offset = value(), .payload_len = (uint32_t)value(),
+                        .meta_len = any() % 4 ? 0 : (uint32_t)value()}, NULL, 0);
+}
+
+static void wild_descriptors(void)
+{
+        uint64_t size = self->outputs[0].pool.size;
+        const struct ring_descriptor bad[] = {
+                {.offset = size, .payload_len = 1},
+                {.offset = size - 64, .payload_len = 65},
+                {.offset = UINT64_MAX - 63, .payload_len = 128},
+                {.offset = 4096, .payload_len = UINT32_MAX},
+                {.offset = 4096, .payload_len = 8, .meta_len = UINT32_MAX},
+                {.offset = 4096, .segment = 65535, .payload_len = 1},
+                {.flags = RING_FLAG_INLINE, .payload_len = RING_INLINE_MAX + 1},
+                {.flags = RING_FLAG_INLINE, .payload_len = UINT32_MAX, .meta_len = UINT32_MAX},
+        };
+
+        publish_raw(&bad[any() % ELEMENTSOF(bad)], NULL, 0);
+}
+
+static void unknown_segment(void)
+{
+        publish_raw(&(struct ring_descriptor){.offset = 4096, .segment = 7, .payload_len = 1}, NULL, 0);
+}
+
+static void wild_metadata(void)
+{
+        uint8_t bytes[192];
+
+        for (size_t i = 0; i < sizeof(bytes); i++)
+                bytes[i] = (uint8_t)any();
+        publish_raw(&(struct ring_descriptor){.flags = RING_FLAG_INLINE, .payload_len = 8, .meta_len = 1 + (uint32_t)any() % 180}, bytes, sizeof(bytes));
+}
+
+static void replay(void)
+{
+        struct ring_shared *r = ring();
+        struct ring_slot *slot = &r->slot[any() % r->header.layout[0]];
+
+        put(&slot->seq, get(&slot->seq) - 2 * (any() % 3) * r->header.layout[0]);
+        put(&r->head, get(&r->head) + 1);
+        output_tell(&self->outputs[0]);
+}
+
+static void room_lies(void)
+{
+        struct ring_shared *r = ring();
+
+        put(&r->room_target, value());
+        put(&r->room_link, any() % 2 ? 1 + (uint32_t)(any() % 4) : ROOM_LINK_ANY);
+        put(&r->room_reason, (uint32_t)(any() % 4));
+        put(&r->room_epoch, any() | 1);
+        be_honest();
+}
+
+static void floor_lies(void)
+{
+        be_honest();
+        put(&ring()->floor, any() % 2 ? value() : 0);
+}
+
+static void shifting_payload(void)
+{
+        be_honest();
+        scribble(&self->outputs[0].pool, POOL_DATA_OFFSET, 200);
+}
+
+static void open_and_shut(void)
+{
+        put(&ring()->closed, any() % 2);
+        ring_all();
+        be_honest();
+}
+
+static void headers_noise(void)
+{
+        const Region *regions[] = {&self->outputs[0].ring, &self->outputs[0].pool, &self->inputs[0].cursor, &self->bell_map};
+        uint64_t *words = regions[any() % ELEMENTSOF(regions)]->map;
+
+        put(&words[any() % (sizeof(struct region_header) / 8)], value());
+        if (self->outputs[0].ring.map == words)
+                put(&((struct region_header *)self->outputs[0].ring.map)->layout[0], self->outputs[0].ring.layout[0]); /* we read that one ourselves */
+        be_honest();
+}
+
+/* ---- as a consumer */
+
+static void tail_back(void)
+{
+        put(&cursor()->tail, get(&cursor()->tail) / 2);
+}
+
+static void tail_leap(void)
+{
+        put(&cursor()->tail, get(&cursor()->tail) + 1000000);
+}
+
+static void claims_noise(void)
+{
+        for (unsigned k = 0; k < CURSOR_N_CLAIMS; k++)
+                put(&cursor()->claim[k], any() % 4 ? get(&cursor()->tail) - any() % 16 : value());
+        be_honest();
+}
+
+static void claims_held(void)
+{
+        static tg_event *held[64];
+        static unsigned n;
+        tg_event *ev;
+
+        if (n < ELEMENTSOF(held) && tg_next(self, &ev, 0) == 0)
+                held[n++] = ev; /* and never given back */
+        else
+                be_honest();
+}
+
+static void state_flips(void)
+{
+        put(&cursor()->state, (uint32_t)(any() % 3));
+        be_honest();
+        put(&cursor()->state, 1u);
+}
+
+static void cursor_noise(void)
+{
+        struct cursor_shared *c = cursor();
+        size_t from = any() % 2 ? offsetof(struct cursor_shared, claim) : offsetof(struct cursor_shared, start);
+
+        scribble(&self->inputs[0].cursor, from, 4);
+        put(&c->attachment, (uint32_t)any());
+        be_honest();
+}
+
+/* ---- bells and doorbells */
+
+static void bell_toggles(void)
+{
+        put(&self->bell.shared->epoch, any() | 1);
+        be_honest();
+}
+
+static void flood(size_t size)
+{
+        static const char bytes[4096];
+        Peer *peer, *next;
+
+        list_for_each(peer, next, &self->peers, link)
+                for (unsigned i = 0; i < 50; i++)
+                        (void)send(peer->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        (void)sched_yield();
+}
+
+static void flood_bytes(void)
+{
+        flood(1);
+        be_honest();
+}
+
+static void flood_pages(void)
+{
+        flood(4096);
+}
+
+static void doorbell_fds(void)
+{
+        int fds[64];
+        union {
+                struct cmsghdr c;
+                char bytes[CMSG_SPACE(sizeof(fds))];
+        } control = {};
+        struct iovec iov = {.iov_base = (char[]){'x'}, .iov_len = 1};
+        struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+        Peer *peer, *next;
+
+        for (size_t i = 0; i < ELEMENTSOF(fds); i++)
+                fds[i] = kept[any() % n_kept];
+        control.c = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(fds))};
+        memcpy(CMSG_DATA(&control.c), fds, sizeof(fds));
+        list_for_each(peer, next, &self->peers, link)
+                (void)sendmsg(peer->fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL);
+        be_honest();
+}
+
+static void doorbells_shut(void)
+{
+        Peer *peer, *next;
+
+        list_for_each(peer, next, &self->peers, link)
+                (void)shutdown(peer->fd, SHUT_RDWR);
+        be_honest();
+}
+
+/* ---- the files themselves */
+
+static bool is_memory(int fd)
+{
+        return fcntl(fd, F_GET_SEALS) >= 0;
+}
+
+/* What is refused may not be let through once: of memory that others read, and of its own, which they trust in. */
+static void spoil_memory(int fd)
+{
+        char path[64], bytes[16] = "spoilt";
+        struct flock lock = {.l_type = F_WRLCK};
+        void *map;
+        int again;
+
+        arena[ARENA_NOTE] += ftruncate(fd, 0) == 0 || ftruncate(fd, 1 << 24) == 0;
+        arena[ARENA_NOTE] += fallocate(fd, 0x02 | 0x01, 0, 4096) == 0; /* PUNCH_HOLE, KEEP_SIZE */
+        arena[ARENA_NOTE] += fallocate(fd, 0x10, 0, 4096) == 0;        /* ZERO_RANGE */
+        arena[ARENA_NOTE] += fcntl(fd, F_ADD_SEALS, 0x08) == 0;        /* WRITE: its writer has it mapped */
+        arena[ARENA_NOTE] += pwrite(fd, bytes, sizeof(bytes), 128) > 0;
+        map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        arena[ARENA_NOTE] += map != MAP_FAILED;
+        (void)fcntl(fd, F_SETFL, O_APPEND | O_NONBLOCK);
+        (void)fcntl(fd, F_OFD_SETLK, &lock);
+        (void)flock(fd, LOCK_EX | LOCK_NB);
+        (void)fcntl(fd, F_SETLEASE, F_WRLCK);
+        (void)fallocate(fd, 0, 0, 4096);
+        (void)lseek(fd, 0, SEEK_END);
+        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        again = open(path, O_RDWR | O_TRUNC | O_CLOEXEC | O_NONBLOCK);
+        if (again >= 0) {
+                arena[ARENA_NOTE] += pwrite(again, bytes, sizeof(bytes), 128) > 0;
+                map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, again, 0);
+                arena[ARENA_NOTE] += map != MAP_FAILED;
+                close(again);
+        }
+        (void)fchmod(fd, 0);
+}
+
+static void spoil_maps(void)
+{
+        Peer *peer, *next;
+        Source *source = self->inputs[0].now;
+
+        list_for_each(peer, next, &self->peers, link)
+                arena[ARENA_NOTE] += peer->bell_map.map && mprotect(peer->bell_map.map, 4096, PROT_READ | PROT_WRITE) == 0;
+        if (source) {
+                arena[ARENA_NOTE] += mprotect(source->ring.map, 4096, PROT_READ | PROT_WRITE) == 0;
+                arena[ARENA_NOTE] += madvise(source->ring.map, 4096, MADV_REMOVE) == 0;
+        }
+        arena[ARENA_NOTE] += madvise(self->outputs[0].ring.map, 4096, MADV_REMOVE) == 0; /* its own pages, under its readers */
+        arena[ARENA_NOTE] += madvise(self->outputs[0].pool.map, 4096, MADV_REMOVE) == 0;
+}
+
+/* Its own control page alone stays open to the supervisor, whose successor writes there. */
+static void every_file(void)
+{
+        for (unsigned i = 0; i < n_kept; i++)
+                if (is_memory(kept[i]) && fcntl(kept[i], F_GET_SEALS) & 0x10) /* FUTURE_WRITE */
+                        spoil_memory(kept[i]);
+        spoil_maps();
+        be_honest();
+}
+
+static void every_map(void)
+{
+        scribble(&self->outputs[0].ring, sizeof(struct region_header), 30);
+        scribble(&self->outputs[0].pool, 0, 30);
+        scribble(&self->inputs[0].cursor, 0, 10);
+        scribble(&self->bell_map, sizeof(struct region_header), 2);
+        ring_all();
+}
+
+/* ---- the socket to the supervisor */
+
+static void say(const NodeMsg *msg)
+{
+        uint8_t bytes[NODE_MSG_MAX];
+        int n = node_msg_encode(msg, bytes, sizeof(bytes));
+
+        if (n > 0)
+                (void)send(self->fd, bytes, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static void socket_garbage(void)
+{
+        uint8_t bytes[300];
+
+        for (size_t i = 0; i < sizeof(bytes); i++)
+                bytes[i] = (uint8_t)any();
+        (void)send(self->fd, bytes, 1 + any() % sizeof(bytes), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static void socket_flood(void)
+{
+        for (unsigned i = 0; i < 100; i++)
+                say(&(NodeMsg){.type = NODE_MSG_LINK_OUT_ACK, .ack = {.link = 1, .generation = 1}});
+}
+
+static void socket_fds(void)
+{
+        union {
+                struct cmsghdr c;
+                char bytes[CMSG_SPACE(4 * sizeof(int))];
+        } control = {};
+        struct iovec iov = {.iov_base = (char[]){'x'}, .iov_len = 1};
+        struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+        int fds[4];
+
+        for (size_t i = 0; i < ELEMENTSOF(fds); i++)
+                fds[i] = kept[any() % n_kept];
+        control.c = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(fds))};
+        memcpy(CMSG_DATA(&control.c), fds, sizeof(fds));
+        if (sendmsg(self->fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+                socket_garbage(); /* refused by this kernel (6.16 and later): it has to fail all the same */
+}
+
+static void socket_lies(void)
+{
+        const NodeMsg lies[] = {
+                {.type = NODE_MSG_CLOSE_OUTPUT, .close_output = {.output = 200}},
+                {.type = NODE_MSG_MAPPED},
+                {.type = NODE_MSG_VIOLATION, .violation = {.link = 1, .generation = 1, .text = "not mine to accuse"}},
+                {.type = NODE_MSG_VIOLATION, .violation = {.link = 99, .generation = 1, .text = "who?"}},
+                {.type = NODE_MSG_HELLO, .hello = {.version = NODE_MSG_VERSION, .library = "x", .dataflow = "flow", .node = "sink", .generation = 1}},
+        };
+
+        say(&(NodeMsg){.type = NODE_MSG_RESUMED, .resume = {.epoch = any(), .running = 1}});
+        say(&(NodeMsg){.type = NODE_MSG_LINK_IN_ACK, .ack = {.link = 1, .generation = 1}});
+        say(&(NodeMsg){.type = NODE_MSG_DETACH_ACK, .ack = {.link = 1, .generation = 7}});
+        say(&lies[any() % ELEMENTSOF(lies)]);
+}
+
+/* Of its own links, by turns: its word stands against the honest, who go on. */
+static void accusations(void)
+{
+        for (uint32_t link = 1; link <= 3; link++)
+                if (link != 1) /* source -> sink */
+                        say(&(NodeMsg){.type = NODE_MSG_VIOLATION, .violation = {.link = link, .generation = 1, .text = "\033[2Jthe others are to blame\n\xff"}});
+        (void)poll(NULL, 0, 2);
+        be_honest();
+}
+
+/* By name, as another node, and as itself once more; and by many who say nothing. */
+static void forged_handshakes(void)
+{
+        static int fds[32];
+        static unsigned n;
+        const char *path = getenv(NODE_MSG_SOCKET_ENV);
+        struct sockaddr_un addr = {.sun_family = AF_UNIX};
+        int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), own = self->fd;
+
+        (void)snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path ? path : "");
+        if (fd < 0 || !path || connect(fd, (void *)&addr, sizeof(addr)) < 0) {
+                close(fd);
+                be_honest();
+                return;
+        }
+        self->fd = fd; /* for say() */
+        switch (any() % 4) {
+        case 0:
+                say(&(NodeMsg){.type = NODE_MSG_HELLO, .hello = {.version = NODE_MSG_VERSION, .library = "x", .dataflow = "flow", .node = "sink"}});
+                break;
+        case 1: {
+                NodeMsg hello = {.type = NODE_MSG_HELLO, .hello = {.version = NODE_MSG_VERSION, .library = "x", .dataflow = self->dataflow, .node = "source", .generation = 1}};
+
+                memcpy(hello.hello.uuid, self->uuid, sizeof(hello.hello.uuid));
+                say(&hello);
+                break;
+        }
+        case 2:
+                socket_garbage();
+                break;
+        default:
+                break;
+        }
+        self->fd = own;
+        close(fds[n % ELEMENTSOF(fds)]);
+        fds[n++ % ELEMENTSOF(fds)] = fd;
+        be_honest();
+}
+
+typedef enum How {
+        ONCE,      /* and then it is silent */
+        REPEATED,  /* without being honest in between */
+        BESIDE,    /* while it takes and sends as the others do */
+        FATAL,     /* repeated until it is ended for it */
+} How;
+
+static const struct {
+        const char *name, *end;
+        void (*step)(void);
+        How how;
+} attacks[] = {
+        {"head_back", "told", head_back, ONCE},
+        {"head_leap", "told", head_leap, ONCE},
+        {"head_far", "nothing", head_far, REPEATED},
+        {"slots_noise", "told", slots_noise, REPEATED},
+        {"wild_descriptors", "told", wild_descriptors, REPEATED},
+        {"unknown_segment", "told", unknown_segment, ONCE},
+        {"wild_metadata", "told", wild_metadata, REPEATED},
+        {"replay", "nothing", replay, REPEATED},
+        {"room_lies", "nothing", room_lies, BESIDE},
+        {"floor_lies", "nothing", floor_lies, BESIDE},
+        {"shifting_payload", "nothing", shifting_payload, BESIDE},
+        {"open_and_shut", "nothing", open_and_shut, BESIDE},
+        {"headers_noise", "nothing", headers_noise, BESIDE},
+        {"tail_back", "told", tail_back, ONCE},
+        {"tail_leap", "told", tail_leap, ONCE},
+        {"claims_noise", "nothing", claims_noise, BESIDE},
+        {"claims_held", "nothing", claims_held, BESIDE},
+        {"state_flips", "nothing", state_flips, BESIDE},
+        {"cursor_noise", "nothing", cursor_noise, BESIDE},
+        {"bell_toggles", "nothing", bell_toggles, BESIDE},
+        {"flood_bytes", "nothing", flood_bytes, BESIDE},
+        {"flood_pages", "told", flood_pages, REPEATED},
+        {"doorbell_fds", "nothing", doorbell_fds, BESIDE},
+        {"doorbells_shut", "nothing", doorbells_shut, BESIDE},
+        {"every_file", "refused", every_file, BESIDE},
+        {"every_map", "nothing", every_map, REPEATED},
+        {"socket_garbage", "failed", socket_garbage, FATAL},
+        {"socket_fds", "failed", socket_fds, FATAL},
+        {"socket_flood", "failed", socket_flood, FATAL},
+        {"socket_lies", "failed", socket_lies, FATAL},
+        {"accusations", "nothing", accusations, BESIDE},
+        {"forged_handshakes", "nothing", forged_handshakes, BESIDE},
+};
+
+static void during(uint64_t ms, void (*step)(void))
+{
+        uint64_t until = clock_ns(CLOCK_MONOTONIC) + ms * 1000000;
+
+        while (clock_ns(CLOCK_MONOTONIC) < until)
+                step();
+}
+
+static void attack(size_t k, uint64_t ms)
+{
+        if (attacks[k].how == ONCE) {
+                attacks[k].step();
+                during(ms, ring_all); /* once a look would do; they may all look as often as they like */
+        } else
+                during(attacks[k].how == FATAL ? 20000 : ms, attacks[k].step);
+}
+
+static int list(void)
+{
+        for (size_t i = 0; i < ELEMENTSOF(attacks); i++)
+                printf("%s %s\n", attacks[i].name, attacks[i].end);
+        return 0;
+}
+
+int main(int argc, char **argv)
+{
+        uint64_t life, ms;
+
+        if (argc == 2 && strcmp(argv[1], "--list") == 0)
+                return list();
+        if (argc != 3)
+                DIE("usage: hostile ARENA MILLISECONDS | --list");
+        arena = arena_open(argv[1]);
+        ms = number(argv[2]);
+        self = open_node();
+        life = tg_restart_count(self);
+        rng += life * UINT64_C(0x9e3779b97f4a7c15);
+        __atomic_store_n(&self->send_timeout_ns, 0, __ATOMIC_RELAXED); /* who does not take from it is no reason not to take from others */
+        arena[ARENA_N] = ELEMENTSOF(attacks);
+        arena[ARENA_PHASE] = 3 * life;
+        if (life >= ELEMENTSOF(attacks))
+                while (!tg_should_stop(self))
+                        be_honest();
+        if (life >= ELEMENTSOF(attacks))
+                return 0;
+        during(ms, be_honest);
+        arena[ARENA_PHASE] = 3 * life + 1;
+        attack(life, ms);
+        arena[ARENA_PHASE] = 3 * life + 2;
+        while (arena[ARENA_SEEN] <= life) /* it is killed if nobody looks */
+                (void)poll(NULL, 0, 1);
+        (void)raise(SIGKILL); /* leaves as it is: with claims, odd epochs, a torn slot */
+        return 1;
+}
