@@ -31,6 +31,12 @@ static inline bool lock_try(Lock *lock)
         return __atomic_compare_exchange_n(&lock->state, &free_state, 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
 
+/* lock_is_free() - a look, with no promise for the next moment. */
+static inline bool lock_is_free(const Lock *lock)
+{
+        return __atomic_load_n(&lock->state, __ATOMIC_RELAXED) == 0;
+}
+
 /* lock_take_until() - 0, -ETIMEDOUT, or -EINTR when a signal handler ran. NSEC_NEVER for no deadline. */
 static inline int lock_take_until(Lock *lock, nsec_t deadline)
 {

@@ -10,6 +10,7 @@
 #include "node/node-internal.h"
 
 #define GROW_SPAN (100 * NSEC_PER_MSEC) /* a sender that may drop waits so long for a larger pool, once until it is answered */
+#define BATCH_LOCKED     64  /* messages of a batch before the output's lock is offered to others */
 #define VIOLATION_STRIDE 256 /* messages; cursors are judged by the ring, and asked for here now and then */
 
 typedef struct Send {
@@ -194,6 +195,7 @@ static int take_chunk_gently(Send *send, size_t size, PoolChunk *ret)
 
                 if (r == 0 || output->closed || !grow_may(output, size) || (output->grow_late && !needed))
                         return r;
+                flush(output); /* of a batch, what was written so far */
                 lock_give(&output->lock);
                 grew = grow_wait(output, size, until);
                 lock_take(&output->lock);
@@ -245,7 +247,14 @@ static int take_chunk(Send *send, size_t size, PoolChunk *ret)
         }
 }
 
-/* Publishes, with output->lock; waits for room. */
+/* What was published becomes visible, and whoever sleeps is woken once for all of it. With output->lock. */
+static void flush(Output *output)
+{
+        if (ring_writer_flush(output->writer))
+                output_tell(output);
+}
+
+/* Publishes, with output->lock; waits for room. Nobody sees it before flush(), which a wait begins with. */
 static int publish(Send *send, PoolChunk *chunk, const void *meta)
 {
         Output *output = send->output;
@@ -259,7 +268,9 @@ static int publish(Send *send, PoolChunk *chunk, const void *meta)
         for (;;) {
                 int r;
 
-                post.time_ns = send->now ? send->now : clock_now();
+                if (!send->now)
+                        send->now = clock_now();
+                post.time_ns = send->now;
                 r = ring_writer_publish(output->writer, &post, chunk, NULL);
                 if (r == RING_E_FULL)
                         r = wait_room(send, 0);
@@ -268,8 +279,6 @@ static int publish(Send *send, PoolChunk *chunk, const void *meta)
                 else if (r)
                         return error_fold(r);
                 else {
-                        if (ring_writer_flush(output->writer))
-                                output_tell(output);
                         send->suspicious |= ring_writer_head(output->writer) % VIOLATION_STRIDE == 0;
                         return 0;
                 }
@@ -278,17 +287,14 @@ static int publish(Send *send, PoolChunk *chunk, const void *meta)
         }
 }
 
+/* These two with the turn and output->lock. */
 static int send_inline(Send *send)
 {
         uint64_t meta[RING_INLINE_MAX / 8];
-        int r;
 
         if (send->meta_size)
                 (void)params_encode(send->params, meta, sizeof(meta)); /* its size was asked for */
-        lock_take(&send->output->lock);
-        r = publish(send, NULL, meta);
-        lock_give(&send->output->lock);
-        return r;
+        return publish(send, NULL, meta);
 }
 
 /* The payload is copied without output->lock: nobody sees the chunk yet, and the turn keeps other senders away. */
@@ -300,13 +306,13 @@ static int send_pooled(Send *send)
         int r;
 
         if (!chunk.data || chunk.capacity < need) {
-                lock_take(&output->lock);
                 r = take_chunk(send, need, &chunk);
-                lock_give(&output->lock);
                 if (r)
                         return r;
+                lock_give(&output->lock);
                 memcpy(chunk.data, send->payload, send->size);
-        }
+        } else
+                lock_give(&output->lock);
         if (send->meta_size)
                 (void)params_encode(send->params, (uint8_t *)chunk.data + round8(send->size), send->meta_size);
         lock_take(&output->lock);
@@ -315,7 +321,6 @@ static int send_pooled(Send *send)
                 ring_writer_give_back(output->writer, &chunk); /* nothing when it was published */
         else
                 send->chunk = chunk;
-        lock_give(&output->lock);
         return r;
 }
 
@@ -346,6 +351,41 @@ static int take_turn(Send *send)
         return r == -ETIMEDOUT ? TG_E_TIMEOUT : r;
 }
 
+static int send_any(Send *send)
+{
+        return !send->chunk.data && fits_inline(send->size, send->meta_size) ? send_inline(send) : send_pooled(send);
+}
+
+/*
+ * The usual case, with one lock instead of two: a small message, nobody has the turn, and there is room. Who has the turn took
+ * it before output->lock, so whoever waits for room, or copies into a chunk, is seen here. False: the long way.
+ */
+static bool send_at_once(Send *send, int *ret)
+{
+        Output *output = send->output;
+        tg_node *node = output->node;
+        RingPost post = {.payload = send->payload, .payload_len = (uint32_t)send->size};
+        int r = RING_E_FULL;
+
+        if (send->size > RING_INLINE_MAX || send->meta_size)
+                return false;
+        post.time_ns = clock_now();
+        glance(node, post.time_ns);
+        lock_take(&output->lock);
+        if (lock_is_free(&output->turn))
+                r = ring_writer_publish(output->writer, &post, NULL, NULL);
+        if (r == 0)
+                flush(output);
+        send->suspicious = ring_writer_head(output->writer) % VIOLATION_STRIDE == 0;
+        lock_give(&output->lock);
+        if (r)
+                return false;
+        if (send->suspicious)
+                report_violations(output);
+        *ret = 0;
+        return true;
+}
+
 static int send_one(Send *send)
 {
         int r;
@@ -353,10 +393,15 @@ static int send_one(Send *send)
         if (send->size > UINT32_MAX)
                 return error_origin(-EMSGSIZE);
         send->meta_size = params_encoded_size(send->params);
+        if (!send->chunk.data && send_at_once(send, &r))
+                return r;
         r = take_turn(send);
         if (r)
                 return r;
-        r = !send->chunk.data && fits_inline(send->size, send->meta_size) ? send_inline(send) : send_pooled(send);
+        lock_take(&send->output->lock);
+        r = send_any(send);
+        flush(send->output);
+        lock_give(&send->output->lock);
         if (send->suspicious)
                 report_violations(send->output);
         lock_give(&send->output->turn);
@@ -375,6 +420,74 @@ int tg_send(tg_node *node, const char *output, const void *data, size_t size, co
         if (!send.output)
                 return TG_E_NO_OUTPUT;
         return send_one(&send);
+}
+
+/* -------- several messages at once -------- */
+
+static int check_messages(const tg_message *messages, size_t n)
+{
+        for (size_t i = 0; i < n; i++) {
+                if (!messages[i].data && messages[i].size)
+                        return error_origin(-EINVAL);
+                if (messages[i].size > UINT32_MAX)
+                        return error_origin(-EMSGSIZE);
+        }
+        return 0;
+}
+
+/* With the turn. The lock is given up now and then, for the thread that attaches and detaches consumers. */
+static int send_all(Send *send, const tg_message *messages, size_t n, size_t *n_sent)
+{
+        Output *output = send->output;
+        int r = 0;
+
+        lock_take(&output->lock);
+        while (*n_sent < n && r == 0) {
+                const tg_message *m = &messages[*n_sent];
+
+                send->payload = m->data;
+                send->size = m->size;
+                send->params = m->params;
+                send->meta_size = params_encoded_size(m->params);
+                r = send_any(send);
+                if (r)
+                        break;
+                if (++*n_sent % BATCH_LOCKED == 0) {
+                        lock_give(&output->lock);
+                        lock_take(&output->lock);
+                }
+        }
+        flush(output);
+        lock_give(&output->lock);
+        return r;
+}
+
+int tg_send_batch(tg_node *node, const char *output, const tg_message *messages, size_t n, size_t *ret_n_sent)
+{
+        Send send = {};
+        size_t n_sent = 0;
+        int r;
+
+        if (ret_n_sent)
+                *ret_n_sent = 0;
+        if (node_forked(node))
+                return -EOWNERDEAD;
+        send.output = output_find(node, output);
+        if (!send.output)
+                return TG_E_NO_OUTPUT;
+        r = check_messages(messages, n);
+        if (r || n == 0)
+                return r;
+        r = take_turn(&send);
+        if (r)
+                return r;
+        r = send_all(&send, messages, n, &n_sent);
+        if (send.suspicious)
+                report_violations(send.output);
+        lock_give(&send.output->turn);
+        if (ret_n_sent)
+                *ret_n_sent = n_sent;
+        return r;
 }
 
 /* -------- messages written in place -------- */

@@ -23,7 +23,7 @@
  * tg_send() and friends take turns per output. Events, samples and maps of parameters have no lock: while one thread
  * changes, sends or frees one, no other may use it. The library starts no thread and installs no signal handler.
  *
- * Blocking: tg_node_open(), tg_next(), tg_send(), tg_alloc(), tg_send_sample() and tg_log() may wait, as their comments
+ * Blocking: tg_node_open(), tg_next(), tg_send(), tg_send_batch(), tg_alloc(), tg_send_sample() and tg_log() may wait, as their comments
  * say. No other function waits for anybody.
  *
  * Ownership: what is passed in is borrowed for the call and copied where it must last, unless a comment says consumed.
@@ -194,6 +194,25 @@ TG_API tg_event *tg_event_free(tg_event *ev);
  * fit the output's pool (shared_memory_pool_size), -EINTR, or another negative errno.
  */
 TG_API int tg_send(tg_node *node, const char *output, const void *data, size_t size, const tg_params *params);
+
+typedef struct tg_message { /* one message of a batch, as the arguments of tg_send() */
+        const void *data;
+        size_t size;
+        const tg_params *params;
+} tg_message;
+
+/**
+ * tg_send_batch() - send several messages on one output, in this order, and wake their consumers once for all of them
+ * @messages:   @n of them; borrowed, as what they point to is
+ * @ret_n_sent: NULL, or set in every case: how many were sent. Each of those was sent to everybody, of the others nobody gets any
+ *
+ * As many calls of tg_send() in a row, but cheaper: one lock, one look at the clock (the messages carry the same time) and one
+ * wake-up. Consumers may see the first messages only when the last one was written; a wait for room shows them, and wakes, before
+ * it begins. The send timeout is that of the whole batch. On a drop_oldest link a batch longer than the queue leaves its end there.
+ *
+ * Return: as tg_send(), of the first message that was not sent; 0 for an empty batch.
+ */
+TG_API int tg_send_batch(tg_node *node, const char *output, const tg_message *messages, size_t n, size_t *ret_n_sent);
 
 /**
  * tg_alloc() - reserve room for one message, to be written in place
