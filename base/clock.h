@@ -35,6 +35,15 @@ static inline nsec_t clock_cpu(void)
         return (nsec_t)ts.tv_sec * NSEC_PER_SEC + (nsec_t)ts.tv_nsec;
 }
 
+/* clock_process() - CPU time of all threads of the process, in nanoseconds. Never fails. */
+static inline nsec_t clock_process(void)
+{
+        struct timespec ts;
+
+        (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+        return (nsec_t)ts.tv_sec * NSEC_PER_SEC + (nsec_t)ts.tv_nsec;
+}
+
 /* clock_wall() - CLOCK_REALTIME now, in nanoseconds since 1970. For output only. */
 static inline uint64_t clock_wall(void)
 {

@@ -48,6 +48,7 @@ const KeyTable keys_node = {"node", "a node", (const Key[]){
         {"startup_timeout",         KEY_ACCEPTED, NULL},
         {"finish_grace_secs",       KEY_ACCEPTED, NULL},
         {"cpu_affinity",            KEY_ACCEPTED, NULL},
+        {"wait",                    KEY_ACCEPTED, NULL},
         {"capture",                 KEY_ACCEPTED, NULL}, /* of a dynamic node */
         {"cgroup_writable",         KEY_ACCEPTED, NULL},
         {"detach",                  KEY_ACCEPTED, NULL},

@@ -62,10 +62,18 @@ typedef enum OnFailure {
         _ON_FAILURE_MAX,
 } OnFailure;
 
+typedef enum WaitMode { /* how a node waits for messages */
+        WAIT_ADAPTIVE,
+        WAIT_BLOCK,
+        WAIT_SPIN,
+        _WAIT_MODE_MAX,
+} WaitMode;
+
 #define STUCK_TIMEOUT_UNSET UINT64_MAX
 
 extern const char *const until_names[_UNTIL_MAX + 1];
 extern const char *const on_failure_names[_ON_FAILURE_MAX + 1]; /* index 0 is "" */
+extern const char *const wait_mode_names[_WAIT_MODE_MAX + 1];
 extern const char *const queue_policy_names[_QUEUE_POLICY_MAX + 1]; /* ended by NULL; index 0 is "" */
 extern const char *const restart_policy_names[_RESTART_MAX + 1];
 
@@ -145,6 +153,7 @@ typedef struct NodeSpec {
         AfterSpec *after;
         size_t n_after;
         OnFailure on_failure;
+        WaitMode wait;
         uint64_t stuck_timeout_ns; /* 0: off */
         uint64_t health_check_timeout_ns; /* 0: none */
         Span health_check_span;           /* of its key */

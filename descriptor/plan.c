@@ -428,6 +428,8 @@ static int plan_optional(const NodeSpec *spec, json_t *node)
                 return error_origin(-ENOMEM);
         if (spec->cgroup_writable && json_object_set_new(node, "cgroup_writable", json_true()))
                 return error_origin(-ENOMEM);
+        if (spec->wait != WAIT_ADAPTIVE && json_object_set_new(node, "wait", json_string(wait_mode_names[spec->wait])))
+                return error_origin(-ENOMEM);
         if (spec->health_check_timeout_ns &&
                 json_object_set_new(node, "health_check_timeout_ns", json_integer((json_int_t)spec->health_check_timeout_ns)))
                 return error_origin(-ENOMEM);

@@ -229,6 +229,7 @@ static int read_order(Reader *reader, const YamlNode *map, NodeSpec *ret)
                         check_detached(reader, custom);
         }
         read_on_failure(reader, yaml_get(map, "on_failure", NULL), &ret->on_failure);
+        read_wait(reader, yaml_get(map, "wait", NULL), &ret->wait);
         read_stuck_timeout(reader, yaml_get(map, "stuck_timeout", NULL), &ret->stuck_timeout_ns);
         read_seconds(reader, yaml_get(map, "health_check_timeout", &key), "health_check_timeout", false,
                 &ret->health_check_timeout_ns);

@@ -20,6 +20,20 @@ const char *const on_failure_names[_ON_FAILURE_MAX + 1] = {
         [ON_FAILURE_IGNORE] = "ignore",
 };
 
+const char *const wait_mode_names[_WAIT_MODE_MAX + 1] = {
+        [WAIT_ADAPTIVE] = "adaptive",
+        [WAIT_BLOCK] = "block",
+        [WAIT_SPIN] = "spin",
+};
+
+void read_wait(Reader *reader, const YamlNode *value, WaitMode *ret)
+{
+        int choice = value ? read_choice(reader, value, "wait", wait_mode_names) : -1;
+
+        if (choice >= 0)
+                *ret = (WaitMode)choice;
+}
+
 void read_on_failure(Reader *reader, const YamlNode *value, OnFailure *ret)
 {
         int choice = value ? read_choice(reader, value, "on_failure", on_failure_names) : -1;

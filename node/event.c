@@ -95,6 +95,7 @@ void event_drop(tg_event *event)
 tg_event *tg_event_free(tg_event *ev)
 {
         tg_node *node;
+        bool last;
 
         if (!ev)
                 return NULL;
@@ -107,8 +108,10 @@ tg_event *tg_event_free(tg_event *ev)
         }
         lock_take(&node->lock);
         event_drop(ev);
+        last = --node->n_events_out == 0 && node->closed;
         lock_give(&node->lock);
-        (void)node_unref(node);
+        if (last)
+                (void)node_unref(node);
         return NULL;
 }
 

@@ -3,6 +3,7 @@
  * One input's turn: the next message of its ring, or the news that there will be none. All under node->lock.
  */
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 #include "node/node-internal.h"
@@ -187,6 +188,8 @@ static int source_take(Input *input, Source *source, tg_event **ret)
         r = ring_reader_take(&source->reader, &event->message, &ring);
         if (ring)
                 peer_send(node, source->peer);
+        if (input->policy == RING_BACKPRESSURE)
+                ring_reader_set_cpu(&source->reader, sched_getcpu()); /* it may wait for room */
         if (r) {
                 event_drop(event);
                 switch (r) {

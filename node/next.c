@@ -3,12 +3,14 @@
  * tg_next(): whose turn it is, and the sleep when nobody has anything.
  */
 #include <errno.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "node/node-internal.h"
 
+#define SPIN_TURN_NS (20 * NSEC_PER_USEC) /* of one who never sleeps, between two looks at everything */
 #define MAX_ROUNDS 256u /* of refused messages before a caller who does not want to wait gets an answer */
 
 /* STOP closes the door behind what is there; ERROR ends everything. */
@@ -84,6 +86,92 @@ static bool worth_staying_awake(tg_node *node)
         return false;
 }
 
+/* -------- waiting awake -------- */
+
+/* Whether anybody whose messages we wait for was last seen where we run: while we look it cannot send. */
+static bool shares_cpu(const tg_node *node)
+{
+        int cpu = sched_getcpu();
+
+        for (unsigned i = 0; i < node->n_inputs; i++) {
+                const Input *input = &node->inputs[i];
+                const Source *source = input->old ? input->old : input->now;
+
+                if (source && !source->ended && ring_reader_shares_cpu(&source->reader, cpu))
+                        return true;
+        }
+        return false;
+}
+
+/* Looks until something is there (true) or @until. Whoever wants the lock meanwhile gets it. */
+static bool look_until(tg_node *node, nsec_t until)
+{
+        nsec_t last = clock_now(), now;
+
+        for (;;) {
+                for (unsigned i = 0; i < SPIN_LOOKS; i++) {
+                        if (worth_staying_awake(node))
+                                return true;
+                        spin_relax();
+                }
+                if (last >= until)
+                        return false;
+                if (lock_is_wanted(&node->lock)) {
+                        lock_give(&node->lock);
+                        lock_take(&node->lock);
+                }
+                now = clock_now();
+                if (spin_stolen(&node->spin, last, now) && node->wait_mode == NODE_WAIT_ADAPTIVE)
+                        return false;
+                last = now;
+        }
+}
+
+/* Nothing was there. True: look again, awake. */
+static bool stay_awake(tg_node *node, nsec_t deadline)
+{
+        nsec_t now = node->idle_since;
+
+        if (node->wait_mode == NODE_WAIT_SPIN) {
+                (void)look_until(node, MIN(deadline, nsec_add(clock_now(), SPIN_TURN_NS)));
+                return true; /* in between the clocks, the supervisor and the peers are looked at */
+        }
+        if (node->wait_mode == NODE_WAIT_BLOCK || node->spun || node->slept)
+                return false;
+        if (!spin_worth_it(&node->spin, &node->cost, now) || shares_cpu(node))
+                return false;
+        node->spun = true;
+        node->bell.counters.n_looks++;
+        if (look_until(node, MIN(deadline, now + spin_window(&node->cost)))) {
+                node->bell.counters.n_found++;
+                return true;
+        }
+        spin_missed(&node->spin);
+        return false;
+}
+
+static void learn_wake(tg_node *node, nsec_t sent_at)
+{
+        nsec_t now = clock_now(), ns = now > sent_at ? now - sent_at : 0;
+
+        spin_cost_learn(&node->cost, ns);
+        node->bell.counters.n_woken++;
+        node->bell.counters.woken_ns += MIN(ns, BELL_WOKEN_MAX);
+}
+
+/* An event came after there was nothing: what does that say of the next ones? */
+static void learn(tg_node *node, const tg_event *event)
+{
+        nsec_t gap = event->time_ns > node->idle_since ? event->time_ns - node->idle_since : 0;
+
+        if (event->source) {
+                spin_arrived(&node->spin, &node->cost, gap, node->spun && !node->slept);
+                if (node->slept && gap)
+                        learn_wake(node, event->time_ns);
+        }
+        node->idle_since = 0;
+}
+
 /* For a caller that polls the descriptor itself: takes the edges that are there, so that it is quiet until the next. */
 static void quiet_outer(tg_node *node)
 {
@@ -103,6 +191,8 @@ static int fall_asleep(tg_node *node)
                 return NODE_E_AGAIN;
         }
         timers_arm(node);
+        node->bell.counters.n_sleeps++;
+        bell_tell(&node->bell);
         return 0;
 }
 
@@ -134,9 +224,6 @@ static int next(tg_node *node, tg_event **ret, int64_t timeout_ns, nsec_t deadli
         unsigned n_rounds = 0;
         int r;
 
-        bell_wake(&node->bell);
-        node->woke |= node->outer_armed;
-        node->outer_armed = false;
         for (;;) {
                 uint32_t pulse = node->pulse;
 
@@ -153,14 +240,58 @@ static int next(tg_node *node, tg_event **ret, int64_t timeout_ns, nsec_t deadli
                         return TG_E_TIMEOUT;
                 if (r == NODE_E_AGAIN)
                         continue; /* bounded work each time: the clock and the supervisor are looked at in between */
-                if (fall_asleep(node))
+                if (!node->idle_since) {
+                        node->idle_since = clock_now();
+                        node->slept = node->spun = false;
+                }
+                if (stay_awake(node, deadline) || fall_asleep(node))
                         continue;
+                node->slept = true;
                 r = node_wait(node, pulse, deadline);
                 bell_wake(&node->bell);
                 node->woke = true;
                 if (r)
                         return r;
         }
+}
+
+/* Begins a call; with node->lock. */
+static void wake(tg_node *node)
+{
+        bell_wake(&node->bell);
+        node->woke |= node->outer_armed;
+        node->outer_armed = false;
+        node->idle_since = 0;
+}
+
+static int delivered(tg_node *node, const tg_event *event)
+{
+        if (node->idle_since)
+                learn(node, event);
+        node->n_events_out++;
+        return 0;
+}
+
+/*
+ * The usual case, with one lock instead of two: nobody has the turn, and something is there. Who waits has the turn; it gives up
+ * the lock only after it took the turn, so it is seen here. False: the long way.
+ */
+static bool next_at_once(tg_node *node, tg_event **ret, int64_t timeout_ns, int *ret_r)
+{
+        int r = NODE_E_AGAIN;
+
+        lock_take(&node->lock);
+        if (lock_is_free(&node->next_turn)) {
+                wake(node);
+                r = look(node, ret);
+        }
+        if (r == 0)
+                r = delivered(node, *ret);
+        else if (r == NODE_E_NOTHING && timeout_ns == 0 && node->outer_fd < 0)
+                r = TG_E_TIMEOUT;
+        lock_give(&node->lock);
+        *ret_r = r;
+        return r < NODE_E_NOTHING;
 }
 
 int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns)
@@ -170,14 +301,17 @@ int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns)
 
         if (node_forked(node))
                 return -EOWNERDEAD;
+        if (next_at_once(node, ret, timeout_ns, &r))
+                return r;
         deadline = deadline_after(timeout_ns);
         r = lock_take_until(&node->next_turn, deadline);
         if (r)
                 return r == -ETIMEDOUT ? TG_E_TIMEOUT : r;
         lock_take(&node->lock);
+        wake(node);
         r = next(node, ret, timeout_ns, deadline);
         if (r == 0)
-                node_ref(node);
+                r = delivered(node, *ret);
         lock_give(&node->lock);
         lock_give(&node->next_turn);
         return r;

@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/list.h"
 #include "node/lock.h"
+#include "node/spin.h"
 #include "protocol/node_msg.h"
 #include "protocol/params.h"
 #include "shm/bell.h"
@@ -28,6 +29,7 @@
 
 #define NODE_DRAIN_EPOCHS 32u /* doorbells are emptied once in so many announcements; their buffers hold more */
 #define NODE_GLANCE_NS    (50 * NSEC_PER_MSEC) /* a node that never sleeps looks around at least this often */
+#define NODE_CPU_SPAN     (200 * NSEC_PER_MSEC) /* and asks at most this often what CPU time it has used */
 #define NODE_RELOOK_NS    (10 * NSEC_PER_MSEC) /* a blocked sender looks again at least this often */
 #define NODE_MAX_LINKS    1024u /* per output */
 #define JOIN_SPAN_MIN     (100 * NSEC_PER_MSEC) /* between two attempts to find a supervisor by name */
@@ -132,6 +134,7 @@ typedef struct Output {
         tg_node *node;
         char *id;
         Lock turn; /* one sender at a time, waiting included */
+        Spin spin; /* for room; with the turn */
         Lock lock; /* the fields below */
         Region ring, pool;
         Region grown[NODE_MSG_MAX_SEGMENTS]; /* by number; 0 is the pool */
@@ -184,7 +187,8 @@ struct tg_sample {
 
 struct tg_node {
         Lock lock;
-        uint32_t n_refs; /* atomic: the user's one, and one per event and sample */
+        uint32_t n_refs; /* atomic: the user's one, one per sample, and one for all events that outlive the user's */
+        uint32_t n_events_out; /* held by the user */
         uint8_t *alive;  /* a page that fork wipes */
         NodeState state;
         bool closed;
@@ -223,6 +227,12 @@ struct tg_node {
         bool timed;                     /* some input is a timer or has a timeout */
         nsec_t timer_armed;
         int64_t send_timeout_ns; /* atomic */
+
+        NodeWaitMode wait_mode;
+        SpinCost cost;
+        Spin spin;         /* for messages */
+        nsec_t idle_since; /* there was nothing then; 0: nobody waits */
+        bool slept, spun;  /* since then */
 
         Lock next_turn;
         unsigned first_input; /* whose turn it is */
@@ -347,7 +357,7 @@ int timer_next(Input *input, nsec_t now, tg_event **ret);
 void timers_arm(tg_node *node);
 
 /* event.c */
-tg_event *event_new(tg_node *node); /* NULL: out of memory. Who delivers it takes a reference to the node for it */
+tg_event *event_new(tg_node *node); /* NULL: out of memory. Who delivers it counts it in n_events_out */
 int event_new_text(tg_node *node, tg_event_kind kind, const char *id, const char *text, tg_event **ret);
 int event_queue(tg_node *node, tg_event_kind kind, const char *id, const char *text);
 void event_drop(tg_event *event); /* gives back all but the reference to the node */

@@ -73,6 +73,8 @@ static void leave(tg_node *node)
                         output_close(&node->outputs[i]);
         lock_take(&node->lock);
         node->closed = true;
+        if (node->n_events_out)
+                node_ref(node); /* the last one that is freed gives it back */
         if (node->bell.shared)
                 bell_wake(&node->bell);
         while ((event = list_first(&node->events, tg_event, link))) {
@@ -153,6 +155,7 @@ static int node_new(tg_node **ret)
         n->join_span = JOIN_SPAN_MIN;
         n->verdict_by = NSEC_NEVER;
         n->send_timeout_ns = TG_FOREVER;
+        n->wait_mode = NODE_WAIT_ADAPTIVE;
         n->last_serial = NODE_TAG_PEERS;
         n->self.current = true;
         list_init(&n->packets);
@@ -170,6 +173,7 @@ static int node_new(tg_node **ret)
         r = make_descriptors(node);
         if (r)
                 return r;
+        spin_cost_init(&node->cost, node->epoll_fd);
         *ret = TAKE_PTR(node);
         return 0;
 }

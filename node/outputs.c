@@ -5,6 +5,7 @@
  * attach and detach consumers while a sender waits: that is how the death of a slow consumer ends the wait.
  */
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 #include "node/node-internal.h"
@@ -45,6 +46,14 @@ void output_tell(Output *output)
                         peer_send(output->node, output->peers[i]);
 }
 
+/* What was published becomes visible, and whoever sleeps is woken once for all of it. With output->lock. */
+static void flush(Output *output)
+{
+        ring_writer_set_cpu(output->writer, sched_getcpu());
+        if (ring_writer_flush(output->writer))
+                output_tell(output);
+}
+
 static bool has_room_now(int r)
 {
         return r != RING_E_FULL && r != POOL_E_HELD;
@@ -74,8 +83,7 @@ static int announce(Output *output, size_t chunk_size)
 
         (void)__atomic_fetch_add(&output->node->n_announced, 1, __ATOMIC_RELAXED);
         r = ring_writer_arm(output->writer, 1, chunk_size, NULL);
-        if (ring_writer_flush(output->writer))
-                output_tell(output);
+        flush(output);
         return r;
 }
 
@@ -120,6 +128,48 @@ static bool let_go_of_stopped(Output *output)
         return any;
 }
 
+/* Looks for room for as long as that may be worth it. With the turn and output->lock. True: there is some. */
+static bool look_for_room(Output *output, size_t chunk_size, nsec_t began, nsec_t deadline)
+{
+        tg_node *node = output->node;
+        nsec_t until = MIN(deadline, began + spin_window(&node->cost)), last = began, now;
+
+        for (;;) {
+                for (unsigned i = 0; i < SPIN_LOOKS; i++) {
+                        if (has_room_now(ring_writer_look(output->writer, 1, chunk_size, NULL)))
+                                return true;
+                        spin_relax();
+                }
+                now = clock_now();
+                if (now >= until || spin_stolen(&output->spin, last, now) || node_told_to_stop(node))
+                        return false;
+                if (lock_is_wanted(&output->lock)) {
+                        lock_give(&output->lock);
+                        lock_take(&output->lock);
+                        if (output->closed)
+                                return true;
+                }
+                last = now;
+        }
+}
+
+/* True: there may be room. */
+static bool stay_awake(Output *output, size_t chunk_size, nsec_t now, nsec_t deadline)
+{
+        tg_node *node = output->node;
+
+        if (node->wait_mode == NODE_WAIT_BLOCK || ring_writer_shares_cpu(output->writer, sched_getcpu()))
+                return false;
+        if (!spin_worth_it(&output->spin, &node->cost, now))
+                return false;
+        if (look_for_room(output, chunk_size, now, deadline)) {
+                spin_arrived(&output->spin, &node->cost, 0, true);
+                return true;
+        }
+        spin_missed(&output->spin);
+        return false;
+}
+
 /*
  * Waits until there may be room for one message with a chunk of @chunk_size bytes (0: none). Called with the turn and
  * output->lock, which is given up meanwhile. Whoever waits also does what a leader does, so consumers that come and go
@@ -138,7 +188,10 @@ static int wait_room(Send *send, size_t chunk_size)
 
         send->now = 0;
         send->suspicious = true;
-        if (let_go_of_stopped(output) || has_room_now(announce(output, chunk_size)))
+        flush(output);
+        if (let_go_of_stopped(output) || stay_awake(output, chunk_size, now, send->deadline))
+                return 0;
+        if (has_room_now(announce(output, chunk_size)))
                 return 0;
         if (node_told_to_stop(node))
                 r = TG_E_STOPPING;
@@ -148,6 +201,7 @@ static int wait_room(Send *send, size_t chunk_size)
                 lock_give(&output->lock);
                 lock_take(&node->lock);
                 r = node_wait(node, pulse, MIN(send->deadline, now + NODE_RELOOK_NS));
+                spin_arrived(&output->spin, &node->cost, clock_now() - now > 2 * spin_window(&node->cost) ? NSEC_NEVER : 0, false);
                 links_look_for_verdicts(node); /* whoever leads may sleep for long */
                 lock_give(&node->lock);
                 lock_take(&output->lock);
@@ -245,13 +299,6 @@ static int take_chunk(Send *send, size_t size, PoolChunk *ret)
                         return TG_E_DROPPED;
                 }
         }
-}
-
-/* What was published becomes visible, and whoever sleeps is woken once for all of it. With output->lock. */
-static void flush(Output *output)
-{
-        if (ring_writer_flush(output->writer))
-                output_tell(output);
 }
 
 /* Publishes, with output->lock; waits for room. Nobody sees it before flush(), which a wait begins with. */

@@ -178,6 +178,7 @@ int setup_welcome(tg_node *node, const NodeMsg *msg, int *fds)
                 return r;
         if (node->state == NODE_RUNNING)
                 return 0;
+        node->wait_mode = msg->welcome.wait;
         node->restart_count = msg->welcome.restart_count;
         node->start_deadline = msg->welcome.start_deadline_ns ? msg->welcome.start_deadline_ns : NSEC_NEVER;
         return 0;

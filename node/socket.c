@@ -286,6 +286,11 @@ void socket_glance(tg_node *node)
                 (void)socket_read(node); /* running: trouble became an event */
         } else if (now - node->glanced_at > NODE_GLANCE_NS) {
                 __atomic_store_n(&node->glanced_at, now, __ATOMIC_RELAXED);
+                if (now - node->bell.counters.cpu_at > NODE_CPU_SPAN) {
+                        node->bell.counters.cpu_ns = clock_process();
+                        node->bell.counters.cpu_at = now;
+                        bell_tell(&node->bell);
+                }
                 node_look_around(node); /* the socket, and peers that hung up */
         }
         if (!node->stop_queued && control_stopping(&node->control))

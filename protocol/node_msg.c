@@ -96,6 +96,15 @@ static void walk_policy(Codec *c, NodeQueuePolicy *policy)
         *policy = (NodeQueuePolicy)v;
 }
 
+static void walk_wait(Codec *c, NodeWaitMode *mode)
+{
+        uint8_t v = (uint8_t)*mode;
+
+        walk_u8(c, &v);
+        check(c, v <= NODE_WAIT_SPIN);
+        *mode = (NodeWaitMode)v;
+}
+
 static void walk_n_slots(Codec *c, uint32_t *n)
 {
         walk_u32_in(c, n, 2, NODE_MSG_MAX_SLOTS);
@@ -156,6 +165,7 @@ static void walk_welcome(Codec *c, NodeMsg *m)
         walk_size(c, &m->welcome.control_size);
         walk_size(c, &m->welcome.bell_size);
         walk_u64(c, &m->welcome.start_deadline_ns);
+        walk_wait(c, &m->welcome.wait);
 }
 
 static void walk_output(Codec *c, NodeMsg *m)

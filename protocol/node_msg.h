@@ -108,7 +108,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NODE_MSG_VERSION    4
+#define NODE_MSG_VERSION    5
 #define NODE_MSG_MAX        8192
 #define NODE_MSG_MAX_FDS    2
 #define NODE_MSG_ID_MAX     128 /* bytes of a node, input or output id */
@@ -162,6 +162,12 @@ typedef enum NodeQueuePolicy {
         NODE_QUEUE_DROP_OLDEST = 1,
         NODE_QUEUE_BACKPRESSURE = 2,
 } NodeQueuePolicy;
+
+typedef enum NodeWaitMode { /* how a node waits for messages, and for room */
+        NODE_WAIT_ADAPTIVE = 0, /* looks again for as long as a sleep costs, if that promises something */
+        NODE_WAIT_BLOCK = 1,    /* sleeps at once */
+        NODE_WAIT_SPIN = 2,     /* never sleeps */
+} NodeWaitMode;
 
 typedef enum NodeStopCause {
         NODE_STOP_MANUAL = 1,
@@ -228,6 +234,7 @@ typedef struct NodeMsg {
                         uint32_t n_inputs, n_outputs;
                         uint64_t control_size, bell_size; /* bytes of the two regions */
                         uint64_t start_deadline_ns; /* CLOCK_MONOTONIC: START or ABORT comes by then; 0: no bound is known */
+                        NodeWaitMode wait;
                 } welcome;
                 struct { /* OUTPUT; fds: ring (write), pool (write) */
                         uint32_t index;

@@ -22,8 +22,38 @@ void bell_sleep(Bell *bell)
 
 void bell_wake(Bell *bell)
 {
-        bell->epoch += bell->epoch & 1;
+        if (!(bell->epoch & 1))
+                return; /* peers read that line with every message: leave it to them */
+        bell->epoch++;
         store_release(&bell->shared->epoch, bell->epoch); /* late is harmless: it costs one superfluous ring */
+}
+
+void bell_tell(const Bell *bell)
+{
+        struct bell_shared *s = bell->shared;
+
+        store_relaxed(&s->n_sleeps, bell->counters.n_sleeps);
+        store_relaxed(&s->n_looks, bell->counters.n_looks);
+        store_relaxed(&s->n_found, bell->counters.n_found);
+        store_relaxed(&s->n_woken, bell->counters.n_woken);
+        store_relaxed(&s->woken_ns, bell->counters.woken_ns);
+        store_relaxed(&s->cpu_ns, bell->counters.cpu_ns);
+        store_relaxed(&s->cpu_at, bell->counters.cpu_at);
+}
+
+void bell_read(const Region *map, BellCounters *ret)
+{
+        const struct bell_shared *s = map->map;
+
+        *ret = (BellCounters){
+                .n_sleeps = load_relaxed(&s->n_sleeps),
+                .n_looks = load_relaxed(&s->n_looks),
+                .n_found = load_relaxed(&s->n_found),
+                .n_woken = load_relaxed(&s->n_woken),
+                .woken_ns = load_relaxed(&s->woken_ns),
+                .cpu_ns = load_relaxed(&s->cpu_ns),
+                .cpu_at = load_relaxed(&s->cpu_at),
+        };
 }
 
 void bell_peer_init(BellPeer *peer, const Region *map)

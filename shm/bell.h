@@ -16,14 +16,28 @@
 #ifndef TG_SHM_BELL_H
 #define TG_SHM_BELL_H
 
+#include <stddef.h>
+
 #include "shm/region.h"
 
 struct bell_shared {
         struct region_header header;
         uint64_t epoch; /* odd: asleep or about to be */
-        uint8_t reserved[120];
+        uint8_t pad0[120];
+        /* 256: how it waits, by its own word: for status, and for where it is placed */
+        uint64_t n_sleeps;
+        uint64_t n_looks;  /* times it looked for a while before it slept */
+        uint64_t n_found;  /* of those, that were worth it */
+        uint64_t n_woken;  /* sleeps that a message ended, of which it is known when that was sent */
+        uint64_t woken_ns; /* from there until it ran, in all; each counts for BELL_WOKEN_MAX at most */
+        uint64_t cpu_ns;   /* CPU time of the process, and ... */
+        uint64_t cpu_at;   /* ... when that was: CLOCK_MONOTONIC, some tenths of a second ago at most while it takes or sends */
+        uint8_t reserved[72];
 };
-_Static_assert(sizeof(struct bell_shared) == 256, "shared between processes");
+_Static_assert(sizeof(struct bell_shared) == 384, "shared between processes");
+_Static_assert(offsetof(struct bell_shared, n_sleeps) == 256, "counters keep off the line that peers read");
+
+#define BELL_WOKEN_MAX UINT64_C(1000000) /* ns */
 
 static inline uint64_t bell_size(void)
 {
@@ -32,15 +46,25 @@ static inline uint64_t bell_size(void)
 
 int bell_create(int *ret_fd);
 
+typedef struct BellCounters { /* see struct bell_shared */
+        uint64_t n_sleeps, n_looks, n_found, n_woken, woken_ns, cpu_ns, cpu_at;
+} BellCounters;
+
 /* Own side. One thread at a time (the node's leader). */
 typedef struct Bell {
         struct bell_shared *shared;
         uint64_t epoch; /* private truth: the shared word is only ever stored */
+        BellCounters counters; /* likewise: change them, then bell_tell() */
 } Bell;
 
 void bell_init(Bell *bell, const Region *map); /* map: writable, borrowed for the life of bell; epoch starts even */
 void bell_sleep(Bell *bell);                   /* SC store of the next odd epoch; call it again before every poll */
 void bell_wake(Bell *bell);                    /* store of the next even epoch; harmless when awake */
+
+void bell_tell(const Bell *bell); /* stores the counters; for whoever looks at them, in no order */
+
+/* bell_read() - a copy of the counters: the node's word, hostile. @map: any mapping of the region, status too. Never blocks. */
+void bell_read(const Region *map, BellCounters *ret);
 
 /* A peer's bell. One per mapped region, shared by all outputs of this node; any thread. `rung` starts anew with it.
  * */

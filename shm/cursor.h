@@ -38,7 +38,8 @@ struct cursor_shared {
         uint32_t state; /* CursorState */
         uint32_t attachment; /* generation of the link that tail is about, stored once it is active; 0: none yet */
         uint64_t claim[CURSOR_N_CLAIMS]; /* message index + 1; 0: free. A claim stays in its entry for life */
-        uint8_t pad1[48];
+        uint32_t cpu; /* where the consumer last took, + 1; 0: not said. A hint, as the ring's */
+        uint8_t pad1[44];
         /* 256: counters, for status only. tail - start == delivered + sum of dropped */
         uint64_t start; /* tail at activation */
         uint64_t delivered;

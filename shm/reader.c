@@ -457,3 +457,16 @@ void ring_reader_stop(RingReader *r, bool *ret_ring)
         r->active = false;
         *ret_ring = must_ring(r, GAVE_UP);
 }
+
+void ring_reader_set_cpu(RingReader *r, int cpu)
+{
+        if (r->cpu == (uint32_t)(cpu + 1))
+                return;
+        r->cpu = (uint32_t)(cpu + 1);
+        store_relaxed(&r->cursor->cpu, r->cpu);
+}
+
+bool ring_reader_shares_cpu(const RingReader *r, int cpu)
+{
+        return cpu >= 0 && load_relaxed(&r->ring->cpu) == (uint32_t)cpu + 1;
+}

@@ -31,6 +31,7 @@ typedef struct RingReader {
         uint64_t final;     /* with draining */
         uint64_t safe_from; /* backpressure promises hold from this index */
         uint64_t room_rung; /* room epoch that we rang for */
+        uint32_t cpu;
         uint64_t start, delivered, delivered_bytes, copied, dropped[_DROP_REASON_MAX], wakes;
         uint64_t claim[CURSOR_N_CLAIMS]; /* private copy of our claims */
         uint32_t n_refs[CURSOR_N_CLAIMS];
@@ -130,5 +131,11 @@ uint64_t ring_reader_discard(RingReader *r, DropReason reason, bool *ret_ring);
 /* ring_reader_stop() - INACTIVE: gates the producer no more. Claims stay valid and are scanned until the producer
  * detaches; release all, then tell the supervisor, then unmap. *ret_ring as in take. */
 void ring_reader_stop(RingReader *r, bool *ret_ring);
+
+/* ring_reader_set_cpu() - tell the producer where we run; @cpu from 0, negative: unknown. A store only if it changed. */
+void ring_reader_set_cpu(RingReader *r, int cpu);
+
+/* ring_reader_shares_cpu() - whether the producer said that it runs on @cpu. A hint; false for a negative one. */
+bool ring_reader_shares_cpu(const RingReader *r, int cpu);
 
 #endif

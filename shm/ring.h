@@ -84,7 +84,8 @@ struct ring_shared {
         /* 128 */
         uint64_t head;
         uint64_t closed; /* 1: head is final */
-        uint8_t pad0[112];
+        uint32_t cpu;    /* where the producer last published, + 1; 0: not said. A hint: whoever waits on that CPU should sleep */
+        uint8_t pad0[108];
         /* 256 */
         uint64_t floor;
         uint8_t pad1[120];

@@ -38,6 +38,7 @@ struct RingWriter {
         uint64_t unreported;
         uint32_t max_queue; /* of the attached links */
         bool closed;
+        uint32_t cpu;
         uint64_t room_epoch;
         uint64_t bytes, pooled, reclaims, pressure, blocked_slot, blocked_chunk, over_quota, violations,
                 refused;

@@ -478,3 +478,22 @@ int ring_writer_backlog(const RingWriter *w, uint32_t id, bool *ret_active, uint
         *ret_backlog = *ret_active ? w->published - MIN(MAX(t, link->tail), w->published) : 0;
         return 0;
 }
+
+void ring_writer_set_cpu(RingWriter *w, int cpu)
+{
+        if (w->cpu == (uint32_t)(cpu + 1))
+                return;
+        w->cpu = (uint32_t)(cpu + 1);
+        store_relaxed(&w->shared->cpu, w->cpu);
+}
+
+bool ring_writer_shares_cpu(const RingWriter *w, int cpu)
+{
+        for (uint32_t l = 0; l < w->n_links && cpu >= 0; l++) {
+                const Link *link = &w->link[l];
+
+                if (link->spec.policy == RING_BACKPRESSURE && link->shared && load_relaxed(&link->shared->cpu) == (uint32_t)cpu + 1)
+                        return true;
+        }
+        return false;
+}

@@ -199,4 +199,10 @@ void ring_writer_convict(RingWriter *w, uint32_t link);
  * */
 int ring_writer_backlog(const RingWriter *w, uint32_t link, bool *ret_active, uint64_t *ret_backlog);
 
+/* ring_writer_set_cpu() - tell consumers where we run; @cpu from 0, negative: unknown. A store only if it changed. */
+void ring_writer_set_cpu(RingWriter *w, int cpu);
+
+/* ring_writer_shares_cpu() - whether a backpressure link's consumer said that it runs on @cpu. A hint; false for a negative one. */
+bool ring_writer_shares_cpu(const RingWriter *w, int cpu);
+
 #endif

@@ -249,6 +249,11 @@ static void parse_order(Check *check, json_t *object, PlanNode *node)
                 [PLAN_ON_FAILURE_STOP] = "stop",
                 [PLAN_ON_FAILURE_RESTART_DOWNSTREAM] = "restart-downstream",
         };
+        static const char *const waits[] = {
+                [NODE_WAIT_ADAPTIVE] = "adaptive",
+                [NODE_WAIT_BLOCK] = "block",
+                [NODE_WAIT_SPIN] = "spin",
+        };
         json_t *capture = json_object_get(object, "capture"), *writable = json_object_get(object, "cgroup_writable"),
                *detach = json_object_get(object, "detach");
         int choice;
@@ -265,6 +270,10 @@ static void parse_order(Check *check, json_t *object, PlanNode *node)
                 choice = get_choice(check, object, "on_failure", names, _PLAN_ON_FAILURE_MAX,
                         "stop, restart-downstream or ignore");
                 node->on_failure = choice < 0 ? PLAN_ON_FAILURE_IGNORE : (PlanOnFailure)choice;
+        }
+        if (json_object_get(object, "wait")) {
+                choice = get_choice(check, object, "wait", waits, ELEMENTSOF(waits), "adaptive, block or spin");
+                node->wait = choice < 0 ? NODE_WAIT_ADAPTIVE : (NodeWaitMode)choice;
         }
         if (json_object_get(object, "after"))
                 parse_after(check, get_array(check, object, "after", PLAN_MAX_AFTER), node);

@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/limit.h"
+#include "protocol/node_msg.h"
 
 #define PLAN_MAX_NODES 4096
 
@@ -89,6 +90,7 @@ typedef struct PlanNode {
         nsec_t stuck_timeout_ns; /* 0: off */
         nsec_t health_check_timeout_ns; /* 0: none; else stuck_timeout_ns is neither 0 nor more */
         PlanOnFailure on_failure;
+        NodeWaitMode wait;
         bool capture; /* of a dynamic node */
         bool cgroup_writable; /* of others: root's may write cgroups */
         bool detach; /* of a program: it becomes a dataflow of its own (supervisor/detach.h) */

@@ -403,7 +403,8 @@ static void send_setup(Node *node)
                         .n_inputs = (uint32_t)node->plan->n_inputs,
                         .n_outputs = (uint32_t)node->plan->n_outputs,
                         .control_size = control_size(),
-                        .bell_size = bell_size()}};
+                        .bell_size = bell_size(),
+                        .wait = node->plan->wait}};
         NodeMsg end = {.type = NODE_MSG_SETUP_END};
 
         memcpy(welcome.welcome.uuid, node->dataflow->uuid, 16);

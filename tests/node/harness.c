@@ -61,6 +61,7 @@ typedef struct FlowNode {
         Region control;
         uint32_t peers[FLOW_MAX_NODES]; /* generation of each other node that it got PEER for */
         bool mapped, started, exited, will_restart;
+        NodeWaitMode wait;
         bool dynamic;  /* connects by name from the beginning */
         bool resuming; /* it was sent RESUME and has not said RESUMED */
         int status;
@@ -138,6 +139,11 @@ void flow_note(const Flow *flow)
 }
 
 /* -------- describing -------- */
+
+void flow_wait_mode(Flow *flow, int node, NodeWaitMode mode)
+{
+        flow->nodes[node].wait = mode;
+}
 
 int flow_node(Flow *flow, const char *id, FlowBody body, void *arg)
 {
@@ -417,7 +423,7 @@ static void welcome(Flow *flow, FlowNode *node)
                 .generation = node->generation, .restart_count = node->generation - 1,
                 .n_inputs = (uint32_t)node->n_inputs, .n_outputs = (uint32_t)node->n_outputs,
                 .control_size = control_size(), .bell_size = bell_size(),
-                .start_deadline_ns = clock_now() + 30 * NSEC_PER_SEC}};
+                .start_deadline_ns = clock_now() + 30 * NSEC_PER_SEC, .wait = node->wait}};
 
         send_fds(node, &m, (int[]){node->control_fd, node->bell_fd}, 2);
         for (int i = 0; i < node->n_outputs; i++) {
@@ -1220,6 +1226,17 @@ CursorStatus flow_cursor(const Flow *flow, int link)
 bool flow_cursor_active(const Flow *flow, int link)
 {
         return flow->links[link].cursor.map && flow_cursor(flow, link).active;
+}
+
+BellCounters flow_bell(const Flow *flow, int node)
+{
+        BellCounters counters;
+        Region map = REGION_INIT;
+
+        cr_assert_eq(region_map_read(&map, flow->nodes[node].bell_fd, REGION_BELL, bell_size()), 0);
+        bell_read(&map, &counters);
+        region_unmap(&map);
+        return counters;
 }
 
 RingStatus flow_ring(const Flow *flow, int node, int output)

@@ -48,6 +48,7 @@ void flow_close(Flow *flow);
 
 /* Describing the graph, before flow_start(). Each returns a number to name it by. */
 int flow_node(Flow *flow, const char *id, FlowBody body, void *arg);
+void flow_wait_mode(Flow *flow, int node, NodeWaitMode mode); /* WELCOME says so; else adaptive */
 int flow_command(Flow *flow, const char *id, const char *const *argv, int stdin_fd, int stdout_fd);
 int flow_output(Flow *flow, int node, const char *id, uint32_t max_queue, uint64_t message_bytes, uint32_t n_chunks);
 int flow_link(Flow *flow, int from, int output, int to, const char *input, FlowLinkSpec spec);
@@ -134,6 +135,7 @@ unsigned flow_n_out_acks(const Flow *flow);
 bool flow_output_closed(const Flow *flow, int node, int output); /* CLOSE_OUTPUT came */
 CursorStatus flow_cursor(const Flow *flow, int link);
 bool flow_cursor_active(const Flow *flow, int link); /* false also before it is mapped */
+BellCounters flow_bell(const Flow *flow, int node); /* it lives, or has ended */
 RingStatus flow_ring(const Flow *flow, int node, int output);
 void flow_spoil_cursor(Flow *flow, int link); /* what a hostile consumer would store: a tail beyond the head */
 

@@ -134,7 +134,7 @@ Test(cost, no_system_call_per_message_while_both_are_awake, .timeout = 60)
         flow_close(flow);
 }
 
-/* The counter is honest: a consumer that sleeps between messages does make system calls. */
+/* The counter is honest: a consumer that sleeps between messages does make system calls. Two a sleep: its own, and one of who wakes it. */
 static int take_asleep(tg_node *node, void *arg)
 {
         tg_event *ev;
@@ -162,6 +162,8 @@ static int send_when_asleep(tg_node *node, void *arg)
 
 Test(cost, one_that_sleeps_between_messages_polls_and_does_little_else, .timeout = 60)
 {
+        uint64_t sleeps, allowed;
+        nsec_t began;
         Count n;
         int a, b;
 
@@ -169,6 +171,7 @@ Test(cost, one_that_sleeps_between_messages_polls_and_does_little_else, .timeout
         shared = flow_shared(flow);
         a = flow_node(flow, "source", send_when_asleep, NULL);
         b = flow_node(flow, "sink", take_asleep, NULL);
+        flow_wait_mode(flow, b, NODE_WAIT_BLOCK);
         flow_link(flow, a, flow_output(flow, a, "out", 64, 1000, 100), b, "in", (FlowLinkSpec){});
         flow_start(flow);
         cr_assert(FLOW_UNTIL(flow, 10, shared[TAKEN] > 100));
@@ -176,6 +179,14 @@ Test(cost, one_that_sleeps_between_messages_polls_and_does_little_else, .timeout
         cr_assert_gt(n.waits, 100);
         cr_assert_lt(n.all - n.waits, n.waits / 8 + 5, "%lu system calls beside %lu waits",
                 (unsigned long)(n.all - n.waits), (unsigned long)n.waits); /* doorbells are emptied rarely */
+
+        began = clock_now();
+        sleeps = flow_bell(flow, b).n_sleeps;
+        n = count_syscalls(flow_pid(flow, a), 200);
+        sleeps = flow_bell(flow, b).n_sleeps - sleeps;
+        allowed = 8 + 2 * ((clock_now() - began) / (50 * NSEC_PER_MSEC)); /* looks at the supervisor's socket */
+        cr_assert_gt(sleeps, 20);
+        cr_assert_leq(n.all, sleeps + allowed, "%lu system calls for %lu sleeps", (unsigned long)n.all, (unsigned long)sleeps);
         flow_close(flow);
 }
 

@@ -239,6 +239,8 @@ ParameterizedTestParameters(plan, every_lie_is_refused_with_its_name)
                 {"'K':'V'", "'K=':'V'", "\"env\""},
                 {"'K':'V'", "'K':7", "\"env\""},
                 {"'cpu_affinity':[1]", "'cpu_affinity':[-1]", "\"cpu_affinity\""},
+                {"'outputs':['o']", "'outputs':['o'],'wait':'sleep'", "\"wait\""},
+                {"'outputs':['o']", "'outputs':['o'],'wait':1", "\"wait\""},
                 {"'outputs':['o']", "'outputs':['o','o']", "twice"},
                 {"'outputs':['o']", "'outputs':['/o']", "\"outputs\""},
                 {"'output':'o'", "'output':'p'", "does not exist"},
