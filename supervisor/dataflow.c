@@ -299,6 +299,21 @@ uint32_t dataflow_count_left(const Dataflow *dataflow)
         return n;
 }
 
+/* As far as the nodes' verdicts say; at the end the keeper counts, if it is in time. */
+static uint32_t dataflow_count_tasks_left(const Dataflow *dataflow)
+{
+        uint32_t n = 0;
+
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
+                const Node *node = &dataflow->nodes[i];
+
+                n += node->quarantined ? MAX(node->left.n, UINT32_C(1)) : 0;
+                for (size_t k = 0; k < NODE_OLDER_MAX; k++)
+                        n += node->older[k].generation > 0 ? MAX(node->older[k].n, UINT32_C(1)) : 0;
+        }
+        return n;
+}
+
 /* A private instance ends with its command: what would not die there is swept by the next one. */
 static bool dataflow_may_watch(const Dataflow *dataflow)
 {
@@ -309,7 +324,8 @@ static void dataflow_end(Dataflow *dataflow)
 {
         nsec_t deadline;
 
-        dataflow->n_left = dataflow->n_quarantined = dataflow_count_left(dataflow);
+        dataflow->n_quarantined = dataflow_count_left(dataflow);
+        dataflow->n_left = dataflow_count_tasks_left(dataflow);
         deadline = nsec_add(dataflow->loop->now, dataflow->n_left > 0 ? DATAFLOW_END_LEFT_SPAN : DATAFLOW_END_SPAN);
         dataflow_set_state(dataflow, DATAFLOW_ENDING);
         keeper_order_end(dataflow, deadline, dataflow_may_watch(dataflow));

@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "base/utf8.h"
 #include "supervisor/show.h"
 #include "supervisor/wiring.h"
@@ -272,7 +273,7 @@ static void node_begin_incarnation(Node *node)
         node->not_removed = false;
         node->escrow_placed = false;
         node_put_aside(node);
-        node->quarantined = node->resolved = node->strayed = false;
+        node->quarantined = node->resolved = node->strayed = node->foreseen = false;
         keeper_take_pidfd(node, 0, -1); /* that of another life */
         node->end = NODE_END_NONE;
         node->rung = NODE_RUNG_NONE;
@@ -466,20 +467,33 @@ static void node_ladder_here(Node *node, nsec_t term)
         node->ladder.verdict = nsec_add(node->ladder.kill, o->budget_ns);
 }
 
+static nsec_t node_look_at(const NodeLadder *ladder)
+{
+        return MAX(ladder->kill, ladder->verdict - MIN(ladder->verdict, NODE_LOOK_EARLY));
+}
+
+/* Whoever is there when half of the kill budget is over may well be there at its end, when a machine that is full may not answer in time. */
+static bool node_foresees(const Node *node, nsec_t *ret_at)
+{
+        *ret_at = node->ladder.kill + (MAX(node->ladder.kill, node->ladder.verdict) - node->ladder.kill) / 2;
+        return node->rung == NODE_RUNG_KILL && !node->foreseen && !node_is_loose(node) && *ret_at < node_look_at(&node->ladder);
+}
+
 /* The rung that is next in time, at its time. */
 static void node_arm_rung(Node *node)
 {
         const NodeLadder *l = &node->ladder;
+        nsec_t foresee;
         const nsec_t at[_NODE_RUNG_MAX] = {
                 [NODE_RUNG_NONE] = l->term,
                 [NODE_RUNG_ASK] = l->term,
                 [NODE_RUNG_TERM] = l->kill,
-                [NODE_RUNG_KILL] = MAX(l->kill, l->verdict - MIN(l->verdict, NODE_LOOK_EARLY)),
+                [NODE_RUNG_KILL] = node_look_at(l),
                 [NODE_RUNG_VERDICT] = nsec_add(l->verdict, NODE_LOOK_SPAN),
                 [NODE_RUNG_LOOKED] = NSEC_NEVER,
         };
 
-        node_set_deadline(node, at[node->rung]);
+        node_set_deadline(node, node_foresees(node, &foresee) ? foresee : at[node->rung]);
 }
 
 void node_on_inputs_closed(Node *node)
@@ -619,6 +633,12 @@ void node_on_looked(Node *node, const KeeperMsg *msg)
         if (msg->generation != node->generation)
                 return;
         leftover_take(&node->left, msg);
+        if (node->rung == NODE_RUNG_KILL && msg->left.n > 0) {
+                char first[512];
+
+                log_line("dataflow %s %.8s: look %s: %u left: %s", node->dataflow->plan->name, node->dataflow->uuid_text, node->plan->id, node->left.n,
+                        leftover_brief(&node->left, first, sizeof(first)));
+        }
         /* The list is here: no need to wait for it any longer than to the verdict. Nobody: that comes as EMPTY, or the deadline does. */
         if (node->rung == NODE_RUNG_VERDICT && msg->left.n > 0)
                 node_set_deadline(node, MAX(node->ladder.verdict, node->dataflow->loop->now));
@@ -637,10 +657,16 @@ static void node_next_rung(Node *node)
 {
         Dataflow *dataflow = node->dataflow;
         bool in_exec = !node->spawned && !node_is_dynamic(node);
-        nsec_t now = dataflow->loop->now;
+        nsec_t now = dataflow->loop->now, foresee;
 
         if (node->exited && node->empty) /* it is over, and the guard is asked about it */
                 return;
+        if (node_foresees(node, &foresee) && foresee <= now) {
+                node->foreseen = true;
+                keeper_order_look(node);
+                node_arm_rung(node);
+                return;
+        }
 
         /* Rungs whose time has passed already are not climbed one by one: --force begins with the kill. */
         do

@@ -126,6 +126,7 @@ struct Node {
         bool escrow_placed;   /* with the guard, for it alone */
         nsec_t enforced_at;   /* from when on the guard has killed in its cgroup alone; 0: it has not */
         bool resolved;  /* it was decided what follows */
+        bool foreseen;      /* who might be left was asked for in good time, before the look for the verdict */
         bool exec_stuck;    /* execve has not come back: the process may be unkillable */
         bool resuming;      /* asked what it knows (NODE_MSG_RESUME), and has not said all yet */
         bool away;          /* adopted, and its socket was lost with a guard: it comes back by name, at its next call of the library */

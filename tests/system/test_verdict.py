@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import eventually
 from daemon import plan, program, until_deaf
-from lives import SLACK, cgroups_in, children_of, arguments_of
+from lives import SLACK, Process, cgroups_in, children_of, arguments_of
 from test_hung_path import hung  # noqa: F401
 from test_stop import helpers  # noqa: F401
 
@@ -110,6 +110,28 @@ def test_who_is_held_by_a_tracer_is_named_watched_and_cleared(daemon, hold, talk
     assert daemon.status("flow")["result"] == "failed"
     # Its keeper, which watched, leaves meanwhile.
     assert eventually(lambda: talk("clean", env={"TIDEGATE_RUNTIME_DIR": str(daemon.runtime)}).stdout == "1 dataflow was forgotten\n", 10)
+
+
+def test_who_is_left_is_named_although_the_keeper_does_not_answer_when_the_verdict_is_due(daemon, hold):
+    """On a machine that is full it may not; it was asked before, in good time."""
+    let_go = start_victim(daemon, hold, script=f"(trap '' TERM; exec sleep 1000) &\n{IMMORTAL}")
+    pid = node_of(daemon)["pid"]
+    child = eventually(lambda: next((p for p in children_of(pid) if "1000" in arguments_of(p)), None), 10)
+    let_child_go = hold(child)
+    with daemon.client() as client:
+        client.send("Stop", dataflow="flow", force=True)
+        assert eventually(lambda: "look victim: 2 left" in daemon.output(), 10), daemon.output()
+        (keeper,) = (p for p in children_of(daemon.process.pid) if "--role=keeper" in arguments_of(p))
+        process = Process(keeper)
+        process.send(signal.SIGSTOP)
+        (result,) = client.reply(20)[0]["results"]
+        process.send(signal.SIGCONT)  # if it has not been replaced
+        process.close()
+    (victim,) = result["nodes"]
+    assert (victim["verdict"], result["left"]) == ("unkillable-traced", 2), result
+    assert {task["pid"]: task["tracer"] for task in victim["tasks"]} == {pid: let_go.pid, child: let_child_go.pid}, victim
+    let_child_go()
+    end(daemon, let_go)
 
 
 def test_the_block_of_a_stop_fits_80_columns_and_its_json_has_the_tasks(daemon, hold, talk):
