@@ -23,9 +23,11 @@ globals().update({name: value for name, value in vars(_system).items() if not na
 import os  # noqa: E402
 import shutil  # noqa: E402
 import tempfile  # noqa: E402
+import warnings  # noqa: E402
 
 import pytest  # noqa: E402
 from grove import Grove  # noqa: E402
+from hungmount import HungMount  # noqa: E402
 from lives import SLACK, children_of  # noqa: E402
 from survive import Survivor  # noqa: E402
 
@@ -154,12 +156,27 @@ LAYOUTS = {
 
 
 @pytest.fixture
+def hung_mounts(build, open_directory):
+    """One, where there can be one."""
+    program = build / "tests/supervisor/hungfs"
+    if not program.exists() or not os.access("/dev/fuse", os.W_OK):
+        warnings.warn("no tree has a process that waits for a file system: needs /dev/fuse and libfuse3", stacklevel=1)
+        yield []
+        return
+    mount = HungMount(program, open_directory / "hung")
+    yield [mount]
+    mount.end()
+
+
+@pytest.fixture
 def grove(request, tree_program, traces):
     """Trees under the daemon of a layout (the parameter: its name)."""
     name = getattr(request, "param", "root")
     if os.geteuid() != 0:
         pytest.skip("needs root: to trace anybody, to be another user, to give cgroups away")
-    daemon, caller = LAYOUTS[name](request.getfixturevalue("begin"), request.getfixturevalue("home"))
-    g = Grove(daemon, tree_program, caller, traces.mark, depth=int(isinstance(daemon, Container)), reapers=name not in ("root", "user", "delegated"))
+    mounts, begin = request.getfixturevalue("hung_mounts"), request.getfixturevalue("begin")
+    inside = mounts[0].prefix() if mounts else []
+    daemon, caller = LAYOUTS[name](lambda *args, prefix=(), **keys: begin(*args, prefix=[*inside, *prefix], **keys), request.getfixturevalue("home"))
+    g = Grove(daemon, tree_program, caller, traces.mark, depth=int(isinstance(daemon, Container)), reapers=name not in ("root", "user", "delegated"), mounts=mounts)
     yield g
     g.close()

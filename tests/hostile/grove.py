@@ -40,13 +40,14 @@ class Tree(NamedTuple):
 
 
 class Tracee(NamedTuple):
-    """A process that wants to be traced from outside. how: "exit" (SIGKILL does not end it then) or "plain". known_as: the daemon's number for
-    it, in whose PID namespace it may have another."""
+    """A process that somebody outside of its tree keeps from dying. how: its tracer, "exit" (SIGKILL does not end it then) or "plain"; or a file
+    system, "stuck", the mount-th of the grove's. known_as: the daemon's number for it, in whose PID namespace it may have another."""
 
     seed: int
     pid: int
     how: str
     known_as: int
+    mount: int = 0
 
 
 def state_of(pid):
@@ -61,6 +62,14 @@ def lives(pid):
     try:
         threads = os.listdir(f"/proc/{pid}/task")
         return any(state_of(f"{pid}/task/{t}") not in ("Z", "X", None) for t in threads)
+    except OSError:
+        return False
+
+
+def is_blocked(pid):
+    """It is in a call that does not return now."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/syscall").read_text().split()[0].isdigit()
     except OSError:
         return False
 
@@ -106,9 +115,9 @@ class Stall:
 
 
 class Deputy:
-    """A process of another user, or in the PID namespace of @beside, that calls the daemon for us: who calls is looked at while it lives."""
+    """A process of another user, in the mount and PID namespaces of @beside, that calls the daemon for us: who calls is looked at while it lives."""
 
-    def __init__(self, uid, socket_path, beside=None):
+    def __init__(self, uid, socket_path, beside):
         fork = multiprocessing.get_context("fork")
         self.pipe, theirs = fork.Pipe()
         self.process = fork.Process(target=self._enter, args=(beside, uid, socket_path, theirs), daemon=True)
@@ -117,12 +126,13 @@ class Deputy:
 
     @classmethod
     def _enter(cls, beside, *args):
-        if beside:
-            with open(f"/proc/{beside}/ns/pid") as namespace:
-                assert ctypes.CDLL(None).setns(namespace.fileno(), 0) == 0
-            if child := os.fork():  # which is in it
-                os.waitpid(child, 0)
-                return
+        namespaces = [os.open(f"/proc/{beside}/ns/{name}", os.O_RDONLY) for name in ("pid", "mnt")]
+        for namespace in namespaces:
+            assert ctypes.CDLL(None).setns(namespace, 0) == 0
+            os.close(namespace)
+        if child := os.fork():  # which is in the PID namespace
+            os.waitpid(child, 0)
+            return
         cls._work(*args)
 
     @staticmethod
@@ -153,9 +163,10 @@ class Deputy:
 
 class Grove:
     """The trees of one daemon. caller: the uid that orders, and whose the nodes are. depth: of the daemon's PID namespace below ours. late: the
-    seconds that a machine may add even to what the daemon measures, for it is emulated. reapers: there is one in each life (docs/enforcement.md)."""
+    seconds that a machine may add even to what the daemon measures, for it is emulated. reapers: there is one in each life (docs/enforcement.md).
+    mounts: in which every look for a file hangs, as HungMount is."""
 
-    def __init__(self, daemon, program, caller=0, mark="", grace=GRACE, budget=BUDGET, depth=0, late=0, reapers=False):
+    def __init__(self, daemon, program, caller=0, mark="", grace=GRACE, budget=BUDGET, depth=0, late=0, reapers=False, mounts=()):
         self.daemon, self.program, self.caller = daemon, pathlib.Path(program), caller
         self.grace, self.budget, self.depth, self.late, self.reapers = grace, budget, depth, late, reapers
         self.bound = 1.5 * grace + budget + 0.3 + late
@@ -171,6 +182,11 @@ class Grove:
             "HOSTILE_TOKEN": self.token,
             "HOSTILE_CGROUPS": str(unified_root()),
         }
+        if "HOSTILE_HOG" in os.environ:
+            self.environment["HOSTILE_HOG"] = "1"
+        self.mounts = mounts
+        if mounts:
+            self.environment["HOSTILE_STUCK"] = ":".join(str(m.anybody) for m in mounts)
 
     def close(self):
         self.let_go_all()
@@ -182,7 +198,7 @@ class Grove:
         if self.caller == os.geteuid() and not self.depth:
             return called(self.daemon.socket, method, parameters)
         if not self.deputy:
-            self.deputy = Deputy(self.caller, self.daemon.socket, self.daemon.guard_pid() if self.depth else None)
+            self.deputy = Deputy(self.caller, self.daemon.socket, self.daemon.guard_pid())
         return self.deputy.call(method, parameters)
 
     # Before
@@ -205,7 +221,7 @@ class Grove:
             traits = dict(word.split(":") for word in rest[1:])
             self.trees[int(seed)] = Tree(int(seed), int(rest[0]), {k: int(v) for k, v in traits.items()})
         else:
-            self.tracees.append(Tracee(int(seed), pid, rest[0], numbers_of(pid)[self.depth]))
+            self.tracees.append(Tracee(int(seed), pid, rest[0], numbers_of(pid)[self.depth], *map(int, rest[1:])))
         return True
 
     def until_stands(self, seeds, seconds=60):
@@ -224,8 +240,18 @@ class Grove:
                 self.tracers.append(tracer)
                 assert tracer.stdout.readline() == "ready\n"
 
+    def until_stuck(self, seeds, seconds=20):
+        """Those of these trees who look for a file where nobody answers do so."""
+        stuck = [t for t in self.tracees if t.how == "stuck" and t.seed in seeds]
+        for i, mount in enumerate(self.mounts):
+            mount.until_asked(sum(t.mount == i for t in stuck))
+        assert eventually(lambda: all(is_blocked(t.pid) for t in stuck), seconds), [(t, state_of(t.pid)) for t in stuck]
+
     def let_go_all(self):
-        """The tracers die: who could not be killed ends now."""
+        """The tracers die, and file systems answer: who could not be killed ends now."""
+        for i, mount in enumerate(self.mounts):
+            if any((t.how, t.mount) == ("stuck", i) for t in self.tracees):
+                mount.let_go()
         for tracer in self.tracers:
             tracer.kill()
             tracer.wait(10)
@@ -284,13 +310,13 @@ class Grove:
         """Of stops whose supervisor did not live to tell: as far as its successor's status says them."""
         flows = eventually(lambda: (f := self.call("Status")["dataflows"]) and all(d["state"] == "ended" for d in f) and f, 30)
         assert flows, f"the stop does not end\n{self.daemon.output()}"
-        return [{"name": d["name"], "nodes": d["nodes"], "left": sum("left" in n for n in d["nodes"]), "stop_ms": 0} for d in flows]
+        return [{"name": d["name"], "nodes": d["nodes"], "left": sum(n["n_tasks"] for n in d["nodes"] if "left" in n), "stop_ms": 0} for d in flows]
 
     def misses(self, results, seconds, slack):
         """What is not as it was promised: one text each, none when all is well."""
         found = []
         # Without a cgroup that life is over which has nobody left to be waited for, and for a tracee its tracer has to wait first.
-        held = ("exit", "plain") if self.reapers else ("exit",)
+        held = ("exit", "plain", "stuck") if self.reapers else ("exit", "stuck")
         unkillable = {t.pid: t for t in self.tracees if t.how in held and any(t.seed in seeds_of(r) for r in results.values())}
         if seconds > self.bound + slack:
             found.append(f"the stop returned after {seconds:.2f} s")
@@ -301,18 +327,25 @@ class Grove:
             mine = [t for t in unkillable.values() if t.seed in seeds_of(r)]
             if r["stop_ms"] / 1000 > self.bound:
                 found.append(f"{name}: its stop took {r['stop_ms']} ms")
-            living_left = sum(t.how == "exit" for t in mine)  # a dead one counts only where nobody else is left
+            living_left = sum(t.how != "plain" for t in mine)  # a dead one counts only where nobody else is left
             if not living_left <= r["left"] <= len(mine):
-                found.append(f"{name}: {r['left']} left, and {len(mine)} cannot be killed: {[n.get('left') for n in r['nodes'] if n.get('left')]}")
+                found.append(f"{name}: {r['left']} left, and {mine} cannot be killed: {[n.get('left') for n in r['nodes'] if n.get('left')]}")
             for node in r["nodes"]:
-                seed = int(node["id"][1:])
-                expected = {t.known_as for t in mine if t.seed == seed}
-                if self.depth:  # whom somebody outside of its namespace traces the daemon cannot tell: of the dead one alone is told
-                    expected = {t.known_as for t in mine if t.seed == seed and t.how == "exit"} or expected
-                text = node.get("left") or ""
-                if bool(text) != bool(expected) or not all(str(pid) in text for pid in expected):
-                    found.append(f"tree {seed}: the verdict is {text!r}, and {sorted(expected)} cannot be killed")
+                found += self.wrong_verdict(node, [t for t in mine if t.seed == int(node["id"][1:])])
         return found
+
+    def wrong_verdict(self, node, held):
+        """Of a tree whose processes @held cannot end: it has to name each of them, why, and nobody else."""
+        if self.depth:  # whom somebody outside of its namespace traces the daemon cannot tell: of a dead one alone is told
+            held = [t for t in held if t.how != "plain"] or held
+        expected = {t.known_as: "unkillable-uninterruptible" if t.how == "stuck" else "unkillable-traced" for t in held}
+        may_be_named = {t.known_as for t in self.tracees if t.seed == int(node["id"][1:])}
+        named = {task["pid"]: task["verdict"] for task in node.get("tasks") or []}
+        text = node.get("left") or ""
+        right = bool(text) == bool(expected) and all(str(pid) in text for pid in expected)
+        if "tasks" in node or not expected:  # else a supervisor that came later has the text alone
+            right = right and expected.items() <= named.items() and named.keys() <= may_be_named and bool(expected) == (node.get("verdict") not in ("empty", "killed", None))
+        return [] if right else [f"tree {node['id'][1:]}: the verdict is {node.get('verdict')} {text!r} {named}, and {expected} cannot be killed"]
 
 
 def seeds_of(result):
@@ -340,6 +373,7 @@ def grow(grove, seeds, **keys):
     for i in range(0, len(seeds), PER_FLOW):
         grove.plant(f"f{seeds[i]}", seeds[i : i + PER_FLOW], **keys)
     grove.until_stands(seeds)
+    grove.until_stuck(seeds)
     grove.trace([t for t in grove.tracees if t.seed in seeds])
     for seed in seeds:
         if is_frozen(seed):

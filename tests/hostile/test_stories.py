@@ -20,8 +20,8 @@ from client import Client, ControlError
 from conftest import MARK, Run, eventually, marked_processes
 from daemon import plan, program
 from grove import BUDGET, GRACE, LADDER, gone, lives, state_of
+from hungmount import HungMount
 from lives import LONG, SLACK, Process, cgroups_in, children_of
-from test_hung_path import HungMount
 
 SLEEP = "exec sleep 1000"
 DEAF = "trap '' TERM INT HUP"

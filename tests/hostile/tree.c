@@ -9,8 +9,10 @@
  * Environment: HOSTILE_SOCKET, an abstract Unix datagram socket that hears "stands SEED PROCESSES TRAIT:N..." once
  * every process of the tree is what it shall be, and before that "traced SEED exit|plain" of each that wants a tracer
  * from outside. HOSTILE_TOKEN (6 characters): every process is named hTOKEN.SEED, which is how a test finds it.
- * HOSTILE_STUCK: a path that never answers (TRAIT stuck). HOSTILE_MEMORY: MiB that TRAIT memory touches (4) once the tree stands.
- * HOSTILE_DEEP: processes in the chain of TRAIT deep (2000). HOSTILE_CGROUPS: where cgroup v2 is mounted.
+ * HOSTILE_STUCK: paths, with : between them, whose opening does not return, for nobody answers or they are on what is frozen (TRAIT stuck). Each has
+ * one %, for a number of the process, which says "traced SEED stuck NUMBER" (of the path) when it is about to try. HOSTILE_MEMORY: MiB that TRAIT
+ * memory touches (4) once the tree stands. HOSTILE_DEEP: processes in the chain of TRAIT deep (2000). HOSTILE_CGROUPS: where cgroup v2 is
+ * mounted. HOSTILE_HOG: random trees may have hogs.
  *
  * Bounded by itself: a bomb has at most BOMB_LIVE living processes, a real-time one spins for HOSTILE_SPIN (1) of each 20 ms, and a hog,
  * which never sleeps, is ended by the kernel after HOG_SECONDS. What a limit refuses (fork, thread) is left out of the tree.
@@ -56,7 +58,7 @@ enum Trait {
         THREADED,   /* a threaded cgroup of its own, with one of its threads */
         SUBGROUP,   /* moved itself into a cgroup that it made below its own */
         DEEP,       /* the end of a long chain of children */
-        STUCK,      /* opens a path that never answers: state D, and does not die */
+        STUCK,      /* opens a file where nobody answers: state D once it is killed, and does not die */
         STORM,      /* makes orphans that end at once, without a pause */
         HOG,        /* SCHED_FIFO, spinning without a pause, on the last of its processors; needs a second one */
         N_STATES,
@@ -72,8 +74,8 @@ enum Trait {
 static const char *const traits[N_TRAITS] = {"wait", "stopped", "pipe", "leaderless", "vfork", "bomb", "realtime", "memory", "tracer",
         "traced", "threaded", "subgroup", "deep", "stuck", "storm", "hog", "deaf", "session", "orphan", "closed", "leaves"};
 
-/* How often each is met in a random tree; those of 0 only when asked for. A tracer from outside is wanted in few trees, for its tracee is
- * waited for until the end of the kill budget: see weight(). */
+/* How often each is met in a random tree; those of 0 only when asked for, but for rare(). A tracer from outside is wanted in few trees, and in few
+ * is somebody stuck, for they are waited for until the end of the kill budget: see weight(). */
 static const unsigned weights[N_STATES] = {[WAIT] = 24, [STOPPED] = 14, [PIPE] = 10, [LEADERLESS] = 14, [VFORK] = 10, [BOMB] = 2,
         [REALTIME] = 1, [MEMORY] = 4, [TRACER] = 8, [THREADED] = 4, [SUBGROUP] = 6};
 
@@ -449,13 +451,28 @@ static void want_a_tracer(uint64_t key)
         rest();
 }
 
-static void be_stuck(void)
+/* A name of its own, and none that is to be made: it waits for no other one's answer. There is none: the way to it, with the wish to write, is enough. */
+static void be_stuck(uint64_t key)
 {
-        const char *path = getenv("HOSTILE_STUCK");
+        const char *name = getenv("HOSTILE_STUCK");
+        char text[64], path[512];
+        unsigned n = 1, which;
+        int before;
 
+        if (!name)
+                return;
+        for (const char *c = name; *c; c++)
+                n += *c == ':';
+        which = draw(&key, n);
+        for (unsigned i = 0; i < which; i++)
+                name = strchr(name, ':') + 1;
+        before = (int)strcspn(name, "%");
+        (void)snprintf(path, sizeof(path), "%.*s%llx%.*s", before, name, (unsigned long long)key >> 8, (int)strcspn(name, ":") - before - 1, name + before + 1);
+        (void)snprintf(text, sizeof(text), "traced %u stuck %u", seed, which);
         have(STUCK);
+        tell(text);
         stand();
-        (void)open(path ? path : "/nonexistent", O_RDONLY);
+        (void)open(path, O_RDWR | O_CLOEXEC);
         rest();
 }
 
@@ -508,7 +525,7 @@ __attribute__((noreturn)) static void become(enum Trait t, uint64_t key)
                 begin_chain();
                 break;
         case STUCK:
-                be_stuck();
+                be_stuck(key);
                 break;
         case STORM:
                 have(t);
@@ -528,7 +545,17 @@ __attribute__((noreturn)) static void become(enum Trait t, uint64_t key)
 
 static unsigned weight(unsigned state)
 {
-        return state == TRACED && seed % 120 >= 110 ? 8 : weights[state];
+        if (state == TRACED)
+                return seed % 120 >= 110 ? 8 : 0;
+        if (state == STUCK)
+                return seed % 120 >= 100 && seed % 120 < 110 && getenv("HOSTILE_STUCK") ? 6 : 0;
+        return weights[state];
+}
+
+/* What takes so much of a machine that few trees have one, and that one besides all others: N_STATES for none. */
+static enum Trait rare(void)
+{
+        return seed % 300 == 50 ? DEEP : seed % 300 == 150 && getenv("HOSTILE_HOG") ? HOG : N_STATES;
 }
 
 static enum Trait any_state(uint64_t *key)
@@ -575,7 +602,7 @@ static void plant(uint64_t key, unsigned below, int state)
                 deafen(1);
                 have(DEAF);
         }
-        if (draw(&key, 4) == 0 && syscall(SYS_close_range, 0, ~0U, 0) == 0)
+        if (draw(&key, 4) == 0 && state != DEEP && syscall(SYS_close_range, 0, ~0U, 0) == 0) /* a chain needs one to grow by exec */
                 have(CLOSED);
         while (below > 0) {
                 unsigned part = 1 + draw(&key, below);
@@ -658,6 +685,8 @@ int main(int argc, char **argv)
                         plant(mix(key ^ part), part - 1, -1);
                         left -= part;
                 }
+                if (rare() != N_STATES)
+                        plant(mix(key ^ N_TRAITS), 0, (int)rare());
         }
         for (int i = 2; i < argc; i++) {
                 int state = state_of(argv[i]);

@@ -2,20 +2,50 @@
 /*
  * hungfs DIR - a FUSE file system that takes every question and never answers: whoever asks is in uninterruptible
  * sleep until this process ends. To be mounted in a private mount namespace. Says "ready" when mounted and "asked" at
- * each question. One file, "open", can be opened: whoever reads it, or closes it, is asked to wait for ever.
+ * each question. One file, "open", can be opened: whoever reads it, or closes it, is asked to wait for ever. "dHEX" are folders: of
+ * those who look for something in one folder the first asks, and the others wait for it. At each character of its standard
+ * input all who ask are let go, with EIO; it says "let go" then.
  */
 #define FUSE_USE_VERSION 35
+#include <errno.h>
 #include <fuse_lowlevel.h>
+#include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define OPEN_INO 2
+#define HELD_MAX 4096
+
+static fuse_req_t held[HELD_MAX];
+static size_t n_held;
+
+static void say(const char *text)
+{
+        puts(text);
+        fflush(stdout);
+}
+
+static void hold(fuse_req_t req)
+{
+        if (n_held == HELD_MAX)
+                abort();
+        held[n_held++] = req;
+        say("asked");
+}
+
+static void let_go(void)
+{
+        while (n_held > 0)
+                (void)fuse_reply_err(held[--n_held], EIO);
+        say("let go");
+}
 
 static void on_init(void *userdata, struct fuse_conn_info *conn)
 {
-        puts("ready");
-        fflush(stdout);
+        say("ready");
 }
 
 static void on_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -32,26 +62,56 @@ static void on_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void on_close(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-        puts("asked");
-        fflush(stdout);
+        hold(req);
 }
 
 static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
         struct fuse_entry_param entry = {.ino = OPEN_INO, .attr = {.st_ino = OPEN_INO, .st_mode = S_IFREG | 0666, .st_nlink = 1}};
 
-        if (strcmp(name, "open") == 0) {
+        if (parent == FUSE_ROOT_ID && name[0] == 'd' && strlen(name) <= 16) {
+                entry.ino = entry.attr.st_ino = strtoull(name + 1, NULL, 16) | UINT64_C(1) << 62;
+                entry.attr.st_mode = S_IFDIR | 0777;
+                entry.attr_timeout = entry.entry_timeout = 1000;
+        }
+        if (parent == FUSE_ROOT_ID && (strcmp(name, "open") == 0 || S_ISDIR(entry.attr.st_mode))) {
                 (void)fuse_reply_entry(req, &entry);
                 return;
         }
-        puts("asked");
-        fflush(stdout);
+        hold(req);
 }
 
 static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
-        puts("asked");
-        fflush(stdout);
+        hold(req);
+}
+
+/* fuse_session_loop(), with an ear for who lets go. */
+static int serve(struct fuse_session *session)
+{
+        struct pollfd p[2] = {{.fd = fuse_session_fd(session), .events = POLLIN}, {.fd = STDIN_FILENO, .events = POLLIN}};
+        struct fuse_buf buf = {};
+        char c;
+        int r;
+
+        while (!fuse_session_exited(session)) {
+                if (poll(p, 2, -1) < 0 && errno != EINTR)
+                        return -errno;
+                if (p[1].revents) {
+                        if (read(STDIN_FILENO, &c, 1) == 1)
+                                let_go();
+                        else
+                                p[1].fd = -1;
+                }
+                if (!p[0].revents)
+                        continue;
+                r = fuse_session_receive_buf(session, &buf);
+                if (r > 0)
+                        fuse_session_process_buf(session, &buf);
+                else if (r != -EINTR && r != -EAGAIN)
+                        return r;
+        }
+        return 0;
 }
 
 int main(int argc, char **argv)
@@ -65,5 +125,5 @@ int main(int argc, char **argv)
         session = fuse_session_new(&args, &ops, sizeof(ops), NULL);
         if (!session || fuse_session_mount(session, argv[1]) != 0)
                 return 2;
-        return fuse_session_loop(session);
+        return serve(session) ? 3 : 0;
 }

@@ -3,41 +3,15 @@
 
 import os
 import signal
-import subprocess
 
 import pytest
 from conftest import eventually, marked_processes
-from lives import SLACK, Process, cgroups_in, stat_of
+from hungmount import HungMount
+from lives import SLACK, cgroups_in, stat_of
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs root and /dev/fuse"
 )
-
-
-class HungMount:
-    """A FUSE mount in a mount namespace of its own, whose server reads questions and never answers."""
-
-    def __init__(self, program, directory):
-        directory.mkdir()
-        self.path = directory
-        self.server = subprocess.Popen(
-            ["unshare", "-m", program, directory], stdout=subprocess.PIPE, text=True, start_new_session=True
-        )  # fmt: skip
-        assert self.server.stdout.readline() == "ready\n"
-        self.process = Process(self.server.pid)
-
-    def prefix(self):
-        """A command that executes its arguments where the mount is seen."""
-        return ["nsenter", "-t", str(self.server.pid), "-m"]
-
-    def until_asked(self):
-        assert self.server.stdout.readline() == "asked\n"
-
-    def end(self):
-        self.process.send(signal.SIGKILL)
-        self.process.close()
-        self.server.wait(10)
-        self.server.stdout.close()
 
 
 @pytest.fixture

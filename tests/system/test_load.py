@@ -15,8 +15,8 @@ import time
 import pytest
 from conftest import eventually
 from daemon import plan, program
+from hungmount import HungMount
 from lives import LONG, children_of, status_field
-from test_hung_path import HungMount
 
 pytestmark = pytest.mark.alone  # it measures, or loads the machine
 
