@@ -341,6 +341,8 @@ const char *task_line(const Task *task, char *buffer, size_t size)
                 say(&l, ", pending %s", task_signals(task->pending | task->shared_pending, signals, sizeof(signals)));
         if (task->tracer)
                 say(&l, ", traced by pid %d (%s)", task->tracer, task->tracer_comm);
+        else if (task->kind == TASK_TRACED)
+                say(&l, ", traced from another PID namespace");
         if (task->frozen)
                 say(&l, ", frozen");
         if (task->cgroup[0])

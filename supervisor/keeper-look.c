@@ -24,6 +24,8 @@
 #define SEEN_MAX      256
 #define LOOK_MAX      4096 /* tasks that are read; beyond they are counted, and so are those after the first ones when the time is over */
 #define AGAIN_SPAN    (40 * NSEC_PER_MSEC)
+/* Our reaper waits for everybody at once. Whom it cannot wait for for so long somebody traces whom we do not see, from another PID namespace. */
+#define UNSEEN_TRACER_SPAN (100 * NSEC_PER_MSEC)
 
 /* ---- for how long it has not run */
 
@@ -186,11 +188,11 @@ static int look_at_unreaped(pid_t pid, void *userdata)
 
         if (w->n >= LOOK_MAX || task_read(&task, pid, pid) || (w->n > w->n_unreaped && task.tracer <= 0))
                 return 0; /* beside others one that is merely not waited for yet is no reason */
-        if (task.tracer > 0)
+        compare_with_seen(&task, clock_now());
+        if (task.tracer > 0 || task.still_ns >= UNSEEN_TRACER_SPAN)
                 task.kind = TASK_TRACED;
         w->n_unreaped++;
         task.leader_exited = false; /* and everybody else of it */
-        compare_with_seen(&task, clock_now());
         w->n++;
         tell(w, &task);
         return 0;
