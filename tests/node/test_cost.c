@@ -3,6 +3,7 @@
  * What a message costs: no system call while both sides are awake, no page fault in the steady state, little memory.
  */
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -283,4 +284,78 @@ Test(cost, a_small_node_has_at_most_300_kib_of_its_own, .timeout = 60)
         cr_assert_leq(kib, 300, "%lu KiB", kib);
         flow_close(flow);
         (void)fd_close(null);
+}
+
+/* Address space of the regions of ours in a process, pools apart. */
+static unsigned long mapped_kib(pid_t pid)
+{
+        unsigned long sum = 0, begin, end;
+        char path[64], line[500];
+        FILE *f;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+        f = fopen(path, "re");
+        cr_assert_not_null(f);
+        while (fgets(line, sizeof(line), f))
+                if (strstr(line, "memfd:tidegate-") && !strstr(line, "memfd:tidegate-pool") && sscanf(line, "%lx-%lx", &begin, &end) == 2)
+                        sum += (end - begin) / 1024;
+        (void)fclose(f);
+        return sum;
+}
+
+static unsigned n_threads(pid_t pid)
+{
+        char path[64];
+        unsigned n = 0;
+        DIR *dir;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+        dir = opendir(path);
+        cr_assert_not_null(dir);
+        for (struct dirent *entry; (entry = readdir(dir));)
+                n += entry->d_name[0] != '.';
+        (void)closedir(dir);
+        return n;
+}
+
+static int be_idle(tg_node *node, void *arg)
+{
+        tg_event *ev;
+
+        shared[READY]++;
+        flow_note(flow);
+        if (tg_next(node, &ev, TG_FOREVER) == 0)
+                tg_event_free(ev);
+        return 0;
+}
+
+/* One source that feeds several sinks: what a link more adds to both its ends is what it takes, and counted twice where both map the same. */
+Test(cost, an_idle_link_takes_at_most_64_kib_and_no_thread, .timeout = 60)
+{
+        enum { N = 8 };
+        unsigned long sum = 0;
+        int from, to[N], output;
+
+        flow = flow_new();
+        shared = flow_shared(flow);
+        from = flow_node(flow, "source", be_idle, NULL);
+        output = flow_output(flow, from, "out", 10, 1000, 10);
+        for (int i = 0; i < N; i++) {
+                char id[16];
+
+                (void)snprintf(id, sizeof(id), "sink-%d", i);
+                to[i] = flow_node(flow, id, be_idle, NULL);
+                flow_link(flow, from, output, to[i], "in", (FlowLinkSpec){});
+        }
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 10, shared[READY] == N + 1));
+        sum = mapped_kib(flow_pid(flow, from));
+        cr_assert_gt(sum, 0);
+        for (int i = 0; i < N; i++) {
+                sum += mapped_kib(flow_pid(flow, to[i]));
+                cr_assert_eq(n_threads(flow_pid(flow, to[i])), 1);
+        }
+        cr_assert_eq(n_threads(flow_pid(flow, from)), 1);
+        cr_assert_leq(sum / N, 64, "%lu KiB a link, what several share counted with each", sum / N);
+        flow_close(flow);
 }
