@@ -36,6 +36,14 @@ int grow_segment(tg_node *node, const NodeMsg *msg, int *fds)
         r = region_map_write(&region, fds[0], REGION_POOL, msg->segment.size);
         if (r == -EPERM && output->grown[number].map) /* sealed: it is the one that we have */
                 return ack(node, msg->segment.output, number);
+        if (r == -ENOMEM) { /* it lives on with what it has, and does not ask again */
+                lock_take(&output->lock);
+                output->grow_refused = 1;
+                output->grow_asked = 0;
+                output->grow_late = false;
+                lock_give(&output->lock);
+                return 0;
+        }
         if (r)
                 return r > 0 || r == -EPERM ? error_origin(-EPROTO) : error_fold(r);
         region_unmap(&output->grown[number]);

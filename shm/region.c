@@ -18,10 +18,14 @@
 #define MADV_POPULATE_READ  22 /* Linux 5.14 */
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010 /* Linux 5.1 */
 #endif
 
+#define HUGE       (UINT64_C(2) << 20)
 #define SEALS_SIZE (F_SEAL_SHRINK | F_SEAL_GROW)
 
 static const char *const region_names[_REGION_KIND_MAX] = {
@@ -146,10 +150,13 @@ static int check_header(Region *region, RegionKind kind, uint64_t size_bytes)
 static int touch(const Region *region, size_t size)
 {
         volatile uint8_t *p = region->map;
+        bool huge = region->kind == REGION_POOL && region->writable && region->size >= REGION_POOL_HUGE;
 
         if (madvise(region->map, size, region->writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) < 0 &&
             errno != EINVAL) /* EINVAL: a kernel before 5.14, the loop below does it all */
                 return error_origin(-errno);
+        if (huge) /* only what is there already can be collapsed; where it cannot the small pages are as good, and dearer to map */
+                (void)madvise(region->map, size / HUGE * HUGE, MADV_COLLAPSE);
         for (size_t i = 0; i < size; i += 4096) {
                 uint8_t byte = p[i];
 
@@ -159,13 +166,45 @@ static int touch(const Region *region, size_t size)
         return 0;
 }
 
+/* A mapping that begins at a huge page's boundary; the address space around it is given back. */
+static void *map_aligned(uint64_t size_bytes, int prot, int fd)
+{
+        uint8_t *room = mmap(NULL, size_bytes + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), *at;
+        size_t before, after;
+
+        if (room == MAP_FAILED)
+                return MAP_FAILED;
+        before = (HUGE - (uintptr_t)room % HUGE) % HUGE;
+        after = HUGE - before;
+        at = room + before;
+        if (mmap(at, size_bytes, prot, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+                int saved = errno;
+
+                (void)munmap(room, size_bytes + HUGE);
+                errno = saved;
+                return MAP_FAILED;
+        }
+        if (before)
+                (void)munmap(room, before);
+        if (after)
+                (void)munmap(room + size_bytes + HUGE - after, after);
+        return at;
+}
+
+static void *map_pages(RegionKind kind, uint64_t size_bytes, int prot, int fd)
+{
+        if (kind == REGION_POOL && size_bytes >= REGION_POOL_HUGE && size_bytes % 4096 == 0)
+                return map_aligned(size_bytes, prot, fd);
+        return mmap(NULL, size_bytes, prot, MAP_SHARED, fd, 0);
+}
+
 /* @touched_bytes: of size_bytes, from its beginning */
 static int map_region(Region *ret, int fd, RegionKind kind, uint64_t size_bytes, uint64_t touched_bytes, bool writable)
 {
         _cleanup_(region_unmap) Region region = {.size = size_bytes, .kind = kind, .writable = writable};
         int r;
 
-        region.map = mmap(NULL, size_bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, 0);
+        region.map = map_pages(kind, size_bytes, PROT_READ | (writable ? PROT_WRITE : 0), fd);
         if (region.map == MAP_FAILED) {
                 region.map = NULL;
                 return error_origin(-errno);

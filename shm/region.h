@@ -6,9 +6,9 @@
  * Life of a region:
  *
  *   supervisor  x_create()         memfd with its final size and header, sealed SHRINK | GROW
- *   writer      region_map_write() checks the header, maps shared and writable, touches every page (of a pool: its
- *   beginning; so the writer's
- *                                  cgroup pays for it and no fault is left for later), keeps it from forked children
+ *   writer      region_map_write() checks the header, maps shared and writable, touches every page (so the writer's cgroup
+ *                                  pays for it and no fault is left for later), makes huge pages of a large pool where the
+ *                                  kernel can, keeps it from forked children
  *   either      region_seal()      adds FUTURE_WRITE | SEAL: from now on nobody can map it writable, write, truncate
  *   or
  *                                  punch it; the writer's mapping stays
@@ -36,9 +36,12 @@
 #define REGION_VERSION  1u
 #define REGION_MAX_SIZE (UINT64_C(1) << 30) /* bytes: 1 GiB */
 #define REGION_N_LAYOUT 8
-/* Of a pool only the beginning is touched while mapping: the small classes. A pool of 1 GiB would cost 3.4 s at 13 us
- * a page before the first message; its large chunks cost their pages once, when they are first used. */
-#define REGION_POOL_TOUCHED (UINT64_C(4) << 20)
+/* Of a larger pool segment only so much is touched while mapping: 3 to 13 us a page of 4 KiB. What is beyond costs its pages once,
+ * when it is first written. */
+#define REGION_POOL_TOUCHED (UINT64_C(128) << 20)
+/* From this size on a pool is mapped at a huge page's boundary, and its pages are collapsed into huge ones by its writer. That costs him 0.5 ms
+ * a MiB once, and saves each reader as much of mapping it: not worth while for what every output begins with. */
+#define REGION_POOL_HUGE (UINT64_C(8) << 20)
 
 typedef enum RegionKind {
         REGION_RING = 1, /* head, floor, room word, counters, slots; written by the producer */

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
@@ -19,7 +20,7 @@
 static Flow *flow;
 static _Atomic uint64_t *shared;
 
-enum { GO, SENT, RESULT, DELIVERED, DROPPED_POOL, DROPPED, MORE, SPAN, N_SEEN };
+enum { GO, SENT, RESULT, DELIVERED, DROPPED_POOL, DROPPED, MORE, SPAN, N_SEEN, FAULTS, FAULTS_OF_READER };
 
 static void stamp(uint8_t *p, uint64_t i, size_t size)
 {
@@ -320,4 +321,68 @@ Test(grow, a_successor_is_told_which_segments_are_used, .timeout = 60)
         shared[GO] = 2;
         cr_assert(FLOW_UNTIL(flow, 20, shared[N_SEEN] == 2));
         stop_both();
+}
+
+/* -------- what it costs -------- */
+
+static uint64_t faults(void)
+{
+        struct rusage usage;
+
+        NODE_CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
+        return (uint64_t)(usage.ru_minflt + usage.ru_majflt);
+}
+
+#define N_WARM 4
+#define N_SENT 300
+
+static int send_and_count_faults(tg_node *node, void *arg)
+{
+        uint64_t before = 0;
+
+        for (uint64_t i = 0; i < N_SENT; i++) {
+                if (i == N_WARM)
+                        before = faults();
+                NODE_CHECK(send_size(node, i, LARGE) == 0);
+        }
+        shared[FAULTS] = faults() - before;
+        shared[GO] = 1;
+        flow_note(flow);
+        return 0;
+}
+
+/* Holds some, so that all chunks are used. */
+static int take_and_count_faults(tg_node *node, void *arg)
+{
+        tg_event *ev, *held[6] = {};
+        uint64_t before = 0;
+
+        for (uint64_t i = 0; i < N_SENT; i++) {
+                if (i == N_WARM)
+                        before = faults();
+                NODE_CHECK(tg_next(node, &ev, TG_FOREVER) == 0 && tg_event_type(ev) == TG_EVENT_INPUT);
+                NODE_CHECK(is_stamped(tg_event_data(ev), tg_event_size(ev)));
+                tg_event_free(held[i % ELEMENTSOF(held)]);
+                held[i % ELEMENTSOF(held)] = ev;
+        }
+        shared[FAULTS_OF_READER] = faults() - before;
+        for (size_t i = 0; i < ELEMENTSOF(held); i++)
+                tg_event_free(held[i]);
+        return 0;
+}
+
+Test(grow, a_pool_that_has_grown_costs_no_page_fault_not_even_with_its_first_messages, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+#if defined(__SANITIZE_ADDRESS__)
+        cr_skip("the sanitizer's own memory grows");
+#endif
+        two(send_and_count_faults, take_and_count_faults, &size, (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true},
+                (FlowGrowth){.n_segments = 1, .n_chunks = 20});
+        cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, source, NULL) && flow_exited(flow, sink, NULL)));
+        cr_assert_eq(shared[GO], 1);
+        cr_assert_leq(shared[FAULTS], 8, "the sender took %lu faults", (unsigned long)shared[FAULTS]);
+        cr_assert_leq(shared[FAULTS_OF_READER], 8, "the reader took %lu faults", (unsigned long)shared[FAULTS_OF_READER]);
+        flow_close(flow);
 }
