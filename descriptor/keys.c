@@ -83,6 +83,7 @@ const KeyTable keys_node = {"node", "a node", (const Key[]){
         {"max_log_size",            KEY_LATER,    NO_LOG_KEYS},
         {"max_rotated_files",       KEY_LATER,    NO_LOG_KEYS},
         {"shared_memory_pool_size", KEY_ACCEPTED, NULL},
+        {"expected_message_size",   KEY_ACCEPTED, NULL},
         {NULL}}};
 
 const KeyTable keys_custom = {"custom", "custom", (const Key[]){

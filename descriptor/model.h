@@ -144,6 +144,7 @@ typedef struct NodeSpec {
         RestartSpec restart;
         uint64_t startup_timeout_ns, finish_grace_ns;
         uint64_t pool_size; /* bound in bytes, of each output's pool; 0: by what its messages need */
+        uint64_t expected_message; /* bytes; 0: not said */
         unsigned *cpus;
         size_t n_cpus;
         Span cpus_span;

@@ -430,6 +430,9 @@ static int plan_optional(const NodeSpec *spec, json_t *node)
                 return error_origin(-ENOMEM);
         if (spec->wait != WAIT_ADAPTIVE && json_object_set_new(node, "wait", json_string(wait_mode_names[spec->wait])))
                 return error_origin(-ENOMEM);
+        if (spec->expected_message &&
+                json_object_set_new(node, "expected_message", json_integer((json_int_t)spec->expected_message)))
+                return error_origin(-ENOMEM);
         if (spec->health_check_timeout_ns &&
                 json_object_set_new(node, "health_check_timeout_ns", json_integer((json_int_t)spec->health_check_timeout_ns)))
                 return error_origin(-ENOMEM);

@@ -332,6 +332,19 @@ static void read_node_id(Reader *reader, const YamlNode *map, NodeSpec *ret)
                 (void)node_id_ok(reader->diags, ret->id, "node id");
 }
 
+/* Half of a pool at the most: the other half is for what else there is. */
+static void read_expected(Reader *reader, const YamlNode *map, NodeSpec *ret)
+{
+        YamlNode *key;
+
+        read_size(reader, yaml_get(map, "expected_message_size", &key), "expected_message_size", 1, POOL_SIZE_MAX / 2,
+                &ret->expected_message);
+        if (ret->pool_size && ret->expected_message > ret->pool_size / 2)
+                diagnostics_error(reader->diags, key->span,
+                        "expected_message_size is more than half of shared_memory_pool_size (%llu bytes)",
+                        (unsigned long long)ret->pool_size);
+}
+
 int read_node(Reader *reader, const YamlNode *map, NodeSpec *ret)
 {
         Text ignored = {NULL};
@@ -369,6 +382,7 @@ int read_node(Reader *reader, const YamlNode *map, NodeSpec *ret)
         read_size(reader, yaml_get(map, "shared_memory_pool_size", NULL), "shared_memory_pool_size", POOL_SIZE_MIN,
                 POOL_SIZE_MAX,
                 &ret->pool_size);
+        read_expected(reader, map, ret);
         if (!r)
                 r = read_order(reader, map, ret);
         if (!r)

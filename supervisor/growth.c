@@ -44,6 +44,21 @@ bool growth_class(const GrowthNeed *need, PoolClass *ret)
         return n > 0;
 }
 
+bool growth_expected(uint64_t expected, uint64_t largest, uint64_t left, PoolClass *ret)
+{
+        uint64_t size = pool_roomy(expected), n;
+
+        if (expected <= largest)
+                return false;
+        n = MIN(GROWTH_EXPECTED, left / size);
+        if (n < GROWTH_EXPECTED) {
+                size = pool_class_for(expected, 1).chunk_size;
+                n = MIN(GROWTH_EXPECTED, left / size);
+        }
+        *ret = (PoolClass){.chunk_size = (uint32_t)size, .n_chunks = (uint32_t)n};
+        return n > 0;
+}
+
 /* ---- segments */
 
 static Growth *growth_of(Node *node, uint32_t output)
@@ -150,7 +165,7 @@ static GrowthNeed need_of(const Growth *growth, uint64_t chunk_size)
         GrowthNeed need = {.bound = node->plan->pool_size,
                 .present = output->pool_size,
                 .first = output->pool_size,
-                .largest = growth->largest,
+                .largest = node->plan->expected_message ? MAX(growth->largest, pool_roomy(node->plan->expected_message)) : growth->largest,
                 .chunk_size = chunk_size,
                 .want = wiring_max_queue(node, growth->output) + CURSOR_N_CLAIMS + 2,
                 .n_segments = 1 + growth->n_segments};

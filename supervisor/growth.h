@@ -18,6 +18,7 @@
 #define GROWTH_BOUND_LEAST  (UINT64_C(8) << 20)
 #define GROWTH_BOUND_MOST   (UINT64_C(1) << 30)
 #define GROWTH_STEP         (UINT64_C(2) << 20) /* a segment is at least so large, where that is not more chunks than anybody needs */
+#define GROWTH_EXPECTED     UINT64_C(3) /* messages of the expected size: one is read, one waits, one is written */
 #define GROWTH_PATIENCE     (5 * NSEC_PER_SEC)
 
 typedef struct GrowthSegment {
@@ -60,6 +61,10 @@ uint64_t growth_bound(const GrowthNeed *need);
  * Pure. False: not one more chunk of that size.
  */
 bool growth_class(const GrowthNeed *need, PoolClass *ret);
+
+/* growth_expected() - the class of a first segment for messages of the expected size, if @largest, the largest there is anyway, is less.
+ * @left: bytes that the bound leaves. False: none. */
+bool growth_expected(uint64_t expected, uint64_t largest, uint64_t left, PoolClass *ret);
 
 void growth_on_grow(Node *node, const NodeMsg *msg);
 void growth_on_ack(Node *node, const NodeMsg *msg);

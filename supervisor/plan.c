@@ -403,6 +403,10 @@ static void parse_node(Check *check, json_t *object, PlanNode *node)
         node->pool_size = get_number(check, object, "pool_size", 0, PLAN_MAX_POOL);
         if (!check->bad && node->pool_size > 0 && node->pool_size < PLAN_MIN_POOL)
                 complain(check, "\"pool_size\" must be 0, or from %d to %d", (int)PLAN_MIN_POOL, (int)PLAN_MAX_POOL);
+        if (json_object_get(object, "expected_message"))
+                node->expected_message = get_number(check, object, "expected_message", 1, PLAN_MAX_POOL / 2);
+        if (!check->bad && node->pool_size > 0 && node->expected_message > node->pool_size / 2)
+                complain(check, "\"expected_message\" must be at most half of \"pool_size\"");
         node->startup_timeout_ns = get_number(check, object, "startup_timeout_ns", 1, PLAN_SPAN_MAX);
         node->finish_grace_ns = get_number(check, object, "finish_grace_ns", 0, PLAN_SPAN_MAX);
         parse_ports(check, object, node);

@@ -83,6 +83,7 @@ typedef struct PlanNode {
         const char **outputs;
         size_t n_outputs;
         uint64_t pool_size; /* bound of each output's pool; 0: by what its messages need */
+        uint64_t expected_message; /* bytes: room for some of them is there before the node runs; 0: not said */
         PlanRestart restart;
         uint32_t max_restarts;
         nsec_t restart_delay_ns, max_restart_delay_ns, restart_window_ns;

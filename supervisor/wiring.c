@@ -144,6 +144,10 @@ static unsigned output_measure(Node *node, uint32_t index, PoolClass classes[POO
         uint32_t max_queue = wiring_max_queue(node, index);
         uint64_t bound = node->plan->pool_size ? node->plan->pool_size : GROWTH_FIRST;
         unsigned n = pool_classes(MIN(bound, GROWTH_FIRST), max_queue, classes);
+        uint64_t most = node->plan->pool_size ? node->plan->pool_size : GROWTH_BOUND_MOST, first = pool_size(classes, n);
+
+        if (n < POOL_MAX_CLASSES && most > first + POOL_DATA_OFFSET)
+                n += growth_expected(node->plan->expected_message, classes[n - 1].chunk_size, most - first - POOL_DATA_OFFSET, &classes[n]);
 
         output->n_slots = ring_slots_for(max_queue);
         output->ring_size = ring_size(output->n_slots);

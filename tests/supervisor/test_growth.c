@@ -67,6 +67,20 @@ Test(growth, the_first_large_message_does_not_take_the_whole_bound)
         cr_assert_eq(class.n_chunks, 20, "so many small ones are no matter");
 }
 
+Test(growth, room_for_three_messages_of_the_expected_size_is_there_from_the_beginning)
+{
+        PoolClass class;
+
+        cr_assert(growth_expected(10 * MIB, MIB, 1024 * MIB, &class));
+        cr_assert_eq(class.n_chunks, 3);
+        cr_assert_eq(class.chunk_size, pool_roomy(10 * MIB));
+        cr_assert_not(growth_expected(MIB, MIB, 1024 * MIB, &class), "it is there anyway");
+        cr_assert_not(growth_expected(0, MIB, 1024 * MIB, &class));
+        cr_assert(growth_expected(10000000, MIB, 20 * MIB, &class));
+        cr_assert_eq(class.n_chunks, 2, "as many as its bound allows");
+        cr_assert_not(growth_expected(10 * MIB, MIB, 9 * MIB, &class));
+}
+
 Test(growth, segments_are_not_used_up_by_sizes_that_rise)
 {
         GrowthNeed need = fresh;

@@ -251,6 +251,8 @@ ParameterizedTestParameters(plan, every_lie_is_refused_with_its_name)
                 {"'backpressure'", "'block'", "\"queue_policy\""},
                 {"'timer_ns':1000", "'timer_ns':0", "\"timer_ns\""},
                 {"'pool_size':65536", "'pool_size':1", "\"pool_size\""},
+                {"'pool_size':65536", "'pool_size':65536,'expected_message':32769", "\"expected_message\""},
+                {"'pool_size':65536", "'pool_size':65536,'expected_message':0", "\"expected_message\""},
                 {"'pool_size':65536", "'pool_size':1073741825", "\"pool_size\""},
                 {"'policy':'on-failure'", "'policy':'maybe'", "\"policy\""},
                 {"'max_restarts':3", "'max_restarts':-3", "\"max_restarts\""},

@@ -84,14 +84,14 @@ def test_past_its_bound_a_lossless_sender_waits(build, dataflow, run_tidegate):
 class Stream:
     """Messages whose size the test chooses, under backpressure, to a reader that is started again when it dies."""
 
-    def __init__(self, daemon, directory):
+    def __init__(self, daemon, directory, **keys):
         self.daemon, self.wanted, self.log = daemon, directory / "wanted", directory / "log"
         for name, text in (("sender.py", SENDER), ("reader.py", READER)):
             (directory / name).write_text(text)
         self.want(1000)
         python = daemon.env["TIDEGATE_PYTHON"]
         graph = plan(
-            {**node("sender", [python, directory / "sender.py", self.wanted], outputs=["out"], pool_size=0), "inputs": [TICK]},
+            {**node("sender", [python, directory / "sender.py", self.wanted], outputs=["out"], pool_size=0, **keys), "inputs": [TICK]},
             node("reader", [python, directory / "reader.py", self.log], inputs=[("in", "sender", "out")], restart=restarting()),
         )
         environment = [f"{k}={v}" for k, v in daemon.env.items() if k in ("LD_LIBRARY_PATH", "PATH", "PYTHONPATH") or k.startswith("TIDEGATE_TEST")]
@@ -129,6 +129,14 @@ class Stream:
         pid = self.daemon.pids()["flow", "reader"]
         self.daemon.send_to(pid, 9)
         assert eventually(lambda: self.daemon.pids().get(("flow", "reader"), pid) != pid, 20), self.daemon.output()
+
+
+def test_a_size_that_is_expected_is_there_from_the_beginning(survivor, tmp_path):
+    stream = Stream(survivor(), tmp_path, expected_message=9_000_008)
+    stream.until(9_000_000)
+    assert stream.n_segments() == 1
+    stream.until(12_000_000)
+    assert stream.n_segments() == 2
 
 
 @pytest.mark.parametrize("whom", ["supervisor", "guard"])

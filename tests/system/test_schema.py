@@ -22,7 +22,7 @@ BEYOND_SCHEMA = {
     "alias_bomb", "alias_deep", "alias_recursive", "alias_unknown", "args", "comment_only", "duplicate_keys", "empty", "env",
     "key_list", "merge_key", "module_clash", "module_wires", "nul_escape", "syntax_flow", "syntax_indent", "syntax_quote",
     "syntax_tab", "tag", "two_documents", "module_alone", "after_cycle", "after_links", "after_targets",
-    "detach_all",
+    "detach_all", "expected_wrong",
 }  # fmt: skip
 BAD = sorted(p for p in FIXTURES.glob("*.yml") if p not in GOOD and p.stem not in BEYOND_SCHEMA)
 
@@ -141,6 +141,9 @@ NODE = {"id": "a", "path": "x"}
         ({"build": "make"}, False),
         ({"shared_memory_pool_size": "64MB"}, True),
         ({"shared_memory_pool_size": 100}, False),
+        ({"expected_message_size": "4 MB"}, True),
+        ({"expected_message_size": 0}, False),
+        ({"expected_message_size": 536870913}, False),
     ],
 )
 def test_a_node_is_judged_alike_by_both(build, tidegate, tmp_path, change, good):
