@@ -75,7 +75,9 @@ def test_what_the_receiver_did_not_get_is_counted_as_missing(build, tmp_path):
             answer = s.recv(64, socket.MSG_WAITALL)
             *_, n, missing, span_ns = RESULT.unpack_from(answer, HEAD.size)
             assert (n, missing) == (3, 2) and span_ns > 0
-            s.sendall(message(SINK, 0) + message(REPORT, 0))
+            s.sendall(message(REPORT, 0))
+            assert s.recv(64, socket.MSG_WAITALL) == answer, "the same again for the same step"
+            s.sendall(message(SINK, 0, step=2) + message(REPORT, 0, step=2))
             *_, n, missing, _ = RESULT.unpack_from(s.recv(64, socket.MSG_WAITALL), HEAD.size)
             assert (n, missing) == (1, 0), "from the report before"
             s.sendall(message(QUIT, 0))

@@ -110,11 +110,13 @@ int peer_send(void)
 
 int peer_take(const void **ret, int timeout_ms)
 {
+        uint64_t deadline_ns = 0;
         dds_sample_info_t info;
         dds_attach_t which;
 
         for (;;) {
                 dds_return_t n;
+                int left_ms;
 
                 in = NULL; /* the reader's own memory */
                 n = dds_take(reader, &in, &info, 1, 1);
@@ -124,8 +126,11 @@ int peer_take(const void **ret, int timeout_ms)
                         break;
                 if (n > 0)
                         dds_return_loan(reader, &in, n);
-                if (dds_waitset_wait(waitset, &which, 1, DDS_MSECS(timeout_ms)) == 0)
+                deadline_ns = deadline_ns ? deadline_ns : peer_deadline_ns(timeout_ms);
+                left_ms = peer_left_ms(deadline_ns);
+                if (left_ms == 0)
                         return PEER_TIMEOUT;
+                (void)dds_waitset_wait(waitset, &which, 1, DDS_MSECS(left_ms));
         }
         *ret = in;
         return 0;

@@ -76,19 +76,25 @@ int peer_send(void)
 
 int peer_take(const void **ret, int timeout_ms)
 {
+        uint64_t missed, deadline_ns = 0;
         iox_notification_info_t found[1];
-        uint64_t missed;
 
         for (;;) {
                 enum iox_ChunkReceiveResult r = iox_sub_take_chunk(sub, &in);
-                struct timespec timeout = {.tv_sec = timeout_ms / 1000, .tv_nsec = timeout_ms % 1000 * 1000000L};
+                int left_ms;
 
                 if (r == ChunkReceiveResult_SUCCESS)
                         break;
                 if (r != ChunkReceiveResult_NO_CHUNK_AVAILABLE)
                         return peer_fail("iox_sub_take_chunk", "failed");
-                if (!polls && iox_ws_timed_wait(ws, timeout, found, 1, &missed) == 0)
+                if (polls)
+                        continue;
+                /* a wait also ends when it hears of a chunk that was taken already */
+                deadline_ns = deadline_ns ? deadline_ns : peer_deadline_ns(timeout_ms);
+                left_ms = peer_left_ms(deadline_ns);
+                if (left_ms == 0)
                         return PEER_TIMEOUT;
+                (void)iox_ws_timed_wait(ws, (struct timespec){.tv_sec = left_ms / 1000, .tv_nsec = left_ms % 1000 * 1000000L}, found, 1, &missed);
         }
         *ret = in;
         return 0;

@@ -42,6 +42,11 @@ int peer_release(void);
 /* peer_close() - nothing of it may be left behind by the processes' ends. */
 void peer_close(void);
 
+/* peer_left_ms() - of a wait that ends at a CLOCK_MONOTONIC time, at least 0; peer_deadline_ns() is when one ends that begins now. For waits
+ * that may end early with nothing. */
+uint64_t peer_deadline_ns(int timeout_ms);
+int peer_left_ms(uint64_t deadline_ns);
+
 /* peer_fail() - "what: text" on stderr. Return: -1. */
 int peer_fail(const char *what, const char *text);
 
