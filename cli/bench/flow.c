@@ -129,6 +129,8 @@ static json_t *node_plan(const BenchFlow *flow, unsigned index, const char *prog
                 "outputs", outputs_of(flow, index), "pool_size", (json_int_t)(index == 0 ? flow->spec.pool_size : 0), "restart", "policy", "never",
                 "max_restarts", 0, "delay_ns", 0, "max_delay_ns", 0, "window_ns", 0, "startup_timeout_ns", (json_int_t)FLOW_START_SPAN,
                 "finish_grace_ns", (json_int_t)0, "stuck_timeout_ns", 0, "on_failure", "ignore", "after");
+        if (node && index == 0 && flow->spec.expected)
+                (void)json_object_set_new(node, "expected_message", json_integer((json_int_t)flow->spec.expected));
         if (node && flow->spec.wait)
                 (void)json_object_set_new(node, "wait", json_string(flow->spec.wait));
         return node;

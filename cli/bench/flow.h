@@ -31,6 +31,7 @@ typedef struct BenchFlowSpec {
         BenchPlace place;
         uint32_t queue_size;
         uint64_t pool_size; /* of the source's outputs, bytes; 0: as it comes */
+        uint64_t expected;  /* key `expected_message_size` of the source, bytes; 0: not said */
         uint64_t room;      /* for payloads of the raw channels, bytes; memory is used as it is written */
         bool one_output_each; /* reclaim: "o1" feeds sink1, "o2" sink2 ... */
         const char *wait;   /* key `wait` of the nodes; NULL: none */
