@@ -6,7 +6,7 @@
  *
  * Side 0 does each step, twice: the first, of a fifth of the time, warms up. A line of JSON each goes to the file RESULT.
  *
- *   ping:MS       a message and its echo, again and again for so long; half of the time between
+ *   ping:MS       a message and its echo, again and again for so long; half of the time between, and the CPU time that side 0 used for both
  *   paced:MS:US   a message every US; from before the call that makes room for it to its receipt, by the one clock of the host
  *   flood:MS      messages back to back; a second at the receiver
  *
@@ -53,6 +53,7 @@ static uint32_t samples[MAX_SAMPLES];
 static unsigned n_samples;
 static uint32_t step;
 static enum kind awaited = HELLO; /* by side 0 */
+static uint64_t cpu_ns; /* that side 0 has used in a step: for as many messages sent as received, in a ping */
 
 int peer_fail(const char *what, const char *text)
 {
@@ -65,6 +66,14 @@ static uint64_t now_ns(void)
         struct timespec ts;
 
         clock_gettime(CLOCK_MONOTONIC, &ts);
+        return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
+}
+
+static uint64_t used_ns(void)
+{
+        struct timespec ts;
+
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
         return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
 }
 
@@ -295,12 +304,14 @@ static void print(FILE *f, const char *name, const struct report *report)
         else
                 fprintf(f, ", \"p50_us\": %.3f, \"p99_us\": %.3f, \"p999_us\": %.3f, \"max_us\": %.3f", report->p50_ns / 1e3,
                         report->p99_ns / 1e3, report->p999_ns / 1e3, report->max_ns / 1e3);
+        if (name[0] == 'p' && name[1] == 'i' && report->n)
+                fprintf(f, ", \"cpu_us\": %.3f", (double)cpu_ns / 1e3 / report->n);
         fprintf(f, "}\n");
 }
 
 static void perform(const char *text, uint64_t span_ns, struct report *ret)
 {
-        uint64_t end_ns = now_ns() + span_ns;
+        uint64_t end_ns = now_ns() + span_ns, before_ns = used_ns();
         unsigned gap_us = 0;
 
         step++;
@@ -312,6 +323,7 @@ static void perform(const char *text, uint64_t span_ns, struct report *ret)
                 flood(end_ns, ret);
         else
                 die(peer_fail(text, "no such step"));
+        cpu_ns = used_ns() - before_ns;
 }
 
 static void ask(FILE *f, char **steps)
