@@ -12,6 +12,8 @@
  *   -DLATEDRAIN  it drains between its last look and poll, with it the ring that answered the look       fails
  *   -DNOSC       its epoch may still sit in the store buffer when it looks                               fails
  *   -DNOLOOK     it does not look again once its epoch is odd                                            fails
+ *   -DLIVE       every fair run gets to its end                                                         lives
+ *   -DLIVE -DNOLOOK                                                                                      starves
  */
 #ifndef K
 #define K 4 /* messages of peer 0 */
@@ -34,6 +36,9 @@ byte fill[2];      /* bytes in the sockets */
 bool edge[2];
 byte epoch = 0;    /* shared: odd = asleep */
 bool in_poll = false;
+#ifdef LIVE
+bool begun = false;
+#endif
 
 #ifdef NOSC
 byte sb;
@@ -135,6 +140,9 @@ proctype hostile()
 init {
         atomic {
                 last[0] = K;
+#ifdef LIVE
+                begun = true;
+#endif
                 run peer(0);
 #ifdef FLOOD
                 run hostile();
@@ -146,7 +154,11 @@ init {
         }
 }
 
+#ifdef LIVE
+ltl everything_is_taken { [] (begun -> <> (taken[0] == last[0] && taken[1] == last[1])) }
+#else
 active proctype watch()
 {
 end:    timeout -> assert(!(in_poll && READY)); assert(taken[0] == last[0] && taken[1] == last[1])
 }
+#endif

@@ -10,6 +10,7 @@
  *   -DNOSC_C    the consumer's claim may still sit in its store buffer when it reads the floor              fails
  *   -DNOSC_P    the producer's floor may still sit in its store buffer when it reads the claims             fails
  *   -DNOCHECK   the consumer does not look at the floor after claiming                                      fails
+ *   -DLATEREAD  it is read after the claim was let go of: no release                                        fails
  *   -DMOVE      a claim moves to another entry while the message is in use: the scan reads the empty one
  *               first, the moved one is new and below the old floor                                         fails
  *   -DTAILFIRST backpressure: the tail passes the message before it is claimed                              fails
@@ -126,7 +127,11 @@ active proctype consumer()
 
         do
         :: t > M && use[0] == 0 && use[1] == 0 -> break
+#ifdef LATEREAD
+        :: use[0] != 0 -> store_claim(0, 0); assert(content[at[0]] == use[0]); use[0] = 0
+#else
         :: use[0] != 0 -> assert(content[at[0]] == use[0]); store_claim(0, 0); use[0] = 0 /* released when it likes */
+#endif
         :: use[1] != 0 -> assert(content[at[1]] == use[1]); store_claim(1, 0); use[1] = 0
         :: t <= M && head >= t && (use[0] == 0 || use[1] == 0) ->
 #ifndef BP

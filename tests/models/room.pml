@@ -11,6 +11,8 @@
  *   -DNOLOOK    after announcing the producer does not look again                                           fails
  *   -DNOSC      the consumer's tail may still sit in its store buffer when it reads the room word           fails
  *   -DSAMEEPOCH the producer announces the next wait without a new epoch                                    fails
+ *   -DLIVE -DDIE            every fair run gets to its end                                                  lives
+ *   -DLIVE -DDIE -DNOFORGET                                                                              starves
  *   -DPAUSE     a consumer may stay in user code for as long as it likes, after any message                 holds
  *   -DPAUSE -DFRACTION  ... and rings only at every second message or when it is empty                      fails
  */
@@ -167,6 +169,9 @@ end:    do
 
 init { atomic { run consumer(0); run consumer(1) } }
 
+#ifdef LIVE
+ltl the_producer_gets_on { <> p_done }
+#else
 active proctype watch()
 {
 end:    timeout ->
@@ -179,3 +184,4 @@ end:    timeout ->
         assert(dead[1] || tail[1] == M)
 #endif
 }
+#endif
