@@ -70,7 +70,8 @@ void bench_row(Bench *bench, const char *name, const char *table, json_t *take_r
 void bench_goal(Bench *bench, const char *id, const char *what, double value, double goal, bool at_least)
 {
         bool known = !isnan(value), reached = known && (at_least ? value >= goal : value <= goal);
-        json_t *row = json_pack("{ss ss sf ss}", "id", id, "what", what, "goal", goal, "direction", at_least ? "at least" : "at most");
+        json_t *row = json_pack("{ss ss sf ss}", "id", id, "what", what, "goal", goal, "direction",
+                at_least ? "at least" : "at most");
 
         (void)json_object_set_new(row, "value", known ? json_real(value) : json_null());
         (void)json_object_set_new(row, "reached", known ? json_boolean(reached) : json_null());
@@ -100,7 +101,8 @@ static int make_urgent(BenchFlow *flow)
 {
         for (unsigned i = 0; i < flow->n_nodes; i++)
                 if (setpriority(PRIO_PROCESS, (id_t)flow->pids[i], PRIO_MIN) < 0)
-                        return bench_flow_fail(flow, -errno, "--urgent: cannot make nodes urgent: %s", strerror(errno));
+                        return bench_flow_fail(
+                                flow, -errno, "--urgent: cannot make nodes urgent: %s", strerror(errno));
         return 0;
 }
 
@@ -116,22 +118,24 @@ int bench_open(Bench *bench, BenchFlow *flow, const BenchFlowSpec *spec)
 int bench_fold(Bench *bench, const BenchFlow *flow, int r)
 {
         if (r && !bench->error[0])
-                (void)snprintf(bench->error, sizeof(bench->error), "%.500s", flow->error[0] ? flow->error : error_text(r));
+                (void)snprintf(
+                        bench->error, sizeof(bench->error), "%.500s", flow->error[0] ? flow->error : error_text(r));
         return r;
 }
 
 const char *bench_way_name(BenchWay way)
 {
-        static const char *const names[_BENCH_WAY_MAX] = {"raw spin", "raw futex", "raw pipe", "raw ring", "raw descriptors", "raw broadcast", "tidegate"};
+        static const char *const names[_BENCH_WAY_MAX] = {
+                "raw spin", "raw futex", "raw pipe", "raw ring", "raw descriptors", "raw broadcast", "tidegate"};
 
         return names[way];
 }
 
 void bench_size_name(uint64_t size, char *ret, size_t n)
 {
-        if (size >= 1u << 20)
+        if (size && size % (1u << 20) == 0)
                 (void)snprintf(ret, n, "%llu MiB", (unsigned long long)(size >> 20));
-        else if (size >= 1u << 10)
+        else if (size && size % (1u << 10) == 0)
                 (void)snprintf(ret, n, "%llu KiB", (unsigned long long)(size >> 10));
         else
                 (void)snprintf(ret, n, "%llu B", (unsigned long long)size);
@@ -232,9 +236,11 @@ static int read_arguments(Arguments *a, int argc, char **argv)
                 else if (c == 'u')
                         b->urgent = true;
                 else if (c == 'n' && read_rounds(b, optarg))
-                        return usage_error("bench", "--rounds: `%s` is no number from 1 to %u", optarg, BENCH_MAX_ROUNDS);
+                        return usage_error(
+                                "bench", "--rounds: `%s` is no number from 1 to %u", optarg, BENCH_MAX_ROUNDS);
                 else if (c == 's' && read_sizes(b, optarg))
-                        return usage_error("bench", "--size: at most %u sizes up to 64M, as 64,4K,1M", BENCH_MAX_SIZES - 1);
+                        return usage_error(
+                                "bench", "--size: at most %u sizes up to 64M, as 64,4K,1M", BENCH_MAX_SIZES - 1);
                 else if (c == 'p' && read_places(b, optarg))
                         return usage_error("bench", "--place: `%s` is none of same, other, default", optarg);
                 else if (c == '?' || c == ':')
@@ -275,7 +281,8 @@ static json_t *describe_host(void)
         if (uname(&uts) < 0)
                 uts = (struct utsname){.release = "?", .machine = "?"};
         (void)getloadavg(&load, 1); /* or 0 */
-        return json_pack("{sI ss ss sf}", "cpus", (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "kernel", uts.release, "machine", uts.machine, "load", load);
+        return json_pack("{sI ss ss sf}", "cpus", (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "kernel", uts.release,
+                "machine", uts.machine, "load", load);
 }
 
 static int run_all(Arguments *a)
@@ -285,7 +292,8 @@ static int run_all(Arguments *a)
 
                 if (r) {
                         progress_done();
-                        fprintf(stderr, "tidegate: bench %s: %s\n", benchmarks[i].name, a->bench.error[0] ? a->bench.error : error_text(r));
+                        fprintf(stderr, "tidegate: bench %s: %s\n", benchmarks[i].name,
+                                a->bench.error[0] ? a->bench.error : error_text(r));
                         return CLI_FAILED;
                 }
         }
@@ -322,8 +330,8 @@ int cmd_bench(int argc, char **argv)
         if (status)
                 return status;
         fill_in(&a.bench);
-        a.bench.result = json_pack("{ss sb sb si so s[]}", "version", TIDEGATE_VERSION, "quick", a.bench.quick, "urgent", a.bench.urgent, "rounds", (int)a.bench.rounds, "host",
-                describe_host(), "goals");
+        a.bench.result = json_pack("{ss sb sb si so s[]}", "version", TIDEGATE_VERSION, "quick", a.bench.quick,
+                "urgent", a.bench.urgent, "rounds", (int)a.bench.rounds, "host", describe_host(), "goals");
         if (!a.bench.result)
                 return CLI_FAILED;
         status = run_all(&a);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Bench: what the benchmarks of `tidegate bench` share. Each adds its rows and goals to one JSON value; text (bench-show.c) and the
- * report (report.c) are made of that and of nothing else.
+ * Bench: what the benchmarks of `tidegate bench` share. Each adds its rows and goals to one JSON value; text
+ * (show.c) and the report (report.c) are made of that and of nothing else.
  *
- * Rows are objects of plain values. A ratio is the median over rounds of Tidegate's figure by the anchor's of the same round: each
- * round measures all of them one after another.
+ * Rows are objects of plain values. A ratio is the median over rounds of Tidegate's figure by the anchor's of the
+ * same round: each round measures all of them one after another.
  */
 #ifndef TG_CLI_BENCH_BENCH_H
 #define TG_CLI_BENCH_BENCH_H
@@ -19,14 +19,14 @@
 #define BENCH_MAX_SIZES  8u
 
 typedef struct Bench {
-        bool quick;       /* a second or two each: for tests, the figures mean little */
+        bool quick; /* a second or two each: for tests, the figures mean little */
         unsigned rounds;
         uint64_t sizes[BENCH_MAX_SIZES];
         unsigned n_sizes;
         bool places[_BENCH_PLACE_MAX];
-        bool urgent;      /* nodes at the highest niceness */
-        bool one_cpu;     /* there is only one: nothing is on another */
-        json_t *result;   /* owned */
+        bool urgent;    /* nodes at the highest niceness */
+        bool one_cpu;   /* there is only one: nothing is on another */
+        json_t *result; /* owned */
         char error[512];
 } Bench;
 
@@ -45,7 +45,8 @@ json_t *bench_rows(Bench *bench, const char *name, const char *table);
 /* bench_row() - append; consumes the row. */
 void bench_row(Bench *bench, const char *name, const char *table, json_t *take_row);
 
-/* bench_goal() - a goal and what was measured. Reached: value <= goal, or with @at_least value >= goal. NAN: not measured. */
+/* bench_goal() - a goal and what was measured. Reached: value <= goal, or with @at_least value >= goal. NAN: not
+ * measured. */
 void bench_goal(Bench *bench, const char *id, const char *what, double value, double goal, bool at_least);
 
 /* bench_progress() - one line on stderr when that is a terminal. */

@@ -35,7 +35,8 @@ static void count_entry(Tracee *t, uint64_t nr, const uint64_t *args)
                 return;
         }
         /* To attach interrupts a wait, and the library then asks whether a handler did; the source keeps time. */
-        if (!t->counting || nr == SYS_rt_sigaction || nr == SYS_clock_nanosleep || nr == SYS_restart_syscall || nr == SYS_sched_yield)
+        if (!t->counting || nr == SYS_rt_sigaction || nr == SYS_clock_nanosleep || nr == SYS_restart_syscall ||
+                nr == SYS_sched_yield)
                 return;
         c->calls++;
         switch (nr) {
@@ -70,7 +71,8 @@ static void go_on(Tracee *t, int status)
                 return;
         }
         if (WSTOPSIG(status) == (SIGTRAP | 0x80)) {
-                if (ptrace(PTRACE_GET_SYSCALL_INFO, t->pid, sizeof(info), &info) > 0 && info.op == PTRACE_SYSCALL_INFO_ENTRY)
+                if (ptrace(PTRACE_GET_SYSCALL_INFO, t->pid, sizeof(info), &info) > 0 &&
+                        info.op == PTRACE_SYSCALL_INFO_ENTRY)
                         count_entry(t, info.entry.nr, (const uint64_t *)info.entry.args);
         } else if (status >> 16 == 0) {
                 sig = WSTOPSIG(status);
@@ -116,7 +118,8 @@ static int follow(BenchFlow *flow, Tracee *tracees, struct bench_answer *answers
                 for (unsigned k = 0; k < 2; k++) {
                         int status;
 
-                        if (tracees[k].traced && waitpid(tracees[k].pid, &status, __WALL | WNOHANG) == tracees[k].pid) {
+                        if (tracees[k].traced &&
+                                waitpid(tracees[k].pid, &status, __WALL | WNOHANG) == tracees[k].pid) {
                                 go_on(&tracees[k], status);
                                 any = true;
                         }
@@ -132,13 +135,15 @@ static int follow(BenchFlow *flow, Tracee *tracees, struct bench_answer *answers
                         waited[i] = waited[i] && r != 0;
                 }
                 if (clock_now() > deadline)
-                        return bench_flow_fail(flow, -ETIMEDOUT, "the nodes did not answer in time while their system calls were counted");
+                        return bench_flow_fail(flow, -ETIMEDOUT,
+                                "the nodes did not answer in time while their system calls were counted");
                 (void)sched_yield();
         }
         return 0;
 }
 
-int bench_count(BenchFlow *flow, const struct bench_order *order, BenchCount ret[2], struct bench_answer *answers, nsec_t span)
+int bench_count(BenchFlow *flow, const struct bench_order *order, BenchCount ret[2], struct bench_answer *answers,
+        nsec_t span)
 {
         struct bench_order counted = *order;
         Tracee tracees[2] = {{.pid = flow->pids[0]}, {.pid = flow->pids[1]}};

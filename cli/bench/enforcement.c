@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Enforcement: what a keeper adds to the kernel's own time to start a program into a cgroup, and to end a tree of processes. Measured by
- * tidegate-bench-enforce, which has both sides in it, in a cgroup of ours; without one that we may write there is nothing to measure.
+ * Enforcement: what a keeper adds to the kernel's own time to start a program into a cgroup, and to end a tree of
+ * processes. Measured by tidegate-bench-enforce, which has both sides in it, in a cgroup of ours; without one that we
+ * may write there is nothing to measure.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -107,8 +108,10 @@ static double tell(Bench *bench, const char *section, const char *what, Pairs *p
 {
         double ratio = stats_median(pairs->ratio, pairs->n);
 
-        bench_row(bench, section, "rows", json_pack("{ss sI sf sf sf}", "what", what, "n", (json_int_t)pairs->n, "raw_ms", stats_median(pairs->raw, pairs->n) / 1e6, "ours_ms",
-                stats_median(pairs->ours, pairs->n) / 1e6, "ratio", ratio));
+        bench_row(bench, section, "rows",
+                json_pack("{ss sI sf sf sf}", "what", what, "n", (json_int_t)pairs->n, "raw_ms",
+                        stats_median(pairs->raw, pairs->n) / 1e6, "ours_ms",
+                        stats_median(pairs->ours, pairs->n) / 1e6, "ratio", ratio));
         return ratio;
 }
 
@@ -118,7 +121,8 @@ static void skip(Bench *bench, const char *section, const char *why)
         (void)json_object_set_new(bench_section(bench, section), "skipped", json_string(why));
 }
 
-static int with_home(Bench *bench, const char *section, int (*run)(Bench *bench, const char *program, const char *home))
+static int with_home(
+        Bench *bench, const char *section, int (*run)(Bench *bench, const char *program, const char *home))
 {
         ProbeHome home = PROBE_HOME_NULL;
         char root[PATH_MAX], why[512] = "", program[PATH_MAX];
@@ -137,10 +141,12 @@ static int with_home(Bench *bench, const char *section, int (*run)(Bench *bench,
         }
         r = run(bench, program, home.path);
         if (r && !bench->error[0])
-                (void)snprintf(bench->error, sizeof(bench->error), "%.200s: %s", program, r == -EIO ? "it failed, or measured nothing" : error_text(r));
+                (void)snprintf(bench->error, sizeof(bench->error), "%.200s: %s", program,
+                        r == -EIO ? "it failed, or measured nothing" : error_text(r));
         removed = probe_home_remove(&home, nsec_add(clock_now(), HOME_SPAN));
         if (removed && !r)
-                (void)snprintf(bench->error, sizeof(bench->error), "%.400s cannot be removed: %s", home.path, error_text(removed));
+                (void)snprintf(bench->error, sizeof(bench->error), "%.400s cannot be removed: %s", home.path,
+                        error_text(removed));
         return r ? r : removed;
 }
 
@@ -155,7 +161,8 @@ static int spawn_in(Bench *bench, const char *program, const char *home)
         if (!r)
                 r = run_pairs(argv, &pairs);
         if (!r)
-                bench_goal(bench, "spawn", "a program's first instruction, to raw clone3() into a cgroup", tell(bench, "spawn", "a program is started", &pairs), 1.15, false);
+                bench_goal(bench, "spawn", "a program's first instruction, to raw clone3() into a cgroup",
+                        tell(bench, "spawn", "a program is started", &pairs), 1.15, false);
         return r;
 }
 
@@ -172,9 +179,11 @@ static int stop_in(Bench *bench, const char *program, const char *home)
                 char *argv[] = {(char *)program, what, (char *)home, n, rounds, NULL};
 
                 (void)snprintf(n, sizeof(n), "%u", trees[i].n);
-                (void)snprintf(rounds, sizeof(rounds), "%u", bench->quick ? 3u : MAX(3u, MIN(trees[i].rounds * bench->rounds / 7, MAX_PAIRS)));
+                (void)snprintf(rounds, sizeof(rounds), "%u",
+                        bench->quick ? 3u : MAX(3u, MIN(trees[i].rounds * bench->rounds / 7, MAX_PAIRS)));
                 (void)snprintf(name, sizeof(name), "a tree of %u is killed", trees[i].n);
-                (void)snprintf(goal, sizeof(goal), "a tree of %u until nobody is left, to one write to cgroup.kill", trees[i].n);
+                (void)snprintf(goal, sizeof(goal), "a tree of %u until nobody is left, to one write to cgroup.kill",
+                        trees[i].n);
                 bench_progress("stop: %s", name);
                 r = run_pairs(argv, &pairs);
                 if (!r)

@@ -78,8 +78,8 @@ void bench_cpus(int ret[2])
 
 static json_t *input(const char *id, const char *node, const char *output, uint32_t queue_size)
 {
-        return json_pack("{ss si s{ss ss} si ss si}", "id", id, "line", 0, "source", "node", node, "output", output, "queue_size", (int)queue_size,
-                "queue_policy", "backpressure", "input_timeout_ns", 0);
+        return json_pack("{ss si s{ss ss} si ss si}", "id", id, "line", 0, "source", "node", node, "output", output,
+                "queue_size", (int)queue_size, "queue_policy", "backpressure", "input_timeout_ns", 0);
 }
 
 static json_t *outputs_of(const BenchFlow *flow, unsigned node)
@@ -123,11 +123,13 @@ static json_t *node_plan(const BenchFlow *flow, unsigned index, const char *prog
                 (void)snprintf(id, sizeof(id), "sink%u", index);
         (void)snprintf(number, sizeof(number), "%u", index);
         if (flow->spec.place != BENCH_PLACE_DEFAULT)
-                (void)json_array_append_new(cpus, json_integer(cpu[index > 0 && flow->spec.place == BENCH_PLACE_OTHER]));
-        node = json_pack("{ss si ss s[ss] s{ss} so so so sI s{ss si si si si} sI sI si ss s[]}", "id", id, "line", 0, "kind", "node", "argv",
-                program, number, "env", BENCH_SOCKET_ENV, flow->socket_name, "cpu_affinity", cpus, "inputs", inputs_of(flow, index),
-                "outputs", outputs_of(flow, index), "pool_size", (json_int_t)(index == 0 ? flow->spec.pool_size : 0), "restart", "policy", "never",
-                "max_restarts", 0, "delay_ns", 0, "max_delay_ns", 0, "window_ns", 0, "startup_timeout_ns", (json_int_t)FLOW_START_SPAN,
+                (void)json_array_append_new(
+                        cpus, json_integer(cpu[index > 0 && flow->spec.place == BENCH_PLACE_OTHER]));
+        node = json_pack("{ss si ss s[ss] s{ss} so so so sI s{ss si si si si} sI sI si ss s[]}", "id", id, "line", 0,
+                "kind", "node", "argv", program, number, "env", BENCH_SOCKET_ENV, flow->socket_name, "cpu_affinity",
+                cpus, "inputs", inputs_of(flow, index), "outputs", outputs_of(flow, index), "pool_size",
+                (json_int_t)(index == 0 ? flow->spec.pool_size : 0), "restart", "policy", "never", "max_restarts", 0,
+                "delay_ns", 0, "max_delay_ns", 0, "window_ns", 0, "startup_timeout_ns", (json_int_t)FLOW_START_SPAN,
                 "finish_grace_ns", (json_int_t)0, "stuck_timeout_ns", 0, "on_failure", "ignore", "after");
         if (node && index == 0 && flow->spec.expected)
                 (void)json_object_set_new(node, "expected_message", json_integer((json_int_t)flow->spec.expected));
@@ -142,7 +144,8 @@ static json_t *make_plan(const BenchFlow *flow, const char *program)
 
         for (unsigned i = 0; i < flow->n_nodes; i++)
                 (void)json_array_append_new(nodes, node_plan(flow, i, program));
-        return json_pack("{si ss ss ss so}", "version", 1, "name", "bench", "file", "/bench.yml", "dir", "/", "nodes", nodes);
+        return json_pack(
+                "{si ss ss ss so}", "version", 1, "name", "bench", "file", "/bench.yml", "dir", "/", "nodes", nodes);
 }
 
 /* ---- what the nodes share with us */
@@ -155,12 +158,14 @@ static int make_socket(BenchFlow *flow)
 
         if (getrandom(&random, sizeof(random), 0) != sizeof(random))
                 return error_origin(-errno);
-        (void)snprintf(flow->socket_name, sizeof(flow->socket_name), "tidegate-bench-%d-%016llx", (int)getpid(), (unsigned long long)random);
+        (void)snprintf(flow->socket_name, sizeof(flow->socket_name), "tidegate-bench-%d-%016llx", (int)getpid(),
+                (unsigned long long)random);
         n = strlen(flow->socket_name);
         memcpy(address.sun_path + 1, flow->socket_name, n);
         flow->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (flow->listen_fd < 0 ||
-                bind(flow->listen_fd, (struct sockaddr *)&address, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n)) < 0 ||
+                bind(flow->listen_fd, (struct sockaddr *)&address,
+                        (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n)) < 0 ||
                 listen(flow->listen_fd, FLOW_MAX_NODES) < 0)
                 return error_origin(-errno);
         return 0;
@@ -185,7 +190,8 @@ static int make_board(BenchFlow *flow)
 
 static int give_board(BenchFlow *flow, int fd)
 {
-        const int fds[] = {flow->board_fd, flow->pipe_fds[0], flow->pipe_fds[1], flow->pipe_fds[2], flow->pipe_fds[3]};
+        const int fds[] = {
+                flow->board_fd, flow->pipe_fds[0], flow->pipe_fds[1], flow->pipe_fds[2], flow->pipe_fds[3]};
         char space[CMSG_SPACE(sizeof(fds))] __attribute__((aligned(8))) = {}, byte = 0;
         struct iovec iov = {.iov_base = &byte, .iov_len = 1};
         struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
@@ -211,8 +217,8 @@ static void accept_node(BenchFlow *flow)
                 return;
         (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
         if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != getuid() ||
-                recv(fd, &hello, sizeof(hello), 0) != sizeof(hello) || hello.index >= flow->n_nodes || flow->fds[hello.index] >= 0 ||
-                give_board(flow, fd) != 0) {
+                recv(fd, &hello, sizeof(hello), 0) != sizeof(hello) || hello.index >= flow->n_nodes ||
+                flow->fds[hello.index] >= 0 || give_board(flow, fd) != 0) {
                 (void)fd_close(fd);
                 return;
         }
@@ -231,7 +237,8 @@ static int hand_over(BenchFlow *flow)
         if (r)
                 return bench_flow_fail(flow, r, "%s: %s", program, strerror(-r));
         plan = make_plan(flow, program);
-        parameters = json_pack("{so sI sI si}", "plan", plan, "grace_ns", (json_int_t)FLOW_GRACE, "budget_ns", (json_int_t)FLOW_BUDGET, "umask", 022);
+        parameters = json_pack("{so sI sI si}", "plan", plan, "grace_ns", (json_int_t)FLOW_GRACE, "budget_ns",
+                (json_int_t)FLOW_BUDGET, "umask", 022);
         r = parameters ? run_instance_run(&flow->instance, parameters) : -ENOMEM;
         return r ? bench_flow_fail(flow, r, "cannot hand the dataflow to the supervisor: %s", error_text(r)) : 0;
 }
@@ -250,13 +257,16 @@ static void on_record(BenchFlow *flow, const struct guard_record *record)
 
 static void on_reply(BenchFlow *flow, json_t *reply)
 {
-        json_t *parameters = json_object_get(reply, "parameters"), *event = json_object_get(parameters, "event"), *result;
+        json_t *parameters = json_object_get(reply, "parameters"), *event = json_object_get(parameters, "event"),
+               *result;
         const char *error = json_string_value(json_object_get(reply, "error")), *text;
 
         if (error) {
                 text = json_string_value(json_object_get(parameters, "text"));
-                (void)bench_flow_fail(flow, -ECANCELED, "the supervisor refuses the dataflow: %s", text ? text : error);
-        } else if (event && strcmp(json_string_value(json_object_get(event, "type")) ?: "", "error") == 0 && !flow->spec.one_output_each) {
+                (void)bench_flow_fail(
+                        flow, -ECANCELED, "the supervisor refuses the dataflow: %s", text ? text : error);
+        } else if (event && strcmp(json_string_value(json_object_get(event, "type")) ?: "", "error") == 0 &&
+                   !flow->spec.one_output_each) {
                 text = json_string_value(json_object_get(event, "text"));
                 (void)bench_flow_fail(flow, -ECANCELED, "%s", text ? text : "the dataflow failed");
         } else if ((result = json_object_get(parameters, "result"))) {
@@ -349,7 +359,8 @@ int bench_flow_turn(BenchFlow *flow, nsec_t deadline)
 
 int bench_flow_tell(BenchFlow *flow, unsigned node, const struct bench_order *order)
 {
-        if (flow->fds[node] >= 0 && send(flow->fds[node], order, sizeof(*order), MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof(*order))
+        if (flow->fds[node] >= 0 &&
+                send(flow->fds[node], order, sizeof(*order), MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof(*order))
                 return 0;
         return bench_flow_fail(flow, -ECONNRESET, "node %u takes no orders", node);
 }
@@ -436,7 +447,11 @@ int bench_flow_open(BenchFlow *flow, const BenchFlowSpec *spec)
         nsec_t deadline = nsec_add(clock_now(), FLOW_START_SPAN);
         int r;
 
-        *flow = (BenchFlow){.instance = RUN_INSTANCE_NULL, .spec = *spec, .n_nodes = spec->n_sinks + 1, .listen_fd = -1, .board_fd = -1,
+        *flow = (BenchFlow){.instance = RUN_INSTANCE_NULL,
+                .spec = *spec,
+                .n_nodes = spec->n_sinks + 1,
+                .listen_fd = -1,
+                .board_fd = -1,
                 .pipe_fds = {-1, -1, -1, -1}};
         for (unsigned i = 0; i < FLOW_MAX_NODES; i++) {
                 flow->fds[i] = -1;
@@ -490,7 +505,8 @@ int bench_flow_close(BenchFlow *flow)
         }
         for (unsigned i = 0; i < flow->n_nodes; i++)
                 if (flow->fds[i] >= 0)
-                        (void)send(flow->fds[i], &quit, sizeof(quit), MSG_NOSIGNAL | MSG_DONTWAIT); /* gone: it has left already */
+                        (void)send(flow->fds[i], &quit, sizeof(quit),
+                                MSG_NOSIGNAL | MSG_DONTWAIT); /* gone: it has left already */
         for (unsigned i = 0; i < FLOW_MAX_NODES; i++)
                 flow->fds[i] = fd_close(flow->fds[i]);
         if (failed)
@@ -500,8 +516,10 @@ int bench_flow_close(BenchFlow *flow)
         if (!flow->guard_exited) {
                 run_instance_abort(&flow->instance, nsec_add(clock_now(), NSEC_PER_SEC));
                 run_instance_remove(&flow->instance, nsec_add(clock_now(), NSEC_PER_SEC));
-                r = bench_flow_fail(flow, -ETIMEDOUT, "the dataflow did not end; its processes below %s were killed", flow->instance.cgroup);
-        } else if (waitid(P_PIDFD, (id_t)flow->instance.guard_pidfd, &si, WEXITED | WNOHANG) == 0 && si.si_code == CLD_EXITED && si.si_status == 3) {
+                r = bench_flow_fail(flow, -ETIMEDOUT, "the dataflow did not end; its processes below %s were killed",
+                        flow->instance.cgroup);
+        } else if (waitid(P_PIDFD, (id_t)flow->instance.guard_pidfd, &si, WEXITED | WNOHANG) == 0 &&
+                   si.si_code == CLD_EXITED && si.si_status == 3) {
                 r = bench_flow_fail(flow, -EBUSY, "somebody of the dataflow is left below %s", flow->instance.cgroup);
         }
         release(flow);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Latency: one way, from before the first call of the sender to after the receiver has read the first and the last line of the payload. One dataflow
- * for each placement, all of them there at the same time: their nodes sleep while another is measured.
+ * Latency: one way, from before the first call of the sender to after the receiver has read the first and the last
+ * line of the payload. One dataflow for each placement, all of them there at the same time: their nodes sleep while
+ * another is measured.
  */
 #include <errno.h>
 #include <math.h>
@@ -14,9 +15,10 @@
 #include "cli/bench/count.h"
 #include "cli/bench/stats.h"
 
-/* A node that never sleeps looks at its socket so often, with at most so many calls; and at the machine's load once a second. */
-#define LOOK_SPAN   (50 * NSEC_PER_MSEC)
-#define LOOK_CALLS  3u
+/* A node that never sleeps looks at its socket so often, with at most so many calls; and at the machine's load once a
+ * second. */
+#define LOOK_SPAN  (50 * NSEC_PER_MSEC)
+#define LOOK_CALLS 3u
 
 #define SETTLE_SPAN (3 * NSEC_PER_SEC)
 
@@ -34,9 +36,11 @@ static const Pace paces[] = {
 
 enum { SPIN, FUTEX, PIPE, OURS, OURS_BLOCK, OURS_SPIN, _N_WAYS };
 
-static const BenchWay ways[_N_WAYS] = {BENCH_WAY_SPIN, BENCH_WAY_FUTEX, BENCH_WAY_PIPE, BENCH_WAY_TIDEGATE, BENCH_WAY_TIDEGATE, BENCH_WAY_TIDEGATE};
+static const BenchWay ways[_N_WAYS] = {
+        BENCH_WAY_SPIN, BENCH_WAY_FUTEX, BENCH_WAY_PIPE, BENCH_WAY_TIDEGATE, BENCH_WAY_TIDEGATE, BENCH_WAY_TIDEGATE};
 
-/* Nodes that wait as they do by themselves, nodes that sleep at once, as one does who reads a pipe, and nodes that never sleep. */
+/* Nodes that wait as they do by themselves, nodes that sleep at once, as one does who reads a pipe, and nodes that
+ * never sleep. */
 enum { USUAL, BLOCKING, SPINNING, _N_MODES };
 
 static const char *const mode_waits[_N_MODES] = {NULL, "block", "spin"};
@@ -68,15 +72,21 @@ static Cell *cell_at(const Latency *l, unsigned pace, unsigned place, unsigned s
 /* To look without pause at what somebody on the same CPU will write is no way to wait. */
 static bool applies(unsigned place, unsigned way)
 {
-        return way == SPIN || way == OURS_SPIN ? place == BENCH_PLACE_OTHER : way != OURS_BLOCK || place != BENCH_PLACE_DEFAULT;
+        return way == SPIN || way == OURS_SPIN ? place == BENCH_PLACE_OTHER
+                                               : way != OURS_BLOCK || place != BENCH_PLACE_DEFAULT;
 }
 
 static struct bench_order order_for(const Latency *l, unsigned pace, unsigned size, BenchWay way)
 {
         const Pace *p = &paces[pace];
 
-        return (struct bench_order){.what = BENCH_LATENCY, .way = way, .n_sinks = 1, .size = l->bench->sizes[size],
-                .n = l->bench->quick ? p->n_quick : p->n, .n_warm = p->n_warm, .interval_ns = p->interval_ns};
+        return (struct bench_order){.what = BENCH_LATENCY,
+                .way = way,
+                .n_sinks = 1,
+                .size = l->bench->sizes[size],
+                .n = l->bench->quick ? p->n_quick : p->n,
+                .n_warm = p->n_warm,
+                .interval_ns = p->interval_ns};
 }
 
 static unsigned size_index(const Bench *bench, uint64_t size)
@@ -130,12 +140,16 @@ static int warm_up(Latency *l, unsigned place, unsigned size, unsigned way)
         if (r)
                 return bench_fold(l->bench, flow, r);
         if (way == OURS)
-                bench_row(l->bench, "latency", "first", json_pack("{ss sI sf sf}", "place", bench_place_names[place], "size",
-                        (json_int_t)l->bench->sizes[size], "source_faults", (double)answers[0].warm_faults / 100, "sink_faults", (double)answers[1].warm_faults / 100));
+                bench_row(l->bench, "latency", "first",
+                        json_pack("{ss sI sf sf}", "place", bench_place_names[place], "size",
+                                (json_int_t)l->bench->sizes[size], "source_faults",
+                                (double)answers[0].warm_faults / 100, "sink_faults",
+                                (double)answers[1].warm_faults / 100));
         return 0;
 }
 
-static int each_way(Latency *l, unsigned size, unsigned turn, int (*each)(Latency *l, unsigned pace, unsigned place, unsigned size, unsigned way), unsigned pace)
+static int each_way(Latency *l, unsigned size, unsigned turn,
+        int (*each)(Latency *l, unsigned pace, unsigned place, unsigned size, unsigned way), unsigned pace)
 {
         int r = 0;
 
@@ -206,12 +220,15 @@ static int count_at(Latency *l, unsigned place, unsigned size, bool awake)
         r = bench_count(flow, &order, c, answers, order_span(&order));
         if (r < 0)
                 return bench_fold(l->bench, flow, r);
-        row = json_pack("{ss sI ss sI sb sI}", "place", bench_place_names[place], "size", (json_int_t)order.size, "consumer", awake ? "awake" : "asleep", "n",
-                (json_int_t)order.n, "counted", r == 0, "looks", (json_int_t)(r == 0 ? 2 * LOOK_CALLS * (2 + (answers[0].end - answers[0].begin) / LOOK_SPAN) : 0));
+        row = json_pack("{ss sI ss sI sb sI}", "place", bench_place_names[place], "size", (json_int_t)order.size,
+                "consumer", awake ? "awake" : "asleep", "n", (json_int_t)order.n, "counted", r == 0, "looks",
+                (json_int_t)(r == 0 ? 2 * LOOK_CALLS * (2 + (answers[0].end - answers[0].begin) / LOOK_SPAN) : 0));
         if (r == 0)
-                (void)json_object_update_new(row, json_pack("{sI sI sI sI sI sI}", "source_calls", (json_int_t)c[0].calls, "source_wakes", (json_int_t)c[0].wakes,
-                        "sink_calls", (json_int_t)c[1].calls, "sink_sleeps", (json_int_t)c[1].sleeps, "memory_calls", (json_int_t)(c[0].memory + c[1].memory),
-                        "sink_wakes", (json_int_t)c[1].wakes));
+                (void)json_object_update_new(
+                        row, json_pack("{sI sI sI sI sI sI}", "source_calls", (json_int_t)c[0].calls, "source_wakes",
+                                     (json_int_t)c[0].wakes, "sink_calls", (json_int_t)c[1].calls, "sink_sleeps",
+                                     (json_int_t)c[1].sleeps, "memory_calls", (json_int_t)(c[0].memory + c[1].memory),
+                                     "sink_wakes", (json_int_t)c[1].wakes));
         bench_row(l->bench, "latency", "calls", row);
         return 0;
 }
@@ -265,15 +282,24 @@ static void tell_cell(Latency *l, unsigned pace, unsigned place, unsigned size, 
         if (n == 0)
                 return;
         stats_sort(cell->samples.value, n);
-        row = json_pack("{ss ss sI ss sI sf sf sf}", "pace", paces[pace].name, "place", bench_place_names[place], "size", (json_int_t)l->bench->sizes[size],
-                "way", way == OURS_BLOCK ? "tidegate, block" : way == OURS_SPIN ? "tidegate, spin" : bench_way_name(ways[way]), "n", (json_int_t)n, "p50_us", stats_percentile(cell->samples.value, n, 50) / 1e3, "p99_us",
-                stats_percentile(cell->samples.value, n, 99) / 1e3, "p999_us", stats_percentile(cell->samples.value, n, 99.9) / 1e3);
-        (void)json_object_update_new(row, json_pack("{so so sf sf sf sf}", "to_pipe", number_or_null(cell_ratio(cell, pipe, false)), "to_pipe_p99",
-                number_or_null(cell_ratio(cell, pipe, true)), "source_faults", (double)cell->faults[0] / (double)cell->n, "sink_faults",
-                (double)cell->faults[1] / (double)cell->n, "source_sleeps", (double)cell->sleeps[0] / (double)cell->n, "sink_sleeps",
-                (double)cell->sleeps[1] / (double)cell->n));
+        row = json_pack("{ss ss sI ss sI sf sf sf}", "pace", paces[pace].name, "place", bench_place_names[place],
+                "size", (json_int_t)l->bench->sizes[size], "way",
+                way == OURS_BLOCK  ? "tidegate, block"
+                : way == OURS_SPIN ? "tidegate, spin"
+                                   : bench_way_name(ways[way]),
+                "n", (json_int_t)n, "p50_us", stats_percentile(cell->samples.value, n, 50) / 1e3, "p99_us",
+                stats_percentile(cell->samples.value, n, 99) / 1e3, "p999_us",
+                stats_percentile(cell->samples.value, n, 99.9) / 1e3);
+        (void)json_object_update_new(
+                row, json_pack("{so so sf sf sf sf}", "to_pipe", number_or_null(cell_ratio(cell, pipe, false)),
+                             "to_pipe_p99", number_or_null(cell_ratio(cell, pipe, true)), "source_faults",
+                             (double)cell->faults[0] / (double)cell->n, "sink_faults",
+                             (double)cell->faults[1] / (double)cell->n, "source_sleeps",
+                             (double)cell->sleeps[0] / (double)cell->n, "sink_sleeps",
+                             (double)cell->sleeps[1] / (double)cell->n));
         if (applies(place, SPIN))
-                (void)json_object_set_new(row, "to_spin", number_or_null(cell_ratio(cell, cell_at(l, pace, place, size, SPIN), false)));
+                (void)json_object_set_new(
+                        row, "to_spin", number_or_null(cell_ratio(cell, cell_at(l, pace, place, size, SPIN), false)));
         bench_row(l->bench, "latency", "rows", row);
 }
 
@@ -309,8 +335,8 @@ static double first_faults(const Latency *l)
         double sum = 0;
         size_t i;
 
-        json_array_foreach(rows, i, row)
-                sum += json_number_value(json_object_get(row, "source_faults")) + json_number_value(json_object_get(row, "sink_faults"));
+        json_array_foreach(rows, i, row) sum += json_number_value(json_object_get(row, "source_faults")) +
+                                                json_number_value(json_object_get(row, "sink_faults"));
         return i ? sum / (double)i : NAN;
 }
 
@@ -323,20 +349,30 @@ static void tell_goals(Latency *l)
                 const Cell *pipe = cell_at(l, 0, place, s64, PIPE), *mine = cell_at(l, 0, place, s64, OURS_BLOCK);
                 char what[96];
 
-                (void)snprintf(what, sizeof(what), "64 B, %s, back to back, wait: block: p50 to a pipe's", bench_place_names[place]);
+                (void)snprintf(what, sizeof(what), "64 B, %s, back to back, wait: block: p50 to a pipe's",
+                        bench_place_names[place]);
                 bench_goal(b, "L1", what, cell_ratio(mine, pipe, false), 1.15, false);
-                (void)snprintf(what, sizeof(what), "64 B, %s, back to back, wait: block: p99 to a pipe's", bench_place_names[place]);
+                (void)snprintf(what, sizeof(what), "64 B, %s, back to back, wait: block: p99 to a pipe's",
+                        bench_place_names[place]);
                 bench_goal(b, "L1", what, cell_ratio(mine, pipe, true), 1.3, false);
         }
         bench_goal(b, "L2", "64 B, other CPU, back to back, wait: spin: p50 to raw spin",
-                cell_ratio(cell_at(l, 0, BENCH_PLACE_OTHER, s64, OURS_SPIN), cell_at(l, 0, BENCH_PLACE_OTHER, s64, SPIN), false), 2, false);
-        bench_goal(b, "L2", "64 B, other CPU, back to back, adaptive where CPUs are free: p50 to raw spin", cell_ratio(ours(l, 0, BENCH_PLACE_OTHER, 64), cell_at(l, 0, BENCH_PLACE_OTHER, s64, SPIN), false), 2, false);
-        bench_goal(b, "L3", "4 MiB to 64 B, other CPU, back to back, wait: block", cell_ratio(blocking(l, 4u << 20), blocking(l, 64), false), 1.05, false);
-        bench_goal(b, "L3", "40 MiB to 64 B, other CPU, back to back, wait: block", cell_ratio(blocking(l, 40u << 20), blocking(l, 64), false), 1.05, false);
+                cell_ratio(cell_at(l, 0, BENCH_PLACE_OTHER, s64, OURS_SPIN),
+                        cell_at(l, 0, BENCH_PLACE_OTHER, s64, SPIN), false),
+                2, false);
+        bench_goal(b, "L2", "64 B, other CPU, back to back, adaptive where CPUs are free: p50 to raw spin",
+                cell_ratio(ours(l, 0, BENCH_PLACE_OTHER, 64), cell_at(l, 0, BENCH_PLACE_OTHER, s64, SPIN), false), 2,
+                false);
+        bench_goal(b, "L3", "4 MiB to 64 B, other CPU, back to back, wait: block",
+                cell_ratio(blocking(l, 4u << 20), blocking(l, 64), false), 1.05, false);
+        bench_goal(b, "L3", "40 MiB to 64 B, other CPU, back to back, wait: block",
+                cell_ratio(blocking(l, 40u << 20), blocking(l, 64), false), 1.05, false);
         bench_goal(b, "L4", "64 B at 1 kHz, default placement: p50 to a pipe's on the same CPU",
-                cell_ratio(ours(l, 1, BENCH_PLACE_DEFAULT, 64), cell_at(l, 1, BENCH_PLACE_SAME, s64, PIPE), false), 1.3, false);
+                cell_ratio(ours(l, 1, BENCH_PLACE_DEFAULT, 64), cell_at(l, 1, BENCH_PLACE_SAME, s64, PIPE), false),
+                1.3, false);
         bench_goal(b, "M1", "page faults a message in the steady state, both sides", faults_of(l), 0, false);
-        bench_goal(b, "M1", "page faults a message in the first hundred of a size, both sides", first_faults(l), 0, false);
+        bench_goal(b, "M1", "page faults a message in the first hundred of a size, both sides", first_faults(l), 0,
+                false);
 }
 
 /* T4: what the sleeps cost, and that being awake costs none. */
@@ -346,19 +382,26 @@ static void tell_call_goals(Latency *l)
         double awake = NAN, a_sleep = NAN, memory = NAN;
         size_t i;
 
-        json_array_foreach(rows, i, row) {
-                double n = (double)json_integer_value(json_object_get(row, "n")), calls = (double)json_integer_value(json_object_get(row, "sink_calls"));
-                double sleeps = (double)json_integer_value(json_object_get(row, "sink_sleeps")), both = calls + (double)json_integer_value(json_object_get(row, "source_calls"));
+        json_array_foreach(rows, i, row)
+        {
+                double n = (double)json_integer_value(json_object_get(row, "n")),
+                       calls = (double)json_integer_value(json_object_get(row, "sink_calls"));
+                double sleeps = (double)json_integer_value(json_object_get(row, "sink_sleeps")),
+                       both = calls + (double)json_integer_value(json_object_get(row, "source_calls"));
 
                 if (!json_is_true(json_object_get(row, "counted")))
                         continue;
-                memory = fmax(isnan(memory) ? 0 : memory, (double)json_integer_value(json_object_get(row, "memory_calls")) / n);
+                memory = fmax(isnan(memory) ? 0 : memory,
+                        (double)json_integer_value(json_object_get(row, "memory_calls")) / n);
                 if (strcmp(json_string_value(json_object_get(row, "consumer")), "awake") == 0)
-                        awake = fmax(isnan(awake) ? 0 : awake, fmax(0, both - (double)json_integer_value(json_object_get(row, "looks"))) / n);
+                        awake = fmax(isnan(awake) ? 0 : awake,
+                                fmax(0, both - (double)json_integer_value(json_object_get(row, "looks"))) / n);
                 else if (sleeps > 0)
                         a_sleep = fmax(isnan(a_sleep) ? 0 : a_sleep, calls / sleeps);
         }
-        bench_goal(l->bench, "T4", "system calls a message while the consumer is awake, both sides (but for a look in 50 ms)", awake, 0, false);
+        bench_goal(l->bench, "T4",
+                "system calls a message while the consumer is awake, both sides (but for a look in 50 ms)", awake, 0,
+                false);
         bench_goal(l->bench, "T4", "system calls of the consumer a sleep", a_sleep, 2, false);
         bench_goal(l->bench, "M1", "mmap, munmap and passed descriptors a message", memory, 0, false);
 }
@@ -373,8 +416,12 @@ static int open_all(Latency *l, bool opened[_BENCH_PLACE_MAX][_N_MODES])
                 largest = MAX(largest, bench->sizes[i]);
         for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++)
                 for (unsigned mode = 0; bench->places[place] && mode < _N_MODES && r == 0; mode++) {
-                        const BenchFlowSpec spec = {.n_sinks = 1, .place = place,
-                                .queue_size = 10, .expected = largest, .room = MAX(UINT64_C(1) << 20, largest + BOARD_PAGE), .wait = mode_waits[mode]};
+                        const BenchFlowSpec spec = {.n_sinks = 1,
+                                .place = place,
+                                .queue_size = 10,
+                                .expected = largest,
+                                .room = MAX(UINT64_C(1) << 20, largest + BOARD_PAGE),
+                                .wait = mode_waits[mode]};
 
                         if (!applies(place, mode_ways[mode]))
                                 continue;

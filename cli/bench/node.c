@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tidegate-bench-node INDEX - a node of the dataflows that `tidegate bench` runs: 0 is the source, the others are sinks. It connects to the
- * command, is given the board and the pipes, and carries out orders, each in the same way for Tidegate and for what it is measured
- * against: the same process, the same processor, the same loop.
+ * tidegate-bench-node INDEX - a node of the dataflows that `tidegate bench` runs: 0 is the source, the others are
+ * sinks. It connects to the command, is given the board and the pipes, and carries out orders, each in the same way
+ * for Tidegate and for what it is measured against: the same process, the same processor, the same loop.
  *
- * A source has the output "out", or for `reclaim` an output "o1", "o2", ... for each sink; and of its first sink the input "back".
+ * A source has the output "out", or for `reclaim` an output "o1", "o2", ... for each sink; and of its first sink the
+ * input "back".
  */
 #include <errno.h>
 #include <sched.h>
@@ -25,10 +26,10 @@
 #include "shm/shm-internal.h"
 #include "tidegate/tidegate.h"
 
-#define INLINE_MAX   192u  /* longer ones are written in place, as a program would that cares for time */
-#define CLOCK_STRIDE 64u   /* messages between two looks at the clock */
+#define INLINE_MAX   192u         /* longer ones are written in place, as a program would that cares for time */
+#define CLOCK_STRIDE 64u          /* messages between two looks at the clock */
 #define OWN_MAX      (64ul << 20) /* a larger mapping is a sanitizer's */
-#define MAX_HELD     4096u /* samples of an exhausted pool */
+#define MAX_HELD     4096u        /* samples of an exhausted pool */
 
 typedef struct Me {
         int fd;
@@ -58,7 +59,7 @@ static uint64_t faults_of(const struct rusage *u)
 static uint64_t cpu_of(const struct rusage *u)
 {
         return (uint64_t)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) * NSEC_PER_SEC +
-                (uint64_t)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) * NSEC_PER_USEC;
+               (uint64_t)(u->ru_utime.tv_usec + u->ru_stime.tv_usec) * NSEC_PER_USEC;
 }
 
 static void part_begin(Usage *usage, const struct bench_order *order, struct bench_answer *answer)
@@ -118,7 +119,8 @@ static int ours_receive(Me *me, const struct bench_order *order, nsec_t *ret_sta
                 (void)tg_event_free(event);
                 return -ECANCELED;
         }
-        *ret_stamp = order->size < 8 ? load_acquire(&me->raw.board->stamp.word) : payload_read(tg_event_data(event), order->size);
+        *ret_stamp = order->size < 8 ? load_acquire(&me->raw.board->stamp.word)
+                                     : payload_read(tg_event_data(event), order->size);
         (void)tg_event_free(event);
         return 0;
 }
@@ -138,7 +140,8 @@ static int message_send(Me *me, const struct bench_order *order, uint64_t i, nse
 
 static int message_receive(Me *me, const struct bench_order *order, uint64_t i, nsec_t *ret_stamp)
 {
-        return order->way == BENCH_WAY_TIDEGATE ? ours_receive(me, order, ret_stamp) : raw_receive(&me->raw, i, ret_stamp);
+        return order->way == BENCH_WAY_TIDEGATE ? ours_receive(me, order, ret_stamp)
+                                                : raw_receive(&me->raw, i, ret_stamp);
 }
 
 /* ---- latency */
@@ -157,7 +160,8 @@ static void busy_until(nsec_t at)
                 ;
 }
 
-/* The next message is due, and the last one was taken: of a way that has room for one only the next would overwrite it. */
+/* The next message is due, and the last one was taken: of a way that has room for one only the next would overwrite
+ * it. */
 static void pace(Me *me, const struct bench_order *order, uint64_t i, nsec_t *at)
 {
         *at = nsec_add(*at, order->interval_ns);
@@ -204,11 +208,13 @@ static int latency_sink(Me *me, const struct bench_order *order, Usage *usage, s
                 if (r)
                         break;
                 if (i >= order->n_warm)
-                        board->sample[i - order->n_warm] = now - stamp < UINT32_MAX ? (uint32_t)(now - stamp) : UINT32_MAX;
+                        board->sample[i - order->n_warm] =
+                                now - stamp < UINT32_MAX ? (uint32_t)(now - stamp) : UINT32_MAX;
                 if (order->interval_ns)
                         store_release(&board->tail[0].word, i + 1);
                 else
-                        r = order->way == BENCH_WAY_TIDEGATE ? tg_send(me->node, "back", NULL, 0, NULL) : raw_answer(&me->raw, i);
+                        r = order->way == BENCH_WAY_TIDEGATE ? tg_send(me->node, "back", NULL, 0, NULL)
+                                                             : raw_answer(&me->raw, i);
         }
         part_end(usage, order, answer);
         return r;
@@ -298,7 +304,8 @@ static int exhaust(Me *me, const char *output, uint64_t size, tg_sample **sample
 }
 
 /* The reader is dead once the first of these returns. Each of the messages that it held is one chunk. */
-static int wait_for_chunks(Me *me, const char *output, const struct bench_order *order, tg_sample **samples, size_t *n)
+static int wait_for_chunks(
+        Me *me, const char *output, const struct bench_order *order, tg_sample **samples, size_t *n)
 {
         struct bench_board *board = me->raw.board;
 
@@ -356,7 +363,8 @@ static int carry_out(Me *me, const struct bench_order *order, Usage *usage, stru
 {
         switch (order->what) {
         case BENCH_LATENCY:
-                return me->index == 0 ? latency_source(me, order, usage, answer) : latency_sink(me, order, usage, answer);
+                return me->index == 0 ? latency_source(me, order, usage, answer)
+                                      : latency_sink(me, order, usage, answer);
         case BENCH_RATE:
                 return me->index == 0 ? rate_source(me, order, usage, answer) : rate_sink(me, order, usage, answer);
         case BENCH_HOLD:
@@ -369,10 +377,18 @@ static int carry_out(Me *me, const struct bench_order *order, Usage *usage, stru
 
 static const char *explain(int r)
 {
-        return r == TG_E_TIMEOUT ? "no room in time" : r == TG_E_END ? "the stream of events ended" : r == TG_E_STOPPING ? "it was told to stop"
-                : r == TG_E_DROPPED                                                                       ? "no chunk was free in its pool"
-                : r < 0                                                                                   ? strerror(-r)
-                                                                                                          : "unexpected outcome";
+        switch (r) {
+        case TG_E_TIMEOUT:
+                return "no room in time";
+        case TG_E_END:
+                return "the stream of events ended";
+        case TG_E_STOPPING:
+                return "it was told to stop";
+        case TG_E_DROPPED:
+                return "no chunk was free in its pool";
+        default:
+                return r < 0 ? strerror(-r) : "unexpected outcome";
+        }
 }
 
 static void obey(Me *me, const struct bench_order *order, struct bench_answer *answer)
@@ -431,7 +447,9 @@ static int reach(Me *me)
                 return -ENOTCONN;
         memcpy(address.sun_path + 1, name, strlen(name));
         me->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-        if (me->fd < 0 || connect(me->fd, (struct sockaddr *)&address, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name))) < 0 ||
+        if (me->fd < 0 ||
+                connect(me->fd, (struct sockaddr *)&address,
+                        (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name))) < 0 ||
                 send(me->fd, &hello, sizeof(hello), MSG_NOSIGNAL) < 0)
                 return -errno;
         return 0;
@@ -469,8 +487,8 @@ static int take_board(Me *me)
         return 0;
 }
 
-/* The faults of our own program and its libraries are taken now: what is counted later is what messages cost. As far as the kernel does
- * that (Linux 5.14). */
+/* The faults of our own program and its libraries are taken now: what is counted later is what messages cost. As far
+ * as the kernel does that (Linux 5.14). */
 static void take_own_faults(void)
 {
         FILE *f = fopen("/proc/self/maps", "re");
@@ -478,8 +496,10 @@ static void take_own_faults(void)
         char mode[5], line[512];
 
         while (f && fgets(line, sizeof(line), f))
-                if (sscanf(line, "%lx-%lx %4s", &from, &to, mode) == 3 && mode[0] == 'r' && mode[3] == 'p' && to - from <= OWN_MAX)
-                        (void)madvise((void *)from, to - from, mode[1] == 'w' ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+                if (sscanf(line, "%lx-%lx %4s", &from, &to, mode) == 3 && mode[0] == 'r' && mode[3] == 'p' &&
+                        to - from <= OWN_MAX)
+                        (void)madvise(
+                                (void *)from, to - from, mode[1] == 'w' ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
         if (f)
                 (void)fclose(f);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reclaim: a reader that holds messages is killed, and its producer, which has nothing left in its pool and waits for a chunk, has one again, and
- * all that the reader held. From just before the signal; beside it when the kernel says that the process is dead (its pidfd, polled here).
+ * Reclaim: a reader that holds messages is killed, and its producer, which has nothing left in its pool and waits for
+ * a chunk, has one again, and all that the reader held. From just before the signal; beside it when the kernel says
+ * that the process is dead (its pidfd, polled here).
  */
 #include <errno.h>
 #include <math.h>
@@ -20,7 +21,7 @@
 #define RECLAIM_SIZE  16384u
 #define RECLAIM_HELD  7u /* of the 8 that a reader may pin; with one more the library begins to copy */
 #define RECLAIM_SPAN  (10 * NSEC_PER_SEC)
-#define RECLAIM_PAUSE 2  /* ms; the producer has gone to sleep */
+#define RECLAIM_PAUSE 2 /* ms; the producer has gone to sleep */
 
 typedef struct Reclaim {
         Samples death, first, all;
@@ -61,7 +62,11 @@ static int sample(Samples *samples, nsec_t begin, nsec_t end)
 static int kill_one(BenchFlow *flow, unsigned sink, Reclaim *reclaim)
 {
         const struct bench_order hold = {.what = BENCH_HOLD, .way = BENCH_WAY_TIDEGATE};
-        const struct bench_order fill = {.what = BENCH_FILL, .way = BENCH_WAY_TIDEGATE, .size = RECLAIM_SIZE, .n = sink, .n_warm = RECLAIM_HELD};
+        const struct bench_order fill = {.what = BENCH_FILL,
+                .way = BENCH_WAY_TIDEGATE,
+                .size = RECLAIM_SIZE,
+                .n = sink,
+                .n_warm = RECLAIM_HELD};
         struct bench_answer answers[FLOW_MAX_NODES];
         nsec_t killed = 0, dead = 0, first, all;
         int r = bench_flow_tell(flow, sink, &hold);
@@ -95,8 +100,12 @@ static int kill_one(BenchFlow *flow, unsigned sink, Reclaim *reclaim)
 static int one_round(Bench *bench, Reclaim *reclaim)
 {
         static BenchFlow flow;
-        const BenchFlowSpec spec = {.n_sinks = bench->quick ? 4 : BOARD_MAX_SINKS, .place = BENCH_PLACE_DEFAULT, .queue_size = 16, .pool_size = 2u << 20,
-                .room = BOARD_PAGE, .one_output_each = true};
+        const BenchFlowSpec spec = {.n_sinks = bench->quick ? 4 : BOARD_MAX_SINKS,
+                .place = BENCH_PLACE_DEFAULT,
+                .queue_size = 16,
+                .pool_size = 2u << 20,
+                .room = BOARD_PAGE,
+                .one_output_each = true};
         int r = bench_open(bench, &flow, &spec), closed;
 
         for (unsigned sink = 1; sink < flow.n_nodes && r == 0; sink++)
@@ -108,8 +117,11 @@ static int one_round(Bench *bench, Reclaim *reclaim)
 static void tell(Bench *bench, const char *what, Samples *samples)
 {
         stats_sort(samples->value, samples->n);
-        bench_row(bench, "reclaim", "rows", json_pack("{ss sI sf sf sf}", "what", what, "n", (json_int_t)samples->n, "p50_us", stats_percentile(samples->value, samples->n, 50) / 1e3,
-                "p99_us", stats_percentile(samples->value, samples->n, 99) / 1e3, "longest_us", stats_percentile(samples->value, samples->n, 100) / 1e3));
+        bench_row(bench, "reclaim", "rows",
+                json_pack("{ss sI sf sf sf}", "what", what, "n", (json_int_t)samples->n, "p50_us",
+                        stats_percentile(samples->value, samples->n, 50) / 1e3, "p99_us",
+                        stats_percentile(samples->value, samples->n, 99) / 1e3, "longest_us",
+                        stats_percentile(samples->value, samples->n, 100) / 1e3));
 }
 
 int bench_reclaim(Bench *bench)
@@ -126,8 +138,10 @@ int bench_reclaim(Bench *bench)
                 tell(bench, "raw: the reader is dead", &reclaim.death);
                 tell(bench, "tidegate: its producer has a chunk", &reclaim.first);
                 tell(bench, "tidegate: all that it held are back", &reclaim.all);
-                (void)json_object_set_new(bench_section(bench, "reclaim"), "to_death", json_real(stats_median(reclaim.to_death, reclaim.n)));
-                bench_goal(bench, "K1", "ms from SIGKILL until a reader's chunks are back, p99", stats_percentile(reclaim.all.value, reclaim.all.n, 99) / 1e6, 1, false);
+                (void)json_object_set_new(bench_section(bench, "reclaim"), "to_death",
+                        json_real(stats_median(reclaim.to_death, reclaim.n)));
+                bench_goal(bench, "K1", "ms from SIGKILL until a reader's chunks are back, p99",
+                        stats_percentile(reclaim.all.value, reclaim.all.n, 99) / 1e6, 1, false);
         }
         samples_done(&reclaim.death);
         samples_done(&reclaim.first);

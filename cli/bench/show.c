@@ -22,20 +22,33 @@ typedef struct Table {
 
 static const Table tables[] = {
         {"latency", "rows", "latency: one way, us; to pipe, to spin: the median of ratios of p50",
-                {{"pace", "pace", TEXT, -13}, {"place", "place", TEXT, -10}, {"size", "size", SIZE, -7}, {"way", "", TEXT, -15}, {"p50_us", "p50", NUMBER, 9},
-                        {"p99_us", "p99", NUMBER, 9}, {"p999_us", "p99.9", NUMBER, 9}, {"to_pipe", "to pipe", NUMBER, 8}, {"to_spin", "to spin", NUMBER, 8}}},
+                {{"pace", "pace", TEXT, -13}, {"place", "place", TEXT, -10}, {"size", "size", SIZE, -7},
+                        {"way", "", TEXT, -15}, {"p50_us", "p50", NUMBER, 9}, {"p99_us", "p99", NUMBER, 9},
+                        {"p999_us", "p99.9", NUMBER, 9}, {"to_pipe", "to pipe", NUMBER, 8},
+                        {"to_spin", "to spin", NUMBER, 8}}},
         {"latency", "calls", "system calls in so many messages",
-                {{"place", "place", TEXT, -10}, {"consumer", "consumer", TEXT, -8}, {"size", "size", SIZE, -7}, {"n", "messages", COUNT, 9}, {"source_calls", "source", COUNT, 8},
-                        {"source_wakes", "its wakes", COUNT, 10}, {"sink_calls", "sink", COUNT, 8}, {"sink_sleeps", "its sleeps", COUNT, 11}, {"memory_calls", "memory", COUNT, 7}}},
+                {{"place", "place", TEXT, -10}, {"consumer", "consumer", TEXT, -8}, {"size", "size", SIZE, -7},
+                        {"n", "messages", COUNT, 9}, {"source_calls", "source", COUNT, 8},
+                        {"source_wakes", "its wakes", COUNT, 10}, {"sink_calls", "sink", COUNT, 8},
+                        {"sink_sleeps", "its sleeps", COUNT, 11}, {"memory_calls", "memory", COUNT, 7}}},
         {"throughput", "rows", "throughput: messages a second; CPU and sleeps of both sides, a message",
-                {{"place", "place", TEXT, -10}, {"size", "size", SIZE, -7}, {"way", "", TEXT, -16}, {"per_second", "messages", RATE, 10}, {"to_raw", "to raw", NUMBER, 7},
-                        {"cpu_ns", "CPU ns", COUNT, 8}, {"source_sleeps", "sleeps", NUMBER, 8}, {"sink_sleeps", "sink's", NUMBER, 8}, {"faults", "faults", NUMBER, 8}}},
+                {{"place", "place", TEXT, -10}, {"size", "size", SIZE, -7}, {"way", "", TEXT, -16},
+                        {"per_second", "messages", RATE, 10}, {"to_raw", "to raw", NUMBER, 7},
+                        {"cpu_ns", "CPU ns", COUNT, 8}, {"source_sleeps", "sleeps", NUMBER, 8},
+                        {"sink_sleeps", "sink's", NUMBER, 8}, {"faults", "faults", NUMBER, 8}}},
         {"fanout", "rows", "fanout: deliveries a second, 64 B, default placement; to raw: with SCHED_BATCH",
-                {{"sinks", "sinks", COUNT, 5}, {"way", " ", TEXT, -27}, {"per_second", "deliveries", RATE, 11}, {"to_raw", "to raw", NUMBER, 7}, {"cpu_ns", "CPU ns", COUNT, 8},
+                {{"sinks", "sinks", COUNT, 5}, {"way", " ", TEXT, -27}, {"per_second", "deliveries", RATE, 11},
+                        {"to_raw", "to raw", NUMBER, 7}, {"cpu_ns", "CPU ns", COUNT, 8},
                         {"source_sleeps", "sleeps", NUMBER, 8}, {"sink_sleeps", "sinks'", NUMBER, 8}}},
-        {"reclaim", "rows", "reclaim: us from SIGKILL to a reader that holds messages", {{"what", "", TEXT, -36}, {"n", "kills", COUNT, 6}, {"p50_us", "p50", NUMBER, 9}, {"p99_us", "p99", NUMBER, 9}, {"longest_us", "longest", NUMBER, 9}}},
-        {"spawn", "rows", "spawn", {{"what", "", TEXT, -25}, {"n", "pairs", COUNT, 6}, {"raw_ms", "raw ms", NUMBER, 8}, {"ours_ms", "ours ms", NUMBER, 8}, {"ratio", "ratio", NUMBER, 6}}},
-        {"stop", "rows", "stop", {{"what", "", TEXT, -25}, {"n", "pairs", COUNT, 6}, {"raw_ms", "raw ms", NUMBER, 8}, {"ours_ms", "ours ms", NUMBER, 8}, {"ratio", "ratio", NUMBER, 6}}},
+        {"reclaim", "rows", "reclaim: us from SIGKILL to a reader that holds messages",
+                {{"what", "", TEXT, -36}, {"n", "kills", COUNT, 6}, {"p50_us", "p50", NUMBER, 9},
+                        {"p99_us", "p99", NUMBER, 9}, {"longest_us", "longest", NUMBER, 9}}},
+        {"spawn", "rows", "spawn",
+                {{"what", "", TEXT, -25}, {"n", "pairs", COUNT, 6}, {"raw_ms", "raw ms", NUMBER, 8},
+                        {"ours_ms", "ours ms", NUMBER, 8}, {"ratio", "ratio", NUMBER, 6}}},
+        {"stop", "rows", "stop",
+                {{"what", "", TEXT, -25}, {"n", "pairs", COUNT, 6}, {"raw_ms", "raw ms", NUMBER, 8},
+                        {"ours_ms", "ours ms", NUMBER, 8}, {"ratio", "ratio", NUMBER, 6}}},
 };
 
 static void number_text(double v, char *ret, size_t n)
@@ -77,8 +90,10 @@ static void show_table(const Table *table, const json_t *rows)
         for (const Column *c = table->columns; c < table->columns + ELEMENTSOF(table->columns) && c->key; c++)
                 printf("  %*s", c->width, c->title);
         putchar('\n');
-        json_array_foreach(rows, i, row) {
-                for (const Column *c = table->columns; c < table->columns + ELEMENTSOF(table->columns) && c->key; c++) {
+        json_array_foreach(rows, i, row)
+        {
+                for (const Column *c = table->columns; c < table->columns + ELEMENTSOF(table->columns) && c->key;
+                        c++) {
                         char text[64];
 
                         value_text(json_object_get(row, c->key), c->kind, text, sizeof(text));
@@ -97,14 +112,18 @@ static void show_goals(const json_t *goals)
         if (json_array_size(goals) == 0)
                 return;
         printf("goals\n");
-        json_array_foreach(goals, i, row) {
+        json_array_foreach(goals, i, row)
+        {
                 const json_t *value = json_object_get(row, "value"), *reached = json_object_get(row, "reached");
                 char text[32], goal[32];
 
                 value_text(value, NUMBER, text, sizeof(text));
                 value_text(json_object_get(row, "goal"), NUMBER, goal, sizeof(goal));
-                printf("  %-3s %8s  %-8s %5s  %-13s %s\n", json_string_value(json_object_get(row, "id")), text, json_string_value(json_object_get(row, "direction")),
-                        goal, json_is_null(reached) ? "not measured" : json_is_true(reached) ? "reached" : "NOT REACHED",
+                printf("  %-3s %8s  %-8s %5s  %-13s %s\n", json_string_value(json_object_get(row, "id")), text,
+                        json_string_value(json_object_get(row, "direction")), goal,
+                        json_is_null(reached)   ? "not measured"
+                        : json_is_true(reached) ? "reached"
+                                                : "NOT REACHED",
                         json_string_value(json_object_get(row, "what")));
         }
 }
@@ -113,11 +132,15 @@ void bench_show(const json_t *result)
 {
         const json_t *host = json_object_get(result, "host");
 
-        printf("%lld CPUs, Linux %s, load %.1f; %lld rounds%s%s\n\n", (long long)json_integer_value(json_object_get(host, "cpus")), json_string_value(json_object_get(host, "kernel")),
-                json_number_value(json_object_get(host, "load")), (long long)json_integer_value(json_object_get(result, "rounds")),
-                json_is_true(json_object_get(result, "urgent")) ? ", nodes at the highest niceness" : "", json_is_true(json_object_get(result, "quick")) ? ", of a quick run" : "");
+        printf("%lld CPUs, Linux %s, load %.1f; %lld rounds%s%s\n\n",
+                (long long)json_integer_value(json_object_get(host, "cpus")),
+                json_string_value(json_object_get(host, "kernel")), json_number_value(json_object_get(host, "load")),
+                (long long)json_integer_value(json_object_get(result, "rounds")),
+                json_is_true(json_object_get(result, "urgent")) ? ", nodes at the highest niceness" : "",
+                json_is_true(json_object_get(result, "quick")) ? ", of a quick run" : "");
         for (size_t i = 0; i < ELEMENTSOF(tables); i++) {
-                const json_t *section = json_object_get(result, tables[i].section), *rows = json_object_get(section, tables[i].rows);
+                const json_t *section = json_object_get(result, tables[i].section),
+                             *rows = json_object_get(section, tables[i].rows);
                 const json_t *skipped = json_object_get(section, "skipped");
 
                 if (skipped)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Throughput: messages per second from one source, back to back and without loss (`backpressure`), to one sink, or to several at
- * once: then deliveries per second, the messages times the sinks. From the source's first message that counts until the last sink has the last.
+ * Throughput: messages per second from one source, back to back and without loss (`backpressure`), to one sink, or to
+ * several at once: then deliveries per second, the messages times the sinks. From the source's first message that
+ * counts until the last sink has the last.
  */
 #include <errno.h>
 #include <math.h>
@@ -13,8 +14,8 @@
 #include "cli/bench/bench.h"
 #include "cli/bench/stats.h"
 
-#define RATE_QUEUE   1000u /* of messages that stand in the ring */
-#define POOLED_QUEUE 32u   /* of those in a pool, whatever their size: 168 MiB of 4 MiB each */
+#define RATE_QUEUE   1000u                /* of messages that stand in the ring */
+#define POOLED_QUEUE 32u                  /* of those in a pool, whatever their size: 168 MiB of 4 MiB each */
 #define LARGE        (UINT64_C(16) << 20) /* of larger ones so many would be too much */
 #define LARGE_POOL   (UINT64_C(256) << 20)
 #define WARM_UPS     20u
@@ -34,8 +35,13 @@ typedef struct RateCell {
 
 static int rate_order(Bench *bench, BenchFlow *flow, uint64_t size, const RateWay *way, RateCell *cell)
 {
-        const struct bench_order order = {.what = BENCH_RATE, .way = way->way, .flags = way->flags, .n_sinks = flow->spec.n_sinks, .size = size,
-                .span_ns = (bench->quick ? 20 : 150) * NSEC_PER_MSEC, .warm_ns = (bench->quick ? 10 : 30) * NSEC_PER_MSEC};
+        const struct bench_order order = {.what = BENCH_RATE,
+                .way = way->way,
+                .flags = way->flags,
+                .n_sinks = flow->spec.n_sinks,
+                .size = size,
+                .span_ns = (bench->quick ? 20 : 150) * NSEC_PER_MSEC,
+                .warm_ns = (bench->quick ? 10 : 30) * NSEC_PER_MSEC};
         struct bench_answer answers[FLOW_MAX_NODES];
         nsec_t end = 0;
         int r = bench_flow_order(flow, &order, answers, 30 * NSEC_PER_SEC);
@@ -52,7 +58,8 @@ static int rate_order(Bench *bench, BenchFlow *flow, uint64_t size, const RateWa
         cell->sleeps[0] += answers[0].sleeps;
         cell->cpu_ns += answers[0].cpu_ns;
         cell->n += answers[0].n * flow->spec.n_sinks;
-        cell->rate[cell->n_rounds++] = (double)(answers[0].n * flow->spec.n_sinks) * 1e9 / (double)(end - answers[0].begin);
+        cell->rate[cell->n_rounds++] =
+                (double)(answers[0].n * flow->spec.n_sinks) * 1e9 / (double)(end - answers[0].begin);
         return 0;
 }
 
@@ -76,9 +83,11 @@ static double rate_median(const RateCell *cell)
 
 static json_t *rate_row(const RateCell *cell, const char *way, uint64_t size, double ratio)
 {
-        json_t *row = json_pack("{sI ss sI sf sf sf sf sf}", "size", (json_int_t)size, "way", way, "n", (json_int_t)cell->n, "per_second",
-                rate_median(cell), "faults", (double)cell->faults / (double)cell->n, "source_sleeps", (double)cell->sleeps[0] / (double)cell->n,
-                "sink_sleeps", (double)cell->sleeps[1] / (double)cell->n, "cpu_ns", (double)cell->cpu_ns / (double)cell->n);
+        json_t *row =
+                json_pack("{sI ss sI sf sf sf sf sf}", "size", (json_int_t)size, "way", way, "n", (json_int_t)cell->n,
+                        "per_second", rate_median(cell), "faults", (double)cell->faults / (double)cell->n,
+                        "source_sleeps", (double)cell->sleeps[0] / (double)cell->n, "sink_sleeps",
+                        (double)cell->sleeps[1] / (double)cell->n, "cpu_ns", (double)cell->cpu_ns / (double)cell->n);
 
         (void)json_object_set_new(row, "to_raw", isnan(ratio) ? json_null() : json_real(ratio));
         return row;
@@ -89,7 +98,8 @@ static json_t *rate_row(const RateCell *cell, const char *way, uint64_t size, do
 /* Small ones stand in the slots of a ring, large ones in chunks that a ring tells of. Tidegate comes last. */
 static unsigned ways_for(uint64_t size, RateWay ret[MAX_WAYS])
 {
-        ret[0] = (RateWay){size <= 64 ? BENCH_WAY_RING : BENCH_WAY_DESC, 0, size <= 64 ? "raw ring" : "raw descriptors"};
+        ret[0] = (RateWay){
+                size <= 64 ? BENCH_WAY_RING : BENCH_WAY_DESC, 0, size <= 64 ? "raw ring" : "raw descriptors"};
         ret[1] = (RateWay){BENCH_WAY_TIDEGATE, 0, "tidegate"};
         return 2;
 }
@@ -107,7 +117,10 @@ static uint32_t queue_for(uint64_t size)
 /* Tidegate's pool as it comes: enough for the queue and what the reader holds. The raw side has as many chunks. */
 static BenchFlowSpec pairs_spec(uint64_t size, unsigned place)
 {
-        return (BenchFlowSpec){.n_sinks = 1, .place = place, .queue_size = queue_for(size), .pool_size = size > LARGE ? LARGE_POOL : 0,
+        return (BenchFlowSpec){.n_sinks = 1,
+                .place = place,
+                .queue_size = queue_for(size),
+                .pool_size = size > LARGE ? LARGE_POOL : 0,
                 .room = size > LARGE ? LARGE_POOL : (POOLED_QUEUE + 10) * board_chunk_size(size)};
 }
 
@@ -143,12 +156,14 @@ static int pairs_measure(Bench *bench, BenchFlow *flows, RateCell *cells, unsign
                         for (unsigned k = 0; bench->places[place] && k < n && r == 0; k++) {
                                 unsigned way = (k + round) % n;
 
-                                r = rate_order(bench, &flows[place], bench->sizes[size], &ways[way], pair_cell(cells, place, size, way));
+                                r = rate_order(bench, &flows[place], bench->sizes[size], &ways[way],
+                                        pair_cell(cells, place, size, way));
                         }
         return r;
 }
 
-/* One dataflow for each placement, and all of them anew for each size: a pool that has grown for one has no room for another. */
+/* One dataflow for each placement, and all of them anew for each size: a pool that has grown for one has no room for
+ * another. */
 static int pairs_of_size(Bench *bench, RateCell *cells, unsigned size)
 {
         static BenchFlow flows[_BENCH_PLACE_MAX];
@@ -188,8 +203,10 @@ static void pairs_tell(Bench *bench, RateCell *cells)
                         double ratio = rate_ratio(mine, pair_cell(cells, place, size, 0));
 
                         for (unsigned way = 0; bench->places[place] && way < n; way++) {
-                                json_t *row = rate_row(pair_cell(cells, place, size, way), ways[way].name, bench->sizes[size],
-                                        rate_ratio(pair_cell(cells, place, size, way), pair_cell(cells, place, size, 0)));
+                                json_t *row = rate_row(pair_cell(cells, place, size, way), ways[way].name,
+                                        bench->sizes[size],
+                                        rate_ratio(pair_cell(cells, place, size, way),
+                                                pair_cell(cells, place, size, 0)));
 
                                 (void)json_object_set_new(row, "place", json_string(bench_place_names[place]));
                                 bench_row(bench, "throughput", "rows", row);
@@ -208,9 +225,12 @@ static void pairs_tell(Bench *bench, RateCell *cells)
                                 at_4m = rate_median(mine);
                 }
         bench_goal(bench, "T1", "64 B, other CPU: messages a second to the raw ring's", small, 0.6, true);
-        bench_goal(bench, "T4", "64 B, other CPU: sleeps of the consumer a message, back to back", sleeps, 0.05, false);
-        bench_goal(bench, "T2", "4 KiB to 4 MiB, other CPU: the least ratio to the raw descriptor ring", pooled, 0.6, true);
-        bench_goal(bench, "T2", "4 MiB to 4 KiB, other CPU: messages a second (flat)", at_4k > 0 && at_4m > 0 ? at_4m / at_4k : NAN, 0.9, true);
+        bench_goal(
+                bench, "T4", "64 B, other CPU: sleeps of the consumer a message, back to back", sleeps, 0.05, false);
+        bench_goal(bench, "T2", "4 KiB to 4 MiB, other CPU: the least ratio to the raw descriptor ring", pooled, 0.6,
+                true);
+        bench_goal(bench, "T2", "4 MiB to 4 KiB, other CPU: messages a second (flat)",
+                at_4k > 0 && at_4m > 0 ? at_4m / at_4k : NAN, 0.9, true);
 }
 
 int bench_throughput(Bench *bench)
@@ -246,7 +266,8 @@ static void fan_tell(Bench *bench, RateCell cells[FAN_COUNTS][ELEMENTSOF(fan_way
                 if (cells[f][0].n_rounds == 0)
                         continue;
                 for (unsigned way = 0; way < ELEMENTSOF(fan_ways); way++) {
-                        json_t *row = rate_row(&cells[f][way], fan_ways[way].name, 64, rate_ratio(&cells[f][way], &cells[f][1]));
+                        json_t *row = rate_row(
+                                &cells[f][way], fan_ways[way].name, 64, rate_ratio(&cells[f][way], &cells[f][1]));
 
                         (void)json_object_set_new(row, "sinks", json_integer(fan_counts[f]));
                         bench_row(bench, "fanout", "rows", row);
@@ -256,7 +277,9 @@ static void fan_tell(Bench *bench, RateCell cells[FAN_COUNTS][ELEMENTSOF(fan_way
                                 best = rate_median(&cells[f][way]);
                                 ratio = rate_ratio(&cells[f][ELEMENTSOF(fan_ways) - 1], &cells[f][way]);
                         }
-                (void)snprintf(what, sizeof(what), "1 to %u, 64 B, default placement: deliveries a second to the better raw broadcast", fan_counts[f]);
+                (void)snprintf(what, sizeof(what),
+                        "1 to %u, 64 B, default placement: deliveries a second to the better raw broadcast",
+                        fan_counts[f]);
                 if (fan_counts[f] > 1)
                         bench_goal(bench, "T3", what, ratio, 0.6, true);
         }
@@ -271,7 +294,10 @@ int bench_fanout(Bench *bench)
 
         memset(cells, 0, sizeof(cells));
         for (unsigned f = 0; f < FAN_COUNTS && r == 0; f++) {
-                const BenchFlowSpec spec = {.n_sinks = fan_counts[f], .place = BENCH_PLACE_DEFAULT, .queue_size = RATE_QUEUE, .room = 1u << 20};
+                const BenchFlowSpec spec = {.n_sinks = fan_counts[f],
+                        .place = BENCH_PLACE_DEFAULT,
+                        .queue_size = RATE_QUEUE,
+                        .room = 1u << 20};
 
                 if (bench->quick && fan_counts[f] > 4)
                         continue;

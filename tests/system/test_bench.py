@@ -171,8 +171,9 @@ def test_ended_in_the_middle_it_leaves_nobody(build, node_environment, traces, s
 
 
 def test_as_text_there_is_a_table_and_each_goal_says_whether_it_was_reached(bench):
-    text = bench("throughput", "--quick", "--size", "64", "--place", "default").stdout
-    assert "raw ring" in text and "tidegate" in text and "default" in text
+    text = bench("throughput", "--quick", "--size", "64,5000", "--place", "default").stdout
+    assert [line.split()[:4] for line in text.splitlines() if line.startswith("  default")] == [
+        ["default", "64", "B", "raw"], ["default", "64", "B", "tidegate"], ["default", "5000", "B", "raw"], ["default", "5000", "B", "tidegate"]]  # fmt: skip
     assert [line.split()[0] for line in text.splitlines() if "not measured" in line] == ["T1", "T4", "T2", "T2"], "they are about two CPUs"
 
 
