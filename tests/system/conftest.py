@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import time
@@ -147,9 +148,14 @@ def fake_environment(build, node_environment, sanitizer):
 
 # Runs that leave nothing
 
+PLACES = [pathlib.Path("/run/tidegate-places"), pathlib.Path(f"/tmp/tidegate-places-{os.geteuid()}")]  # base/place.h
+
 
 def instance_folders():
-    """Where a run without --cgroup-root makes its cgroups: below our own one if that is delegated, else below the root."""
+    """Where a run without --cgroup-root makes its cgroups, below our own one if that is delegated, else below the root; or what stands in for them."""
+    for places in PLACES:
+        if places.exists():
+            yield places / "tidegate"
     top = unified_root()
     if not top:
         return
@@ -203,21 +209,103 @@ def marked_processes(mark):
     return found  # one that is gone meanwhile, or a zombie, has neither
 
 
-class Traces:
-    """What a run may leave behind, counted before and after. Processes are found by a mark in their environment."""
+OUR_SOCKETS = re.compile(r"(control|node|holder|[0-9]+)\.sock")  # supervisor/runtime.h
 
-    def __init__(self):
+
+def pids():
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def bound_sockets():
+    """{inode: name} of the unix sockets that have a name; ours are bound as /proc/self/fd/N/NAME."""
+    found = {}
+    with open("/proc/net/unix") as f:
+        for line in f:
+            fields = line.split(maxsplit=7)
+            if len(fields) == 8 and OUR_SOCKETS.fullmatch(os.path.basename(name := fields[7].strip())):
+                found[fields[6]] = name
+    return found
+
+
+def text_of(path):
+    try:
+        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""  # it is gone
+
+
+def is_of(pid, mark, directory, older):
+    """Is it this test's? Not if it, or an ancestor, has another's mark, or an ancestor was there before. Else by its cgroup, or if its program,
+    arguments or folder are of the test or of what it was built into."""
+    proc = pathlib.Path(f"/proc/{pid}")
+    cgroup, arguments = text_of(proc / "cgroup"), text_of(proc / "cmdline")
+    if "tidegate-test-" in cgroup:
+        return f"tidegate-test-{mark[:12]}" in cgroup
+    at = proc
+    for _ in range(64):
+        marks = re.findall(rf"{MARK}=(\w+)", text_of(at / "environ"))
+        if marks:
+            return marks == [mark]
+        parent = re.search(r"\) \w (\d+)", text_of(at / "stat"))
+        if not parent:
+            return False  # it is gone
+        parent = int(parent[1])
+        if parent == os.getpid():
+            return True
+        if parent in (0, 1):
+            break
+        if parent in older:
+            return False
+        at = pathlib.Path(f"/proc/{parent}")
+    try:
+        where = f"{os.readlink(proc / 'exe')}\n{os.readlink(proc / 'cwd')}\n{arguments}"
+    except OSError:
+        return False
+    return f"{BUILD}/" in where or (directory is not None and str(directory) in where)
+
+
+def held(pid, sockets):
+    """What of ours a process holds: regions of shared memory, and sockets that clients connect to."""
+    found = set()
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            link = os.readlink(f"/proc/{pid}/fd/{fd}")
+            if link.startswith("/memfd:tidegate-"):
+                found.add(link.removesuffix(" (deleted)"))
+            elif link.startswith("socket:[") and link[8:-1] in sockets:
+                found.add(f"socket {sockets[link[8:-1]].rpartition('/')[2]}")
+    except OSError:
+        pass  # gone, or another's
+    return found
+
+
+def own_files():
+    return {
+        # criterion keeps files there while tests beside this one run
+        "files in /dev/shm": {f for f in os.listdir("/dev/shm") if not f.startswith("bxfi_")},
+        "our descriptors": {f"{fd}: {link}" for fd, link in _descriptors()},
+    }
+
+
+class Traces:
+    """What a run may leave behind, counted before and after. Processes are found by a mark in their environment; of those without it,
+    which came meanwhile, by what of ours they hold. Files in runtime directories are their fixtures' to count."""
+
+    def __init__(self, directory=None):
         self.mark = uuid.uuid4().hex
         self.elsewhere = False  # set by the fixture `home`, which counts the cgroups of its runs itself
+        self.directory = directory  # the test's own
+        self.pids = pids()
         self.before = self.count()
 
     def count(self):
-        return {
-            "cgroups": dead_cgroups(),
-            # criterion keeps files there while tests beside this one run
-            "files in /dev/shm": {f for f in os.listdir("/dev/shm") if not f.startswith("bxfi_")},
-            "our descriptors": {f"{fd}: {link}" for fd, link in _descriptors()},
-        }
+        return {"cgroups": dead_cgroups(), **own_files()}
+
+    def held(self):
+        """{pid: memfds and sockets of ours} of processes that came since, whoever they are."""
+        sockets = bound_sockets()
+        found = {pid: what for pid in pids() - self.pids if (what := held(pid, sockets))}
+        return {f"{pid}: {name}" for pid, names in found.items() if is_of(pid, self.mark, self.directory, self.pids) for name in names}
 
     def left(self):
         """{kind: what is there now and was not}; empty when nothing is left."""
@@ -228,6 +316,7 @@ class Traces:
             time.sleep(0.2)
             now["cgroups"] &= dead_cgroups()
         now["processes"] = marked_processes(self.mark)
+        now["memfds and sockets"] = self.held()
         return {kind: names for kind, names in now.items() if names}
 
     def assert_none(self, seconds=0.0):
@@ -259,14 +348,27 @@ def _descriptors():
 
 
 @pytest.fixture
-def traces():
+def traces(tmp_path):
     """Counts before; the test must leave no more than that. `traces.mark` goes with what the test starts."""
-    t = Traces()
+    t = Traces(tmp_path)
     yield t
-    eventually(lambda: "our descriptors" not in t.left(), 2)  # a thread of the test's own may be about to close them
+    eventually(lambda: t.left().keys().isdisjoint(["our descriptors", "memfds and sockets"]), 2)  # about to be closed
     left = t.left()
     t.sweep()
     assert left == {}, f"the test left {left}"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_the_tests_own(request):
+    """Of tests that do not count the rest: files in /dev/shm, and descriptors of the test's own."""
+    if "traces" in request.fixturenames:
+        yield
+        return
+    before = own_files()
+    yield
+    left = lambda: {kind: names - before[kind] for kind, names in own_files().items() if names - before[kind]}  # noqa: E731
+    eventually(lambda: not left(), 2)
+    assert left() == {}, f"the test left {left()}"
 
 
 class Run:

@@ -3,6 +3,7 @@
 
 import os
 import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -30,6 +31,36 @@ def test_a_descriptor_and_a_file_in_dev_shm_are_seen():
         assert left["files in /dev/shm"] == {os.path.basename(shm.name)}
         assert any(name.startswith(f"{file.fileno()}: ") for name in left["our descriptors"])
     assert t.left() == {}
+
+
+HOLDER = """
+import os, socket, sys
+keep = [os.memfd_create("tidegate-ring"), socket.socket(socket.AF_UNIX)]
+directory = os.open(sys.argv[1], os.O_RDONLY)
+keep[1].bind(f"/proc/self/fd/{directory}/control.sock")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def hold(directory, **environment):
+    """A process that holds a region and a socket as ours are, without the mark of a test unless that is given."""
+    env = {k: v for k, v in os.environ.items() if k != MARK}
+    p = subprocess.Popen([sys.executable, "-c", HOLDER, directory], env={**env, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert p.stdout.readline() == "ready\n"
+    (directory / "control.sock").unlink()
+    return p
+
+
+def test_memory_and_sockets_of_a_process_without_the_mark_are_seen(tmp_path):
+    with hold(tmp_path):
+        t = Traces(tmp_path)
+        with hold(tmp_path, **{MARK: "another"}):
+            assert t.left().keys() == {"our descriptors"}, "whoever was there before, or is another test's, is not ours"
+            with hold(tmp_path) as p:
+                left = t.left()
+                assert left["memfds and sockets"] == {f"{p.pid}: /memfd:tidegate-ring", f"{p.pid}: socket control.sock"} and "processes" not in left
+    assert t.left().keys() <= {"our descriptors"}
 
 
 def test_a_cgroup_without_an_owner_is_seen():
