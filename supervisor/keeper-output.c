@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "supervisor/keeper-internal.h"
+#include "supervisor/priority.h"
 
 #define PART_IDLE 4096 /* of a line buffer that is kept between lines */
 
@@ -293,12 +294,20 @@ void output_last(Output *out)
         out->inc->keeper->n_last++;
 }
 
+/* With a priority that is lent for something else nobody's output is read: it is there the turn after. */
+static bool in_a_hurry(const Keeper *k)
+{
+        return k->persistent && priority_is_prompt();
+}
+
 bool outputs_drain_last(Keeper *k)
 {
         Incarnation *inc, *next;
 
         if (k->n_last == 0)
                 return false;
+        if (in_a_hurry(k))
+                return !is_throttled(k);
         k->outputs_until = nsec_add(clock_now(), OUTPUT_TURN_SPAN);
         list_for_each(inc, next, &k->incarnations, link)
                 for (int i = 0; i < 2; i++)
@@ -341,6 +350,8 @@ void keeper_on_outputs(KeeperSource *source, uint32_t events)
 {
         Keeper *k = container_of(source, Keeper, outputs_source);
 
+        if (in_a_hurry(k))
+                return;
         k->outputs_until = nsec_add(clock_now(), OUTPUT_TURN_SPAN);
         (void)keeper_loop_turn(&k->outputs, 0);
 }

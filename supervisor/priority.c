@@ -28,14 +28,14 @@ void priority_guard(void)
         be_prompt(PRIORITY_GUARD);
 }
 
-static bool is_prompt(void)
+bool priority_is_prompt(void)
 {
         return (sched_getscheduler(0) & ~SCHED_RESET_ON_FORK) == SCHED_RR;
 }
 
 void priority_supervisor(void)
 {
-        if (is_prompt())
+        if (priority_is_prompt())
                 be_prompt(PRIORITY_SUPERVISOR);
 }
 
@@ -43,13 +43,13 @@ void priority_keeper(void)
 {
         struct sched_param param = {};
 
-        if (is_prompt())
+        if (priority_is_prompt())
                 (void)sched_setscheduler(0, SCHED_OTHER, &param); /* less is always allowed; the nice value was kept */
 }
 
 bool priority_turn(bool hurried)
 {
-        if (!is_prompt())
+        if (!priority_is_prompt())
                 return false;
         if (hurried)
                 priority_keeper();
@@ -60,7 +60,7 @@ void priority_hurry(pid_t keeper)
 {
         struct sched_param param = {.sched_priority = PRIORITY_SUPERVISOR};
 
-        if (is_prompt())
+        if (priority_is_prompt())
                 (void)sched_setscheduler(keeper, SCHED_RR | SCHED_RESET_ON_FORK, &param);
 }
 

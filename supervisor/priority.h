@@ -5,7 +5,7 @@
  * They decide and enforce, at a real-time priority: what others can make them do for that is bounded (loop.h: the clients' share). A
  * keeper does not run so, for what a node prints is work for its keeper, and nobody gets more of the CPU by printing; when it
  * is late the guard's enforcers are not. Only for the turn in which it tells how a node ended, and one beside it, it is as prompt as its
- * supervisor. Nodes and loggers have nothing of all this.
+ * supervisor, and reads nothing that nodes print. Nodes and loggers have nothing of all this.
  *
  * A private instance (`tidegate run`) keeps its caller's priority, for itself and for its nodes.
  */
@@ -24,6 +24,9 @@ void priority_supervisor(void);
 /* priority_keeper() - began prompt, and is an ordinary process from here on, of the nice value that the daemon was given. */
 void priority_keeper(void);
 
+/* priority_is_prompt() - at a real-time priority now. */
+bool priority_is_prompt(void);
+
 /*
  * priority_hurry() - a supervisor has seen that a node's first process ended: the keeper, which knows how, gets the CPU for it at once, and no
  * thread or process that it makes meanwhile.
@@ -31,7 +34,8 @@ void priority_keeper(void);
 void priority_hurry(pid_t keeper);
 
 /*
- * priority_turn() - a keeper has ended a turn of its loop: an ordinary process again, once it had a whole turn in a hurry
+ * priority_turn() - a keeper has ended a turn of its loop: an ordinary process again, once it had a whole turn in a hurry. What nodes print waits
+ * meanwhile
  * @hurried: what the last call returned; at first false
  */
 bool priority_turn(bool hurried);
