@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import resource
 import shutil
 import socket
@@ -21,7 +22,7 @@ import uuid
 import interface
 import pytest
 from client import Client, ControlError
-from conftest import eventually
+from conftest import ROOT, eventually
 from daemon import plan, program
 from lives import SLACK
 from test_hung_path import hung  # noqa: F401 - a fixture
@@ -431,7 +432,8 @@ def hello(uuid_, node, generation):
     def text(s):
         return struct.pack("<I", len(s)) + s.encode() + b"\0"
 
-    return struct.pack("<BH", 1, 3) + text("test") + uuid.UUID(uuid_).bytes + text("") + text(node) + struct.pack("<Q", generation)
+    version = int(re.search(r"#define NODE_MSG_VERSION +(\d+)", (ROOT / "protocol/node_msg.h").read_text())[1])
+    return struct.pack("<BH", 1, version) + text("test") + uuid.UUID(uuid_).bytes + text("") + text(node) + struct.pack("<Q", generation)
 
 
 def answer_to_hello(directory, path, packet):
