@@ -93,6 +93,7 @@ def test_whoever_leaves_is_told_and_ended_at_that_moment_with_its_own_session_an
     assert len(escapes(events)) == 1
 
 
+@pytest.mark.cgroup_only
 def test_whom_it_forked_before_anybody_could_act_is_found_and_ended_too(watched, home, go, tmp_path):
     # Out, and then a child that shares nothing with it any more, while its keeper stands still.
     (tmp_path / "out").write_text(f"""{at(go)}
@@ -139,6 +140,7 @@ def test_the_witness_may_do_nothing(watched):
     assert not [name for name in names if not name.startswith(("/dev/null", "socket:", "anon_inode:"))], names
 
 
+@pytest.mark.cgroup_only
 def test_a_witness_that_is_killed_is_missed_by_nobody_and_another_one_comes(watched, home, go):
     (pid,) = witnesses(watched)
     os.kill(pid, signal.SIGKILL)
@@ -279,6 +281,7 @@ def test_a_run_says_it_too(live, dataflow, script, home, nothing_left, build):
     nothing_left()
 
 
+@pytest.mark.cgroup_only
 def test_without_the_privilege_it_says_so_and_looks(start_daemon):
     daemon = start_daemon(env={"TIDEGATE_PROBES": "on"}, prefix=("setpriv", "--bounding-set", "-bpf,-perfmon,-sys_admin"))
     start(daemon, program("still", "exec sleep 1000"), wait="running", grace_ms=300)
