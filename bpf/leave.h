@@ -8,7 +8,7 @@
 #endif
 
 #define LEAVE_COMM_SIZE 16
-#define LEAVE_NAME_SIZE 128 /* of a cgroup's directory, with its NUL */
+#define LEAVE_NAME_SIZE 160 /* of a cgroup's directory, with its NUL: an id of 128 bytes, a dot and any generation */
 #define LEAVE_PATH_SIZE 256
 
 enum leave_kind {
@@ -31,6 +31,6 @@ struct leave_event {
         char name[LEAVE_NAME_SIZE];  /* ... and the one below that */
         char to[LEAVE_PATH_SIZE];    /* of MOVED: where it is now, from the hierarchy's root; else "" */
 };
-_Static_assert(sizeof(struct leave_event) == 576, "shared with the BPF side");
+_Static_assert(sizeof(struct leave_event) == 640, "shared with the BPF side");
 
 #endif

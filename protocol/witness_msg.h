@@ -15,7 +15,7 @@
 
 #define WITNESS_MAGIC     UINT32_C(0x54475731) /* "TGW1": another layout has another number */
 #define WITNESS_COMM_SIZE 16u
-#define WITNESS_NAME_SIZE 128u
+#define WITNESS_NAME_SIZE 160u /* an id of 128 bytes, a dot and any generation */
 #define WITNESS_PATH_SIZE 256u
 
 typedef enum WitnessMsgType {
@@ -43,7 +43,7 @@ struct witness_record {
         char node[WITNESS_NAME_SIZE];     /* ... and of the incarnation, "<id>.<generation>" */
         char to[WITNESS_PATH_SIZE];       /* path in the hierarchy, cut if it is longer; "": not known */
 };
-_Static_assert(sizeof(struct witness_record) == 584, "shared by witness and supervisor");
+_Static_assert(sizeof(struct witness_record) == 648, "shared by witness and supervisor");
 
 typedef enum WitnessSender {
         WITNESS_SENDER_SUPERVISOR,

@@ -22,7 +22,7 @@ static void keep_fd(int fd)
                 (void)fcntl(fd, F_SETFD, 0); /* a bad number shows when the role uses it */
 }
 
-static int guard_fork_program(const char *program, char *const argv[], const int *fds, size_t n_fds, GuardProcess *ret)
+static int guard_fork_role(char *const argv[], const int *fds, size_t n_fds, GuardProcess *ret)
 {
         int pidfd = -1;
         pid_t pid = fork_pidfd(0, &pidfd);
@@ -32,16 +32,11 @@ static int guard_fork_program(const char *program, char *const argv[], const int
         if (pid == 0) {
                 for (size_t i = 0; i < n_fds; i++)
                         keep_fd(fds[i]);
-                (void)execve(program, argv, environ);
+                (void)execve("/proc/self/exe", argv, environ);
                 _exit(127);
         }
         *ret = (GuardProcess){.pid = pid, .pidfd = pidfd};
         return 0;
-}
-
-static int guard_fork_role(char *const argv[], const int *fds, size_t n_fds, GuardProcess *ret)
-{
-        return guard_fork_program("/proc/self/exe", argv, fds, n_fds, ret);
 }
 
 void guard_said(const GuardOptions *options, char ret[8])
@@ -96,25 +91,6 @@ int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, int listen_
         (void)snprintf(dir, sizeof(dir), "--lock-fd=%d", guard->instance.dir_fd);
         (void)snprintf(listen, sizeof(listen), "--listen-fd=%d", listen_fd);
         return guard_fork_role(argv, fds, ELEMENTSOF(fds), ret);
-}
-
-/* A program of its own, beside ours: who supervises needs nothing of what it is made of. */
-int guard_fork_witness(Guard *guard, int socket_fd, uint64_t cgroup_id, GuardProcess *ret)
-{
-        static const char file[] = "tidegate-witness"; /* a process's name has 15 characters of it */
-        char program[PATH_MAX + sizeof(file)], sock[16], id[24], name[] = "tidegate-witness";
-        char *argv[] = {name, sock, id, NULL}, *slash;
-
-        (void)snprintf(program, sizeof(program), "%.4095s", guard->options->program ? guard->options->program : "");
-        slash = strrchr(program, '/');
-        if (!slash)
-                return -ENOENT;
-        memcpy(slash + 1, file, sizeof(file));
-        if (access(program, X_OK) < 0) /* of our own installation: no path of a user's */
-                return -errno;
-        (void)snprintf(sock, sizeof(sock), "%d", socket_fd);
-        (void)snprintf(id, sizeof(id), "%llu", (unsigned long long)cgroup_id);
-        return guard_fork_program(program, argv, &socket_fd, 1, ret);
 }
 
 void guard_process_kill(GuardProcess *process)

@@ -178,6 +178,7 @@ struct Guard {
         bool client_gone;
         bool keepers_killed;
 
+        int witness_program;  /* found at the start, for no path is looked up in the loop; or a negative errno */
         GuardProcess witness; /* what the supervisor had started last (guard-witness.c) */
         bool witness_late;    /* it was killed, and waited for long enough */
 
@@ -238,6 +239,7 @@ void guard_reexec_order(Guard *guard); /* SIGUSR2 */
 bool guard_reexec_on_exit(Guard *guard, const siginfo_t *si); /* false: it was not the one that was asked */
 
 /* guard-witness.c: who sees nodes leave their cgroups; the supervisor's, and nobody's loss. */
+void guard_witness_find(Guard *guard); /* the program: looks at its path, before the loop */
 void guard_witness_start(Guard *guard); /* answers WITNESS or WITNESS_FAILED */
 bool guard_witness_on_exit(Guard *guard, const siginfo_t *si); /* false: it was not it */
 
@@ -284,7 +286,6 @@ void guard_said(const GuardOptions *options, char ret[8]);
 /* guard-fork.c: our processes. They return the pid's pidfd in @ret; 0 or a negative errno. */
 int guard_fork_supervisor(Guard *guard, int socket_fd, GuardProcess *ret);
 int guard_fork_keeper(Guard *guard, int supervisor_fd, int guard_fd, int listen_fd, GuardProcess *ret);
-int guard_fork_witness(Guard *guard, int socket_fd, uint64_t cgroup_id, GuardProcess *ret);
 
 /* guard.c: an escrow's time has come, and there was nobody to end. The supervisor knows, unless its keeper does not tell it. */
 void guard_tell_kept(Guard *guard, uint32_t slot);

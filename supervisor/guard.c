@@ -830,6 +830,7 @@ int guard_main(const GuardOptions *options)
                         return 1;
                 }
         }
+        guard_witness_find(&guard);
         r = guard_config_init(&guard);
         if (!r)
                 r = guard_setup(&guard);

@@ -217,6 +217,7 @@ int main(int argc, char **argv)
                 fprintf(stderr, "tidegate-witness is started by tidegated\n");
                 return 2;
         }
+        (void)prctl(PR_SET_NAME, "tidegate-witness"); /* we were executed by a descriptor, which has no name */
         null = open("/dev/null", O_RDWR | O_CLOEXEC);
         for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) /* its starter's log is not held open */
                 if (null < 0 || dup2(null, fd) < 0)

@@ -460,7 +460,7 @@ Test(bpf_leave, a_full_ring_counts_what_it_drops_and_a_look_tells_of_nobody_who_
         Puppet puppet;
         size_t n;
 
-        fixture_load((uint32_t)sysconf(_SC_PAGESIZE)); /* holds 4096 / (576 + 8) = 7 */
+        fixture_load((uint32_t)sysconf(_SC_PAGESIZE)); /* holds 4096 / (640 + 8) = 6 */
         puppet = puppet_start("in/flow/a.1", come_and_go);
         puppet_step(&puppet);
         while (leave_probe_dropped(fx.probe) == 0)

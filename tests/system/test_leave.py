@@ -101,7 +101,7 @@ echo $$ > {home}/cgroup.procs
 setsid sh -c 'sh -c "echo \\$\\$ > {tmp_path}/pid; exec sleep 1000" & exit 0'
 exit 0
 """)
-    start(watched, leaver(home, f"sh {tmp_path}/out & exec sleep 1000"), wait="running", grace_ms=300)
+    start(watched, leaver(home, f"sh {tmp_path}/out & exec sleep 1000", id="n" * 128), wait="running", grace_ms=300)
     stopped = keeper_of(watched, "flow")
     os.kill(stopped, signal.SIGSTOP)
     try:
@@ -112,7 +112,7 @@ exit 0
     finally:
         os.kill(stopped, signal.SIGCONT)
     assert eventually(lambda: not members(home), 5), watched.output()
-    assert f"process {pid} (" in watched.output()
+    assert f"ESCAPE: node {'n' * 128} of flow: process {pid} (" in watched.output()
     assert watched.status("flow")["nodes"][0]["state"] == "running"
 
 
@@ -180,7 +180,7 @@ def test_a_daemon_without_the_program_says_so_and_looks(build, start_daemon, tmp
 STRANGER = """#!/usr/bin/python3
 import os, socket, struct, sys, time
 sock = socket.socket(fileno=int(sys.argv[1]))
-layout = struct.Struct("=IHHQQiiiI16s16s128s128s256s")
+layout = struct.Struct("=IHHQQiiiI16s16s160s160s256s")
 
 
 def say(type, self=0, start=0, pid=0, mover=0, comm=b"", dataflow=b"", node=b"", to=b"", magic=0x54475731):
@@ -212,11 +212,11 @@ def stranger(build, start_daemon, tmp_path):
     "script, why",
     [
         ("sys.exit(1)", "is gone"),
-        ("sock.send(b'x' * 584)\ntime.sleep(1000)", "broke its protocol"),
+        ("sock.send(b'x' * 648)\ntime.sleep(1000)", "broke its protocol"),
         ("say(MOVED, pid=1, dataflow=b'x', node=b'still.1')\ntime.sleep(1000)", "broke its protocol"),
         ("say(READY)\nsay(READY)\ntime.sleep(1000)", "broke its protocol"),
         ("say(READY)\nsay(MOVED, pid=1, dataflow=b'a/b', node=b'still.1')\ntime.sleep(1000)", "broke its protocol"),
-        ("say(READY)\nsay(MOVED, pid=1, dataflow=b'd' * 128, node=b'still.1')\ntime.sleep(1000)", "broke its protocol"),
+        ("say(READY)\nsay(MOVED, pid=1, dataflow=b'd' * 160, node=b'still.1')\ntime.sleep(1000)", "broke its protocol"),
     ],
     ids=["ends", "garbage", "before it is ready", "ready twice", "a path for a name", "a name without an end"],
 )
