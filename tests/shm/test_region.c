@@ -312,36 +312,59 @@ Test(region, takes_no_page_fault_once_it_is_mapped)
         }
 }
 
-/* Where this kernel makes huge pages of a memfd on demand, tried here by hand, a large pool has them, for its readers too. */
-Test(region, a_large_pool_is_made_of_huge_pages_where_that_works)
+/* Whether this kernel makes huge pages of so much of a memfd on demand, now: it may be short of them. */
+static bool collapses_by_hand(size_t size)
 {
         const size_t huge = 2 << 20;
-        const PoolClass class = {1 << 20, REGION_POOL_HUGE >> 20};
+        int fd = memfd_create("by-hand", MFD_CLOEXEC);
+        char *room = mmap(NULL, size + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *at;
+        bool works;
+
+        must(ftruncate(fd, (off_t)size));
+        at = (char *)(((uintptr_t)room + huge - 1) / huge * huge);
+        cr_assert_eq(mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0), at);
+        memset(at, 1, size);
+        works = madvise(at, size, 25 /* MADV_COLLAPSE */) == 0;
+        (void)munmap(room, size + huge);
+        fd_close(fd);
+        return works;
+}
+
+static long faults_of_a_reader(const PoolClass *class)
+{
         struct rusage before, after;
         Region rw, ro;
-        char *by_hand;
-        int fd = memfd_create("by-hand", MFD_CLOEXEC);
+        int fd = -1;
 
-        must(ftruncate(fd, (off_t)huge));
-        by_hand = mmap(NULL, 2 * huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        by_hand = (char *)(((uintptr_t)by_hand + huge - 1) / huge * huge);
-        by_hand = mmap(by_hand, huge, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
-        memset(by_hand, 1, huge);
-        if (madvise(by_hand, huge, 25 /* MADV_COLLAPSE */) < 0)
-                cr_skip("this kernel makes no huge pages of a memfd: %m");
-        fd_close(fd);
-        must(pool_create(&class, 1, &fd));
-        must(region_map_write(&rw, fd, REGION_POOL, pool_size(&class, 1)));
+        must(pool_create(class, 1, &fd));
+        must(region_map_write(&rw, fd, REGION_POOL, pool_size(class, 1)));
         must(region_seal(fd, REGION_POOL));
         getrusage(RUSAGE_THREAD, &before);
-        must(region_map_read(&ro, fd, REGION_POOL, pool_size(&class, 1)));
+        must(region_map_read(&ro, fd, REGION_POOL, pool_size(class, 1)));
         getrusage(RUSAGE_THREAD, &after);
-        cr_assert_lt(after.ru_minflt - before.ru_minflt, (long)(pool_size(&class, 1) / 4096 / 64),
-                "a reader took %ld faults for %lu pages", after.ru_minflt - before.ru_minflt, pool_size(&class, 1) / 4096);
-        cr_assert_eq((uintptr_t)ro.map % huge, 0);
+        cr_assert_eq((uintptr_t)ro.map % (2 << 20), 0);
         region_unmap(&rw);
         region_unmap(&ro);
         fd_close(fd);
+        return after.ru_minflt - before.ru_minflt;
+}
+
+Test(region, a_large_pool_is_made_of_huge_pages_where_that_works)
+{
+        const PoolClass class = {1 << 20, REGION_POOL_HUGE >> 20};
+        const long few = (long)(pool_size(&class, 1) / 4096 / 64);
+        unsigned n_tried = 0;
+
+        for (unsigned i = 0; i < 10; i++) {
+                if (!collapses_by_hand(REGION_POOL_HUGE))
+                        continue;
+                n_tried++;
+                if (faults_of_a_reader(&class) < few)
+                        return;
+        }
+        if (n_tried == 0)
+                cr_skip("this kernel makes no huge pages of a memfd, or has none left");
+        cr_assert_fail("it worked by hand %u times", n_tried);
 }
 
 Test(region, for_status_one_page_of_the_largest_ring_is_mapped_and_only_when_it_is_sealed)
