@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from conftest import eventually
+from conftest import MARK, eventually
 from daemon import plan
 from survive import node, restarting
 
@@ -164,3 +164,46 @@ def test_the_death_of_a_supervisor_in_the_middle_of_growing_loses_nothing(surviv
         stream.daemon.send("supervisor")
         stream.until(size)
     assert stream.is_whole(), stream.seen()
+
+
+GREEDY = """
+import os, socket, struct, sys, tidegate
+
+output, size, n = map(int, sys.argv[1:])
+node = tidegate.Node()
+node.send_output("out", b"x")
+with socket.socket(fileno=os.dup(int(os.environ["TIDEGATE_NODE_FD"]))) as s:
+    s.setblocking(True)
+    for i in range(n):
+        s.send(struct.pack("<BIQ", 9, output, size))  # GROW
+for event in node:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    "output,size,n,says",
+    [
+        (0, 1 << 20, 257, "wants the pool of output out to grow without end"),
+        (7, 4096, 1, "wants a pool to grow that it does not have"),
+        (0, 1 << 30, 20, None),  # more than there can be: refused, again and again, and no harm
+    ],
+)
+def test_who_asks_without_end_or_for_what_it_has_not_is_given_up_alone(output, size, n, says, start_daemon, node_environment, traces, tmp_path):
+    daemon = start_daemon()
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    (tmp_path / "reader.py").write_text(READER)
+    python = node_environment["TIDEGATE_PYTHON"]
+    graph = plan(
+        node("greedy", [python, tmp_path / "greedy.py", output, size, n], outputs=["out"], pool_size=0),
+        node("reader", [python, tmp_path / "reader.py", tmp_path / "log"], inputs=[("in", "greedy", "out")]),
+    )
+    environment = [f"{k}={node_environment[k]}" for k in ("LD_LIBRARY_PATH", "PYTHONPATH")] + [f"{MARK}={traces.mark}"]
+    daemon.call("Start", plan=graph, environment=environment, grace_ms=500, budget_ms=1000)
+    if says:
+        assert eventually(lambda: says in (daemon.status("flow")["nodes"][0].get("error") or ""), 20), daemon.output()
+        assert eventually(lambda: daemon.status("flow")["nodes"][1]["state"] == "stopped", 20), "its reader ended in order"
+    else:
+        assert eventually(lambda: "the pool of output out is full" in daemon.log.read_text(), 20), daemon.output()
+        assert [n["state"] for n in daemon.status("flow")["nodes"]] == ["running", "running"]
+        assert daemon.log.read_text().count("the pool of output out is full") == 1
