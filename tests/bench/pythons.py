@@ -17,7 +17,7 @@ PYARROW = "21.0.0"
 class Python(Transport):
     runtime = None
     policy = ""  # of the link of the throughput
-    keys = ""  # of its source
+    keys = ""  # of the nodes with outputs
 
     def command(self, file):
         raise NotImplementedError
@@ -43,13 +43,13 @@ class Python(Transport):
     {node}
     args: {self.runtime} ask {result}
     outputs: [out]
-    inputs:
+{self.keys}    inputs:
       in: {{source: answer/out, queue_size: 10}}
   - id: answer
     {node}
     args: {self.runtime} answer
     outputs: [out]
-    inputs:
+{self.keys}    inputs:
       in: {{source: ask/out, queue_size: 10}}
 """
 
@@ -79,7 +79,8 @@ class TidegatePython(Python):
     note = "module tidegate; send_output() of a numpy array"
     runtime = "tidegate"
     policy = ", queue_policy: backpressure"
-    keys = "    shared_memory_pool_size: 16 MB\n"  # the source waits for the sink, and does not touch new memory for each message of a burst
+    # room for three of the largest messages is there from the start, and the source waits for the sink before it takes new memory
+    keys = "    shared_memory_pool_size: 18 MB\n    expected_message_size: 4096000\n"
 
     @classmethod
     def missing(cls, tools):

@@ -165,7 +165,7 @@ class Tidegate(Transport):
             argv = self.arguments(side, size, queue) + ([result, *steps] if side == 0 else [])
             text += (
                 f"  - id: {name}\n    path: {argv[0]}\n    args: {' '.join(map(str, argv[1:]))}\n    outputs: [out]\n"
-                f"    shared_memory_pool_size: {max(8 << 20, (queue + 10) * (size + 4096))}\n"
+                f"    shared_memory_pool_size: {max(8 << 20, (queue + 10) * (size + 4096))}\n    expected_message_size: {size}\n"
                 f"    inputs:\n      in: {{source: {other}/out, queue_size: {queue}, queue_policy: backpressure}}\n"
             )
         (self.folder / "dataflow.yml").write_text(text)
