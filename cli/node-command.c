@@ -183,6 +183,20 @@ static void print_protection(const json_t *node)
                 print_info_line("weaker", json_string_value(item) ?: "");
 }
 
+static void print_placement(const json_t *placement)
+{
+        char text[400], cpu[64] = "where the scheduler likes";
+
+        if (!json_is_object(placement))
+                return;
+        if (json_object_get(placement, "cpu"))
+                (void)snprintf(cpu, sizeof(cpu), "CPU %lld", json_get_number(placement, "cpu"));
+        (void)snprintf(text, sizeof(text), "%s: %s%s%s%s%s", json_get_text(placement, "wish"), cpu,
+                json_object_get(placement, "beside") ? ", beside " : "", json_get_text(placement, "beside"),
+                json_object_get(placement, "why") ? ": " : "", json_get_text(placement, "why"));
+        print_info_line("placement", text);
+}
+
 static int node_info(NodeCommand *n, json_t *dataflow, json_t *node)
 {
         static const char *const keys[] = {"kind", "state", "wanted", "health", "error", "verdict"};
@@ -212,6 +226,7 @@ static int node_info(NodeCommand *n, json_t *dataflow, json_t *node)
         if (json_is_true(json_object_get(node, "frozen")))
                 print_info_line("frozen", "yes: it stands still until `thaw`");
         status_print_limits(node, 12);
+        print_placement(json_object_get(node, "placement"));
         if (strcmp(json_get_text(node, "kind"), "dynamic") == 0)
                 print_info_line("captured", json_is_true(json_object_get(node, "captured")) ? "yes: a stop ends it" : "no: a stop lets go of it");
         if (json_is_true(json_object_get(node, "quarantined")))

@@ -18,6 +18,7 @@ const KeyTable keys_dataflow = {"dataflow", "the dataflow", (const Key[]){
         {"on_failure",            KEY_ACCEPTED, NULL},
         {"stuck_timeout",         KEY_ACCEPTED, NULL},
         {"resources",             KEY_ACCEPTED, NULL},
+        {"placement",             KEY_ACCEPTED, NULL},
         {"health_check_interval", KEY_IGNORED,  "nodes send no signs of life; those for which messages wait are looked at once a second"},
         {"communication",         KEY_IGNORED,  "messages always travel through shared memory"},
         {"daemon_config",         KEY_IGNORED,  "there is no such daemon"},
@@ -49,6 +50,7 @@ const KeyTable keys_node = {"node", "a node", (const Key[]){
         {"finish_grace_secs",       KEY_ACCEPTED, NULL},
         {"cpu_affinity",            KEY_ACCEPTED, NULL},
         {"wait",                    KEY_ACCEPTED, NULL},
+        {"placement",               KEY_ACCEPTED, NULL},
         {"capture",                 KEY_ACCEPTED, NULL}, /* of a dynamic node */
         {"cgroup_writable",         KEY_ACCEPTED, NULL},
         {"detach",                  KEY_ACCEPTED, NULL},

@@ -69,10 +69,20 @@ typedef enum WaitMode { /* how a node waits for messages */
         _WAIT_MODE_MAX,
 } WaitMode;
 
+typedef enum PlaceWish { /* beside its producer? */
+        PLACE_UNSET,
+        PLACE_AUTO,
+        PLACE_COLOCATE,
+        PLACE_SPREAD,
+        PLACE_NONE,
+        _PLACE_WISH_MAX,
+} PlaceWish;
+
 #define STUCK_TIMEOUT_UNSET UINT64_MAX
 
 extern const char *const until_names[_UNTIL_MAX + 1];
 extern const char *const on_failure_names[_ON_FAILURE_MAX + 1]; /* index 0 is "" */
+extern const char *const place_wish_names[_PLACE_WISH_MAX + 1]; /* index 0 is "" */
 extern const char *const wait_mode_names[_WAIT_MODE_MAX + 1];
 extern const char *const queue_policy_names[_QUEUE_POLICY_MAX + 1]; /* ended by NULL; index 0 is "" */
 extern const char *const restart_policy_names[_RESTART_MAX + 1];
@@ -155,6 +165,7 @@ typedef struct NodeSpec {
         size_t n_after;
         OnFailure on_failure;
         WaitMode wait;
+        PlaceWish placement;
         uint64_t stuck_timeout_ns; /* 0: off */
         uint64_t health_check_timeout_ns; /* 0: none */
         Span health_check_span;           /* of its key */
@@ -167,6 +178,7 @@ typedef struct FileSpec {
         EnvList env;
         OnFailure on_failure; /* with the next: of nodes that do not say it themselves */
         uint64_t stuck_timeout_ns;
+        PlaceWish placement;
         LimitsSpec limits; /* of the whole dataflow */
         NodeSpec *nodes;
         size_t n_nodes;

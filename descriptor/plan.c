@@ -420,8 +420,12 @@ static void report_health_check(const Planner *p, const Leaf *leaf)
 }
 
 /* Keys that a plan has only where they say something. */
-static int plan_optional(const NodeSpec *spec, json_t *node)
+static int plan_optional(const Planner *p, const NodeSpec *spec, json_t *node)
 {
+        PlaceWish placement = spec->placement ? spec->placement : p->ex->root->file->placement;
+
+        if (placement > PLACE_AUTO && !spec->is_dynamic && json_object_set_new(node, "placement", json_string(place_wish_names[placement])))
+                return error_origin(-ENOMEM);
         if (spec->is_dynamic && json_object_set_new(node, "capture", json_boolean(spec->capture)))
                 return error_origin(-ENOMEM);
         if (spec->detach && json_object_set_new(node, "detach", json_true()))
@@ -489,7 +493,7 @@ static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
                 "finish_grace_ns", (json_int_t)spec->finish_grace_ns, "pool_size", (json_int_t)spec->pool_size,
                 "after", after, "on_failure", on_failure(p, spec), "stuck_timeout_ns",
                 (json_int_t)stuck_timeout(p, spec));
-        if (*ret && (plan_optional(spec, *ret) ||
+        if (*ret && (plan_optional(p, spec, *ret) ||
                             plan_limits(p, &spec->limits, leaf->scope->file->source, leaf->scope->parent ? leaf->line : 0, *ret))) {
                 json_decref(*ret);
                 *ret = NULL;

@@ -34,6 +34,7 @@ int read_inputs(Reader *reader, const YamlNode *value, NodeSpec *node);
 int read_after(Reader *reader, const YamlNode *value, NodeSpec *node);
 
 /* read_on_failure(), read_stuck_timeout() - of a node or of the whole dataflow. */
+void read_placement(Reader *reader, const YamlNode *value, PlaceWish *ret); /* of a node or of the whole dataflow */
 void read_wait(Reader *reader, const YamlNode *value, WaitMode *ret); /* of a node alone */
 void read_on_failure(Reader *reader, const YamlNode *value, OnFailure *ret);
 void read_stuck_timeout(Reader *reader, const YamlNode *value, uint64_t *ret_ns);

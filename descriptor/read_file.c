@@ -98,6 +98,7 @@ static int read_dataflow(Reader *reader, const YamlNode *root, FileSpec *file)
         read_bool_off(reader, yaml_get(root, "strict_types", NULL), "strict_types");
         read_on_failure(reader, yaml_get(root, "on_failure", NULL), &file->on_failure);
         read_stuck_timeout(reader, yaml_get(root, "stuck_timeout", NULL), &file->stuck_timeout_ns);
+        read_placement(reader, yaml_get(root, "placement", NULL), &file->placement);
         r = read_resources(reader, root, &file->limits);
         if (!r)
                 r = read_env(reader, yaml_get(root, "env", NULL), &file->env);

@@ -181,7 +181,7 @@ static void check_path(Reader *reader, const NodeSpec *node)
 static void check_dynamic(Reader *reader, const YamlNode *map)
 {
         static const char *const ours[] = {"args", "env", "envs", "restart_policy", "max_restarts", "restart_delay",
-                "max_restart_delay", "restart_window", "health_check_timeout", "cpu_affinity", "after", "cgroup_writable", "detach"};
+                "max_restart_delay", "restart_window", "health_check_timeout", "cpu_affinity", "after", "cgroup_writable", "detach", "placement"};
         YamlNode *key;
 
         for (size_t i = 0; i < ELEMENTSOF(ours); i++)
@@ -229,6 +229,7 @@ static int read_order(Reader *reader, const YamlNode *map, NodeSpec *ret)
                         check_detached(reader, custom);
         }
         read_on_failure(reader, yaml_get(map, "on_failure", NULL), &ret->on_failure);
+        read_placement(reader, yaml_get(map, "placement", NULL), &ret->placement);
         read_wait(reader, yaml_get(map, "wait", NULL), &ret->wait);
         read_stuck_timeout(reader, yaml_get(map, "stuck_timeout", NULL), &ret->stuck_timeout_ns);
         read_seconds(reader, yaml_get(map, "health_check_timeout", &key), "health_check_timeout", false,

@@ -26,6 +26,22 @@ const char *const wait_mode_names[_WAIT_MODE_MAX + 1] = {
         [WAIT_SPIN] = "spin",
 };
 
+const char *const place_wish_names[_PLACE_WISH_MAX + 1] = {
+        [PLACE_UNSET] = "",
+        [PLACE_AUTO] = "auto",
+        [PLACE_COLOCATE] = "colocate",
+        [PLACE_SPREAD] = "spread",
+        [PLACE_NONE] = "none",
+};
+
+void read_placement(Reader *reader, const YamlNode *value, PlaceWish *ret)
+{
+        int choice = value ? read_choice(reader, value, "placement", place_wish_names) : -1;
+
+        if (choice > 0)
+                *ret = (PlaceWish)choice;
+}
+
 void read_wait(Reader *reader, const YamlNode *value, WaitMode *ret)
 {
         int choice = value ? read_choice(reader, value, "wait", wait_mode_names) : -1;

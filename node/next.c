@@ -269,6 +269,7 @@ static int delivered(tg_node *node, const tg_event *event)
         if (node->idle_since)
                 learn(node, event);
         node->n_events_out++;
+        node->n_taken += event->source != NULL;
         return 0;
 }
 

@@ -231,6 +231,7 @@ struct tg_node {
         NodeWaitMode wait_mode;
         SpinCost cost;
         Spin spin;         /* for messages */
+        uint64_t n_taken;  /* messages */
         nsec_t idle_since; /* there was nothing then; 0: nobody waits */
         bool slept, spun;  /* since then */
 

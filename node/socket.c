@@ -289,6 +289,7 @@ void socket_glance(tg_node *node)
                 if (now - node->bell.counters.cpu_at > NODE_CPU_SPAN) {
                         node->bell.counters.cpu_ns = clock_process();
                         node->bell.counters.cpu_at = now;
+                        node->bell.counters.n_taken = node->n_taken;
                         bell_tell(&node->bell);
                 }
                 node_look_around(node); /* the socket, and peers that hung up */

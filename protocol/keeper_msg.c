@@ -259,6 +259,11 @@ static void fields_order(Codec *c, KeeperMsg *m)
                 field_u8(c, &m->freeze.frozen, 0, 1);
                 field_u64(c, &m->freeze.deadline_ns);
                 break;
+        case KEEPER_MSG_PLACE:
+                field_u32(c, &m->place.cpu);
+                if (m->place.cpu > KEEPER_MSG_MAX_CPU + 1)
+                        refuse(c);
+                break;
         case KEEPER_MSG_LOOK:
         case KEEPER_MSG_REAP:
         case KEEPER_MSG_STREAM:
@@ -366,6 +371,10 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 field_u8(c, &m->freeze_done.frozen, 0, 1);
                 field_i32(c, &m->freeze_done.error, 0, ERRNO_MAX);
                 break;
+        case KEEPER_MSG_PLACED:
+                field_i32(c, &m->placed.error, 0, ERRNO_MAX);
+                field_u32(c, &m->placed.n_own);
+                break;
         case KEEPER_MSG_FROZEN:
                 field_u8(c, &m->frozen.frozen, 0, 1);
                 break;
@@ -406,6 +415,8 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_CAPTURE] = {"CAPTURE", true, true, false},
                 [KEEPER_MSG_LIMIT] = {"LIMIT", true, true, true},
                 [KEEPER_MSG_FREEZE] = {"FREEZE", true, true, true},
+                [KEEPER_MSG_PLACE] = {"PLACE", true, true, false},
+                [KEEPER_MSG_PLACED] = {"PLACED", true, true, false},
                 [KEEPER_MSG_LIMITED] = {"LIMITED", true, true, true},
                 [KEEPER_MSG_FREEZE_DONE] = {"FREEZE_DONE", true, true, true},
                 [KEEPER_MSG_FROZEN] = {"FROZEN", true, true, true},

@@ -27,6 +27,7 @@
  *   GUARD                         (none) the guard was replaced: children register there, and so does the cgroup, at once
  *   LIMIT                         LIMITED: limits were written, or why not
  *   FREEZE                        FREEZE_DONE; the cgroup is frozen, or runs again
+ *   PLACE                         PLACED: its threads may run on that CPU alone, or wherever they were born to
  *   ADOPT                         (none) a keeper that took the place of a dead one is told of an incarnation: INCARNATION later
  *
  * Every SPAWN and CAPTURE is answered by SPAWNED or SPAWN_FAILED and ends with exactly one EMPTY, also after SPAWN_FAILED: EMPTY comes when
@@ -58,6 +59,7 @@
 #define KEEPER_MSG_PATH_MAX 4095
 #define KEEPER_MSG_TASKS_MAX 15360 /* bytes of the tasks of LEFT */
 #define KEEPER_MSG_MAX_GROUPS 64
+#define KEEPER_MSG_MAX_CPU  1023
 #define KEEPER_MSG_LIMITS_MAX 2047 /* bytes of limits as text (base/limit.h), and of what is said about them */
 #define KEEPER_NODE_ALL     UINT32_MAX /* SIGNAL, KILL, LOOK, LIMIT, FREEZE, FROZEN, USAGE: every incarnation of the dataflow */
 
@@ -77,6 +79,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_ASTRAY = 14,
         KEEPER_MSG_LIMIT = 20,
         KEEPER_MSG_FREEZE = 21,
+        KEEPER_MSG_PLACE = 22,
 
         KEEPER_MSG_BEGUN = 32,
         KEEPER_MSG_FAILED = 33,
@@ -99,6 +102,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_FROZEN = 62,
         KEEPER_MSG_USAGE = 63,
         KEEPER_MSG_REFUSED = 64,
+        KEEPER_MSG_PLACED = 65,
 } KeeperMsgType;
 
 #define KEEPER_ESCAPED_ALONE (-1) /* it is not astray: nobody ends it */
@@ -186,6 +190,13 @@ typedef struct KeeperMsg {
                         uint8_t frozen; /* else: thaw */
                         uint64_t deadline_ns; /* absolute: until then the kernel's word is waited for */
                 } freeze;
+                struct { /* PLACE */
+                        uint32_t cpu; /* number + 1; 0: no place any more */
+                } place;
+                struct { /* PLACED */
+                        int32_t error;  /* errno of the first thread that could not be moved; 0 */
+                        uint32_t n_own; /* threads that run where somebody else has put them: left alone */
+                } placed;
                 struct { /* REAP: nothing more */
                         uint8_t unused;
                 } reap;

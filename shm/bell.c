@@ -39,6 +39,7 @@ void bell_tell(const Bell *bell)
         store_relaxed(&s->woken_ns, bell->counters.woken_ns);
         store_relaxed(&s->cpu_ns, bell->counters.cpu_ns);
         store_relaxed(&s->cpu_at, bell->counters.cpu_at);
+        store_relaxed(&s->n_taken, bell->counters.n_taken);
 }
 
 void bell_read(const Region *map, BellCounters *ret)
@@ -53,6 +54,7 @@ void bell_read(const Region *map, BellCounters *ret)
                 .woken_ns = load_relaxed(&s->woken_ns),
                 .cpu_ns = load_relaxed(&s->cpu_ns),
                 .cpu_at = load_relaxed(&s->cpu_at),
+                .n_taken = load_relaxed(&s->n_taken),
         };
 }
 

@@ -32,7 +32,8 @@ struct bell_shared {
         uint64_t woken_ns; /* from there until it ran, in all; each counts for BELL_WOKEN_MAX at most */
         uint64_t cpu_ns;   /* CPU time of the process, and ... */
         uint64_t cpu_at;   /* ... when that was: CLOCK_MONOTONIC, some tenths of a second ago at most while it takes or sends */
-        uint8_t reserved[72];
+        uint64_t n_taken;  /* messages, as of then */
+        uint8_t reserved[64];
 };
 _Static_assert(sizeof(struct bell_shared) == 384, "shared between processes");
 _Static_assert(offsetof(struct bell_shared, n_sleeps) == 256, "counters keep off the line that peers read");
@@ -47,7 +48,7 @@ static inline uint64_t bell_size(void)
 int bell_create(int *ret_fd);
 
 typedef struct BellCounters { /* see struct bell_shared */
-        uint64_t n_sleeps, n_looks, n_found, n_woken, woken_ns, cpu_ns, cpu_at;
+        uint64_t n_sleeps, n_looks, n_found, n_woken, woken_ns, cpu_ns, cpu_at, n_taken;
 } BellCounters;
 
 /* Own side. One thread at a time (the node's leader). */

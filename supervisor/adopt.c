@@ -397,8 +397,10 @@ static void dataflow_reconcile(Dataflow *dataflow, const KeeperMsg *resumed)
                 if (node_has_life(&dataflow->nodes[i]) && dataflow->nodes[i].found.there && !is_to_be_captured(&dataflow->nodes[i]))
                         wiring_resume(&dataflow->nodes[i]);
         for (size_t i = 0; fresh && dataflow->released && i < dataflow->plan->n_nodes; i++)
-                if (dataflow->nodes[i].state == NODE_RUNNING && !resources_is_frozen(&dataflow->nodes[i]))
+                if (dataflow->nodes[i].state == NODE_RUNNING && !resources_is_frozen(&dataflow->nodes[i])) {
+                        dataflow->nodes[i].placed_generation = dataflow->nodes[i].generation; /* perhaps */
                         show_node_runs(&dataflow->nodes[i]);
+                }
         show_all(dataflow);
         dataflow_go_on(dataflow, resumed);
         adopt_look(dataflow->supervisor);

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/utf8.h"
 #include "base/uuid.h"
+#include "supervisor/placer.h"
 #include "supervisor/progress.h"
 #include "supervisor/show.h"
 #include "supervisor/wiring.h"
@@ -914,6 +915,8 @@ static int dataflow_setup(Dataflow *dataflow)
         if (!r)
                 r = dataflow_order_init(dataflow);
         if (!r)
+                r = placer_init(dataflow);
+        if (!r)
                 r = progress_new(&dataflow->progress, (uint32_t)dataflow->plan->n_nodes, dataflow->n_links);
         return r ? error_fold(r) : 0;
 }
@@ -1052,6 +1055,7 @@ Dataflow *dataflow_free(Dataflow *dataflow)
         timer_disarm(&dataflow->node_deaf_timer);
         timer_disarm(&dataflow->keeper_timer);
         timer_disarm(&dataflow->progress_timer);
+        placer_done(dataflow);
         timer_disarm(&dataflow->order_timer);
         dataflow_order_done(dataflow);
         job_cancel(&dataflow->advance);

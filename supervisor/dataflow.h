@@ -21,6 +21,7 @@
 #include "supervisor/node.h"
 
 typedef struct JournalEntry JournalEntry;
+typedef struct Placement Placement;
 typedef struct Progress Progress;
 typedef struct Supervisor Supervisor;
 typedef struct Link Link;
@@ -128,6 +129,8 @@ struct Dataflow {
         uint32_t *held;          /* likewise */
         bool ordered;            /* some node is after another */
         Timer order_timer;       /* a stop: when everybody is asked */
+        Placement *placement; /* placer.c */
+        Timer placement_timer;
         Progress *progress;
         Timer progress_timer;
         Timer keeper_timer;   /* it has so long to do it */
@@ -261,6 +264,7 @@ int keeper_order_capture(Node *node, int pidfd, nsec_t deadline);
 uint32_t keeper_order_signal(Node *node, int signo); /* which of the node's n_signals_sent it is; 0: not sent */
 void keeper_order_kill(Node *node, nsec_t until);
 int keeper_order_limit(Dataflow *dataflow, const Node *node, const char *limits); /* @node NULL: the dataflow's own; 0 or a negative errno */
+int keeper_order_place(Node *node, int cpu); /* -1: wherever it was born to run; 0 or a negative errno */
 int keeper_order_freeze(Dataflow *dataflow, const Node *node, bool frozen, nsec_t until); /* likewise */
 void keeper_order_look(Node *node);
 /* keeper_order_astray() - that process of it is elsewhere: tell of it, and end it unless it is to be left @alone. 0 or a negative errno: it cannot be told. */

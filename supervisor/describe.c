@@ -6,6 +6,7 @@
 
 #include "base/cleanup.h"
 #include "base/enforcer.h"
+#include "supervisor/placer.h"
 #include "supervisor/progress.h"
 #include "supervisor/server-internal.h"
 #include "supervisor/show.h"
@@ -137,6 +138,8 @@ json_t *describe_node(const Node *node, bool with_links)
         if (result && progress.health == PROGRESS_STUCK)
                 (void)json_object_set_new(result, "stuck_since_at_ms", json_integer(ms(progress.stuck_since)));
         misbehaviour_describe(result, &node->misbehaviour);
+        if (result && node->plan->kind == PLAN_KIND_NODE)
+                placer_describe(node, result);
         resources_describe(result, node->dataflow, node);
         if (result && with_links)
                 (void)json_object_set_new(result, "links", describe_links(node));

@@ -114,6 +114,7 @@ struct Incarnation {
         int32_t pid, exit_code, exit_status; /* what was reported, for whoever asks again */
         KeeperCgroupWrite cgroup_write;
         bool cgroup_writable; /* the plan wants it so */
+        int placed_cpu;       /* its threads were told to run there alone: number + 1; 0: they were not */
         bool foreign;         /* captured: its session is somebody's */
 
         /* keeper-stray.c: those who left its cgroup */
@@ -263,6 +264,7 @@ void incarnation_exited(Incarnation *inc, int code, int status); /* keeper-node.
  */
 void keeper_limit(Keeper *k, const KeeperMsg *msg);
 void keeper_freeze(Keeper *k, const KeeperMsg *msg);
+void keeper_place(Keeper *k, const KeeperMsg *msg); /* keeper-place.c */
 void watch_init(LimitsWatch *watch, Keeper *k, Incarnation *inc);
 void watch_begin(LimitsWatch *watch, int dir_fd, const char *limits);
 void watch_felt(LimitsWatch *watch, nsec_t now);

@@ -13,6 +13,7 @@
 #include "base/utf8.h"
 #include "protocol/node_msg.h"
 #include "supervisor/dataflow.h"
+#include "supervisor/placer.h"
 #include "supervisor/priority.h"
 #include "supervisor/server.h"
 #include "supervisor/supervisor.h"
@@ -242,6 +243,13 @@ int keeper_order_freeze(Dataflow *dataflow, const Node *node, bool frozen, nsec_
         return keeper_send(dataflow, &msg, NULL, 0);
 }
 
+int keeper_order_place(Node *node, int cpu)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_PLACE, .node = node->index, .generation = node->generation, .place = {.cpu = (uint32_t)(cpu + 1)}};
+
+        return keeper_send(node->dataflow, &msg, NULL, 0);
+}
+
 void keeper_order_look(Node *node)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_LOOK, .node = node->index, .generation = node->generation};
@@ -418,6 +426,9 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 break;
         case KEEPER_MSG_LEFT:
                 node_on_looked(node, msg);
+                break;
+        case KEEPER_MSG_PLACED:
+                placer_on_placed(node, msg);
                 break;
         case KEEPER_MSG_REFUSED:
                 resources_told_refused(node, msg->refused.text, false);

@@ -313,6 +313,9 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_LIMIT:
                 keeper_limit(k, msg);
                 break;
+        case KEEPER_MSG_PLACE:
+                keeper_place(k, msg);
+                break;
         case KEEPER_MSG_FREEZE:
                 keeper_freeze(k, msg);
                 break;

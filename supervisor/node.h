@@ -145,6 +145,7 @@ struct Node {
         PacketQueue out;
         Timer hung_up; /* it hung up: its outputs are closed if it lives on without its socket */
         int control_fd, bell_fd;
+        uint64_t placed_generation; /* the last one that was told where to run, as far as we know */
         int out_fds[2];     /* a daemon's: its output pipes, for the keeper that takes the place of this one; else -1 */
         Region control;
         NodeOutput *outputs; /* per output */

@@ -275,6 +275,10 @@ static void parse_order(Check *check, json_t *object, PlanNode *node)
                 choice = get_choice(check, object, "wait", waits, ELEMENTSOF(waits), "adaptive, block or spin");
                 node->wait = choice < 0 ? NODE_WAIT_ADAPTIVE : (NodeWaitMode)choice;
         }
+        if (json_object_get(object, "placement")) {
+                choice = get_choice(check, object, "placement", placement_wish_names, _PLACEMENT_WISH_MAX, "auto, colocate, spread or none");
+                node->placement = choice < 0 ? PLACEMENT_AUTO : (PlacementWish)choice;
+        }
         if (json_object_get(object, "after"))
                 parse_after(check, get_array(check, object, "after", PLAN_MAX_AFTER), node);
         if (capture && (!json_is_boolean(capture) || node->kind != PLAN_KIND_DYNAMIC))

@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/limit.h"
 #include "protocol/node_msg.h"
+#include "supervisor/placement.h"
 
 #define PLAN_MAX_NODES 4096
 
@@ -92,6 +93,7 @@ typedef struct PlanNode {
         nsec_t health_check_timeout_ns; /* 0: none; else stuck_timeout_ns is neither 0 nor more */
         PlanOnFailure on_failure;
         NodeWaitMode wait;
+        PlacementWish placement;
         bool capture; /* of a dynamic node */
         bool cgroup_writable; /* of others: root's may write cgroups */
         bool detach; /* of a program: it becomes a dataflow of its own (supervisor/detach.h) */

@@ -7,6 +7,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "supervisor/placer.h"
 #include "supervisor/progress.h"
 #include "supervisor/status.h"
 #include "supervisor/wiring.h"
@@ -165,6 +166,7 @@ static void progress_arm(Dataflow *dataflow)
 
 void show_node_runs(Node *node)
 {
+        placer_node_runs(node);
         if (node->plan->stuck_timeout_ns == 0 || node->plan->n_inputs == 0)
                 return;
         progress_begin(node->dataflow->progress, node->index, node->plan->stuck_timeout_ns, node->dataflow->loop->now);
@@ -173,6 +175,7 @@ void show_node_runs(Node *node)
 
 void show_node_ends(Node *node)
 {
+        placer_node_ends(node);
         progress_end(node->dataflow->progress, node->index);
         progress_arm(node->dataflow);
 }

@@ -47,6 +47,8 @@ static const KeeperMsg samples[] = {
         {.type = KEEPER_MSG_CAPTURE, .node = 3, .generation = 2, .capture = {"viewer", 1, "pids_max=2\n", 1}},
         {.type = KEEPER_MSG_LIMIT, .node = KEEPER_NODE_ALL, .limit = {"memory_max=max\n"}},
         {.type = KEEPER_MSG_FREEZE, .node = 1, .generation = 2, .freeze = {1, 77}},
+        {.type = KEEPER_MSG_PLACE, .node = 1, .generation = 2, .place = {KEEPER_MSG_MAX_CPU + 1}},
+        {.type = KEEPER_MSG_PLACED, .node = 1, .generation = 2, .placed = {22, 3}},
         {.type = KEEPER_MSG_BEGUN, .begun = {"/x", 5, "cpu=no\n", "memory_max=no"}},
         {.type = KEEPER_MSG_RESUMED, .resumed = {1, 0, "/x", 31, "", "", 1, 77}},
         {.type = KEEPER_MSG_RESUME, .resume = {.asked_ns = 77}},

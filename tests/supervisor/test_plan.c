@@ -241,6 +241,7 @@ ParameterizedTestParameters(plan, every_lie_is_refused_with_its_name)
                 {"'cpu_affinity':[1]", "'cpu_affinity':[-1]", "\"cpu_affinity\""},
                 {"'outputs':['o']", "'outputs':['o'],'wait':'sleep'", "\"wait\""},
                 {"'outputs':['o']", "'outputs':['o'],'wait':1", "\"wait\""},
+                {"'outputs':['o']", "'outputs':['o'],'placement':'here'", "\"placement\""},
                 {"'outputs':['o']", "'outputs':['o','o']", "twice"},
                 {"'outputs':['o']", "'outputs':['/o']", "\"outputs\""},
                 {"'output':'o'", "'output':'p'", "does not exist"},
