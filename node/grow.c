@@ -136,7 +136,7 @@ int grow_wait(Output *output, uint64_t chunk_size, nsec_t until)
                 lock_give(&output->lock);
                 r = ask(node, output);
         }
-        while (r == 0 && output->grow_asked && !output->closed && !node_told_to_stop(node) && clock_now() < until)
+        while (r == 0 && output->grow_asked && !__atomic_load_n(&output->closed, __ATOMIC_RELAXED) && !node_told_to_stop(node) && clock_now() < until)
                 r = node_wait(node, node->pulse, until);
         lock_take(&output->lock);
         output->grow_late = output->grow_asked != 0;

@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import subprocess
 import time
 
 import pytest
@@ -84,7 +85,7 @@ def test_past_its_bound_a_lossless_sender_waits(build, dataflow, run_tidegate):
 class Stream:
     """Messages whose size the test chooses, under backpressure, to a reader that is started again when it dies."""
 
-    def __init__(self, daemon, directory, **keys):
+    def __init__(self, daemon, directory, more=(), **keys):
         self.daemon, self.wanted, self.log = daemon, directory / "wanted", directory / "log"
         for name, text in (("sender.py", SENDER), ("reader.py", READER)):
             (directory / name).write_text(text)
@@ -93,6 +94,7 @@ class Stream:
         graph = plan(
             {**node("sender", [python, directory / "sender.py", self.wanted], outputs=["out"], pool_size=0, **keys), "inputs": [TICK]},
             node("reader", [python, directory / "reader.py", self.log], inputs=[("in", "sender", "out")], restart=restarting()),
+            *more,
         )
         environment = [f"{k}={v}" for k, v in daemon.env.items() if k in ("LD_LIBRARY_PATH", "PATH", "PYTHONPATH") or k.startswith("TIDEGATE_TEST")]
         daemon.talk("Start", plan=graph, environment=environment, grace_ms=1000, budget_ms=1000)
@@ -137,6 +139,29 @@ def test_a_size_that_is_expected_is_there_from_the_beginning(survivor, tmp_path)
     assert stream.n_segments() == 1
     stream.until(12_000_000)
     assert stream.n_segments() == 2
+
+
+VIEWER = """
+import sys, tidegate
+
+node = tidegate.Node("viewer")
+print("in", flush=True)
+for event in node:
+    if event.type == "INPUT" and len(event.data) > 1_000_000:
+        data = memoryview(event.data)
+        print(len(data) - 8, bytes(data[8:]) == bytes([int.from_bytes(data[:8], "little") % 251]) * (len(data) - 8), flush=True)
+        break
+"""
+
+
+def test_who_was_started_by_hand_after_it_had_grown_reads_it_too(survivor, tmp_path):
+    viewer = {**node("viewer", [], inputs=[("in", "sender", "out")]), "kind": "dynamic", "capture": False}
+    stream = Stream(survivor(), tmp_path, more=[viewer])
+    stream.until(3_000_000)
+    env = {**stream.daemon.env, "TIDEGATE_NODE_SOCKET": str(stream.daemon.runtime / "node.sock")}
+    by_hand = subprocess.run([env["TIDEGATE_PYTHON"], "-c", VIEWER], env=env, stdout=subprocess.PIPE, text=True, timeout=20, check=True)
+    assert by_hand.stdout == "in\n3000000 True\n"
+    assert stream.is_whole(), stream.seen()
 
 
 @pytest.mark.parametrize("whom", ["supervisor", "guard"])
