@@ -21,7 +21,7 @@ from survive import node, restarting
 PHASE, SEEN, N, NOTE, WRONG, GOT = range(6)
 RECORDS, PHASES = 16, 512
 LONG = bool(os.environ.get("TIDEGATE_LONG"))
-MILLISECONDS = 400 if LONG else 25  # of each attack, and of being honest before it
+MILLISECONDS = 400 if LONG else 15  # of each attack, and of being honest before it
 
 
 class Arena:
@@ -47,7 +47,7 @@ class Arena:
 
 class Scene:
     def __init__(self, daemon, build, directory, policy):
-        self.daemon, self.arena, self.violations = daemon, Arena(directory / "arena"), 0
+        self.daemon, self.arena, self.violations, self.tidegate = daemon, Arena(directory / "arena"), 0, build / "bin/tidegate"
         nodes, arena = build / "tests/system", directory / "arena"
         listed = subprocess.run([nodes / "hostile", "--list"], capture_output=True, text=True, check=True, timeout=20).stdout
         self.attacks = [line.split() for line in listed.splitlines()]
@@ -81,6 +81,10 @@ class Scene:
         if min(n0, n1) < 50 or not cpu0 or not wall0 or not wall1:
             return None
         return (cpu1 / n1) / (cpu0 / n0), (n0 / wall0) / (n1 / wall1)
+
+    def text_status(self):
+        command = [self.tidegate, "status", "--runtime-dir", self.daemon.runtime]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
 
     def honest_go_on(self):
         before = self.arena[GOT]
@@ -123,6 +127,8 @@ def test_a_hostile_node_harms_nobody_and_is_named(policy, scene):
         for honest in ("source", "sink"):
             now = s.node(honest)
             assert (now["state"], now["generation"]) == ("running", 1), f"{name}: {now}\n{s.daemon.output()}"
+    (line,) = [text for text in s.text_status().splitlines() if text.startswith("flow:hostile ")]
+    assert f"broke the protocol {s.violations} times: " in line and line.endswith((", says sink", ", says source")), line
     errors = s.failures()
     for life, (name, end) in enumerate(s.attacks):
         assert ("its socket" in errors[life + 1]) == (end == "failed"), f"{name}: {errors}"
