@@ -135,6 +135,7 @@ static bool is_lossless_only(const Node *node, uint32_t output)
 static void say_bound(Growth *growth, const GrowthNeed *need, int r)
 {
         const Node *node = growth->node;
+        const char *what = is_lossless_only(node, growth->output) ? "send waits for its readers" : "messages are dropped (pool), and counted";
         char text[300];
 
         if (growth->said)
@@ -142,12 +143,15 @@ static void say_bound(Growth *growth, const GrowthNeed *need, int r)
         growth->said = true;
         if (r)
                 (void)snprintf(text, sizeof(text), "the pool of output %s cannot grow: %s", node->plan->outputs[growth->output], error_text(r));
+        else if (need->n_segments >= NODE_MSG_MAX_SEGMENTS)
+                (void)snprintf(text, sizeof(text), "the pool of output %s is full at %.1f MiB and has grown %u times, which is as often as it may: %s",
+                        node->plan->outputs[growth->output], (double)need->present / (1 << 20), need->n_segments - 1, what);
         else
                 (void)snprintf(text, sizeof(text),
                         "the pool of output %s is full at %.1f MiB and may not grow to hold %llu bytes more (shared_memory_pool_size: %.1f MiB): %s",
                         node->plan->outputs[growth->output], (double)need->present / (1 << 20), (unsigned long long)need->chunk_size,
                         (double)growth_bound(need) / (1 << 20),
-                        is_lossless_only(node, growth->output) ? "send waits for its readers" : "messages are dropped (pool), and counted");
+                        what);
         dataflow_note(node->dataflow, node->plan->id, text);
 }
 
