@@ -6,6 +6,7 @@
  *   greedy cpu                turns
  *   greedy nothing            ends at once
  *   greedy fork N             N children, says "forked A refused B", and stays
+ *   greedy forks              a child every 10 ms, for ever
  *   greedy leave PROCS        becomes its owner whole (with the set-user-ID bit), moves itself by that cgroup.procs, and stays
  */
 #include <stdio.h>
@@ -43,6 +44,15 @@ static void make_children(int n)
         printf("forked %d refused %d\n", forked, refused);
 }
 
+static void make_more_children(void)
+{
+        for (;;) {
+                if (fork() == 0)
+                        stay();
+                (void)usleep(10000);
+        }
+}
+
 static int leave(const char *procs)
 {
         FILE *f;
@@ -64,6 +74,8 @@ int main(int argc, char **argv)
                         ;
         if (strcmp(argv[1], "nothing") == 0)
                 return 0;
+        if (strcmp(argv[1], "forks") == 0)
+                make_more_children();
         if (strcmp(argv[1], "leave") == 0 && argc > 2)
                 return leave(argv[2]);
         if (argc > 3 && fork() == 0)
