@@ -5,7 +5,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -282,8 +285,8 @@ static int table_add(Table *t, pid_t pid)
         return 0;
 }
 
-/* Everybody there is. @proc_fd: of /proc, the table's from here on. */
-static int table_fill(Table *t)
+/* Everybody there is. */
+static int table_read(Table *t)
 {
         char listing[LISTING_SIZE] __attribute__((aligned(8)));
         ssize_t n;
@@ -306,6 +309,89 @@ static int table_fill(Table *t)
                 }
         }
         return r;
+}
+
+/*
+ * Many threads look at the same time when many lives are to end, and each look takes as long as there are processes on the host. A look that began
+ * after a thread wanted one is as good as its own, so one looks and the others wait for it. A fork of this process cannot know who was at it, and
+ * looks itself.
+ */
+#define SHARE_SPAN (500 * NSEC_PER_MSEC) /* nobody waits longer for another's look */
+
+static struct Shared {
+        pthread_mutex_t lock; /* never held while somebody looks */
+        pthread_cond_t looked;
+        _Atomic pid_t owner;
+        bool busy;
+        Row *rows;
+        size_t n, room;
+        bool sorted;
+        nsec_t begun; /* of the last one; 0: there is none */
+} shared = {.lock = PTHREAD_MUTEX_INITIALIZER, .looked = PTHREAD_COND_INITIALIZER};
+
+static bool may_share(void)
+{
+        const pid_t self = (pid_t)syscall(SYS_getpid);
+        pid_t owner = 0;
+
+        return atomic_compare_exchange_strong(&shared.owner, &owner, self) || owner == self;
+}
+
+static int copy_rows(Row **to, size_t *room, const Row *from, size_t n)
+{
+        while (*room < n) {
+                int r = grow((void **)to, room, sizeof(Row));
+
+                if (r)
+                        return r;
+        }
+        memcpy(*to, from, n * sizeof(Row));
+        return 0;
+}
+
+/* With the lock held, which is let go of meanwhile. */
+static int look_for_all(Table *t)
+{
+        const nsec_t begun = clock_now();
+        int r;
+
+        shared.busy = true;
+        (void)pthread_mutex_unlock(&shared.lock);
+        r = table_read(t);
+        (void)pthread_mutex_lock(&shared.lock);
+        shared.busy = false;
+        if (!r && copy_rows(&shared.rows, &shared.room, t->rows, t->n) == 0) {
+                shared.begun = begun;
+                shared.n = t->n;
+                shared.sorted = t->sorted;
+        }
+        (void)pthread_cond_broadcast(&shared.looked); /* if it failed the next one tries */
+        return r;
+}
+
+/* As table_read(). @proc_fd: of /proc, the table's from here on. */
+static int table_fill(Table *t)
+{
+        const nsec_t asked = clock_now(), until = nsec_add(asked, SHARE_SPAN);
+        const struct timespec at = {.tv_sec = (time_t)(until / NSEC_PER_SEC), .tv_nsec = (long)(until % NSEC_PER_SEC)};
+        bool waits = true, done = true;
+        int r = 0;
+
+        if (t->proc_fd < 0 || !may_share())
+                return table_read(t);
+        (void)pthread_mutex_lock(&shared.lock);
+        while (waits && shared.busy && shared.begun <= asked)
+                waits = pthread_cond_clockwait(&shared.looked, &shared.lock, CLOCK_MONOTONIC, &at) == 0;
+        if (shared.begun > asked && copy_rows(&t->rows, &t->room, shared.rows, shared.n) == 0) {
+                t->n = shared.n;
+                t->sorted = shared.sorted;
+        } else if (!shared.busy) {
+                r = look_for_all(t);
+        } else {
+                done = false;
+        }
+        (void)pthread_mutex_unlock(&shared.lock);
+        return done ? r : table_read(t);
 }
 
 static void table_done(Table *t)

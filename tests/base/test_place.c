@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -125,4 +126,63 @@ Test(place, descendants_are_signalled_but_not_the_spared_and_those_below_them, .
                 continue;
         life.fd = fd_close(life.fd);
         cr_assert(place_signal_descendants(0x7fffffff, NULL, 0, SIGKILL, &result) == 0 && result.n_found == 0, "nobody of that number");
+}
+
+/* Reads that this process has made. */
+static uint64_t n_reads(void)
+{
+        char text[256] = "";
+        const char *at;
+        int fd = open("/proc/self/io", O_RDONLY | O_CLOEXEC);
+
+        cr_assert(read(fd, text, sizeof(text) - 1) > 0);
+        (void)close(fd);
+        at = strstr(text, "syscr: ");
+        cr_assert(at);
+        return strtoull(at + 7, NULL, 10);
+}
+
+#define N_LOOKERS 24
+
+typedef struct Lookers {
+        pthread_barrier_t all;
+        const Life *life;
+        _Atomic int n_right;
+} Lookers;
+
+static void *look_once(void *userdata)
+{
+        Lookers *l = userdata;
+
+        (void)pthread_barrier_wait(&l->all);
+        for (int i = 0; i < 3; i++)
+                l->n_right += place_count(l->life->fd) == 7;
+        return NULL;
+}
+
+Test(place, who_looks_at_the_same_time_shares_what_is_read, .timeout = 60)
+{
+        pthread_t threads[N_LOOKERS];
+        PlaceResult result;
+        Lookers l = {};
+        uint64_t before, alone, together;
+        Life life;
+
+        live(&life, 7);
+        before = n_reads();
+        cr_assert_eq(place_count(life.fd), 7);
+        alone = n_reads() - before;
+        cr_assert_geq(alone, 8, "one of each process at least");
+        l.life = &life;
+        cr_assert_eq(pthread_barrier_init(&l.all, NULL, N_LOOKERS), 0);
+        before = n_reads();
+        for (int i = 0; i < N_LOOKERS; i++)
+                cr_assert_eq(pthread_create(&threads[i], NULL, look_once, &l), 0);
+        for (int i = 0; i < N_LOOKERS; i++)
+                cr_assert_eq(pthread_join(threads[i], NULL), 0);
+        together = n_reads() - before;
+        cr_expect_eq(l.n_right, 3 * N_LOOKERS, "and all of them see everybody");
+        cr_expect_lt(together, 3 * N_LOOKERS / 2 * alone, "%d looks made %d reads, one makes %d", 3 * N_LOOKERS, (int)together, (int)alone);
+        cr_assert_eq(place_end(life.fd, nsec_add(clock_now(), 20 * NSEC_PER_SEC), &result), 0);
+        over(&life);
 }
