@@ -164,6 +164,7 @@ def test_nodes_end_with_their_keeper_and_are_restarted_by_their_policy(survivor,
                 environment=[f"{MARK}={daemon.mark}", f"PATH={os.environ['PATH']}"])  # fmt: skip
     lives = lambda: (tmp_path / "lives").read_text().count("ready") if (tmp_path / "lives").exists() else 0  # noqa: E731
     assert eventually(lambda: lives() == 1, 10), daemon.output()
+    assert eventually(lambda: daemon.nodes()["flow", "deaf"]["state"] == "running", 10), daemon.output()  # it may have spoken before its keeper has
     node = daemon.nodes()["flow", "deaf"]
     assert node["protection"]["backend"] == enforcer and "it ends with its keeper" in node["protection"]["weaker"]
     first = Process(node["pid"])
