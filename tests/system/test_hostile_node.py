@@ -18,7 +18,7 @@ from conftest import eventually
 from daemon import plan
 from survive import node, restarting
 
-PHASE, SEEN, N, NOTE, WRONG, GOT = range(6)
+PHASE, SEEN, N, NOTE, WRONG, GOT, STILL = range(7)
 RECORDS, PHASES = 16, 512
 LONG = bool(os.environ.get("TIDEGATE_LONG"))
 MILLISECONDS = 400 if LONG else 15  # of each attack, and of being honest before it
@@ -100,7 +100,6 @@ class Scene:
             assert eventually(lambda: self.n_violations() > self.violations, 10), f"{name} is not told of"
         self.violations = self.n_violations()
         self.arena[SEEN] = life + 1
-        self.honest_go_on()
 
 
 @pytest.fixture
@@ -124,6 +123,7 @@ def test_a_hostile_node_harms_nobody_and_is_named(policy, scene):
         s.live_through(life, name, end)
         assert s.arena[WRONG] == 0, f"{name}: the sink got what was not sent"
         assert s.arena[NOTE] == 0, f"{name}: let through"
+        assert s.arena[STILL] == 0, f"before {name} the honest did not go on"
         for honest in ("source", "sink"):
             now = s.node(honest)
             assert (now["state"], now["generation"]) == ("running", 1), f"{name}: {now}\n{s.daemon.output()}"
@@ -133,6 +133,7 @@ def test_a_hostile_node_harms_nobody_and_is_named(policy, scene):
     for life, (name, end) in enumerate(s.attacks):
         assert ("its socket" in errors[life + 1]) == (end == "failed"), f"{name}: {errors}"
     assert eventually(lambda: s.node()["generation"] == len(s.attacks) + 1 and s.node()["state"] == "running", 20), s.node()
+    s.honest_go_on()
 
     costs, paces = {}, {}
     for life, (name, _) in enumerate(s.attacks):
@@ -141,10 +142,11 @@ def test_a_hostile_node_harms_nobody_and_is_named(policy, scene):
                 costs[name, honest], paces[name, honest] = ratio
     for key in sorted(costs, key=costs.get, reverse=True):
         print(f"{policy} {key[0]:20} {key[1]:7} CPU a message x {costs[key]:.2f}, time x {paces[key]:.2f}")
-    print(f"{policy}: median of {len(costs)}: CPU x {statistics.median(costs.values()):.2f}, time x {statistics.median(paces.values()):.2f}")
-    assert len(costs) > len(s.attacks) / 2, "most attacks leave the honest enough to be measured by"
-    assert statistics.median(costs.values()) <= 2
-    if LONG and policy == "drop_oldest": # under backpressure who takes slowly holds up the others, by order
+    if costs:
+        print(f"{policy}: median of {len(costs)}: CPU x {statistics.median(costs.values()):.2f}, time x {statistics.median(paces.values()):.2f}")
+    if policy == "drop_oldest" or LONG:  # under backpressure who takes slowly holds up the others, by order: little is left to be measured by
+        assert len(costs) >= 8 and statistics.median(costs.values()) <= 2, costs
+    if policy == "drop_oldest" and LONG:
         assert max(costs.values()) <= 2, costs
     (result,) = s.daemon.talk("Stop", seconds=20, dataflow="flow")["results"]
     assert result["left"] == 0

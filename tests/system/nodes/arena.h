@@ -17,6 +17,7 @@ enum {
         ARENA_NOTE,   /* of an attack that is refused by the kernel: how often something went through that must not */
         ARENA_WRONG,  /* messages of `steady source` that were not the next one, or not whole */
         ARENA_GOT,    /* and all of them */
+        ARENA_STILL,  /* lives of `hostile` in which the others did not go on although it was as they are */
         ARENA_RECORDS = 16, /* of the source, then of the sink: for each phase messages, nanoseconds of CPU, nanoseconds */
         ARENA_PHASES = 512,
         ARENA_WORDS = ARENA_RECORDS + 2 * 3 * ARENA_PHASES,

@@ -602,7 +602,7 @@ static int list(void)
 
 int main(int argc, char **argv)
 {
-        uint64_t life, ms;
+        uint64_t life, ms, got;
 
         if (argc == 2 && strcmp(argv[1], "--list") == 0)
                 return list();
@@ -621,7 +621,11 @@ int main(int argc, char **argv)
                         be_honest();
         if (life >= ELEMENTSOF(attacks))
                 return 0;
+        got = arena[ARENA_GOT];
         during(ms, be_honest);
+        for (uint64_t until = clock_ns(CLOCK_MONOTONIC) + UINT64_C(20000000000); arena[ARENA_GOT] < got + 20 && clock_ns(CLOCK_MONOTONIC) < until;)
+                be_honest();
+        arena[ARENA_STILL] += arena[ARENA_GOT] < got + 20;
         arena[ARENA_PHASE] = 3 * life + 1;
         attack(life, ms);
         arena[ARENA_PHASE] = 3 * life + 2;
