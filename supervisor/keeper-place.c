@@ -139,7 +139,7 @@ static PlaceJob *place_job_new(Keeper *k, const KeeperMsg *order, const Incarnat
 void keeper_place(Keeper *k, const KeeperMsg *msg)
 {
         Incarnation *inc = incarnation_find(k, msg->node, msg->generation);
-        bool there = inc && !inc->over && !inc->job && !inc->exited && inc->pid > 0;
+        bool there = inc && !inc->over && !inc->job && !inc->exited && (inc->cgroup_fd >= 0 || inc->pid > 0);
         PlaceJob *j = there ? place_job_new(k, msg, inc) : NULL;
 
         if (!j) {

@@ -124,10 +124,12 @@ void placer_node_ends(Node *node)
 
 void placer_on_placed(Node *node, const KeeperMsg *msg)
 {
-        if (msg->generation != node->generation || (msg->placed.error == 0 && msg->placed.n_own == 0) || msg->placed.error == ESRCH)
+        if (msg->generation != node->generation || (msg->placed.error == 0 && msg->placed.n_own == 0))
                 return;
         placement_refused(node->dataflow->placement, node->index,
-                msg->placed.error ? "the kernel would not have it there" : "it has chosen its CPUs itself");
+                msg->placed.error == ESRCH ? "its first process has ended"
+                : msg->placed.error        ? "the kernel would not have it there"
+                                           : "it has chosen its CPUs itself");
         placer_arm(node->dataflow);
 }
 
