@@ -123,10 +123,12 @@ bool grow_may(const Output *output, uint64_t chunk_size)
 }
 
 /* Only the thread that has the output's turn is here, so one at a time asks. */
-int grow_wait(Output *output, uint64_t chunk_size, nsec_t until)
+int grow_wait(Output *output, uint64_t chunk_size, nsec_t span, nsec_t deadline)
 {
         tg_node *node = output->node;
+        nsec_t until = MIN(nsec_add(clock_now(), span), deadline);
         unsigned n = output->n_segments;
+        bool mapped = false;
         int r = 0;
 
         lock_take(&node->lock);
@@ -136,8 +138,13 @@ int grow_wait(Output *output, uint64_t chunk_size, nsec_t until)
                 lock_give(&output->lock);
                 r = ask(node, output);
         }
-        while (r == 0 && output->grow_asked && !__atomic_load_n(&output->closed, __ATOMIC_RELAXED) && !node_told_to_stop(node) && clock_now() < until)
+        while (r == 0 && output->grow_asked && !__atomic_load_n(&output->closed, __ATOMIC_RELAXED) && !node_told_to_stop(node) && clock_now() < until) {
                 r = node_wait(node, node->pulse, until);
+                if (!mapped && output->grown[n].map) { /* half way: to touch it may have taken long */
+                        mapped = true;
+                        until = MIN(nsec_add(clock_now(), span), deadline);
+                }
+        }
         lock_take(&output->lock);
         output->grow_late = output->grow_asked != 0;
         lock_give(&output->lock);

@@ -342,8 +342,9 @@ int grow_attach(Input *input, Source *source, uint32_t generation); /* gives a n
 void grow_forget(Input *input);    /* those that came for an attachment that did not follow */
 /* grow_may() - whether there may be another segment for chunks of that size. Under output->lock, alone. */
 bool grow_may(const Output *output, uint64_t chunk_size);
-/* grow_wait() - ask for it, and wait until it is there, or will not come, or @until. Without output->lock. 1: it is there, 0, -EINTR. */
-int grow_wait(Output *output, uint64_t chunk_size, nsec_t until);
+/* grow_wait() - ask for it, and wait until it is there, or will not come, or @deadline, and for @span for each of the two answers at most
+ * (NSEC_NEVER: as long as it takes). Without output->lock. 1: it is there, 0, -EINTR. */
+int grow_wait(Output *output, uint64_t chunk_size, nsec_t span, nsec_t deadline);
 
 /* inputs.c */
 int input_next(Input *input, nsec_t now, tg_event **ret); /* 0, NODE_E_NOTHING, NODE_E_AGAIN, negative errno */

@@ -121,11 +121,13 @@ class Stream:
         gaps = [b - a for a, b in zip(numbers, numbers[1:]) if b != a + 1]
         return len(gaps) < lives and all(gap == 2 for gap in gaps)
 
+    def segments(self):
+        """Bytes of each segment of the sender's pool: what the supervisor holds."""
+        folder = f"/proc/{self.daemon.parts('supervisor')[0]}/fd"
+        return [os.stat(f"{folder}/{fd}").st_size for fd in os.listdir(folder) if "/memfd:tidegate-pool" in os.readlink(f"{folder}/{fd}")]
+
     def n_segments(self):
-        """Of the sender's pool: what the supervisor holds."""
-        pid = self.daemon.parts("supervisor")[0]
-        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-        return sum("/memfd:tidegate-pool" in link for link in links)
+        return len(self.segments())
 
     def kill_reader(self):
         pid = self.daemon.pids()["flow", "reader"]
@@ -133,12 +135,12 @@ class Stream:
         assert eventually(lambda: self.daemon.pids().get(("flow", "reader"), pid) != pid, 20), self.daemon.output()
 
 
-def test_a_size_that_is_expected_is_there_from_the_beginning(survivor, tmp_path):
+def test_room_for_three_of_the_expected_size_is_there_from_the_beginning(survivor, tmp_path):
     stream = Stream(survivor(), tmp_path, expected_message=9_000_008)
+    stream.until(1000)
+    (size,) = stream.segments()
+    assert 3 * 9_000_008 < size < 4 * 9_000_008 + (4 << 20)
     stream.until(9_000_000)
-    assert stream.n_segments() == 1
-    stream.until(12_000_000)
-    assert stream.n_segments() == 2
 
 
 VIEWER = """
