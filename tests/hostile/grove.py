@@ -260,7 +260,9 @@ class Grove:
 
     def cgroup_of(self, seed):
         """Of the living incarnation."""
-        return next(self.daemon.home.rglob(f"t{seed}.[0-9]*"), None)
+        with contextlib.suppress(FileNotFoundError):  # others end meanwhile
+            return next(self.daemon.home.rglob(f"t{seed}.[0-9]*"), None)
+        return self.cgroup_of(seed)
 
     def freeze(self, seed):
         """Where there is a cgroup, and as long as there is: a tree at a limit may end."""
@@ -373,8 +375,8 @@ def grow(grove, seeds, **keys):
     for i in range(0, len(seeds), PER_FLOW):
         grove.plant(f"f{seeds[i]}", seeds[i : i + PER_FLOW], **keys)
     grove.until_stands(seeds)
-    grove.until_stuck(seeds)
     grove.trace([t for t in grove.tracees if t.seed in seeds])
+    grove.until_stuck(seeds)
     for seed in seeds:
         if is_frozen(seed):
             grove.freeze(seed)

@@ -451,7 +451,7 @@ static void want_a_tracer(uint64_t key)
         rest();
 }
 
-/* A name of its own, and none that is to be made: it waits for no other one's answer. There is none: the way to it, with the wish to write, is enough. */
+/* A name of its own, that is to be made: it waits for nobody else's answer. */
 static void be_stuck(uint64_t key)
 {
         const char *name = getenv("HOSTILE_STUCK");
@@ -472,7 +472,7 @@ static void be_stuck(uint64_t key)
         have(STUCK);
         tell(text);
         stand();
-        (void)open(path, O_RDWR | O_CLOEXEC);
+        (void)open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
         rest();
 }
 

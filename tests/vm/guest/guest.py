@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What guest tests share. Importing it outside a guest of scripts/vm ends the program with status 77."""
 
+import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import pathlib
@@ -227,3 +229,31 @@ def remove(cgroup, seconds=5):
         except OSError as e:
             assert time.monotonic() < until, f"{cgroup}: {e}"
             time.sleep(0.02)
+
+
+# Who cannot be killed
+
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
+
+
+@contextlib.contextmanager
+def frozen_disk():
+    """/dev/vda at /mnt/frozen, as ext4; yields the function that freezes it. It is thawed and unmounted at the end."""
+    run("modprobe", "-a", "virtio_blk", "ext4", check=True)
+    assert eventually(lambda: os.path.exists("/dev/vda"))
+    run("mkfs.ext4", "-q", "-F", "/dev/vda", check=True)
+    os.makedirs("/mnt/frozen", exist_ok=True)
+    run("mount", "/dev/vda", "/mnt/frozen", check=True)
+    os.chmod("/mnt/frozen", 0o777)
+    directory = os.open("/mnt/frozen", os.O_RDONLY | os.O_DIRECTORY)
+
+    def thaw():
+        with contextlib.suppress(OSError):  # EINVAL: it is not frozen
+            fcntl.ioctl(directory, FITHAW, 0)
+
+    try:
+        yield lambda: fcntl.ioctl(directory, FIFREEZE, 0), thaw
+    finally:
+        thaw()
+        os.close(directory)
+        assert eventually(lambda: subprocess.run(["umount", "/mnt/frozen"]).returncode == 0)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process that nobody can end: it writes to a file system that is frozen."""
 
-import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -10,9 +8,7 @@ import subprocess
 import threading
 import time
 
-from guest import BUILD, SLACK, descriptor, eventually, processes, run, start, state_of, tidegate
-
-FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
+from guest import BUILD, SLACK, descriptor, eventually, frozen_disk, processes, start, state_of, tidegate
 
 
 class Events:
@@ -32,29 +28,6 @@ class Events:
         self.command.terminate()
         self.command.wait(10)
         self.thread.join(10)
-
-
-@contextlib.contextmanager
-def frozen_disk():
-    """/dev/vda at /mnt/frozen, as ext4; yields the function that freezes it. It is thawed and unmounted at the end."""
-    run("modprobe", "-a", "virtio_blk", "ext4", check=True)
-    assert eventually(lambda: os.path.exists("/dev/vda"))
-    run("mkfs.ext4", "-q", "-F", "/dev/vda", check=True)
-    os.makedirs("/mnt/frozen", exist_ok=True)
-    run("mount", "/dev/vda", "/mnt/frozen", check=True)
-    os.chmod("/mnt/frozen", 0o777)
-    directory = os.open("/mnt/frozen", os.O_RDONLY | os.O_DIRECTORY)
-
-    def thaw():
-        with contextlib.suppress(OSError):  # EINVAL: it is not frozen
-            fcntl.ioctl(directory, FITHAW, 0)
-
-    try:
-        yield lambda: fcntl.ioctl(directory, FIFREEZE, 0), thaw
-    finally:
-        thaw()
-        os.close(directory)
-        assert eventually(lambda: subprocess.run(["umount", "/mnt/frozen"]).returncode == 0)
 
 
 def writer(directory):
