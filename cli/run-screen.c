@@ -222,6 +222,8 @@ static void ledger_event(Screen *screen, const json_t *event)
 
 void screen_phase(Screen *screen, const char *phase, nsec_t now)
 {
+        if (strcmp(screen->phase, phase) == 0)
+                return; /* it goes on */
         (void)snprintf(screen->phase, sizeof(screen->phase), "%s", phase);
         screen->phase_since = now;
         screen->status_at = 0;

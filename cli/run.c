@@ -140,6 +140,7 @@ static void order_stop(Run *run, nsec_t grace, bool force)
         run->stop_at = NSEC_NEVER;
         run->stop_ordered = true;
         run->screen.stop_until = until;
+        screen_phase(&run->screen, "stopping", now); /* also when the supervisor does not say so in time */
         set_deadline(run, nsec_add(until, RUN_LEAVE_SPAN), "the stop to end");
 }
 

@@ -15,7 +15,7 @@ import time
 
 import pytest
 from conftest import MARK, eventually, marked_processes
-from lives import SLACK, Process, cgroups_in, children_of, stat_of
+from lives import SLACK, Process, arguments_of, cgroups_in, children_of, stat_of
 
 STUBBORN = "trap '' TERM INT HUP\necho ready\nexec sleep 1000"
 BUDGET = 2.0  # what a stop gets after the SIGKILL
@@ -372,6 +372,21 @@ def test_the_countdown_stays_on_one_row_of_the_terminal(columns, script, dataflo
     assert all(len(row) < columns for row in shown), shown
     seconds = [int(n) for row in shown for n in re.findall(r"(\d+) s", row)]
     assert len(seconds) == len(shown) and seconds == sorted(seconds, reverse=True), shown
+    nothing_left()
+
+
+def test_the_countdown_does_not_wait_for_the_supervisor(script, dataflow, terminal, nothing_left):
+    """It is stopped, and says nothing of the stop."""
+    t = terminal(dataflow(programs(node=script("node", STUBBORN))), "--grace-duration", "1s")
+    t.until("ready")
+    guard = next(p for p in children_of(t.pid) if "--private" in arguments_of(p))
+    supervisor = Process(next(p for p in children_of(guard) if "--role=supervisor" in arguments_of(p)))
+    supervisor.send(signal.SIGSTOP)
+    t.ctrl_c()
+    t.until(r"stopping, at most \d+ s more")
+    supervisor.send(signal.SIGCONT)
+    supervisor.close()
+    assert t.end() == 1
     nothing_left()
 
 
