@@ -974,7 +974,7 @@ static bool is_blocked_on(const Link *link)
         Region map = REGION_INIT;
         RingStatus status;
 
-        if (output->ring_fd < 0 || region_map_read(&map, output->ring_fd, REGION_RING, output->ring_size))
+        if (output->ring_fd < 0 || region_map_status(&map, output->ring_fd, REGION_RING, output->ring_size))
                 return false;
         ring_read_status(&map, &status);
         region_unmap(&map);
@@ -1030,8 +1030,17 @@ static void wiring_abort_any(Node *node, const char *text)
         char cut[NODE_MSG_TEXT_MAX];
         NodeMsg msg = {.type = NODE_MSG_ABORT, .abort = {.text = cut}};
 
+        char buffer[NODE_MSG_MAX];
+        int n;
+
         (void)snprintf(cut, sizeof(cut), "%s", text);
-        node_send(node, &msg, -1, -1);
+        n = node->sock < 0 ? -1 : node_msg_encode(&msg, buffer, sizeof(buffer));
+        if (n < 0)
+                return;
+        /* Not by node_send(), which gives up whoever does not read: one that is given up may be let go of by this. */
+        (void)packet_queue_send(&node->out, node->sock, buffer, (size_t)n, NULL, 0); /* full: it sees the end */
+        if (packet_queue_pending(&node->out))
+                (void)source_set_events(&node->sock_source, EPOLLIN | EPOLLOUT);
 }
 
 void wiring_abort(Node *node, const char *text)
@@ -1049,7 +1058,7 @@ static void link_count_lost(Link *link, uint64_t from)
         RingStatus status;
         char text[400];
 
-        if (!is_lossless(link) || output->ring_fd < 0 || region_map_read(&map, output->ring_fd, REGION_RING, output->ring_size))
+        if (!is_lossless(link) || output->ring_fd < 0 || region_map_status(&map, output->ring_fd, REGION_RING, output->ring_size))
                 return;
         ring_read_status(&map, &status);
         region_unmap(&map);
