@@ -155,11 +155,11 @@ static void say_bound(Growth *growth, const GrowthNeed *need, int r)
         dataflow_note(node->dataflow, node->plan->id, text);
 }
 
-static void refuse(Growth *growth, uint64_t chunk_size)
+static void refuse(Node *node, uint32_t output, uint64_t chunk_size)
 {
-        NodeMsg msg = {.type = NODE_MSG_GROW_REFUSED, .grow_refused = {.output = growth->output, .chunk_size = chunk_size}};
+        NodeMsg msg = {.type = NODE_MSG_GROW_REFUSED, .grow_refused = {.output = output, .chunk_size = chunk_size}};
 
-        wiring_send(growth->node, &msg, -1);
+        wiring_send(node, &msg, -1);
 }
 
 static GrowthNeed need_of(const Growth *growth, uint64_t chunk_size)
@@ -210,8 +210,10 @@ void growth_on_grow(Node *node, const NodeMsg *msg)
                 return;
         }
         growth = growth_of(node, output);
-        if (!growth)
-                return; /* no memory for the book: the sender goes on with what there is */
+        if (!growth) { /* no memory for the book: the sender goes on with what there is */
+                refuse(node, output, pool_roomy(msg->grow.chunk_size));
+                return;
+        }
         if (++growth->n_asked > NODE_MSG_MAX_GROWS) {
                 node_give_up(node, "broke the protocol of its socket: it wants the pool of output %s to grow without end", node->plan->outputs[output]);
                 return;
@@ -228,7 +230,7 @@ void growth_on_grow(Node *node, const NodeMsg *msg)
                 }
         }
         say_bound(growth, &need, r);
-        refuse(growth, pool_roomy(need.chunk_size));
+        refuse(node, output, pool_roomy(need.chunk_size));
 }
 
 /* ---- what follows */
@@ -303,6 +305,14 @@ void growth_on_read(Node *consumer)
         }
 }
 
+/* Else the first reader would pay for its pages. It is sealed by now: who wrote it can give no page back any more. */
+static bool is_touched(const GrowthSegment *segment)
+{
+        struct stat st;
+
+        return fstat(segment->fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= MIN(segment->size, REGION_POOL_TOUCHED);
+}
+
 void growth_on_ack(Node *node, const NodeMsg *msg)
 {
         uint32_t number = msg->segment.number;
@@ -318,6 +328,10 @@ void growth_on_ack(Node *node, const NodeMsg *msg)
         }
         if (!segment->mapped && region_seal(segment->fd, REGION_POOL)) {
                 node_give_up(node, "broke the protocol of its socket: its shared memory could not be sealed");
+                return;
+        }
+        if (!segment->mapped && !is_touched(segment)) {
+                node_give_up(node, "broke the protocol of its socket: it says that it has touched what it has not");
                 return;
         }
         segment->mapped = true;

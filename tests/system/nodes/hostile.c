@@ -481,6 +481,14 @@ static void socket_lies(void)
         say(&lies[any() % ELEMENTSOF(lies)]);
 }
 
+/* Who reads there would pay for its pages. */
+static void untouched_segment(void)
+{
+        say(&(NodeMsg){.type = NODE_MSG_GROW, .grow = {.output = 0, .chunk_size = 50 << 20}});
+        say(&(NodeMsg){.type = NODE_MSG_SEGMENT_ACK, .segment = {.output = 0, .number = 1}});
+        (void)poll(NULL, 0, 100);
+}
+
 /* Of its own links, by turns: its word stands against the honest, who go on. */
 static void accusations(void)
 {
@@ -572,6 +580,7 @@ static const struct {
         {"socket_fds", "failed", socket_fds, FATAL},
         {"socket_flood", "failed", socket_flood, FATAL},
         {"socket_lies", "failed", socket_lies, FATAL},
+        {"untouched_segment", "failed", untouched_segment, FATAL},
         {"accusations", "nothing", accusations, BESIDE},
         {"forged_handshakes", "nothing", forged_handshakes, BESIDE},
 };
