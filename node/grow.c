@@ -122,23 +122,34 @@ bool grow_may(const Output *output, uint64_t chunk_size)
                 (!output->grow_refused || pool_roomy(chunk_size) < output->grow_refused);
 }
 
+/* Sooner or later; else the supervisor is lost for good. */
+static bool somebody_answers(const tg_node *node)
+{
+        return node->fd >= 0 || socket_is_awaited(node);
+}
+
 /* Only the thread that has the output's turn is here, so one at a time asks. */
 int grow_wait(Output *output, uint64_t chunk_size, nsec_t span, nsec_t deadline)
 {
         tg_node *node = output->node;
         nsec_t until = MIN(nsec_add(clock_now(), span), deadline);
-        unsigned n = output->n_segments;
+        unsigned n;
         bool mapped = false;
         int r = 0;
 
         lock_take(&node->lock);
-        if (!output->grow_asked && (node->fd >= 0 || socket_is_awaited(node))) {
+        n = output->n_segments; /* written under both locks, as what grow_may() reads */
+        if (!grow_may(output, chunk_size)) {
+                lock_give(&node->lock);
+                return 1;
+        }
+        if (!output->grow_asked && somebody_answers(node)) {
                 lock_take(&output->lock);
                 output->grow_asked = chunk_size;
                 lock_give(&output->lock);
                 r = ask(node, output);
         }
-        while (r == 0 && output->grow_asked && !__atomic_load_n(&output->closed, __ATOMIC_RELAXED) && !node_told_to_stop(node) && clock_now() < until) {
+        while (r == 0 && output->grow_asked && somebody_answers(node) && !__atomic_load_n(&output->closed, __ATOMIC_RELAXED) && !node_told_to_stop(node) && clock_now() < until) {
                 r = node_wait(node, node->pulse, until);
                 if (!mapped && output->grown[n].map) { /* half way: to touch it may have taken long */
                         mapped = true;
@@ -146,6 +157,8 @@ int grow_wait(Output *output, uint64_t chunk_size, nsec_t span, nsec_t deadline)
                 }
         }
         lock_take(&output->lock);
+        if ((r && r != -EINTR) || !somebody_answers(node))
+                output->grow_asked = 0;
         output->grow_late = output->grow_asked != 0;
         lock_give(&output->lock);
         lock_give(&node->lock);
@@ -198,6 +211,10 @@ int grow_link(tg_node *node, const NodeMsg *msg, int *fds)
         if (!here && generation == input->coming_generation && input->coming[number].map)
                 return 0;
         r = links_map_other(node, &region, fds[0], REGION_POOL, msg->link_segment.size, msg->link_segment.link, generation);
+        if (r == -ENOMEM) { /* it costs what lies in there (source_lacks_segment()), and not the node its connection */
+                input->short_of_memory = generation;
+                return 0;
+        }
         if (r)
                 return r == NODE_E_NOTHING ? 0 : r;
         if (here) {

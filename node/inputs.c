@@ -163,9 +163,12 @@ static int source_lacks_segment(Input *input, Source *source)
                 return NODE_E_AGAIN; /* and it is not there any more */
         if (source->n_grown != n)
                 return NODE_E_AGAIN;
-        if (socket_is_read(node))
+        if (source == input->now && input->short_of_memory == input->generation) {
+                if (input->policy == RING_BACKPRESSURE)
+                        return input_break(input, source); /* which never drops */
+        } else if (socket_is_read(node))
                 return input_break(input, source);
-        if (node->fd >= 0 || socket_is_awaited(node))
+        else if (node->fd >= 0 || socket_is_awaited(node))
                 return NODE_E_NOTHING;
         ring_reader_skip(&source->reader, DROP_POOL, &ring); /* nobody will ever tell us */
         source->lacks_segment = false;

@@ -108,6 +108,7 @@ typedef struct Input {
         Source *now, *old;         /* old: of a replaced producer, read to its end first */
         Region coming[NODE_MSG_MAX_SEGMENTS]; /* grown segments of an attachment whose LINK_IN is to follow, and its generation */
         uint32_t coming_generation;
+        uint32_t short_of_memory; /* the attachment of which a grown segment found no room here; 0: none */
         bool closing;              /* no new source will come: closed once drained */
         bool closed;
         bool said_closed;          /* the node was told INPUT_CLOSED and not yet INPUT_RECOVERED */

@@ -247,12 +247,13 @@ static int take_chunk_gently(Send *send, size_t size, PoolChunk *ret)
                 int grew;
                 nsec_t span = needed && output->n_backpressure ? NSEC_NEVER : GROW_SPAN;
 
-                if (r == 0 || output->closed || !grow_may(output, size) || (output->grow_late && !needed))
+                if (r == 0 || output->closed || !grow_may(output, size) || (output->grow_late && !(needed && output->n_backpressure)))
                         return r;
                 flush(output); /* of a batch, what was written so far */
                 lock_give(&output->lock);
                 grew = grow_wait(output, size, span, send->deadline);
                 lock_take(&output->lock);
+                send->now = 0; /* a message's time is when it was published */
                 if (grew <= 0)
                         return grew < 0 ? grew : r;
         }

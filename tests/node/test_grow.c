@@ -241,6 +241,20 @@ Test(grow, under_backpressure_a_send_waits_for_the_answer_until_its_timeout_or_s
         }
 }
 
+Test(grow, under_backpressure_nobody_waits_for_an_answer_that_cannot_come, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two(send_one_with_timeout, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true},
+                (FlowGrowth){.n_segments = 1, .n_chunks = 2, .silent = true});
+        cr_assert(FLOW_UNTIL(flow, 20, shared[GO] == 1));
+        flow_turn_away(flow, "another one of that name is here");
+        flow_hang_up(flow, source);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[MORE] > 0), "its supervisor is lost for good, and it sends for ever");
+        cr_assert_eq((int)shared[MORE] - 1, -EMSGSIZE);
+        stop_both();
+}
+
 /* -------- those who read -------- */
 
 Test(grow, a_descriptor_in_a_segment_that_nobody_told_of_ends_the_link_alone, .timeout = 60)
