@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 
 #define PRIORITY_SUPERVISOR 1
+#define LOCK_ROOM           ((size_t)1 << 30) /* more than any limit of locked memory but that of who has none */
 #define PRIORITY_GUARD      2 /* it watches for a supervisor that never sleeps, too */
 
 /* Refused in most containers: then late on a machine that is full, and never wrong. */
@@ -66,8 +67,16 @@ void priority_hurry(pid_t keeper)
 
 void priority_lock_memory(bool whole)
 {
+        void *room;
+
         if (geteuid() != 0) /* a user's limit of locked memory would make later mappings fail: worse than being paged out */
                 return;
         (void)mlockall(MCL_CURRENT | (whole ? 0 : MCL_ONFAULT));
-        (void)mlockall(MCL_FUTURE | MCL_ONFAULT); /* what is there already stays locked */
+        if (mlockall(MCL_FUTURE | MCL_ONFAULT) < 0) /* what is there already stays locked */
+                return;
+        room = mmap(NULL, LOCK_ROOM, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (room == MAP_FAILED)
+                (void)munlockall(); /* root without CAP_IPC_LOCK: likewise */
+        else
+                (void)munmap(room, LOCK_ROOM);
 }

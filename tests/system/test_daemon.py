@@ -301,6 +301,13 @@ def after(**until):
     return [{"node": node, "until": how, "line": 1} for node, how in sorted(until.items())]
 
 
+def test_root_without_the_right_to_lock_memory_is_not_held_to_a_limit_of_it(start_daemon):
+    """Each later mapping would count, and fail at the limit's end."""
+    daemon = start_daemon(prefix=("prlimit", "--memlock=8388608", "setpriv", "--bounding-set", "-ipc_lock"))
+    for pid in (daemon.process.pid, daemon.supervisor()):
+        assert status_field(pid, "VmLck").split()[0] == "0"
+
+
 def test_nodes_start_after_those_that_they_are_after(daemon, tmp_path):
     log = tmp_path / "log"
     start(daemon,
