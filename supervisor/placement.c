@@ -199,6 +199,7 @@ static void count_groups(Placement *p)
 static void join(Placement *p, uint32_t node)
 {
         Placed *n = &p->nodes[node];
+        uint32_t root;
 
         n->joined = true;
         n->proven = false;
@@ -206,7 +207,12 @@ static void join(Placement *p, uint32_t node)
         n->wake_before = n->wake_ns;
         n->why = n->spec.wish == PLACEMENT_COLOCATE ? "as it was told to" : "its messages are short work, and wake it from another CPU";
         p->n_calm = 0;
-        count_groups(p);
+        root = root_of(p, node); /* it led a group of its own until now, which becomes part of its producer's */
+        if (root != node) {
+                p->load[root] = MIN(p->load[root] + p->load[node], LOAD_SANE);
+                p->size[root] += p->size[node];
+                p->load[node] = p->size[node] = 0;
+        }
 }
 
 static void leave(Placement *p, uint32_t node, nsec_t now, const char *why)
@@ -218,8 +224,7 @@ static void leave(Placement *p, uint32_t node, nsec_t now, const char *why)
         n->why = why;
         n->not_before = nsec_add(now, n->again);
         n->again = MIN(2 * n->again, PLACEMENT_AGAIN_MAX);
-        p->n_calm = 0;
-        count_groups(p);
+        p->n_calm = 0; /* groups are counted anew when CPUs are given out */
 }
 
 static bool wants_to_join(const Placement *p, uint32_t node, nsec_t now)

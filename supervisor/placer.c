@@ -130,6 +130,10 @@ void placer_on_placed(Node *node, const KeeperMsg *msg)
                 msg->placed.error == ESRCH ? "its first process has ended"
                 : msg->placed.error        ? "the kernel would not have it there"
                                            : "it has chosen its CPUs itself");
+        if (msg->placed.error != ESRCH && node->placed_generation == node->generation) {
+                node->placed_generation = 0; /* once: the answer to this comes here, too */
+                (void)keeper_order_place(node, -1); /* those of its threads that were moved; the others are left alone */
+        }
         placer_arm(node->dataflow);
 }
 
