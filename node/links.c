@@ -16,6 +16,7 @@
 
 #include "node/node-internal.h"
 
+#define PEER_BEFORE      1024u /* of a link: bytes for messages that it published before we began to read there, while an adoption took its time */
 #define PEER_UNEXPLAINED 64u /* bytes of a doorbell more than there was a reason for; honest libraries send none */
 
 /* -------- peers -------- */
@@ -668,6 +669,7 @@ int links_in(tg_node *node, const NodeMsg *msg, int *fds)
         input->attached = true;
         input->generation = generation;
         (void)source_start(source, msg->link_in.start_at); /* a violation: the first take says so and reports it */
+        peer->n_reasons += MIN(source->reader.start, PEER_BEFORE);
         return ack(node, NODE_MSG_LINK_IN_ACK, input->link, generation);
 }
 

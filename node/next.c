@@ -118,6 +118,8 @@ static bool look_until(tg_node *node, nsec_t until)
                         return false;
                 if (lock_is_wanted(&node->lock)) {
                         lock_give(&node->lock);
+                        for (unsigned i = 0; i < LOCK_LOOKS && lock_is_free(&node->lock); i++)
+                                spin_relax(); /* whoever is woken for it needs some microseconds to take it */
                         lock_take(&node->lock);
                 }
                 now = clock_now();

@@ -32,6 +32,7 @@
 #define SPIN_CROWDED_NS (100 * NSEC_PER_MSEC) /* how long we then do not try */
 #define SPIN_LOAD_SPAN  NSEC_PER_SEC          /* between two looks at how many tasks want to run */
 #define SPIN_LOOKS      8u   /* between two looks at the clock */
+#define LOCK_LOOKS      2000u /* until whoever was woken for a lock has taken it */
 
 /* What a sleep costs here. One for all threads of a node: the two times are atomic. */
 typedef struct SpinCost {

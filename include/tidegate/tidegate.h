@@ -153,7 +153,8 @@ TG_API const char *tg_output_name(const tg_node *node, unsigned index);
  *
  * Return: 0, TG_E_TIMEOUT, TG_E_END, -EINTR when a signal handler ran, or another negative errno (-ENOMEM: nothing was
  * lost, call again). To a program without any signal handler -EINTR is never returned: stopping, continuing or tracing it
- * does not end the wait.
+ * does not end the wait. A node with `wait: spin` never sleeps here and gets no -EINTR either: a handler that wants it to come
+ * back sets a flag, and the program passes a timeout.
  */
 TG_API int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns);
 
