@@ -71,7 +71,9 @@ void link_counters_read(const Region *ring, const Region *cursor, uint32_t queue
         ret->adds_up = c.start <= c.tail && c.tail <= r.head && r.head <= RING_INDEX_LIMIT &&
                 c.tail - c.start == c.delivered + sum_of(c.dropped);
         ret->depth = r.head - tail;
-        if (policy == RING_DROP_OLDEST && ret->depth > queue_size) {
+        if (policy != RING_DROP_OLDEST)
+                ret->depth = MIN(ret->depth, RING_MAX_SLOTS); /* no ring holds more: a producer that says so is not honest */
+        else if (ret->depth > queue_size) {
                 late = ret->depth - queue_size;
                 ret->depth = queue_size;
                 ret->dropped[DROP_WINDOW] += late;

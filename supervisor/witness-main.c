@@ -35,6 +35,7 @@
 #else
 #define MEMORY_MAX  RLIM_INFINITY
 #endif
+#define RING_HOLDS  128           /* records, at the most: 64 KiB */
 #define BURST       64            /* records that are passed on in one window: a node that moves without a pause fills the ring, and is counted */
 #define WINDOW_SPAN (100 * NSEC_PER_MSEC)
 
@@ -138,13 +139,13 @@ static int drain(LeaveProbe *probe, int sock, Window *window, unsigned max)
         return r;
 }
 
-/* What was found lies in the ring behind what happened before: all of it, whatever the window says. */
+/* What was found lies in the ring behind what happened before: all of it, whatever the window says, and not what comes meanwhile. */
 static int look(LeaveProbe *probe, int sock, Window *window)
 {
         int r = leave_probe_look(probe);
 
         if (!r)
-                r = drain(probe, sock, window, UINT_MAX);
+                r = drain(probe, sock, window, RING_HOLDS);
         return r ? r : say(sock, (struct witness_record){.type = WITNESS_MSG_LOOKED, .dropped = leave_probe_dropped(probe)});
 }
 
