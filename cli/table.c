@@ -149,14 +149,14 @@ const Command cli_commands[] = {
         },
         {
                 .name = "status",
-                .synopsis = "[NAME | DATAFLOW:NODE ...] [--links] [--exit-code-on=failed|any-not-running] [--json]",
+                .synopsis = "[NAME | DATAFLOW:NODE ...] [--links] [--exit-code-on=WHAT] [--json]",
                 .summary = "one line a node as supervisorctl has it; of one dataflow, all about it",
                 .details = "`status NAME` adds the tree of its processes, memory and CPU, last exits and log lines. Exit\n"
                            "status 3 when one that is shown has failed, 4 for an unknown name. Without an answer the\n"
                            "supervisor's status page is shown, and it is said so (exit status 5).\n"
                            "\n"
                            "  --links              what became of the messages of each link, instead\n"
-                           "  --exit-code-on=any-not-running  3 also for nodes that are stopped or about to start\n"
+                           "  --exit-code-on=WHAT  any-not-running: 3 also for nodes that are stopped or about to start\n"
                            "  --json               dataflows, nodes and their processes\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
                 .main = cmd_status,
         },

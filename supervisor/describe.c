@@ -118,11 +118,11 @@ json_t *describe_node(const Node *node, bool with_links)
 {
         bool wanted = !node->stop_wanted && !node->dataflow->stop_ordered;
         ProgressState progress = progress_state(node->dataflow->progress, node->index);
-        json_t *result = json_pack("{ss ss ss ss sI si sI sI si so sb sb ss ss*}", "id", node->plan->id, "kind", kind_of(node->plan),
+        json_t *result = json_pack("{ss ss ss ss sI si sI sI si so sb sb sb ss ss*}", "id", node->plan->id, "kind", kind_of(node->plan),
                 "state", node_state_to_string(node->state), "wanted", wanted ? "running" : "stopped", "generation",
                 (json_int_t)node->generation, "pid", node->exited ? 0 : (int)node->pid, "restarts", (json_int_t)node->n_restarts,
                 "since_at_ms", ms(node->since), "line", (int)node->plan->line, "protection", describe_protection(node), "captured",
-                node->captured && node->spawned, "quarantined", node->quarantined, "health", progress_health_to_string(progress.health), "error", node->error);
+                node->captured && node->spawned, "quarantined", node->quarantined, "frozen", false, "health", progress_health_to_string(progress.health), "error", node->error);
 
         if (result && node->spawned && node->exited)
                 (void)json_object_set_new(result, "exit", describe_exit(node));
@@ -171,14 +171,14 @@ json_t *describe_dataflow(const Flow *flow, bool with_nodes)
         count_nodes(d, &n_running, &n_failed);
         for (size_t i = 0; with_nodes && i < d->plan->n_nodes; i++)
                 (void)json_array_append_new(nodes, describe_node(&d->nodes[i], false));
-        result = json_pack("{ss ss ss sI ss ss ss* ss* ss* ss* ss* ss* sI sI si si si so}", "uuid", d->uuid_text, "name",
+        result = json_pack("{ss ss ss sI ss ss ss* ss* ss* ss* ss* ss* sI sI si si si sb so}", "uuid", d->uuid_text, "name",
                 d->plan->name, "file", d->plan->file, "uid", (json_int_t)d->options.uid, "state",
                 dataflow_state_to_string(d->state), "wanted",
                 d->stop_ordered || d->state >= DATAFLOW_STOPPING ? "stopped" : "running", "result", describe_result_word(d),
                 "error", d->error, "log_dir", d->log_dir, "cgroup", d->cgroup, "waits_for",
                 flow->after ? flow->after->dataflow->uuid_text : NULL, "detached_from",
                 d->plan->detached_from, "started_at_ms", ms(d->begun_at), "since_at_ms",
-                ms(d->since), "n_nodes", (int)d->plan->n_nodes, "n_running", n_running, "n_failed", n_failed, "nodes", nodes);
+                ms(d->since), "n_nodes", (int)d->plan->n_nodes, "n_running", n_running, "n_failed", n_failed, "frozen", false, "nodes", nodes);
         resources_describe(result, d, NULL);
         if (result && d->state == DATAFLOW_STOPPING)
                 (void)json_object_set_new(result, "stop_until_at_ms", json_integer(ms(d->ladder.verdict)));

@@ -559,6 +559,7 @@ void resources_describe(json_t *object, const Dataflow *dataflow, const Node *no
 
         if (!object)
                 return;
+        /* It is there already, so that this needs no memory: a reply has it or fails whole. */
         (void)json_object_set_new(object, "frozen", json_boolean(node ? resources_is_frozen(node) && !node_is_final(node) : dataflow->frozen_all));
         limits = describe_limits(dataflow, node);
         if (json_array_size(limits) > 0)
