@@ -8,13 +8,6 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 
-const char *const placement_wish_names[_PLACEMENT_WISH_MAX] = {
-        [PLACEMENT_AUTO] = "auto",
-        [PLACEMENT_COLOCATE] = "colocate",
-        [PLACEMENT_SPREAD] = "spread",
-        [PLACEMENT_NONE] = "none",
-};
-
 #define LOAD_SANE 1000000u /* per mille: a thousand CPUs */
 
 typedef struct Placed {

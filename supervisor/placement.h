@@ -28,8 +28,6 @@ typedef enum PlacementWish {
         _PLACEMENT_WISH_MAX,
 } PlacementWish;
 
-extern const char *const placement_wish_names[_PLACEMENT_WISH_MAX];
-
 #define PLACEMENT_NOBODY       UINT32_MAX
 #define PLACEMENT_PERIOD       (500 * NSEC_PER_MSEC) /* between two looks */
 #define PLACEMENT_PERIOD_CALM  (4 * NSEC_PER_SEC)    /* when nothing has changed for PLACEMENT_CALM looks */

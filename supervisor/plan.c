@@ -10,6 +10,13 @@
 #include "base/error.h"
 #include "protocol/node_msg.h"
 
+const char *const placement_wish_names[_PLACEMENT_WISH_MAX] = {
+        [PLACEMENT_AUTO] = "auto",
+        [PLACEMENT_COLOCATE] = "colocate",
+        [PLACEMENT_SPREAD] = "spread",
+        [PLACEMENT_NONE] = "none",
+};
+
 #define PLAN_MAX_QUEUE   65535
 #define PLAN_MIN_POOL    (UINT64_C(64) << 10)
 #define PLAN_MAX_POOL    (UINT64_C(1) << 30)

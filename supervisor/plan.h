@@ -21,6 +21,8 @@
 
 #define PLAN_MAX_NODES 4096
 
+extern const char *const placement_wish_names[_PLACEMENT_WISH_MAX]; /* as the plan has them */
+
 typedef enum PlanKind {
         PLAN_KIND_NODE,    /* makes the handshake */
         PLAN_KIND_PROGRAM, /* ready once exec succeeded */
