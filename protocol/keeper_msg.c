@@ -576,6 +576,7 @@ int64_t keeper_spec_encode(const KeeperSpec *spec, void *buffer, size_t size)
         for (uint32_t i = 0; i < spec->n_cpus; i++)
                 count_u32(&c, spec->cpus[i]);
         count_u32(&c, spec->umask);
+        count_u32(&c, spec->batch);
         count_u64(&c, spec->nofile_soft);
         count_u64(&c, spec->nofile_hard);
         return c.w.bad || c.n > KEEPER_SPEC_MAX ? -EMSGSIZE : (int64_t)c.n;
@@ -629,12 +630,13 @@ static int get_spec(Wire *w, KeeperSpec *spec)
         if (r)
                 return r;
         spec->umask = wire_get_u32(w);
+        spec->batch = wire_get_u32(w);
         spec->nofile_soft = wire_get_u64(w);
         spec->nofile_hard = wire_get_u64(w);
         r = wire_done(w);
         if (r)
                 return r;
-        if (!spec->argv[0] || !*spec->argv[0] || spec->cwd[0] != '/' || spec->umask > 0777 ||
+        if (!spec->argv[0] || !*spec->argv[0] || spec->cwd[0] != '/' || spec->umask > 0777 || spec->batch > 1 ||
                 spec->nofile_soft > spec->nofile_hard)
                 return -EPROTO;
         return 0;

@@ -336,6 +336,7 @@ typedef struct KeeperSpec {
         uint32_t *cpus; /* n_cpus numbers; none: inherit */
         uint32_t n_cpus;
         uint32_t umask;
+        uint32_t batch; /* 1: in the scheduling class SCHED_BATCH, in which a wake-up preempts nobody */
         uint64_t nofile_soft, nofile_hard; /* RLIMIT_NOFILE of the node (the caller's); ours are raised */
 } KeeperSpec;
 

@@ -122,6 +122,7 @@ static int spec_new(const Node *node, bool has_socket, int *ret_fd, uint64_t *re
                 .cpus = node->plan->cpus,
                 .n_cpus = (uint32_t)node->plan->n_cpus,
                 .umask = node->dataflow->options.umask,
+                .batch = placer_is_one_of_many(node),
                 .nofile_soft = node->dataflow->options.nofile.rlim_cur,
                 .nofile_hard = node->dataflow->options.nofile.rlim_max};
         int64_t size = env ? keeper_spec_encode(&spec, NULL, 0) : -ENOMEM;

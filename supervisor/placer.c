@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "supervisor/placement.h"
+#include "supervisor/wiring.h"
 #include "supervisor/supervisor.h"
 
 static void placer_arm(Dataflow *dataflow);
@@ -45,6 +46,26 @@ static size_t usable_cpus(int ret[CPU_SETSIZE])
                 if (CPU_ISSET(cpu, &set))
                         ret[n++] = cpu;
         return n;
+}
+
+bool placer_is_one_of_many(const Node *node)
+{
+        int cpus[CPU_SETSIZE];
+        size_t n_cpus = usable_cpus(cpus);
+
+        for (uint32_t i = 0; i < node->n_links; i++) {
+                const Link *link = node->links[i];
+                const Node *source = link->source;
+                size_t n = 0;
+
+                if (link->target != node)
+                        continue;
+                for (uint32_t k = 0; k < source->n_links; k++)
+                        n += source->links[k]->source == source && source->links[k]->output == link->output;
+                if (n > n_cpus)
+                        return true;
+        }
+        return false;
 }
 
 int placer_init(Dataflow *dataflow)

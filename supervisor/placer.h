@@ -8,6 +8,9 @@
 int placer_init(Dataflow *dataflow); /* 0, -ENOMEM */
 void placer_done(Dataflow *dataflow);
 
+/* placer_is_one_of_many() - is it one of more consumers of one output than there are CPUs? Then each wake-up would take the CPU from their producer. */
+bool placer_is_one_of_many(const Node *node);
+
 /* A node runs behind the barrier, or does not any more. */
 void placer_node_runs(Node *node);
 void placer_node_ends(Node *node);

@@ -360,6 +360,8 @@ static CHILD_CODE void child_main(Child *c)
         step(c, SPAWN_STEP_AFFINITY);
         if (spec->n_cpus > 0)
                 check(c, syscall(SYS_sched_setaffinity, 0, sizeof(c->cpus), c->cpus));
+        if (spec->batch) /* a matter of speed: refused, it is as it was */
+                (void)syscall(SYS_sched_setscheduler, 0, SCHED_BATCH, &(struct sched_param){});
         step(c, SPAWN_STEP_CREDENTIALS);
         confine(c);
         drop_credentials(c);

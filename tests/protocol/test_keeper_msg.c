@@ -297,7 +297,7 @@ static uint32_t sample_cpus[] = {0, 3};
 static KeeperSpec sample_spec(void)
 {
         return (KeeperSpec){.argv = sample_argv, .env = sample_env, .cwd = "/tmp", .cpus = sample_cpus, .n_cpus = 2,
-                .umask = 022, .nofile_soft = 1024, .nofile_hard = 4096};
+                .umask = 022, .batch = 1, .nofile_soft = 1024, .nofile_hard = 4096};
 }
 
 Test(keeper_spec, survives_the_round_trip)
@@ -319,6 +319,7 @@ Test(keeper_spec, survives_the_round_trip)
         cr_assert_eq(out.n_cpus, 2);
         cr_assert_eq(out.cpus[1], 3);
         cr_assert_eq(out.umask, 022);
+        cr_assert_eq(out.batch, 1);
         cr_assert_eq(out.nofile_soft, 1024);
         cr_assert_eq(out.nofile_hard, 4096);
         keeper_spec_done(&out);
@@ -354,7 +355,7 @@ Test(keeper_spec, nonsense_is_refused_without_a_large_allocation)
         int64_t n;
 
         cr_assert_eq(keeper_spec_decode(&out, huge, sizeof(huge)), -EPROTO);
-        for (int i = 0; i < 6; i++) {
+        for (int i = 0; i < 7; i++) {
                 bad = sample_spec();
                 if (i == 0)
                         bad.argv = none;
@@ -366,6 +367,8 @@ Test(keeper_spec, nonsense_is_refused_without_a_large_allocation)
                         bad.umask = 01000;
                 if (i == 4)
                         bad.nofile_soft = 4097;
+                if (i == 6)
+                        bad.batch = 2;
                 if (i == 5)
                         bad = (KeeperSpec){.argv = sample_argv, .cwd = "/", .cpus = &cpu, .n_cpus = 1};
                 n = keeper_spec_encode(&bad, buf, sizeof(buf));

@@ -97,3 +97,13 @@ def test_a_new_supervisor_places_anew_what_the_last_one_had_placed(placed):
     daemon.until_adopted(1)
     assert eventually(lambda: placement(daemon, "sink-0").get("cpu") is not None, 10)
     assert eventually(lambda: where(daemon, "sink-0") == where(daemon, "source") == {placement(daemon, "sink-0")["cpu"]}, 5)
+
+
+def test_more_consumers_than_processors_take_the_processor_from_nobody(placed):
+    def classes(n):
+        daemon = placed(*[("hear", {})] * n)
+        return {id: os.sched_getscheduler(pid) for (_, id), pid in daemon.pids().items()}
+
+    few, many = classes(len(ALL)), classes(len(ALL) + 1)
+    assert set(few.values()) == {os.SCHED_OTHER} and many.pop("source") == os.SCHED_OTHER
+    assert set(many.values()) == {os.SCHED_BATCH}, many
