@@ -98,7 +98,6 @@ void dataflow_stop_some(Dataflow *dataflow)
                         node_order_stop(node, &dataflow->ladder);
         }
         timer_arm(dataflow->loop, &dataflow->order_timer, any ? dataflow->ladder.term : NSEC_NEVER, on_term);
-        dataflow_kick(dataflow);
 }
 
 void dataflow_look_at_order(Dataflow *dataflow)

@@ -426,6 +426,7 @@ static void dataflow_stop_nodes(Dataflow *dataflow)
         if (dataflow->ladder.term > dataflow->loop->now) /* else it begins with the kill, which needs no thaw */
                 resources_thaw(dataflow, NULL);
         dataflow_stop_some(dataflow);
+        dataflow_kick(dataflow); /* there may be nobody to wait for */
 }
 
 static int on_guard_deaf(Timer *timer, nsec_t now)

@@ -116,7 +116,7 @@ def test_f03_stop_while_dependents_pend(place):
     assert place.node("second")["state"] == "pending"
     result, seconds = place.stop()
     within_the_ladder(result, seconds)
-    assert seconds < 1 + SLACK and [n["state"] for n in result["nodes"]] == ["stopped", "stopped"]
+    assert seconds < 1 + SLACK and [n["state"] for n in result["nodes"]] == ["stopped", "stopped"], place.daemon.output()
 
 
 def test_f04_the_port_is_free_after_the_stop(place):
