@@ -198,6 +198,7 @@ static void fields_incarnation(Codec *c, KeeperMsg *m)
         field_i32(c, &m->incarnation.status, 0, 255);
         field_i32(c, &m->incarnation.error, 0, ERRNO_MAX);
         field_u32(c, &m->incarnation.n_killed);
+        field_u64(c, &m->incarnation.killed_at_ns);
         field_u8(c, &stage, 0, KEEPER_STAGE_LAST);
         m->incarnation.stage = (KeeperStage)stage;
         field_cgroup_write(c, &m->incarnation.cgroup_write);
@@ -318,11 +319,13 @@ static void fields_report(Codec *c, KeeperMsg *m)
         case KEEPER_MSG_EMPTY:
                 field_u8(c, &m->empty.removed, 0, 1);
                 field_u32(c, &m->empty.n_killed);
+                field_u64(c, &m->empty.killed_at_ns);
                 break;
         case KEEPER_MSG_SIGNALLED:
         case KEEPER_MSG_KILLING:
                 field_u32(c, &m->signalled.n);
                 field_i32(c, &m->signalled.error, 0, ERRNO_MAX);
+                field_u64(c, &m->signalled.at_ns);
                 break;
         case KEEPER_MSG_LEFT:
                 fields_left(c, m);

@@ -233,10 +233,12 @@ typedef struct KeeperMsg {
                 struct { /* EMPTY: populated 0, cgroup removed (or not: removed 0, it stays and is listed by LEFT) */
                         uint8_t removed;
                         uint32_t n_killed; /* processes that got SIGKILL from our sweep or were there at cgroup.kill */
+                        uint64_t killed_at_ns; /* CLOCK_MONOTONIC: when that began; 0: never */
                 } empty;
                 struct { /* SIGNALLED, KILLING: how many processes were there */
                         uint32_t n;
                         int32_t error; /* first errno worth telling, or 0 */
+                        uint64_t at_ns; /* CLOCK_MONOTONIC: when they were counted, which is before it */
                 } signalled;
                 struct { /* LEFT: n tasks, of which the first n_tasks are told of (protocol/task_msg.h, back to back) */
                         uint32_t n;
@@ -283,6 +285,7 @@ typedef struct KeeperMsg {
                         uint8_t removed;
                         int32_t pid, code, status, error;
                         uint32_t n_killed;
+                        uint64_t killed_at_ns; /* as in EMPTY */
                         KeeperStage stage;
                         KeeperCgroupWrite cgroup_write;
                         const char *text;

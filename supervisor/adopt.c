@@ -227,7 +227,7 @@ void adopt_incarnation(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 .over = msg->incarnation.over,
                 .code = msg->incarnation.code,
                 .status = msg->incarnation.status};
-        node->keeper_killed = node->keeper_killed || msg->incarnation.n_killed > 0;
+        node_on_keeper_killed(node, msg->incarnation.killed_at_ns);
         if (msg->incarnation.cgroup_write != KEEPER_CGROUP_WRITE_UNKNOWN)
                 node->cgroup_write = msg->incarnation.cgroup_write;
         node->resources.frozen = msg->incarnation.frozen;

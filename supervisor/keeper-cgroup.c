@@ -30,6 +30,7 @@ typedef struct CgroupJob {
         SweepResult result;
         int r;
         uint32_t n;    /* KILL: there at its beginning; LOOK: tasks */
+        nsec_t at;     /* KILL: its beginning */
         uint32_t n_left, n_left_cgroups; /* REMOVE of the dataflow's, when it failed */
         bool quiet;    /* our own doing: no answer */
         bool answered; /* KILL: KILLING was dealt with */
@@ -99,7 +100,7 @@ static void on_signalled(Job *job)
         KeeperMsg msg = {.type = KEEPER_MSG_SIGNALLED,
                 .node = j->order.node,
                 .generation = j->order.generation,
-                .signalled = {j->result.n_found, j->result.error ? j->result.error : j->r < 0 ? -j->r : 0}};
+                .signalled = {.n = j->result.n_found, .error = j->result.error ? j->result.error : j->r < 0 ? -j->r : 0}};
 
         if (!j->quiet)
                 keeper_report(j->keeper, &msg, -1);
@@ -162,6 +163,7 @@ static void run_kill(Job *job)
         CgroupJob *j = container_of(job, CgroupJob, job);
         SweepResult first;
 
+        j->at = clock_now();
         for (size_t i = 0; i < j->n_tallies; i++) {
                 Tally *t = &j->tallies[i];
                 _cleanup_fd_ int fd = openat(j->dir_fd, t->cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -180,12 +182,12 @@ static void run_kill(Job *job)
         sweep_add(&j->result, &first);
 }
 
-static void note_killed(Keeper *k, uint32_t node, uint64_t generation, uint32_t n)
+static void note_killed(Keeper *k, uint32_t node, uint64_t generation, uint32_t n, nsec_t at)
 {
         Incarnation *inc = incarnation_find(k, node, generation);
 
         if (inc)
-                inc->n_killed = MAX(inc->n_killed, n);
+                incarnation_killed(inc, n, at);
 }
 
 static void on_killing(Job *job)
@@ -194,11 +196,11 @@ static void on_killing(Job *job)
         KeeperMsg msg = {.type = KEEPER_MSG_KILLING,
                 .node = j->order.node,
                 .generation = j->order.generation,
-                .signalled = {j->n, 0}};
+                .signalled = {.n = j->n, .at_ns = j->at}};
 
-        note_killed(j->keeper, j->order.node, j->order.generation, j->n);
+        note_killed(j->keeper, j->order.node, j->order.generation, j->n, j->at);
         for (size_t i = 0; i < j->n_tallies; i++)
-                note_killed(j->keeper, j->tallies[i].node, j->tallies[i].generation, j->tallies[i].n);
+                note_killed(j->keeper, j->tallies[i].node, j->tallies[i].generation, j->tallies[i].n, j->at);
         j->answered = true;
         if (!j->quiet)
                 keeper_report(j->keeper, &msg, -1);
@@ -217,7 +219,7 @@ static void on_killed(Job *job)
                         (inc->entry->node != j->order.node || inc->generation != j->order.generation))
                         continue;
                 if (j->order.node != KEEPER_NODE_ALL)
-                        inc->n_killed = MAX(inc->n_killed, j->result.n_found);
+                        incarnation_killed(inc, j->result.n_found, j->at);
                 if (!inc->job)
                         incarnation_kill_leader(inc);
                 incarnation_look_again(inc);

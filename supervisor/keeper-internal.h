@@ -134,6 +134,7 @@ struct Incarnation {
         int pending_signo; /* ordered while the start was under way: sent again when it is done */
         nsec_t kill_until; /* likewise, a kill; 0: none */
         uint32_t n_killed;
+        nsec_t killed_at; /* the first of them; 0: none */
         uint32_t n_told_killed; /* and elsewhere, at the moment at which they left */
         LimitsWatch limits;
         char *refused; /* limits that it runs without; NULL: none */
@@ -246,6 +247,7 @@ bool incarnations_over(const Keeper *k);     /* all of them */
 void incarnation_reap(Incarnation *inc);
 bool incarnations_starting(const Keeper *k); /* any start under way that was not given up */
 void incarnation_look_again(Incarnation *inc); /* has it become empty? */
+void incarnation_killed(Incarnation *inc, uint32_t n, nsec_t at); /* n in all were found and killed, from then on; 0: nobody */
 void incarnations_done(Keeper *k);
 
 /* keeper-reaper.c: lives that have a reaper. */

@@ -354,7 +354,7 @@ static void on_empty(Node *node, const KeeperMsg *msg)
                 guard_ask_order(node); /* a keeper that took it over does not see how its first process ends */
         audit_note_killed(node, msg->empty.n_killed);
         node->not_removed = !msg->empty.removed;
-        node->keeper_killed = node->keeper_killed || msg->empty.n_killed > 0;
+        node_on_keeper_killed(node, msg->empty.killed_at_ns);
         if (!msg->empty.removed)
                 dataflow_note(dataflow, node->plan->id, "its cgroup is empty, but could not be removed yet");
         if (dataflow->stop_ordered)
@@ -421,7 +421,7 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                         break;
                 __attribute__((fallthrough));
         case KEEPER_MSG_KILLING:
-                node->keeper_killed = node->keeper_killed || (msg->type == KEEPER_MSG_KILLING && msg->signalled.n > 0);
+                node_on_keeper_killed(node, msg->type == KEEPER_MSG_KILLING && msg->signalled.n > 0 ? msg->signalled.at_ns : 0);
                 dataflow_ledger(dataflow, msg->type == KEEPER_MSG_KILLING ? "kill" : "term", node,
                         msg->signalled.error ? strerror(msg->signalled.error) : "sent", msg->signalled.n);
                 break;

@@ -129,6 +129,13 @@ void incarnation_kill_leader(Incarnation *inc)
                 (void)syscall(SYS_pidfd_send_signal, inc->pidfd, SIGKILL, NULL, 0);
 }
 
+void incarnation_killed(Incarnation *inc, uint32_t n, nsec_t at)
+{
+        inc->n_killed = MAX(inc->n_killed, n);
+        if (n > 0 && (!inc->killed_at || at < inc->killed_at))
+                inc->killed_at = at;
+}
+
 static void report_empty(Incarnation *inc, bool removed)
 {
         KeeperMsg msg = about(inc, KEEPER_MSG_EMPTY);
@@ -143,6 +150,7 @@ static void report_empty(Incarnation *inc, bool removed)
                 output_last(&inc->out[i]);
         msg.empty.removed = removed;
         msg.empty.n_killed = inc->n_killed + inc->n_told_killed;
+        msg.empty.killed_at_ns = inc->killed_at;
         keeper_report(inc->keeper, &msg, -1);
 }
 
@@ -824,6 +832,7 @@ static void report_incarnation(Incarnation *inc, nsec_t asked)
         msg.incarnation.status = inc->exit_status;
         msg.incarnation.error = inc->fail_error;
         msg.incarnation.n_killed = inc->n_killed + inc->n_told_killed;
+        msg.incarnation.killed_at_ns = inc->killed_at;
         msg.incarnation.stage = inc->fail_stage;
         msg.incarnation.text = inc->fail_text ? inc->fail_text : "";
         msg.incarnation.frozen = inc->limits.frozen;

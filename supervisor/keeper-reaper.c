@@ -173,7 +173,7 @@ static void on_strays_done(Job *job)
         if (inc) {
                 if (j->n_found > 0) {
                         keeper_note(k, "the reaper of %s was killed; %u processes that it left behind were killed", inc->entry->id, j->n_found);
-                        inc->n_killed = MAX(inc->n_killed, j->n_found);
+                        incarnation_killed(inc, j->n_found, clock_now());
                 }
                 inc->straying = false;
                 inc->reaper_killed = j->n_left > 0;

@@ -192,7 +192,7 @@ static void on_strays(Job *job)
 
                 if (!inc)
                         continue;
-                inc->n_killed += j->asked[i].n_killed;
+                incarnation_killed(inc, inc->n_killed + j->asked[i].n_killed, clock_now());
                 inc->stray_busy = false;
                 if (j->asked[i].last && j->asked[i].n_left == 0)
                         inc->strays_gone = true;

@@ -267,7 +267,8 @@ static void node_begin_incarnation(Node *node)
         node->generation++;
         node->spawned = node->captured = node->connected = node->mapped = node->started = false;
         node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = false;
-        node->killed_by_guard = node->keeper_killed = node->guard_asked = node->guard_heard = false;
+        node->killed_by_guard = node->guard_asked = node->guard_heard = false;
+        node->keeper_killed_at = NSEC_NEVER;
         node->enforced_at = node->kill_at = node->killed_until = node->exit_seen_at = node->exit_known_at = 0;
         node->n_killed = node->n_said = 0;
         node->not_removed = false;
@@ -755,13 +756,19 @@ static bool node_awaits_guard(Node *node)
         return true;
 }
 
+void node_on_keeper_killed(Node *node, nsec_t at)
+{
+        if (at)
+                node->keeper_killed_at = MIN(node->keeper_killed_at, at);
+}
+
 void node_on_guard_word(Node *node, uint32_t n_killed, nsec_t at)
 {
         if (!node->guard_asked || node->guard_heard)
                 return;
         timer_disarm(&node->guard_timer);
         node->guard_heard = true;
-        if (n_killed > 0 && !node->keeper_killed) { /* else it found those who were dying already */
+        if (n_killed > 0 && at < node->keeper_killed_at) { /* else it found those who were dying already, as the keeper did if it came later */
                 node->killed = node->killed_by_guard = true;
                 audit_note_kill(node, at);
                 audit_note_killed(node, n_killed);
@@ -1028,6 +1035,7 @@ int node_init(Node *node, Dataflow *dataflow, uint32_t index)
                 .bell_fd = -1,
                 .out_fds = {-1, -1},
                 .ordered = NODE_LADDER_NEVER,
+                .keeper_killed_at = NSEC_NEVER,
                 .control = REGION_INIT};
         packet_queue_init(&node->out, NODE_OUT_QUEUE_MAX);
         node->outputs = calloc(plan->n_outputs + 1, sizeof(*node->outputs));

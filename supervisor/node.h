@@ -117,7 +117,7 @@ struct Node {
         bool empty;     /* nobody is left */
         bool killed;    /* needed SIGKILL */
         bool killed_by_guard; /* ... which was not its keeper's */
-        bool keeper_killed;   /* its keeper has found somebody to kill */
+        nsec_t keeper_killed_at; /* its keeper has found somebody to kill; NSEC_NEVER: nobody */
         bool guard_asked, guard_heard; /* whether it was the guard; answered, or not in time */
         Timer guard_timer;    /* ... by then */
         uint32_t n_killed;    /* processes of it that needed SIGKILL */
@@ -283,6 +283,9 @@ void node_on_looked(Node *node, const KeeperMsg *msg);
 
 /* node_killed_by() - "keeper", "guard", or NULL: nobody had to kill it. */
 const char *node_killed_by(const Node *node);
+
+/* node_on_keeper_killed() - its keeper found somebody to kill, and began at that time; 0: nobody. */
+void node_on_keeper_killed(Node *node, nsec_t at);
 
 /* node_on_guard_word() - the guard says how many lived in its cgroup when it killed there, and when that was. */
 void node_on_guard_word(Node *node, uint32_t n_killed, nsec_t at);

@@ -246,6 +246,32 @@ def test_one_node_ends_on_time_though_the_supervisor_was_stopped_after_it_accept
     others_live(daemon, pids)
 
 
+def is_dying(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[6]) & 0x400  # PF_SIGNALED
+
+
+def test_a_keeper_that_comes_later_and_finds_the_dying_has_not_killed_them(deaf, build):
+    """They stop at their exit, for they are traced: the keeper, when it goes on, counts them, kills them too, and is not told to have done it."""
+    undying = build / "tests/supervisor/undying"
+    if not undying.exists():
+        pytest.skip("tests/supervisor/undying is not built (needs Criterion)")
+    daemon, pid = deaf("--watchdog", "0")
+    with subprocess.Popen([undying, "--trace", str(pid)], stdout=subprocess.PIPE, text=True) as tracer:
+        try:
+            assert tracer.stdout.readline() == "ready\n"
+            order = Order(daemon, "StopNode")
+            struck = daemon.send("supervisor", "keeper", signo=signal.SIGSTOP)
+            assert eventually(lambda: is_dying(pid), 10), "the guard has killed it\n" + daemon.output()
+            for p in reversed(struck):
+                daemon.send_to(p, signal.SIGCONT)
+            assert eventually(lambda: "kill deaf: sent" in daemon.output(), 10), daemon.output()
+        finally:
+            tracer.kill()
+    node = order.node()
+    assert (node["state"], node.get("killed_by")) == ("failed", "guard"), daemon.output()
+
+
 @pytest.mark.parametrize("method", ["StopNode", "RestartNode"])
 def test_one_node_ends_on_time_though_the_supervisor_died_after_it_accepted(method, deaf):
     """... and the next one knows what was ordered."""
