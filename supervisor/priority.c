@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "supervisor/priority.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -34,10 +37,49 @@ bool priority_is_prompt(void)
         return (sched_getscheduler(0) & ~SCHED_RESET_ON_FORK) == SCHED_RR;
 }
 
+static volatile sig_atomic_t lost;
+
+static void on_no_sleep(int signo)
+{
+        struct sched_param param = {};
+        int saved = errno;
+
+        (void)signo;
+        (void)sched_setscheduler(0, SCHED_OTHER, &param);
+        lost = 1;
+        (void)kill(getpid(), PRIORITY_LOST);
+        errno = saved;
+}
+
+/* RLIMIT_RTTIME counts what a real-time task uses between two sleeps (setrlimit(2)); the kernel adds a second to it each time that it tells. */
+static void watch_for_sleep(void)
+{
+        struct sigaction sa = {.sa_handler = on_no_sleep, .sa_flags = SA_RESTART};
+        struct rlimit limit;
+        sigset_t set;
+
+        if (getrlimit(RLIMIT_RTTIME, &limit) < 0)
+                return;
+        limit.rlim_cur = MIN(limit.rlim_max, (rlim_t)PRIORITY_SPAN_US);
+        sigfillset(&sa.sa_mask);
+        sigemptyset(&set);
+        sigaddset(&set, SIGXCPU);
+        if (sigaction(SIGXCPU, &sa, NULL) == 0 && sigprocmask(SIG_UNBLOCK, &set, NULL) == 0)
+                (void)setrlimit(RLIMIT_RTTIME, &limit);
+}
+
 void priority_supervisor(void)
 {
-        if (priority_is_prompt())
-                be_prompt(PRIORITY_SUPERVISOR);
+        if (!priority_is_prompt() && !lost)
+                return;
+        lost = 0;
+        watch_for_sleep();
+        be_prompt(PRIORITY_SUPERVISOR);
+}
+
+bool priority_was_lost(void)
+{
+        return lost;
 }
 
 void priority_keeper(void)

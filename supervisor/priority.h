@@ -12,14 +12,24 @@
 #ifndef TG_SUPERVISOR_PRIORITY_H
 #define TG_SUPERVISOR_PRIORITY_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
 /* priority_guard() - prompt, and the last to be killed for want of memory. What it forks is so too, until it says otherwise. */
 void priority_guard(void);
 
-/* priority_supervisor() - the guard goes before it. */
+/*
+ * priority_supervisor() - the guard goes before it. Whoever runs so and does not sleep for PRIORITY_SPAN_US, which no work takes that
+ * has been seen, has gone astray, and must not take the CPU from those who could help: it is an ordinary process from that moment on. Called again, it is prompt again
+ */
 void priority_supervisor(void);
+
+/* priority_was_lost() - in that way, and priority_supervisor() was not called since. PRIORITY_LOST, which is blocked, was sent to the process then. */
+bool priority_was_lost(void);
+
+#define PRIORITY_SPAN_US 300000
+#define PRIORITY_LOST    SIGUSR2
 
 /* priority_keeper() - began prompt, and is an ordinary process from here on, of the nice value that the daemon was given. */
 void priority_keeper(void);

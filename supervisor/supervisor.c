@@ -20,6 +20,7 @@
 #include "supervisor/witness.h"
 
 #define SUPERVISOR_END_SLACK       (3 * NSEC_PER_SEC) /* from the last dataflow's kill: verdicts, logs, directories */
+#define PROMPT_AGAIN_SPAN          (10 * NSEC_PER_SEC) /* after it was found not to sleep */
 #define SUPERVISOR_LAST_WORDS_SPAN NSEC_PER_SEC /* what the client gets to read the result */
 
 int supervisor_start(Supervisor *supervisor, Plan *plan, const DataflowOptions *options, DataflowEventFn fn, Dataflow **ret)
@@ -209,6 +210,20 @@ void supervisor_dump(Supervisor *supervisor)
         log_line("end of state");
 }
 
+static int on_prompt_again(Timer *timer, nsec_t now)
+{
+        (void)timer;
+        (void)now;
+        priority_supervisor();
+        return 0;
+}
+
+static void on_priority_lost(Supervisor *supervisor)
+{
+        log_line("used the CPU for %d ms without a pause: an ordinary process for the next %d s", PRIORITY_SPAN_US / 1000, (int)(PROMPT_AGAIN_SPAN / NSEC_PER_SEC));
+        timer_arm(&supervisor->loop, &supervisor->prompt_timer, nsec_add(supervisor->loop.now, PROMPT_AGAIN_SPAN), on_prompt_again);
+}
+
 static int on_signal(Source *source, uint32_t revents)
 {
         Supervisor *supervisor = container_of(source, Supervisor, signal_source);
@@ -218,6 +233,8 @@ static int on_signal(Source *source, uint32_t revents)
         while (read(supervisor->signal_fd, &info, sizeof(info)) == sizeof(info))
                 if (info.ssi_signo == SIGUSR1 && !supervisor_is_private(supervisor))
                         supervisor_dump(supervisor);
+                else if (info.ssi_signo == PRIORITY_LOST && priority_was_lost())
+                        on_priority_lost(supervisor);
                 else if (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT)
                         supervisor_stop_all(supervisor, NSEC_NEVER, false, "a signal to the supervisor");
         return 0;

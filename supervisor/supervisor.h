@@ -46,6 +46,7 @@ struct Supervisor {
         SupervisorOptions options;
         int signal_fd;
         Source signal_source;
+        Timer prompt_timer; /* an ordinary process until then */
         int guard_fd;
         Source guard_source;
         uint64_t epoch;

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A supervisor that does not sleep any more loses its real-time priority, says so, and gets it back when it is told to. */
+#include <criterion/criterion.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "supervisor/priority.h"
+
+#define SPAN (PRIORITY_SPAN_US * NSEC_PER_USEC)
+
+static nsec_t cpu_time(void)
+{
+        struct timespec ts;
+
+        (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+        return (nsec_t)ts.tv_sec * NSEC_PER_SEC + (nsec_t)ts.tv_nsec;
+}
+
+/* Uses the CPU for so long, at most until the priority is gone. */
+static bool work(nsec_t span)
+{
+        nsec_t end = cpu_time() + span;
+
+        while (priority_is_prompt())
+                if (cpu_time() >= end)
+                        return true;
+        return false;
+}
+
+static bool was_told(void)
+{
+        sigset_t pending;
+
+        return sigpending(&pending) == 0 && sigismember(&pending, PRIORITY_LOST) == 1;
+}
+
+/* In a process of its own; its status is the line that was not as it should be. */
+static int child(void)
+{
+        sigset_t all;
+
+        sigfillset(&all);
+        (void)sigprocmask(SIG_SETMASK, &all, NULL);
+        priority_guard();
+        if (!priority_is_prompt())
+                return 255;
+        priority_supervisor();
+        for (int i = 0; i < 4; i++) { /* who sleeps in between may work as long as it likes */
+                if (!work(SPAN / 2))
+                        return __LINE__;
+                (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        }
+        if (priority_was_lost() || was_told())
+                return __LINE__;
+        for (int i = 0; i < 2; i++) {
+                if (work(4 * SPAN))
+                        return __LINE__;
+                if (!priority_was_lost() || !was_told())
+                        return __LINE__;
+                (void)sigwaitinfo(&(sigset_t){{1UL << (PRIORITY_LOST - 1)}}, NULL);
+                priority_supervisor();
+                (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* what was used counts until a sleep at that priority */
+                if (!priority_is_prompt() || priority_was_lost())
+                        return __LINE__;
+        }
+        return 0;
+}
+
+Test(priority, who_does_not_sleep_loses_it, .timeout = 60)
+{
+        pid_t pid = fork();
+        int status = 0;
+
+        if (pid == 0)
+                _exit(child());
+        cr_assert_eq(waitpid(pid, &status, 0), pid);
+        cr_assert(WIFEXITED(status), "status %d", status);
+        if (WEXITSTATUS(status) == 255)
+                cr_skip_test("needs the right to a real-time priority");
+        cr_expect_eq(WEXITSTATUS(status), 0, "line %d", WEXITSTATUS(status));
+}
