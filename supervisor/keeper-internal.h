@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The keeper's own state, shared by its files: keeper.c (life and orders), keeper-report.c (the way back),
- * keeper-node.c (incarnations), keeper-output.c (what nodes print), keeper-limits.c (limits and the freezer).
+ * keeper-node.c (incarnations), keeper-spawn.c, keeper-capture.c and keeper-adopt.c (how they begin), keeper-output.c
+ * (what nodes print), keeper-limits.c (limits and the freezer).
  */
 #ifndef TG_SUPERVISOR_KEEPER_INTERNAL_H
 #define TG_SUPERVISOR_KEEPER_INTERNAL_H
@@ -208,6 +209,9 @@ struct Keeper {
         char scratch[OUTPUT_READ_SIZE];
 };
 
+/* keeper.c */
+const char *keeper_cgroup_path(const Keeper *k, char *buffer, size_t size);
+
 /* keeper-report.c: queue a report; never blocks. fd: taken (-1: none). */
 void keeper_report(Keeper *k, const KeeperMsg *msg, int take_fd);
 void keeper_report_flush(Keeper *k);
@@ -230,16 +234,22 @@ bool keeper_start_remove(Keeper *k, const KeeperMsg *about, int dir_fd, const ch
         KeeperRemoved removed);
 void keeper_remove_dataflow(Keeper *k, nsec_t until); /* sets remove_done, removed */
 
-/* keeper-node.c: incarnations from SPAWN to EMPTY and REAP. Spawn takes the descriptors it uses. */
+/* keeper-spawn.c, keeper-capture.c: how incarnations begin. Both take the descriptors they use. */
 void keeper_spawn(Keeper *k, const KeeperMsg *msg, int *fds);
-void keeper_capture(Keeper *k, const KeeperMsg *msg, int *fds); /* likewise */
+void keeper_capture(Keeper *k, const KeeperMsg *msg, int *fds);
 void keeper_refuse_spawn(Keeper *k, const KeeperMsg *msg, KeeperStage stage, int error, const char *text);
-void keeper_reap(Keeper *k, const KeeperMsg *msg);
+KeeperCgroupWrite keeper_cgroup_write(const Keeper *k, bool confined); /* of a node that is @confined */
+void incarnation_cancel(Incarnation *inc, nsec_t kill_until); /* a kill was ordered: no start any more */
+void incarnation_give_up(Incarnation *inc, nsec_t now); /* its start is overdue */
+
+/* keeper-adopt.c: for a supervisor, and as a keeper, that follows another. */
 void keeper_resume(Keeper *k, nsec_t asked);
 void keeper_adopt(Keeper *k, const KeeperMsg *msg, int *fds);
-const char *keeper_cgroup_path(const Keeper *k, char *buffer, size_t size);
+
+/* keeper-node.c: incarnations, from where they run to EMPTY and REAP. */
+void keeper_reap(Keeper *k, const KeeperMsg *msg);
 Incarnation *incarnation_find(Keeper *k, uint32_t node, uint64_t generation);
-void incarnation_cancel(Incarnation *inc, nsec_t kill_until); /* a kill was ordered: no start any more */
+KeeperMsg incarnation_about(const Incarnation *inc, KeeperMsgType type);
 void incarnation_kill_leader(Incarnation *inc);
 nsec_t incarnations_deadline(const Keeper *k);
 void incarnations_tick(Keeper *k, nsec_t now);
@@ -247,7 +257,11 @@ bool incarnations_over(const Keeper *k);     /* all of them */
 void incarnation_reap(Incarnation *inc);
 bool incarnations_starting(const Keeper *k); /* any start under way that was not given up */
 void incarnation_look_again(Incarnation *inc); /* has it become empty? */
+void incarnation_report_empty(Incarnation *inc, bool removed);
 void incarnation_killed(Incarnation *inc, uint32_t n, nsec_t at); /* n in all were found and killed, from then on; 0: nobody */
+void incarnation_watch(Incarnation *inc, KeeperSource *source, int fd, uint32_t events, KeeperSourceEvent on_event); /* or _exit(): nobody would hear of it */
+void incarnation_watch_events(Incarnation *inc); /* its cgroup, or its reaper where it has none */
+void incarnation_on_exit(KeeperSource *source, uint32_t events); /* its exit source, where it is a child of ours */
 void incarnations_done(Keeper *k);
 
 /* keeper-reaper.c: lives that have a reaper. */
