@@ -23,7 +23,7 @@ import warnings
 from typing import NamedTuple
 
 from client import Client
-from plain import MARK, eventually, plan, program, unified_root
+from plain import MARK, directories_in, eventually, plan, program, unified_root
 
 PR_SET_DUMPABLE = 4
 GRACE = 0.1
@@ -260,9 +260,7 @@ class Grove:
 
     def cgroup_of(self, seed):
         """Of the living incarnation."""
-        with contextlib.suppress(FileNotFoundError):  # others end meanwhile
-            return next(self.daemon.home.rglob(f"t{seed}.[0-9]*"), None)
-        return self.cgroup_of(seed)
+        return next((p for p in directories_in(self.daemon.home) if p.match(f"t{seed}.[0-9]*")), None)
 
     def freeze(self, seed):
         """Where there is a cgroup, and as long as there is: a tree at a limit may end."""
@@ -294,7 +292,7 @@ class Grove:
 
     def cgroups(self):
         """Those of trees: relative paths."""
-        return [str(p.relative_to(self.daemon.home)) for p in self.daemon.home.rglob("t[0-9]*.[0-9]*") if p.is_dir()]
+        return [str(p.relative_to(self.daemon.home)) for p in directories_in(self.daemon.home) if p.match("t[0-9]*.[0-9]*")]
 
     def quarantined(self):
         """The seeds of trees that the daemon still waits for."""

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from conftest import MARK, Run, counters_agree, eventually, marked_processes, unified_root
+from plain import directories_in
 
 SLACK = 3.0  # seconds that a busy machine may add to a bound; never to what tidegate measures itself
 LONG = os.environ.get("TIDEGATE_LONG") == "1"
@@ -149,7 +150,7 @@ def home(traces, enforcer, tmp_path):
     path.mkdir()
     traces.elsewhere = True
     yield path
-    left = [p for p in path.rglob("*") if p.is_dir()]
+    left = directories_in(path)
     with contextlib.suppress(OSError):
         (path / "cgroup.kill").write_text("1")
     eventually(lambda: "populated 0" in (path / "cgroup.events").read_text(), 5)
@@ -161,7 +162,7 @@ def home(traces, enforcer, tmp_path):
 
 
 def cgroups_in(home):
-    return [str(p.relative_to(home)) for p in home.rglob("*") if p.is_dir()]
+    return [str(p.relative_to(home)) for p in directories_in(home)]
 
 
 @pytest.fixture

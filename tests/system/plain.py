@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does without pytest, and so is shared with the tests in guests, where importing pytest takes longer than most tests."""
 
+import os
 import pathlib
 import time
 
@@ -22,6 +23,11 @@ def eventually(condition, seconds, step=0.02):
     while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(step)
     return value
+
+
+def directories_in(path):
+    """All below it. Others make and remove some meanwhile, over which rglob() of a pathlib.Path stumbles."""
+    return [pathlib.Path(parent) / name for parent, names, _ in os.walk(path) for name in names]
 
 
 # Plans, as the command makes them from descriptors
