@@ -161,7 +161,7 @@ void adopt_resumed(Dataflow *dataflow, const KeeperMsg *msg);
 void adopt_escrow(Dataflow *dataflow, const struct guard_record *record);
 void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record);
 
-/* What the guard's answers mean for a dataflow (dataflow.c). */
+/* What the guard's answers mean for a dataflow (dataflow-keeper.c, dataflow-stop.c). */
 void dataflow_on_keeper(Dataflow *dataflow, int32_t pid, int take_sock, int take_pidfd);
 void dataflow_on_keeper_failed(Dataflow *dataflow, int error);
 void dataflow_on_keeper_gone(Dataflow *dataflow, int code, int status);
