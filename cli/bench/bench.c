@@ -126,7 +126,7 @@ int bench_fold(Bench *bench, const BenchFlow *flow, int r)
 const char *bench_way_name(BenchWay way)
 {
         static const char *const names[_BENCH_WAY_MAX] = {
-                "raw spin", "raw futex", "raw pipe", "raw ring", "raw descriptors", "raw broadcast", "tidegate"};
+                "raw spin", "raw futex", "raw pipe", "raw doorbell", "raw ring", "raw descriptors", "raw broadcast", "tidegate"};
 
         return names[way];
 }

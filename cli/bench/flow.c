@@ -183,7 +183,8 @@ static int make_board(BenchFlow *flow)
         if (map == MAP_FAILED)
                 return error_origin(-errno);
         flow->board = map;
-        if (pipe2(flow->pipe_fds, O_CLOEXEC) < 0 || pipe2(flow->pipe_fds + 2, O_CLOEXEC) < 0)
+        if (pipe2(flow->pipe_fds, O_CLOEXEC) < 0 || pipe2(flow->pipe_fds + 2, O_CLOEXEC) < 0 ||
+                socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, flow->bell_fds) < 0)
                 return error_origin(-errno);
         return 0;
 }
@@ -191,7 +192,8 @@ static int make_board(BenchFlow *flow)
 static int give_board(BenchFlow *flow, int fd)
 {
         const int fds[] = {
-                flow->board_fd, flow->pipe_fds[0], flow->pipe_fds[1], flow->pipe_fds[2], flow->pipe_fds[3]};
+                flow->board_fd, flow->pipe_fds[0], flow->pipe_fds[1], flow->pipe_fds[2], flow->pipe_fds[3], flow->bell_fds[0],
+                flow->bell_fds[1]};
         char space[CMSG_SPACE(sizeof(fds))] __attribute__((aligned(8))) = {}, byte = 0;
         struct iovec iov = {.iov_base = &byte, .iov_len = 1};
         struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
@@ -452,7 +454,8 @@ int bench_flow_open(BenchFlow *flow, const BenchFlowSpec *spec)
                 .n_nodes = spec->n_sinks + 1,
                 .listen_fd = -1,
                 .board_fd = -1,
-                .pipe_fds = {-1, -1, -1, -1}};
+                .pipe_fds = {-1, -1, -1, -1},
+                .bell_fds = {-1, -1}};
         for (unsigned i = 0; i < FLOW_MAX_NODES; i++) {
                 flow->fds[i] = -1;
                 all[i] = true;
@@ -483,6 +486,8 @@ static void release(BenchFlow *flow)
                 flow->fds[i] = fd_close(flow->fds[i]);
         for (unsigned i = 0; i < ELEMENTSOF(flow->pipe_fds); i++)
                 flow->pipe_fds[i] = fd_close(flow->pipe_fds[i]);
+        for (unsigned i = 0; i < ELEMENTSOF(flow->bell_fds); i++)
+                flow->bell_fds[i] = fd_close(flow->bell_fds[i]);
         flow->listen_fd = fd_close(flow->listen_fd);
         flow->board_fd = fd_close(flow->board_fd);
         if (flow->board)

@@ -41,7 +41,7 @@ typedef struct BenchFlow {
         RunInstance instance;
         BenchFlowSpec spec;
         unsigned n_nodes;
-        int listen_fd, board_fd, pipe_fds[4];
+        int listen_fd, board_fd, pipe_fds[4], bell_fds[2];
         char socket_name[64];
         struct bench_board *board;
         size_t board_size;

@@ -34,10 +34,10 @@ static const Pace paces[] = {
         {"200 Hz", 5 * NSEC_PER_MSEC, 40, 0, 3},
 };
 
-enum { SPIN, FUTEX, PIPE, OURS, OURS_BLOCK, OURS_SPIN, _N_WAYS };
+enum { SPIN, FUTEX, PIPE, BELL, OURS, OURS_BLOCK, OURS_SPIN, _N_WAYS };
 
 static const BenchWay ways[_N_WAYS] = {
-        BENCH_WAY_SPIN, BENCH_WAY_FUTEX, BENCH_WAY_PIPE, BENCH_WAY_TIDEGATE, BENCH_WAY_TIDEGATE, BENCH_WAY_TIDEGATE};
+        BENCH_WAY_SPIN, BENCH_WAY_FUTEX, BENCH_WAY_PIPE, BENCH_WAY_BELL, BENCH_WAY_TIDEGATE, BENCH_WAY_TIDEGATE, BENCH_WAY_TIDEGATE};
 
 /* Nodes that wait as they do by themselves, nodes that sleep at once, as one does who reads a pipe, and nodes that
  * never sleep. */
@@ -367,6 +367,8 @@ static void tell_goals(Latency *l)
                 (void)snprintf(what, sizeof(what), "64 B, %s, back to back, wait: block: p99 to a pipe's",
                         bench_place_names[place]);
                 bench_goal(b, "L1", what, cell_ratio(mine, pipe, true), 1.3, false);
+                (void)snprintf(what, sizeof(what), "64 B, %s, back to back, wait: block: p50 to the same doorbell, raw", bench_place_names[place]);
+                bench_goal(b, "L1", what, cell_ratio(mine, cell_at(l, 0, place, s64, BELL), false), 1.15, false);
         }
         bench_goal(b, "L2", "64 B, other CPU, back to back, wait: spin: p50 to raw spin",
                 cell_ratio(cell_at(l, 0, BENCH_PLACE_OTHER, s64, OURS_SPIN),

@@ -457,12 +457,12 @@ static int reach(Me *me)
 
 static int take_board(Me *me)
 {
-        char space[CMSG_SPACE(5 * sizeof(int))] __attribute__((aligned(8))), byte;
+        char space[CMSG_SPACE(7 * sizeof(int))] __attribute__((aligned(8))), byte;
         struct iovec iov = {.iov_base = &byte, .iov_len = 1};
         struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
         struct cmsghdr *c;
         struct stat st;
-        int fds[5];
+        int fds[7];
         void *map;
 
         if (receive_message(me->fd, &mh, MSG_CMSG_CLOEXEC) != 1)
@@ -472,6 +472,7 @@ static int take_board(Me *me)
                 return -EPROTO;
         memcpy(fds, CMSG_DATA(c), sizeof(fds));
         memcpy(me->raw.pipe_fds, fds + 1, sizeof(me->raw.pipe_fds));
+        memcpy(me->raw.bell_fds, fds + 5, sizeof(me->raw.bell_fds));
         if (fstat(fds[0], &st) < 0)
                 return -errno;
         map = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0);
@@ -484,7 +485,7 @@ static int take_board(Me *me)
         me->raw.payload = (uint8_t *)map + BOARD_PAYLOAD;
         me->raw.room = (uint64_t)st.st_size - BOARD_PAYLOAD;
         me->raw.index = me->index ? me->index - 1 : 0;
-        return 0;
+        return me->index > 1 ? 0 : raw_watch_bell(&me->raw, me->index);
 }
 
 /* The faults of our own program and its libraries are taken now: what is counted later is what messages cost. As far

@@ -5,6 +5,8 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -41,7 +43,7 @@ void raw_begin(Raw *raw, BenchWay way, uint64_t size, unsigned n_sinks)
         raw->cached = raw->chunk = 0;
 }
 
-/* ---- one message at a time: SPIN, FUTEX, PIPE */
+/* ---- one message at a time: SPIN, FUTEX, PIPE, BELL */
 
 /* A message of up to a line is the line itself: its first word, and the number of the message in its last. */
 static bool in_line(const Raw *raw)
@@ -104,6 +106,39 @@ static int token_receive(int fd, uint64_t i)
         return n == sizeof(got) && got == i ? 0 : -EIO;
 }
 
+#define BELL_STRIDE 64u /* rings between two times that the end is emptied */
+
+int raw_watch_bell(Raw *raw, unsigned end)
+{
+        struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u32 = end};
+
+        raw->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        if (raw->epoll_fd < 0 || epoll_ctl(raw->epoll_fd, EPOLL_CTL_ADD, raw->bell_fds[end], &ev) < 0)
+                return -errno;
+        return 0;
+}
+
+static int bell_send(int fd)
+{
+        return send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1 ? 0 : -EIO;
+}
+
+static int bell_receive(Raw *raw)
+{
+        struct epoll_event ev;
+        char bytes[2 * BELL_STRIDE];
+        int n;
+
+        do
+                n = epoll_wait(raw->epoll_fd, &ev, 1, -1);
+        while (n < 0 && errno == EINTR);
+        if (n != 1 || ev.events != EPOLLIN)
+                return -EIO;
+        if (++raw->n_rung % BELL_STRIDE == 0 && recv(raw->bell_fds[ev.data.u32], bytes, sizeof(bytes), MSG_DONTWAIT) < 1)
+                return -EIO;
+        return 0;
+}
+
 static int single_send(Raw *raw, uint64_t i, nsec_t stamp)
 {
         if (!in_line(raw))
@@ -111,6 +146,8 @@ static int single_send(Raw *raw, uint64_t i, nsec_t stamp)
         raw->board->line[0].word[0] = stamp;
         if (raw->way == BENCH_WAY_PIPE)
                 return token_send(raw->pipe_fds[1], i);
+        if (raw->way == BENCH_WAY_BELL)
+                return bell_send(raw->bell_fds[0]);
         line_tell(raw, 0, i);
         return 0;
 }
@@ -121,6 +158,8 @@ static int single_receive(Raw *raw, uint64_t i, nsec_t *ret_stamp)
 
         if (raw->way == BENCH_WAY_PIPE)
                 r = token_receive(raw->pipe_fds[0], i);
+        else if (raw->way == BENCH_WAY_BELL)
+                r = bell_receive(raw);
         else
                 line_wait(raw, 0, i);
         *ret_stamp = in_line(raw) ? raw->board->line[0].word[0] : payload_read(chunk_at(raw, 0), raw->size);
@@ -131,6 +170,8 @@ int raw_answer(Raw *raw, uint64_t i)
 {
         if (raw->way == BENCH_WAY_PIPE)
                 return token_send(raw->pipe_fds[3], i);
+        if (raw->way == BENCH_WAY_BELL)
+                return bell_send(raw->bell_fds[1]);
         line_tell(raw, 1, i);
         return 0;
 }
@@ -139,6 +180,8 @@ int raw_wait_answer(Raw *raw, uint64_t i)
 {
         if (raw->way == BENCH_WAY_PIPE)
                 return token_receive(raw->pipe_fds[2], i);
+        if (raw->way == BENCH_WAY_BELL)
+                return bell_receive(raw);
         line_wait(raw, 1, i);
         return 0;
 }
@@ -254,10 +297,10 @@ static int ring_receive(Raw *raw, uint64_t i, nsec_t *ret_stamp)
 
 int raw_send(Raw *raw, uint64_t i, nsec_t stamp)
 {
-        return raw->way <= BENCH_WAY_PIPE ? single_send(raw, i, stamp) : ring_send(raw, i, stamp);
+        return raw->way <= BENCH_WAY_BELL ? single_send(raw, i, stamp) : ring_send(raw, i, stamp);
 }
 
 int raw_receive(Raw *raw, uint64_t i, nsec_t *ret_stamp)
 {
-        return raw->way <= BENCH_WAY_PIPE ? single_receive(raw, i, ret_stamp) : ring_receive(raw, i, ret_stamp);
+        return raw->way <= BENCH_WAY_BELL ? single_receive(raw, i, ret_stamp) : ring_receive(raw, i, ret_stamp);
 }

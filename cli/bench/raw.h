@@ -16,6 +16,9 @@ typedef struct Raw {
         uint8_t *payload;
         uint64_t room; /* bytes of payload */
         int pipe_fds[4]; /* read, write there; read, write back */
+        int bell_fds[2]; /* the source's end, the sink's */
+        int epoll_fd;    /* raw_watch_bell(); -1: not yet */
+        unsigned n_rung; /* since the end was emptied */
         BenchWay way;
         uint64_t size, chunk_size;
         uint32_t n_chunks;
@@ -23,6 +26,9 @@ typedef struct Raw {
         uint64_t cached;         /* of the other side's position */
         uint64_t chunk;          /* the next to be looked at */
 } Raw;
+
+/* raw_watch_bell() - before the first message by BELL: @end of the two is waited at. Return: 0 or a negative errno; epoll_fd is the caller's to close. */
+int raw_watch_bell(Raw *raw, unsigned end);
 
 /* raw_begin() - before the first message of a measurement; the words were set back by whoever ordered it. */
 void raw_begin(Raw *raw, BenchWay way, uint64_t size, unsigned n_sinks);
@@ -33,7 +39,7 @@ int raw_send(Raw *raw, uint64_t i, nsec_t stamp);
 /* raw_receive() - waits for it, reads both lines. */
 int raw_receive(Raw *raw, uint64_t i, nsec_t *ret_stamp);
 
-/* A message without payload the other way; for SPIN, FUTEX and PIPE. */
+/* A message without payload the other way; for SPIN, FUTEX, PIPE and BELL. */
 int raw_answer(Raw *raw, uint64_t i);
 int raw_wait_answer(Raw *raw, uint64_t i);
 

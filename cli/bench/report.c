@@ -97,9 +97,9 @@ static const char *size_of(const json_t *value, char *buffer, size_t size)
 /* One colour a way, everywhere; ours is the one that stands out. */
 static const char *class_of(const json_t *way)
 {
-        static const char *const ways[] = {", spin", "spin", "futex", "pipe", ", block", "tidegate", "ring",
+        static const char *const ways[] = {", spin", "spin", "futex", "pipe", "doorbell", ", block", "tidegate", "ring",
                 "descriptors", "BATCH", "broadcast"};
-        static const char *const classes[] = {"u3", "c0", "c1", "c2", "u2", "us", "c0", "c1", "c1", "c0"};
+        static const char *const classes[] = {"u3", "c0", "c1", "c2", "c3", "u2", "us", "c0", "c1", "c1", "c0"};
 
         for (size_t i = 0; i < ELEMENTSOF(ways); i++)
                 if (strstr(json_string_value(way), ways[i]))
@@ -455,9 +455,9 @@ static const char head[] =
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
         "content=\"width=device-width\"><title>tidegate bench</title>\n<style>\n"
         ":root{--ink:#1c2733;--soft:#5b6b7b;--line:#dde4ea;--paper:#fff;--us:#d9480f;--u2:#a8740a;--u3:#c2408c;--c0:#"
-        "8795a1;--c1:#3b82b8;--c2:#5f9e6e;--good:#1f7a3d;--bad:#b3261e}\n"
+        "8795a1;--c1:#3b82b8;--c2:#5f9e6e;--c3:#8b6fb8;--good:#1f7a3d;--bad:#b3261e}\n"
         "@media(prefers-color-scheme:dark){:root{--ink:#e4eaf0;--soft:#9aa9b8;--line:#2c3742;--paper:#12181f;--us:#"
-        "ff8a4c;--u2:#e0b050;--u3:#f08ac4;--c0:#8795a1;--c1:#69aee0;--c2:#86c796;--good:#5fc37f;--bad:#ff8a80}}\n"
+        "ff8a4c;--u2:#e0b050;--u3:#f08ac4;--c0:#8795a1;--c1:#69aee0;--c2:#86c796;--c3:#b39ae0;--good:#5fc37f;--bad:#ff8a80}}\n"
         "body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:920px;margin:2em "
         "auto;padding:0 1em}\n"
         "h1{font-size:1.6em;margin:0}h2{margin:2em 0 .4em;border-bottom:1px solid var(--line)}h3{margin:1.2em 0 "
@@ -471,11 +471,11 @@ static const char head[] =
         "\n"
         ".s{fill:none;stroke-width:1.5}.w{stroke-width:1;opacity:.45}.us{stroke:var(--us);fill:var(--us)}.u2{stroke:"
         "var(--u2);fill:var(--u2)}.u3{stroke:var(--u3);fill:var(--u3)}.c0{stroke:var(--c0);fill:var(--c0)}.c1{stroke:"
-        "var(--c1);fill:var(--c1)}.c2{stroke:var(--c2);fill:var(--c2)}\n"
+        "var(--c1);fill:var(--c1)}.c2{stroke:var(--c2);fill:var(--c2)}.c3{stroke:var(--c3);fill:var(--c3)}\n"
         "path.s{fill:none}path.us{stroke-width:2.5}.b{stroke:none}\n"
         ".key{display:inline-block;width:.8em;height:.8em;margin:0 .35em 0 "
         "1em;border-radius:2px}.k-us{background:var(--us)}.k-u2{background:var(--u2)}.k-u3{background:var(--u3)}.k-"
-        "c0{background:var(--c0)}.k-c1{background:var(--c1)}.k-c2{background:var(--c2)}\n"
+        "c0{background:var(--c0)}.k-c1{background:var(--c1)}.k-c2{background:var(--c2)}.k-c3{background:var(--c3)}\n"
         ".yes{color:var(--good)}.no{color:var(--bad);font-weight:600}.none{color:var(--soft)}\n</style></"
         "head><body>\n";
 

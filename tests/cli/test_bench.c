@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "cli/bench/raw.h"
@@ -63,12 +64,15 @@ static void *receive_all(void *arg)
         return NULL;
 }
 
-static End make_end(const Case *c, struct bench_board *board, size_t room, const int *pipe_fds, unsigned index)
+static End make_end(const Case *c, struct bench_board *board, size_t room, const int *pipe_fds, const int *bell_fds, unsigned index, unsigned end_index)
 {
         End end = {.c = c, .raw = {.board = board, .payload = (uint8_t *)board + BOARD_PAYLOAD, .room = room, .index = index}};
 
         for (unsigned k = 0; k < 4; k++)
                 end.raw.pipe_fds[k] = pipe_fds[k];
+        for (unsigned k = 0; k < 2; k++)
+                end.raw.bell_fds[k] = bell_fds[k];
+        cr_assert_eq(raw_watch_bell(&end.raw, end_index), 0);
         raw_begin(&end.raw, c->way, c->size, c->n_sinks);
         return end;
 }
@@ -81,6 +85,8 @@ ParameterizedTestParameters(bench_raw, every_message_arrives_in_order)
                 {BENCH_WAY_FUTEX, 9000, 5000, 1, true},
                 {BENCH_WAY_PIPE, 64, 5000, 1, true},
                 {BENCH_WAY_PIPE, 9000, 5000, 1, true},
+                {BENCH_WAY_BELL, 64, 5000, 1, true},
+                {BENCH_WAY_BELL, 9000, 5000, 1, true},
                 {BENCH_WAY_RING, 64, 100000, 1, false},
                 {BENCH_WAY_DESC, 4096, 100000, 1, false},
                 {BENCH_WAY_DESC, 65536, 20000, 1, false}, /* few chunks: the producer waits for them */
@@ -98,14 +104,14 @@ ParameterizedTest(Case *c, bench_raw, every_message_arrives_in_order, .timeout =
         struct bench_board *board = aligned_alloc(BOARD_PAGE, BOARD_PAYLOAD + room);
         pthread_t threads[BOARD_MAX_SINKS];
         End source, sinks[BOARD_MAX_SINKS];
-        int pipe_fds[4];
+        int pipe_fds[4], bell_fds[2];
 
         cr_assert_not_null(board);
         memset(board, 0, BOARD_PAYLOAD + room);
-        cr_assert(pipe(pipe_fds) == 0 && pipe(pipe_fds + 2) == 0);
-        source = make_end(c, board, room, pipe_fds, 0);
+        cr_assert(pipe(pipe_fds) == 0 && pipe(pipe_fds + 2) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, bell_fds) == 0);
+        source = make_end(c, board, room, pipe_fds, bell_fds, 0, 0);
         for (unsigned k = 0; k < c->n_sinks; k++) {
-                sinks[k] = make_end(c, board, room, pipe_fds, k);
+                sinks[k] = make_end(c, board, room, pipe_fds, bell_fds, k, 1);
                 cr_assert_eq(pthread_create(&threads[k], NULL, receive_all, &sinks[k]), 0);
         }
         for (uint64_t i = 0; i < c->n; i++) {
@@ -119,5 +125,10 @@ ParameterizedTest(Case *c, bench_raw, every_message_arrives_in_order, .timeout =
         }
         for (unsigned k = 0; k < 4; k++)
                 cr_assert_eq(close(pipe_fds[k]), 0);
+        for (unsigned k = 0; k < 2; k++)
+                cr_assert_eq(close(bell_fds[k]), 0);
+        cr_assert_eq(close(source.raw.epoll_fd), 0);
+        for (unsigned k = 0; k < c->n_sinks; k++)
+                cr_assert_eq(close(sinks[k].raw.epoll_fd), 0);
         free(board);
 }
