@@ -193,6 +193,144 @@ static PyObject *node_send_output(PyObject *o, PyObject *args, PyObject *kwargs)
         Py_RETURN_NONE;
 }
 
+/* -------- several messages at once -------- */
+
+typedef struct Batch {
+        PyObject *tuple;       /* of what was given; keeps it alive */
+        Py_ssize_t n;          /* messages that are whole: the rest of the arrays is not set */
+        Py_buffer *views;
+        tg_params **params;    /* NULL for a message without */
+        tg_message *messages;
+} Batch;
+
+static void batch_release(Batch *batch)
+{
+        for (Py_ssize_t i = 0; i < batch->n; i++) {
+                PyBuffer_Release(&batch->views[i]);
+                tg_params_free(batch->params[i]);
+        }
+        PyMem_Free(batch->views);
+        PyMem_Free(batch->params);
+        PyMem_Free(batch->messages);
+        Py_XDECREF(batch->tuple);
+}
+
+/* The exception in flight says more than its type: @name = @n on it, and below its text a line. Best effort. */
+static void error_annotate(const char *name, Py_ssize_t n, PyObject *take_note)
+{
+        PyObject *type, *value, *traceback, *r = NULL, *number;
+
+        PyErr_Fetch(&type, &value, &traceback);
+        PyErr_NormalizeException(&type, &value, &traceback);
+        number = name ? PyLong_FromSsize_t(n) : NULL;
+        if (number && PyObject_SetAttrString(value, name, number) < 0)
+                PyErr_Clear();
+        if (take_note)
+                r = PyObject_CallMethod(value, "add_note", "O", take_note);
+        PyErr_Clear();
+        Py_XDECREF(r);
+        Py_XDECREF(number);
+        Py_XDECREF(take_note);
+        PyErr_Restore(type, value, traceback);
+}
+
+/* @item: data, or (data, metadata). Return: 0, or -1 with an exception. */
+static int batch_add(Batch *batch, PyObject *item)
+{
+        PyObject *data = item, *metadata = NULL;
+        Py_buffer *view = &batch->views[batch->n];
+
+        if (PyTuple_Check(item) && !PyArg_ParseTuple(item, "OO;a message is data, or a tuple (data, metadata)", &data, &metadata))
+                return -1;
+        if (data_view(data, view) < 0)
+                return -1;
+        if (params_from_python(metadata, &batch->params[batch->n]) < 0) {
+                PyBuffer_Release(view);
+                return -1;
+        }
+        batch->messages[batch->n] = (tg_message){view->buf, (size_t)view->len, batch->params[batch->n]};
+        batch->n++;
+        return 0;
+}
+
+/* All of them are looked at before the first is sent. On failure, too, it is to be released. */
+static int batch_parse(Batch *batch, PyObject *iterable)
+{
+        Py_ssize_t n;
+
+        batch->tuple = PySequence_Tuple(iterable);
+        if (!batch->tuple)
+                return -1;
+        n = PyTuple_Size(batch->tuple);
+        batch->views = PyMem_Calloc((size_t)n + 1, sizeof(*batch->views));
+        batch->params = PyMem_Calloc((size_t)n + 1, sizeof(tg_params *));
+        batch->messages = PyMem_Calloc((size_t)n + 1, sizeof(*batch->messages));
+        if (!batch->views || !batch->params || !batch->messages) {
+                PyErr_NoMemory();
+                return -1;
+        }
+        while (batch->n < n) {
+                if (batch_add(batch, PyTuple_GetItem(batch->tuple, batch->n)) < 0) {
+                        error_annotate(NULL, 0, PyUnicode_FromFormat("This is message %zd of the batch; none was sent.", batch->n));
+                        return -1;
+                }
+        }
+        return 0;
+}
+
+/* @done: messages that were sent; set in every case. Return: 0, or -1 with an exception. */
+static int batch_send(NodeObject *self, const char *output, const Batch *batch, Py_ssize_t *done)
+{
+        int64_t deadline_ns = node_send_deadline(self);
+        tg_node *node;
+        size_t n_sent;
+        int r, go;
+
+        do {
+                node = node_use(self);
+                if (!node)
+                        return -1;
+                Py_BEGIN_ALLOW_THREADS
+                r = tg_send_batch(node, output, batch->messages + *done, (size_t)(batch->n - *done), &n_sent);
+                Py_END_ALLOW_THREADS
+                node_unuse(self);
+                *done += (Py_ssize_t)n_sent;
+                if (r == 0)
+                        return 0;
+                if (r != -EINTR && r != TG_E_TIMEOUT) {
+                        error_set(r, "output '%.128s', message %zd of %zd", output, *done, batch->n);
+                        return -1;
+                }
+                go = node_wait_goes_on(self, deadline_ns);
+                if (go == 0)
+                        error_set(TG_E_TIMEOUT, "output '%.128s', message %zd of %zd", output, *done, batch->n);
+        } while (go > 0);
+        return -1;
+}
+
+static PyObject *node_send_batch(PyObject *o, PyObject *args, PyObject *kwargs)
+{
+        static char *names[] = {"output_id", "messages", NULL};
+        PyObject *iterable;
+        Py_ssize_t done = 0;
+        Batch batch = {0};
+        const char *output;
+        int r;
+
+        if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sO:send_batch", names, &output, &iterable))
+                return NULL;
+        r = batch_parse(&batch, iterable);
+        if (r == 0) {
+                r = batch_send((NodeObject *)o, output, &batch, &done);
+                if (r < 0)
+                        error_annotate("n_sent", done, NULL);
+        }
+        batch_release(&batch);
+        if (r < 0)
+                return NULL;
+        Py_RETURN_NONE;
+}
+
 static PyObject *node_alloc_output(PyObject *o, PyObject *args, PyObject *kwargs)
 {
         static char *names[] = {"output_id", "nbytes", NULL};
@@ -600,6 +738,9 @@ static PyMethodDef node_methods[] = {
         {"try_recv", node_try_recv, METH_NOARGS, "try_recv() -> Event | None\n\nThe next event if one is there; never waits."},
         {"send_output", WITH_KEYWORDS(node_send_output),
                 "send_output(output_id, data=None, metadata=None)\n\nSend bytes, or what lends a C-contiguous buffer."},
+        {"send_batch", WITH_KEYWORDS(node_send_batch),
+                "send_batch(output_id, messages)\n\nSend several in this order, and wake the consumers once. Each is data, or (data, metadata). "
+                "An exception has n_sent: how many everybody gets; of the others nobody gets any."},
         {"alloc_output", WITH_KEYWORDS(node_alloc_output),
                 "alloc_output(output_id, nbytes) -> Sample\n\nRoom for one message in shared memory, to be written in place."},
         {"close_outputs", node_close_outputs, METH_O,

@@ -262,7 +262,9 @@ static PyType_Slot sample_slots[] = {
         {Py_bf_getbuffer, sample_getbuffer},
         {Py_bf_releasebuffer, sample_releasebuffer},
         {Py_sq_length, sample_length},
-        {Py_tp_doc, "One message being written in place: a writable buffer, sent once by send() or at the end of a with block."},
+        {Py_tp_doc, "One message being written in place: a writable buffer, sent once by send() or at the end of a with block. "
+                "memoryview(sample) and numpy.frombuffer(sample, dtype) are views that have to be gone by then; numpy.ndarray(shape, dtype, sample) "
+                "is one that nobody counts, and may not be used after it."},
         {0},
 };
 

@@ -320,6 +320,73 @@ def test_a_send_waits_for_room_for_as_long_as_send_timeout_says():
     raises(TypeError, setattr, node, "send_timeout", "x")
 
 
+# batches
+
+
+@played
+def test_a_batch_is_sent_in_one_call_in_its_order():
+    import numpy
+
+    node = tidegate.Node()
+    node.send_batch("out", [b"one", (b"two", {"k": 1}), (bytearray(b"three"), None), numpy.arange(3, dtype=numpy.uint8), None, (None, {"k": "v"})])
+    assert play.sent() == [
+        ("out", b"one", {}), ("out", b"two", {"k": 2}), ("out", b"three", {}), ("out", b"\0\1\2", {}), ("out", b"", {}), ("out", b"", {"k": 4})
+    ]  # fmt: skip
+    node.send_batch(output_id="other", messages=(b"%d" % i for i in range(300)))
+    node.send_batch("out", numpy.eye(2, dtype=numpy.uint8))  # a row is a message
+    node.send_batch("out", [])
+    assert [s[1] for s in play.sent()[6:]] == [*(b"%d" % i for i in range(300)), b"\1\0", b"\0\1"]
+    assert play.live("batches") == 4
+
+
+@played
+def test_a_batch_with_one_bad_message_is_not_sent_at_all():
+    import numpy
+
+    node = tidegate.Node()
+    good = bytearray(b"good")
+    cases = [
+        (TypeError, "text"), (TypeError, 5), (BufferError, numpy.eye(4)[:, 0]), (TypeError, (b"x", {"k": None})), (ValueError, (b"x", {"": 1})),
+        (TypeError, (b"x",)), (TypeError, (b"x", {}, 3)), (TypeError, (b"x", 7)), (TypeError, ("text", {})),
+    ]  # fmt: skip
+    for type, bad in cases:
+        e = raises(type, node.send_batch, "out", [good, (good, {"k": 1}), bad])
+        assert e.__notes__ == ["This is message 2 of the batch; none was sent."], bad
+        good += b"!"  # nobody holds it: a bytearray that is lent cannot grow
+    raises(TypeError, node.send_batch, "out", 5)
+    raises(TypeError, node.send_batch, "out")
+    assert play.sent() == [] and play.live("batches") == 0
+
+
+@played
+def test_a_batch_that_fails_says_how_many_were_sent():
+    node = tidegate.Node()
+    messages = [b"0", b"1", b"2", b"bad", b"4"]
+    assert raises(tidegate.NoSuchOutput, node.send_batch, "nowhere", messages).n_sent == 0
+    for r, type in [(play.DROPPED, tidegate.Dropped), (play.STOPPING, tidegate.Stopping), (play.CLOSED, tidegate.Closed)]:
+        play.fail("bad", r)
+        e = raises(type, node.send_batch, "out", messages)
+        assert e.n_sent == 3 and "message 3 of 5" in str(e) and "'out'" in str(e)
+        assert play.lib.fake_n_sent() % 3 == 0
+    play.fail("tg_send_batch", -errno.ENOMEM)
+    assert raises(MemoryError, node.send_batch, "out", messages).n_sent == 0
+
+
+@played
+def test_a_batch_that_waits_for_room_goes_on_where_it_was():
+    node = tidegate.Node()
+    messages = [b"%d" % i for i in range(10)]
+    node.send_timeout = 0.3
+    play.lib.fake_room(4)
+    begin = time.monotonic()
+    e = raises(tidegate.Timeout, node.send_batch, "out", messages)
+    assert e.n_sent == 4 and "message 4 of 10" in str(e) and "'out'" in str(e) and 0.3 <= time.monotonic() - begin < 10
+    node.send_timeout = None
+    threading.Timer(0.3, play.lib.fake_hold_sends, [False]).start()
+    node.send_batch("out", messages[4:])
+    assert [s[1] for s in play.sent()] == messages, "each of them once, after two slices of waiting"
+
+
 # samples
 
 
@@ -375,6 +442,42 @@ def test_a_with_block_sends_at_its_end_and_gives_back_on_an_error():
     raises(ZeroDivisionError, failing)
     assert [s[1] for s in play.sent()] == [b"abc", b"\0"]
     assert play.live("samples") == 0
+
+
+@played
+def test_an_array_is_filled_in_place_and_sent_by_one_line():
+    import numpy
+
+    node = tidegate.Node()
+    a, b = numpy.arange(6, dtype=numpy.int16).reshape(2, 3), numpy.ones((2, 3), numpy.int16)
+    seen = []
+    node.fill_output("out", lambda out: numpy.add(a, b, out=out), a.shape, a.dtype, {"k": 1})
+    node.fill_output("out", lambda out: seen.append((out.shape, out.dtype.str, out.flags.writeable, out.flags.c_contiguous)), (2, 3), "<f8")
+    node.fill_output("out", lambda out: out.fill(7), 3)
+    node.fill_output("out", lambda out: seen.append(out.shape), (0, 4))
+    assert seen == [((2, 3), "<f8", True, True), (0, 4)]
+    assert [s[1:] for s in play.sent()] == [((a + b).tobytes(), {"k": 2}), (bytes(48), {}), (b"\7\7\7", {}), (b"", {})]
+    assert play.live("samples") == 0
+
+
+@played
+def test_an_array_that_somebody_keeps_or_that_was_not_filled_is_not_sent():
+    import numpy
+
+    node = tidegate.Node()
+    kept = []
+    for keep in [kept.append, lambda out: kept.append(out[1:]), lambda out: kept.append(out.reshape(1, 3).T)]:
+        assert "1 view of it exists" in str(raises(BufferError, node.fill_output, "out", keep, 3))
+        kept.clear()
+    raises(ZeroDivisionError, node.fill_output, "out", lambda out: out.fill(1 / 0), 3)
+    raises(TypeError, node.fill_output, "out", lambda out: None, 3, "uint8", {"k": None})
+    assert "Python objects" in str(raises(TypeError, node.fill_output, "out", lambda out: None, 3, object))
+    raises(ValueError, node.fill_output, "out", lambda out: None, -1)
+    raises(ValueError, node.fill_output, "out", lambda out: None, (-2, -2))
+    raises(tidegate.NoSuchOutput, node.fill_output, "nowhere", lambda out: None, 3)
+    assert play.sent() == [] and play.live("samples") == 0
+    node.fill_output("out", lambda out: numpy.copyto(out, 1), 2)
+    assert [s[1] for s in play.sent()] == [b"\1\1"]
 
 
 @played
@@ -460,13 +563,14 @@ def test_ctrl_c_ends_every_wait():
 
     waits = [
         node.next, lambda: node.next(60), lambda: next(node), lambda: node.send_output("out", b""),
-        lambda: node.alloc_output("out", 1).send(), lambda: asyncio.run(wait()),
+        lambda: node.alloc_output("out", 1).send(), lambda: asyncio.run(wait()), lambda: node.send_batch("out", [b"", b""]),
     ]  # fmt: skip
     for call in waits:
         threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
         begin = time.monotonic()
-        raises(KeyboardInterrupt, call)
+        e = raises(KeyboardInterrupt, call)
         assert time.monotonic() - begin < 20
+    assert e.n_sent == 0, "of the batch"
     assert play.live("samples") == 0 and play.sent() == []
 
 
@@ -515,7 +619,10 @@ def test_close_from_another_thread_ends_the_waits():
         except tidegate.Closed as e:
             ends.append(e.errno)
 
-    calls = [node.next, lambda: next(node), lambda: node.send_output("out", b""), lambda: node.alloc_output("out", 1).send()]
+    calls = [
+        node.next, lambda: next(node), lambda: node.send_output("out", b""), lambda: node.alloc_output("out", 1).send(),
+        lambda: node.send_batch("out", [b""]),
+    ]  # fmt: skip
     threads = [threading.Thread(target=wait, args=[c]) for c in calls]
     for thread in threads:
         thread.start()
@@ -524,7 +631,7 @@ def test_close_from_another_thread_ends_the_waits():
     node.close()
     for thread in threads:
         thread.join(10)
-    assert ends == [errno.EBADF] * 4
+    assert ends == [errno.EBADF] * 5
     del node, calls, threads, thread
     assert play.live("nodes") == 0 and play.live("samples") == 0
 
@@ -645,7 +752,7 @@ def test_nothing_works_after_close_and_nothing_crashes():
     calls = [
         node.next, node.try_recv, lambda: next(node), node.fileno, node.restart_count, lambda: node.node_id,
         lambda: node.inputs, lambda: node.outputs, lambda: node.should_stop, lambda: node.stop_deadline,
-        lambda: node.send_output("out", b""), lambda: node.alloc_output("out", 1), lambda: node.close_outputs(["out"]),
+        lambda: node.send_output("out", b""), lambda: node.send_batch("out", [b""]), lambda: node.alloc_output("out", 1), lambda: node.close_outputs(["out"]),
         lambda: node.log_info("x"), lambda: node.input_stats("in"), node.__enter__, lambda: asyncio.run(node.recv_async()),
     ]  # fmt: skip
     for call in calls:
@@ -708,11 +815,12 @@ def test_a_forked_child_may_not_use_the_node_and_does_not_hurt_it():
     pid = os.fork()
     if pid == 0:
         try:
-            for call in [node.next, node.try_recv, lambda: node.send_output("out", b""), lambda: node.alloc_output("out", 1)]:
+            sends = [lambda: node.send_output("out", b""), lambda: node.send_batch("out", [b""]), lambda: node.alloc_output("out", 1)]
+            for call in [node.next, node.try_recv, *sends]:
                 assert raises(tidegate.Error, call).errno == errno.EOWNERDEAD
             assert bytes(event.data) == b"abc"
             node.close()
-            del node, call, event
+            del node, call, sends, event
         except BaseException as e:
             print(repr(e), file=sys.stderr)
             os._exit(1)
@@ -752,6 +860,8 @@ def test_a_million_small_things_leave_nothing_behind():
         del event
         for bad in [{"k": None}, {"k": [1, "a"]}, {"k": 2**70}, {3: 1}]:
             raises((TypeError, OverflowError), node.send_output, "out", b"", bad)
+            raises((TypeError, OverflowError), node.send_batch, "out", [(b"abc", params), (b"", bad)])
+        raises(tidegate.NoSuchOutput, node.send_batch, "nowhere", [b"abc", (b"abc", params)])
         raises(tidegate.NoSuchOutput, node.send_output, "nowhere", b"abc", params)
         raises(tidegate.NoSuchOutput, node.alloc_output, "nowhere", 1)
         raises(tidegate.Timeout, node.next, 0)

@@ -6,7 +6,7 @@ import signal
 import textwrap
 
 import pytest
-from conftest import eventually
+from conftest import ROOT, eventually
 
 
 def printed(run, node):
@@ -58,6 +58,8 @@ def test_every_size_and_type_arrives_as_it_was_sent(flow):
             with node.alloc_output("out", n) as sample:
                 numpy.frombuffer(sample, numpy.uint8)[:] = payload(n)
                 sample.send({"n": n, "in place": True})
+            node.fill_output("out", lambda out: numpy.copyto(out, payload(n)), n, "uint8", {"n": n, "in place": True})
+        node.send_batch("out", [(payload(n), METADATA | {"n": n}) for n in SIZES])
     """
     receiver = EVERYTHING + """
     import datetime, tidegate
@@ -74,13 +76,29 @@ def test_every_size_and_type_arrives_as_it_was_sent(flow):
         assert numpy.array_equal(numpy.frombuffer(event.data, numpy.uint8), payload(n)), n
         assert event.seq == len(seen)
         seen.append(n)
-    assert seen == [n for n in SIZES for _ in range(2)]
+    assert seen == [n for n in SIZES for _ in range(3)] + SIZES
     assert node.input_stats("in") == {
         "delivered": len(seen), "dropped_queue": 0, "dropped_pool": 0, "dropped_source": 0, "dropped_invalid": 0}
     print("all right")
     """
     run = flow({"sender": (sender, {"outputs": ["out"]}), "receiver": (receiver, {"inputs": {"in": lossless("sender/out")}})})
     assert printed(run, "receiver") == ["all right"]
+
+
+def test_the_node_of_the_readme_inverts_what_it_gets(flow):
+    (readme,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    both = """
+    import numpy, tidegate
+
+    image = numpy.arange(100_000, dtype=numpy.uint8)
+    node = tidegate.Node()
+    """
+    run = flow({
+        "camera": (both + "node.send_output('image', image)\n", {"outputs": ["image"]}),
+        "readme": (readme, {"inputs": {"image": lossless("camera/image")}, "outputs": ["inverted"]}),
+        "viewer": (both + "print(bytes(node.next().data) == bytes(255 - image))\n", {"inputs": {"inverted": lossless("readme/inverted")}}),
+    })  # fmt: skip
+    assert printed(run, "viewer") == ["True"]
 
 
 COUNTER = """
@@ -283,20 +301,46 @@ def test_forked_children_leave_the_node_alone(flow):
     assert printed(run, "counter") == ["all of the parent, none of the children"]
 
 
-def test_ctrl_c_ends_the_wait_of_a_node(flow):
+def test_signals_reach_a_node_that_waits_however_it_waits(flow):
+    """A handler runs and the wait goes on, an exception of one ends it; `wait: spin` makes no system call that a signal could end."""
     node = """
     import os, signal, threading, time, tidegate
 
-    node = tidegate.Node()
-    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+    node, handled = tidegate.Node(), []
+    signal.signal(signal.SIGTERM, lambda number, frame: handled.append(time.monotonic()))
     begin = time.monotonic()
+
+    def send():
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not handled:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Timer(0.3, send).start()
     try:
         node.next()
     except KeyboardInterrupt:
-        print("interrupted", "at once" if time.monotonic() - begin < 20 else "late")
+        print("handled and interrupted", "at once" if time.monotonic() - begin < 20 else "late")
     """
-    run = flow({"node": (node, {"inputs": {"tick": "dora/timer/secs/60"}})}, timeout=30)
-    assert printed(run, "node") == ["interrupted at once"]
+    tick = {"inputs": {"tick": "dora/timer/secs/60"}}
+    modes = ["block", "adaptive", "spin"]
+    run = flow({mode: (node, {"wait": mode, **tick}) for mode in modes}, timeout=30)
+    assert [printed(run, mode) for mode in modes] == [["handled and interrupted at once"]] * 3
+
+
+def test_sigterm_without_a_handler_ends_a_node_that_waits_however_it_waits(flow):
+    node = """
+    import os, signal, threading, tidegate
+
+    node = tidegate.Node()
+    threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    node.next()
+    print("still here")
+    """
+    tick = {"inputs": {"tick": "dora/timer/secs/60"}}
+    modes = ["block", "adaptive", "spin"]
+    run = flow({mode: (node, {"wait": mode, **tick}) for mode in modes}, status=1, timeout=30)
+    assert run.output().count("SIGTERM") == 3 and "still here" not in run.output(), run.output()
 
 
 def test_a_full_link_holds_up_the_sender_up_to_its_timeout(flow):

@@ -10,8 +10,9 @@
 
 Messages are bytes. `event.data` is a read-only memoryview of shared memory: nothing is copied, numpy.frombuffer() works
 on it, and the message stays in place as long as the event or any view of it lives. A node holds at most 8 messages of an input
-like that; the library copies what comes beyond. `send_output()` takes bytes, or any object that lends a C-contiguous buffer;
-`alloc_output()` gives room in shared memory to write the message in place.
+like that; the library copies what comes beyond. `fill_output()` and `alloc_output()` give room in shared memory to write a message where its
+readers read it, so that nobody copies it; `send_output()` takes bytes, or any object that lends a C-contiguous buffer, and copies them once;
+`send_batch()` does so with several and wakes their readers once.
 
 Metadata is a dict of bool, int, float, str and lists of int, float or str. What arrives has a "timestamp" besides; the metadata of
 an event may be sent on as it is.
@@ -21,6 +22,7 @@ may not use the node of its parent. Every exception of this module is a tidegate
 """
 
 import errno
+import math
 import os
 from collections.abc import Mapping
 
@@ -127,6 +129,22 @@ class Node(_tidegate.Node):
         if self.closed and not self._waiting and self._async_fd >= 0:
             os.close(self._async_fd)
             self._async_fd = -1
+
+    def fill_output(self, output_id, fill, shape, dtype="uint8", metadata=None):
+        """Send a numpy array that is never copied: fill(array) writes it in shared memory, where its readers read it.
+
+        The array has what was there before, not zeros, and is gone once fill() has returned: BufferError, and nothing is sent, if
+        something still refers to it. Nothing is sent when fill() raises, either.
+        """
+        import numpy  # here: nodes that have no arrays need not have numpy
+
+        dtype = numpy.dtype(dtype)
+        if dtype.hasobject:
+            raise TypeError(f"dtype {dtype} is of Python objects, which no other process can read")
+        shape = tuple(shape) if numpy.iterable(shape) else (shape,)
+        with self.alloc_output(output_id, math.prod(shape) * dtype.itemsize) as sample:
+            fill(numpy.frombuffer(sample, dtype).reshape(shape))  # numpy.ndarray(shape, dtype, sample) would hold no view that counts
+            sample.send(metadata)
 
     def close(self):
         """Leave the dataflow. Never waits. Events still held stay readable."""

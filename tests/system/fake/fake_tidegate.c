@@ -51,6 +51,7 @@ TG_API void fake_push(int kind, const char *id, const void *data, size_t size, u
 TG_API void fake_end(void);
 TG_API void fake_fail(const char *function, int r, int times);
 TG_API void fake_hold_sends(bool hold);
+TG_API void fake_room(int n); /* for so many messages; then sends are held */
 TG_API void fake_stop(uint64_t deadline_ns);
 TG_API int fake_live(const char *what);
 TG_API size_t fake_n_sent(void);
@@ -62,9 +63,10 @@ static tg_node *the_node;
 static int queue_fd = -1;
 static tg_event *first, **last = &first;
 static bool ended, held;
+static int n_room = -1; /* messages for which there is room before sends are held; -1: no end of it */
 static uint64_t stop_deadline_ns = UINT64_MAX;
 static int64_t send_timeout_ns = TG_FOREVER;
-static int n_events, n_samples, n_nodes, n_calls_next;
+static int n_events, n_samples, n_nodes, n_calls_next, n_calls_batch;
 static struct {
         char function[32];
         int r, times;
@@ -133,7 +135,13 @@ void fake_fail(const char *function, int r, int times)
 
 void fake_hold_sends(bool hold)
 {
+        n_room = -1;
         held = hold;
+}
+
+void fake_room(int n)
+{
+        n_room = n;
 }
 
 void fake_stop(uint64_t deadline_ns)
@@ -147,6 +155,7 @@ int fake_live(const char *what)
                 : strcmp(what, "samples") == 0 ? n_samples
                 : strcmp(what, "nodes") == 0   ? n_nodes
                 : strcmp(what, "calls") == 0   ? n_calls_next
+                : strcmp(what, "batches") == 0 ? n_calls_batch
                                                : -1;
 }
 
@@ -164,6 +173,8 @@ static int failing(const tg_node *node, const char *function)
 {
         if (node && node->pid != getpid())
                 return -EOWNERDEAD;
+        if (strcmp(function, "tg_send_batch") == 0)
+                n_calls_batch++;
         if (failure.times > 0 && strcmp(function, failure.function) == 0) {
                 failure.times--;
                 return failure.r;
@@ -372,11 +383,16 @@ static char *params_text(const tg_params *params)
 static int send_now(const char *output, const void *data, size_t size, const tg_params *params)
 {
         Sent *s;
-        int r = wait_room();
+        int r;
+
+        if (n_room == 0)
+                held = true;
+        r = wait_room();
 
         if (r)
                 return r;
         pthread_mutex_lock(&lock);
+        n_room -= n_room > 0;
         if (n_sent < sizeof(sent) / sizeof(*sent)) {
                 s = &sent[n_sent++];
                 s->output = strdup(output);
@@ -401,6 +417,23 @@ int tg_send(tg_node *node, const char *output, const void *data, size_t size, co
         if (r)
                 return r;
         return declared(output) ? send_now(output, data, size, params) : TG_E_NO_OUTPUT;
+}
+
+int tg_send_batch(tg_node *node, const char *output, const tg_message *messages, size_t n, size_t *ret_n_sent)
+{
+        int r = failing(node, __func__);
+
+        *ret_n_sent = 0;
+        if (r == 0 && !declared(output))
+                r = TG_E_NO_OUTPUT;
+        for (size_t i = 0; i < n && r == 0; i++) {
+                if (messages[i].size == 3 && memcmp(messages[i].data, "bad", 3) == 0)
+                        r = failing(node, "bad");
+                if (r == 0)
+                        r = send_now(output, messages[i].data, messages[i].size, messages[i].params);
+                *ret_n_sent += r == 0;
+        }
+        return r;
 }
 
 int tg_alloc(tg_node *node, const char *output, size_t size, tg_sample **ret)
