@@ -12,6 +12,7 @@
 #include <sys/timerfd.h>
 #include <sys/un.h>
 
+#include "base/send.h"
 #include "cli/probe-raw.h"
 #include "cli/probes.h"
 
@@ -27,20 +28,7 @@
 
 static int send_fd(int socket_fd, int fd)
 {
-        union {
-                char room[CMSG_SPACE(sizeof(int))];
-                struct cmsghdr align;
-        } control = {0};
-        struct iovec iov = {.iov_base = (char[]){'f'}, .iov_len = 1};
-        struct msghdr msg = {
-                .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control.room)};
-        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-        return sendmsg(socket_fd, &msg, MSG_NOSIGNAL) == 1 ? 0 : -errno;
+        return send_message(socket_fd, "f", 1, &fd, 1, 0) == 1 ? 0 : -errno;
 }
 
 /* The descriptor that came with the next message, -1 if none did, or another negative errno. */

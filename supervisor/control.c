@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/send.h"
 #include "protocol/control_msg.h"
 #include "supervisor/json-text.h"
 
@@ -83,24 +84,10 @@ static void control_hang_up(Control *control)
 
 static ssize_t send_some(Control *control, const char *data, size_t size)
 {
-        struct iovec iov = {.iov_base = (char *)(uintptr_t)data, .iov_len = size};
-        char space[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = {};
-        struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
         ssize_t n;
 
-        if (control->send_fd >= 0) {
-                struct cmsghdr *c;
-
-                mh.msg_control = space;
-                mh.msg_controllen = sizeof(space);
-                c = CMSG_FIRSTHDR(&mh);
-                c->cmsg_level = SOL_SOCKET;
-                c->cmsg_type = SCM_RIGHTS;
-                c->cmsg_len = CMSG_LEN(sizeof(int));
-                memcpy(CMSG_DATA(c), &control->send_fd, sizeof(int));
-        }
         do
-                n = sendmsg(control->fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL);
+                n = send_message(control->fd, data, size, &control->send_fd, control->send_fd >= 0, MSG_DONTWAIT);
         while (n < 0 && errno == EINTR);
         if (n > 0)
                 control->send_fd = fd_close(control->send_fd); /* ours: a socket that we made */

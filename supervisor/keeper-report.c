@@ -4,10 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/send.h"
 #include "supervisor/keeper-internal.h"
 
 typedef struct Report {
@@ -28,22 +28,7 @@ static Report *report_free(Report *r)
 /* 0, or -errno: -EAGAIN when there is no room. */
 static int report_send(int socket_fd, const Report *r)
 {
-        char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = {};
-        struct iovec iov = {(void *)(uintptr_t)r->data, r->size};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-
-        if (r->fd >= 0) {
-                struct cmsghdr *cmsg;
-
-                msg.msg_control = control;
-                msg.msg_controllen = sizeof(control);
-                cmsg = CMSG_FIRSTHDR(&msg);
-                cmsg->cmsg_level = SOL_SOCKET;
-                cmsg->cmsg_type = SCM_RIGHTS;
-                cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-                memcpy(CMSG_DATA(cmsg), &r->fd, sizeof(int));
-        }
-        return sendmsg(socket_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+        return send_message(socket_fd, r->data, r->size, &r->fd, r->fd >= 0, MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
 void keeper_report_flush(Keeper *k)

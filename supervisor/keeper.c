@@ -18,6 +18,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/receive.h"
+#include "base/send.h"
 #include "protocol/guard_msg.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
@@ -37,19 +38,10 @@ static void on_supervisor(KeeperSource *source, uint32_t events);
 static int tell_guard(Keeper *k, int kill_fd, int events_fd)
 {
         struct guard_record record = {.magic = GUARD_MAGIC, .type = GUARD_MSG_CGROUP, .slot = k->slot};
-        char control[CMSG_SPACE(3 * sizeof(int))] __attribute__((aligned(8))) = {};
-        struct iovec iov = {&record, sizeof(record)};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-                .msg_controllen = sizeof(control)};
-        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-        int fds[3] = {k->dataflow_fd, kill_fd, events_fd};
+        const int fds[] = {k->dataflow_fd, kill_fd, events_fd};
 
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(sizeof(fds));
-        memcpy(CMSG_DATA(cmsg), fds, sizeof(fds));
         /* The first record on this socket: there is room, or something is wrong. */
-        return sendmsg(k->guard_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? error_origin(-errno) : 0;
+        return send_message(k->guard_fd, &record, sizeof(record), fds, ELEMENTSOF(fds), MSG_DONTWAIT) < 0 ? error_origin(-errno) : 0;
 }
 
 /* Whether anybody is left is of interest only while we are alone, and is read then. */

@@ -9,6 +9,9 @@
 
 #include "base/error.h"
 #include "base/receive.h"
+#include "base/send.h"
+
+_Static_assert(PACKET_MAX_FDS == SEND_MAX_FDS, "more are refused there");
 
 typedef struct Packet {
         ListLink link;
@@ -19,24 +22,7 @@ typedef struct Packet {
 
 int packet_send(int sock, const void *data, size_t size, const int *fds, size_t n_fds)
 {
-        char control[CMSG_SPACE(sizeof(int) * PACKET_MAX_FDS)] __attribute__((aligned(8))) = {};
-        struct iovec iov = {.iov_base = (void *)data, .iov_len = size};
-        struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
-
-        if (n_fds > PACKET_MAX_FDS)
-                return error_origin(-EINVAL);
-        if (n_fds > 0) {
-                struct cmsghdr *c;
-
-                mh.msg_control = control;
-                mh.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
-                c = CMSG_FIRSTHDR(&mh);
-                c->cmsg_level = SOL_SOCKET;
-                c->cmsg_type = SCM_RIGHTS;
-                c->cmsg_len = CMSG_LEN(sizeof(int) * n_fds);
-                memcpy(CMSG_DATA(c), fds, sizeof(int) * n_fds);
-        }
-        if (sendmsg(sock, &mh, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+        if (send_message(sock, data, size, fds, n_fds, MSG_DONTWAIT) >= 0)
                 return 0;
         if (errno == EAGAIN || errno == EINTR || errno == ENOBUFS)
                 return PACKET_E_AGAIN;

@@ -23,6 +23,7 @@
 #include "base/fork.h"
 #include "base/place.h"
 #include "base/receive.h"
+#include "base/send.h"
 #include "supervisor/capture.h"
 
 #define AGAIN_MS 20 /* between two looks for descendants that are being killed */
@@ -63,22 +64,7 @@ static void close_others(const int *keep, size_t n)
 
 static void say(int socket_fd, struct reaper_record record, int fd)
 {
-        char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = {};
-        struct iovec iov = {&record, sizeof(record)};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-
-        if (fd >= 0) {
-                struct cmsghdr *cmsg;
-
-                msg.msg_control = control;
-                msg.msg_controllen = sizeof(control);
-                cmsg = CMSG_FIRSTHDR(&msg);
-                cmsg->cmsg_level = SOL_SOCKET;
-                cmsg->cmsg_type = SCM_RIGHTS;
-                cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-                memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
-        }
-        (void)sendmsg(socket_fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL); /* two small records in all: there is room, or nobody reads */
+        (void)send_message(socket_fd, &record, sizeof(record), &fd, fd >= 0, MSG_DONTWAIT); /* two small records in all: there is room, or nobody reads */
 }
 
 /* The keeper is gone. A namespace ends with us; else all that descend are stopped and killed, until there are none. */

@@ -20,6 +20,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/receive.h"
+#include "base/send.h"
 #include "protocol/log_msg.h"
 
 #define FLOW_GRACE      (2 * NSEC_PER_SEC)
@@ -194,16 +195,8 @@ static int give_board(BenchFlow *flow, int fd)
         const int fds[] = {
                 flow->board_fd, flow->pipe_fds[0], flow->pipe_fds[1], flow->pipe_fds[2], flow->pipe_fds[3], flow->bell_fds[0],
                 flow->bell_fds[1]};
-        char space[CMSG_SPACE(sizeof(fds))] __attribute__((aligned(8))) = {}, byte = 0;
-        struct iovec iov = {.iov_base = &byte, .iov_len = 1};
-        struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
-        struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
 
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(fds));
-        memcpy(CMSG_DATA(c), fds, sizeof(fds));
-        return sendmsg(fd, &mh, MSG_NOSIGNAL) == 1 ? 0 : -errno;
+        return send_message(fd, "", 1, fds, ELEMENTSOF(fds), 0) == 1 ? 0 : -errno;
 }
 
 /* A node says who it is with its first packet, which is there when its connection is. */

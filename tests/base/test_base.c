@@ -1,15 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/list.h"
 #include "base/procstat.h"
+#include "base/receive.h"
+#include "base/send.h"
 #include "base/utf8.h"
 
 typedef struct Item {
@@ -140,4 +145,42 @@ Test(procstat, a_process_is_told_from_none)
         cr_assert_eq(procstat_read(&stat, 0), -ESRCH);
         boot_id_read(boot_id);
         cr_assert_eq(strlen(boot_id), 36);
+}
+
+Test(send, a_message_brings_its_descriptors_and_no_more_than_there_is_room_for)
+{
+        int pair[2], pipes[2], fds[SEND_MAX_FDS + 1], got[SEND_MAX_FDS] = {};
+        char control[CMSG_SPACE(sizeof(got))] __attribute__((aligned(8))), text[8];
+        struct iovec iov = {text, sizeof(text)};
+        struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+        cr_assert_eq(pipe(pipes), 0);
+        for (size_t i = 0; i < ELEMENTSOF(fds); i++)
+                fds[i] = pipes[1];
+        cr_assert_eq(send_message(pair[0], "abc", 3, fds, SEND_MAX_FDS, MSG_DONTWAIT), 3);
+        cr_assert_eq(receive_message(pair[1], &mh, MSG_DONTWAIT), 3);
+        cr_assert_eq(memcmp(text, "abc", 3), 0);
+        cr_assert_eq(CMSG_FIRSTHDR(&mh)->cmsg_len, CMSG_LEN(sizeof(got)));
+        memcpy(got, CMSG_DATA(CMSG_FIRSTHDR(&mh)), sizeof(got));
+        for (size_t i = 0; i < ELEMENTSOF(got); i++)
+                cr_assert_eq(write(got[i], "x", 1), 1);
+
+        cr_assert_eq(send_message(pair[0], "abc", 3, fds, SEND_MAX_FDS + 1, MSG_DONTWAIT), -1);
+        cr_assert_eq(errno, EINVAL);
+        cr_assert_eq(send_message(pair[0], "de", 2, NULL, 0, MSG_DONTWAIT), 2);
+        mh.msg_controllen = sizeof(control);
+        cr_assert_eq(receive_message(pair[1], &mh, MSG_DONTWAIT), 2);
+        cr_assert_null(CMSG_FIRSTHDR(&mh));
+}
+
+Test(send, to_nobody_is_an_error_and_no_signal)
+{
+        int pair[2];
+
+        cr_assert_neq(signal(SIGPIPE, SIG_DFL), SIG_ERR);
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+        cr_assert_eq(close(pair[1]), 0);
+        cr_assert_eq(send_message(pair[0], "f", 1, NULL, 0, 0), -1);
+        cr_assert_eq(errno, EPIPE);
 }
