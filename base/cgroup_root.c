@@ -13,8 +13,7 @@
 
 #include "base/cleanup.h"
 
-/* mountinfo writes space, tab, newline and backslash as \ooo. */
-static void unescape(char *s)
+void mountinfo_unescape(char *s)
 {
         char *to = s;
 
@@ -48,7 +47,7 @@ int cgroup_mount_find(char *ret_path)
                         found = found == -ENOENT && strncmp(root, "/..", 3) == 0 ? -EXDEV : found; /* unless another shows it */
                         continue;
                 }
-                unescape(at);
+                mountinfo_unescape(at);
                 memcpy(ret_path, at, strlen(at) + 1);
                 found = 0;
         }
@@ -112,8 +111,8 @@ static int find_view(const char *own, char *ret_top, char *ret_own)
                 if (!dash || sscanf(dash + 3, "%63s", type) != 1 || strcmp(type, "cgroup2") != 0 ||
                         sscanf(line, "%*s %*s %*s %4095s %4095s", root, at) != 2)
                         continue;
-                unescape(root);
-                unescape(at);
+                mountinfo_unescape(root);
+                mountinfo_unescape(at);
                 n = strcmp(root, "/") == 0 ? 0 : strlen(root);
                 if (strncmp(root, "/..", 3) == 0 || strncmp(own, root, n) != 0 || (n > 0 && own[n] != '/' && own[n] != '\0'))
                         continue;

@@ -15,6 +15,9 @@
  * has its parent as own cgroup. */
 #define CGROUP_SELF "tidegate-self"
 
+/* mountinfo_unescape() - in place: /proc/self/mountinfo writes space, tab, newline and backslash as \ooo. */
+void mountinfo_unescape(char *s);
+
 /* cgroup_mount_find() - the first cgroup2 mount that shows its hierarchy from the root (that of our cgroup namespace). 0 or a negative errno, -EXDEV when
  * only others are mounted, from above it; @ret_path: room for PATH_MAX bytes. */
 int cgroup_mount_find(char *ret_path);

@@ -22,7 +22,7 @@ int procstat_parse(ProcStat *ret, const char *text)
         return 0;
 }
 
-static int read_text(const char *path, char *buffer, size_t size)
+int procfs_read(const char *path, char *buffer, size_t size)
 {
         _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
         ssize_t n;
@@ -42,7 +42,7 @@ int procstat_read(ProcStat *ret, pid_t pid)
         int r;
 
         (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-        r = read_text(path, text, sizeof(text));
+        r = procfs_read(path, text, sizeof(text));
         if (r == -ENOENT)
                 return -ESRCH;
         return r ? r : procstat_parse(ret, text);
@@ -50,7 +50,7 @@ int procstat_read(ProcStat *ret, pid_t pid)
 
 void boot_id_read(char ret[static 37])
 {
-        if (read_text("/proc/sys/kernel/random/boot_id", ret, 37))
+        if (procfs_read("/proc/sys/kernel/random/boot_id", ret, 37))
                 ret[0] = '\0';
         ret[strcspn(ret, "\n")] = '\0';
 }

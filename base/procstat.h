@@ -6,6 +6,7 @@
 #ifndef TG_BASE_PROCSTAT_H
 #define TG_BASE_PROCSTAT_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -19,6 +20,9 @@ int procstat_parse(ProcStat *ret, const char *text);
 
 /* procstat_read() - of @pid. 0; -ESRCH: there is none; or a negative errno. */
 int procstat_read(ProcStat *ret, pid_t pid);
+
+/* procfs_read() - as much of a file of /proc as @size - 1 bytes, and NUL. 0 or a negative errno. */
+int procfs_read(const char *path, char *buffer, size_t size);
 
 /* boot_id_read() - of this boot, 36 characters and NUL; "" when it cannot be read. */
 void boot_id_read(char ret[static 37]);

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/cgroup_root.h"
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "supervisor/cgroup.h"
@@ -125,22 +126,6 @@ static void mount_done(Mount *mount)
         free(mount->root);
 }
 
-/* mountinfo writes space, tab, newline and backslash as \ooo. */
-static void unescape(char *s)
-{
-        char *to = s;
-
-        for (; *s; s++) {
-                if (s[0] == '\\' && s[1] >= '0' && s[1] <= '3' && s[2] && s[3]) {
-                        *to++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
-                        s += 3;
-                } else {
-                        *to++ = *s;
-                }
-        }
-        *to = '\0';
-}
-
 static bool is_below(const char *path, const char *dir)
 {
         size_t n = strlen(dir);
@@ -181,8 +166,8 @@ static bool line_is(char *line, const char *controller, size_t n_controller, cha
         *ret_at = field;
         if (!*ret_root || !field)
                 return false;
-        unescape(*ret_root);
-        unescape(field);
+        mountinfo_unescape(*ret_root);
+        mountinfo_unescape(field);
         return true;
 }
 

@@ -11,6 +11,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/procstat.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/limit-files.h"
 
@@ -132,12 +133,11 @@ static int read_spec_first(SpawnJob *j)
  */
 static uint64_t processes_max(void)
 {
-        _cleanup_fd_ int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
         char text[128], *slash;
-        ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
         unsigned long long threads;
 
-        text[MAX(n, (ssize_t)0)] = '\0';
+        if (procfs_read("/proc/loadavg", text, sizeof(text)))
+                return 0;
         slash = strchr(text, '/'); /* 0.20 0.18 0.12 1/80 11206 */
         threads = slash ? strtoull(slash + 1, NULL, 10) : 0;
         return threads ? threads + SPARE_PROCESSES : 0;

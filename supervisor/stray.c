@@ -3,7 +3,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
@@ -15,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/procstat.h"
 #include "supervisor/cgroup.h"
 
 #define NO_HOME     SIZE_MAX
@@ -34,20 +34,6 @@ typedef struct Table {
         size_t n, capacity;
 } Table;
 
-static int read_text(const char *path, char *buffer, size_t size)
-{
-        _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-        ssize_t n;
-
-        if (fd < 0)
-                return -errno;
-        n = read(fd, buffer, size - 1);
-        if (n < 0)
-                return -errno;
-        buffer[n] = '\0';
-        return 0;
-}
-
 static int read_proc(pid_t pid, Proc *ret)
 {
         char path[64], text[1024];
@@ -55,7 +41,7 @@ static int read_proc(pid_t pid, Proc *ret)
         int r;
 
         (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-        r = read_text(path, text, sizeof(text));
+        r = procfs_read(path, text, sizeof(text));
         if (r)
                 return r;
         *ret = (Proc){.pid = pid, .home = NO_HOME};
@@ -208,7 +194,7 @@ static bool is_elsewhere(const Proc *proc, const char *place, char *ret_to, size
         char *line;
 
         (void)snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)proc->pid);
-        if (read_text(path, text, sizeof(text)))
+        if (procfs_read(path, text, sizeof(text)))
                 return false;
         line = strncmp(text, "0::", 3) == 0 ? text : strstr(text, "\n0::");
         if (!line)
