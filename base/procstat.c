@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -46,6 +47,32 @@ int procstat_read(ProcStat *ret, pid_t pid)
         if (r == -ENOENT)
                 return -ESRCH;
         return r ? r : procstat_parse(ret, text);
+}
+
+char *procfs_read_whole(int fd, size_t max, size_t *ret_size)
+{
+        size_t size = 0, room = 4096;
+        char *text = fd < 0 ? NULL : malloc(room);
+
+        while (text) {
+                ssize_t n = read(fd, text + size, room - size - 1);
+
+                if (n <= 0)
+                        break;
+                size += (size_t)n;
+                if (room - size < 1024) {
+                        char *grown = room < max ? realloc(text, 2 * room) : NULL;
+
+                        if (!grown)
+                                break;
+                        text = grown;
+                        room *= 2;
+                }
+        }
+        if (text)
+                text[size] = '\0';
+        *ret_size = size;
+        return text;
 }
 
 void boot_id_read(char ret[static 37])

@@ -24,6 +24,10 @@ int procstat_read(ProcStat *ret, pid_t pid);
 /* procfs_read() - as much of a file of /proc as @size - 1 bytes, and NUL. 0 or a negative errno. */
 int procfs_read(const char *path, char *buffer, size_t size);
 
+/* procfs_read_whole() - a file that does not say its size, in at most @max bytes, a power of two; @fd -1: none. The caller frees it; NULL when it
+ * cannot be read. */
+char *procfs_read_whole(int fd, size_t max, size_t *ret_size);
+
 /* boot_id_read() - of this boot, 36 characters and NUL; "" when it cannot be read. */
 void boot_id_read(char ret[static 37]);
 

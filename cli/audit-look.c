@@ -93,32 +93,11 @@ static void pause_for(nsec_t span)
 
 /* ---- processes */
 
-/* A whole file of procfs. The caller frees it; NULL when it cannot be read. */
 static char *read_whole(const char *path, size_t *ret_size)
 {
         _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-        size_t size = 0, room = 4096;
-        char *text = fd < 0 ? NULL : malloc(room);
 
-        while (text) {
-                ssize_t n = read(fd, text + size, room - size - 1);
-
-                if (n <= 0)
-                        break;
-                size += (size_t)n;
-                if (room - size < 1024) {
-                        char *grown = room < TEXT_MAX_READ ? realloc(text, 2 * room) : NULL;
-
-                        if (!grown)
-                                break;
-                        text = grown;
-                        room *= 2;
-                }
-        }
-        if (text)
-                text[size] = '\0';
-        *ret_size = size;
-        return text;
+        return procfs_read_whole(fd, TEXT_MAX_READ, ret_size);
 }
 
 /* Seconds of CLOCK_REALTIME at which it began. */

@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/place.h"
+#include "base/procstat.h"
 
 #define KILL_BUDGET (2 * NSEC_PER_SEC)
 #define KILL_STEP   (50 * NSEC_PER_MSEC)
@@ -44,31 +45,12 @@ static int pidfd_signal(int pidfd, int signo)
         return syscall(SYS_pidfd_send_signal, pidfd, signo, NULL, 0) < 0 ? -errno : 0;
 }
 
-/* A whole file of cgroupfs. The caller frees it; NULL when it cannot be read. */
 static char *read_list(int dir_fd, const char *name)
 {
         _cleanup_fd_ int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
-        size_t size = 0, room = 4096;
-        char *text = fd < 0 ? NULL : malloc(room);
+        size_t size;
 
-        while (text && size < LIST_MAX) {
-                ssize_t n = read(fd, text + size, room - size - 1);
-
-                if (n <= 0)
-                        break;
-                size += (size_t)n;
-                if (room - size < 1024) {
-                        char *grown = realloc(text, 2 * room);
-
-                        if (!grown)
-                                break;
-                        text = grown;
-                        room *= 2;
-                }
-        }
-        if (text)
-                text[size] = '\0';
-        return text;
+        return procfs_read_whole(fd, LIST_MAX, &size);
 }
 
 static bool is_listed(const char *list, pid_t pid)

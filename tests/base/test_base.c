@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -145,6 +146,34 @@ Test(procstat, a_process_is_told_from_none)
         cr_assert_eq(procstat_read(&stat, 0), -ESRCH);
         boot_id_read(boot_id);
         cr_assert_eq(strlen(boot_id), 36);
+}
+
+Test(procfs, a_file_that_does_not_say_its_size_is_read_whole_as_far_as_there_is_room)
+{
+        _cleanup_free_ char *text = NULL, *part = NULL;
+        char line[8];
+        size_t size;
+        FILE *f = tmpfile();
+
+        cr_assert_not_null(f);
+        for (unsigned i = 0; i < 10000; i++)
+                fprintf(f, "%06u\n", i);
+        rewind(f);
+        text = procfs_read_whole(fileno(f), 1u << 20, &size);
+        cr_assert_eq(size, 70000);
+        cr_assert_eq(strlen(text), size);
+        for (unsigned i = 0; i < 10000; i++) {
+                snprintf(line, sizeof(line), "%06u\n", i);
+                cr_assert_eq(memcmp(text + (size_t)7 * i, line, 7), 0, "line %u", i);
+        }
+        rewind(f);
+        part = procfs_read_whole(fileno(f), 1u << 14, &size);
+        cr_assert(size < 1u << 14 && size >= (1u << 14) - 1024, "%zu", size);
+        cr_assert_eq(memcmp(part, text, size), 0);
+        cr_assert_eq(strlen(part), size);
+        cr_assert_null(procfs_read_whole(-1, 1u << 14, &size));
+        cr_assert_eq(size, 0);
+        (void)fclose(f);
 }
 
 Test(send, a_message_brings_its_descriptors_and_no_more_than_there_is_room_for)
