@@ -2,62 +2,27 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "bpf/load.h"
-#include "bpf/probe.h"
+#include "bpf/records.h"
 #include "leave.skel.h"
 
 struct LeaveProbe {
         struct leave_bpf *skeleton;
-        struct ring_buffer *ring;
+        Records records;
         int stats_fd; /* the kernel measures while it is open; -1 */
-
-        /* where on_record() puts what it is given, while leave_probe_read() runs */
-        struct leave_event *into;
-        size_t n_into, n_taken;
 };
-
-/* A negative return ends ring_buffer__consume() with this record taken: that is how a read stays within its room. */
-static int on_record(void *userdata, void *data, size_t size)
-{
-        LeaveProbe *probe = userdata;
-
-        if (size < sizeof(struct leave_event))
-                return 0;
-        memcpy(&probe->into[probe->n_taken++], data, sizeof(struct leave_event));
-        return probe->n_taken == probe->n_into ? -ENOBUFS : 0;
-}
 
 static int load(LeaveProbe *probe, const LeaveProbeSpec *spec, ProbeReason *reason)
 {
-        int r;
-
         probe->skeleton = leave_bpf__open();
         if (!probe->skeleton)
                 return load_refused(-errno, "open", reason);
-
         probe->skeleton->rodata->watched_cgroup_id = spec->cgroup_id;
-        if (spec->ring_bytes) {
-                r = bpf_map__set_max_entries(probe->skeleton->maps.events, spec->ring_bytes);
-                if (r < 0)
-                        return error_origin(r);
-        }
-        r = leave_bpf__load(probe->skeleton);
-        if (r < 0)
-                return load_refused(r, "load", reason);
-
-        r = leave_bpf__attach(probe->skeleton);
-        if (r < 0)
-                return load_refused(r, "attach", reason);
-
-        probe->ring = ring_buffer__new(bpf_map__fd(probe->skeleton->maps.events), on_record, probe, NULL);
-        if (!probe->ring)
-                return load_refused(-errno, "ring buffer", reason);
-        return 0;
+        return records_load(&probe->records, probe->skeleton->skeleton, probe->skeleton->maps.events, spec->ring_bytes, reason);
 }
 
 int leave_probe_new(LeaveProbe **ret, const LeaveProbeSpec *spec, ProbeReason *reason)
@@ -73,6 +38,7 @@ int leave_probe_new(LeaveProbe **ret, const LeaveProbeSpec *spec, ProbeReason *r
         if (!probe)
                 return error_origin(-ENOMEM);
         probe->stats_fd = -1;
+        probe->records.size = sizeof(struct leave_event);
 
         if (!reason)
                 reason = &ignored;
@@ -91,7 +57,7 @@ LeaveProbe *leave_probe_free(LeaveProbe *probe)
         if (!probe)
                 return NULL;
         probe->stats_fd = fd_close(probe->stats_fd);
-        ring_buffer__free(probe->ring);
+        records_done(&probe->records);
         leave_bpf__destroy(probe->skeleton);
         free(probe);
         return NULL;
@@ -99,25 +65,12 @@ LeaveProbe *leave_probe_free(LeaveProbe *probe)
 
 int leave_probe_fd(const LeaveProbe *probe)
 {
-        return ring_buffer__epoll_fd(probe->ring);
+        return records_fd(&probe->records);
 }
 
 int leave_probe_read(LeaveProbe *probe, struct leave_event *events, size_t n_events, size_t *ret_n)
 {
-        int r;
-
-        *ret_n = 0;
-        if (n_events == 0)
-                return 0;
-        probe->into = events;
-        probe->n_into = n_events;
-        probe->n_taken = 0;
-        r = ring_buffer__consume(probe->ring);
-        probe->into = NULL;
-        *ret_n = probe->n_taken;
-        if (r < 0 && r != -ENOBUFS)
-                return error_origin(r);
-        return 0;
+        return records_read(&probe->records, events, n_events, ret_n);
 }
 
 uint64_t leave_probe_dropped(const LeaveProbe *probe)
