@@ -64,7 +64,7 @@ def test_latency_has_a_row_for_each_way_and_counts_what_a_message_costs(bench):
     for place in PLACES:
         ways = {row["way"] for row in rows if row["place"] == place}
         more = {"same CPU": {"tidegate, block"}, "other CPU": {"tidegate, block", "tidegate, spin", "raw spin"}, "default": set()}[place]
-        assert ways == {"raw futex", "raw pipe", "tidegate"} | more
+        assert ways == {"raw futex", "raw pipe", "raw doorbell", "tidegate"} | more
     for row in rows:
         assert 0 < row["p50_us"] <= row["p99_us"] <= row["p999_us"], row
         assert row["way"] != "raw pipe" or row["to_pipe"] == 1, row
