@@ -172,6 +172,7 @@ struct Keeper {
         bool takeover; /* in the place of another keeper */
         bool persistent;
         char *uuid, *name;
+        char *place; /* of the dataflow's cgroup, as /proc/PID/cgroup has it (supervisor/stray.h); NULL: there is none, or it cannot be told */
         uint32_t slot;
         uid_t uid;
         gid_t gid;
@@ -302,6 +303,8 @@ void strays_tick(Incarnation *inc, nsec_t now);
 void strays_go_on(Keeper *k);
 void strays_forget(Incarnation *inc);
 bool strays_remember(Incarnation *inc, Stray *stray); /* true: it is new. Its pidfd is taken as far as there is room */
+char *strays_place(const Incarnation *inc); /* of its cgroup, as /proc/PID/cgroup has it; the caller frees it. NULL: it cannot be told */
+const char *strays_from(const Keeper *k, const char *place); /* the end of that: "<uuid>/<node>.<generation>" */
 void strays_report(Keeper *k, const KeeperMsg *about, const char *from, const Stray *stray, int signo);
 
 /* keeper-told.c: ASTRAY: somebody of it was seen to leave. Told of and, unless it is to be left alone, killed, as soon as a thread is free. */

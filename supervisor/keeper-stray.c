@@ -60,6 +60,18 @@ static StrayJob *stray_job_free(StrayJob *j)
         return NULL;
 }
 
+char *strays_place(const Incarnation *inc)
+{
+        char *place;
+
+        return inc->keeper->place && asprintf(&place, "%s/%s", inc->keeper->place, inc->cgroup) >= 0 ? place : NULL;
+}
+
+const char *strays_from(const Keeper *k, const char *place)
+{
+        return place + strlen(k->place) - strlen(k->uuid);
+}
+
 /* ---- in the thread */
 
 static void send(const Stray *strays, size_t n, Asked *asked)
@@ -185,7 +197,7 @@ static void on_strays(Job *job)
                 Incarnation *inc = incarnation_find(k, asked->node, asked->generation);
 
                 if (inc && strays_remember(inc, &j->found[i]))
-                        strays_report(k, &(KeeperMsg){.node = asked->node, .generation = asked->generation}, asked->place + 1, &j->found[i], asked->signo);
+                        strays_report(k, &(KeeperMsg){.node = asked->node, .generation = asked->generation}, strays_from(k, asked->place), &j->found[i], asked->signo);
         }
         for (size_t i = 0; i < j->n; i++) {
                 Incarnation *inc = incarnation_find(k, j->asked[i].node, j->asked[i].generation);
@@ -216,11 +228,11 @@ static void on_strays(Job *job)
 static void add(StrayJob *j, Incarnation *inc)
 {
         Asked *asked = &j->asked[j->n];
-        Keeper *k = j->keeper;
 
         inc->stray_wanted = false;
         *asked = (Asked){.node = inc->entry->node, .generation = inc->generation, .signo = inc->stray_signo, .last = inc->stray_last};
-        if (asprintf(&asked->place, "/%s/%s", k->uuid, inc->cgroup) < 0) {
+        asked->place = strays_place(inc);
+        if (!asked->place) {
                 inc->strays_gone = true; /* without memory nobody is looked for */
                 return;
         }

@@ -18,7 +18,7 @@ typedef struct ToldJob {
         uint32_t node;
         uint64_t generation, start_ns;
         bool alone;
-        char *place; /* "/<uuid>/<node>.<generation>" */
+        char *place; /* strays_place() */
         Stray stray; /* in: pid, comm, to; out, if it was found, all of it */
         bool found, killed;
 } ToldJob;
@@ -57,7 +57,7 @@ static void on_told(Job *job)
         if (inc)
                 inc->n_told_killed += j->killed;
         if (is_new)
-                strays_report(j->keeper, &about, j->place + 1, &j->stray, j->alone ? KEEPER_ESCAPED_ALONE : j->killed ? SIGKILL : j->found ? 0 : KEEPER_ESCAPED_GONE);
+                strays_report(j->keeper, &about, strays_from(j->keeper, j->place), &j->stray, j->alone ? KEEPER_ESCAPED_ALONE : j->killed ? SIGKILL : j->found ? 0 : KEEPER_ESCAPED_GONE);
         j = told_free(j);
 }
 
@@ -69,7 +69,10 @@ void strays_told(Keeper *k, const KeeperMsg *msg)
         if (!inc || k->n_told >= TOLD_MAX) /* over: then nobody of it was left */
                 return;
         j = calloc(1, sizeof(*j));
-        if (!j || asprintf(&j->place, "/%s/%s", k->uuid, inc->cgroup) < 0) {
+        if (!j)
+                return;
+        j->place = strays_place(inc);
+        if (!j->place) {
                 free(j);
                 return;
         }

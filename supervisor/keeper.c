@@ -79,6 +79,9 @@ static int make_dataflow(Keeper *k, bool takeover, const char **ret_what)
         if (!enforcer_has_cgroup(k->enforcer))
                 return 0; /* a plain directory tells of nothing; its lives' ends wake us all the same */
         confine_init(&k->confine, k->dataflow_fd, k->uid, k->gid, k->groups, k->n_groups);
+        r = stray_place(k->dataflow_fd, &k->place);
+        if (r)
+                keeper_note(k, "who leaves its cgroup cannot be found: where that is cannot be told: %s", strerror(-r));
         return keeper_loop_add(&k->loop, &k->events, k->events_fd, EPOLLPRI, on_dataflow_events);
 }
 
@@ -105,6 +108,7 @@ static void unmake_dataflow(Keeper *k)
         if (k->dataflow_fd >= 0)
                 (void)cgroup_remove_tree(k->instance_fd, k->uuid, 0);
         k->dataflow_fd = fd_close(k->dataflow_fd);
+        free(TAKE_PTR(k->place));
 }
 
 static void fail_begin(Keeper *k, const char *what, int error)
@@ -724,6 +728,7 @@ static bool keeper_done(Keeper *k)
         keeper_loop_done(&k->loop);
         free(k->uuid);
         free(k->name);
+        free(k->place);
         return true;
 }
 

@@ -5,9 +5,11 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -19,6 +21,7 @@
 
 #define NO_HOME     SIZE_MAX
 #define PARENTS_MAX 128 /* generations that are followed upwards */
+#define ENDS_MS     100 /* from its leaving its cgroup to its end: microseconds, but for its CPU */
 
 typedef struct Proc {
         pid_t pid, parent, session;
@@ -176,19 +179,72 @@ static size_t home_of_parents(const Table *table, const StrayHome *homes, const 
 
 /* ---- where it is */
 
-static bool is_at(const char *path, const char *place)
+/* Of the directory that @path names up to @length. */
+static int device_of(char *path, size_t length, dev_t *ret)
 {
-        for (const char *at = path; (at = strstr(at, place)); at++) {
-                char next = at[strlen(place)];
+        char kept = path[length];
+        struct stat st;
+        int r;
 
-                if (next == '\0' || next == '/' || next == ' ') /* " (deleted)" */
-                        return true;
+        path[length] = '\0';
+        r = stat(path, &st) < 0 ? -errno : 0;
+        path[length] = kept;
+        if (!r)
+                *ret = st.st_dev;
+        return r;
+}
+
+/* On the way up, the mount point is the first whose parent is of another file system. */
+int stray_place(int dir_fd, char **ret)
+{
+        char link[64], path[PATH_MAX];
+        dev_t device, above;
+        size_t at;
+        ssize_t n;
+        int r;
+
+        (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", dir_fd);
+        n = readlink(link, path, sizeof(path) - 1);
+        if (n < 0)
+                return error_origin(-errno);
+        path[n] = '\0';
+        r = device_of(path, (size_t)n, &device);
+        for (at = (size_t)n; !r && at > 0;) {
+                size_t slash = at - 1;
+
+                while (slash > 0 && path[slash] != '/')
+                        slash--;
+                r = device_of(path, MAX(slash, (size_t)1), &above);
+                if (!r && above != device)
+                        break;
+                at = slash;
         }
-        return false;
+        if (r)
+                return error_origin(r);
+        *ret = strdup(path[at] ? path + at : "/");
+        return *ret ? 0 : error_origin(-ENOMEM);
+}
+
+/* A cgroup is removed only when everybody in it is about to end; but one that lives may have made one whose name ends like that. */
+static bool ends_now(int pidfd)
+{
+        struct pollfd pfd = {.fd = pidfd, .events = POLLIN};
+
+        return poll(&pfd, 1, ENDS_MS) == 1;
+}
+
+/* All of the path counts, for whoever may make cgroups somewhere can name them as ours are named. */
+static bool is_at(const char *path, const char *place, int pidfd)
+{
+        size_t n = strlen(place);
+
+        if (strncmp(path, place, n) != 0)
+                return false;
+        return path[n] == '\0' || path[n] == '/' || (strcmp(path + n, " (deleted)") == 0 && ends_now(pidfd));
 }
 
 /* Sets where it is. False: where it belongs, or gone, or it cannot be told. */
-static bool is_elsewhere(const Proc *proc, const char *place, char *ret_to, size_t size)
+static bool is_elsewhere(const Proc *proc, const char *place, int pidfd, char *ret_to, size_t size)
 {
         char path[64], text[2 * PATH_MAX];
         char *line;
@@ -201,7 +257,7 @@ static bool is_elsewhere(const Proc *proc, const char *place, char *ret_to, size
                 return false;
         line += *line == '\n' ? 4 : 3;
         line[strcspn(line, "\n")] = '\0';
-        if (is_at(line, place))
+        if (is_at(line, place, pidfd))
                 return false;
         (void)snprintf(ret_to, size, "%s", line);
         return true;
@@ -217,7 +273,7 @@ static bool take(const Proc *proc, const char *place, Stray *ret)
         if (ret->pidfd < 0)
                 return false;
         /* What is read from here on is of the process that the pidfd holds, if it began when that one did. */
-        if (is_elsewhere(proc, place, ret->to, sizeof(ret->to)) && read_proc(proc->pid, &again) == 0 &&
+        if (is_elsewhere(proc, place, ret->pidfd, ret->to, sizeof(ret->to)) && read_proc(proc->pid, &again) == 0 &&
                 again.start_time == proc->start_time)
                 return true;
         ret->pidfd = fd_close(ret->pidfd);

@@ -24,7 +24,7 @@ typedef struct StrayHome {
         bool leader_held;  /* it lives, or is a zombie of ours: its number is nobody else's */
         bool by_parent;    /* children count, whatever their session */
         int cgroup_fd;     /* its cgroup, whose processes are not looked at; borrowed; -1: gone */
-        const char *place; /* end of the cgroup's path, with a slash before and none behind: "/<uuid>/<node>.<generation>" */
+        const char *place; /* the cgroup's whole path, as stray_place() gives it */
 } StrayHome;
 
 typedef struct Stray {
@@ -35,6 +35,15 @@ typedef struct Stray {
         char comm[65];
         char to[256]; /* where it is: path in the hierarchy, cut if it is longer */
 } Stray;
+
+/**
+ * stray_place() - the path of a cgroup's directory as /proc/PID/cgroup has it: from the mount point on
+ * @ret: the caller frees it; untouched on failure
+ *
+ * True of a hierarchy that is mounted from the root of our cgroup namespace, as it is where anything of ours is made (base/cgroup_root.h).
+ * Return: 0, or a negative errno: -ENOENT when the directory is gone.
+ */
+int stray_place(int dir_fd, char **ret);
 
 /**
  * strays_find() - who of them is elsewhere

@@ -2,8 +2,10 @@
 /* Who belongs to an incarnation and is elsewhere: by session, by parent, and with a name that pretends to be more. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -114,21 +116,30 @@ Test(stray, a_zombie_is_nobody, .timeout = 30)
         cr_assert_eq(waitpid(f.parent, NULL, 0), f.parent);
 }
 
+static char *place_of(int cgroup_fd)
+{
+        char *place;
+
+        cr_assert_eq(stray_place(cgroup_fd, &place), 0);
+        return place;
+}
+
 Test(stray, whoever_is_where_it_belongs_or_below_is_not_astray, .timeout = 30)
 {
         TestGroup g = testgroup_make();
         Family f = family_new();
-        char place[300], shorter[300], pid[32];
-        StrayHome home = {.leader = f.parent, .leader_held = true, .by_parent = true, .cgroup_fd = -1, .place = place};
+        char *place, shorter[PATH_MAX], pid[32];
+        StrayHome home = {.leader = f.parent, .leader_held = true, .by_parent = true, .cgroup_fd = -1};
         bool parent, child;
         int below;
 
-        snprintf(place, sizeof(place), "/%s", g.name);
+        place = place_of(g.fd);
         snprintf(pid, sizeof(pid), "%d", (int)f.parent);
         cr_assert_eq(cgroup_write(g.fd, "cgroup.procs", pid), 0);
         cr_assert_eq(cgroup_make(g.fd, "below", &below), 0);
         snprintf(pid, sizeof(pid), "%d", (int)f.child);
         cr_assert_eq(cgroup_write(below, "cgroup.procs", pid), 0);
+        home.place = place;
         cr_expect_eq(look(&home, &f, &parent, &child), 0);
         home.cgroup_fd = g.fd; /* listed instead of looked at */
         cr_expect_eq(look(&home, &f, &parent, &child), 0);
@@ -137,8 +148,50 @@ Test(stray, whoever_is_where_it_belongs_or_below_is_not_astray, .timeout = 30)
         home.place = shorter; /* a name that only begins like it */
         cr_expect_eq(look(&home, &f, &parent, &child), 2);
         below = fd_close(below);
+        free(place);
         family_end(&f);
         cr_assert_eq(cgroup_remove_tree(g.fd, "below", clock_now() + 10 * NSEC_PER_SEC), 0);
+        testgroup_done(&g);
+}
+
+static void move(int cgroup_fd, pid_t pid)
+{
+        char text[32];
+
+        snprintf(text, sizeof(text), "%d", (int)pid);
+        cr_assert_eq(cgroup_write(cgroup_fd, "cgroup.procs", text), 0);
+}
+
+Test(stray, a_cgroup_that_is_named_like_its_own_is_another_one, .timeout = 30)
+{
+        static const char *const all[] = {"uuid", "uuid/a.1", "uuid/a.1 (deleted)", "elsewhere", "elsewhere/uuid", "elsewhere/uuid/a.1", "uuid/a.10"};
+        static const char *const lies[] = {"uuid/a.1 (deleted)", "elsewhere/uuid/a.1", "uuid/a.10", "uuid"};
+        TestGroup g = testgroup_make();
+        Family f = family_new();
+        StrayHome home = {.leader = f.parent, .leader_held = true, .cgroup_fd = -1};
+        bool parent, child;
+        char *place = NULL;
+        int fd;
+
+        for (size_t i = 0; i < ELEMENTSOF(all); i++) {
+                cr_assert_eq(cgroup_make(g.fd, all[i], &fd), 0);
+                if (i == 1) {
+                        home.place = place = place_of(fd);
+                        move(fd, f.parent);
+                        cr_expect_eq(look(&home, &f, &parent, &child), 0, "it is there, and nowhere else");
+                }
+                close(fd);
+        }
+        for (size_t i = 0; i < ELEMENTSOF(lies); i++) {
+                cr_assert_eq(cgroup_open(g.fd, lies[i], &fd), 0);
+                move(fd, f.parent);
+                close(fd);
+                cr_expect_eq(look(&home, &f, &parent, &child), 1, "in %s", lies[i]);
+        }
+        family_end(&f);
+        for (size_t i = ELEMENTSOF(all); i-- > 0;)
+                cr_assert_eq(unlinkat(g.fd, all[i], AT_REMOVEDIR), 0, "%s", all[i]);
+        free(place);
         testgroup_done(&g);
 }
 
@@ -189,12 +242,11 @@ Test(stray, whoever_was_seen_to_leave_is_taken_for_itself_alone, .timeout = 30)
         TestGroup g = testgroup_make();
         Family f = family_new();
         uint64_t start = start_ns_of(f.child);
-        char place[300], pid[32];
+        char *place = place_of(g.fd), pid[32];
         siginfo_t si;
         Stray stray;
 
         cr_assert_eq(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
-        snprintf(place, sizeof(place), "/%s", g.name);
         cr_assert(stray_take(f.child, start + tick - 1, place, &stray), "it began within that tick of the clock");
         cr_expect_eq(stray.pid, f.child);
         cr_expect_neq(stray.to[0], '\0');
@@ -214,5 +266,6 @@ Test(stray, whoever_was_seen_to_leave_is_taken_for_itself_alone, .timeout = 30)
         family_end(&f);
         cr_expect(!stray_take(f.parent, start, place, &stray), "nobody");
         cr_assert_eq(waitpid(f.child, NULL, 0), f.child, "an orphan, and ours");
+        free(place);
         testgroup_done(&g);
 }
