@@ -52,6 +52,24 @@ static int input_break(Input *input, Source *source)
         return NODE_E_AGAIN;
 }
 
+/*
+ * We cannot go on with the link, and nobody else is to blame: as above, but that the supervisor is told so. The producer's next incarnation, which
+ * begins with a pool that has not grown, opens it again.
+ */
+static int input_leave(Input *input, Source *source, const char *text)
+{
+        bool ring;
+
+        (void)ring_reader_discard(&source->reader, DROP_POOL, &ring);
+        (void)socket_send(input->node, &(NodeMsg){
+                .type = NODE_MSG_LINK_LEFT,
+                .link_left = {.link = input->link, .generation = input->generation, .text = text},
+        });
+        source->ended = true;
+        input->closing = true;
+        return NODE_E_AGAIN;
+}
+
 /* One message is refused, and the next may be good: told the first time, then whenever their number has doubled. */
 static void input_accuse(Input *input, Source *source, const char *text)
 {
@@ -165,7 +183,7 @@ static int source_lacks_segment(Input *input, Source *source)
                 return NODE_E_AGAIN;
         if (source == input->now && input->short_of_memory == input->generation) {
                 if (input->policy == RING_BACKPRESSURE)
-                        return input_break(input, source); /* which never drops */
+                        return input_leave(input, source, "it has no memory for a segment that the producer's pool has grown by"); /* nothing of it may be dropped */
         } else if (socket_is_read(node))
                 return input_break(input, source);
         else if (node->fd >= 0 || socket_is_awaited(node))

@@ -277,6 +277,10 @@ static void walk_body(Codec *c, NodeMsg *m)
                 walk_link(c, &m->violation.link, &m->violation.generation);
                 walk_str(c, &m->violation.text, NODE_MSG_TEXT_MAX);
                 break;
+        case NODE_MSG_LINK_LEFT:
+                walk_link(c, &m->link_left.link, &m->link_left.generation);
+                walk_str(c, &m->link_left.text, NODE_MSG_TEXT_MAX);
+                break;
         case NODE_MSG_GROW:
                 walk_u32_in(c, &m->grow.output, 0, NODE_MSG_MAX_PORTS - 1);
                 walk_size(c, &m->grow.chunk_size);
@@ -359,6 +363,7 @@ static const char *const type_names[] = {
         [NODE_MSG_RESUMED] = "RESUMED",
         [NODE_MSG_GROW] = "GROW",
         [NODE_MSG_SEGMENT_ACK] = "SEGMENT_ACK",
+        [NODE_MSG_LINK_LEFT] = "LINK_LEFT",
         [NODE_MSG_WELCOME] = "WELCOME",
         [NODE_MSG_OUTPUT] = "OUTPUT",
         [NODE_MSG_INPUT] = "INPUT",
@@ -440,7 +445,7 @@ int node_msg_n_fds(const NodeMsg *msg)
 
 int node_msg_from_node(NodeMsgType type)
 {
-        return type >= NODE_MSG_HELLO && type <= NODE_MSG_SEGMENT_ACK;
+        return type >= NODE_MSG_HELLO && type <= NODE_MSG_LINK_LEFT;
 }
 
 const char *node_msg_name(NodeMsgType type)

@@ -108,7 +108,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NODE_MSG_VERSION    5
+#define NODE_MSG_VERSION    6
 #define NODE_MSG_MAX        8192
 #define NODE_MSG_MAX_FDS    2
 #define NODE_MSG_ID_MAX     128 /* bytes of a node, input or output id */
@@ -135,6 +135,7 @@ typedef enum NodeMsgType {
         NODE_MSG_RESUMED = 8,
         NODE_MSG_GROW = 9,
         NODE_MSG_SEGMENT_ACK = 10,
+        NODE_MSG_LINK_LEFT = 11,
         /* supervisor to node */
         NODE_MSG_WELCOME = 32,
         NODE_MSG_OUTPUT = 33,
@@ -202,6 +203,10 @@ typedef struct NodeMsg {
                         uint32_t link, generation;
                         const char *text;
                 } violation;
+                struct { /* LINK_LEFT: the library dropped the link for want of something of its own; the peer did nothing wrong */
+                        uint32_t link, generation;
+                        const char *text; /* of what */
+                } link_left;
                 struct { /* RESUME; RESUMED: everything that RESUME asked for was said */
                         uint64_t epoch;  /* of the supervisor that asks; the answer's is that of its question */
                         uint8_t running; /* RESUMED alone: START came */

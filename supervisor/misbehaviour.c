@@ -10,6 +10,28 @@
 
 #define SAID_MAX 96 /* bytes of an accusation that are shown */
 
+/* "a/out -> b/in" */
+static void name_link(char *ret, size_t size, const Link *link)
+{
+        (void)snprintf(ret, size, "%s/%s -> %s/%s", link->source->plan->id, link->source->plan->outputs[link->output],
+                link->target->plan->id, link->target->plan->inputs[link->input].id);
+}
+
+void misbehaviour_left(const Link *link, Node *by, const char *text)
+{
+        Misbehaviour *m = &by->misbehaviour;
+        _cleanup_free_ char *clean = NULL;
+        char name[sizeof(m->text)], note[sizeof(name) + 5 * SAID_MAX];
+
+        m->n_left++;
+        if (m->n_left & (m->n_left - 1))
+                return;
+        clean = utf8_clean(text, strnlen(text, SAID_MAX), NULL);
+        name_link(name, sizeof(name), link);
+        (void)snprintf(note, sizeof(note), "let go of %s: %s", name, clean ? clean : "?");
+        dataflow_note(by->dataflow, by->plan->id, note);
+}
+
 void misbehaviour_found(const Link *link, const Node *by, const char *text)
 {
         Node *who = link->source == by ? link->target : link->source;

@@ -16,6 +16,7 @@ typedef struct Node Node;
 
 typedef struct Misbehaviour { /* of one node, in all its lives under this supervisor */
         uint64_t count;
+        uint64_t n_left; /* links that it let go of, as it says itself: no misbehaviour */
         char text[256]; /* the last: what, on which link, by whose word */
 } Misbehaviour;
 
@@ -26,6 +27,12 @@ typedef struct Misbehaviour { /* of one node, in all its lives under this superv
  * A note names the offender the first time, then when the count has doubled: whoever accuses without end is not heard without end.
  */
 void misbehaviour_found(const Link *link, const Node *by, const char *text);
+
+/**
+ * misbehaviour_left() - @by says that it let go of @link because of itself: a note of @by's, the first time and when the count has doubled
+ * @text: in its words; any bytes
+ */
+void misbehaviour_left(const Link *link, Node *by, const char *text);
 
 /* misbehaviour_describe() - `violations` of a node, if there is any. */
 void misbehaviour_describe(json_t *result, const Misbehaviour *of);

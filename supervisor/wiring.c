@@ -794,6 +794,17 @@ static void on_violation(Node *node, const NodeMsg *msg)
                 node_give_up(node, BROKE "it accuses a node that it has no link with");
 }
 
+static void on_link_left(Node *node, const NodeMsg *msg)
+{
+        Dataflow *dataflow = node->dataflow;
+        const Link *link = msg->link_left.link > 0 && msg->link_left.link <= dataflow->n_links ? &dataflow->links[msg->link_left.link - 1] : NULL;
+
+        if (link && (link->source == node || link->target == node))
+                misbehaviour_left(link, node, msg->link_left.text);
+        else
+                node_give_up(node, BROKE "it lets go of a link that it does not have");
+}
+
 /* What one with so many links and outputs can have to say in a second, many times over. */
 static bool says_too_much(Node *node)
 {
@@ -838,6 +849,9 @@ static void on_message(Node *node, const NodeMsg *msg)
                 break;
         case NODE_MSG_VIOLATION:
                 on_violation(node, msg);
+                break;
+        case NODE_MSG_LINK_LEFT:
+                on_link_left(node, msg);
                 break;
         default: /* DETACH_ACK: nothing waits for it */
                 break;

@@ -268,6 +268,54 @@ Test(grow, a_descriptor_in_a_segment_that_nobody_told_of_ends_the_link_alone, .t
         stop_both();
 }
 
+/* As take_late(), but without room for what the pool grows by. */
+static int take_late_without_memory(tg_node *node, void *arg)
+{
+        unsigned long pages = 0;
+        FILE *f = fopen("/proc/self/statm", "re");
+
+        NODE_CHECK(f && fscanf(f, "%lu", &pages) == 1 && fclose(f) == 0);
+        NODE_CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){.rlim_cur = pages * (rlim_t)sysconf(_SC_PAGESIZE) + LARGE * QUEUE / 2, .rlim_max = RLIM_INFINITY}) == 0);
+        shared[MORE] = 1;
+        return take_late(node, arg);
+}
+
+/* The burst begins when the reader has no memory left. */
+static int burst_after_it(tg_node *node, void *arg)
+{
+        wait_for(MORE, 1);
+        return burst(node, arg);
+}
+
+Test(grow, a_consumer_without_memory_for_a_segment_loses_what_lies_in_there_and_lives_on, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two(burst_after_it, take_late_without_memory, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 1, .n_chunks = QUEUE});
+        cr_assert(FLOW_UNTIL(flow, 20, shared[GO] == 1));
+        flow_stop(flow, source, NSEC_PER_SEC);
+        cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, sink, NULL)), "it has looked at all that is there, and ended by itself");
+        cr_expect_eq(shared[DELIVERED] + shared[DROPPED], 0);
+        cr_expect_eq(shared[DROPPED_POOL], QUEUE, "%lu", (unsigned long)shared[DROPPED_POOL]);
+        cr_expect_eq(flow_n_violations(flow) + flow_n_links_left(flow), 0);
+        stop_both();
+}
+
+Test(grow, under_backpressure_it_lets_go_of_the_link_and_blames_nobody, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two(burst_after_it, take_late_without_memory, &size, (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true},
+                (FlowGrowth){.n_segments = 1, .n_chunks = QUEUE});
+        cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, sink, NULL)), "its input was closed, and it ended by itself");
+        cr_expect_eq(shared[DELIVERED] + shared[DROPPED], 0);
+        cr_expect_eq(shared[DROPPED_POOL], QUEUE, "%lu", (unsigned long)shared[DROPPED_POOL]);
+        cr_expect_eq(flow_n_links_left(flow), 1);
+        cr_expect_eq(flow_n_violations(flow), 0, "the producer did nothing wrong");
+        cr_expect_eq(shared[SENT], QUEUE);
+        stop_both();
+}
+
 /* Sends whenever told to, so that a consumer that comes later has something to read. */
 static int send_on_demand(tg_node *node, void *arg)
 {

@@ -531,7 +531,7 @@ def test_a_node_of_another_version_is_told_which(survivor, build):
     daemon = survivor()
     older = build / "tests/system/older"
     kept = [f"{k}={v}" for k, v in daemon.env.items() if k in ("LD_LIBRARY_PATH", "PATH") or k.startswith("TIDEGATE_TEST")]
-    for name, first in (("new", 2), ("found", 5)):
+    for name, first in (("new", 2), ("found", 6)):
         daemon.talk("Start", plan=plan(node("older", [older, first, 2], outputs=["out"]), name=name),
                     environment=kept, grace_ms=500, budget_ms=1000)  # fmt: skip
         if name == "found":
@@ -539,7 +539,7 @@ def test_a_node_of_another_version_is_told_which(survivor, build):
             daemon.send("supervisor")
         assert eventually(lambda: daemon.nodes()[name, "older"]["state"] == "failed", 20), daemon.output()
         error = daemon.nodes()[name, "older"]["error"]
-        assert error.startswith("speaks version 2 of the node protocol (tidegate 0.0.2), and tidegated version 5"), error
+        assert error.startswith("speaks version 2 of the node protocol (tidegate 0.0.2), and tidegated version 6"), error
 
 
 def test_a_program_of_another_version_that_comes_by_name_is_told_which(survivor, build):
@@ -551,7 +551,7 @@ def test_a_program_of_another_version_that_comes_by_name_is_told_which(survivor,
             env={**daemon.env, "TIDEGATE_NODE_FD": str(s.fileno())}, pass_fds=[s.fileno()], stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
     assert select.select([program.stdout], [], [], 20)[0]
-    assert program.stdout.readline().startswith("ABORT speaks version 2 of the node protocol (tidegate 0.0.2), and tidegated version 5")
+    assert program.stdout.readline().startswith("ABORT speaks version 2 of the node protocol (tidegate 0.0.2), and tidegated version 6")
     program.kill()
     program.wait(20)
     program.stdout.close()

@@ -74,6 +74,20 @@ def test_past_its_bound_messages_are_dropped_and_counted_and_it_is_said_once(bui
     assert said.endswith("messages are dropped (pool), and counted") and "flood" in said
 
 
+def test_a_lossless_consumer_without_memory_for_what_a_pool_grows_by_says_that_it_is_its_own(build, dataflow, run_tidegate):
+    graph = flood_and_tally(build, 6, 20_000_000, 0, policy="backpressure")
+    tally = graph["nodes"][1]
+    tally["args"] = f"-c 'ulimit -v 60000 && exec {tally['path']} 0'"
+    tally["path"] = "/bin/sh"
+    run = run_tidegate("run", dataflow(graph))
+    assert report(run, "flood") == {"sent": 6, "refused": 0}, "who lets go of a link holds up nobody"
+    got = report(run, "tally")
+    assert got["messages"] < 6 and got["gaps"] == 0 and got["dropped_pool"] > 0 and got["dropped_invalid"] == 0
+    (said,) = re.findall(r"^.*let go of flood/out -> tally/in: .*$", run.output(), re.MULTILINE)
+    assert "it has no memory for a segment that the producer's pool has grown by" in said
+    assert "broke the protocol" not in run.output()
+
+
 def test_past_its_bound_a_lossless_sender_waits(build, dataflow, run_tidegate):
     run = run_tidegate("run", dataflow(flood_and_tally(build, 40, 900_000, 500, pool="6 MB", policy="backpressure")))
     got = report(run, "tally")

@@ -472,6 +472,7 @@ static void socket_lies(void)
                 {.type = NODE_MSG_MAPPED},
                 {.type = NODE_MSG_VIOLATION, .violation = {.link = 1, .generation = 1, .text = "not mine to accuse"}},
                 {.type = NODE_MSG_VIOLATION, .violation = {.link = 99, .generation = 1, .text = "who?"}},
+                {.type = NODE_MSG_LINK_LEFT, .link_left = {.link = 99, .generation = 1, .text = "which?"}},
                 {.type = NODE_MSG_HELLO, .hello = {.version = NODE_MSG_VERSION, .library = "x", .dataflow = "flow", .node = "sink", .generation = 1}},
         };
 
