@@ -219,13 +219,28 @@ static void dataflow_believe_guard(Dataflow *dataflow)
         }
 }
 
-/* Empty cgroups are not all: their keeper is at those who left them. Each node's own deadline says how that ended. */
-static bool dataflow_has_strays(const Dataflow *dataflow)
+/*
+ * Empty cgroups are not all: their keeper is at those who left them, or sees dead ones there whom a tracer keeps from being reaped, which is
+ * a life's end where its processes have a reaper or a PID namespace. Each node's own deadline says how that ended.
+ */
+static bool node_is_held(const Node *node)
+{
+        return !node->empty && (node->strayed || node->left.n > 0);
+}
+
+static bool dataflow_is_held(const Dataflow *dataflow)
 {
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
-                if (dataflow->nodes[i].strayed && !dataflow->nodes[i].empty)
+                if (node_is_held(&dataflow->nodes[i]))
                         return true;
         return false;
+}
+
+static void keeper_ask_who_is_left(Dataflow *dataflow)
+{
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                if (dataflow->nodes[i].state == NODE_STOPPING && !dataflow->nodes[i].empty)
+                        keeper_order_look(&dataflow->nodes[i]);
 }
 
 static int on_keeper_deaf(Timer *timer, nsec_t now)
@@ -233,10 +248,19 @@ static int on_keeper_deaf(Timer *timer, nsec_t now)
         Dataflow *dataflow = container_of(timer, Dataflow, deaf_timer);
 
         (void)now;
-        if (dataflow->state >= DATAFLOW_ENDING || dataflow_is_final(dataflow) || dataflow_has_strays(dataflow))
+        if (dataflow->state >= DATAFLOW_ENDING || dataflow_is_final(dataflow) || dataflow_is_held(dataflow))
                 return 0;
         dataflow_adopt_blindly(dataflow, "did not react any more");
         dataflow_believe_guard(dataflow);
+        return 0;
+}
+
+static int on_keeper_late(Timer *timer, nsec_t now)
+{
+        Dataflow *dataflow = container_of(timer, Dataflow, deaf_timer);
+
+        keeper_ask_who_is_left(dataflow);
+        timer_arm(dataflow->loop, timer, nsec_add(now, DATAFLOW_DEAF_SPAN / 2), on_keeper_deaf);
         return 0;
 }
 
@@ -248,11 +272,20 @@ static int on_keeper_deaf_of_node(Timer *timer, nsec_t now)
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 const Node *node = &dataflow->nodes[i];
 
-                if (node->state != NODE_STOPPING || node->strayed || !node->enforced_at || node->exited || node->empty || now < nsec_add(node->enforced_at, DATAFLOW_DEAF_SPAN))
+                if (node->state != NODE_STOPPING || node_is_held(node) || !node->enforced_at || node->exited || node->empty || now < nsec_add(node->enforced_at, DATAFLOW_DEAF_SPAN))
                         continue;
                 keeper_lost(dataflow, "did not react any more");
                 return 0;
         }
+        return 0;
+}
+
+static int on_keeper_late_of_node(Timer *timer, nsec_t now)
+{
+        Dataflow *dataflow = container_of(timer, Dataflow, node_deaf_timer);
+
+        keeper_ask_who_is_left(dataflow);
+        timer_arm(dataflow->loop, timer, nsec_add(now, DATAFLOW_DEAF_SPAN / 2), on_keeper_deaf_of_node);
         return 0;
 }
 
@@ -263,7 +296,7 @@ void dataflow_on_enforced(Dataflow *dataflow, const struct guard_record *record)
                 return;
         if (record->generation > 0) { /* of one node: what was killed there it is told when it is over */
                 if (record->left == 0)
-                        timer_arm(dataflow->loop, &dataflow->node_deaf_timer, nsec_add(dataflow->loop->now, DATAFLOW_DEAF_SPAN), on_keeper_deaf_of_node);
+                        timer_arm(dataflow->loop, &dataflow->node_deaf_timer, nsec_add(dataflow->loop->now, DATAFLOW_DEAF_SPAN / 2), on_keeper_late_of_node);
                 return;
         }
         if (record->count > 0 || record->left > 0)
@@ -278,5 +311,5 @@ void dataflow_on_enforced(Dataflow *dataflow, const struct guard_record *record)
         if (dataflow->keeper_gone)
                 dataflow_believe_guard(dataflow);
         else
-                timer_arm(dataflow->loop, &dataflow->deaf_timer, nsec_add(dataflow->loop->now, DATAFLOW_DEAF_SPAN), on_keeper_deaf);
+                timer_arm(dataflow->loop, &dataflow->deaf_timer, nsec_add(dataflow->loop->now, DATAFLOW_DEAF_SPAN / 2), on_keeper_late);
 }
