@@ -143,6 +143,8 @@ void node_journal(Node *node)
         record.left_kind = (uint8_t)node->left.kind;
         record.left_since_ns = node->left.since;
         record.n_left = node->left.n;
+        record.n_violations = node->misbehaviour.count;
+        journal_set_text(record.violation, node->misbehaviour.text);
         look(dataflow, journal_put_node(dataflow->journal, node->index, &record));
 }
 
@@ -324,6 +326,8 @@ static bool node_from_record(Node *node, const struct journal_node *record)
                         .kind = (TaskKind)MIN(record->left_kind, (uint8_t)(_TASK_KIND_MAX - 1)),
                         .n = record->n_left,
                         .text = text_from_record(record->left)};
+        node->misbehaviour.count = record->n_violations;
+        (void)snprintf(node->misbehaviour.text, sizeof(node->misbehaviour.text), "%s", record->violation);
         for (size_t i = 0; i < node->plan->n_outputs; i++)
                 node->outputs[i].closed = record->outputs_closed[i / 8] >> i % 8 & 1;
         return true;

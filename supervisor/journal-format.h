@@ -18,7 +18,7 @@
 #include <stdint.h>
 
 #define JOURNAL_MAGIC       UINT32_C(0x4c4e4a54) /* "TJNL" */
-#define JOURNAL_VERSION     1u
+#define JOURNAL_VERSION     2u
 #define JOURNAL_MAX_NODES   4096u
 #define JOURNAL_MAX_LINKS   131072u /* more than a plan of JOURNAL_MAX_PLAN bytes can hold */
 #define JOURNAL_MAX_PLAN    (8u << 20)
@@ -126,7 +126,9 @@ struct journal_node {
         char left[JOURNAL_TEXT_SIZE];
         uint64_t left_since_ns; /* likewise: when the verdict fell */
         struct journal_older older[4]; /* earlier lives of which somebody is left; generation 0: none */
-        uint8_t reserved[20];
+        uint64_t n_violations; /* by the word of others (supervisor/misbehaviour.h), in all lives */
+        char violation[JOURNAL_TEXT_SIZE]; /* the last of them */
+        uint8_t reserved[12];
         uint32_t crc;
 };
 
@@ -147,7 +149,7 @@ struct journal_link {
 
 _Static_assert(sizeof(struct journal_header) == 128, "read by the next supervisor");
 _Static_assert(sizeof(struct journal_dataflow) == 512, "read by the next supervisor");
-_Static_assert(sizeof(struct journal_node) == 768, "read by the next supervisor");
+_Static_assert(sizeof(struct journal_node) == 1024, "read by the next supervisor");
 _Static_assert(sizeof(struct journal_link) == 96, "read by the next supervisor");
 
 #endif

@@ -124,7 +124,7 @@ static bool record_texts_end(const JournalEntry *entry, size_t i, const void *re
 
         if (i == 0)
                 return text_ends(dataflow->error);
-        return i > entry->n_nodes || (text_ends(node->error) && text_ends(node->left));
+        return i > entry->n_nodes || (text_ends(node->error) && text_ends(node->left) && text_ends(node->violation));
 }
 
 static int write_all(int fd, const void *data, size_t size, size_t at)

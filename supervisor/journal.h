@@ -10,7 +10,7 @@
  * dataflow whole or not at all. Files are for the boot they were written in: nothing is synced to a disk.
  *
  * Blocking: file system calls below RUNTIME_DIR/journal, a tmpfs, which answers from memory. journal_create() and
- * journal_load() copy plan and state, megabytes for the largest; a put is one pwrite() of less than 1 KiB, into pages that
+ * journal_load() copy plan and state, megabytes for the largest; a put is one pwrite() of at most 1 KiB, into pages that
  * the file already has. Failures (-ENOSPC, -EMFILE, ...) are returned and leave everything as it was: the caller goes on without
  * what was not written, and the next put tries again. One thread.
  */

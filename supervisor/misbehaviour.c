@@ -42,6 +42,7 @@ void misbehaviour_found(const Link *link, const Node *by, const char *text)
         (void)snprintf(m->text, sizeof(m->text), "%s/%s -> %s/%s: %s, says %s", link->source->plan->id, link->source->plan->outputs[link->output],
                 link->target->plan->id, link->target->plan->inputs[link->input].id, clean ? clean : "?", by->plan->id);
         m->count++;
+        node_journal(who);
         if (m->count & (m->count - 1))
                 return;
         (void)snprintf(note, sizeof(note), "broke the protocol (%llu time%s): %s", (unsigned long long)m->count, m->count == 1 ? "" : "s", m->text);

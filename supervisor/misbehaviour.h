@@ -14,7 +14,7 @@
 typedef struct Link Link;
 typedef struct Node Node;
 
-typedef struct Misbehaviour { /* of one node, in all its lives under this supervisor */
+typedef struct Misbehaviour { /* of one node, in all its lives; count and text are journalled */
         uint64_t count;
         uint64_t n_left; /* links that it let go of, as it says itself: no misbehaviour */
         char text[256]; /* the last: what, on which link, by whose word */

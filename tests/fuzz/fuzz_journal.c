@@ -117,7 +117,7 @@ static void use(JournalEntry *entry)
         for (uint32_t i = 0; i < entry->n_nodes; i++) {
                 struct journal_node node = entry->nodes[i];
 
-                require(strlen(node.error) < JOURNAL_TEXT_SIZE && strlen(node.left) < JOURNAL_TEXT_SIZE);
+                require(strlen(node.error) < JOURNAL_TEXT_SIZE && strlen(node.left) < JOURNAL_TEXT_SIZE && strlen(node.violation) < JOURNAL_TEXT_SIZE);
                 node.generation++;
                 require(journal_put_node(entry, i, &node) == 0);
                 require(entry->nodes[i].sequence == node.sequence + 1);

@@ -160,7 +160,8 @@ static inline struct journal_node node_of(uint64_t k)
                 .since_ns = k + 8,
                 .deadline_ns = NSEC_NEVER - k,
                 .window_start_ns = k + 9,
-                .ladder = {.term_ns = k + 10, .kill_ns = k + 11, .verdict_ns = k + 12}};
+                .ladder = {.term_ns = k + 10, .kill_ns = k + 11, .verdict_ns = k + 12},
+                .n_violations = k + 13};
         char text[JOURNAL_TEXT_SIZE];
 
         memset(node.outputs_closed, (int)k, sizeof(node.outputs_closed));
@@ -168,6 +169,7 @@ static inline struct journal_node node_of(uint64_t k)
         journal_set_text(node.error, text);
         snprintf(text, sizeof(text), "pid %0240llu", (unsigned long long)k);
         journal_set_text(node.left, text);
+        journal_set_text(node.violation, text);
         return node;
 }
 

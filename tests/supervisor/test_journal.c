@@ -123,6 +123,9 @@ Test(journal, what_cannot_be_a_record_is_refused, .timeout = 20)
         cr_expect_eq(journal_put_node(entry, UINT32_MAX, &node), -EINVAL);
         memset(node.left, 'x', sizeof(node.left));
         cr_expect_eq(journal_put_node(entry, 0, &node), -EINVAL, "a text without an end");
+        node = node_of(1);
+        memset(node.violation, 'x', sizeof(node.violation));
+        cr_expect_eq(journal_put_node(entry, 0, &node), -EINVAL, "another one");
         cr_expect_eq(entry->nodes[0].sequence, 0);
         cr_expect_eq(try_create(&fx, &other, uuid_a, plan_text, PLAN_SIZE, 1, 0), -EEXIST);
         cr_expect_eq(try_create(&fx, &other, uuid_b, plan_text, 0, 1, 0), -E2BIG);

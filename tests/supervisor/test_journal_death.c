@@ -147,7 +147,7 @@ Test(journal_death, a_full_file_system_refuses_new_dataflows_and_keeps_old_ones,
 
         /* a put that does fail: its page was taken away */
         fd = openat(fx.journal.dir_fd, NAME_A ".state", O_RDWR | O_CLOEXEC);
-        cr_assert_eq(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 8192, 4096), 0);
+        cr_assert_eq(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 12288, 4096), 0);
         (void)close(fd);
         fill(&fx, 0);
         r = journal_put_node(entry, 5, &node);

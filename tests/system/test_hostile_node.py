@@ -150,3 +150,25 @@ def test_a_hostile_node_harms_nobody_and_is_named(policy, scene):
         assert max(costs.values()) <= 2, costs
     (result,) = s.daemon.talk("Stop", seconds=20, dataflow="flow")["results"]
     assert result["left"] == 0
+
+
+def test_who_broke_the_protocol_is_known_to_the_next_supervisor(scene, request):
+    request.node.counters_may_lie = True  # it is stopped amid an attack
+    s = scene("drop_oldest")
+    life = next(i for i, (_, end) in enumerate(s.attacks) if end == "told")
+    for before, (name, end) in enumerate(s.attacks[:life]):
+        s.live_through(before, name, end)
+    assert eventually(lambda: s.arena[PHASE] >= 3 * life + 2 and s.n_violations() > 0, 30), s.daemon.output()
+    told = s.node()["violations"]
+    s.daemon.send("supervisor")
+    assert eventually(lambda: len(s.daemon.parts("supervisor")) == 1 and s.node()["state"] == "running", 20), s.daemon.output()
+    known = s.node()["violations"]
+    assert known["count"] >= told["count"] and known["text"] == told["text"]
+    s.arena[SEEN] = life + 1
+    s.honest_go_on()
+    later = next(i for i, (_, end) in enumerate(s.attacks) if i > life and end == "told")
+    s.violations = known["count"]
+    for i in range(life + 1, later + 1):
+        s.live_through(i, *s.attacks[i])
+    assert s.n_violations() > known["count"], "and it goes on counting there"
+    s.daemon.talk("Stop", seconds=20, dataflow="flow")
