@@ -515,6 +515,7 @@ def of_header(name):
 
 
 HELLO, WELCOME, VERSION = of_header("NODE_MSG_HELLO "), of_header("NODE_MSG_WELCOME "), of_header("#define NODE_MSG_VERSION ")
+MAPPED, GROW = of_header("NODE_MSG_MAPPED "), of_header("NODE_MSG_GROW ")
 
 MUTE = """
 import os, sys, time
@@ -591,6 +592,20 @@ def test_one_that_hangs_up_before_it_has_begun_may_come_again_and_nobody_else(da
     h.process.stdin.flush()
     assert int(h.line()) == WELCOME
     assert viewer_of(daemon)["generation"] == 1
+
+
+def test_one_that_asks_and_never_reads_is_let_go_of_and_harms_nobody(daemon):
+    """Its queue is full of answers: then there is no room for the last word either."""
+    start(daemon, program("a", SLEEP), dynamic(capture=False, outputs=[f"o{i}" for i in range(256)]), grace_ms=300)
+    supervisor = daemon.supervisor()
+    with greet(daemon.runtime / "node.sock", "viewer") as sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        sock.send(bytes([MAPPED]))
+        for i in range(5000):  # in a second it may say 5 096, and 4 096 answers are kept
+            sock.send(struct.pack("<BIQ", GROW, i % 256, 1 << 29))
+    assert eventually(lambda: viewer_of(daemon)["generation"] == 2, 20), daemon.output()
+    assert "does not read its socket" in daemon.output()
+    assert daemon.supervisor() == supervisor, daemon.output()
+    assert daemon.status("flow")["state"] == "running"
 
 
 def test_one_that_hangs_delays_the_stop_no_more_than_any_node(daemon, hand):
