@@ -16,7 +16,7 @@
 
 #include "node/node-internal.h"
 
-#define PEER_BEFORE      1024u /* of a link: bytes for messages that it published before we began to read there, while an adoption took its time */
+#define PEER_BEFORE      1024u /* bytes for messages that it published before we began to read there, while an adoption took its time */
 #define PEER_UNEXPLAINED 64u /* bytes of a doorbell more than there was a reason for; honest libraries send none */
 
 /* -------- peers -------- */
@@ -202,6 +202,7 @@ int links_peer(tg_node *node, const NodeMsg *msg, int *fds)
                 .id = msg->peer.peer,
                 .generation = msg->peer.generation,
                 .fd = TAKE_FD(fds[1]),
+                .n_reasons = PEER_BEFORE, /* it may know of a link, and ring, long before we are told of that; each LINK_IN gives back what that took */
                 .current = true,
         };
         list_append(&node->peers, &peer->link);

@@ -421,3 +421,62 @@ Test(hostile, who_shuts_its_doorbell_and_lives_keeps_no_place, .timeout = 60)
         cr_assert(FLOW_UNTIL(flow, 10, flow_exited(flow, producer, NULL) && flow_exited(flow, source, NULL)));
         flow_close(flow);
 }
+
+/* -------- who only seems to be hostile -------- */
+
+#define BEFORE 400 /* messages */
+
+/* In its second life it rings for each of its messages: whenever it sends, the sink has fallen asleep anew. */
+static int ring_for_each(tg_node *node, void *arg)
+{
+        nsec_t deadline = clock_now() + 20 * NSEC_PER_SEC;
+        Peer *peer, *next;
+
+        if (shared[MARK]++ == 0) {
+                await(ENDED, 1);
+                return 0;
+        }
+        for (unsigned i = 0; i < BEFORE; i++) {
+                bool asleep = false;
+
+                while (!asleep) {
+                        list_for_each(peer, next, &node->peers, link) {
+                                uint64_t epoch = __atomic_load_n(&peer->bell.shared->epoch, __ATOMIC_SEQ_CST);
+
+                                asleep |= epoch % 2 == 1 && epoch != peer->bell.rung;
+                        }
+                        NODE_CHECK(clock_now() < deadline);
+                        (void)sched_yield();
+                }
+                NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+        }
+        tell(GO, 1);
+        await(GO, 2);
+        for (unsigned i = 0; i < 5; i++)
+                NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+        await(ENDED, 1);
+        return 0;
+}
+
+Test(hostile, whose_link_we_are_told_of_late_does_not_flood_our_doorbell, .timeout = 60)
+{
+        begin(ring_for_each, false);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[MARK] == 1));
+        flow_will_restart(flow, source, true);
+        flow_kill(flow, source);
+        cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, source, NULL)));
+        flow_hold_in(flow, true);
+        flow_restart(flow, source);
+        cr_assert(FLOW_UNTIL(flow, 20, flow_n_out_acks(flow) == 2));
+        flow_send(flow, source, &(NodeMsg){.type = NODE_MSG_START}); /* who may drop waits for nobody */
+        cr_assert(FLOW_UNTIL(flow, 20, shared[GO] == 1 || flow_exited(flow, source, NULL)));
+        cr_assert_eq(shared[GO], 1);
+        flow_hold_in(flow, false);
+        cr_assert(FLOW_UNTIL(flow, 20, flow_running(flow)));
+        tell(GO, 2);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[GOT] == 5), "%lu of 5 messages came", (unsigned long)shared[GOT]);
+        cr_expect_eq(flow_n_violations(flow), 0);
+        tell(ENDED, 1);
+        cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, source, NULL) && flow_exited(flow, sink, NULL)));
+        flow_close(flow);
+}
