@@ -16,6 +16,9 @@ pytestmark = pytest.mark.skipif(len(ALL) < 2, reason="needs two processors")
 OWN = """
 import os, sys, threading, time, tidegate
 
+if sys.argv[1] == "mixed":
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # this thread alone
 node = tidegate.Node()
 if sys.argv[1] == "own":
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -88,6 +91,14 @@ def test_who_has_chosen_its_cpus_is_not_moved_and_status_says_so(placed):
     daemon = placed(("own", {"placement": "colocate"}), cpu_affinity=[min(ALL)])
     assert eventually(lambda: "itself" in placement(daemon, "sink-0").get("why", ""), 10), placement(daemon, "sink-0")
     assert where(daemon, "sink-0") == {LAST}
+
+
+def test_where_one_thread_has_chosen_the_others_are_not_left_on_one_cpu(placed):
+    daemon = placed(("mixed", {"placement": "colocate"}), cpu_affinity=[min(ALL)])
+    assert eventually(lambda: "itself" in placement(daemon, "sink-0").get("why", ""), 10), placement(daemon, "sink-0")
+    pid = daemon.pids()["flow", "sink-0"]
+    assert eventually(lambda: affinities(pid).count(ALL) == 1, 5), affinities(pid)
+    assert os.sched_getaffinity(pid) == {LAST}
 
 
 def test_a_new_supervisor_places_anew_what_the_last_one_had_placed(placed):
