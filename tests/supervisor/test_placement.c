@@ -2,11 +2,12 @@
 /* Who is placed beside whom: what nodes say is given, two looks a second. */
 #include <criterion/criterion.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/cleanup.h"
 #include "supervisor/placement.h"
 
-#define MAX_NODES 4
+#define MAX_NODES 1000
 #define US        NSEC_PER_USEC
 
 static Placement *placement;
@@ -161,6 +162,30 @@ Test(placement, a_chain_shares_one_cpu_and_a_circle_does_too)
                 }
                 end();
         }
+}
+
+static nsec_t cpu_now(void)
+{
+        struct timespec ts;
+
+        cr_assert_eq(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts), 0);
+        return (nsec_t)ts.tv_sec * NSEC_PER_SEC + (nsec_t)ts.tv_nsec;
+}
+
+Test(placement, a_thousand_join_in_one_look_without_holding_up_the_loop, .timeout = 60)
+{
+        nsec_t before, ns;
+
+        chain(MAX_NODES, PLACEMENT_COLOCATE);
+        begin(2);
+        before = cpu_now();
+        live(quick_wakes, 1);
+        ns = cpu_now() - before;
+        for (unsigned i = 0; i < n_nodes; i++)
+                cr_assert_eq(cpu[i], cpu[0], "%u", i);
+        cr_assert_geq(cpu[0], 0);
+        cr_assert_lt(ns, 300 * NSEC_PER_MSEC, "%llu ms of CPU; with a look at all groups for each that joins it takes 700", (unsigned long long)(ns / NSEC_PER_MSEC));
+        end();
 }
 
 Test(placement, colocate_needs_no_reason_and_spread_and_none_have_none)
