@@ -42,7 +42,7 @@ class Python(Transport):
   - id: ask
     {node}
     args: {self.runtime} ask {result}
-    outputs: [out]
+    outputs: [out, unanswered]
 {self.keys}    inputs:
       in: {{source: answer/out, queue_size: 10}}
   - id: answer
@@ -51,6 +51,7 @@ class Python(Transport):
     outputs: [out]
 {self.keys}    inputs:
       in: {{source: ask/out, queue_size: 10}}
+      unanswered: {{source: ask/unanswered, queue_size: 1}}
 """
 
     def session(self, pattern):

@@ -167,3 +167,11 @@ def test_what_python_adds_is_told_from_rounds_that_have_both():
     samples = [ping("tidegate", 0, 5), ping("tidegate, Python", 0, 7.5), ping("tidegate, Python", 1, 99)]
     ((goal, text, reached),) = ratios.judged({"samples": samples})
     assert (goal, reached) == ("P1", True) and text.startswith("64 B in Python: 2.50 us more a message than in C")
+
+
+def test_the_call_that_copies_is_judged_by_what_memcpy_takes():
+    samples = [sample("tidegate, Python", r, v, 4096000, "call", "to_memcpy") for r, v in enumerate((0.9, 1.2, 5))]
+    ((goal, text, reached),) = ratios.judged({"samples": samples})
+    assert (goal, reached) == ("P1", False) and text.startswith("4 MB in Python: send_output() takes 1.20 times a memcpy()")
+    (head, _, row) = ratios.python_ping_table({"samples": samples, "transports": ["pipe"], "pythons": ["tidegate, Python"]}).splitlines()
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["tidegate, Python", *"------", "1.20 (0.90-5.00)"]

@@ -6,11 +6,16 @@
 
 source and sink: the pattern of Dora's own benchmark. For each of ten sizes 100 messages 5 ms apart; 2 s later, for each size, 100 back to back, and
 one byte that says so. ask and answer: a message and its echo. Writers use `send_output(output, array, metadata)`; "tidegate-in-place" writes into
-shared memory what it sends, "tidegate" and "dora" have their array copied there.
+shared memory what it sends, "tidegate" and "dora" have their array copied there. In the end ask sends to an input that answer does not answer: what
+the call takes, beside what memcpy() of the same array takes just before.
 """
 
+import ctypes
 import gc
 import json
+import mmap
+import os
+import statistics
 import sys
 import time
 
@@ -22,6 +27,8 @@ GAP_S = 0.005
 PAUSE_S = 2
 PINGS = {64: 10000, 4096000: 300}
 WARM = 5  # of pings, one of so many comes before as many are measured
+COPIES = 300
+COPIED = 4096000
 
 runtime, role, *rest = sys.argv[1:]
 if runtime == "dora":
@@ -153,13 +160,48 @@ def ask(node, result):
         used = time.process_time_ns() - used
         gc.enable()
         lines.append({**line("ping", size, samples, count), "cpu_us": used / count / 1e3})
+    lines.append(copies(node))
     finish(result, lines)
+
+
+def copies(node):
+    """send_output() beside memcpy() of the same array, in turns: into the output's own memory, where there is a way to it."""
+    array = numpy.ones(COPIED, numpy.uint8)
+    send = sender(node, "unanswered", array)
+    fd = os.memfd_create("copies")
+    os.ftruncate(fd, COPIED)
+    memfd = numpy.frombuffer(mmap.mmap(fd, COPIED), numpy.uint8)
+
+    def copy(to):
+        begin = time.monotonic_ns()
+        ctypes.memmove(to, array.ctypes.data, COPIED)
+        return time.monotonic_ns() - begin
+
+    def copy_in_place():
+        sample = node.alloc_output("unanswered", COPIED)
+        took = copy(numpy.frombuffer(sample, numpy.uint8).ctypes.data)
+        sample.send()
+        return took
+
+    copied, sent = [], []
+    gc.disable()
+    for i in range(COPIES // WARM + COPIES):
+        took = copy(memfd.ctypes.data) if runtime == "dora" else copy_in_place()
+        begin = time.monotonic_ns()
+        send(None)
+        end = time.monotonic_ns()
+        if i >= COPIES // WARM:
+            copied.append(took)
+            sent.append(end - begin)
+    gc.enable()
+    ratio = statistics.median(b / a for a, b in zip(copied, sent))
+    return {**line("call", COPIED, sent, COPIES), "memcpy_us": statistics.median(copied) / 1e3, "to_memcpy": ratio}
 
 
 def answer(node):
     senders = {size: sender(node, "out", numpy.ones(size, numpy.uint8)) for size in PINGS}
     for event in node:
-        if event["type"] != "INPUT":
+        if event["type"] != "INPUT" or event["id"] != "in":
             continue
         array = contents(event)
         senders[array.nbytes](None)
