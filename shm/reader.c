@@ -288,16 +288,18 @@ static void deliver(RingReader *r, RingMessage *msg, bool *ret_ring)
                 *ret_ring |= must_ring(r, GAVE_TAIL); /* under drop_oldest nobody ever waits for the tail */
 }
 
+static inline void slot_prefetch(const struct ring_slot *slot)
+{
+        __builtin_prefetch(&slot->seq);
+        __builtin_prefetch(slot->bytes);
+}
+
 /* The SC stores below keep the CPU from overlapping the misses of one message with the next one's: ask for a slot
  * well ahead. Only for one that is published: the producer is about to write the others. */
 static inline void prefetch(const RingReader *r)
 {
-        if (r->head - r->tail > PREFETCH) {
-                const struct ring_slot *s = &r->ring->slot[(r->tail + PREFETCH) & r->mask];
-
-                __builtin_prefetch(&s->seq);
-                __builtin_prefetch(s->bytes);
-        }
+        if (r->head - r->tail > PREFETCH)
+                slot_prefetch(&r->ring->slot[(r->tail + PREFETCH) & r->mask]);
 }
 
 /* One attempt at the message at tail. RING_E_AGAIN: it was dropped, or head has to be looked at again. */
@@ -367,7 +369,13 @@ bool ring_reader_ready(const RingReader *r)
         if (!r->active || r->broken)
                 return r->broken;
         /* SC: a look after the sleep epoch was stored. Anything but what we have seen is worth a take. */
-        return r->draining || load_sc(&r->ring->head) != r->tail || load_sc(&r->ring->closed) != 0;
+        if (r->draining)
+                return true;
+        if (load_sc(&r->ring->head) != r->tail) {
+                slot_prefetch(&r->ring->slot[r->tail & r->mask]); /* on its way while the caller gets ready to take it */
+                return true;
+        }
+        return load_sc(&r->ring->closed) != 0;
 }
 
 uint64_t ring_reader_backlog(const RingReader *r)
