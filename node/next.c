@@ -129,6 +129,22 @@ static bool look_until(tg_node *node, nsec_t until)
         }
 }
 
+/* Where messages come one after the other the next one is there before a clock has been read. True: look again. */
+static bool look_quickly(tg_node *node)
+{
+        if (node->wait_mode == NODE_WAIT_BLOCK || (node->wait_mode == NODE_WAIT_ADAPTIVE && (!spin_is_hot(&node->spin) || shares_cpu(node))))
+                return false;
+        for (unsigned i = 0; i < SPIN_LOOKS_FIRST; i++) {
+                if (worth_staying_awake(node)) {
+                        node->bell.counters.n_looks++;
+                        node->bell.counters.n_found++;
+                        return true;
+                }
+                spin_relax();
+        }
+        return false;
+}
+
 /* Nothing was there. True: look again, awake. */
 static bool stay_awake(tg_node *node, nsec_t deadline)
 {
@@ -183,9 +199,15 @@ static void quiet_outer(tg_node *node)
         node_look_around(node);
 }
 
-/* Announces the sleep. 0: asleep, nothing was there. NODE_E_AGAIN: look again, awake. */
-static int fall_asleep(tg_node *node)
+/* Announces the sleep. 0: asleep, nothing was there. NODE_E_AGAIN: look again, awake. @pulse: as it was before the look that found nothing;
+ * what we do to it ourselves is none of what it is kept for. */
+static int fall_asleep(tg_node *node, uint32_t *pulse)
 {
+        bool is_last = *pulse == node->pulse;
+
+        node_empty_doorbells(node);
+        if (is_last)
+                *pulse = node->pulse;
         (void)__atomic_fetch_add(&node->n_announced, 1, __ATOMIC_RELAXED); /* senders count with us */
         bell_sleep(&node->bell);
         if (worth_staying_awake(node)) {
@@ -202,6 +224,8 @@ static int fall_asleep(tg_node *node)
  * keep us from returning. */
 static int leave_empty_handed(tg_node *node, int why, unsigned *n_rounds)
 {
+        uint32_t pulse = node->pulse;
+
         if (why == NODE_E_AGAIN && ++*n_rounds < MAX_ROUNDS)
                 return why;
         if (node->outer_fd < 0)
@@ -213,7 +237,7 @@ static int leave_empty_handed(tg_node *node, int why, unsigned *n_rounds)
                 return TG_E_TIMEOUT;
         }
         quiet_outer(node);
-        if (fall_asleep(node)) {
+        if (fall_asleep(node, &pulse)) {
                 ++*n_rounds;
                 return NODE_E_AGAIN;
         }
@@ -242,11 +266,13 @@ static int next(tg_node *node, tg_event **ret, int64_t timeout_ns, nsec_t deadli
                         return TG_E_TIMEOUT;
                 if (r == NODE_E_AGAIN)
                         continue; /* bounded work each time: the clock and the supervisor are looked at in between */
+                if (!node->idle_since && look_quickly(node))
+                        continue;
                 if (!node->idle_since) {
                         node->idle_since = clock_now();
                         node->slept = node->spun = false;
                 }
-                if (stay_awake(node, deadline) || fall_asleep(node))
+                if (stay_awake(node, deadline) || fall_asleep(node, &pulse))
                         continue;
                 node->slept = true;
                 r = node_wait(node, pulse, deadline);

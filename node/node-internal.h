@@ -27,7 +27,7 @@
 #include "shm/writer.h"
 #include "tidegate/tidegate.h"
 
-#define NODE_DRAIN_EPOCHS 32u /* doorbells are emptied once in so many announcements; their buffers hold more */
+#define NODE_DRAIN_EPOCHS 32u /* doorbells are emptied once in so many announcements; their buffers hold more than twice as much */
 #define NODE_GLANCE_NS    (50 * NSEC_PER_MSEC) /* a node that never sleeps looks around at least this often */
 #define NODE_CPU_SPAN     (200 * NSEC_PER_MSEC) /* and asks at most this often what CPU time it has used */
 #define NODE_RELOOK_NS    (10 * NSEC_PER_MSEC) /* a blocked sender looks again at least this often */
@@ -368,6 +368,7 @@ void event_queue_stop(tg_node *node, const char *cause);
 
 /* wait.c */
 int node_wait(tg_node *node, uint32_t pulse, nsec_t deadline); /* under node->lock, which it gives up meanwhile */
+void node_empty_doorbells(tg_node *node); /* if that is due and nobody polls; changes the pulse. By who has found nothing and has not announced it */
 void node_look_around(tg_node *node); /* the same without waiting: takes what poll has to say */
 void node_pulse(tg_node *node);
 

@@ -56,6 +56,7 @@ bool spin_worth_it(Spin *spin, const SpinCost *cost, nsec_t now)
 {
         if (spin->run < MAX(spin->need, SPIN_NEED_MIN) || now < spin->crowded_until)
                 return false;
+        spin->crowded_until = 0;
         if (now >= spin->load_at) {
                 spin->load_at = now + SPIN_LOAD_SPAN;
                 spin->loaded = is_loaded(cost);

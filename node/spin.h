@@ -32,6 +32,7 @@
 #define SPIN_CROWDED_NS (100 * NSEC_PER_MSEC) /* how long we then do not try */
 #define SPIN_LOAD_SPAN  NSEC_PER_SEC          /* between two looks at how many tasks want to run */
 #define SPIN_LOOKS      8u   /* between two looks at the clock */
+#define SPIN_LOOKS_FIRST 16u /* before the first look at the clock */
 #define LOCK_LOOKS      2000u /* until whoever was woken for a lock has taken it */
 
 /* What a sleep costs here. One for all threads of a node: the two times are atomic. */
@@ -63,6 +64,12 @@ void spin_cost_learn(SpinCost *cost, nsec_t ns);
 
 /* spin_worth_it() - whether to try, as far as arrivals and the machine tell. Asks the kernel, at most once a second. */
 bool spin_worth_it(Spin *spin, const SpinCost *cost, nsec_t now);
+
+/* spin_is_hot() - as the last spin_worth_it(), without a clock: for some looks, before it is asked. */
+static inline bool spin_is_hot(const Spin *spin)
+{
+        return spin->run >= (spin->need > SPIN_NEED_MIN ? spin->need : SPIN_NEED_MIN) && !spin->crowded_until && !spin->loaded;
+}
 
 /* spin_stolen() - whether the CPU was taken from us between two looks. Then it is not tried again for a while. */
 static inline bool spin_stolen(Spin *spin, nsec_t last, nsec_t now)

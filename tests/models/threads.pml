@@ -2,7 +2,8 @@
 /*
  * Two threads of one node wait, one for messages and one for room to send: who comes first polls for both (the leader), the other one
  * waits for the pulse. node_wait(), leader_poll(), leader_take(), next(), wait_room(). Edges of the doorbells are gone once poll has told of
- * them, and doorbells are emptied every D announcements, which takes away an edge that was not told yet. Checked: nobody waits for
+ * them, and doorbells are emptied every D announcements, which takes away an edge that was not told yet: by the leader when it is back, or by
+ * who is about to announce that it waits for messages, if nobody polls just then. Checked: nobody waits for
  * ever although what it waits for is there; -DLIVE: every fair run gets to its end.
  *
  *   (none)       holds
@@ -13,6 +14,8 @@
  *   -DLATEPULSE  who waits reads the pulse after its look                                                  fails
  *   -DNOCHECK    who waits leads without looking whether the pulse is still the one it has read            fails
  *   -DLATEDRAIN  doorbells are emptied after the pulse: between somebody's look and its poll                fails
+ *   -DBESIDE     who is about to announce empties them also while another one polls                        fails
+ *   -DQUIET      it empties them and does not change the pulse                                             fails
  *   -DNOLOOK     it does not look again once it has announced that it waits                                 fails
  */
 #ifndef M
@@ -99,6 +102,16 @@ active proctype taker()
 #endif
                         if
                         :: READY(0) -> taken++; break
+                        :: else -> skip
+                        fi;
+                        if
+#ifdef BESIDE
+                        :: n >= D -> empty_doorbells(); new_pulse(); p = pulse
+#elif defined(QUIET)
+                        :: n >= D && !leading -> empty_doorbells()
+#else
+                        :: n >= D && !leading -> empty_doorbells(); new_pulse(); p = pulse
+#endif
                         :: else -> skip
                         fi;
                         atomic { epoch++; n++ };
