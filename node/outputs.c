@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <string.h>
 
+#include "node/copy.h"
 #include "node/node-internal.h"
 
 #define GROW_SPAN (100 * NSEC_PER_MSEC) /* a sender that may drop waits so long for each step to a larger pool, once until it is answered */
@@ -358,7 +359,7 @@ static int send_pooled(Send *send)
                 if (r)
                         return r;
                 lock_give(&output->lock);
-                memcpy(chunk.data, send->payload, send->size);
+                copy_payload(chunk.data, send->payload, send->size);
         } else
                 lock_give(&output->lock);
         if (send->meta_size)

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The copy of a payload: every byte of it, and none beside it, however it lies.
+ */
+#include <criterion/criterion.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "node/copy.h"
+
+#define ROOM  1024u
+#define GUARD 0xa5
+
+static void check(size_t size, size_t to_at, size_t from_at, void (*copy)(void *, const void *, size_t))
+{
+        static uint8_t from[ROOM], to[ROOM] __attribute__((aligned(64)));
+
+        for (size_t i = 0; i < ROOM; i++)
+                from[i] = (uint8_t)(i * 31 + 7);
+        memset(to, GUARD, sizeof(to));
+        copy(to + to_at, from + from_at, size);
+        cr_assert_arr_eq(to + to_at, from + from_at, size, "%zu bytes from +%zu to +%zu", size, from_at, to_at);
+        for (size_t i = 0; i < ROOM; i++)
+                cr_assert((i >= to_at && i < to_at + size) || to[i] == GUARD, "%zu bytes from +%zu to +%zu wrote at +%zu", size, from_at, to_at, i);
+}
+
+Test(copy, past_the_cache_goes_every_byte_and_none_beside_it)
+{
+        for (size_t size = 0; size < 300; size++)
+                for (size_t at = 0; at < 80; at += 13) {
+                        check(size, 64, at, copy_past_cache);
+                        check(size, 64 + at, 64, copy_past_cache);
+                }
+}
+
+Test(copy, a_payload_is_whole_on_both_sides_of_the_size_from_which_it_goes_past_the_cache)
+{
+        _cleanup_free_ uint8_t *from = malloc(COPY_STREAM_MIN + 2), *to = malloc(COPY_STREAM_MIN + 2);
+
+        cr_assert(from && to);
+        for (size_t i = 0; i < COPY_STREAM_MIN + 2; i++)
+                from[i] = (uint8_t)(i ^ (i >> 8) ^ (i >> 16));
+        for (size_t size = COPY_STREAM_MIN - 1; size <= COPY_STREAM_MIN + 1; size++) {
+                memset(to, GUARD, COPY_STREAM_MIN + 2);
+                copy_payload(to, from, size);
+                cr_assert(memcmp(to, from, size) == 0 && to[size] == GUARD, "%zu bytes", size);
+        }
+}
