@@ -40,9 +40,14 @@ void copy_past_cache(void *to, const void *from, size_t size)
 }
 #endif
 
-void copy_payload(void *to, const void *from, size_t size)
+bool copy_is_cold(size_t size, nsec_t idle_ns)
 {
-        if (size >= COPY_STREAM_MIN)
+        return size >= COPY_STREAM_MIN || (size >= COPY_COLD_MIN && idle_ns >= COPY_COLD_NS);
+}
+
+void copy_payload(void *to, const void *from, size_t size, bool cold)
+{
+        if (cold)
                 copy_past_cache(to, from, size);
         else
                 memcpy(to, from, size);

@@ -136,6 +136,7 @@ typedef struct Output {
         char *id;
         Lock turn; /* one sender at a time, waiting included */
         Spin spin; /* for room; with the turn */
+        nsec_t copied_at; /* the last large message, 0: none was; with the turn */
         Lock lock; /* the fields below */
         Region ring, pool;
         Region grown[NODE_MSG_MAX_SEGMENTS]; /* by number; 0 is the pool */

@@ -346,6 +346,21 @@ static int send_inline(Send *send)
         return publish(send, NULL, meta);
 }
 
+/* With the turn. */
+static void copy_in(Send *send, const PoolChunk *chunk)
+{
+        Output *output = send->output;
+        bool cold = false;
+
+        if (send->size >= COPY_COLD_MIN) {
+                nsec_t now = send->now ? send->now : clock_now(), before = output->copied_at;
+
+                cold = copy_is_cold(send->size, now > before ? now - before : 0); /* who had the turn before us may have looked later */
+                output->copied_at = now;
+        }
+        copy_payload(chunk->data, send->payload, send->size, cold);
+}
+
 /* The payload is copied without output->lock: nobody sees the chunk yet, and the turn keeps other senders away. */
 static int send_pooled(Send *send)
 {
@@ -359,7 +374,7 @@ static int send_pooled(Send *send)
                 if (r)
                         return r;
                 lock_give(&output->lock);
-                copy_payload(chunk.data, send->payload, send->size);
+                copy_in(send, &chunk);
         } else
                 lock_give(&output->lock);
         if (send->meta_size)

@@ -4,10 +4,8 @@
  */
 #include <criterion/criterion.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/cleanup.h"
 #include "node/copy.h"
 
 #define ROOM  1024u
@@ -35,16 +33,23 @@ Test(copy, past_the_cache_goes_every_byte_and_none_beside_it)
                 }
 }
 
-Test(copy, a_payload_is_whole_on_both_sides_of_the_size_from_which_it_goes_past_the_cache)
+Test(copy, a_payload_is_whole_either_way)
 {
-        _cleanup_free_ uint8_t *from = malloc(COPY_STREAM_MIN + 2), *to = malloc(COPY_STREAM_MIN + 2);
+        for (int cold = 0; cold < 2; cold++) {
+                uint8_t from[777], to[777] = {};
 
-        cr_assert(from && to);
-        for (size_t i = 0; i < COPY_STREAM_MIN + 2; i++)
-                from[i] = (uint8_t)(i ^ (i >> 8) ^ (i >> 16));
-        for (size_t size = COPY_STREAM_MIN - 1; size <= COPY_STREAM_MIN + 1; size++) {
-                memset(to, GUARD, COPY_STREAM_MIN + 2);
-                copy_payload(to, from, size);
-                cr_assert(memcmp(to, from, size) == 0 && to[size] == GUARD, "%zu bytes", size);
+                for (size_t i = 0; i < sizeof(from); i++)
+                        from[i] = (uint8_t)(i ^ 0x5a);
+                copy_payload(to, from, sizeof(from), cold);
+                cr_assert_arr_eq(to, from, sizeof(from));
         }
+}
+
+Test(copy, what_no_cache_holds_or_what_others_have_had_the_cache_since_goes_past_it)
+{
+        cr_assert(copy_is_cold(COPY_STREAM_MIN, 0));
+        cr_assert_not(copy_is_cold(COPY_STREAM_MIN - 1, COPY_COLD_NS - 1));
+        cr_assert(copy_is_cold(COPY_COLD_MIN, COPY_COLD_NS));
+        cr_assert_not(copy_is_cold(COPY_COLD_MIN - 1, NSEC_NEVER));
+        cr_assert_not(copy_is_cold(0, NSEC_NEVER));
 }
