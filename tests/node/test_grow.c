@@ -291,6 +291,9 @@ Test(grow, a_consumer_without_memory_for_a_segment_loses_what_lies_in_there_and_
 {
         const size_t size = LARGE;
 
+#if defined(__SANITIZE_ADDRESS__)
+        cr_skip("the sanitizer needs memory of its own");
+#endif
         two(burst_after_it, take_late_without_memory, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 1, .n_chunks = QUEUE});
         cr_assert(FLOW_UNTIL(flow, 20, shared[GO] == 1));
         flow_stop(flow, source, NSEC_PER_SEC);
@@ -305,6 +308,9 @@ Test(grow, under_backpressure_it_lets_go_of_the_link_and_blames_nobody, .timeout
 {
         const size_t size = LARGE;
 
+#if defined(__SANITIZE_ADDRESS__)
+        cr_skip("the sanitizer needs memory of its own");
+#endif
         two(burst_after_it, take_late_without_memory, &size, (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true},
                 (FlowGrowth){.n_segments = 1, .n_chunks = QUEUE});
         cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, sink, NULL)), "its input was closed, and it ended by itself");
