@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 
 #include "node/node-internal.h"
-#include "tests/node/harness.h"
+#include "tests/node/harness-internal.h"
 
 static Flow *flow;
 static _Atomic uint64_t *shared;
@@ -424,19 +424,13 @@ Test(hostile, who_shuts_its_doorbell_and_lives_keeps_no_place, .timeout = 60)
 
 /* -------- who only seems to be hostile -------- */
 
-#define BEFORE 400 /* messages */
-
-/* In its second life it rings for each of its messages: whenever it sends, the sink has fallen asleep anew. */
-static int ring_for_each(tg_node *node, void *arg)
+/* Rings for each of its messages: whenever it sends, the sink has fallen asleep anew. */
+static void ring_often(tg_node *node, const char *output, unsigned n)
 {
         nsec_t deadline = clock_now() + 20 * NSEC_PER_SEC;
         Peer *peer, *next;
 
-        if (shared[MARK]++ == 0) {
-                await(ENDED, 1);
-                return 0;
-        }
-        for (unsigned i = 0; i < BEFORE; i++) {
+        for (unsigned i = 0; i < n; i++) {
                 bool asleep = false;
 
                 while (!asleep) {
@@ -448,32 +442,57 @@ static int ring_for_each(tg_node *node, void *arg)
                         NODE_CHECK(clock_now() < deadline);
                         (void)sched_yield();
                 }
-                NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+                NODE_CHECK(tg_send(node, output, "x", 1, NULL) == 0);
         }
+}
+
+static int ring_before_it_is_known(tg_node *node, void *arg)
+{
+        if (shared[MARK]++ == 0) {
+                await(ENDED, 1);
+                return 0;
+        }
+        ring_often(node, "out", 900);
         tell(GO, 1);
         await(GO, 2);
+        ring_often(node, "more", 400);
+        tell(GO, 3);
+        await(GO, 4);
         for (unsigned i = 0; i < 5; i++)
-                NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+                NODE_CHECK(tg_send(node, "more", "x", 1, NULL) == 0);
         await(ENDED, 1);
         return 0;
 }
 
-Test(hostile, whose_link_we_are_told_of_late_does_not_flood_our_doorbell, .timeout = 60)
+Test(hostile, whose_links_we_are_told_of_late_does_not_flood_our_doorbell, .timeout = 60)
 {
-        begin(ring_for_each, false);
+        int link;
+
+        flow = flow_new();
+        shared = flow_shared(flow);
+        source = flow_node(flow, "late", ring_before_it_is_known, NULL);
+        sink = flow_node(flow, "sink", take_all, NULL);
+        link = flow_link(flow, source, flow_output(flow, source, "out", 10, 100, 20), sink, "in", (FlowLinkSpec){});
+        flow_link(flow, source, flow_output(flow, source, "more", 10, 100, 20), sink, "more", (FlowLinkSpec){});
+        flow_start(flow);
         cr_assert(FLOW_UNTIL(flow, 20, shared[MARK] == 1));
         flow_will_restart(flow, source, true);
         flow_kill(flow, source);
         cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, source, NULL)));
         flow_hold_in(flow, true);
         flow_restart(flow, source);
-        cr_assert(FLOW_UNTIL(flow, 20, flow_n_out_acks(flow) == 2));
+        cr_assert(FLOW_UNTIL(flow, 20, flow_n_out_acks(flow) == 4));
         flow_send(flow, source, &(NodeMsg){.type = NODE_MSG_START}); /* who may drop waits for nobody */
         cr_assert(FLOW_UNTIL(flow, 20, shared[GO] == 1 || flow_exited(flow, source, NULL)));
-        cr_assert_eq(shared[GO], 1);
+        cr_assert_eq(shared[GO], 1, "it is not rung any more");
+        flow_send_link_in(flow, link);
+        cr_assert(FLOW_UNTIL(flow, 20, flow->links[link].state == LINK_UP));
+        tell(GO, 2);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[GO] == 3 || flow_exited(flow, source, NULL)));
+        cr_assert_eq(shared[GO], 3, "what the first link took has been given back");
         flow_hold_in(flow, false);
         cr_assert(FLOW_UNTIL(flow, 20, flow_running(flow)));
-        tell(GO, 2);
+        tell(GO, 4);
         cr_assert(FLOW_UNTIL(flow, 20, shared[GOT] == 5), "%lu of 5 messages came", (unsigned long)shared[GOT]);
         cr_expect_eq(flow_n_violations(flow), 0);
         tell(ENDED, 1);
