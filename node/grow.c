@@ -15,7 +15,10 @@ static int ack(tg_node *node, uint32_t output, uint32_t number)
 {
         return socket_answer(node, &(NodeMsg){
                 .type = NODE_MSG_SEGMENT_ACK,
-                .segment = {.output = output, .number = number, .used = number < node->outputs[output].n_segments},
+                .segment = {.output = output,
+                        .number = number,
+                        .size = node->outputs[output].grown[number].size,
+                        .used = number < node->outputs[output].n_segments},
         });
 }
 
@@ -29,8 +32,8 @@ int grow_segment(tg_node *node, const NodeMsg *msg, int *fds)
         if (msg->segment.output >= node->n_outputs)
                 return error_origin(-EPROTO);
         output = &node->outputs[msg->segment.output];
-        if (number > output->n_segments)
-                return error_origin(-EPROTO);
+        if (number < output->n_segments && !output->grown[number].map)
+                return error_origin(-EPROTO); /* one that was left out */
         if (number < output->n_segments)
                 return ack(node, msg->segment.output, number);
         r = region_map_write(&region, fds[0], REGION_POOL, msg->segment.size);
@@ -62,10 +65,16 @@ int grow_ready(tg_node *node, const NodeMsg *msg, int *fds)
         output = &node->outputs[msg->segment.output];
         if (number < output->n_segments)
                 return 0;
-        if (number > output->n_segments || !output->grown[number].map)
+        if (!output->grown[number].map)
                 return error_origin(-EPROTO);
         lock_take(&output->lock);
-        r = ring_writer_add_segment(output->writer, &output->grown[number]);
+        while (r == 0 && output->n_segments < number) { /* lost with a supervisor and its guard before it was used */
+                r = ring_writer_skip_segment(output->writer);
+                region_unmap(&output->grown[output->n_segments]);
+                output->n_segments += r == 0;
+        }
+        if (r == 0)
+                r = ring_writer_add_segment(output->writer, &output->grown[number]);
         output->n_segments += r == 0;
         output->grow_asked = 0;
         output->grow_late = false;
@@ -93,8 +102,8 @@ int grow_report(tg_node *node)
         int r = 0;
 
         for (uint32_t i = 0; i < node->n_outputs; i++)
-                for (uint32_t k = 1; r == 0 && k < ELEMENTSOF(node->outputs[i].grown) && node->outputs[i].grown[k].map; k++)
-                        r = ack(node, i, k);
+                for (uint32_t k = 1; r == 0 && k < ELEMENTSOF(node->outputs[i].grown); k++)
+                        r = node->outputs[i].grown[k].map ? ack(node, i, k) : 0;
         return r;
 }
 

@@ -236,7 +236,7 @@ static void walk_segment(Codec *c, NodeMsg *m)
 {
         walk_u32_in(c, &m->segment.output, 0, NODE_MSG_MAX_PORTS - 1);
         walk_u32_in(c, &m->segment.number, 1, NODE_MSG_MAX_SEGMENTS - 1);
-        if (m->type == NODE_MSG_SEGMENT)
+        if (m->type != NODE_MSG_SEGMENT_READY)
                 walk_size(c, &m->segment.size);
         if (m->type == NODE_MSG_SEGMENT_ACK)
                 walk_flag(c, &m->segment.used);

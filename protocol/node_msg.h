@@ -87,7 +87,9 @@
  *   SEGMENT_ACK            ──►   one for each segment that is mapped beyond the first, and whether it is used
  *   RESUMED                ──►   that was all; and whether START came
  *
- * and a GROW again behind it, if one has not been answered.
+ * and a GROW again behind it, if one has not been answered. Of the segments that its guard has lost a successor knows what the
+ * producer says. It never gives the number of one to another, for consumers may have mapped it; so numbers may be left out, and what a
+ * producer has mapped below the number that READY names, and was not told to use, it never uses.
  *
  * The answer is what stands between RESUMED with the epoch of the question and the last HELLO before it; all that is in the
  * socket ahead of that was said to a predecessor, another RESUMED too. A link that both its ends name in their answers is up,
@@ -108,7 +110,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NODE_MSG_VERSION    6
+#define NODE_MSG_VERSION    7
 #define NODE_MSG_MAX        8192
 #define NODE_MSG_MAX_FDS    2
 #define NODE_MSG_ID_MAX     128 /* bytes of a node, input or output id */
@@ -218,7 +220,7 @@ typedef struct NodeMsg {
                 struct { /* SEGMENT; fds: pool segment (write). SEGMENT_ACK: it is mapped; used: SEGMENT_READY came. SEGMENT_READY */
                         uint32_t output;
                         uint32_t number; /* from 1; 0 came with OUTPUT */
-                        uint64_t size;   /* SEGMENT alone: bytes of the region */
+                        uint64_t size;   /* SEGMENT, SEGMENT_ACK: bytes of the region */
                         uint8_t used;    /* SEGMENT_ACK alone */
                 } segment;
                 struct { /* GROW_REFUSED: the pool is as large as it may be, for chunks of that size and larger ones */

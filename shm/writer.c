@@ -65,6 +65,14 @@ int ring_writer_add_segment(RingWriter *w, const Region *segment)
         return pool_add_segment(&w->pool, segment);
 }
 
+int ring_writer_skip_segment(RingWriter *w)
+{
+        if (w->pool.n_segments == POOL_MAX_SEGMENTS)
+                return RING_E_CAPACITY;
+        w->pool.segment[w->pool.n_segments++] = NULL;
+        return 0;
+}
+
 static Link *link_find(const RingWriter *w, uint32_t id)
 {
         for (uint32_t l = 0; l < w->n_links; l++)

@@ -82,6 +82,9 @@ void ring_writer_freep(RingWriter **w);
  */
 int ring_writer_add_segment(RingWriter *w, const Region *segment);
 
+/* ring_writer_skip_segment() - leave the next number out for ever. Return: 0, RING_E_CAPACITY. */
+int ring_writer_skip_segment(RingWriter *w);
+
 /**
  * ring_writer_attach() - step 1 of attaching a consumer: know its cursor and scan its claims from now on
  *

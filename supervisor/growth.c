@@ -110,7 +110,9 @@ void growth_take(Node *node, uint32_t output, uint32_t number, int take_fd)
 
 static bool under_way(const Growth *growth)
 {
-        return growth->n_segments > 0 && !growth->segment[growth->n_segments].used;
+        const GrowthSegment *last = &growth->segment[growth->n_segments];
+
+        return growth->n_segments > 0 && last->fd >= 0 && !last->used;
 }
 
 static void tell_producer(const Growth *growth, uint32_t number)
@@ -264,6 +266,13 @@ static int on_patience(Timer *timer, nsec_t now)
         return 0;
 }
 
+/* Lost with a guard, and expected back by name: until it has its socket, or is given up, it cannot be told. */
+static bool is_awaited(const Link *link, const Growth *growth)
+{
+        return link->source == growth->node && link->output == growth->output && link->target->away && !link->target->stays &&
+                (link->state == LINK_WAIT_IN || link->state == LINK_ACTIVE);
+}
+
 /* What its producer has mapped is sealed; it is told to all, and used once that is in their sockets. */
 static void advance(Growth *growth, uint32_t number)
 {
@@ -274,6 +283,9 @@ static void advance(Growth *growth, uint32_t number)
 
         if (!segment->mapped || segment->used || node->resuming)
                 return;
+        for (uint32_t i = 0; i < node->n_links; i++)
+                if (is_awaited(node->links[i], growth))
+                        return; /* growth_on_read() follows */
         for (uint32_t i = 0; i < node->n_links; i++) {
                 Link *link = node->links[i];
 
@@ -300,7 +312,7 @@ void growth_on_read(Node *consumer)
                 const Link *link = consumer->links[i];
                 Growth *growth = link->target == consumer && link->source->outputs ? link->source->outputs[link->output].growth : NULL; /* no outputs: its dataflow is being freed */
 
-                if (growth && under_way(growth) && growth->segment[growth->n_segments].told)
+                if (growth && under_way(growth))
                         advance(growth, growth->n_segments);
         }
 }
@@ -313,6 +325,23 @@ static bool is_touched(const GrowthSegment *segment)
         return fstat(segment->fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= MIN(segment->size, REGION_POOL_TOUCHED);
 }
 
+/*
+ * The readers may have been told of it, and go on with what they have: so its number names nothing else, even if it is not used. What
+ * its producer has in use counts.
+ */
+static void take_for_lost(Node *node, const NodeMsg *msg)
+{
+        Growth *growth = growth_of(node, msg->segment.output);
+
+        node->outputs[msg->segment.output].pool_lost |= msg->segment.used;
+        if (!growth) {
+                node_give_up(node, "there is no memory to take it over");
+                return;
+        }
+        growth->segment[msg->segment.number].size = msg->segment.used ? msg->segment.size : 0;
+        growth->n_segments = MAX(growth->n_segments, msg->segment.number);
+}
+
 void growth_on_ack(Node *node, const NodeMsg *msg)
 {
         uint32_t number = msg->segment.number;
@@ -323,7 +352,7 @@ void growth_on_ack(Node *node, const NodeMsg *msg)
                 if (!node->resuming || msg->segment.output >= node->plan->n_outputs)
                         node_give_up(node, "broke the protocol of its socket: it has mapped what it was not given");
                 else
-                        node->outputs[msg->segment.output].pool_lost |= msg->segment.used; /* with a supervisor and its guard */
+                        take_for_lost(node, msg);
                 return;
         }
         if (!segment->mapped && region_seal(segment->fd, REGION_POOL)) {
@@ -346,8 +375,8 @@ void growth_on_resumed(Node *node)
 
                 for (uint32_t k = 1; growth && k <= growth->n_segments; k++) {
                         if (growth->segment[k].fd < 0)
-                                node->outputs[i].pool_lost = true;
-                        else if (!growth->segment[k].mapped)
+                                continue; /* lost: take_for_lost() */
+                        if (!growth->segment[k].mapped)
                                 tell_producer(growth, k);
                         else
                                 advance(growth, k);

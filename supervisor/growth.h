@@ -22,8 +22,8 @@
 #define GROWTH_PATIENCE     (5 * NSEC_PER_SEC)
 
 typedef struct GrowthSegment {
-        int fd; /* -1: none */
-        uint64_t size;
+        int fd; /* -1: none, or lost with a supervisor and its guard: then its number is given to no other one */
+        uint64_t size; /* of a lost one: what its producer said, if it is used */
         bool mapped; /* by its producer; sealed since */
         bool told;   /* to the consumers there are */
         bool used;   /* SEGMENT_READY was said */
@@ -33,7 +33,7 @@ typedef struct Growth { /* of one output, in one incarnation */
         Node *node;
         uint32_t output;
         GrowthSegment segment[NODE_MSG_MAX_SEGMENTS]; /* by number, from 1 */
-        uint32_t n_segments; /* with a descriptor: 1 .. n_segments */
+        uint32_t n_segments; /* numbers that were given: 1 .. n_segments */
         uint64_t largest;    /* chunk that was asked for */
         uint32_t n_asked;
         bool said;           /* that it is at its bound */
@@ -69,7 +69,7 @@ bool growth_expected(uint64_t expected, uint64_t largest, uint64_t left, PoolCla
 void growth_on_grow(Node *node, const NodeMsg *msg);
 void growth_on_ack(Node *node, const NodeMsg *msg);
 void growth_on_resumed(Node *node); /* a producer has said what it has mapped */
-void growth_on_read(Node *consumer); /* its socket has taken what waited for it, or it is gone */
+void growth_on_read(Node *consumer); /* its socket has taken what waited for it, or it is gone, or is back by name, or will not be */
 void growth_tell_link(Link *link);  /* every segment that its consumer may meet, under the link's generation: before its LINK_IN */
 void growth_take(Node *node, uint32_t output, uint32_t number, int take_fd); /* from the guard's store; consumed */
 void growth_drop(NodeOutput *output);

@@ -1272,6 +1272,7 @@ static int on_did_not_come(Timer *timer, nsec_t now)
         node->stays = true;
         for (uint32_t i = 0; i < node->n_links; i++)
                 link_settle(node->links[i]);
+        growth_on_read(node);
         dataflow_kick(node->dataflow);
         return 0;
 }
@@ -1359,6 +1360,7 @@ static void on_resumed(Node *node, const NodeMsg *msg)
         for (uint32_t i = 0; i < node->n_links; i++)
                 link_settle(node->links[i]);
         growth_on_resumed(node);
+        growth_on_read(node);
         dataflow_kick(node->dataflow);
 }
 

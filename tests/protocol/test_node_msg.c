@@ -50,7 +50,7 @@ static const NodeMsg samples[] = {
         {.type = NODE_MSG_AWAIT, .await = {.link = 4, .generation = 3, .output = 255, .queue_size = 65535}},
         {.type = NODE_MSG_GROW, .grow = {.output = 255, .chunk_size = NODE_MSG_REGION_MAX}},
         {.type = NODE_MSG_SEGMENT, .segment = {.output = 3, .number = 1, .size = 8192}},
-        {.type = NODE_MSG_SEGMENT_ACK, .segment = {.output = 3, .number = 15, .used = 1}},
+        {.type = NODE_MSG_SEGMENT_ACK, .segment = {.output = 3, .number = 15, .size = 4096, .used = 1}},
         {.type = NODE_MSG_SEGMENT_READY, .segment = {.output = 3, .number = 1}},
         {.type = NODE_MSG_GROW_REFUSED, .grow_refused = {.output = 0, .chunk_size = 1}},
         {.type = NODE_MSG_LINK_SEGMENT, .link_segment = {.link = 4, .generation = 3, .number = 2, .size = 1 << 20}},
@@ -270,7 +270,8 @@ static const Bad bad[] = {
         BAD("the first segment", NODE_MSG_SEGMENT, .segment = {.number = 0, .size = 4096}),
         BAD("segment 16", NODE_MSG_SEGMENT_READY, .segment = {.number = 16}),
         BAD("a segment without bytes", NODE_MSG_SEGMENT, .segment = {.number = 1}),
-        BAD("used 2", NODE_MSG_SEGMENT_ACK, .segment = {.number = 1, .used = 2}),
+        BAD("used 2", NODE_MSG_SEGMENT_ACK, .segment = {.number = 1, .size = 4096, .used = 2}),
+        BAD("a mapped segment without bytes", NODE_MSG_SEGMENT_ACK, .segment = {.number = 1, .used = 1}),
         BAD("a segment of link 0", NODE_MSG_LINK_SEGMENT, .link_segment = {.number = 1, .size = 1}),
         BAD("output 256 closed", NODE_MSG_CLOSE_OUTPUT, .close_output = {.output = 256}),
 };

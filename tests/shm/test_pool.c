@@ -615,6 +615,31 @@ Test(segments, a_message_in_an_unknown_segment_waits_until_the_segment_is_attach
         fixture_close(&fx);
 }
 
+Test(segments, a_number_that_is_left_out_holds_nothing_and_is_not_given_again)
+{
+        const PoolClass small = {64, 2}, large = {128 << 10, 1};
+        Mapped more = {.fd = -1};
+        PoolChunk c;
+        Fixture fx;
+
+        fixture_ring(&fx, 4);
+        fixture_pool(&fx, &small, 1);
+        must(ring_writer_skip_segment(fx.w));
+        cr_assert_eq(ring_writer_alloc(fx.w, 128 << 10, &c, NULL), POOL_E_TOO_LARGE);
+
+        must(pool_create(&large, 1, &more.fd));
+        mapped_open(&more, REGION_POOL, pool_size(&large, 1));
+        must(ring_writer_add_segment(fx.w, &more.rw));
+        must(ring_writer_alloc(fx.w, 128 << 10, &c, NULL));
+        cr_assert_eq(ring_writer_chunk_segment(fx.w, &c), 2);
+        ring_writer_give_back(fx.w, &c);
+        for (unsigned i = 3; i < POOL_MAX_SEGMENTS; i++)
+                must(ring_writer_skip_segment(fx.w));
+        cr_assert_eq(ring_writer_skip_segment(fx.w), RING_E_CAPACITY);
+        mapped_close(&more);
+        fixture_close(&fx);
+}
+
 Test(segments, chunks_in_use_keep_their_order_when_a_segment_is_added)
 {
         const PoolClass class = {128, 3}, more_classes[] = {{64, 2}, {128, 2}, {256, 1}};

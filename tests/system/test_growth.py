@@ -196,6 +196,23 @@ def test_a_grown_pool_outlives_them(whom, survivor, tmp_path):
     assert stream.is_whole(lives=2), stream.seen()
 
 
+def test_a_grown_pool_grows_on_when_supervisor_and_guard_die_together(survivor, tmp_path):
+    """The next daemon has none of its segments, and gives no other one the number of one that the reader has."""
+    stream = Stream(survivor(), tmp_path)
+    stream.until(3_000_000)
+    stream.daemon.kill_both()
+    stream.daemon.again()
+    stream.daemon.wait_until_ready()
+    stream.daemon.until_adopted(1)
+    assert stream.n_segments() == 0
+    stream.until(9_000_000)
+    assert stream.n_segments() >= 1
+    for id in ("sender", "reader"):
+        now = stream.daemon.nodes()["flow", id]
+        assert (now["state"], now["generation"], now.get("violations")) == ("running", 1, None), f"{now}\n{stream.daemon.output()}"
+    assert stream.is_whole(), stream.seen()
+
+
 def test_the_death_of_a_supervisor_in_the_middle_of_growing_loses_nothing(survivor, tmp_path):
     stream = Stream(survivor(), tmp_path)
     stream.until(1000)
