@@ -21,6 +21,14 @@ from survive import node, restarting
 PHASE, SEEN, N, NOTE, WRONG, GOT, STILL = range(7)
 RECORDS, PHASES = 16, 512
 LONG = bool(os.environ.get("TIDEGATE_LONG"))
+SAYS = {  # of attacks that are ended for it: the reason that is its own
+    "untouched_segment": "it says that it has touched what it has not",
+    "asks_without_end": "it wants the pool of output out to grow without end",
+    "grow_of_none": "it wants a pool to grow that it does not have",
+    "ack_of_none": "it has mapped what it was not given",
+    "segment_sealed_early": "its shared memory could not be sealed",
+    "segment_hollow": "it says that it has touched what it has not",
+}
 MILLISECONDS = 400 if LONG else 15  # of each attack, and of being honest before it
 
 
@@ -132,6 +140,7 @@ def test_a_hostile_node_harms_nobody_and_is_named(policy, scene):
     errors = s.failures()
     for life, (name, end) in enumerate(s.attacks):
         assert ("its socket" in errors[life + 1]) == (end == "failed"), f"{name}: {errors}"
+        assert SAYS.get(name, "") in errors[life + 1], f"{name}: {errors}"
     assert eventually(lambda: s.node()["generation"] == len(s.attacks) + 1 and s.node()["state"] == "running", 20), s.node()
     s.honest_go_on()
 

@@ -486,8 +486,138 @@ static void socket_lies(void)
 static void untouched_segment(void)
 {
         say(&(NodeMsg){.type = NODE_MSG_GROW, .grow = {.output = 0, .chunk_size = 50 << 20}});
-        say(&(NodeMsg){.type = NODE_MSG_SEGMENT_ACK, .segment = {.output = 0, .number = 1}});
+        say(&(NodeMsg){.type = NODE_MSG_SEGMENT_ACK, .segment = {.output = 0, .number = 1, .size = 4096}});
         (void)poll(NULL, 0, 100);
+}
+
+/* ---- growth of its pool */
+
+#define ASKED (64 << 10) /* small: what it gets is charged to this machine */
+
+static void grow(uint32_t output, uint64_t chunk_size)
+{
+        say(&(NodeMsg){.type = NODE_MSG_GROW, .grow = {.output = output, .chunk_size = chunk_size}});
+}
+
+static void grow_ack(uint32_t number, uint8_t used)
+{
+        say(&(NodeMsg){.type = NODE_MSG_SEGMENT_ACK, .segment = {.output = 0, .number = number, .size = 1 + any() % NODE_MSG_REGION_MAX, .used = used}});
+}
+
+/* Takes all that it gets, and then more. */
+static void asks_without_end(void)
+{
+        grow(0, 1 + any() % ASKED);
+        be_honest();
+}
+
+static void grow_of_none(void)
+{
+        grow(1 + (uint32_t)any() % 255, ASKED);
+        (void)poll(NULL, 0, 10);
+}
+
+static void ack_of_none(void)
+{
+        grow_ack(1 + (uint32_t)any() % (NODE_MSG_MAX_SEGMENTS - 1), any() % 2);
+        (void)poll(NULL, 0, 10);
+}
+
+/* Asks for a segment and takes it by itself, before the library sees it. */
+static int take_segment(uint64_t *ret_size)
+{
+        uint8_t bytes[NODE_MSG_MAX];
+        union {
+                struct cmsghdr c;
+                char bytes[CMSG_SPACE(NODE_MSG_MAX_FDS * sizeof(int))];
+        } control = {};
+        struct iovec iov = {.iov_base = bytes, .iov_len = sizeof(bytes)};
+        struct pollfd p = {.fd = self->fd, .events = POLLIN};
+        NodeMsg msg;
+
+        grow(0, ASKED);
+        while (poll(&p, 1, 20000) == 1) {
+                struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+                ssize_t n = recvmsg(self->fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+                if (n <= 0)
+                        break;
+                if (node_msg_decode(&msg, bytes, (size_t)n) || msg.type != NODE_MSG_SEGMENT)
+                        continue;
+                *ret_size = msg.segment.size;
+                return kept[n_kept - 1];
+        }
+        DIE("it gets no segment");
+}
+
+/* So that nobody can seal it any more. */
+static void segment_sealed_early(void)
+{
+        uint64_t size;
+        int fd = take_segment(&size);
+
+        if (fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL) < 0)
+                DIE("its own segment cannot be sealed");
+        grow_ack(1, 0);
+        (void)poll(NULL, 0, 20000);
+}
+
+/* Touched, and its pages given back again; shorter it cannot be made. */
+static void segment_hollow(void)
+{
+        uint64_t size;
+        int fd = take_segment(&size);
+        uint8_t *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+        if (map == MAP_FAILED)
+                DIE("its own segment cannot be mapped");
+        memset(map + sizeof(struct region_header), 1, size - sizeof(struct region_header));
+        arena[ARENA_NOTE] += ftruncate(fd, 4096) == 0 || ftruncate(fd, (off_t)size * 2) == 0;
+        if (fallocate(fd, 0x02 | 0x01, 4096, (off_t)size - 4096) < 0) /* PUNCH_HOLE, KEEP_SIZE */
+                DIE("its own pages cannot be given back");
+        grow_ack(1, 0);
+        (void)poll(NULL, 0, 20000);
+}
+
+/* As an honest one, once: until it may use it. */
+static void grow_first(void)
+{
+        static bool asked;
+        tg_event *ev;
+
+        if (!asked)
+                grow(0, ASKED);
+        asked = true;
+        for (unsigned i = 0; self->outputs[0].n_segments == 1; i++) {
+                if (i == 5000)
+                        DIE("its pool does not grow");
+                if (tg_next(self, &ev, (int64_t)NSEC_PER_MSEC) == 0)
+                        tg_event_free(ev);
+        }
+}
+
+/* In one that the others have: beyond its end. */
+static void segment_wild(void)
+{
+        grow_first();
+        publish_raw(&(struct ring_descriptor){.offset = self->outputs[0].grown[1].size - 64, .segment = 1, .payload_len = 65 + (uint32_t)any() % 4096}, NULL, 0);
+}
+
+/* Says again what it has said, and that it is used what it is not told to use. */
+static void segment_replays(void)
+{
+        grow_first();
+        grow_ack(1, any() % 2);
+        grow(0, ASKED);
+        be_honest();
+        (void)poll(NULL, 0, 2);
+}
+
+static void asks_and_dies(void)
+{
+        uint64_t size;
+
+        (void)take_segment(&size);
 }
 
 /* Of its own links, by turns: its word stands against the honest, who go on. */
@@ -582,6 +712,14 @@ static const struct {
         {"socket_flood", "failed", socket_flood, FATAL},
         {"socket_lies", "failed", socket_lies, FATAL},
         {"untouched_segment", "failed", untouched_segment, FATAL},
+        {"asks_without_end", "failed", asks_without_end, FATAL},
+        {"grow_of_none", "failed", grow_of_none, FATAL},
+        {"ack_of_none", "failed", ack_of_none, FATAL},
+        {"segment_sealed_early", "failed", segment_sealed_early, FATAL},
+        {"segment_hollow", "failed", segment_hollow, FATAL},
+        {"segment_wild", "told", segment_wild, REPEATED},
+        {"segment_replays", "nothing", segment_replays, BESIDE},
+        {"asks_and_dies", "nothing", asks_and_dies, ONCE},
         {"accusations", "nothing", accusations, BESIDE},
         {"forged_handshakes", "nothing", forged_handshakes, BESIDE},
 };
