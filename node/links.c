@@ -71,10 +71,12 @@ void peer_send(tg_node *node, Peer *peer)
         int saved = errno;
 
         /* A full buffer is bytes that were not read yet: the peer has its edge. A dead one's hang-up is told by epoll. */
-        if (peer == &node->self)
+        if (peer == &node->self) {
+                __atomic_store_n(&node->self_rung, true, __ATOMIC_RELAXED); /* a hint: what is not emptied now disturbs nobody */
                 (void)!write(node->self_fd, &one, sizeof(one));
-        else
+        } else {
                 (void)send(peer->fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        }
         errno = saved;
 }
 

@@ -210,6 +210,7 @@ struct tg_node {
         bool unsaid;       /* some link has unsaid_since */
         nsec_t verdict_by; /* NSEC_NEVER: somebody decides what follows on a death. Else nobody does from then on */
         int epoll_fd, timer_fd, self_fd;
+        bool self_rung; /* atomic: since self_fd was emptied */
         int outer_fd, outer_nudge_fd; /* tg_node_fd(), and what keeps it readable */
         List packets;
         unsigned n_packets;

@@ -37,7 +37,7 @@ static void empty_doorbells(tg_node *node)
         __atomic_store_n(&node->n_announced, 0, __ATOMIC_RELAXED);
         list_for_each(peer, next, &node->peers, link)
                 peer_empty(node, peer);
-        if (node->self_fd >= 0)
+        if (__atomic_exchange_n(&node->self_rung, false, __ATOMIC_RELAXED))
                 (void)!read(node->self_fd, &n, sizeof(n));
 }
 
