@@ -523,6 +523,25 @@ static void ack_of_none(void)
         (void)poll(NULL, 0, 10);
 }
 
+/* Its reader reads: what it publishes now is looked at. */
+static void until_linked(void)
+{
+        Output *output = &self->outputs[0];
+        tg_event *ev;
+
+        for (unsigned i = 0;; i++) {
+                OutLink *link = list_first(&output->links, OutLink, link);
+                const struct cursor_shared *c = link ? link->cursor.map : NULL;
+
+                if (c && get(&c->state) == CURSOR_ACTIVE)
+                        return;
+                if (i == 5000)
+                        DIE("nobody reads it");
+                if (tg_next(self, &ev, (int64_t)NSEC_PER_MSEC) == 0)
+                        tg_event_free(ev);
+        }
+}
+
 /* Asks for a segment and takes it by itself, before the library sees it. */
 static int take_segment(uint64_t *ret_size)
 {
@@ -577,6 +596,16 @@ static void segment_hollow(void)
                 DIE("its own pages cannot be given back");
         grow_ack(1, 0);
         (void)poll(NULL, 0, 20000);
+}
+
+/* Mapped, and written to, but nobody has been told: only after its ACK the others are, and READY comes. */
+static void segment_not_granted(void)
+{
+        uint64_t size;
+
+        until_linked();
+        (void)take_segment(&size);
+        publish_raw(&(struct ring_descriptor){.offset = 4096, .segment = 1, .payload_len = 1}, NULL, 0);
 }
 
 /* As an honest one, once: until it may use it. */
@@ -717,8 +746,9 @@ static const struct {
         {"ack_of_none", "failed", ack_of_none, FATAL},
         {"segment_sealed_early", "failed", segment_sealed_early, FATAL},
         {"segment_hollow", "failed", segment_hollow, FATAL},
+        {"segment_replays", "nothing", segment_replays, BESIDE}, /* not "told" behind "failed": who is ended cannot wait until the test has counted */
+        {"segment_not_granted", "told", segment_not_granted, ONCE},
         {"segment_wild", "told", segment_wild, REPEATED},
-        {"segment_replays", "nothing", segment_replays, BESIDE},
         {"asks_and_dies", "nothing", asks_and_dies, ONCE},
         {"accusations", "nothing", accusations, BESIDE},
         {"forged_handshakes", "nothing", forged_handshakes, BESIDE},
