@@ -47,7 +47,7 @@ static void on_no_sleep(int signo)
         (void)signo;
         (void)sched_setscheduler(0, SCHED_OTHER, &param);
         lost = 1;
-        (void)kill(getpid(), PRIORITY_LOST);
+        (void)raise(PRIORITY_LOST);
         errno = saved;
 }
 

@@ -25,7 +25,7 @@ void priority_guard(void);
  */
 void priority_supervisor(void);
 
-/* priority_was_lost() - in that way, and priority_supervisor() was not called since. PRIORITY_LOST, which is blocked, was sent to the process then. */
+/* priority_was_lost() - in that way, and priority_supervisor() was not called since. PRIORITY_LOST, which is blocked, was raised then. */
 bool priority_was_lost(void);
 
 #define PRIORITY_SPAN_US 300000
