@@ -4,6 +4,7 @@
 import os
 import pathlib
 import random
+import re
 import select
 import shutil
 import signal
@@ -525,13 +526,15 @@ def test_who_becomes_the_guard_does_not_need_the_configuration(how, state, survi
 
 # Versions
 
+VERSION = int(re.search(r"#define NODE_MSG_VERSION +(\d+)", (pathlib.Path(__file__).parents[2] / "protocol/node_msg.h").read_text())[1])
+
 
 def test_a_node_of_another_version_is_told_which(survivor, build):
     """Also one that a newer supervisor finds: its predecessor understood it."""
     daemon = survivor()
     older = build / "tests/system/older"
     kept = [f"{k}={v}" for k, v in daemon.env.items() if k in ("LD_LIBRARY_PATH", "PATH") or k.startswith("TIDEGATE_TEST")]
-    for name, first in (("new", 2), ("found", 6)):
+    for name, first in (("new", 2), ("found", VERSION)):
         daemon.talk("Start", plan=plan(node("older", [older, first, 2], outputs=["out"]), name=name),
                     environment=kept, grace_ms=500, budget_ms=1000)  # fmt: skip
         if name == "found":
@@ -539,7 +542,7 @@ def test_a_node_of_another_version_is_told_which(survivor, build):
             daemon.send("supervisor")
         assert eventually(lambda: daemon.nodes()[name, "older"]["state"] == "failed", 20), daemon.output()
         error = daemon.nodes()[name, "older"]["error"]
-        assert error.startswith("speaks version 2 of the node protocol (tidegate 0.0.2), and tidegated version 6"), error
+        assert error.startswith(f"speaks version 2 of the node protocol (tidegate 0.0.2), and tidegated version {VERSION}:"), error
 
 
 def test_a_program_of_another_version_that_comes_by_name_is_told_which(survivor, build):
@@ -551,7 +554,7 @@ def test_a_program_of_another_version_that_comes_by_name_is_told_which(survivor,
             env={**daemon.env, "TIDEGATE_NODE_FD": str(s.fileno())}, pass_fds=[s.fileno()], stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
     assert select.select([program.stdout], [], [], 20)[0]
-    assert program.stdout.readline().startswith("ABORT speaks version 2 of the node protocol (tidegate 0.0.2), and tidegated version 6")
+    assert program.stdout.readline().startswith(f"ABORT speaks version 2 of the node protocol (tidegate 0.0.2), and tidegated version {VERSION}\n")
     program.kill()
     program.wait(20)
     program.stdout.close()
