@@ -35,6 +35,7 @@ done
 shift
 mkdir "$FAKE_SLICE/$unit" 2>/dev/null || { echo "Failed to start transient scope unit: Unit $unit was already loaded" >&2; exit 1; }
 echo $$ > "$FAKE_SLICE/$unit/cgroup.procs" || exit 1
+echo 1000 > "$FAKE_SLICE/$unit/cgroup.max.depth" # somebody was in it: for the manager, which may look only when nobody is any more
 exec "$@"
 """
 AS_SERVICE = """\
@@ -46,6 +47,13 @@ HELLO, READY, END, STOP = 1, 2, 3, 4
 def populated(cgroup):
     try:
         return "populated 1" in (cgroup / "cgroup.events").read_text()
+    except OSError:
+        return False
+
+
+def was_entered(scope):
+    try:
+        return (scope / "cgroup.max.depth").read_text() == "1000\n"
     except OSError:
         return False
 
@@ -77,15 +85,10 @@ class Manager:
         self.thread.start()
 
     def _run(self):
-        seen = set()
         while not self.done.wait(0.01):
             for scope in self.slice.glob("*.scope"):
-                if populated(scope):
-                    seen.add(scope)
-                elif scope in seen:
+                if was_entered(scope) and not populated(scope):
                     remove(scope)  # again, if it is busy: that outlives the last process by a moment
-                    if not scope.exists():
-                        seen.discard(scope)
 
     def close(self):
         self.done.set()
