@@ -193,6 +193,20 @@ class Grove:
         self.ears.close()
         if self.deputy:
             self.deputy.close()
+        self.remove_cgroups()
+
+    def own_cgroups(self):
+        return sorted((p for p in directories_in(unified_root()) if p.name.startswith(f"own-{self.token}-")), reverse=True)
+
+    def remove_cgroups(self):
+        """Those that trees have made where no dataflow has a cgroup: nobody else does."""
+        def removed():
+            for path in self.own_cgroups():
+                with contextlib.suppress(OSError):  # for a moment after its last process it is busy
+                    path.rmdir()
+            return not self.own_cgroups()
+
+        assert eventually(removed, 5), self.own_cgroups()
 
     def call(self, method, **parameters):
         if self.caller == os.geteuid() and not self.depth:

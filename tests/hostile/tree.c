@@ -182,10 +182,10 @@ static int write_file(const char *path, const char *text)
         return r;
 }
 
-/* A new cgroup below this process's own. */
+/* A new cgroup below this process's own. Where that is no dataflow's, whoever planted us removes it, by our token. */
 static int own_cgroup(char *path, size_t size)
 {
-        const char *top = getenv("HOSTILE_CGROUPS");
+        const char *top = getenv("HOSTILE_CGROUPS"), *token = getenv("HOSTILE_TOKEN");
         char line[2048] = "", *here = NULL, *save = NULL;
         int fd = open("/proc/self/cgroup", O_RDONLY | O_CLOEXEC), n;
 
@@ -196,7 +196,7 @@ static int own_cgroup(char *path, size_t size)
         for (char *l = n > 0 ? strtok_r(line, "\n", &save) : NULL; l; l = strtok_r(NULL, "\n", &save))
                 if (strncmp(l, "0::", 3) == 0)
                         here = l + 3;
-        if (!here || snprintf(path, size, "%s%s/own-%d", top, here, (int)getpid()) >= (int)size)
+        if (!here || snprintf(path, size, "%s%s/own-%s-%d", top, here, token ? token : "", (int)getpid()) >= (int)size)
                 return -1;
         return mkdir(path, 0755);
 }
