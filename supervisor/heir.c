@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "supervisor/growth.h"
 #include "supervisor/guard-state.h"
+#include "supervisor/priority.h"
 #include "supervisor/supervisor.h"
 
 #ifndef SO_PEERPIDFD
@@ -216,6 +217,7 @@ void heir_become_guard(Supervisor *supervisor)
         (void)snprintf(grace, sizeof(grace), "--grace-ns=%llu", (unsigned long long)o->grace_ns);
         (void)snprintf(budget, sizeof(budget), "--budget-ns=%llu", (unsigned long long)o->budget_ns);
         (void)snprintf(watchdog, sizeof(watchdog), "--watchdog=%lluns", (unsigned long long)o->watchdog_ns);
+        priority_leave_supervisor();
         execve("/proc/self/exe", argv, environ);
         log_line("it cannot: %s; everything is stopped instead", strerror(errno));
         (void)fd_close(fd);

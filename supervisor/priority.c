@@ -38,6 +38,8 @@ bool priority_is_prompt(void)
 }
 
 static volatile sig_atomic_t lost;
+static struct rlimit found; /* RLIMIT_RTTIME as it was */
+static bool watched;
 
 static void on_no_sleep(int signo)
 {
@@ -60,12 +62,21 @@ static void watch_for_sleep(void)
 
         if (getrlimit(RLIMIT_RTTIME, &limit) < 0)
                 return;
+        if (!watched)
+                found = limit;
+        watched = true;
         limit.rlim_cur = MIN(limit.rlim_max, (rlim_t)PRIORITY_SPAN_US);
         sigfillset(&sa.sa_mask);
         sigemptyset(&set);
         sigaddset(&set, SIGXCPU);
         if (sigaction(SIGXCPU, &sa, NULL) == 0 && sigprocmask(SIG_UNBLOCK, &set, NULL) == 0)
                 (void)setrlimit(RLIMIT_RTTIME, &limit);
+}
+
+void priority_leave_supervisor(void)
+{
+        if (watched)
+                (void)setrlimit(RLIMIT_RTTIME, &found); /* what it was: not refused */
 }
 
 void priority_supervisor(void)

@@ -25,6 +25,9 @@ void priority_guard(void);
  */
 void priority_supervisor(void);
 
+/* priority_leave_supervisor() - it becomes something else by execve(2): what it starts must not inherit a limit that ends who runs at a real-time priority. */
+void priority_leave_supervisor(void);
+
 /* priority_was_lost() - in that way, and priority_supervisor() was not called since. PRIORITY_LOST, which is blocked, was raised then. */
 bool priority_was_lost(void);
 

@@ -42,10 +42,12 @@ static bool was_told(void)
 /* In a process of its own; its status is the line that was not as it should be. */
 static int child(void)
 {
+        struct rlimit before, after;
         sigset_t all;
 
         sigfillset(&all);
         (void)sigprocmask(SIG_SETMASK, &all, NULL);
+        (void)getrlimit(RLIMIT_RTTIME, &before);
         priority_guard();
         if (!priority_is_prompt())
                 return 255;
@@ -68,6 +70,10 @@ static int child(void)
                 if (!priority_is_prompt() || priority_was_lost())
                         return __LINE__;
         }
+        priority_leave_supervisor();
+        (void)getrlimit(RLIMIT_RTTIME, &after);
+        if (after.rlim_cur != before.rlim_cur || after.rlim_max != before.rlim_max) /* nodes inherit it from the guard that it may become */
+                return __LINE__;
         return 0;
 }
 
