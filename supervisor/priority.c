@@ -73,6 +73,12 @@ static void watch_for_sleep(void)
                 (void)setrlimit(RLIMIT_RTTIME, &limit);
 }
 
+void priority_leave_signal(sigset_t *set)
+{
+        if (watched)
+                sigdelset(set, SIGXCPU);
+}
+
 void priority_leave_supervisor(void)
 {
         if (watched)

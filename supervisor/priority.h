@@ -34,6 +34,9 @@ bool priority_was_lost(void);
 #define PRIORITY_SPAN_US 300000
 #define PRIORITY_LOST    SIGUSR2
 
+/* priority_leave_signal() - takes the signal by which the kernel tells of that out of what is blocked, or read from a descriptor, by whoever is watched. */
+void priority_leave_signal(sigset_t *set);
+
 /* priority_keeper() - began prompt, and is an ordinary process from here on, of the nice value that the daemon was given. */
 void priority_keeper(void);
 

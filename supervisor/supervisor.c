@@ -288,6 +288,7 @@ static int supervisor_setup(Supervisor *supervisor)
         int r;
 
         sigfillset(&all);
+        priority_leave_signal(&all);
         if (sigprocmask(SIG_SETMASK, &all, NULL) < 0)
                 return error_origin(-errno);
         r = loop_init(&supervisor->loop);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who waits sleeps: guard, supervisor and keepers use no processor while nothing happens, whatever it is that they wait for."""
 
+import os
 import pathlib
 import subprocess
 import time
@@ -11,6 +12,7 @@ from daemon import plan, program
 
 DEAF = 'trap "" TERM; echo $$ >"{}"; while :; do sleep 1000; done'
 SPAN = 0.4
+LONG = bool(os.environ.get("TIDEGATE_LONG"))
 SHARE = 0.05  # of it, of one CPU: a loop that never sleeps uses all
 
 
@@ -115,3 +117,22 @@ def test_after_the_end(daemon):
     start(daemon, program("brief", "exit 0"), program("late", "exit 0", after=after("brief", "completed")))
     assert eventually(lambda: daemon.talk("Status", names=["flow"])["dataflows"][0]["state"] == "ended", 10), daemon.output()
     are_calm(daemon)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="real-time priorities are root's")
+def test_a_supervisor_that_spins_is_an_ordinary_process_and_still_serves(survivor, build, tmp_path):
+    """Its clients are answered and its nodes stopped all the same, and whoever could help gets the CPU."""
+    restless = tmp_path / "restless"
+    d = survivor(env={"LD_PRELOAD": str(build / "tests/system/librestless.so"), "TIDEGATE_RESTLESS": str(restless)})
+    start(d, program("steady", "exec sleep 1000"))
+    (supervisor,) = d.parts("supervisor")
+    assert os.sched_getscheduler(supervisor) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR
+    restless.touch()
+    until(d, "steady", "running")  # it is asleep until it is asked something
+    assert eventually(lambda: os.sched_getscheduler(supervisor) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER, 10), d.output()
+    assert eventually(lambda: "an ordinary process for the next 10 s" in d.log.read_text(), 10), d.output()
+    d.talk("Stop", dataflow="flow", seconds=20)
+    assert d.parts("supervisor") == [supervisor]
+    if LONG:
+        restless.unlink()
+        assert eventually(lambda: os.sched_getscheduler(supervisor) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR, 20), d.output()
