@@ -605,6 +605,7 @@ static int source_map(tg_node *node, Source *source, const NodeMsg *msg, int *fd
                     input->policy) ||
             ring_reader_add_segment(&source->reader, 0, &source->pool))
                 return error_origin(-EPROTO);
+        ring_reader_set_probe_mask(&source->reader, control_probe_mask(&node->control));
         return grow_attach(input, source, msg->link_in.generation);
 }
 

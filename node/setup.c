@@ -210,6 +210,8 @@ int setup_output(tg_node *node, const NodeMsg *msg, int *fds)
         r = ring_writer_new(&output->writer, &output->ring, NODE_MAX_LINKS);
         if (r == 0)
                 r = ring_writer_add_segment(output->writer, &output->pool);
+        if (r == 0)
+                ring_writer_set_probe_mask(output->writer, control_probe_mask(&node->control)); /* a new page comes to stand there, too */
         output->n_segments = r == 0;
         return r > 0 ? error_origin(-EPROTO) : r ? error_fold(r) : 0;
 }

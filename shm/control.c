@@ -62,3 +62,17 @@ bool control_stop_read(const Region *map, uint32_t *ret_cause, nsec_t *ret_deadl
         *ret_deadline_ns = load_relaxed(&c->stop_deadline_ns);
         return true;
 }
+
+void control_set_probe_mask(const Region *map, uint64_t mask)
+{
+        struct control_shared *c = map->map;
+
+        store_relaxed(&c->probe_mask, mask); /* orders nothing */
+}
+
+const uint64_t *control_probe_mask(const Region *map)
+{
+        const struct control_shared *c = map->map;
+
+        return &c->probe_mask;
+}

@@ -15,7 +15,8 @@ struct control_shared {
         uint64_t stop_deadline_ns; /* CLOCK_MONOTONIC, absolute; NSEC_NEVER while stop is 0. It only moves earlier */
         uint32_t stop;             /* 0 or 1, never back to 0 */
         uint32_t stop_cause;       /* the caller's numbering; valid once stop is 1 */
-        uint8_t reserved[104];
+        uint64_t probe_mask;       /* of the node's messages, those that probes are told of: shm/probe.h; 0: all */
+        uint8_t reserved[96];
 };
 _Static_assert(sizeof(struct control_shared) == 256, "shared between processes");
 
@@ -38,6 +39,10 @@ void control_stop(const Region *map, uint32_t cause, nsec_t deadline_ns);
 /* Node: any thread. control_stopping() is one acquire load, cheap enough for an inner loop. */
 bool control_stopping(const Region *map);
 uint64_t control_epoch(const Region *map); /* SC: part of the look before a sleep */
+/* Which messages probes are told of while some are attached. The supervisor; takes effect from a node's next message on. */
+void control_set_probe_mask(const Region *map, uint64_t mask);
+/* The node: where that word stands, for as long as the page is mapped. */
+const uint64_t *control_probe_mask(const Region *map);
 /* What the stop is: false when there is none. Cause and deadline are consistent with the flag. */
 bool control_stop_read(const Region *map, uint32_t *ret_cause, nsec_t *ret_deadline_ns);
 

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
+#include "shm/probe.h"
 #include "shm/ring-internal.h"
 #include "shm/shm-internal.h"
 
@@ -272,6 +274,16 @@ static int claim_take(RingReader *r, RingMessage *msg, bool *ret_ring)
         return 0;
 }
 
+static __attribute__((noinline, cold)) void tell_taken(const RingReader *r, const RingMessage *msg)
+{
+        uint64_t mask = r->probe_mask ? load_relaxed(r->probe_mask) : 0, now; /* a wish: any recent one will do */
+
+        if (!probe_is_sampled(mask, msg->index))
+                return;
+        now = clock_now();
+        probe_dequeue(r->link, msg->index, ring_reader_backlog(r), now > msg->d.time_ns ? now - msg->d.time_ns : 0);
+}
+
 static void deliver(RingReader *r, RingMessage *msg, bool *ret_ring)
 {
         msg->index = r->tail;
@@ -286,6 +298,8 @@ static void deliver(RingReader *r, RingMessage *msg, bool *ret_ring)
         tail_store(r, r->tail + 1); /* after the claim, which is SC */
         if (r->policy == RING_BACKPRESSURE)
                 *ret_ring |= must_ring(r, GAVE_TAIL); /* under drop_oldest nobody ever waits for the tail */
+        if (probe_dequeue_wanted())
+                tell_taken(r, msg);
 }
 
 static inline void slot_prefetch(const struct ring_slot *slot)
@@ -464,6 +478,11 @@ void ring_reader_stop(RingReader *r, bool *ret_ring)
         store_sc(&r->cursor->state, CURSOR_INACTIVE); /* SC: then the room word, as for a tail */
         r->active = false;
         *ret_ring = must_ring(r, GAVE_UP);
+}
+
+void ring_reader_set_probe_mask(RingReader *r, const uint64_t *mask)
+{
+        r->probe_mask = mask;
 }
 
 void ring_reader_set_cpu(RingReader *r, int cpu)

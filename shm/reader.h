@@ -35,6 +35,7 @@ typedef struct RingReader {
         uint64_t start, delivered, delivered_bytes, copied, dropped[_DROP_REASON_MAX], wakes;
         uint64_t claim[CURSOR_N_CLAIMS]; /* private copy of our claims */
         uint32_t n_refs[CURSOR_N_CLAIMS];
+        const uint64_t *probe_mask; /* NULL: every message */
 } RingReader;
 
 /* One taken message. Not movable while in use: an inline payload points into the struct itself. */
@@ -131,6 +132,9 @@ uint64_t ring_reader_discard(RingReader *r, DropReason reason, bool *ret_ring);
 /* ring_reader_stop() - INACTIVE: gates the producer no more. Claims stay valid and are scanned until the producer
  * detaches; release all, then tell the supervisor, then unmap. *ret_ring as in take. */
 void ring_reader_stop(RingReader *r, bool *ret_ring);
+
+/* ring_reader_set_probe_mask() - as ring_writer_set_probe_mask(). */
+void ring_reader_set_probe_mask(RingReader *r, const uint64_t *mask);
 
 /* ring_reader_set_cpu() - tell the producer where we run; @cpu from 0, negative: unknown. A store only if it changed. */
 void ring_reader_set_cpu(RingReader *r, int cpu);

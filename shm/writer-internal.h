@@ -43,6 +43,8 @@ struct RingWriter {
         uint64_t bytes, pooled, reclaims, pressure, blocked_slot, blocked_chunk, over_quota, violations,
                 refused;
 
+        const uint64_t *probe_mask; /* NULL: every message */
+
         Pool pool;
         uint64_t cool_bytes; /* published when chunks were last looked for, and not free then */
         Link *link;

@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "shm/probe.h"
 #include "shm/ring-internal.h"
 #include "shm/shm-internal.h"
 #include "shm/writer-internal.h"
@@ -213,8 +214,45 @@ void link_look(RingWriter *w, Link *link)
         link->heir = false;
 }
 
+/* For diagnosis: whether somebody takes from the link, or is to go on with it, and up to where it has. Clamped from below alone. */
+static bool link_taken(const Link *link, uint64_t *ret)
+{
+        bool active = !link->shared || link->heir ||
+                load_acquire(&link->shared->state) == CURSOR_ACTIVE; /* acquire: tail is valid once it is */
+        uint64_t t = link->shared ? load_relaxed(&link->shared->tail) : 0; /* any recent value will do */
+
+        *ret = MAX(t, link->tail);
+        return active;
+}
+
+/* Of the messages below @end those that wait for the link, which passes by those that fell out of its window. */
+static uint64_t depth_of(const Link *link, uint64_t end, uint64_t taken)
+{
+        uint64_t n = end > taken ? end - taken : 0;
+
+        return link->spec.policy == RING_DROP_OLDEST ? MIN(n, (uint64_t)link->spec.queue_size) : n;
+}
+
+static __attribute__((noinline, cold)) void tell_published(const RingWriter *w, uint64_t first)
+{
+        uint64_t mask = w->probe_mask ? load_relaxed(w->probe_mask) : 0; /* a wish: any recent one will do */
+
+        if (mask == PROBE_MASK_NONE)
+                return;
+        for (uint64_t i = (first + mask) & ~mask; i < w->published; i += mask + 1)
+                for (uint32_t l = 0; l < w->n_links; l++) {
+                        const Link *link = &w->link[l];
+                        uint64_t taken;
+
+                        if (link_taken(link, &taken))
+                                probe_enqueue(link->spec.id, i, depth_of(link, i + 1, taken));
+                }
+}
+
 void writer_publish_head(RingWriter *w)
 {
+        uint64_t first = w->published;
+
         if (w->published == w->head)
                 return;
         w->unreported += w->head - w->published;
@@ -223,6 +261,8 @@ void writer_publish_head(RingWriter *w)
         store_relaxed(&w->shared->published_pooled, w->pooled);
         fence_payload(); /* nobody looks at a slot or chunk before head has passed it: one for the whole batch */
         store_sc(&w->shared->head, w->head); /* publishes the slots; SC: then sleep epochs and states are read */
+        if (probe_enqueue_wanted())
+                tell_published(w, first); /* not before: somebody waits for them */
 }
 
 uint64_t ring_writer_flush(RingWriter *w)
@@ -476,15 +516,18 @@ void ring_writer_convict(RingWriter *w, uint32_t id)
 int ring_writer_backlog(const RingWriter *w, uint32_t id, bool *ret_active, uint64_t *ret_backlog)
 {
         const Link *link = link_find(w, id);
-        uint64_t t;
+        uint64_t taken;
 
         if (!link)
                 return RING_E_UNKNOWN;
-        *ret_active = !link->shared || link->heir ||
-                load_acquire(&link->shared->state) == CURSOR_ACTIVE; /* acquire: tail is valid once it is */
-        t = link->shared ? load_relaxed(&link->shared->tail) : 0; /* for diagnosis: any recent value will do */
-        *ret_backlog = *ret_active ? w->published - MIN(MAX(t, link->tail), w->published) : 0;
+        *ret_active = link_taken(link, &taken);
+        *ret_backlog = *ret_active ? w->published - MIN(taken, w->published) : 0;
         return 0;
+}
+
+void ring_writer_set_probe_mask(RingWriter *w, const uint64_t *mask)
+{
+        w->probe_mask = mask;
 }
 
 void ring_writer_set_cpu(RingWriter *w, int cpu)

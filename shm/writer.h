@@ -202,6 +202,9 @@ void ring_writer_convict(RingWriter *w, uint32_t link);
  * */
 int ring_writer_backlog(const RingWriter *w, uint32_t link, bool *ret_active, uint64_t *ret_backlog);
 
+/* ring_writer_set_probe_mask() - where it stands which messages probes are told of (shm/probe.h), read while some are attached; borrowed. NULL: all. */
+void ring_writer_set_probe_mask(RingWriter *w, const uint64_t *mask);
+
 /* ring_writer_set_cpu() - tell consumers where we run; @cpu from 0, negative: unknown. A store only if it changed. */
 void ring_writer_set_cpu(RingWriter *w, int cpu);
 
