@@ -351,6 +351,22 @@ def test_a_killed_guard_is_replaced_by_its_supervisor(scene):
     s.finish()
 
 
+def test_nodes_of_a_guard_that_was_a_supervisor_inherit_no_limit_of_its_own(survivor):
+    """A supervisor is watched by RLIMIT_RTTIME, which would end a node that runs at a real-time priority."""
+    daemon = survivor()
+    (supervisor,) = daemon.parts("supervisor")
+    limit = pathlib.Path(f"/proc/{daemon.guard_pid()}/limits").read_text()
+    assert pathlib.Path(f"/proc/{supervisor}/limits").read_text() != limit
+    daemon.send("guard")
+    daemon.until_adopted(1)
+    assert daemon.guard_pid() == supervisor
+    daemon.talk("Start", plan=plan(program("late", "exec sleep 1000")), environment=[], grace_ms=1000, budget_ms=1000)
+    assert eventually(lambda: daemon.nodes()["flow", "late"]["state"] == "running", 10), daemon.output()
+    of_node = pathlib.Path(f"/proc/{daemon.nodes()['flow', 'late']['pid']}/limits").read_text()
+    for of in (of_node, pathlib.Path(f"/proc/{supervisor}/limits").read_text()):
+        assert [line.split() for line in of.splitlines() if "realtime timeout" in line] == [["Max", "realtime", "timeout", "unlimited", "unlimited", "us"]]
+
+
 def test_guards_that_are_killed_again_and_again_lose_nothing(scene):
     s = scene()
     rng = random.Random(SEED + 1)
