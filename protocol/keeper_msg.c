@@ -123,6 +123,30 @@ static void fields_usage(Codec *c, KeeperUsage *u)
                 field_u64(c, all[i]);
 }
 
+/* Two bytes, as one number of the wire's. */
+static void field_u16(Codec *c, uint16_t *v)
+{
+        uint32_t u = *v;
+
+        field_u32(c, &u);
+        check(c, u <= UINT16_MAX);
+        *v = (uint16_t)u;
+}
+
+static void fields_measure(Codec *c, KeeperMeasure *m)
+{
+        field_u64(c, &m->at_ns);
+        field_u64(c, &m->cpu_ns);
+        field_u64(c, &m->memory);
+        field_u64(c, &m->memory_peak);
+        field_u64(c, &m->throttled_ns);
+        field_u32(c, &m->n_processes);
+        field_u32(c, &m->n_threads);
+        field_u8(c, &m->summed, 0, 1);
+        for (unsigned i = 0; i < _KEEPER_PRESSURE_MAX; i++)
+                field_u16(c, &m->pressure[i]);
+}
+
 static void fields_begin(Codec *c, KeeperMsg *m)
 {
         field_id(c, &m->begin.uuid, UUID_MAX);
@@ -265,6 +289,9 @@ static void fields_order(Codec *c, KeeperMsg *m)
                 if (m->place.cpu > KEEPER_MSG_MAX_CPU + 1)
                         refuse(c);
                 break;
+        case KEEPER_MSG_MEASURE:
+                field_u64(c, &m->measure.asked_ns);
+                break;
         case KEEPER_MSG_LOOK:
         case KEEPER_MSG_REAP:
         case KEEPER_MSG_STREAM:
@@ -378,6 +405,10 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 field_i32(c, &m->placed.error, 0, ERRNO_MAX);
                 field_u32(c, &m->placed.n_own);
                 break;
+        case KEEPER_MSG_MEASURED:
+                field_u64(c, &m->measured.asked_ns);
+                fields_measure(c, &m->measured.measure);
+                break;
         case KEEPER_MSG_FROZEN:
                 field_u8(c, &m->frozen.frozen, 0, 1);
                 break;
@@ -420,6 +451,8 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_FREEZE] = {"FREEZE", true, true, true},
                 [KEEPER_MSG_PLACE] = {"PLACE", true, true, false},
                 [KEEPER_MSG_PLACED] = {"PLACED", true, true, false},
+                [KEEPER_MSG_MEASURE] = {"MEASURE", true, false, false},
+                [KEEPER_MSG_MEASURED] = {"MEASURED", true, true, true},
                 [KEEPER_MSG_LIMITED] = {"LIMITED", true, true, true},
                 [KEEPER_MSG_FREEZE_DONE] = {"FREEZE_DONE", true, true, true},
                 [KEEPER_MSG_FROZEN] = {"FROZEN", true, true, true},

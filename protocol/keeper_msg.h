@@ -28,6 +28,8 @@
  *   LIMIT                         LIMITED: limits were written, or why not
  *   FREEZE                        FREEZE_DONE; the cgroup is frozen, or runs again
  *   PLACE                         PLACED: its threads may run on that CPU alone, or wherever they were born to
+ *   MEASURE                       MEASURED for each incarnation that lives, then one of KEEPER_NODE_ALL, whose numbers are the dataflow's own cgroup's; all with
+ *                                 the asked_ns of the question
  *   ADOPT                         (none) a keeper that took the place of a dead one is told of an incarnation: INCARNATION later
  *
  * Every SPAWN and CAPTURE is answered by SPAWNED or SPAWN_FAILED and ends with exactly one EMPTY, also after SPAWN_FAILED: EMPTY comes when
@@ -61,7 +63,7 @@
 #define KEEPER_MSG_MAX_GROUPS 64
 #define KEEPER_MSG_MAX_CPU  1023
 #define KEEPER_MSG_LIMITS_MAX 2047 /* bytes of limits as text (base/limit.h), and of what is said about them */
-#define KEEPER_NODE_ALL     UINT32_MAX /* SIGNAL, KILL, LOOK, LIMIT, FREEZE, FROZEN, USAGE: every incarnation of the dataflow */
+#define KEEPER_NODE_ALL     UINT32_MAX /* SIGNAL, KILL, LOOK, LIMIT, FREEZE, FROZEN, USAGE, MEASURED: every incarnation of the dataflow */
 
 typedef enum KeeperMsgType {
         KEEPER_MSG_BEGIN = 1,
@@ -80,6 +82,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_LIMIT = 20,
         KEEPER_MSG_FREEZE = 21,
         KEEPER_MSG_PLACE = 22,
+        KEEPER_MSG_MEASURE = 23,
 
         KEEPER_MSG_BEGUN = 32,
         KEEPER_MSG_FAILED = 33,
@@ -103,6 +106,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_USAGE = 63,
         KEEPER_MSG_REFUSED = 64,
         KEEPER_MSG_PLACED = 65,
+        KEEPER_MSG_MEASURED = 66,
 } KeeperMsgType;
 
 #define KEEPER_ESCAPED_ALONE (-1) /* it is not astray: nobody ends it */
@@ -134,6 +138,30 @@ typedef struct KeeperUsage {
         uint64_t n_high;        /* how often memory_high slowed it down */
 } KeeperUsage;
 
+/* Share of the last 10 s in which some of its tasks, or all that were not idle, waited for a resource. */
+typedef enum KeeperPressure {
+        KEEPER_PRESSURE_CPU_SOME,
+        KEEPER_PRESSURE_CPU_FULL,
+        KEEPER_PRESSURE_MEMORY_SOME,
+        KEEPER_PRESSURE_MEMORY_FULL,
+        KEEPER_PRESSURE_IO_SOME,
+        KEEPER_PRESSURE_IO_FULL,
+        _KEEPER_PRESSURE_MAX,
+} KeeperPressure;
+#define KEEPER_PRESSURE_UNKNOWN UINT16_MAX
+
+/* What one incarnation uses at a moment. Unknown: 0, but for what says otherwise. */
+typedef struct KeeperMeasure {
+        uint64_t at_ns;        /* CLOCK_MONOTONIC */
+        uint64_t cpu_ns;       /* since it began; of those that have ended too */
+        uint64_t memory;       /* bytes */
+        uint64_t memory_peak;  /* bytes */
+        uint64_t throttled_ns; /* UINT64_MAX: cpu_max is nobody's business here */
+        uint32_t n_processes, n_threads;
+        uint8_t summed;        /* no counter of the kernel's: some of it is a sum over /proc */
+        uint16_t pressure[_KEEPER_PRESSURE_MAX]; /* hundredths of a percent; KEEPER_PRESSURE_UNKNOWN */
+} KeeperMeasure;
+
 /* Can a node write the files of cgroups, and so leave its own? */
 typedef enum KeeperCgroupWrite {
         KEEPER_CGROUP_WRITE_UNKNOWN = 0,   /* it does not run */
@@ -144,7 +172,7 @@ typedef enum KeeperCgroupWrite {
 
 typedef struct KeeperMsg {
         KeeperMsgType type;
-        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, UNSHOWN, STREAM, END, COUNTED, ENDED */
+        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, UNSHOWN, STREAM, MEASURE, END, COUNTED, ENDED */
         uint64_t generation; /* same; 0 together with KEEPER_NODE_ALL */
         union {
                 struct { /* BEGIN; fds: the log stream to the client (protocol/log_msg.h), if has_log_stream */
@@ -193,6 +221,13 @@ typedef struct KeeperMsg {
                 struct { /* PLACE */
                         uint32_t cpu; /* number + 1; 0: no place any more */
                 } place;
+                struct { /* MEASURE */
+                        uint64_t asked_ns;
+                } measure;
+                struct { /* MEASURED */
+                        uint64_t asked_ns;
+                        KeeperMeasure measure;
+                } measured;
                 struct { /* PLACED */
                         int32_t error;  /* errno of the first thread that could not be moved; 0 */
                         uint32_t n_own; /* threads that run where somebody else has put them: left alone */

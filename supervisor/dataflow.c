@@ -350,6 +350,7 @@ Dataflow *dataflow_free(Dataflow *dataflow)
         free(dataflow->cgroup);
         free(dataflow->error);
         resources_done(&dataflow->resources);
+        usage_forget(dataflow);
         json_decref(dataflow->ledger);
         json_decref(dataflow->notes);
         (void)fd_close(dataflow->options.log_fd);

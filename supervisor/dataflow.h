@@ -19,6 +19,7 @@
 #include "protocol/keeper_msg.h"
 #include "supervisor/audit.h"
 #include "supervisor/node.h"
+#include "supervisor/usage.h"
 
 typedef struct JournalEntry JournalEntry;
 typedef struct Placement Placement;
@@ -73,6 +74,7 @@ struct Dataflow {
         bool fresh;            /* made from the journal: nothing of its nodes is written back before it was held against what is there */
         bool slot_known;       /* fresh: the guard has named its slot */
         Resources resources;   /* of its own cgroup */
+        Usage usage;
         bool frozen_all;       /* its own cgroup is frozen, or being frozen: nobody is started */
         bool found_by_name;    /* fresh: its keeper was found by its socket, and the guard is being told */
         uint8_t uuid[16];
@@ -266,6 +268,7 @@ void keeper_order_kill(Node *node, nsec_t until);
 int keeper_order_limit(Dataflow *dataflow, const Node *node, const char *limits); /* @node NULL: the dataflow's own; 0 or a negative errno */
 int keeper_order_place(Node *node, int cpu); /* -1: wherever it was born to run; 0 or a negative errno */
 int keeper_order_freeze(Dataflow *dataflow, const Node *node, bool frozen, nsec_t until); /* likewise */
+int keeper_order_measure(Dataflow *dataflow, nsec_t asked); /* likewise */
 void keeper_order_look(Node *node);
 /* keeper_order_astray() - that process of it is elsewhere: tell of it, and end it unless it is to be left @alone. 0 or a negative errno: it cannot be told. */
 int keeper_order_astray(Node *node, uint64_t generation, int32_t pid, uint64_t start_ns, bool alone, const char *comm, const char *to);

@@ -244,6 +244,13 @@ int keeper_order_freeze(Dataflow *dataflow, const Node *node, bool frozen, nsec_
         return keeper_send(dataflow, &msg, NULL, 0);
 }
 
+int keeper_order_measure(Dataflow *dataflow, nsec_t asked)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_MEASURE, .measure = {.asked_ns = asked}};
+
+        return keeper_send(dataflow, &msg, NULL, 0);
+}
+
 int keeper_order_place(Node *node, int cpu)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_PLACE, .node = node->index, .generation = node->generation, .place = {.cpu = (uint32_t)(cpu + 1)}};
@@ -373,6 +380,8 @@ static void on_resources_report(Dataflow *dataflow, const KeeperMsg *msg)
                 resources_told_usage(dataflow, node, &msg->usage.usage, msg->usage.again);
         else if (msg->type == KEEPER_MSG_FROZEN)
                 resources_told_frozen(dataflow, node, msg->frozen.frozen);
+        else if (msg->type == KEEPER_MSG_MEASURED)
+                usage_told(dataflow, node, msg);
         else if (msg->type == KEEPER_MSG_LIMITED)
                 resources_told_limited(dataflow, node, msg->limited.error, msg->limited.text);
         else
@@ -527,6 +536,7 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_FROZEN:
         case KEEPER_MSG_LIMITED:
         case KEEPER_MSG_FREEZE_DONE:
+        case KEEPER_MSG_MEASURED:
                 on_resources_report(dataflow, msg);
                 break;
         case KEEPER_MSG_FAILED:

@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "supervisor/cgroup.h"
+#include "supervisor/cgroup-text.h"
 
 #define N_LEVELS    4 /* dataflow, instance, tidegate, ours */
 #define FILE_SIZE   4096
@@ -29,33 +30,6 @@ __attribute__((format(printf, 3, 4))) static void append(char *text, size_t size
         va_end(ap);
 }
 
-/* The whole file with a NUL, at most FILE_SIZE - 1 bytes. */
-static int read_file(int dir_fd, const char *name, char ret[static FILE_SIZE])
-{
-        _cleanup_fd_ int fd = cgroup_open_file(dir_fd, name, O_RDONLY);
-        ssize_t n;
-
-        ret[0] = '\0';
-        if (fd < 0)
-                return fd;
-        n = read(fd, ret, FILE_SIZE - 1);
-        if (n < 0)
-                return -errno;
-        ret[n] = '\0';
-        return 0;
-}
-
-/* The number behind "KEY " at the beginning of a line; 0: there is none. */
-static uint64_t number_of(const char *text, const char *key)
-{
-        size_t n = strlen(key);
-
-        for (const char *at = text; at && *at; at = (at = strchr(at, '\n')) ? at + 1 : NULL)
-                if (strncmp(at, key, n) == 0 && at[n] == ' ')
-                        return strtoull(at + n + 1, NULL, 10);
-        return 0;
-}
-
 /* ---- controllers */
 
 static unsigned controllers_in(int dir_fd, const char *file)
@@ -63,7 +37,7 @@ static unsigned controllers_in(int dir_fd, const char *file)
         char text[FILE_SIZE], *save = NULL;
         unsigned found = 0;
 
-        if (read_file(dir_fd, file, text))
+        if (cgroup_read_text(dir_fd, file, text, sizeof(text)))
                 return 0;
         for (char *word = strtok_r(text, " \n", &save); word; word = strtok_r(NULL, " \n", &save))
                 for (unsigned i = 0; limit_controller_names[i]; i++)
@@ -310,18 +284,18 @@ bool limits_read_usage(int dir_fd, KeeperUsage *ret)
         char text[FILE_SIZE];
 
         *ret = (KeeperUsage){};
-        if (read_file(dir_fd, "memory.events.local", text) == 0 || read_file(dir_fd, "memory.events", text) == 0) {
-                ret->oom = number_of(text, "oom");
-                ret->oom_kills = number_of(text, "oom_kill");
-                ret->n_high = number_of(text, "high");
+        if (cgroup_read_text(dir_fd, "memory.events.local", text, sizeof(text)) == 0 || cgroup_read_text(dir_fd, "memory.events", text, sizeof(text)) == 0) {
+                ret->oom = cgroup_text_number(text, "oom");
+                ret->oom_kills = cgroup_text_number(text, "oom_kill");
+                ret->n_high = cgroup_text_number(text, "high");
         }
-        if (read_file(dir_fd, "memory.peak", text) == 0)
+        if (cgroup_read_text(dir_fd, "memory.peak", text, sizeof(text)) == 0)
                 ret->memory_peak = strtoull(text, NULL, 10);
-        if (read_file(dir_fd, "pids.events", text) == 0)
-                ret->forks_refused = number_of(text, "max");
-        if (read_file(dir_fd, "cpu.stat", text) == 0) {
-                ret->n_throttled = number_of(text, "nr_throttled");
-                ret->throttled_us = number_of(text, "throttled_usec");
+        if (cgroup_read_text(dir_fd, "pids.events", text, sizeof(text)) == 0)
+                ret->forks_refused = cgroup_text_number(text, "max");
+        if (cgroup_read_text(dir_fd, "cpu.stat", text, sizeof(text)) == 0) {
+                ret->n_throttled = cgroup_text_number(text, "nr_throttled");
+                ret->throttled_us = cgroup_text_number(text, "throttled_usec");
         }
         return ret->oom_kills || ret->oom || ret->forks_refused || ret->n_throttled || ret->n_high;
 }
@@ -336,14 +310,14 @@ int limits_frozen(int events_fd)
         if (n < 0)
                 return errno == ENODEV ? 0 : -errno;
         text[n] = '\0';
-        return number_of(text, "frozen") != 0;
+        return cgroup_text_number(text, "frozen") != 0;
 }
 
 bool limits_freeze_ordered(int dir_fd)
 {
         char text[FILE_SIZE];
 
-        return read_file(dir_fd, "cgroup.freeze", text) == 0 && text[0] == '1';
+        return cgroup_read_text(dir_fd, "cgroup.freeze", text, sizeof(text)) == 0 && text[0] == '1';
 }
 
 int limits_freeze(int dir_fd, bool frozen, nsec_t until)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* SetLimit, Freeze, Thaw: of a node or of a whole dataflow. */
+/* SetLimit, Freeze, Thaw: of a node or of a whole dataflow; Usage: of all nodes of one. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,6 +9,7 @@
 #include "protocol/control_msg.h"
 #include "supervisor/server-internal.h"
 
+#define USAGE_SPAN  (5 * NSEC_PER_SEC) /* files of the kernel's; a kill of a large tree holds them up for a quarter of a second */
 #define FREEZE_SPAN (10 * NSEC_PER_SEC) /* the kernel needs microseconds, unless somebody is in an uninterruptible sleep */
 
 /* Whom it is about: into the call. False: answered. */
@@ -206,6 +207,43 @@ void server_frozen(Server *server, const Dataflow *dataflow, const Node *node, b
         }
 }
 
+/* ---- Usage */
+
+/* Also when the keeper that was asked has died: its successor is asked as soon as it has taken over. */
+static void look_for_usage(Client *client)
+{
+        Dataflow *dataflow = client->call.flow->dataflow;
+        char name[160];
+        int r;
+
+        if (!flow_is_live(client->call.flow)) {
+                client_fail(client, CONTROL_E_NOT_RUNNING, "it ended before its keeper had answered");
+                return;
+        }
+        r = dataflow->adopting ? 0 : usage_ask(dataflow);
+        if (r)
+                client_fail(client, CONTROL_E_BUSY, "the keeper of %s cannot be asked: %s", name_of(client, name, sizeof(name)), error_text(r));
+}
+
+static void usage(Client *client, const Parameters *parameters)
+{
+        if (!take_target(client, parameters))
+                return;
+        client->call.order = CALL_ORDER_USAGE;
+        client_wait(client, look_for_usage, parameters->timeout_ms, USAGE_SPAN);
+}
+
+void server_measured(Server *server, const Dataflow *dataflow, json_t *nodes)
+{
+        Client *it, *next;
+
+        if (!server)
+                return;
+        list_for_each(it, next, &server->calls, call.link)
+                if (is_meant(it, CALL_ORDER_USAGE, dataflow, NULL))
+                        client_reply(it, json_pack("{sO}", "usage", nodes));
+}
+
 void server_look_again(Server *server)
 {
         if (server)
@@ -217,6 +255,7 @@ const Method methods_resources[] = {
                 .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE, PARAM_LIMITS | PARAM_REQUIRED, PARAM_TIMEOUT_MS},
                 .run = set_limit},
         {.name = "Freeze", .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE, PARAM_TIMEOUT_MS}, .run = freeze},
+        {.name = "Usage", .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_TIMEOUT_MS}, .run = usage},
         {.name = "Thaw", .takes = {PARAM_DATAFLOW | PARAM_REQUIRED, PARAM_NODE, PARAM_TIMEOUT_MS}, .run = thaw},
         {},
 };

@@ -518,6 +518,8 @@ void resources_forget_orders(Dataflow *dataflow)
         free(dataflow->resources.pending);
         dataflow->resources.pending = NULL;
         dataflow->resources.freezing = false;
+        usage_forget(dataflow);
+        server_look_again(dataflow->supervisor->server); /* who waits for it asks again */
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 Resources *r = &dataflow->nodes[i].resources;
 

@@ -49,6 +49,7 @@ typedef enum CallOrder {
         CALL_ORDER_NONE,
         CALL_ORDER_LIMITS,
         CALL_ORDER_FREEZE,
+        CALL_ORDER_USAGE,
 } CallOrder;
 
 /* What a client has asked for and not been answered yet. */

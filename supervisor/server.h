@@ -33,6 +33,8 @@ void server_node_refused(Server *server, Node *node);
 /* resources.c: the keeper has answered an order about limits or the freezer; @node NULL: of the dataflow. @server may be NULL. */
 void server_limited(Server *server, const Dataflow *dataflow, const Node *node, int error, const char *text);
 void server_frozen(Server *server, const Dataflow *dataflow, const Node *node, bool frozen, int error);
+/* usage.c: what the nodes of a dataflow use, as the interface has it; borrowed. */
+void server_measured(Server *server, const Dataflow *dataflow, json_t *nodes);
 void server_look_again(Server *server); /* something that status shows has changed */
 
 /* server_unshown() - lines of a node that no reader got will not come any more. */

@@ -24,7 +24,7 @@ def _read():
 
 
 TYPES, ERRORS, METHODS = _read()
-PLAIN = {"bool": bool, "int": int, "string": str, "object": dict}
+PLAIN = {"bool": bool, "int": int, "string": str, "object": dict, "float": (int, float)}
 
 
 def _check(kind, value, where):
