@@ -75,3 +75,23 @@ int leave_probe_look(LeaveProbe *probe)
 {
         abort();
 }
+
+int call_probe_new(CallProbe **ret, const CallProbeSpec *spec, ProbeReason *reason)
+{
+        return refuse(reason);
+}
+
+CallProbe *call_probe_free(CallProbe *probe)
+{
+        return NULL;
+}
+
+int call_probe_fd(const CallProbe *probe, CallProbeFd which)
+{
+        abort();
+}
+
+CallProbeCost call_probe_cost(const CallProbe *probe)
+{
+        abort();
+}
