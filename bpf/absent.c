@@ -95,3 +95,28 @@ CallProbeCost call_probe_cost(const CallProbe *probe)
 {
         abort();
 }
+
+int queue_probe_new(QueueProbe **ret, const QueueProbeSpec *spec, ProbeReason *reason)
+{
+        return refuse(reason);
+}
+
+QueueProbe *queue_probe_free(QueueProbe *probe)
+{
+        return NULL;
+}
+
+int queue_probe_attach(QueueProbe *probe, int fd, size_t *ret_n, ProbeReason *reason)
+{
+        abort();
+}
+
+int queue_probe_fd(const QueueProbe *probe, QueueProbeFd which)
+{
+        abort();
+}
+
+uint32_t queue_probe_cost(const QueueProbe *probe)
+{
+        abort();
+}

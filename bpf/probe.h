@@ -159,4 +159,49 @@ static inline void call_probe_freep(CallProbe **probe)
         *probe = call_probe_free(*probe);
 }
 
+/* ---- how deep queues are, and how long messages wait in them: bpf/queue.bpf.c */
+
+typedef struct QueueProbe QueueProbe;
+
+typedef struct QueueProbeSpec {
+        uint64_t cgroup_id; /* inode number of the watched cgroup's directory: below it dataflows, which can be watched */
+        uint32_t n_links;   /* so many links at once, up to QUEUE_LINKS_MAX; 0: QUEUE_LINKS_DEFAULT. Each is 512 bytes of the kernel's memory */
+} QueueProbeSpec;
+
+typedef enum QueueProbeFd { /* maps: queue_view_open() */
+        QUEUE_PROBE_FD_WATCHED,
+        QUEUE_PROBE_FD_LINKS,
+} QueueProbeFd;
+
+/**
+ * queue_probe_new() - load, and measure what a message costs that is told of; nothing is attached yet
+ *
+ * Arguments and return as exit_probe_new(); -EINVAL for too many links, too.
+ */
+int queue_probe_new(QueueProbe **ret, const QueueProbeSpec *spec, ProbeReason *reason);
+
+/* queue_probe_free() - detach, unload; NULL is fine. Blocks as queue_probe_attach() does. Returns NULL. */
+QueueProbe *queue_probe_free(QueueProbe *probe);
+
+/**
+ * queue_probe_attach() - to a file's sites (shm/probe.h): from here on whoever has it mapped, now or later, tells of its messages
+ * @fd:    open for reading; the file is held against all it says (bpf/sites.h)
+ * @ret_n: sites that it has; 0: none, and nothing is attached. Once a file: a second time counts everything twice
+ *
+ * The kernel takes the lock of the memory of each process that has the file mapped, and lets nobody fork meanwhile: where one of them cannot let go of
+ * that lock, this does not return. Return: 0, PROBE_E_UNAVAILABLE (none of its sites is attached), or a negative errno, likewise.
+ */
+int queue_probe_attach(QueueProbe *probe, int fd, size_t *ret_n, ProbeReason *reason);
+
+/* queue_probe_fd() - borrowed: to be handed to another process, which needs no privilege for it. It is attached for as long as the probe is there. */
+int queue_probe_fd(const QueueProbe *probe, QueueProbeFd which);
+
+/* queue_probe_cost() - nanoseconds that a node takes for a message that is told of, on each side; at the least. 0: not measured. */
+uint32_t queue_probe_cost(const QueueProbe *probe);
+
+static inline void queue_probe_freep(QueueProbe **probe)
+{
+        *probe = queue_probe_free(*probe);
+}
+
 #endif
