@@ -33,6 +33,7 @@ int cmd_wait(int argc, char **argv);
 int cmd_clean(int argc, char **argv);
 int cmd_reset(int argc, char **argv);
 int cmd_set_limit(int argc, char **argv);
+int cmd_why(int argc, char **argv);
 int cmd_freeze(int argc, char **argv);
 int cmd_thaw(int argc, char **argv);
 int cmd_shell(int argc, char **argv);

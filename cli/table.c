@@ -265,6 +265,18 @@ const Command cli_commands[] = {
                 .main = cmd_set_limit,
         },
         {
+                .name = "why",
+                .synopsis = "DATAFLOW:NODE [--freeze] [--json]",
+                .summary = "say why a node makes no progress, without its help",
+                .details = "Looks twice at each of its threads, a tenth of a second apart: what it waits for, who could end\n"
+                           "that and what they do, how much it ran, waited for a CPU, and was blocked. docs/why.md has the\n"
+                           "causes, and what cannot be seen.\n"
+                           "\n"
+                           "  --freeze             have the node stand still while its memory is read\n"
+                           "  --json               all of it as JSON\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_why,
+        },
+        {
                 .name = "freeze",
                 .synopsis = "NAME | DATAFLOW:NODE [--json]",
                 .summary = "have a node, or a whole dataflow, stand still until `thaw`",

@@ -280,6 +280,11 @@ static void fields_order(Codec *c, KeeperMsg *m)
         case KEEPER_MSG_LIMIT:
                 field_limits(c, &m->limit.limits);
                 break;
+        case KEEPER_MSG_WHY:
+                field_u64(c, &m->why.asked);
+                field_u64(c, &m->why.deadline_ns);
+                field_u8(c, &m->why.freeze, 0, 1);
+                break;
         case KEEPER_MSG_FREEZE:
                 field_u8(c, &m->freeze.frozen, 0, 1);
                 field_u64(c, &m->freeze.deadline_ns);
@@ -353,6 +358,12 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 field_u32(c, &m->signalled.n);
                 field_i32(c, &m->signalled.error, 0, ERRNO_MAX);
                 field_u64(c, &m->signalled.at_ns);
+                break;
+        case KEEPER_MSG_WHY_SAID:
+                field_u64(c, &m->why_said.asked);
+                field_i32(c, &m->why_said.error, 0, ERRNO_MAX);
+                field_u32(c, &m->why_said.size);
+                check(c, (m->why_said.error == 0) == (m->why_said.size > 0));
                 break;
         case KEEPER_MSG_LEFT:
                 fields_left(c, m);
@@ -451,6 +462,8 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_FREEZE] = {"FREEZE", true, true, true},
                 [KEEPER_MSG_PLACE] = {"PLACE", true, true, false},
                 [KEEPER_MSG_PLACED] = {"PLACED", true, true, false},
+                [KEEPER_MSG_WHY] = {"WHY", true, true, false},
+                [KEEPER_MSG_WHY_SAID] = {"WHY_SAID", true, true, false},
                 [KEEPER_MSG_MEASURE] = {"MEASURE", true, false, false},
                 [KEEPER_MSG_MEASURED] = {"MEASURED", true, true, true},
                 [KEEPER_MSG_LIMITED] = {"LIMITED", true, true, true},
@@ -540,7 +553,10 @@ int keeper_msg_n_fds(const KeeperMsg *msg)
         case KEEPER_MSG_GUARD:
         case KEEPER_MSG_STREAM:
         case KEEPER_MSG_CAPTURE:
+        case KEEPER_MSG_WHY:
                 return 1;
+        case KEEPER_MSG_WHY_SAID:
+                return msg->why_said.size > 0 ? 1 : 0;
         case KEEPER_MSG_ADOPT:
                 return 2;
         case KEEPER_MSG_INCARNATION:

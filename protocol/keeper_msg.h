@@ -28,6 +28,7 @@
  *   LIMIT                         LIMITED: limits were written, or why not
  *   FREEZE                        FREEZE_DONE; the cgroup is frozen, or runs again
  *   PLACE                         PLACED: its threads may run on that CPU alone, or wherever they were born to
+ *   WHY                           WHY_SAID: what it and those it waits for do, as a report
  *   MEASURE                       MEASURED for each incarnation that lives, then one of KEEPER_NODE_ALL, whose numbers are the dataflow's own cgroup's; all with
  *                                 the asked_ns of the question
  *   ADOPT                         (none) a keeper that took the place of a dead one is told of an incarnation: INCARNATION later
@@ -82,6 +83,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_LIMIT = 20,
         KEEPER_MSG_FREEZE = 21,
         KEEPER_MSG_PLACE = 22,
+        KEEPER_MSG_WHY = 24,
         KEEPER_MSG_MEASURE = 23,
 
         KEEPER_MSG_BEGUN = 32,
@@ -106,6 +108,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_USAGE = 63,
         KEEPER_MSG_REFUSED = 64,
         KEEPER_MSG_PLACED = 65,
+        KEEPER_MSG_WHY_SAID = 68,
         KEEPER_MSG_MEASURED = 66,
 } KeeperMsgType;
 
@@ -228,6 +231,16 @@ typedef struct KeeperMsg {
                         uint64_t asked_ns;
                         KeeperMeasure measure;
                 } measured;
+                struct { /* WHY; fds: what the supervisor knows of the dataflow's links (JSON) */
+                        uint64_t asked;       /* which of the questions it is: comes back */
+                        uint64_t deadline_ns; /* absolute: what was seen until then is the answer */
+                        uint8_t freeze;       /* its cgroup stands still while memory is read */
+                } why;
+                struct { /* WHY_SAID; fds: the report (one line of JSON), if size is not 0 */
+                        uint64_t asked;
+                        int32_t error; /* errno: ESRCH nobody is there, EAGAIN too many ask, ETIMEDOUT; 0: there is a report */
+                        uint32_t size; /* bytes */
+                } why_said;
                 struct { /* PLACED */
                         int32_t error;  /* errno of the first thread that could not be moved; 0 */
                         uint32_t n_own; /* threads that run where somebody else has put them: left alone */

@@ -270,6 +270,13 @@ int keeper_order_place(Node *node, int cpu); /* -1: wherever it was born to run;
 int keeper_order_freeze(Dataflow *dataflow, const Node *node, bool frozen, nsec_t until); /* likewise */
 int keeper_order_measure(Dataflow *dataflow, nsec_t asked); /* likewise */
 void keeper_order_look(Node *node);
+/*
+ * methods-why.c: why_ask() - have the keeper look at a node that runs; why_said() - what it has found, fd: the report, borrowed. 0 or a
+ * negative errno: nothing follows.
+ */
+int why_ask(Node *node, bool freeze, nsec_t deadline, uint64_t *ret_asked);
+void why_said(Dataflow *dataflow, const KeeperMsg *msg, int fd);
+int keeper_order_why(Node *node, uint64_t asked, int context_fd, bool freeze, nsec_t deadline); /* 0 or a negative errno; context_fd stays the caller's */
 /* keeper_order_astray() - that process of it is elsewhere: tell of it, and end it unless it is to be left @alone. 0 or a negative errno: it cannot be told. */
 int keeper_order_astray(Node *node, uint64_t generation, int32_t pid, uint64_t start_ns, bool alone, const char *comm, const char *to);
 void keeper_order_reap(Node *node);

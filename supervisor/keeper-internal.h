@@ -189,6 +189,8 @@ struct Keeper {
         char missing[KEEPER_MSG_LIMITS_MAX + 1], refused[KEEPER_MSG_LIMITS_MAX + 1]; /* as in BEGUN */
         bool strays_busy; /* a pass is under way */
         unsigned n_told;  /* ASTRAY that are under way */
+        unsigned n_whys;  /* WHY, likewise */
+        unsigned n_freezing; /* and freeze meanwhile */
 
         List nodes;        /* NodeEntry */
         List incarnations; /* Incarnation */
@@ -359,5 +361,10 @@ typedef struct Look {
 void look_first(int dir_fd);
 void look_first_at(pid_t pid);
 void look_now(Look *look);
+
+/* look_compare() - remember it, and set its still_ns by what was remembered of it. Any thread. */
+void look_compare(Task *task);
+
+void keeper_why(Keeper *k, const KeeperMsg *msg, int *fds); /* keeper-why.c */
 
 #endif

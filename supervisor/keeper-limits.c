@@ -333,7 +333,8 @@ void keeper_freeze(Keeper *k, const KeeperMsg *msg)
         LimitsWatch *watch;
         int fd = place_of(k, msg, &watch);
         bool none = !enforcer_has_cgroup(k->enforcer);
-        bool busy = msg->freeze.frozen && msg->node == KEEPER_NODE_ALL && incarnations_starting(k);
+        bool busy = msg->freeze.frozen && (k->n_freezing > 0 || /* what a look has frozen runs again at its end: it must not be somebody else's */
+                                                  (msg->node == KEEPER_NODE_ALL && incarnations_starting(k)));
         LimitsJob *j = busy || none ? NULL : limits_job_new(k, msg, fd);
 
         if (!j && none) {

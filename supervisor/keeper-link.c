@@ -258,6 +258,16 @@ int keeper_order_place(Node *node, int cpu)
         return keeper_send(node->dataflow, &msg, NULL, 0);
 }
 
+int keeper_order_why(Node *node, uint64_t asked, int context_fd, bool freeze, nsec_t deadline)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_WHY,
+                .node = node->index,
+                .generation = node->generation,
+                .why = {.asked = asked, .deadline_ns = deadline, .freeze = freeze}};
+
+        return keeper_send(node->dataflow, &msg, &context_fd, 1);
+}
+
 void keeper_order_look(Node *node)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_LOOK, .node = node->index, .generation = node->generation};
@@ -541,6 +551,9 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 break;
         case KEEPER_MSG_FAILED:
                 keeper_lost(dataflow, msg->failed.text);
+                break;
+        case KEEPER_MSG_WHY_SAID:
+                why_said(dataflow, msg, fds[0]);
                 break;
         case KEEPER_MSG_UNSHOWN:
                 server_unshown(dataflow, msg->unshown.node, msg->unshown.n_lines);

@@ -226,6 +226,11 @@ void look_now(Look *look)
         }
 }
 
+void look_compare(Task *task)
+{
+        compare_with_seen(task, clock_now());
+}
+
 void look_first_at(pid_t pid)
 {
         Task task;

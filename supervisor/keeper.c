@@ -318,6 +318,9 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_FREEZE:
                 keeper_freeze(k, msg);
                 break;
+        case KEEPER_MSG_WHY:
+                keeper_why(k, msg, fds);
+                break;
         case KEEPER_MSG_REAP:
                 keeper_reap(k, msg);
                 break;

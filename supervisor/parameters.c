@@ -40,6 +40,7 @@ static const ParamInfo infos[_PARAM_MAX] = {
         [PARAM_DESPITE_LEFTOVER] = INFO(despite_leftover, TYPE_BOOL, 0, 0),
         [PARAM_ENVIRONMENT] = INFO(environment, TYPE_STRINGS, 0, INT_MAX),
         [PARAM_FORCE] = INFO(force, TYPE_BOOL, 0, 0),
+        [PARAM_FREEZE] = INFO(freeze, TYPE_BOOL, 0, 0),
         [PARAM_GRACE_MS] = INFO(grace_ms, TYPE_INT, 0, MS_MAX),
         [PARAM_INTERFACE] = INFO(interface, TYPE_STRING, 0, NAME_LENGTH_MAX),
         [PARAM_LIMITS] = INFO(limits, TYPE_OBJECT, 0, 0),

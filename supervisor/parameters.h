@@ -23,6 +23,7 @@ typedef enum ParamId {
         PARAM_DESPITE_LEFTOVER,
         PARAM_ENVIRONMENT,
         PARAM_FORCE,
+        PARAM_FREEZE,
         PARAM_GRACE_MS,
         PARAM_INTERFACE,
         PARAM_LIMITS,
@@ -49,7 +50,7 @@ typedef enum ParamId {
 typedef struct Parameters { /* absent: NULL, false, PARAM_ABSENT */
         const char *dataflow, *interface, *log_dir, *name, *node, *state, *wait;
         json_t *environment, *limits, *names, *nodes, *plan;
-        bool all, allow_unenforced_limits, despite_leftover, force, links, replace;
+        bool all, allow_unenforced_limits, despite_leftover, force, freeze, links, replace;
         json_int_t budget_ms, grace_ms, signal, timeout_ms, umask;
 } Parameters;
 

@@ -192,6 +192,18 @@ bool progress_counters(const Progress *progress, uint32_t link, nsec_t now, Link
         return sight->mapped;
 }
 
+bool progress_wants_room(const Progress *progress, uint32_t link)
+{
+        const Sight *sight = &progress->links[link];
+        RingStatus ring;
+
+        assert(link < progress->n_links);
+        if (!sight->mapped || !sight->open)
+                return false;
+        ring_read_status(&sight->ring, &ring);
+        return ring.blocked && ring.blocked_link == sight->spec.number;
+}
+
 /* Which of its consumers a producer waits for, by its own word: checked, and good for a hint only. */
 static uint32_t whom_it_waits_for(const Progress *progress, const Sight *sight, const RingStatus *ring)
 {

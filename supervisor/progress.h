@@ -113,6 +113,9 @@ void progress_close(Progress *progress, uint32_t link);
 /* progress_forget() - its consumer has ended: the mappings go, too. */
 void progress_forget(Progress *progress, uint32_t link);
 
+/* progress_wants_room() - does its producer, by its own word, wait for room in that link now? False also where that is not known. */
+bool progress_wants_room(const Progress *progress, uint32_t link);
+
 /* progress_counters() - of a link that is or was open, from its mappings, until it is forgotten. False: it is not there. */
 bool progress_counters(const Progress *progress, uint32_t link, nsec_t now, LinkCounters *ret);
 

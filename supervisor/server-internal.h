@@ -84,6 +84,7 @@ typedef struct Call {
         uint64_t generation;
         bool ordered;    /* StopNode, RestartNode: by this call, once the guard holds it */
         uint32_t ticket; /* which of the signals it is */
+        uint64_t asked;  /* Why: which question it is; 0: none */
         CallOrder order; /* what the keeper is to answer; of the node, or without one of the flow */
         int awaited;     /* NodeState or DataflowState; -1: ended */
         bool seen;       /* it was there, if only for a moment */
@@ -125,7 +126,7 @@ struct Method {
 };
 
 /* The methods, by file; ended by one without a name. */
-extern const Method methods_service[], methods_query[], methods_start[], methods_stop[], methods_node[], methods_resources[], methods_stream[];
+extern const Method methods_service[], methods_query[], methods_start[], methods_stop[], methods_node[], methods_resources[], methods_stream[], methods_why[];
 
 /* server.c: answers. Each ends the call under way. */
 void client_reply(Client *client, json_t *take_parameters);

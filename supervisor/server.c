@@ -37,6 +37,7 @@ static const struct {
         {CONTROL_INTERFACE, methods_node},
         {CONTROL_INTERFACE, methods_resources},
         {CONTROL_INTERFACE, methods_stream},
+        {CONTROL_INTERFACE, methods_why},
 };
 
 /* ---- users */

@@ -41,6 +41,7 @@ def complete(build, root, fake, tmp_path):
         ("tidegate wait audio en", {"ended"}),
         ("tidegate set", {"set-limit"}),
         ("tidegate freeze audio:c", {"camera"}),
+        ("tidegate why --f", {"--freeze"}),
         ("tidegate set-limit audio memory_", {"memory_max=", "memory_high=", "memory_swap_max="}),
         ("tidegate version ", set()),
     ],

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a node makes no progress, told without its help: the cause, who could end it, and the way there."""
+
+import json
+import signal
+import subprocess
+
+import pytest
+from conftest import eventually
+from lives import Process
+
+MUTEXES = """\
+import ctypes, threading
+libc = ctypes.CDLL(None)
+locks = [ctypes.create_string_buffer(64) for _ in range(2)]
+barrier = threading.Barrier(2)
+def take(first, second):
+    libc.pthread_mutex_lock(first)
+    barrier.wait()
+    libc.pthread_mutex_lock(second)
+threads = [threading.Thread(target=take, args=pair) for pair in (locks, locks[::-1])]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+FLOW = """\
+nodes:
+  - id: asleep
+    path: /bin/sleep
+    args: "1000"
+  - id: busy
+    path: {python}
+    args: "-c 'while True: pass'"
+  - id: locked
+    path: {python}
+    args: {mutexes}
+  - id: full
+    path: /bin/sh
+    args: "-c 'yes | sleep 1000; true'"
+  - id: parent
+    path: /bin/sh
+    args: "-c 'sleep 1000; true'"
+  - id: count
+    path: {nodes}/count
+    outputs: [out]
+  - id: relay
+    path: {nodes}/relay
+    inputs:
+      in: {{source: count/out, queue_size: 4, queue_policy: backpressure}}
+    outputs: [out]
+  - id: check
+    path: {nodes}/check
+    args: {seen} 1000
+    inputs:
+      in: {{source: relay/out, queue_size: 4, queue_policy: backpressure}}
+"""
+
+
+@pytest.fixture
+def tell(build, daemon):
+    def tell(verb, *args, seconds=30):
+        command = [build / "bin/tidegate", verb, "--runtime-dir", daemon.runtime, *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+
+    return tell
+
+
+def pid_of(daemon, node):
+    return next(n["pid"] for n in daemon.status("flow")["nodes"] if n["id"] == node)
+
+
+@pytest.fixture
+def why(daemon):
+    def why(node, cause=None, hops=1, seconds=10, **keys):
+        """What is said of it, once that is @cause and leads so far: it has to get there first."""
+        said = {}
+
+        def ask():
+            said.clear()
+            said.update(daemon.call("Why", dataflow="flow", node=node, **keys)["why"])
+            return cause is None or (said["cause"] == cause and len(said["chain"]) >= hops)
+
+        assert eventually(ask, seconds), json.dumps(said, indent=1)
+        return said
+
+    return why
+
+
+@pytest.fixture
+def flow(build, tell, daemon, tmp_path):
+    (tmp_path / "mutexes.py").write_text(MUTEXES)
+    file = tmp_path / "flow.yml"
+    file.write_text(FLOW.format(nodes=build / "tests/system", seen=tmp_path / "seen", python="/usr/bin/python3", mutexes=tmp_path / "mutexes.py"))
+    p = tell("start", "--detach", file)
+    assert p.returncode == 0, p.stdout + p.stderr
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+
+
+def test_each_wedge_has_its_name(flow, daemon, why, tell):
+    said = why("asleep", "sleeping")
+    assert "sleeps for 1000 s" in said["text"] and said["threads"][0]["pid"] == pid_of(daemon, "asleep")
+    assert said["n_threads"] == 1 and said["deep"] and "lost" not in said
+
+    said = why("busy", "busy")
+    assert said["threads"][0]["run_us"] > 0
+
+    said = why("locked", "deadlock")
+    assert said["n_threads"] == 3 and [hop["cause"] for hop in said["chain"]] == ["deadlock", "deadlock"]
+    tids = {thread["tid"] for thread in said["threads"] if thread["cause"] == "deadlock"}
+    assert len(tids) == 2 and {hop["tid"] for hop in said["chain"]} == tids and pid_of(daemon, "locked") not in tids
+    assert said["target"]["tid"] in tids and "and so on" in said["text"]
+
+    said = why("full", "pipe-full")
+    assert said["threads"][0]["comm"] == "yes" and said["target"]["comm"] == "sleep" and said["target"]["node"] == "full"
+    assert "sleeps for 1000 s" in said["text"], said["text"]
+
+    said = why("parent", "child")
+    assert said["target"]["comm"] == "sleep" and "sleeps for 1000 s" in said["text"]
+
+    shown = tell("why", "flow:full")
+    assert shown.returncode == 0 and shown.stdout.startswith("flow:full: pipe-full\n"), shown
+    assert all(len(line) <= 80 for line in shown.stdout.splitlines()) and len(shown.stdout.splitlines()) <= 24, shown.stdout
+    assert json.loads(tell("why", "flow:full", "--json").stdout)["cause"] == "pipe-full"
+
+
+def test_backpressure_is_followed_to_whom_it_comes_from(flow, daemon, why):
+    check = Process(pid_of(daemon, "check"))
+    check.send(signal.SIGSTOP)
+    try:
+        assert why("check", "stopped")["text"].startswith("check was stopped by a signal")
+        said = why("relay", "backpressure", hops=2)
+        assert said["text"].startswith("relay waits for room in `out`: consumer check was stopped by a signal"), said["text"]
+        said = why("count", "backpressure", hops=3)
+        assert [hop["node"] for hop in said["chain"]] == ["count", "relay", "check"]
+        assert said["text"].startswith("count waits for room in `out`: consumer relay waits for room in `out`: consumer check was stopped"), said["text"]
+    finally:
+        check.send(signal.SIGCONT)
+        check.close()
+    assert eventually(lambda: why("check")["cause"] != "stopped", 10)
+
+
+def test_who_stands_still_for_the_look_runs_again_and_what_was_frozen_stays_so(flow, daemon, why):
+    said = why("locked", "deadlock", freeze=True)
+    assert said["was_frozen"] and not said["group"]["frozen"]
+    cgroup = daemon.status("flow")["cgroup"]
+    assert "frozen 0" in open(f"{cgroup}/locked.1/cgroup.events").read()
+    daemon.call("Freeze", dataflow="flow", node="asleep")
+    said = why("asleep", "frozen", freeze=True)
+    assert not said["was_frozen"]
+    assert "frozen 1" in open(f"{cgroup}/asleep.1/cgroup.events").read()
+    daemon.call("Thaw", dataflow="flow", node="asleep")
+
+
+def test_nobody_is_asked_who_does_not_run(flow, daemon, tell):
+    daemon.call("StopNode", dataflow="flow", node="asleep")
+    said = tell("why", "flow:asleep")
+    assert said.returncode == 3 and "node asleep does not run: it is stopped" in said.stderr
+    assert tell("why", "flow:nobody").returncode == 4
+    assert tell("why").returncode == 2
