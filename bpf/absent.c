@@ -75,3 +75,48 @@ int leave_probe_look(LeaveProbe *probe)
 {
         abort();
 }
+
+int call_probe_new(CallProbe **ret, const CallProbeSpec *spec, ProbeReason *reason)
+{
+        return refuse(reason);
+}
+
+CallProbe *call_probe_free(CallProbe *probe)
+{
+        return NULL;
+}
+
+int call_probe_fd(const CallProbe *probe, CallProbeFd which)
+{
+        abort();
+}
+
+CallProbeCost call_probe_cost(const CallProbe *probe)
+{
+        abort();
+}
+
+int queue_probe_new(QueueProbe **ret, const QueueProbeSpec *spec, ProbeReason *reason)
+{
+        return refuse(reason);
+}
+
+QueueProbe *queue_probe_free(QueueProbe *probe)
+{
+        return NULL;
+}
+
+int queue_probe_attach(QueueProbe *probe, int fd, size_t *ret_n, ProbeReason *reason)
+{
+        abort();
+}
+
+int queue_probe_fd(const QueueProbe *probe, QueueProbeFd which)
+{
+        abort();
+}
+
+uint32_t queue_probe_cost(const QueueProbe *probe)
+{
+        abort();
+}

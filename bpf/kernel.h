@@ -25,6 +25,7 @@ typedef int pid_t;
 
 /* Numbers of the kernel's stable interface (linux/bpf.h). */
 enum bpf_map_type {
+        BPF_MAP_TYPE_ARRAY = 2,
         BPF_MAP_TYPE_LRU_HASH = 9,
         BPF_MAP_TYPE_RINGBUF = 27,
         BPF_MAP_TYPE_TASK_STORAGE = 29,
@@ -33,7 +34,12 @@ enum bpf_map_type {
 enum {
         BPF_NOEXIST = 1,
         BPF_F_NO_PREALLOC = 1,
+        BPF_F_MMAPABLE = 1 << 10,
         BPF_LOCAL_STORAGE_GET_F_CREATE = 1,
+};
+
+struct bpf_pidns_info {
+        __u32 pid, tgid;
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -57,7 +63,15 @@ struct cgroup_root {
         int hierarchy_id; /* 0: cgroup v2, as in /proc/PID/cgroup */
 };
 
+struct cgroup;
+
+struct cgroup_subsys_state {
+        struct cgroup *cgroup;
+        struct cgroup_subsys_state *parent;
+};
+
 struct cgroup {
+        struct cgroup_subsys_state self;
         int level;
         struct cgroup_root *root;
         struct kernfs_node *kn;
@@ -77,7 +91,12 @@ struct pid {
         struct upid numbers[1]; /* level + 1 of them */
 };
 
+struct thread_info {
+        __u32 status; /* x86 */
+};
+
 struct task_struct {
+        struct thread_info thread_info;
         pid_t pid, tgid;
         int exit_code;
         char comm[16];
@@ -86,6 +105,7 @@ struct task_struct {
         struct css_set *cgroups;
         struct pid *thread_pid;
         __u64 start_time, start_boottime;
+        struct bpf_local_storage *bpf_storage;
 };
 
 struct bpf_iter_meta {

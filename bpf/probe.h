@@ -110,4 +110,98 @@ static inline void leave_probe_freep(LeaveProbe **probe)
         *probe = leave_probe_free(*probe);
 }
 
+/* ---- what system calls cost whom: bpf/call.bpf.c */
+
+typedef struct CallProbe CallProbe;
+
+typedef struct CallProbeSpec {
+        uint64_t cgroup_id; /* inode number of the watched cgroup's directory: below it groups, below each group homes, which can be watched */
+        uint32_t n_slots;   /* so many homes at once, up to CALL_SLOTS_MAX; 0: CALL_SLOTS_DEFAULT. Each is 29 KiB of the kernel's memory */
+} CallProbeSpec;
+
+/* All of them are needed while it shall count; close all of them, and nothing of it is left in the kernel. Close-on-exec. */
+typedef enum CallProbeFd {
+        CALL_PROBE_FD_WATCHED, /* maps: call_view_open() */
+        CALL_PROBE_FD_SLOTS,
+        CALL_PROBE_FD_ENTER, /* what attaches it. To close the last copies detaches it, which takes less than 1 ms */
+        CALL_PROBE_FD_EXIT,
+        CALL_PROBE_FD_END,
+        _CALL_PROBE_FD_MAX,
+} CallProbeFd;
+
+/* Nanoseconds that each system call takes longer while it is attached. */
+typedef struct CallProbeCost {
+        uint32_t alone_ns; /* a getppid(2) before that */
+        uint32_t call_ns;  /* longer, of somebody who is watched */
+        uint32_t other_ns; /* and of anybody else on the host */
+} CallProbeCost;
+
+/**
+ * call_probe_new() - load and attach: from here on the calls of those are counted whom call_view_watch() names
+ *
+ * Everybody's calls take longer from here on. Arguments and return as exit_probe_new(); -EINVAL for too many slots, too.
+ */
+int call_probe_new(CallProbe **ret, const CallProbeSpec *spec, ProbeReason *reason);
+CallProbe *call_probe_free(CallProbe *probe);
+
+/* call_probe_fd() - borrowed: to be handed to another process, which needs no privilege for it. What is attached stays so while somebody has it open. */
+int call_probe_fd(const CallProbe *probe, CallProbeFd which);
+
+/**
+ * call_probe_cost() - as measured by call_probe_new(), on its own calls, for some 10 ms
+ *
+ * The best of several rounds: what it is at the least. 0 where the clock saw no difference.
+ */
+CallProbeCost call_probe_cost(const CallProbe *probe);
+
+static inline void call_probe_freep(CallProbe **probe)
+{
+        *probe = call_probe_free(*probe);
+}
+
+/* ---- how deep queues are, and how long messages wait in them: bpf/queue.bpf.c */
+
+typedef struct QueueProbe QueueProbe;
+
+typedef struct QueueProbeSpec {
+        uint64_t cgroup_id; /* inode number of the watched cgroup's directory: below it dataflows, which can be watched */
+        uint32_t n_links;   /* so many links at once, up to QUEUE_LINKS_MAX; 0: QUEUE_LINKS_DEFAULT. Each is 512 bytes of the kernel's memory */
+} QueueProbeSpec;
+
+typedef enum QueueProbeFd { /* maps: queue_view_open() */
+        QUEUE_PROBE_FD_WATCHED,
+        QUEUE_PROBE_FD_LINKS,
+} QueueProbeFd;
+
+/**
+ * queue_probe_new() - load, and measure what a message costs that is told of; nothing is attached yet
+ *
+ * Arguments and return as exit_probe_new(); -EINVAL for too many links, too.
+ */
+int queue_probe_new(QueueProbe **ret, const QueueProbeSpec *spec, ProbeReason *reason);
+
+/* queue_probe_free() - detach, unload; NULL is fine. Blocks as queue_probe_attach() does. Returns NULL. */
+QueueProbe *queue_probe_free(QueueProbe *probe);
+
+/**
+ * queue_probe_attach() - to a file's sites (shm/probe.h): from here on whoever has it mapped, now or later, tells of its messages
+ * @fd:    open for reading; the file is held against all it says (bpf/sites.h)
+ * @ret_n: sites that it has; 0: none, and nothing is attached. Once a file: a second time counts everything twice
+ *
+ * The kernel takes the lock of the memory of each process that has the file mapped, and lets nobody fork meanwhile: where one of them cannot let go of
+ * that lock, this does not return. Return: 0, PROBE_E_UNAVAILABLE (none of its sites is attached), or a negative errno, likewise.
+ */
+int queue_probe_attach(QueueProbe *probe, int fd, size_t *ret_n, ProbeReason *reason);
+
+/* queue_probe_fd() - borrowed: to be handed to another process, which needs no privilege for it. It is attached for as long as the probe is there. */
+int queue_probe_fd(const QueueProbe *probe, QueueProbeFd which);
+
+/* queue_probe_cost() - nanoseconds that a node takes for a message that is told of, on each side; at the least. 0: not measured. */
+uint32_t queue_probe_cost(const QueueProbe *probe);
+
+static inline void queue_probe_freep(QueueProbe **probe)
+{
+        *probe = queue_probe_free(*probe);
+}
+
 #endif

@@ -278,7 +278,7 @@ static __attribute__((noinline, cold)) void tell_taken(const RingReader *r, cons
 {
         uint64_t mask = r->probe_mask ? load_relaxed(r->probe_mask) : 0, now; /* a wish: any recent one will do */
 
-        if (!probe_is_sampled(mask, msg->index))
+        if (!probe_is_sampled(mask, msg->index) || !probe_may_tell())
                 return;
         now = clock_now();
         probe_dequeue(r->link, msg->index, ring_reader_backlog(r), now > msg->d.time_ns ? now - msg->d.time_ns : 0);

@@ -237,7 +237,7 @@ static __attribute__((noinline, cold)) void tell_published(const RingWriter *w, 
 {
         uint64_t mask = w->probe_mask ? load_relaxed(w->probe_mask) : 0; /* a wish: any recent one will do */
 
-        if (mask == PROBE_MASK_NONE)
+        if (mask == PROBE_MASK_NONE || !probe_may_tell())
                 return;
         for (uint64_t i = (first + mask) & ~mask; i < w->published; i += mask + 1)
                 for (uint32_t l = 0; l < w->n_links; l++) {

@@ -9,13 +9,14 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 #include "fixture.h"
 #include "shm/probe.h"
 
-#if TG_HAVE_PROBES && defined(__x86_64__)
+#if SDT_HAVE && defined(__x86_64__)
 
 #define MAX_SITES 16
 #define MAX_HITS  4096
@@ -80,11 +81,11 @@ static void site_add(const uint8_t *desc, const uint8_t *end, uint64_t base)
         cr_assert_leq((const void *)(args + strlen(args) + 1), (const void *)end);
         if (strcmp(name, "enqueue") == 0) {
                 semaphore = &tidegate_enqueue_semaphore;
-                cr_assert_str_eq(args, "8@%rdi 8@%rsi 8@%rdx");
+                cr_assert_str_eq(args, SDT_SPEC_3);
         } else {
                 cr_assert_str_eq(name, "dequeue");
                 semaphore = &tidegate_dequeue_semaphore;
-                cr_assert_str_eq(args, "8@%rdi 8@%rsi 8@%rdx 8@%rcx");
+                cr_assert_str_eq(args, SDT_SPEC_4);
         }
         at = address[0] + (base - address[1]);
         cr_assert_lt(n_sites, MAX_SITES);
@@ -327,6 +328,43 @@ Test(probe_sites, both_ends_tell_of_the_same_messages)
         must(fx_send(&fx, 1));
         cr_assert_eq(fx_take(&fx, 0, NULL), 1);
         cr_assert_eq(n_hits, n);
+        fixture_close(&fx);
+}
+
+static unsigned hits_of_a_child(void)
+{
+        int status;
+        pid_t pid = fork();
+
+        if (pid == 0) {
+                Fixture fx;
+
+                n_hits = 0;
+                fixture_ring(&fx, 8);
+                fixture_link(&fx, 7, RING_BACKPRESSURE);
+                must(fx_send(&fx, 1));
+                must(fx_take(&fx, 0, NULL) != 1);
+                _exit((int)n_hits);
+        }
+        cr_assert_eq(waitpid(pid, &status, 0), pid);
+        cr_assert(WIFEXITED(status));
+        return (unsigned)WEXITSTATUS(status);
+}
+
+/* Some kernels let a child die of it. */
+Test(probe_sites, a_child_of_a_process_that_was_told_of_is_not)
+{
+        Fixture fx;
+
+        attach();
+        cr_assert_eq(hits_of_a_child(), 2, "whose parent has reached no site");
+        fixture_ring(&fx, 8);
+        fixture_link(&fx, 7, RING_BACKPRESSURE);
+        must(fx_send(&fx, 1));
+        cr_assert_eq(n_hits, 1);
+        cr_assert_eq(hits_of_a_child(), 0);
+        must(fx_send(&fx, 2));
+        cr_assert_eq(n_hits, 2);
         fixture_close(&fx);
 }
 
