@@ -41,13 +41,13 @@ static ssize_t read_file(const char *path, char *buffer, size_t size)
 }
 
 /* "123 (a b) S 1 ...": fields 14 and 15 are user and system time in ticks. */
-static bool parse_stat(char *text, char **ret_comm, char *ret_state, unsigned long long *ret_ticks)
+static bool parse_stat(char *text, char **ret_comm, char *ret_state, int *ret_ppid, unsigned long long *ret_ticks)
 {
         char *open_ = strchr(text, '('), *close_ = strrchr(text, ')');
         unsigned long long user, system;
 
         if (!open_ || !close_ || close_ < open_ ||
-                sscanf(close_ + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", ret_state, &user, &system) != 3)
+                sscanf(close_ + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", ret_state, ret_ppid, &user, &system) != 4)
                 return false;
         *close_ = '\0';
         *ret_comm = open_ + 1;
@@ -61,9 +61,10 @@ static json_t *look_at_process(Look *look, long pid)
         _cleanup_free_ char *clean = NULL;
         unsigned long long ticks, pages = 0;
         long long cpu_ms, memory;
+        int ppid;
 
         (void)snprintf(path, sizeof(path), "/proc/%ld/stat", pid);
-        if (read_file(path, text, sizeof(text)) <= 0 || !parse_stat(text, &comm, state, &ticks))
+        if (read_file(path, text, sizeof(text)) <= 0 || !parse_stat(text, &comm, state, &ppid, &ticks))
                 return NULL; /* gone meanwhile */
         clean = utf8_clean(comm, strlen(comm), NULL);
         cpu_ms = (long long)(ticks * 1000 / (unsigned long long)sysconf(_SC_CLK_TCK));
@@ -74,7 +75,7 @@ static json_t *look_at_process(Look *look, long pid)
         look->memory += memory;
         look->cpu_ms += cpu_ms;
         look->n++;
-        return json_pack("{sI ss ss sI sI}", "pid", (json_int_t)pid, "comm", clean ? clean : "?", "state", state, "memory",
+        return json_pack("{sI si ss ss sI sI}", "pid", (json_int_t)pid, "ppid", ppid, "comm", clean ? clean : "?", "state", state, "memory",
                 (json_int_t)memory, "cpu_ms", (json_int_t)cpu_ms);
 }
 
@@ -176,68 +177,104 @@ static _Noreturn void child(int fd, const char *const *paths, size_t n)
 
 /* ---- in the command */
 
-/* Everything until the child closes its end. The caller frees it; NULL at the deadline. */
-static char *read_answer(int fd, nsec_t deadline, size_t *ret_size)
+int usage_look_begin(UsageLook *ret, const char *const *paths, size_t n)
 {
-        size_t size = 0, room = 65536;
-        _cleanup_free_ char *text = malloc(room);
-
-        while (text) {
-                struct pollfd p = {.fd = fd, .events = POLLIN};
-                nsec_t now = clock_now();
-                ssize_t n;
-
-                if (now >= deadline)
-                        return NULL;
-                if (poll(&p, 1, nsec_poll_ms(deadline, now)) < 1)
-                        continue;
-                n = read(fd, text + size, room - size);
-                if (n < 0 && errno == EINTR)
-                        continue;
-                if (n <= 0)
-                        break;
-                size += (size_t)n;
-                if (size == room) {
-                        char *grown = room < ANSWER_MAX ? realloc(text, 2 * room) : NULL;
-
-                        if (!grown)
-                                return NULL;
-                        text = grown;
-                        room *= 2;
-                }
-        }
-        *ret_size = size;
-        return TAKE_PTR(text);
-}
-
-json_t *usage_read(const char *const *paths, size_t n, nsec_t deadline)
-{
-        _cleanup_free_ char *text = NULL;
-        json_t *all = NULL;
-        size_t size = 0;
         int pipe_fds[2];
         pid_t pid;
 
         (void)fflush(stdout); /* or the child has it, too */
         if (pipe2(pipe_fds, O_CLOEXEC) < 0)
-                return NULL;
+                return -errno;
         pid = fork();
         if (pid == 0) {
                 (void)fd_close(pipe_fds[0]);
                 child(pipe_fds[1], paths, n);
         }
         (void)fd_close(pipe_fds[1]);
-        if (pid > 0)
-                text = read_answer(pipe_fds[0], deadline, &size);
-        (void)fd_close(pipe_fds[0]);
-        if (text) {
-                (void)waitpid(pid, NULL, 0); /* it closed the pipe by ending */
-                all = json_loadb(text, size, 0, NULL);
-        } else if (pid > 0) {
-                (void)kill(pid, SIGKILL); /* our own child, not reaped: the number is its */
+        if (pid < 0 || fcntl(pipe_fds[0], F_SETFL, O_NONBLOCK) < 0) {
+                int r = -errno;
+
+                (void)fd_close(pipe_fds[0]); /* the child, if there is one, ends by it */
+                return r;
         }
-        if (json_is_array(all) && json_array_size(all) == n)
-                return all;
+        *ret = (UsageLook){.pid = pid, .fd = pipe_fds[0], .n = n};
+        return 0;
+}
+
+static bool grow(UsageLook *look)
+{
+        size_t room = look->room ? 2 * look->room : 65536;
+        char *grown;
+
+        if (look->size < look->room)
+                return true;
+        grown = room <= ANSWER_MAX ? realloc(look->text, room) : NULL;
+        if (!grown)
+                return false;
+        look->text = grown;
+        look->room = room;
+        return true;
+}
+
+static int parse_answer(UsageLook *look, json_t **ret)
+{
+        json_t *all = json_loadb(look->text, look->size, 0, NULL);
+
+        (void)waitpid(look->pid, NULL, 0); /* it closed the pipe by ending */
+        look->pid = 0;
+        if (json_is_array(all) && json_array_size(all) == look->n) {
+                *ret = all;
+                return 0;
+        }
         json_decref(all);
-        return NULL;
+        return -EBADMSG;
+}
+
+int usage_look_read(UsageLook *look, json_t **ret)
+{
+        while (grow(look)) {
+                ssize_t n = read(look->fd, look->text + look->size, look->room - look->size);
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0 && errno == EAGAIN)
+                        return USAGE_E_AGAIN;
+                if (n <= 0)
+                        return parse_answer(look, ret);
+                look->size += (size_t)n;
+        }
+        return -EBADMSG;
+}
+
+pid_t usage_look_done(UsageLook *look)
+{
+        pid_t left = 0;
+
+        if (look->pid > 0) {
+                (void)kill(look->pid, SIGKILL); /* our own child, not reaped: the number is its */
+                left = waitpid(look->pid, NULL, WNOHANG) == 0 ? look->pid : 0;
+        }
+        (void)fd_close(look->fd);
+        free(look->text);
+        *look = USAGE_LOOK_NULL;
+        return left;
+}
+
+json_t *usage_read(const char *const *paths, size_t n, nsec_t deadline)
+{
+        UsageLook look = USAGE_LOOK_NULL;
+        json_t *all = NULL;
+        int r = usage_look_begin(&look, paths, n);
+
+        while (!r && (r = usage_look_read(&look, &all)) == USAGE_E_AGAIN) {
+                struct pollfd p = {.fd = look.fd, .events = POLLIN};
+                nsec_t now = clock_now();
+
+                if (now >= deadline)
+                        break;
+                (void)poll(&p, 1, nsec_poll_ms(deadline, now));
+                r = 0;
+        }
+        (void)usage_look_done(&look); /* who does not die at once is left to init */
+        return all;
 }
