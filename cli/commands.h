@@ -28,6 +28,7 @@ int cmd_node(int argc, char **argv);
 int cmd_pid(int argc, char **argv);
 int cmd_tail(int argc, char **argv);
 int cmd_logs(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 int cmd_events(int argc, char **argv);
 int cmd_wait(int argc, char **argv);
 int cmd_clean(int argc, char **argv);

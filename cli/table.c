@@ -213,6 +213,21 @@ const Command cli_commands[] = {
                 .main = cmd_logs,
         },
         {
+                .name = "top",
+                .synopsis = "[DATAFLOW ...] [--once [--json]] [--interval D]",
+                .summary = "nodes and links as they are now, again and again",
+                .details = "State, CPU, memory, pressure and restarts of each node; rate, depth of the queue, drops and age\n"
+                           "of the oldest message of each link. Key `h` has the keys, `q` leaves. Nodes are also shown when\n"
+                           "the supervisor does not answer, or is gone; what is not known is `-`.\n"
+                           "\n"
+                           "  --once               print one picture, after one interval, so that it has rates; exit status 5\n"
+                           "                       when the supervisor does not answer\n"
+                           "  --interval D         between two looks, 100ms to 1h, default 1s\n"
+                           "  --timeout D          how long a supervisor that says nothing is waited for, default 2s\n"
+                           "  --json               with --once: the same as JSON\n" SESSION_OPTIONS_HELP,
+                .main = cmd_top,
+        },
+        {
                 .name = "events",
                 .synopsis = "[NAME] [--json]",
                 .summary = "what happens from now on, until Ctrl-C",

@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/top-feed.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/procstat.h"
+#include "cli/print.h"
+#include "cli/session.h"
+
+#define PROC_MAX 65536 /* of /proc/stat: the lines of CPUs come first */
+
+/* ---- the host */
+
+static void look_at_host(TopHost *host, nsec_t now)
+{
+        static const char *const paths[_TOP_PRESSURE_MAX] = {
+                [TOP_CPU] = "/proc/pressure/cpu", [TOP_MEMORY] = "/proc/pressure/memory", [TOP_IO] = "/proc/pressure/io"};
+        static char stat[PROC_MAX];
+        char texts[_TOP_PRESSURE_MAX][512];
+        const char *pressure[_TOP_PRESSURE_MAX];
+        bool has_stat = procfs_read("/proc/stat", stat, sizeof(stat)) == 0;
+
+        for (int p = 0; p < _TOP_PRESSURE_MAX; p++)
+                pressure[p] = procfs_read(paths[p], texts[p], sizeof(texts[p])) == 0 ? texts[p] : NULL;
+        top_host_put(host, has_stat ? stat : NULL, pressure, now);
+}
+
+/* ---- children */
+
+void top_feed_leave(TopFeed *feed, pid_t pid)
+{
+        for (size_t i = 0; pid > 0 && i < ELEMENTSOF(feed->left); i++) {
+                if (feed->left[i] > 0)
+                        continue;
+                feed->left[i] = pid;
+                return;
+        }
+}
+
+static void reap(TopFeed *feed)
+{
+        for (size_t i = 0; i < ELEMENTSOF(feed->left); i++)
+                if (feed->left[i] > 0 && waitpid(feed->left[i], NULL, WNOHANG) != 0)
+                        feed->left[i] = 0;
+}
+
+/* As long as one hangs, another would hang beside it. */
+static bool some_are_left(const TopFeed *feed)
+{
+        for (size_t i = 0; i < ELEMENTSOF(feed->left); i++)
+                if (feed->left[i] > 0)
+                        return true;
+        return false;
+}
+
+/* ---- looking into cgroups */
+
+static void end_look(TopFeed *feed)
+{
+        top_feed_leave(feed, usage_look_done(&feed->look));
+        json_decref(feed->look_uuids);
+        feed->look_uuids = NULL;
+}
+
+static void begin_look(TopFeed *feed, const StatusView *view, nsec_t now)
+{
+        _cleanup_free_ const char **paths = calloc(view->n_dataflows + json_array_size(feed->model->dataflows) + 1, sizeof(*paths));
+        bool told = feed->usage_at && now < nsec_add(feed->usage_at, feed->model->fresh_span);
+        json_t *dataflow;
+        size_t n = 0, i;
+
+        if (!paths || feed->look.fd >= 0 || some_are_left(feed) || (told && !feed->always_look))
+                return;
+        feed->look_uuids = json_array();
+        for (i = 0; i < view->n_dataflows; i++) {
+                const struct status_dataflow *d = &view->dataflows[i];
+
+                if (d->state == STATUS_DATAFLOW_ENDED || !top_model_wants(feed->model, d->name, d->uuid, false))
+                        continue;
+                paths[n++] = d->cgroup;
+                (void)json_array_append_new(feed->look_uuids, json_string(d->uuid));
+        }
+        if (view->verdict == STATUS_VERDICT_NONE) { /* then it is known from the supervisor, or not at all */
+                json_array_foreach(feed->model->dataflows, i, dataflow) {
+                        paths[n++] = json_get_text(dataflow, "cgroup");
+                        (void)json_array_append(feed->look_uuids, json_object_get(dataflow, "uuid"));
+                }
+        }
+        feed->look_until = nsec_add(now, feed->patience);
+        if (n == 0 || json_array_size(feed->look_uuids) != n || usage_look_begin(&feed->look, paths, n))
+                end_look(feed);
+}
+
+static void take_look(TopFeed *feed, nsec_t now)
+{
+        _cleanup_(json_decrefp) json_t *all = NULL;
+        int r;
+        json_t *entry;
+        size_t i;
+
+        if (feed->look.fd < 0)
+                return;
+        r = usage_look_read(&feed->look, &all);
+        if (r == USAGE_E_AGAIN && now < feed->look_until)
+                return;
+        if (r == 0) {
+                json_decref(feed->seen_before);
+                feed->seen_before = feed->seen;
+                feed->seen_before_at = feed->seen_at;
+                feed->seen = json_object();
+                feed->seen_at = now;
+                json_array_foreach(all, i, entry) {
+                        const char *uuid = json_string_value(json_array_get(feed->look_uuids, i));
+
+                        if (!uuid)
+                                continue;
+                        (void)json_object_set(feed->seen, uuid, entry);
+                        top_model_put_look(feed->model, uuid, entry, now);
+                }
+        }
+        end_look(feed);
+}
+
+/* ---- asking the supervisor */
+
+static void fall_silent(TopFeed *feed, int r, nsec_t now)
+{
+        client_done(&feed->control);
+        feed->asked = NULL;
+        feed->no_usage = false; /* the next one may be another */
+        top_model_put_silence(feed->model, r < 0 ? strerrordesc_np(-r) : client_explain(r), now);
+}
+
+static void ask(TopFeed *feed, const char *method, json_t *take_parameters, nsec_t now)
+{
+        int r = 0;
+
+        if (feed->control.fd < 0)
+                r = client_connect(&feed->control, feed->runtime_dir, now); /* not waiting for room in its backlog */
+        if (r)
+                json_decref(take_parameters);
+        else
+                r = client_send(&feed->control, method, false, take_parameters, now);
+        if (r) {
+                fall_silent(feed, r, now);
+                return;
+        }
+        feed->asked = method;
+        feed->asked_until = nsec_add(now, feed->patience);
+}
+
+static int patience_ms(const TopFeed *feed)
+{
+        return (int)(feed->patience / NSEC_PER_MSEC);
+}
+
+/* One dataflow after the other. */
+static void ask_usage(TopFeed *feed, nsec_t now)
+{
+        json_t *uuid = json_array_get(feed->uuids, feed->next_usage);
+
+        if (!uuid || feed->no_usage)
+                return;
+        feed->next_usage++;
+        ask(feed, "Usage", json_pack("{sO si}", "dataflow", uuid, "timeout_ms", patience_ms(feed)), now);
+}
+
+/* Where there is a page it says whom to ask for; else all are, and those that are not wanted left out. */
+static void ask_status(TopFeed *feed, bool by_page, nsec_t now)
+{
+        json_t *parameters = json_pack("{sb si}", "links", 1, "timeout_ms", patience_ms(feed));
+
+        if (by_page)
+                (void)json_object_set(parameters, "names", feed->uuids);
+        ask(feed, "Status", parameters, now);
+}
+
+static void take_uuids(TopFeed *feed, json_t *take)
+{
+        json_decref(feed->uuids);
+        feed->uuids = take;
+        feed->next_usage = 0;
+}
+
+static void take_status(TopFeed *feed, const Reply *reply, nsec_t now)
+{
+        json_t *dataflows = json_object_get(reply->parameters, "dataflows"), *uuids = json_array(), *dataflow;
+        size_t i;
+
+        if (top_model_put_status(feed->model, dataflows, now)) {
+                json_decref(uuids);
+                fall_silent(feed, CLIENT_E_GARBAGE, now);
+                return;
+        }
+        json_array_foreach(dataflows, i, dataflow)
+                if (top_model_wants(feed->model, json_get_text(dataflow, "name"), json_get_text(dataflow, "uuid"),
+                            strcmp(json_get_text(dataflow, "state"), "ended") == 0) &&
+                        strcmp(json_get_text(dataflow, "state"), "ended") != 0)
+                        (void)json_array_append(uuids, json_object_get(dataflow, "uuid"));
+        take_uuids(feed, uuids);
+}
+
+static void take_reply(TopFeed *feed, const Reply *reply, nsec_t now)
+{
+        const char *asked = feed->asked ?: "";
+
+        feed->asked = NULL;
+        if (reply->continues || !asked[0]) {
+                fall_silent(feed, CLIENT_E_GARBAGE, now); /* nobody asked for that */
+                return;
+        }
+        if (reply->error && strcmp(asked, "Usage") == 0) {
+                feed->no_usage = strcmp(reply->error, "org.varlink.service.MethodNotFound") == 0;
+        } else if (reply->error) { /* a dataflow may have been forgotten meanwhile */
+                (void)snprintf(feed->refused, sizeof(feed->refused), "%s", reply->text[0] ? reply->text : reply->error);
+                (void)snprintf(feed->refused_name, sizeof(feed->refused_name), "%s", reply->error);
+                feed->model->daemon.silent_since = 0; /* it answers, after all */
+        } else if (strcmp(asked, "Usage") == 0) {
+                json_t *uuid = json_array_get(feed->uuids, feed->next_usage - 1);
+
+                top_model_put_usage(feed->model, json_string_value(uuid) ?: "", json_object_get(reply->parameters, "usage"), now);
+                feed->usage_at = now;
+        } else {
+                feed->refused[0] = feed->refused_name[0] = '\0';
+                take_status(feed, reply, now);
+        }
+        if (!feed->asked && feed->control.fd >= 0)
+                ask_usage(feed, now);
+}
+
+static void take_replies(TopFeed *feed, nsec_t now)
+{
+        for (unsigned i = 0; i < 16 && feed->control.fd >= 0; i++) {
+                Reply reply = {};
+                int r = client_read(&feed->control, &reply);
+
+                if (r == CLIENT_E_AGAIN)
+                        break;
+                if (r)
+                        fall_silent(feed, r, now);
+                else
+                        take_reply(feed, &reply, now);
+                reply_done(&reply);
+        }
+        if (feed->asked && now >= feed->asked_until)
+                fall_silent(feed, CLIENT_E_SILENT, now); /* an answer that is late must not be taken for another's */
+}
+
+/* ---- all of it */
+
+static json_t *wanted_uuids(const TopModel *model, const StatusView *view)
+{
+        json_t *uuids = json_array();
+
+        for (size_t i = 0; i < view->n_dataflows; i++) {
+                const struct status_dataflow *d = &view->dataflows[i];
+
+                if (top_model_wants(model, d->name, d->uuid, d->state == STATUS_DATAFLOW_ENDED))
+                        (void)json_array_append_new(uuids, json_string(d->uuid));
+        }
+        return uuids;
+}
+
+int top_feed_look(TopFeed *feed, nsec_t now)
+{
+        StatusView view = STATUS_VIEW_NULL;
+        bool by_page;
+        int r = status_view_load(&view, feed->runtime_dir, now);
+
+        if (!r)
+                r = top_model_put_page(feed->model, &view, now);
+        if (r) {
+                status_view_done(&view);
+                return error_fold(r);
+        }
+        reap(feed);
+        look_at_host(&feed->model->host, now);
+        begin_look(feed, &view, now);
+        by_page = view.verdict != STATUS_VERDICT_NONE;
+        if (!feed->asked) {
+                if (by_page)
+                        take_uuids(feed, wanted_uuids(feed->model, &view));
+                ask_status(feed, by_page, now);
+        }
+        status_view_done(&view);
+        return 0;
+}
+
+nsec_t top_feed_poll(const TopFeed *feed, struct pollfd p[static _TOP_FEED_POLL_MAX])
+{
+        nsec_t until = NSEC_NEVER;
+
+        p[TOP_FEED_CONTROL] = (struct pollfd){.fd = feed->control.fd, .events = POLLIN};
+        p[TOP_FEED_LOOK] = (struct pollfd){.fd = feed->look.fd, .events = POLLIN};
+        if (feed->asked)
+                until = feed->asked_until;
+        if (feed->look.fd >= 0)
+                until = MIN(until, feed->look_until);
+        return until;
+}
+
+void top_feed_take(TopFeed *feed, nsec_t now)
+{
+        take_replies(feed, now);
+        take_look(feed, now);
+}
+
+bool top_feed_is_done(const TopFeed *feed)
+{
+        return !feed->asked && feed->look.fd < 0;
+}
+
+void top_feed_done(TopFeed *feed)
+{
+        end_look(feed);
+        client_done(&feed->control);
+        json_decref(feed->uuids);
+        json_decref(feed->seen);
+        json_decref(feed->seen_before);
+        reap(feed); /* who still hangs is left to init */
+        *feed = TOP_FEED_NULL;
+}
