@@ -37,4 +37,18 @@ void ring_observer_rewind(RingObserver *o, uint64_t n);
 int ring_observer_copy(RingObserver *o, struct ring_descriptor *ret_d, uint64_t *ret_index, void *buf,
         size_t buf_size);
 
+typedef struct RingGlance {
+        void *payload; /* its first bytes */
+        size_t payload_size;
+        void *meta;
+        size_t meta_size;
+} RingGlance;
+
+/* ring_observer_glance() - the same, of a large message only what is wanted: the beginning of its payload, and its metadata; each as far as
+ * it fits. */
+int ring_observer_glance(RingObserver *o, struct ring_descriptor *ret_d, uint64_t *ret_index, const RingGlance *to);
+
+/* ring_observer_again() - the message that was passed over because of RING_E_SEGMENT is wanted after all: that segment is attached now. */
+void ring_observer_again(RingObserver *o);
+
 #endif

@@ -671,6 +671,49 @@ Test(segments, chunks_in_use_keep_their_order_when_a_segment_is_added)
         fixture_close(&fx);
 }
 
+Test(observer, looks_at_the_beginning_of_a_payload_and_at_the_metadata_behind_it)
+{
+        const PoolClass class = {4096, 4};
+        uint8_t payload[1000], meta[] = "metadata", first[8], small[4], found[64];
+        RingGlance to = {.payload = first, .payload_size = sizeof(first), .meta = found, .meta_size = sizeof(found)};
+        RingPost post = {.payload = payload, .payload_len = 997, .meta = meta, .meta_len = sizeof(meta)};
+        PoolChunk chunk = POOL_CHUNK_INIT;
+        struct ring_descriptor d;
+        RingObserver o;
+        Fixture fx;
+        uint64_t i;
+
+        memset(payload, 0x5a, sizeof(payload));
+        fixture_ring(&fx, 8);
+        fixture_pool(&fx, &class, 1);
+        must(ring_observer_init(&o, &fx.ring.ro));
+        must(ring_writer_alloc(fx.w, 1100, &chunk, NULL));
+        memcpy(chunk.data, payload, sizeof(payload));
+        must(ring_writer_publish(fx.w, &post, &chunk, NULL));
+        post.payload_len = 5;
+        must(ring_writer_publish(fx.w, &post, NULL, NULL));
+        (void)ring_writer_flush(fx.w);
+
+        cr_assert_eq(ring_observer_glance(&o, &d, &i, &to), RING_E_SEGMENT);
+        must(ring_observer_add_segment(&o, 0, &fx.pool.ro));
+        ring_observer_again(&o);
+        must(ring_observer_glance(&o, &d, &i, &to));
+        cr_assert_eq(i, 0, "the message that could not be read before");
+        cr_assert_eq(d.payload_len, 997);
+        cr_assert_eq(memcmp(first, payload, sizeof(first)), 0);
+        cr_assert_eq(memcmp(found, meta, sizeof(meta)), 0);
+
+        to = (RingGlance){.payload = first, .payload_size = sizeof(first), .meta = small, .meta_size = sizeof(small)};
+        memset(first, 0, sizeof(first));
+        must(ring_observer_glance(&o, &d, &i, &to));
+        cr_assert_eq(i, 1, "and one in the slot");
+        cr_assert_eq(memcmp(first, "ZZZZZ\0\0", 8), 0);
+        cr_assert_eq(memcmp(small, meta, sizeof(small)), 0, "as far as it fits");
+        cr_assert_eq(o.missed, 0);
+        cr_assert_eq(ring_observer_glance(&o, &d, &i, &to), RING_E_EMPTY);
+        fixture_close(&fx);
+}
+
 Test(observer, sees_what_is_whole_and_counts_what_has_passed)
 {
         const PoolClass class = {64, 4};
