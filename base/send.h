@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define SEND_MAX_FDS 8
+#define SEND_MAX_FDS 24
 
 /* As sendmsg(2), with MSG_NOSIGNAL. @fds stay the caller's; more than SEND_MAX_FDS: EINVAL. */
 static inline ssize_t send_message(int sock, const void *data, size_t size, const int *fds, size_t n_fds, int flags)

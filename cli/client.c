@@ -73,11 +73,24 @@ int client_connect(Client *ret, const char *runtime_dir, nsec_t deadline)
         return 0;
 }
 
+int client_take_fd(Client *client, size_t i)
+{
+        return i < client->n_fds ? TAKE_FD(client->fds[i]) : -1;
+}
+
+void client_drop_fds(Client *client)
+{
+        for (size_t i = 0; i < client->n_fds; i++)
+                (void)fd_close(client->fds[i]);
+        client->n_fds = 0;
+}
+
 void client_done(Client *client)
 {
+        client_drop_fds(client);
         client->fd = fd_close(client->fd);
         free(client->in);
-        *client = CLIENT_NULL;
+        *client = (Client){.fd = -1, .wants_fds = client->wants_fds};
 }
 
 /* ---- calls */
@@ -194,6 +207,38 @@ static int in_reserve(Client *client)
         return 0;
 }
 
+static void keep_fds(Client *client, struct msghdr *mh)
+{
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(mh); c; c = CMSG_NXTHDR(mh, c)) {
+                size_t n = c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
+
+                for (size_t i = 0; i < n; i++) {
+                        int fd;
+
+                        memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
+                        if (client->n_fds < CLIENT_MAX_FDS)
+                                client->fds[client->n_fds++] = fd;
+                        else
+                                (void)fd_close(fd);
+                }
+        }
+}
+
+static ssize_t receive_some(Client *client, char *data, size_t size)
+{
+        char control[CMSG_SPACE(CLIENT_MAX_FDS * sizeof(int))] __attribute__((aligned(8)));
+        struct iovec iov = {data, size};
+        struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+        ssize_t n;
+
+        if (!client->wants_fds)
+                return receive_bytes(client->fd, data, size, MSG_DONTWAIT);
+        n = receive_message(client->fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        if (n >= 0)
+                keep_fds(client, &mh);
+        return n;
+}
+
 int client_read(Client *client, Reply *ret)
 {
         ssize_t n;
@@ -209,7 +254,7 @@ int client_read(Client *client, Reply *ret)
                 r = in_reserve(client);
                 if (r)
                         return r;
-                n = receive_bytes(client->fd, client->in + client->in_size, client->in_room - client->in_size, MSG_DONTWAIT);
+                n = receive_some(client, client->in + client->in_size, client->in_room - client->in_size);
                 if (n < 0)
                         return errno == EAGAIN || errno == EINTR ? CLIENT_E_AGAIN : CLIENT_E_CLOSED;
                 if (n == 0)

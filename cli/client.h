@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 
+#define CLIENT_MAX_FDS   24
 #define CLIENT_REPLY_MAX (16u << 20) /* bytes of one reply: a status lists every node */
 
 enum {
@@ -32,6 +33,11 @@ typedef struct Client {
         int fd; /* -1: not connected */
         char *in;
         size_t in_size, in_room, in_seen; /* no frame ends in the first in_seen bytes */
+
+        /* Descriptors that came with a reply, for who sets wants_fds; without, the kernel drops them. Owned; one reply's at a time. */
+        bool wants_fds;
+        int fds[CLIENT_MAX_FDS];
+        size_t n_fds;
 } Client;
 
 #define CLIENT_NULL ((Client){.fd = -1})
@@ -68,6 +74,10 @@ int client_send(Client *client, const char *method, bool more, json_t *take_para
 
 /* client_read() - the next reply if it is there. Never blocks. 0, CLIENT_E_AGAIN, _CLOSED, _GARBAGE or a negative errno. */
 int client_read(Client *client, Reply *ret);
+
+/* client_take_fd() - descriptor number @i of the last reply, the caller's from now on; -1: there is none. client_drop_fds(): close the others. */
+int client_take_fd(Client *client, size_t i);
+void client_drop_fds(Client *client);
 
 /* client_explain() - what one of these codes says about the supervisor, for a person. Static. */
 const char *client_explain(int r);

@@ -154,6 +154,7 @@ int session_error_status(const char *error)
         } table[] = {
                 {"NoSuchDataflow", CLI_NO_SUCH},
                 {"NoSuchNode", CLI_NO_SUCH},
+                {"NoSuchOutput", CLI_NO_SUCH},
                 {"Ambiguous", CLI_USAGE},
                 {"Leftover", CLI_NOT_RUNNING},
                 {"NotRunning", CLI_NOT_RUNNING},

@@ -2,8 +2,10 @@
 #include "supervisor/control.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "base/cleanup.h"
@@ -33,7 +35,8 @@ struct Control {
         size_t out_size, out_room, out_sent;
         Timer reading_timer;
         bool reply_waits; /* among what the peer has not taken */
-        int send_fd;      /* goes with the next bytes */
+        int send_fds[SEND_MAX_FDS]; /* go with the next bytes */
+        size_t n_send_fds;
 
         bool busy;   /* a call is under way: one at a time */
         bool oneway; /* and wants no answer */
@@ -82,15 +85,23 @@ static void control_hang_up(Control *control)
 
 /* ---- out */
 
+/* Ours: sockets and regions that we made. */
+static void drop_fds(Control *control)
+{
+        for (size_t i = 0; i < control->n_send_fds; i++)
+                (void)fd_close(control->send_fds[i]);
+        control->n_send_fds = 0;
+}
+
 static ssize_t send_some(Control *control, const char *data, size_t size)
 {
         ssize_t n;
 
         do
-                n = send_message(control->fd, data, size, &control->send_fd, control->send_fd >= 0, MSG_DONTWAIT);
+                n = send_message(control->fd, data, size, control->send_fds, control->n_send_fds, MSG_DONTWAIT);
         while (n < 0 && errno == EINTR);
         if (n > 0)
-                control->send_fd = fd_close(control->send_fd); /* ours: a socket that we made */
+                drop_fds(control);
         return n;
 }
 
@@ -286,7 +297,9 @@ static void control_finish(Control *control, char *take_text)
         json_t *refusal;
 
         control->busy = control->oneway = false;
-        if (!oneway) {
+        if (oneway) {
+                drop_fds(control); /* or the next answer would have them */
+        } else {
                 control_confess(control, control->limits->replies_max);
                 control->n_dropped = 0; /* if it could not be said: the next call's stream is another one */
                 if (!take_text || control_put(control, take_text, strlen(take_text) + 1, control->limits->replies_max)) {
@@ -334,14 +347,23 @@ void control_error_text(Control *control, const char *error, const char *text)
 
 void control_send_fd(Control *control, int take_fd)
 {
-        control->send_fd = fd_close(control->send_fd);
-        control->send_fd = take_fd;
+        if (control->n_send_fds < SEND_MAX_FDS)
+                control->send_fds[control->n_send_fds++] = take_fd;
+        else
+                (void)fd_close(take_fd);
 }
 
 bool control_has_room(const Control *control)
 {
         return control->fd < 0 || (control->n_dropped == 0 && control->out_size - control->out_sent + CONTROL_ORDINARY_EVENT <=
                                                                       control->limits->events_max / 2);
+}
+
+bool control_is_read(const Control *control)
+{
+        int n = 0;
+
+        return control_flushed(control) && (control->fd < 0 || (ioctl(control->fd, SIOCOUTQ, &n) == 0 && n == 0));
 }
 
 bool control_flushed(const Control *control)
@@ -521,7 +543,7 @@ int control_new(Control **ret, Loop *loop, int take_fd, const ControlOps *ops, v
         if (!control)
                 return error_origin(-ENOMEM);
         *control = (Control){
-                .loop = loop, .fd = take_fd, .ops = ops, .owner = owner, .limits = limits, .quota = quota, .send_fd = -1};
+                .loop = loop, .fd = take_fd, .ops = ops, .owner = owner, .limits = limits, .quota = quota};
         r = source_add(loop, &control->source, take_fd, EPOLLIN | EPOLLRDHUP, SOURCE_CLIENTS, on_control_socket);
         if (r) {
                 free(control);
@@ -537,7 +559,7 @@ Control *control_free(Control *control)
                 return NULL;
         control_hang_up(control);
         job_cancel(&control->job);
-        control->send_fd = fd_close(control->send_fd);
+        drop_fds(control);
         free(control);
         return NULL;
 }

@@ -68,8 +68,11 @@ void control_reply_text(Control *control, char *take_text); /* the whole message
 void control_error(Control *control, const char *error, json_t *take_parameters);
 void control_error_text(Control *control, const char *error, const char *text);
 
-/* control_send_fd() - goes with the next bytes. */
+/* control_send_fd() - goes with the next bytes; several, up to SEND_MAX_FDS, go together. One that does not fit is closed. */
 void control_send_fd(Control *control, int take_fd);
+
+/* control_is_read() - the peer has taken all that was sent to it, out of the kernel's buffer, too. */
+bool control_is_read(const Control *control);
 
 /* control_has_room() - an event of ordinary size would not be dropped. */
 bool control_has_room(const Control *control);

@@ -143,6 +143,8 @@ json_t *describe_node(const Node *node, bool with_links)
         resources_describe(result, node->dataflow, node);
         if (result && with_links)
                 (void)json_object_set_new(result, "links", describe_links(node));
+        if (result && with_links && node->plan->n_outputs > 0)
+                (void)json_object_set_new(result, "outputs", describe_outputs(node));
         return result;
 }
 

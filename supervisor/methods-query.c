@@ -167,7 +167,7 @@ static bool status_step(Client *client)
                         if (call->node_at > 0)
                                 text_add_string(call, ",");
                         text_add_json(call, describe_node(&dataflow->nodes[call->node_at], call->links), false);
-                        n += call->links ? (unsigned)dataflow->nodes[call->node_at].plan->n_inputs : 0;
+                        n += call->links ? (unsigned)(dataflow->nodes[call->node_at].plan->n_inputs + dataflow->nodes[call->node_at].plan->n_outputs) : 0;
                         call->node_at++;
                 }
                 if (flow && call->node_at < dataflow->plan->n_nodes)

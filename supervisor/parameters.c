@@ -50,8 +50,11 @@ static const ParamInfo infos[_PARAM_MAX] = {
         [PARAM_NAMES] = INFO(names, TYPE_STRINGS, 1, NAME_LENGTH_MAX),
         [PARAM_NODE] = INFO(node, TYPE_STRING, 1, NAME_LENGTH_MAX),
         [PARAM_NODES] = INFO(nodes, TYPE_STRINGS, 1, NAME_LENGTH_MAX),
+        [PARAM_OUTPUT] = INFO(output, TYPE_STRING, 1, NAME_LENGTH_MAX),
         [PARAM_PLAN] = INFO(plan, TYPE_OBJECT, 0, 0),
         [PARAM_REPLACE] = INFO(replace, TYPE_BOOL, 0, 0),
+        [PARAM_RING] = INFO(ring, TYPE_INT, 0, INT64_MAX),
+        [PARAM_SEGMENTS] = INFO(segments, TYPE_INT, 0, INT_MAX),
         [PARAM_SIGNAL] = INFO(signal, TYPE_INT, 1, 64),
         [PARAM_STATE] = INFO(state, TYPE_STRING, 1, NAME_LENGTH_MAX),
         [PARAM_TIMEOUT_MS] = INFO(timeout_ms, TYPE_INT, 0, MS_MAX),
@@ -113,6 +116,8 @@ int parameters_parse(Parameters *ret, json_t *object, const uint8_t *takes, cons
 {
         Parameters parameters = {.budget_ms = PARAM_ABSENT,
                 .grace_ms = PARAM_ABSENT,
+                .ring = PARAM_ABSENT,
+                .segments = PARAM_ABSENT,
                 .signal = PARAM_ABSENT,
                 .timeout_ms = PARAM_ABSENT,
                 .umask = PARAM_ABSENT};

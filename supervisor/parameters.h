@@ -33,8 +33,11 @@ typedef enum ParamId {
         PARAM_NAMES,
         PARAM_NODE,
         PARAM_NODES,
+        PARAM_OUTPUT,
         PARAM_PLAN,
         PARAM_REPLACE,
+        PARAM_RING,
+        PARAM_SEGMENTS,
         PARAM_SIGNAL,
         PARAM_STATE,
         PARAM_TIMEOUT_MS,
@@ -48,10 +51,10 @@ typedef enum ParamId {
 #define PARAMS_MAX     16
 
 typedef struct Parameters { /* absent: NULL, false, PARAM_ABSENT */
-        const char *dataflow, *interface, *log_dir, *name, *node, *state, *wait;
+        const char *dataflow, *interface, *log_dir, *name, *node, *output, *state, *wait;
         json_t *environment, *limits, *names, *nodes, *plan;
         bool all, allow_unenforced_limits, despite_leftover, force, freeze, links, replace;
-        json_int_t budget_ms, grace_ms, signal, timeout_ms, umask;
+        json_int_t budget_ms, grace_ms, ring, segments, signal, timeout_ms, umask;
 } Parameters;
 
 /**

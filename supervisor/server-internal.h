@@ -126,7 +126,8 @@ struct Method {
 };
 
 /* The methods, by file; ended by one without a name. */
-extern const Method methods_service[], methods_query[], methods_start[], methods_stop[], methods_node[], methods_resources[], methods_stream[], methods_why[];
+extern const Method methods_service[], methods_query[], methods_start[], methods_stop[], methods_node[], methods_observe[], methods_resources[], methods_stream[],
+        methods_why[];
 
 /* server.c: answers. Each ends the call under way. */
 void client_reply(Client *client, json_t *take_parameters);
@@ -184,6 +185,7 @@ bool status_forget(Call *call, const Flow *flow);
 json_t *describe_dataflow(const Flow *flow, bool with_nodes);
 json_t *describe_node(const Node *node, bool with_links);
 json_t *describe_result(const Dataflow *dataflow);
+json_t *describe_outputs(const Node *node); /* methods-observe.c */
 const char *describe_result_word(const Dataflow *dataflow); /* NULL: has not ended */
 
 /* methods-stream.c: the tap of a flow's lines. */

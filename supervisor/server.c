@@ -35,6 +35,7 @@ static const struct {
         {CONTROL_INTERFACE, methods_start},
         {CONTROL_INTERFACE, methods_stop},
         {CONTROL_INTERFACE, methods_node},
+        {CONTROL_INTERFACE, methods_observe},
         {CONTROL_INTERFACE, methods_resources},
         {CONTROL_INTERFACE, methods_stream},
         {CONTROL_INTERFACE, methods_why},
