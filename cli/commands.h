@@ -37,6 +37,7 @@ int cmd_set_limit(int argc, char **argv);
 int cmd_why(int argc, char **argv);
 int cmd_freeze(int argc, char **argv);
 int cmd_thaw(int argc, char **argv);
+int cmd_topic(int argc, char **argv);
 int cmd_shell(int argc, char **argv);
 int cmd_validate(int argc, char **argv);
 int cmd_graph(int argc, char **argv);

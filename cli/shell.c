@@ -71,12 +71,12 @@ static void add_if(json_t *to, const char *candidate, const char *word)
                 (void)json_array_append_new(to, json_string(candidate));
 }
 
-/* Names of dataflows and of their nodes; asked once a line. */
-static json_t *names(void)
+/* Names of dataflows and of their nodes, or of their topics; asked once a line. */
+static json_t *names(bool topics)
 {
-        json_t *dataflow, *node;
+        json_t *dataflow, *node, *output;
         Reply reply = {};
-        size_t i, k;
+        size_t i, k, l;
 
         if (known_names)
                 return known_names;
@@ -84,14 +84,19 @@ static json_t *names(void)
         shell_session->timeout = COMPLETE_SPAN;
         shell_session->streaming = false;
         shell_session->json = true; /* no line about waiting in the middle of a line being edited */
-        if (session_try(shell_session, "Status", json_object(), &reply) == 0) {
+        if (session_try(shell_session, "Status", topics ? json_pack("{sb}", "links", 1) : json_object(), &reply) == 0) {
                 json_array_foreach(json_object_get(reply.parameters, "dataflows"), i, dataflow) {
                         const char *name = json_get_text(dataflow, "name");
 
-                        (void)json_array_append_new(known_names, json_string(name));
-                        json_array_foreach(json_object_get(dataflow, "nodes"), k, node)
-                                (void)json_array_append_new(
-                                        known_names, json_sprintf("%s:%s", name, json_get_text(node, "id")));
+                        if (!topics)
+                                (void)json_array_append_new(known_names, json_string(name));
+                        json_array_foreach(json_object_get(dataflow, "nodes"), k, node) {
+                                if (!topics)
+                                        (void)json_array_append_new(known_names, json_sprintf("%s:%s", name, json_get_text(node, "id")));
+                                json_array_foreach(topics ? json_object_get(node, "outputs") : NULL, l, output)
+                                        (void)json_array_append_new(known_names,
+                                                json_sprintf("%s:%s/%s", name, json_get_text(node, "id"), json_get_text(output, "output")));
+                        }
                 }
         }
         reply_done(&reply);
@@ -128,7 +133,7 @@ static void add_limits(json_t *to, const char *word)
 
 static json_t *complete(const char *before, const char *word)
 {
-        static const char *const verbs[] = {"list", "info", "stop", "restart", "signal"};
+        static const char *const verbs[] = {"list", "info", "stop", "restart", "signal"}, *const topic_verbs[] = {"list", "echo"};
         char first[32] = "", second[32] = "";
         json_t *matches, *name;
         size_t i;
@@ -151,10 +156,13 @@ static json_t *complete(const char *before, const char *word)
         } else if (strcmp(first, "node") == 0 && !second[0]) {
                 for (i = 0; i < ELEMENTSOF(verbs); i++)
                         add_if(matches, verbs[i], word);
+        } else if (strcmp(first, "topic") == 0 && !second[0]) {
+                for (i = 0; i < ELEMENTSOF(topic_verbs); i++)
+                        add_if(matches, topic_verbs[i], word);
         } else if (strcmp(first, "set-limit") == 0 && second[0]) {
                 add_limits(matches, word);
         } else {
-                json_array_foreach(names(), i, name)
+                json_array_foreach(names(strcmp(first, "topic") == 0 && strcmp(second, "list") != 0), i, name)
                         add_if(matches, json_string_value(name), word);
         }
         return matches;

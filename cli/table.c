@@ -310,6 +310,29 @@ const Command cli_commands[] = {
                 .main = cmd_thaw,
         },
         {
+                .name = "topic",
+                .synopsis = "list [DATAFLOW] | echo TOPIC... [-d DATAFLOW] [--json]",
+                .summary = "what the outputs of running dataflows send, without being waited for",
+                .details = "A topic is NODE/OUTPUT, or DATAFLOW:NODE/OUTPUT. Messages are read out of shared memory that only\n"
+                           "their sender can write: it costs the dataflow nothing, whether somebody looks or hangs. Needs\n"
+                           "the daemon, and no option of the dataflow. What comes faster than it can be read passes.\n"
+                           "\n"
+                           "  list                 topics, messages so far, how many a second, and who reads them\n"
+                           "  echo                 messages as they come, from now on: number, time, size, and text as\n"
+                           "                       text, anything else in hex; metadata. Until Ctrl-C, or until no more\n"
+                           "                       can come. A node that begins another life is followed\n"
+                           "\n"
+                           "  -d, --dataflow NAME  of which dataflow the topics are\n"
+                           "  -q, --quiet          list: names alone, at once\n"
+                           "  --count N            echo: end after N messages\n"
+                           "  --for D              echo: end after this time: 500ms, 10s, 1m\n"
+                           "  --last               echo: begin with the last message that was sent already\n"
+                           "  --bytes N            echo: show so much of a payload; default 4096, on a terminal 256, in hex 64\n"
+                           "  --raw                echo: nothing but the bytes of payloads, one after the other\n"
+                           "  --json               JSON: of list one object, of echo one a message\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_topic,
+        },
+        {
                 .name = "shell",
                 .synopsis = "[--runtime-dir DIR]",
                 .summary = "commands one after the other, with completion and history",

@@ -34,6 +34,13 @@ _tidegate() {
                 candidates=$(_tidegate_names "$dir")
             fi
             ;;
+        topic)
+            if [ "$COMP_CWORD" -eq 2 ]; then
+                candidates='list echo'
+            else
+                candidates=$(tidegate topic list -q --timeout 500ms ${dir:+--runtime-dir "$dir"} 2>/dev/null </dev/null)
+            fi
+            ;;
         status | stop | restart | pid | tail | logs | events | wait | clean | reset | set-limit | freeze | thaw)
             candidates=$(_tidegate_names "$dir")
             candidates+=$'\n'$(sed 's/:.*//' <<<"$candidates" | sort -u)

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.sanitized
 
 COMMANDS = [
     "run", "up", "down", "start", "stop", "restart", "list", "ps", "status", "node", "pid", "tail", "logs", "top", "events", "wait", "clean", "reset",
-    "set-limit", "why", "freeze", "thaw", "shell", "validate", "graph", "doctor", "audit", "bench", "version", "help",
+    "set-limit", "why", "freeze", "thaw", "topic", "shell", "validate", "graph", "doctor", "audit", "bench", "version", "help",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from supervisor import dataflow, node
 @pytest.fixture
 def complete(build, root, fake, tmp_path):
     """Candidates for a line with the cursor at its end."""
-    fake.dataflows = [dataflow("audio", node("camera"), node("plot")), dataflow("video", node("grab"))]
+    fake.dataflows = [dataflow("audio", node("camera"), node("plot")), dataflow("video", node("grab", outputs=[{"output": o, "closed": False} for o in ("image", "state")]))]
 
     def ask(line):
         script = f"""
@@ -43,6 +43,8 @@ def complete(build, root, fake, tmp_path):
         ("tidegate freeze audio:c", {"camera"}),
         ("tidegate why --f", {"--freeze"}),
         ("tidegate set-limit audio memory_", {"memory_max=", "memory_high=", "memory_swap_max="}),
+        ("tidegate topic ", {"list", "echo"}),
+        ("tidegate topic echo video:", {"grab/image", "grab/state"}),
         ("tidegate version ", set()),
     ],
 )

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topics: what outputs send, seen by whom nobody waits for."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+from client import Client
+from conftest import MARK, PYTHON, eventually
+from daemon import plan
+from survive import node, restarting
+
+
+@pytest.fixture
+def start(node_environment, traces):
+    def start(daemon, *nodes):
+        environment = [f"{name}={node_environment[name]}" for name in ("LD_LIBRARY_PATH", "PYTHONPATH")]
+        return daemon.call("Start", plan=plan(*nodes), environment=[*environment, f"{MARK}={traces.mark}"], grace_ms=1000, budget_ms=1000)["uuid"]
+
+    return start
+
+
+class Topic:
+    """`tidegate topic ...` that goes on while the test looks."""
+
+    def __init__(self, command, env):
+        self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def line(self):
+        return self.process.stdout.readline()
+
+    def json(self):
+        return json.loads(self.line())
+
+    def messages(self, n):
+        """That many, without what is said between them."""
+        found = []
+        while len(found) < n:
+            if "index" in (line := self.json()):
+                found.append(line)
+        return found
+
+    def finish(self):
+        out, _ = self.process.communicate(timeout=30)
+        return out
+
+
+@pytest.fixture
+def topic(build, node_environment, traces):
+    """Start `tidegate topic ARGS...` beside the daemon; ended with the test, and after a minute whatever happens."""
+    started = []
+
+    def start(daemon, *args):
+        command = ["timeout", "60", build / "bin/tidegate", "topic", *map(str, args), "--runtime-dir", daemon.runtime]
+        started.append(Topic(command, {**node_environment, MARK: traces.mark}))
+        return started[-1]
+
+    yield start
+    for t in started:
+        if t.process.poll() is None:
+            t.process.send_signal(signal.SIGCONT)
+            t.process.terminate()
+        t.process.communicate(timeout=30)
+
+
+def observe(daemon, output, node="beat", **parameters):
+    """The reply, and the descriptors beside it; the caller's."""
+    with Client(daemon.socket) as client:
+        client.send("Observe", dataflow="flow", node=node, output=output, **parameters)
+        data, fds, _, _ = socket.recv_fds(client.socket, 1 << 16, 32)
+        client.buffer = data
+        reply, _ = client.reply()
+        return reply["observed"], fds
+
+
+def beat(build, interval_us=2000, **keys):
+    return node("beat", [build / "tests/system/beat", interval_us], outputs=["out"], **keys)
+
+
+# What an observer gets
+
+# As the user that the argument names: what can be done with descriptors 10, 11, ...; each must fail.
+THIEF = """
+import fcntl, mmap, os, sys
+
+done = []
+
+def refused(what, do):
+    try:
+        do()
+    except (OSError, ValueError):
+        return
+    done.append(what)
+
+n = int(sys.argv[1])
+for fd in range(10, 10 + n):
+    own, size = f"/proc/self/fd/{fd}", os.fstat(fd).st_size
+    refused("write", lambda: os.write(fd, b"x"))
+    refused("pwrite", lambda: os.pwrite(fd, b"x", 200))
+    refused("truncate", lambda: os.ftruncate(fd, 0))
+    refused("allocate", lambda: os.posix_fallocate(fd, 0, size))
+    refused("map", lambda: mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE))
+    refused("chmod", lambda: os.fchmod(fd, 0o666))
+    refused("open", lambda: os.open(own, os.O_RDWR))
+    refused("open to truncate", lambda: os.open(own, os.O_WRONLY | os.O_TRUNC))
+    refused("chmod by path", lambda: os.chmod(own, 0o666))
+    mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ).close()
+print(*done)
+"""
+# Root opens it again. Even so not one byte can be written.
+ROOT = """
+import mmap, os, sys
+for fd in range(10, 10 + int(sys.argv[1])):
+    again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+    for what in (lambda: os.pwrite(again, b"x", 200), lambda: os.ftruncate(again, 0), lambda: mmap.mmap(again, 4096, mmap.MAP_SHARED, mmap.PROT_WRITE)):
+        try:
+            what()
+            print("written")
+        except PermissionError:
+            pass
+"""
+
+
+def with_fds(script, fds, **keys):
+    """Output of a Python program that has these as its descriptors 10, 11, ..."""
+    command = 'n=$#; i=10; for fd in "$@"; do eval "exec $i<&$fd"; i=$((i + 1)); done; exec "$PY" -c "$SCRIPT" "$n"'
+    env = {"PY": PYTHON, "SCRIPT": script}
+    p = subprocess.run(["bash", "-c", command, "bash", *map(str, fds)], pass_fds=fds, env=env, text=True, capture_output=True, timeout=30, cwd="/", **keys)
+    assert p.returncode == 0, p.stderr
+    return p.stdout.strip()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_what_an_observer_gets_can_be_written_by_nobody(start_daemon, start, build):
+    daemon = start_daemon()
+    start(daemon, beat(build))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    observed, fds = observe(daemon, "out")
+    try:
+        assert [(r["kind"], r["number"], r["fd"]) for r in observed["regions"]] == [("ring", 0, 0), ("pool", 0, 1)] and len(fds) == 2
+        assert [os.fstat(fd).st_size for fd in fds] == [r["size"] for r in observed["regions"]]
+        assert with_fds(THIEF, fds, user=65534, group=65534, extra_groups=[]) == ""
+        assert with_fds(ROOT, fds) == ""
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def test_what_is_known_is_not_sent_again_and_a_client_without_room_gets_the_reply_alone(start_daemon, start, build):
+    daemon = start_daemon()
+    start(daemon, beat(build))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    reply = daemon.call("Observe", dataflow="flow", node="beat", output="out")["observed"]  # received without room for descriptors
+    assert (reply["over"], reply["state"], reply["generation"], len(reply["regions"])) == (False, "running", 1, 2)
+    again, fds = observe(daemon, "out", ring=reply["ring"], segments=reply["segments"])
+    assert (again["regions"], fds, again["ring"]) == ([], [], reply["ring"])
+    with Client(daemon.socket) as client:  # descriptors that nobody takes are few
+        for _ in range(2):
+            client.send("Observe", dataflow="flow", node="beat", output="out")
+        assert len(client.receive()["parameters"]["observed"]["regions"]) == 2
+        assert client.receive()["error"].endswith(".QuotaExceeded")
+        for parameters, error in [({"output": "in"}, "NoSuchOutput"), ({"node": "x"}, "NoSuchNode"), ({"dataflow": "x"}, "NoSuchDataflow")]:
+            client.send("Observe", **{"dataflow": "flow", "node": "beat", "output": "out", **parameters})
+            assert client.receive()["error"].endswith(f".{error}")
+    daemon.call("RestartNode", dataflow="flow", node="beat")
+    anew, fds = observe(daemon, "out", ring=reply["ring"], segments=reply["segments"])
+    for fd in fds:
+        os.close(fd)
+    assert anew["ring"] != reply["ring"] and (anew["generation"], len(fds)) == (2, 2)
+    daemon.call("Stop", dataflow="flow")
+    with Client(daemon.socket) as client:
+        client.send("Observe", dataflow="flow", node="beat", output="out")
+        assert client.receive()["error"].endswith(".NotRunning")
+
+
+@pytest.mark.parametrize("consumer", [False, True])
+def test_an_observer_costs_a_producer_no_system_call(start_daemon, start, build, tmp_path, topic, consumer):
+    """The same producer, with a consumer that sleeps and has to be woken, is killed at its first message: so the test can tell."""
+    daemon, nodes = start_daemon(), build / "tests/system"
+    quiet = node("quiet", [nodes / "quiet", tmp_path / "gate", 4000], outputs=["out"])
+    start(daemon, quiet, *([node("tally", [nodes / "tally"], inputs=[("in", "quiet", "out")], wait="block")] if consumer else []))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    echo = [topic(daemon, "echo", "quiet/out", "--json") for _ in range(2)]
+    assert eventually(lambda: all("memfd:tidegate-ring" in open(f"/proc/{p}/maps").read() for e in echo for p in children(e.process.pid)), 20)
+    (tmp_path / "gate").touch()
+    assert eventually(lambda: daemon.status("flow")["nodes"][0]["state"] in ("stopped", "failed"), 30), daemon.output()
+    ended = daemon.status("flow")["nodes"][0]["exit"]
+    assert ended == ({"code": "signalled", "status": signal.SIGSYS} if consumer else {"code": "exited", "status": 0})
+    for e in echo if not consumer else ():
+        lines = [json.loads(line) for line in e.finish().splitlines()]
+        messages = [line for line in lines if "index" in line]
+        assert messages and sum(1 + m["passed"] for m in messages) <= 4000
+        assert [m["text"] for m in messages] == [str(m["index"]) for m in messages]
+
+
+def children(pid):
+    found = open(f"/proc/{pid}/task/{pid}/children").read().split()
+    return found or [pid]
+
+
+def test_an_observer_that_hangs_holds_up_nobody(start_daemon, start, build, tmp_path, topic):
+    daemon, nodes = start_daemon(), build / "tests/system"
+    start(daemon, beat(build, 1000), node("hear", [nodes / "hear"], inputs=[("in", "beat", "out")]))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    echo = topic(daemon, "echo", "beat/out")
+    first = int(echo.line().split()[1][1:])
+    (pid,) = children(echo.process.pid)
+
+    def counters():
+        (dataflow,) = daemon.call("Status", names=["flow"], links=True)["dataflows"]
+        return dataflow["nodes"][1]["links"][0]["counters"]
+
+    os.kill(int(pid), signal.SIGSTOP)
+    assert eventually(lambda: counters()["delivered"] > first + 200, 30), daemon.output()
+    assert counters()["dropped"] == {} and counters()["holds"] <= 1 and counters()["refused"] == 0
+    os.kill(int(pid), signal.SIGCONT)
+    while "passed before they could be read" not in (line := echo.line()):
+        assert line.startswith("beat/out #"), line
+    daemon.call("Stop", dataflow="flow")
+    assert echo.finish().splitlines()[-1] == "# beat/out: nothing more will come"
+
+
+# The commands
+
+
+def test_every_life_of_a_node_is_followed_and_what_was_missed_is_said(start_daemon, start, build, topic):
+    daemon = start_daemon()
+    start(daemon, beat(build, restart=restarting("always", delay=0.01)))
+    echo = topic(daemon, "echo", "beat/out", "--json", "--last")
+    before = echo.messages(5)
+    assert [m["text"] for m in before] == [f"0:{m['index']}" for m in before] and {m["generation"] for m in before} == {1}
+    assert all(b["index"] == a["index"] + 1 + b["passed"] for a, b in zip(before, before[1:]))
+    daemon.call("RestartNode", dataflow="flow", node="beat")
+    while (line := echo.json()).get("generation") == 1:
+        pass
+    assert "new life" in line["note"]
+    after = echo.messages(3)
+    assert after[0]["index"] == after[0]["passed"] and [m["text"] for m in after] == [f"1:{m['index']}" for m in after]
+
+
+LARGE = """
+import os, sys, time, tidegate
+node = tidegate.Node()
+for i in range(2):
+    while not os.path.exists(f"{sys.argv[1]}{i}"):
+        time.sleep(0.005)
+    node.send_output("out", bytes([i]) * (9 << 20), {"n": i, "name": "frame", "scale": 0.5, "box": [1, 2]})
+for event in node:
+    pass
+"""
+
+
+def test_memory_that_a_pool_has_grown_by_is_asked_for(start_daemon, start, build, tmp_path, topic):
+    daemon = start_daemon()
+    start(daemon, node("large", [PYTHON, "-c", LARGE, tmp_path / "gate"], outputs=["out"]))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    echo = topic(daemon, "echo", "large/out", "--json", "--bytes", 6, "--count", 2)
+    assert eventually(lambda: all("memfd:tidegate-ring" in open(f"/proc/{p}/maps").read() for p in children(echo.process.pid)), 20)
+    lines = []
+    for i in range(2):  # one at a time: without a reader the memory of the first is written again with the second
+        (tmp_path / f"gate{i}").touch()
+        lines.append(echo.json())
+    assert [(m["index"], m["size"], m["cut"], m["passed"]) for m in lines] == [(i, 9 << 20, True, 0) for i in range(2)]
+    assert [m["base64"] if "base64" in m else m["text"] for m in lines] == ["AAAAAAAA", "AQEBAQEB"]
+    assert lines[1]["metadata"] == {"n": 1, "name": "frame", "scale": 0.5, "box": [1, 2]}
+
+
+def test_list_tells_topics_their_readers_and_their_rate(start_daemon, start, build, tidegate):
+    daemon, nodes = start_daemon(), build / "tests/system"
+    start(daemon, beat(build), node("hear", [nodes / "hear"], inputs=[("in", "beat", "out"), ("more", "beat", "out")]), node("mute", [nodes / "quiet", "/nowhere", 1], outputs=["a/b"]))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    topics = json.loads(tidegate("topic", "list", "--json", "--runtime-dir", daemon.runtime).stdout)["topics"]
+    assert [(t["topic"], t["dataflow"], t["subscribers"], t["closed"]) for t in topics] == [
+        ("beat/out", "flow", ["hear/in", "hear/more"], False), ("mute/a/b", "flow", [], False)]  # fmt: skip
+    assert topics[0]["published"] > 0 and topics[0]["bytes"] >= 3 * topics[0]["published"] and 0 < topics[0]["rate_hz"] <= 1000
+    assert (topics[1]["published"], topics[1]["rate_hz"]) == (0, 0.0)
+    shown = tidegate("topic", "list", "flow", "--runtime-dir", daemon.runtime).stdout.splitlines()
+    assert len(shown) == 2 and shown[0].startswith("flow:beat/out ") and shown[0].endswith("-> hear/in, hear/more") and shown[1].endswith("0.0 Hz")
+
+
+def test_what_is_no_topic_is_said(start_daemon, start, build, tidegate):
+    daemon = start_daemon()
+    start(daemon, beat(build))
+    for args, status, words in [
+        (["echo", "beat/none"], 4, "node beat has no output none"),
+        (["echo", "nobody/out"], 4, "no such node"),
+        (["echo", "other:beat/out"], 4, "other"),
+        (["echo", "beat"], 2, "`beat` is no topic; say NODE/OUTPUT"),
+        (["echo"], 2, "needs a topic"),
+        (["echo", "flow:beat/out", "-d", "stream"], 2, "is no topic of stream"),
+        (["echo", "beat/out", "--count", "none"], 2, "--count"),
+        (["list", "--raw"], 2, "`topic list` has no such option: `--raw`"),
+        (["shout"], 2, "`shout` is none of list, echo"),
+        ([], 2, "say what to do"),
+    ]:
+        p = tidegate("topic", *args, "--runtime-dir", daemon.runtime) if args else tidegate("topic")
+        assert p.returncode == status and words in p.stderr and p.stdout == "", (args, p)
+    p = tidegate("topic", "echo", "beat/out", "--runtime-dir", daemon.runtime.parent / "nowhere")
+    assert p.returncode == 5
+
+
+def test_payloads_as_bytes_and_a_reader_that_leaves(start_daemon, start, build, topic, tidegate):
+    daemon = start_daemon()
+    start(daemon, beat(build))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    p = tidegate("topic", "echo", "flow:beat/out", "--raw", "--count", 2, "--runtime-dir", daemon.runtime)
+    assert p.returncode == 0 and p.stdout.startswith("0:") and p.stdout.count(":") == 2
+    echo = topic(daemon, "echo", "beat/out")
+    echo.line()
+    echo.process.stdout.close()
+    assert echo.process.wait(30) == 0
+    p = tidegate("topic", "echo", "beat/out", "--for", "200ms", "--runtime-dir", daemon.runtime)
+    assert p.returncode == 0 and p.stdout.startswith("beat/out #")
+
+
+def test_an_observer_reads_on_while_supervisors_change(start_daemon, start, build, topic):
+    daemon = start_daemon()
+    start(daemon, beat(build))
+    echo = topic(daemon, "echo", "beat/out", "--json")
+    first = echo.messages(1)[0]
+    before = daemon.supervisor()
+    os.kill(before, signal.SIGKILL)
+    assert eventually(lambda: daemon.supervisor() not in (None, before), 20), daemon.output()
+    daemon.wait_until_ready()
+    daemon.call("RestartNode", dataflow="flow", node="beat")
+    while (message := echo.messages(1)[0])["generation"] == 1:
+        assert message["index"] > first["index"]
+    assert message["text"].startswith("1:")
