@@ -19,6 +19,7 @@ const KeyTable keys_dataflow = {"dataflow", "the dataflow", (const Key[]){
         {"stuck_timeout",         KEY_ACCEPTED, NULL},
         {"resources",             KEY_ACCEPTED, NULL},
         {"placement",             KEY_ACCEPTED, NULL},
+        {"probes",                KEY_ACCEPTED, NULL},
         {"health_check_interval", KEY_IGNORED,  "nodes send no signs of life; those for which messages wait are looked at once a second"},
         {"communication",         KEY_IGNORED,  "messages always travel through shared memory"},
         {"daemon_config",         KEY_IGNORED,  "there is no such daemon"},
@@ -127,6 +128,12 @@ const KeyTable keys_io_max = {"ioMax", "an entry of io_max", (const Key[]){
         {"wiops",  KEY_ACCEPTED, NULL},
         {NULL}}};
 
+const KeyTable keys_probes = {"probesOptions", "probes", (const Key[]){
+        {"calls",  KEY_ACCEPTED, NULL},
+        {"budget", KEY_ACCEPTED, NULL},
+        {"queues", KEY_LATER,    "how many messages wait is counted without it: `tidegate status --links`"},
+        {NULL}}};
+
 const KeyTable keys_module_file = {"moduleFile", "a module file", (const Key[]){
         {"module", KEY_ACCEPTED, NULL},
         {"nodes",  KEY_ACCEPTED, NULL},
@@ -142,7 +149,7 @@ const KeyTable keys_module_header = {"moduleHeader", "module", (const Key[]){
 /* clang-format on */
 
 const KeyTable *const keys_all[] = {&keys_dataflow, &keys_debug, &keys_node, &keys_custom, &keys_input,
-        &keys_resources, &keys_io_max, &keys_module_file, &keys_module_header, NULL};
+        &keys_resources, &keys_io_max, &keys_probes, &keys_module_file, &keys_module_header, NULL};
 
 const Key *keys_find(const KeyTable *table, const char *name)
 {

@@ -172,6 +172,12 @@ typedef struct NodeSpec {
         LimitsSpec limits;
 } NodeSpec;
 
+/* Of the whole dataflow: what is to be counted of it while it runs. */
+typedef struct ProbesSpec {
+        bool calls;
+        double budget; /* percent of one CPU; 0: not said */
+} ProbesSpec;
+
 typedef struct FileSpec {
         const Source *source;
         bool broken; /* not even its nodes are known */
@@ -180,6 +186,7 @@ typedef struct FileSpec {
         uint64_t stuck_timeout_ns;
         PlaceWish placement;
         LimitsSpec limits; /* of the whole dataflow */
+        ProbesSpec probes;
         NodeSpec *nodes;
         size_t n_nodes;
         NodeSpec **by_id; /* sorted; those without an id left out */

@@ -536,6 +536,18 @@ static int plan_nodes(Planner *p, json_t *nodes)
         return 0;
 }
 
+/* Where there is something to count. */
+static int plan_probes(const ProbesSpec *probes, json_t *plan)
+{
+        json_t *object = probes->calls ? json_pack("{s:b}", "calls", 1) : NULL;
+
+        if (!probes->calls)
+                return 0;
+        if (!object || json_object_set_new(plan, "probes", object))
+                return error_origin(-ENOMEM);
+        return probes->budget > 0 && json_object_set_new(object, "budget", json_real(probes->budget)) ? error_origin(-ENOMEM) : 0;
+}
+
 int plan_build(const Expander *ex, const DescriptorOptions *options, const char *name, const char *file,
         const EnvList *env,
         json_t **ret)
@@ -554,6 +566,8 @@ int plan_build(const Expander *ex, const DescriptorOptions *options, const char 
         if (!plan)
                 return error_origin(-ENOMEM);
         r = plan_limits(&p, &ex->root->file->limits, ex->root->file->source, 0, plan);
+        if (!r)
+                r = plan_probes(&ex->root->file->probes, plan);
         if (r)
                 return error_fold(r);
         if (p.bytes > PLAN_BYTES_MAX || json_dumpb(plan, NULL, 0, JSON_COMPACT | JSON_SORT_KEYS) > PLAN_BYTES_MAX)

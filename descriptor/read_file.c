@@ -7,6 +7,8 @@
 #include "base/error.h"
 #include "descriptor/read.h"
 
+#define PROBES_BUDGET_MAX 10000 /* a hundred CPUs */
+
 static int node_compare(const void *a, const void *b)
 {
         const NodeSpec *x = *(NodeSpec *const *)a, *y = *(NodeSpec *const *)b;
@@ -75,6 +77,26 @@ static void read_debug(Reader *reader, const YamlNode *value)
                 read_bool(reader, yaml_get(value, "enable_debug_inspection", NULL), "enable_debug_inspection", &ignored);
 }
 
+/* "true", or a map: then what is not said is as with true. */
+static void read_probes(Reader *reader, const YamlNode *value, ProbesSpec *ret)
+{
+        const YamlNode *budget = value && value->kind == YAML_MAP ? yaml_get(value, "budget", NULL) : NULL;
+
+        if (!value)
+                return;
+        ret->calls = true;
+        if (value->kind != YAML_MAP) {
+                if (yaml_as_bool(value, &ret->calls) != 0)
+                        wrong_kind(reader, value, "probes", "true, false or a map {calls, budget}");
+                return;
+        }
+        if (!check_keys(reader, value, &keys_probes))
+                return;
+        read_bool(reader, yaml_get(value, "calls", NULL), "calls", &ret->calls);
+        if (budget && (yaml_as_double(budget, &ret->budget) || !(ret->budget > 0) || ret->budget > PROBES_BUDGET_MAX))
+                diagnostics_error(reader->diags, budget->span, "the budget of probes must be a percentage of one CPU, above 0 and up to %d", PROBES_BUDGET_MAX);
+}
+
 static int read_dataflow(Reader *reader, const YamlNode *root, FileSpec *file)
 {
         int r;
@@ -99,6 +121,7 @@ static int read_dataflow(Reader *reader, const YamlNode *root, FileSpec *file)
         read_on_failure(reader, yaml_get(root, "on_failure", NULL), &file->on_failure);
         read_stuck_timeout(reader, yaml_get(root, "stuck_timeout", NULL), &file->stuck_timeout_ns);
         read_placement(reader, yaml_get(root, "placement", NULL), &file->placement);
+        read_probes(reader, yaml_get(root, "probes", NULL), &file->probes);
         r = read_resources(reader, root, &file->limits);
         if (!r)
                 r = read_env(reader, yaml_get(root, "env", NULL), &file->env);

@@ -12,6 +12,7 @@ enum {                         /* what a type of record must have */
         PATH = 1u << 3,        /* text: absolute, or "" */
         ITEMS = 1u << 4,       /* one descriptor each */
         PID = 1u << 5,
+        HELPER = 1u << 6,      /* count: which */
 };
 
 typedef struct Rule {
@@ -35,7 +36,7 @@ static const Rule rules[] = {
         {GUARD_MSG_STORE, S, SLOT | ITEMS, 1, GUARD_MAX_ITEMS},
         {GUARD_MSG_UNSTORE, S, SLOT, 0, 0},
         {GUARD_MSG_FORGET, S, SLOT, 0, 0},
-        {GUARD_MSG_FORK_WITNESS, S, 0, 0, 0},
+        {GUARD_MSG_FORK_HELPER, S, HELPER, 0, 0},
         {GUARD_MSG_ASK, S, SLOT | INCARNATION, 0, 0},
         {GUARD_MSG_ASK_KILLED, S, SLOT | INCARNATION | NAME, 0, 0},
         {GUARD_MSG_FOUND, S, SLOT | PATH | PID, 2, 2},
@@ -59,8 +60,8 @@ static const Rule rules[] = {
         {GUARD_MSG_ENFORCING, G, 0, 0, 0},
         {GUARD_MSG_KILLED, G, SLOT | INCARNATION, 0, 0},
         {GUARD_MSG_FORGOTTEN, G, SLOT, 0, 0},
-        {GUARD_MSG_WITNESS, G, PID, 2, 2},
-        {GUARD_MSG_WITNESS_FAILED, G, 0, 0, 0},
+        {GUARD_MSG_HELPER, G, HELPER | PID, 2, 2},
+        {GUARD_MSG_HELPER_FAILED, G, HELPER, 0, 0},
         {GUARD_MSG_PING, G, 0, 0, 0},
         {GUARD_MSG_RELOAD, G, 0, 0, 0},
         {GUARD_MSG_DUMP, G, 0, 0, 0},
@@ -133,6 +134,8 @@ int guard_msg_check(GuardSender from, const struct guard_record *record, size_t 
         if ((flags & PATH) && !guard_path_is_good(record->text, sizeof(record->text)))
                 return -EPROTO;
         if ((flags & ITEMS) && !items_are_good(record, n_fds))
+                return -EPROTO;
+        if ((flags & HELPER) && record->count >= _GUARD_HELPER_MAX)
                 return -EPROTO;
         return (flags & PID) && record->pid <= 0 ? -EPROTO : 0;
 }

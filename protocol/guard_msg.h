@@ -39,7 +39,7 @@ typedef enum GuardMsgType {
         GUARD_MSG_STORE = 8,       /* node, generation, count items; fds: one an item. Kept for the next supervisor */
         GUARD_MSG_UNSTORE = 9,     /* slot, node, generation: close what was stored of it */
         GUARD_MSG_FORGET = 10,     /* slot: its dataflow has ended: close all that was stored of it. Answered by FORGOTTEN */
-        GUARD_MSG_FORK_WITNESS = 11, /* answered by WITNESS or WITNESS_FAILED. One that there was is killed */
+        GUARD_MSG_FORK_HELPER = 11, /* count: which (GuardHelper); node: a word for it. Answered by HELPER or HELPER_FAILED. One that there was is killed */
         GUARD_MSG_ASK = 12,        /* slot, node, generation: what became of it? Answered by ORPHAN_EXITED, when it has ended */
         GUARD_MSG_FOUND = 14,      /* slot, pid, text: its cgroup; fds: keeper socket, keeper's pidfd: a keeper of a daemon that died. Answered by SLOT */
         GUARD_MSG_PONG = 13,       /* the answer to PING: its loop turns */
@@ -69,8 +69,8 @@ typedef enum GuardMsgType {
                                        * to each supervisor that follows */
         GUARD_MSG_KILLED = 46,        /* slot, node, generation, count: processes that were there when the guard killed, 0 for none; at: when */
         GUARD_MSG_FORGOTTEN = 53,     /* slot, count, left: regions, and sockets and pipes, that are stored of it all the same */
-        GUARD_MSG_WITNESS = 54,       /* pid; fds: its socket (protocol/witness_msg.h), pidfd */
-        GUARD_MSG_WITNESS_FAILED = 55, /* error; ENOTSUP: there is no cgroup to leave */
+        GUARD_MSG_HELPER = 54,        /* count: which, pid; fds: its socket (protocol/witness_msg.h, protocol/prober_msg.h), pidfd */
+        GUARD_MSG_HELPER_FAILED = 55, /* count, error; ENOTSUP: nodes have no cgroup */
         GUARD_MSG_RELOAD = 42,        /* SIGHUP: the configuration was read anew. at: grace, until: kill budget, term: watchdog, as spans */
         GUARD_MSG_DUMP = 43,          /* SIGUSR1 */
         /* guard to client */
@@ -93,6 +93,12 @@ typedef enum GuardItemKind { /* what a stored descriptor is; index: of the outpu
 } GuardItemKind;
 
 #define GUARD_MAX_ITEMS 8
+
+typedef enum GuardHelper { /* programs beside tidegated that a supervisor has started; nobody's loss */
+        GUARD_HELPER_WITNESS, /* who leaves its cgroup */
+        GUARD_HELPER_PROBER,  /* loads a probe, hands it over, and ends; its word: how many places for nodes */
+        _GUARD_HELPER_MAX,
+} GuardHelper;
 
 struct guard_item {
         uint16_t kind; /* GuardItemKind */

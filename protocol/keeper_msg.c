@@ -338,6 +338,10 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 field_i32(c, &m->failed.error, 0, ERRNO_MAX);
                 field_str(c, &m->failed.text, KEEPER_MSG_TEXT_MAX);
                 break;
+        case KEEPER_MSG_HOME:
+                field_u64(c, &m->home.cgroup_id);
+                check(c, m->home.cgroup_id > 0);
+                break;
         case KEEPER_MSG_SPAWNED:
                 field_i32(c, &m->spawned.pid, 1, INT32_MAX);
                 field_cgroup_write(c, &m->spawned.cgroup_write);
@@ -471,6 +475,7 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_FROZEN] = {"FROZEN", true, true, true},
                 [KEEPER_MSG_USAGE] = {"USAGE", true, true, true},
                 [KEEPER_MSG_REFUSED] = {"REFUSED", true, true, false},
+                [KEEPER_MSG_HOME] = {"HOME", true, true, false},
                 [KEEPER_MSG_INCARNATION] = {"INCARNATION", true, true, false},
                 [KEEPER_MSG_RESUMED] = {"RESUMED", true, false, false},
                 [KEEPER_MSG_BEGUN] = {"BEGUN", true, false, false},

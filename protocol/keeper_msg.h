@@ -46,6 +46,8 @@
  * is first felt, now and then while that goes on, and before the EXITED and the EMPTY of an incarnation that has felt one. REFUSED comes
  * after SPAWNED: limits that could not be set, and that it runs without (lenient).
  *
+ * HOME comes before anybody is started in an incarnation's cgroup, or moved there, and again after its INCARNATION.
+ *
  * UNSHOWN may come before ENDED: so many lines of a node never reached the log stream of the last STREAM, which was full. NOTE may come at any time: something a person should read, once (logs cannot be written, a line was cut).
  *
  * Decoding is strict as for the node socket (protocol/node_msg.h). No I/O here.
@@ -110,6 +112,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_PLACED = 65,
         KEEPER_MSG_WHY_SAID = 68,
         KEEPER_MSG_MEASURED = 66,
+        KEEPER_MSG_HOME = 70,
 } KeeperMsgType;
 
 #define KEEPER_ESCAPED_ALONE (-1) /* it is not astray: nobody ends it */
@@ -367,6 +370,9 @@ typedef struct KeeperMsg {
                         KeeperUsage usage;
                         uint8_t again; /* said before: the answer to RESUME */
                 } usage;
+                struct { /* HOME */
+                        uint64_t cgroup_id; /* inode number of its directory, by which the kernel knows it */
+                } home;
                 struct { /* REFUSED */
                         const char *text; /* a line "KEY=reason" each */
                 } refused;

@@ -56,6 +56,13 @@ void dataflow_freezer_event(Dataflow *dataflow, const Node *node, bool frozen)
                                         frozen ? "every process stands still" : "every process runs again"));
 }
 
+void dataflow_probe_event(Dataflow *dataflow, const char *why)
+{
+        dataflow_emit(dataflow, json_pack("{ss ss}", "type", "probe-detached", "text", why));
+        if (!supervisor_is_private(dataflow->supervisor))
+                log_line("system calls of dataflow %s are not counted any more: %s", dataflow->plan->name, why);
+}
+
 void dataflow_escape_event(Dataflow *dataflow, const Node *node, int32_t pid, const char *comm, const char *from, const char *to, int signo)
 {
         const char *fate = signo == SIGKILL             ? "was killed there"

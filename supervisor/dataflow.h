@@ -20,6 +20,7 @@
 #include "supervisor/audit.h"
 #include "supervisor/node.h"
 #include "supervisor/usage.h"
+#include "supervisor/prober.h"
 
 typedef struct JournalEntry JournalEntry;
 typedef struct Placement Placement;
@@ -133,6 +134,7 @@ struct Dataflow {
         Timer order_timer;       /* a stop: when everybody is asked */
         Placement *placement; /* placer.c */
         Timer placement_timer;
+        ProbeWish probe; /* prober.c */
         Progress *progress;
         Timer progress_timer;
         Timer keeper_timer;   /* it has so long to do it */
@@ -239,6 +241,7 @@ void dataflow_verdict(Dataflow *dataflow, const Node *node);
 void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count);
 void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text); /* "stuck", "resumed" */
 void dataflow_freezer_event(Dataflow *dataflow, const Node *node, bool frozen); /* "frozen", "thawed"; @node NULL: all of it */
+void dataflow_probe_event(Dataflow *dataflow, const char *why); /* nothing of it is counted any more, which nobody has asked for */
 bool dataflow_has_frozen(const Dataflow *dataflow); /* some node stands still */
 /* A process has left the cgroup of its node for another; @signo: what it was sent for that, 0: it is killed with the node; or KEEPER_ESCAPED_*. */
 void dataflow_escape_event(Dataflow *dataflow, const Node *node, int32_t pid, const char *comm, const char *from, const char *to, int signo);

@@ -24,7 +24,7 @@
 #define GUARD_BACKOFF_MAX  (5 * NSEC_PER_SEC)
 #define GUARD_BACKOFF_CALM (10 * NSEC_PER_SEC)
 #define GUARD_LINGER_SPAN (4 * NSEC_PER_SEC) /* what a supervisor gets to leave once its instance was enforced; it may be stopped or wedged */
-#define GUARD_WITNESS_SPAN (200 * NSEC_PER_MSEC) /* what the witness gets to be gone, last of all */
+#define GUARD_HELPER_SPAN (200 * NSEC_PER_MSEC) /* what the helpers get to be gone, last of all */
 #define GUARD_REAP_SPAN (2 * NSEC_PER_SEC) /* what keepers get to flush and leave in order before they are killed */
 
 typedef struct Guard Guard;
@@ -178,9 +178,11 @@ struct Guard {
         bool client_gone;
         bool keepers_killed;
 
-        int witness_program;  /* found at the start, for no path is looked up in the loop; or a negative errno */
-        GuardProcess witness; /* what the supervisor had started last (guard-witness.c) */
-        bool witness_late;    /* it was killed, and waited for long enough */
+        struct {
+                int program;          /* found at the start, for no path is looked up in the loop; or a negative errno */
+                GuardProcess process; /* what the supervisor had started last */
+        } helpers[_GUARD_HELPER_MAX]; /* guard-helper.c */
+        bool helpers_late; /* they were killed, and waited for long enough */
 
         GuardProcess supervisor;
         int supervisor_fd;
@@ -238,10 +240,12 @@ int guard_open_instance_files(Guard *guard);
 void guard_reexec_order(Guard *guard); /* SIGUSR2 */
 bool guard_reexec_on_exit(Guard *guard, const siginfo_t *si); /* false: it was not the one that was asked */
 
-/* guard-witness.c: who sees nodes leave their cgroups; the supervisor's, and nobody's loss. */
-void guard_witness_find(Guard *guard); /* the program: looks at its path, before the loop */
-void guard_witness_start(Guard *guard); /* answers WITNESS or WITNESS_FAILED */
-bool guard_witness_on_exit(Guard *guard, const siginfo_t *si); /* false: it was not it */
+/* guard-helper.c: programs that load kernel probes; the supervisor's, and nobody's loss. */
+void guard_helpers_find(Guard *guard); /* the programs: looks at their paths, before the loop */
+void guard_helper_start(Guard *guard, GuardHelper which, uint32_t word); /* answers HELPER or HELPER_FAILED */
+bool guard_helper_on_exit(Guard *guard, const siginfo_t *si); /* false: it was none of them */
+void guard_helpers_kill(Guard *guard);
+bool guard_helpers_are_gone(const Guard *guard);
 
 /* guard-children.c */
 void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd);

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "supervisor/packet.h"
+#include "supervisor/prober.h"
 #include "supervisor/supervisor.h"
 #include "supervisor/witness.h"
 
@@ -125,9 +126,9 @@ void guard_fork_keeper_order(Supervisor *supervisor, uint32_t slot)
         guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_FORK_KEEPER, .slot = slot});
 }
 
-void guard_fork_witness_order(Supervisor *supervisor)
+void guard_fork_helper_order(Supervisor *supervisor, GuardHelper which, uint32_t word)
 {
-        guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_FORK_WITNESS});
+        guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_FORK_HELPER, .count = which, .node = word});
 }
 
 void guard_kill_keeper_order(Supervisor *supervisor, uint32_t slot)
@@ -184,9 +185,13 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 adopt_slot(supervisor, record, fds, n_fds);
         else if (record->type == GUARD_MSG_STORE_END)
                 adopt_store_end(supervisor);
-        else if (record->type == GUARD_MSG_WITNESS)
+        else if (record->type == GUARD_MSG_HELPER && record->count == GUARD_HELPER_PROBER)
+                prober_on_started(supervisor, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
+        else if (record->type == GUARD_MSG_HELPER)
                 witness_on_started(supervisor, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
-        else if (record->type == GUARD_MSG_WITNESS_FAILED)
+        else if (record->type == GUARD_MSG_HELPER_FAILED && record->count == GUARD_HELPER_PROBER)
+                prober_on_failed(supervisor, record->error);
+        else if (record->type == GUARD_MSG_HELPER_FAILED)
                 witness_on_failed(supervisor, record->error);
         else if (record->type == GUARD_MSG_DUMP)
                 supervisor_dump(supervisor);
@@ -274,5 +279,6 @@ int guard_link_open(Supervisor *supervisor, int take_fd)
         guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_HELLO});
         if (supervisor->n_dataflows > 0) /* to be adopted */
                 witness_want(supervisor);
+        prober_look(supervisor);
         return 0;
 }

@@ -259,8 +259,8 @@ static void on_supervisor_record(Guard *guard, const struct guard_record *record
                         guard_tell_supervisor(guard,
                                 (struct guard_record){.type = GUARD_MSG_KEEPER_FAILED, .slot = record->slot, .error = errno});
                 break;
-        case GUARD_MSG_FORK_WITNESS:
-                guard_witness_start(guard);
+        case GUARD_MSG_FORK_HELPER:
+                guard_helper_start(guard, (GuardHelper)record->count, record->node);
                 break;
         case GUARD_MSG_ESCROW:
                 guard_on_escrow(guard, record, guard->supervisor_fd);
@@ -355,6 +355,7 @@ static void on_supervisor_exit(Guard *guard, const siginfo_t *si)
         guard->supervisor.pidfd = fd_close(guard->supervisor.pidfd);
         source_remove(&guard->supervisor_source);
         guard->supervisor_fd = fd_close(guard->supervisor_fd);
+        guard_helpers_kill(guard); /* also one that stands still, and would not hear of it */
         if (guard->bye)
                 return;
         if (guard->options->daemon) {
@@ -404,7 +405,7 @@ static void on_child_reaped(Guard *guard, const siginfo_t *si)
                 guard_config_on_reader_exit(guard);
                 return;
         }
-        if (guard_reexec_on_exit(guard, si) || guard_witness_on_exit(guard, si))
+        if (guard_reexec_on_exit(guard, si) || guard_helper_on_exit(guard, si))
                 return;
         if (si->si_pid == guard->supervisor.pid) {
                 on_supervisor_exit(guard, si);
@@ -446,8 +447,9 @@ static void reap_own(Guard *guard)
 {
         if (guard->supervisor.pid > 0)
                 (void)reap_one(guard, P_PID, guard->supervisor.pid);
-        if (guard->witness.pid > 0)
-                (void)reap_one(guard, P_PID, guard->witness.pid);
+        for (unsigned i = 0; i < _GUARD_HELPER_MAX; i++)
+                if (guard->helpers[i].process.pid > 0)
+                        (void)reap_one(guard, P_PID, guard->helpers[i].process.pid);
         for (unsigned i = 0; i < GUARD_MAX_ENFORCERS; i++)
                 if (guard->enforcers[i].process.pid > 0)
                         (void)reap_one(guard, P_PID, guard->enforcers[i].process.pid);
@@ -542,13 +544,13 @@ static int guard_clean(Guard *guard)
         return guard_enforce(&slot->escrow, true);
 }
 
-/* It was killed when the keepers were to leave; in an unkillable sleep it must not hold us. */
-static int on_witness_late(Timer *timer, nsec_t now)
+/* They were killed when the keepers were to leave; in an unkillable sleep they must not hold us. */
+static int on_helpers_late(Timer *timer, nsec_t now)
 {
         Guard *guard = container_of(timer, Guard, phase_timer);
 
         (void)now;
-        guard->witness_late = true;
+        guard->helpers_late = true;
         guard_advance(guard);
         return 0;
 }
@@ -560,7 +562,7 @@ static void guard_advance(Guard *guard)
                 guard->state = GUARD_ENDING;
         if (guard->state == GUARD_ENDING && (guard->bye || guard_has_ended(guard))) {
                 guard->state = GUARD_REAPING;
-                guard_process_kill(&guard->witness);
+                guard_helpers_kill(guard);
                 timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_REAP_SPAN), on_keepers_late);
         }
         if (guard->state == GUARD_REAPING && !guard_has_keepers(guard)) {
@@ -571,10 +573,10 @@ static void guard_advance(Guard *guard)
                 return;
         }
         if (guard->state == GUARD_CLEANING && !guard_enforcing(guard)) {
-                if (guard->witness.pid == 0 || guard->witness_late)
+                if (guard_helpers_are_gone(guard) || guard->helpers_late)
                         loop_exit(&guard->loop, guard->n_left > 0 ? 3 : 0);
                 else if (!guard->phase_timer.loop)
-                        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_WITNESS_SPAN), on_witness_late);
+                        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_HELPER_SPAN), on_helpers_late);
         }
 }
 
@@ -587,7 +589,8 @@ static void guard_init(Guard *guard, const GuardOptions *options)
         guard->instance.base_fd = guard->instance.dir_fd = -1;
         guard->scope.dir_fd = guard->scope.holder_fd = -1;
         guard->signal_fd = guard->supervisor_fd = guard->notify_fd = -1;
-        guard->witness.pidfd = -1;
+        for (unsigned i = 0; i < _GUARD_HELPER_MAX; i++)
+                guard->helpers[i].process.pidfd = -1;
         guard->client_fd = options->client_fd;
         guard->client_pidfd = options->client_pidfd;
         for (unsigned i = 0; i < GUARD_MAX_SLOTS; i++)
@@ -736,6 +739,7 @@ void guard_give_up_supervisor(Guard *guard)
         guard->supervisor.pidfd = fd_close(guard->supervisor.pidfd);
         source_remove(&guard->supervisor_source);
         guard->supervisor_fd = fd_close(guard->supervisor_fd);
+        guard_helpers_kill(guard);
         guard->backoff = guard->loop.now - guard->supervisor_began > GUARD_BACKOFF_CALM ? 0 : MIN(MAX(2 * guard->backoff, GUARD_BACKOFF_MIN), GUARD_BACKOFF_MAX);
         timer_arm(&guard->loop, &guard->restart_timer, nsec_add(guard->loop.now, guard->backoff), on_restart);
 }
@@ -830,7 +834,7 @@ int guard_main(const GuardOptions *options)
                         return 1;
                 }
         }
-        guard_witness_find(&guard);
+        guard_helpers_find(&guard);
         r = guard_config_init(&guard);
         if (!r)
                 r = guard_setup(&guard);

@@ -34,6 +34,7 @@ static void report_incarnation(Incarnation *inc, nsec_t asked)
         msg.incarnation.frozen = inc->limits.frozen;
         msg.incarnation.refused = inc->refused;
         keeper_report(inc->keeper, &msg, fd);
+        incarnation_report_home(inc);
         watch_again(&inc->limits);
 }
 

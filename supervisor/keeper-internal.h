@@ -260,6 +260,7 @@ bool incarnations_over(const Keeper *k);     /* all of them */
 void incarnation_reap(Incarnation *inc);
 bool incarnations_starting(const Keeper *k); /* any start under way that was not given up */
 void incarnation_look_again(Incarnation *inc); /* has it become empty? */
+void incarnation_report_home(Incarnation *inc); /* where it lives, if it has a cgroup */
 void incarnation_report_empty(Incarnation *inc, bool removed);
 void incarnation_killed(Incarnation *inc, uint32_t n, nsec_t at); /* n in all were found and killed, from then on; 0: nobody */
 void incarnation_watch(Incarnation *inc, KeeperSource *source, int fd, uint32_t events, KeeperSourceEvent on_event); /* or _exit(): nobody would hear of it */

@@ -329,6 +329,12 @@ static int on_leader_exit(Source *source, uint32_t revents)
         return 0;
 }
 
+static void on_home(Node *node, const KeeperMsg *msg)
+{
+        node->cgroup_id = msg->home.cgroup_id;
+        prober_node_home(node);
+}
+
 static void on_spawned(Node *node, const KeeperMsg *msg, int *fds)
 {
         node->spawned = true;
@@ -417,6 +423,9 @@ static void on_node_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         if (!node || msg->generation != node->generation)
                 return; /* about an incarnation that is over */
         switch (msg->type) {
+        case KEEPER_MSG_HOME:
+                on_home(node, msg);
+                break;
         case KEEPER_MSG_SPAWNED:
                 on_spawned(node, msg, fds);
                 break;
@@ -529,6 +538,10 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         }
         if (dataflow->adopting && msg->type == KEEPER_MSG_USAGE && msg->usage.again) {
                 on_resources_report(dataflow, msg); /* a part of what RESUME is answered with */
+                return;
+        }
+        if (dataflow->adopting && msg->type == KEEPER_MSG_HOME) { /* likewise */
+                on_node_report(dataflow, msg, fds);
                 return;
         }
         if (dataflow->adopting && msg->type != KEEPER_MSG_BEGUN && msg->type != KEEPER_MSG_FAILED)

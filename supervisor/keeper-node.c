@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -45,6 +46,17 @@ static Incarnation *incarnation_free(Incarnation *inc)
 KeeperMsg incarnation_about(const Incarnation *inc, KeeperMsgType type)
 {
         return (KeeperMsg){.type = type, .node = inc->entry->node, .generation = inc->generation};
+}
+
+void incarnation_report_home(Incarnation *inc)
+{
+        KeeperMsg msg = incarnation_about(inc, KEEPER_MSG_HOME);
+        struct stat st;
+
+        if (inc->cgroup_fd < 0 || !enforcer_has_cgroup(inc->keeper->enforcer) || fstat(inc->cgroup_fd, &st) < 0)
+                return;
+        msg.home.cgroup_id = st.st_ino;
+        keeper_report(inc->keeper, &msg, -1);
 }
 
 /* A leader that left its cgroup is still ours, and is known by its pidfd. */

@@ -190,6 +190,7 @@ void spawn_job_place_made(Job *job)
         inc->cgroup_fd = TAKE_FD(j->cgroup_fd);
         inc->events_fd = TAKE_FD(j->events_fd);
         incarnation_watch_events(inc);
+        incarnation_report_home(inc);
         watch_begin(&inc->limits, inc->cgroup_fd, j->limits);
 }
 

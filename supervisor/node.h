@@ -135,6 +135,7 @@ struct Node {
         bool inputs_closed; /* every link that feeds it has ended */
         int32_t pid, exit_code, exit_status; /* exit_*: as siginfo's si_code and si_status */
         KeeperCgroupWrite cgroup_write;
+        uint64_t cgroup_id;   /* inode number of its directory; 0: not known, or none */
         int pidfd;
         Source pid_source;
         nsec_t started_at;
@@ -155,6 +156,7 @@ struct Node {
         uint64_t *resume_at; /* per input: where the next incarnation begins to read */
 
         /* across incarnations */
+        uint32_t probe_place; /* prober.c: number + 1, of this or the last life; 0: none */
         NodeEnd end;
         NodeRung rung;
         NodeLadder ladder;

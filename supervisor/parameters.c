@@ -15,6 +15,7 @@
 typedef enum ParamType {
         TYPE_BOOL,
         TYPE_INT,
+        TYPE_SHARE, /* of one CPU: above 0, up to 100 */
         TYPE_STRING,
         TYPE_STRINGS,
         TYPE_OBJECT,
@@ -35,7 +36,9 @@ typedef struct ParamInfo {
 static const ParamInfo infos[_PARAM_MAX] = {
         [PARAM_ALL] = INFO(all, TYPE_BOOL, 0, 0),
         [PARAM_ALLOW_UNENFORCED] = INFO(allow_unenforced_limits, TYPE_BOOL, 0, 0),
+        [PARAM_BUDGET] = INFO(budget, TYPE_SHARE, 0, 0),
         [PARAM_BUDGET_MS] = INFO(budget_ms, TYPE_INT, 0, MS_MAX),
+        [PARAM_CALLS] = INFO(calls, TYPE_BOOL, 0, 0),
         [PARAM_DATAFLOW] = INFO(dataflow, TYPE_STRING, 1, NAME_LENGTH_MAX),
         [PARAM_DESPITE_LEFTOVER] = INFO(despite_leftover, TYPE_BOOL, 0, 0),
         [PARAM_ENVIRONMENT] = INFO(environment, TYPE_STRINGS, 0, INT_MAX),
@@ -43,6 +46,7 @@ static const ParamInfo infos[_PARAM_MAX] = {
         [PARAM_FREEZE] = INFO(freeze, TYPE_BOOL, 0, 0),
         [PARAM_GRACE_MS] = INFO(grace_ms, TYPE_INT, 0, MS_MAX),
         [PARAM_INTERFACE] = INFO(interface, TYPE_STRING, 0, NAME_LENGTH_MAX),
+        [PARAM_INTERVAL_MS] = INFO(interval_ms, TYPE_INT, 100, 3600 * 1000),
         [PARAM_LIMITS] = INFO(limits, TYPE_OBJECT, 0, 0),
         [PARAM_LINKS] = INFO(links, TYPE_BOOL, 0, 0),
         [PARAM_LOG_DIR] = INFO(log_dir, TYPE_STRING, 1, PATH_MAX - 64),
@@ -52,6 +56,7 @@ static const ParamInfo infos[_PARAM_MAX] = {
         [PARAM_NODES] = INFO(nodes, TYPE_STRINGS, 1, NAME_LENGTH_MAX),
         [PARAM_OUTPUT] = INFO(output, TYPE_STRING, 1, NAME_LENGTH_MAX),
         [PARAM_PLAN] = INFO(plan, TYPE_OBJECT, 0, 0),
+        [PARAM_QUEUES] = INFO(queues, TYPE_BOOL, 0, 0),
         [PARAM_REPLACE] = INFO(replace, TYPE_BOOL, 0, 0),
         [PARAM_RING] = INFO(ring, TYPE_INT, 0, INT64_MAX),
         [PARAM_SEGMENTS] = INFO(segments, TYPE_INT, 0, INT_MAX),
@@ -91,6 +96,9 @@ static bool take_value(const ParamInfo *info, json_t *value, Parameters *to)
         case TYPE_INT:
                 n = *(json_int_t *)field = json_integer_value(value);
                 return json_is_integer(value) && n >= info->min && n <= info->max;
+        case TYPE_SHARE:
+                *(double *)field = json_number_value(value);
+                return json_is_number(value) && json_number_value(value) > 0 && json_number_value(value) <= 100;
         case TYPE_STRING:
                 *(const char **)field = json_string_value(value);
                 return is_string(info, value);
@@ -116,6 +124,7 @@ int parameters_parse(Parameters *ret, json_t *object, const uint8_t *takes, cons
 {
         Parameters parameters = {.budget_ms = PARAM_ABSENT,
                 .grace_ms = PARAM_ABSENT,
+                .interval_ms = PARAM_ABSENT,
                 .ring = PARAM_ABSENT,
                 .segments = PARAM_ABSENT,
                 .signal = PARAM_ABSENT,

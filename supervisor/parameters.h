@@ -18,7 +18,9 @@ typedef enum ParamId {
         PARAM_NONE,
         PARAM_ALL,
         PARAM_ALLOW_UNENFORCED,
+        PARAM_BUDGET,
         PARAM_BUDGET_MS,
+        PARAM_CALLS,
         PARAM_DATAFLOW,
         PARAM_DESPITE_LEFTOVER,
         PARAM_ENVIRONMENT,
@@ -26,6 +28,7 @@ typedef enum ParamId {
         PARAM_FREEZE,
         PARAM_GRACE_MS,
         PARAM_INTERFACE,
+        PARAM_INTERVAL_MS,
         PARAM_LIMITS,
         PARAM_LINKS,
         PARAM_LOG_DIR,
@@ -35,6 +38,7 @@ typedef enum ParamId {
         PARAM_NODES,
         PARAM_OUTPUT,
         PARAM_PLAN,
+        PARAM_QUEUES,
         PARAM_REPLACE,
         PARAM_RING,
         PARAM_SEGMENTS,
@@ -53,8 +57,9 @@ typedef enum ParamId {
 typedef struct Parameters { /* absent: NULL, false, PARAM_ABSENT */
         const char *dataflow, *interface, *log_dir, *name, *node, *output, *state, *wait;
         json_t *environment, *limits, *names, *nodes, *plan;
-        bool all, allow_unenforced_limits, despite_leftover, force, freeze, links, replace;
-        json_int_t budget_ms, grace_ms, ring, segments, signal, timeout_ms, umask;
+        bool all, allow_unenforced_limits, calls, despite_leftover, force, freeze, links, queues, replace;
+        double budget; /* absent: 0 */
+        json_int_t budget_ms, grace_ms, interval_ms, ring, segments, signal, timeout_ms, umask;
 } Parameters;
 
 /**

@@ -549,6 +549,21 @@ const PlanNode *plan_captures(const Plan *plan)
         return NULL;
 }
 
+/* There only where something is to be counted. */
+static void parse_probes(Check *check, json_t *probes, Plan *plan)
+{
+        json_t *budget = json_object_get(probes, "budget");
+
+        if (!probes || check->bad)
+                return;
+        plan->probe_calls = json_is_true(json_object_get(probes, "calls"));
+        plan->probe_budget = json_number_value(budget) / 100;
+        if (!json_is_object(probes) || !plan->probe_calls)
+                complain(check, "\"probes\" must be a map, with \"calls\": true");
+        else if (budget && !(json_is_number(budget) && plan->probe_budget > 0 && plan->probe_budget <= 100))
+                complain(check, "the budget of \"probes\" must be a percentage, above 0 and up to 10000");
+}
+
 int plan_new(Plan **ret, json_t *json, char *ret_why, size_t why_size)
 {
         Check check = {.why = ret_why, .why_size = why_size};
@@ -572,6 +587,7 @@ int plan_new(Plan **ret, json_t *json, char *ret_why, size_t why_size)
                 plan->detached_from = get_id(&check, json, "detached_from", false);
         if (!check.bad)
                 parse_limits(&check, json, &plan->limits);
+        parse_probes(&check, json_object_get(json, "probes"), plan);
         nodes = get_array(&check, json, "nodes", PLAN_MAX_NODES);
         if (nodes && json_array_size(nodes) == 0)
                 complain(&check, "\"nodes\" must not be empty");

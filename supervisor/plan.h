@@ -112,6 +112,8 @@ typedef struct Plan {
         PlanNode *nodes;
         size_t n_nodes;
         PlanLimits limits; /* of the whole dataflow */
+        bool probe_calls;    /* its system calls are counted while it lives */
+        double probe_budget; /* of one CPU; 0: not said */
         uint32_t *sorted; /* n_nodes indices: whoever is waited for comes before who waits */
 } Plan;
 

@@ -65,6 +65,13 @@ static void note_detached(Dataflow *dataflow)
                                 "detach needs the daemon: under `tidegate run` it ends with the others");
 }
 
+/* Nor anybody who could ask. */
+static void note_probes(Dataflow *dataflow)
+{
+        if (dataflow->plan->probe_calls)
+                dataflow_note(dataflow, NULL, "probes need the daemon: under `tidegate run` nobody could ask what they have counted");
+}
+
 static void method_run(Private *private, json_t *parameters)
 {
         Supervisor *supervisor = private->supervisor;
@@ -118,6 +125,7 @@ static void method_run(Private *private, json_t *parameters)
         json_decref(accepted);
         note_dynamic(dataflow);
         note_detached(dataflow);
+        note_probes(dataflow);
 }
 
 static void method_stop(Private *private, json_t *parameters)

@@ -89,6 +89,12 @@ typedef struct Call {
         int awaited;     /* NodeState or DataflowState; -1: ended */
         bool seen;       /* it was there, if only for a moment */
 
+        /* Probe */
+        bool probes; /* counts as a wish */
+        nsec_t interval_ns;
+        Timer interval;
+        uint64_t changes_seen;
+
         /* Logs: per node of the plan */
         bool *shown;
         uint64_t *unsent; /* lines dropped because this client is slow */
@@ -127,7 +133,7 @@ struct Method {
 
 /* The methods, by file; ended by one without a name. */
 extern const Method methods_service[], methods_query[], methods_start[], methods_stop[], methods_node[], methods_observe[], methods_resources[], methods_stream[],
-        methods_why[];
+        methods_why[], methods_probe[];
 
 /* server.c: answers. Each ends the call under way. */
 void client_reply(Client *client, json_t *take_parameters);
@@ -187,6 +193,9 @@ json_t *describe_node(const Node *node, bool with_links);
 json_t *describe_result(const Dataflow *dataflow);
 json_t *describe_outputs(const Node *node); /* methods-observe.c */
 const char *describe_result_word(const Dataflow *dataflow); /* NULL: has not ended */
+
+/* methods-probe.c: the call is over, or its client is gone. */
+void probe_end(Client *client);
 
 /* methods-stream.c: the tap of a flow's lines. */
 void logs_begin(Flow *flow);    /* its keeper takes orders now */

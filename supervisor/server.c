@@ -39,6 +39,7 @@ static const struct {
         {CONTROL_INTERFACE, methods_resources},
         {CONTROL_INTERFACE, methods_stream},
         {CONTROL_INTERFACE, methods_why},
+        {CONTROL_INTERFACE, methods_probe},
 };
 
 /* ---- users */
@@ -81,6 +82,7 @@ static void call_end(Client *client)
         if (!call->method)
                 return;
         logs_detach(client);
+        probe_end(client);
         timer_disarm(&call->deadline);
         job_cancel(&call->step);
         if (call->link.next)

@@ -37,6 +37,9 @@ void server_frozen(Server *server, const Dataflow *dataflow, const Node *node, b
 void server_measured(Server *server, const Dataflow *dataflow, json_t *nodes);
 void server_look_again(Server *server); /* something that status shows has changed */
 
+/* methods-probe.c: calls that see it do not wish for it any more. @server may be NULL. */
+void server_forget_probes(Server *server, const Dataflow *dataflow);
+
 /* server_unshown() - lines of a node that no reader got will not come any more. */
 void server_unshown(Dataflow *dataflow, uint32_t node, uint64_t n_lines);
 

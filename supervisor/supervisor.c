@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "supervisor/priority.h"
 #include "supervisor/private.h"
+#include "supervisor/prober.h"
 #include "supervisor/named.h"
 #include "supervisor/server.h"
 #include "supervisor/status.h"
@@ -42,6 +43,7 @@ int supervisor_start(Supervisor *supervisor, Plan *plan, const DataflowOptions *
         list_append(&supervisor->dataflows, &dataflow->link);
         supervisor->n_dataflows++;
         witness_want(supervisor);
+        prober_look(supervisor);
         *ret = dataflow;
         return 0;
 }
@@ -166,6 +168,7 @@ void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow)
                 end_private(supervisor, dataflow);
         else
                 server_dataflow_ended(supervisor->server, dataflow);
+        prober_look(supervisor);
         if (supervisor->ending && !supervisor_is_private(supervisor))
                 supervisor_leave_if_done(supervisor);
 }
@@ -344,6 +347,7 @@ int supervisor_main(const SupervisorOptions *options)
                 (void)private_free(supervisor.privates[i]);
         supervisor.named = named_free(supervisor.named);
         supervisor.witness = witness_free(supervisor.witness);
+        supervisor.prober = prober_free(supervisor.prober);
         loop_set_pulse(&supervisor.loop, NULL);
         if (supervisor.status && supervisor.ending)
                 status_set_state(supervisor.status, STATUS_ENDED);

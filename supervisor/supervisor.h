@@ -17,6 +17,7 @@
 typedef struct Private Private;
 typedef struct Server Server;
 typedef struct Status Status;
+typedef struct Prober Prober;
 typedef struct Witness Witness;
 
 #define SUPERVISOR_MAX_CONTROLS 2 /* connections of a private instance: one for the run, one for orders */
@@ -58,6 +59,7 @@ struct Supervisor {
         Status *status;    /* a daemon's pages; NULL: a private instance */
         char instance[RUNTIME_NAME_MAX], cgroup[PATH_MAX]; /* of the instance, for people */
         Witness *witness;  /* of who leaves its cgroup; NULL: none was asked for */
+        Prober *prober;    /* of what nodes do in the kernel; NULL: nobody has asked */
         struct Named *named; /* a daemon's: nodes that connect by name */
         char node_path[PATH_MAX]; /* where */
         Server *server;    /* a daemon's; NULL: a private instance */
@@ -84,7 +86,7 @@ int supervisor_main(const SupervisorOptions *options);
 /* guard-link.c. Orders to the guard never block; one that cannot be sent is as good as a guard that is gone. */
 int guard_link_open(Supervisor *supervisor, int take_fd);
 void guard_fork_keeper_order(Supervisor *supervisor, uint32_t slot);
-void guard_fork_witness_order(Supervisor *supervisor);
+void guard_fork_helper_order(Supervisor *supervisor, GuardHelper which, uint32_t word);
 void guard_kill_keeper_order(Supervisor *supervisor, uint32_t slot);
 void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
 void guard_escrow_node_order(Node *node, const NodeLadder *ladder, bool restart); /* of its present incarnation */

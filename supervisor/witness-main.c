@@ -7,80 +7,23 @@
  * file. It ends when its supervisor hangs up, and with the guard. What its probe had attached ends with it.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <grp.h>
-#include <limits.h>
-#include <linux/capability.h>
 #include <malloc.h>
 #include <poll.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "bpf/probe.h"
 #include "protocol/witness_msg.h"
+#include "supervisor/nobody.h"
 
-#define NOBODY      65534
-#ifndef __SANITIZE_ADDRESS__ /* whose shadow takes more than there is */
-#define MEMORY_MAX  (512ul << 20) /* address space; the kernel's type information is some MB, and is held twice while it is read */
-#else
-#define MEMORY_MAX  RLIM_INFINITY
-#endif
 #define RING_HOLDS  128           /* records, at the most: 64 KiB */
 #define BURST       64            /* records that are passed on in one window: a node that moves without a pause fills the ring, and is counted */
 #define WINDOW_SPAN (100 * NSEC_PER_MSEC)
-
-/* ---- what it may do */
-
-static int set_capabilities(uint32_t low, uint32_t high)
-{
-        struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-        struct __user_cap_data_struct data[2] = {{.effective = low, .permitted = low}, {.effective = high, .permitted = high}};
-
-        return syscall(SYS_capset, &header, data) < 0 ? -errno : 0;
-}
-
-/* CAP_BPF and CAP_PERFMON (Linux 5.8). Not ours in many containers: then the load says so. */
-static int keep_what_loading_takes(void)
-{
-        return set_capabilities(0, CAP_TO_MASK(CAP_BPF) | CAP_TO_MASK(CAP_PERFMON)) ? set_capabilities(0, 0) : 0;
-}
-
-static int become_nobody(void)
-{
-        struct sched_param param = {};
-        int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
-        if (fd >= 0)
-                (void)!write(fd, "0", 1); /* the guard's is not ours: rather we than anybody's node */
-        (void)fd_close(fd);
-        (void)sched_setscheduler(0, SCHED_OTHER, &param);
-        if (prctl(PR_SET_KEEPCAPS, 1) < 0 || setgroups(0, NULL) < 0 || setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0)
-                return -errno;
-        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0)
-                return -errno;
-        return keep_what_loading_takes();
-}
-
-static void set_bounds(void)
-{
-        static const struct {
-                __rlimit_resource_t resource;
-                rlim_t max;
-        } bounds[] = {{RLIMIT_NPROC, 0}, {RLIMIT_FSIZE, 0}, {RLIMIT_CORE, 0}, {RLIMIT_NOFILE, 64}, {RLIMIT_AS, MEMORY_MAX}};
-
-        for (size_t i = 0; i < ELEMENTSOF(bounds); i++)
-                (void)setrlimit(bounds[i].resource, &(struct rlimit){bounds[i].max, bounds[i].max}); /* lower is always allowed */
-}
 
 /* ---- what it says. Blocks when the supervisor does not read; the ring holds what it holds meanwhile. */
 
@@ -186,15 +129,13 @@ static int be_witness(int sock, uint64_t cgroup_id)
         nsec_t begin = clock_now();
         LeaveProbe *probe = NULL;
         ProbeReason reason = {};
-        int r = become_nobody();
+        int r = nobody_become();
 
         if (r) {
                 record.error = -r;
                 (void)snprintf(record.to, sizeof(record.to), "cannot give up its privileges: %s", strerror(-r));
                 return say(sock, record);
         }
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* after the change of user, which resets it */
-        set_bounds();
         r = leave_probe_new(&probe, &(LeaveProbeSpec){.cgroup_id = cgroup_id}, &reason);
         if (!r)
                 r = leave_probe_look(probe);
@@ -204,7 +145,7 @@ static int be_witness(int sock, uint64_t cgroup_id)
                 return say(sock, record);
         }
         (void)malloc_trim(0);
-        r = set_capabilities(0, 0);
+        r = nobody_drop();
         if (!r)
                 r = say(sock, (struct witness_record){.type = WITNESS_MSG_READY, .ms = (uint32_t)((clock_now() - begin) / NSEC_PER_MSEC)});
         return r ? r : watch(probe, sock);
@@ -212,19 +153,13 @@ static int be_witness(int sock, uint64_t cgroup_id)
 
 int main(int argc, char **argv)
 {
-        int sock = argc == 3 ? atoi(argv[1]) : -1, null;
+        int sock = argc >= 3 ? atoi(argv[1]) : -1;
 
         if (sock <= STDERR_FILENO) {
                 fprintf(stderr, "tidegate-witness is started by tidegated\n");
                 return 2;
         }
-        (void)prctl(PR_SET_NAME, "tidegate-witness"); /* we were executed by a descriptor, which has no name */
-        null = open("/dev/null", O_RDWR | O_CLOEXEC);
-        for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) /* its starter's log is not held open */
-                if (null < 0 || dup2(null, fd) < 0)
-                        return 1;
-        if (dup2(sock, STDIN_FILENO) < 0 || chdir("/") < 0)
+        if (nobody_begin("tidegate-witness", sock))
                 return 1;
-        (void)close_range(STDERR_FILENO + 1, ~0U, 0);
         return be_witness(STDIN_FILENO, strtoull(argv[2], NULL, 10)) ? 1 : 0;
 }

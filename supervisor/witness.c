@@ -85,7 +85,7 @@ static int on_pause_over(Timer *timer, nsec_t now)
 
         (void)now;
         w->state = WITNESS_ASKED;
-        guard_fork_witness_order(w->supervisor);
+        guard_fork_helper_order(w->supervisor, GUARD_HELPER_WITNESS, 0);
         return 0;
 }
 
@@ -276,7 +276,7 @@ void witness_want(Supervisor *supervisor)
                 return;
         *w = (Witness){.supervisor = supervisor, .fd = -1, .pidfd = -1};
         supervisor->witness = w;
-        guard_fork_witness_order(supervisor);
+        guard_fork_helper_order(supervisor, GUARD_HELPER_WITNESS, 0);
 }
 
 static int on_load_late(Timer *timer, nsec_t now)

@@ -36,9 +36,9 @@ Test(guard_msg, what_each_sender_may_send_is_accepted_from_no_other)
                 {GUARD_MSG_ESCROWED, GUARD_SENDER_GUARD, 0},
                 {GUARD_MSG_FORGET, GUARD_SENDER_SUPERVISOR, 0},
                 {GUARD_MSG_FORGOTTEN, GUARD_SENDER_GUARD, 0},
-                {GUARD_MSG_FORK_WITNESS, GUARD_SENDER_SUPERVISOR, 0},
-                {GUARD_MSG_WITNESS, GUARD_SENDER_GUARD, 2},
-                {GUARD_MSG_WITNESS_FAILED, GUARD_SENDER_GUARD, 0},
+                {GUARD_MSG_FORK_HELPER, GUARD_SENDER_SUPERVISOR, 0},
+                {GUARD_MSG_HELPER, GUARD_SENDER_GUARD, 2},
+                {GUARD_MSG_HELPER_FAILED, GUARD_SENDER_GUARD, 0},
         };
 
         for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)

@@ -64,6 +64,7 @@ static const KeeperMsg samples[] = {
         {.type = KEEPER_MSG_MEASURED, .node = 1, .generation = 2,
                 .measured = {77, {1, UINT64_MAX, 3, 4, UINT64_MAX, 6, 7, 1, {0, 1, 2, 10000, 4, KEEPER_PRESSURE_UNKNOWN}}}},
         {.type = KEEPER_MSG_MEASURED, .node = KEEPER_NODE_ALL, .measured = {.asked_ns = 77}},
+        {.type = KEEPER_MSG_HOME, .node = 1, .generation = 2, .home = {UINT64_MAX}},
 };
 
 Test(keeper_msg, every_message_survives_the_round_trip)

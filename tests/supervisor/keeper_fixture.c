@@ -260,7 +260,7 @@ static FxMsg *expect_answer(Fixture *fx, KeeperMsgType type)
                 cr_assert(fx_receive(fx, &last, FX_SPAN), "%s did not come", keeper_msg_name(type));
                 if (is_end(&last.msg) && n < ELEMENTSOF(ends))
                         ends[n++] = last.msg;
-                else if (last.msg.type != KEEPER_MSG_NOTE)
+                else if (last.msg.type != KEEPER_MSG_NOTE && last.msg.type != KEEPER_MSG_HOME)
                         break;
         }
         cr_assert_eq(last.msg.type, type, "%s came, not %s", keeper_msg_name(last.msg.type), keeper_msg_name(type));
@@ -275,7 +275,7 @@ FxMsg *fx_expect(Fixture *fx, KeeperMsgType type)
                 return expect_answer(fx, type);
         do
                 cr_assert(fx_receive(fx, &last, FX_SPAN), "%s did not come", keeper_msg_name(type));
-        while (last.msg.type == KEEPER_MSG_NOTE && type != KEEPER_MSG_NOTE);
+        while ((last.msg.type == KEEPER_MSG_NOTE || last.msg.type == KEEPER_MSG_HOME) && type != last.msg.type);
         cr_assert_eq(last.msg.type, type, "%s came, not %s: %s", keeper_msg_name(last.msg.type),
                 keeper_msg_name(type),
                 last.msg.type == KEEPER_MSG_SPAWN_FAILED ? last.msg.spawn_failed.text :

@@ -65,7 +65,7 @@ void fx_signal(Fixture *fx, uint32_t node, int signo);
 void fx_kill(Fixture *fx, uint32_t node, nsec_t span); /* generation 1, or everybody's */
 
 bool fx_receive(Fixture *fx, FxMsg *ret, nsec_t span); /* false: nothing came */
-FxMsg *fx_expect(Fixture *fx, KeeperMsgType type);     /* the next one that is no NOTE must be this; static storage. Ends (EXITED,
+FxMsg *fx_expect(Fixture *fx, KeeperMsgType type);     /* the next one that is no NOTE or HOME must be this; static storage. Ends (EXITED,
                                                         * EMPTY) may come before a SIGNALLED or KILLING: they come again after it */
 FxMsg *fx_wait(Fixture *fx, KeeperMsgType type);       /* reads on until this one comes */
 pid_t fx_start(Fixture *fx, const FxSpawn *spawn);     /* spawn and expect SPAWNED; the pid */

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the programs that load kernel probes have in common: they are nobody, with the two capabilities that loading takes and with none once
+ * that is done; they can start no process, write no file, and hold nothing of their starter's but their socket. For programs of one thread,
+ * started by the guard as root.
+ */
+#ifndef TG_SUPERVISOR_NOBODY_H
+#define TG_SUPERVISOR_NOBODY_H
+
+/**
+ * nobody_begin() - only @sock is left, as standard input; the other two standard descriptors are /dev/null, the working directory is /
+ * @name: of the process, which has none when it was executed by a descriptor
+ *
+ * Return: 0 or a negative errno.
+ */
+int nobody_begin(const char *name, int sock);
+
+/**
+ * nobody_become() - user and group nobody, with CAP_BPF and CAP_PERFMON if we had them, bounds on all it can use, and an end with its parent
+ *
+ * Return: 0, or a negative errno: privileges are left that it was to give up.
+ */
+int nobody_become(void);
+
+/* nobody_drop() - the last capabilities, once the probe is loaded. 0 or a negative errno. */
+int nobody_drop(void);
+
+#endif
