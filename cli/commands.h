@@ -30,6 +30,7 @@ int cmd_tail(int argc, char **argv);
 int cmd_logs(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_events(int argc, char **argv);
+int cmd_probe(int argc, char **argv);
 int cmd_wait(int argc, char **argv);
 int cmd_clean(int argc, char **argv);
 int cmd_reset(int argc, char **argv);

@@ -228,6 +228,23 @@ const Command cli_commands[] = {
                 .main = cmd_top,
         },
         {
+                .name = "probe",
+                .synopsis = "[DATAFLOW[:NODE]] [--for D] [--budget P] [--report FILE] [--json]",
+                .summary = "which system calls nodes make, how often and for how long",
+                .details = "Counted by the kernel, of nodes in any language, while the command runs; for root's\n"
+                           "daemons (docs/probes.md). Each call of a node that is watched takes a little longer\n"
+                           "then, and each of anybody else's a very little; how much is measured and shown.\n"
+                           "Without DATAFLOW the only one that runs. Ctrl-C ends early and shows what there is.\n"
+                           "\n"
+                           "  --for D              how long, default 10s\n"
+                           "  --budget P           percent of a CPU that counting may take, default 3; beyond it for\n"
+                           "                       3 s in a row it ends\n"
+                           "  --report FILE        write a page with plots, too: HTML with everything in it\n"
+                           "  --all                every call of each node, not only the 12 that took longest in all\n"
+                           "  --json               what was counted, as one object\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                .main = cmd_probe,
+        },
+        {
                 .name = "events",
                 .synopsis = "[NAME] [--json]",
                 .summary = "what happens from now on, until Ctrl-C",

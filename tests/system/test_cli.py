@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.sanitized
 
 COMMANDS = [
-    "run", "up", "down", "start", "stop", "restart", "list", "ps", "status", "node", "pid", "tail", "logs", "top", "events", "wait", "clean", "reset",
+    "run", "up", "down", "start", "stop", "restart", "list", "ps", "status", "node", "pid", "tail", "logs", "top", "probe", "events", "wait", "clean", "reset",
     "set-limit", "why", "freeze", "thaw", "topic", "shell", "validate", "graph", "doctor", "audit", "bench", "version", "help",
 ]  # fmt: skip
 

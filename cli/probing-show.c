@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What was counted, as text. */
+#include "cli/probing.h"
+
+#include <stdio.h>
+
+#include "cli/histogram.h"
+#include "cli/print.h"
+
+#define NAME_ROOM 200
+
+static const char *tamed(const json_t *object, const char *key, char *buffer)
+{
+        (void)snprintf(buffer, NAME_ROOM, "%.*s", NAME_ROOM - 1, json_get_text(object, key));
+        return text_tame(buffer, false);
+}
+
+static void print_call(const json_t *call, bool utf8)
+{
+        char name[NAME_ROOM], p50[16], p99[16], max[16], total[16], line[3 * HISTOGRAM_COLUMNS + 1];
+        long long now = json_get_number(call, "now");
+        Histogram histogram;
+
+        histogram_read(&histogram, json_object_get(call, "log2_ns"));
+        printf("  %-15.15s%8lld%7lld%8s%8s%8s%8s %s\n", tamed(call, "call", name), json_get_number(call, "count"), json_get_number(call, "errors"),
+                histogram.sum ? histogram_format_ns(histogram_quantile(&histogram, 0.5), p50, sizeof(p50)) : "-",
+                histogram.sum ? histogram_format_ns(histogram_quantile(&histogram, 0.99), p99, sizeof(p99)) : "-",
+                histogram.sum ? histogram_format_ns(histogram_quantile(&histogram, 1), max, sizeof(max)) : "-",
+                histogram_format_ns((uint64_t)json_get_number(call, "total_ns"), total, sizeof(total)), histogram_line(&histogram, utf8, line, sizeof(line)));
+        if (now > 0)
+                printf("    in it now: %lld thread%s, the longest for %s\n", now, now == 1 ? "" : "s",
+                        histogram_format_ns((uint64_t)json_get_number(call, "now_longest_ns"), p50, sizeof(p50)));
+}
+
+static void print_node(const json_t *node, bool utf8, size_t n_calls)
+{
+        const json_t *calls = json_object_get(node, "calls");
+        long long lost = json_get_number(node, "lost");
+        char name[NAME_ROOM];
+        json_t *call;
+        size_t i;
+
+        printf("\n%s, generation %lld\n  %-15s%8s%7s%8s%8s%8s%8s %s\n", tamed(node, "node", name), json_get_number(node, "generation"), "call", "count", "errors", "p50", "p99",
+                "max", "total", histogram_scale());
+        json_array_foreach(calls, i, call)
+                if (i < n_calls)
+                        print_call(call, utf8);
+        if (json_array_size(calls) > n_calls)
+                printf("  and %zu more, with less time in each (--all)\n", json_array_size(calls) - n_calls);
+        if (json_array_size(calls) == 0)
+                printf("  none: it has returned from no call and entered none since it was watched\n");
+        if (lost > 0)
+                printf("  %lld calls could not be counted, for want of memory\n", lost);
+}
+
+void probing_print(const json_t *probing, bool utf8, size_t n_calls)
+{
+        const json_t *cost = json_object_get(probing, "cost");
+        char name[NAME_ROOM];
+        json_t *node;
+        size_t i;
+
+        printf("%s: system calls in %.1f s\n", tamed(probing, "dataflow", name), (double)json_get_number(probing, "for_ms") / 1000);
+        if (cost)
+                printf("Counting took %.2f %% of a CPU (budget %.4g %%): %lld ns a call, and %lld ns of one of anybody else's.\n",
+                        100 * json_number_value(json_object_get(cost, "share")), 100 * json_number_value(json_object_get(cost, "budget")), json_get_number(cost, "call_ns"),
+                        json_get_number(cost, "other_call_ns"));
+        json_array_foreach(json_object_get(probing, "nodes"), i, node)
+                print_node(node, utf8, n_calls);
+        if (cost)
+                printf("\np50, p99 and max: at most so long, for times are counted in steps of two.\nThe bars: how many took ns, us, ms, s.\n");
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What was counted between two looks. */
+#include "cli/probing.h"
+
+#include <string.h>
+
+#include "cli/histogram.h"
+#include "cli/print.h"
+
+static const json_t *find_node(const json_t *probes, const json_t *node)
+{
+        json_t *it;
+        size_t i;
+
+        json_array_foreach(json_object_get(probes, "nodes"), i, it)
+                if (strcmp(json_get_text(it, "node"), json_get_text(node, "node")) == 0 && json_get_number(it, "generation") == json_get_number(node, "generation"))
+                        return it;
+        return NULL;
+}
+
+static const json_t *find_call(const json_t *node, long long number)
+{
+        json_t *it;
+        size_t i;
+
+        json_array_foreach(json_object_get(node, "calls"), i, it)
+                if (json_get_number(it, "number") == number)
+                        return it;
+        return NULL;
+}
+
+static long long less(const json_t *call, const json_t *before, const char *key)
+{
+        long long n = json_get_number(call, key) - json_get_number(before, key);
+
+        return n > 0 ? n : 0;
+}
+
+/* NULL: nobody made it, and nobody is in it. */
+static json_t *call_between(const json_t *call, const json_t *before)
+{
+        Histogram histogram, earlier;
+        json_t *between;
+
+        histogram_read(&histogram, json_object_get(call, "log2_ns"));
+        histogram_read(&earlier, json_object_get(before, "log2_ns"));
+        histogram_minus(&histogram, &earlier);
+        if (histogram.sum == 0 && json_get_number(call, "now") <= 0)
+                return NULL;
+        between = json_pack("{ss sI sI sI sI so}", "call", json_get_text(call, "call"), "number", (json_int_t)json_get_number(call, "number"), "count",
+                (json_int_t)histogram.sum, "errors", (json_int_t)less(call, before, "errors"), "total_ns", (json_int_t)less(call, before, "total_ns"), "log2_ns",
+                histogram_json(&histogram));
+        if (between && json_get_number(call, "now") > 0) {
+                (void)json_object_set_new(between, "now", json_integer(json_get_number(call, "now")));
+                (void)json_object_set_new(between, "now_longest_ns", json_integer(json_get_number(call, "now_longest_ns")));
+        }
+        return between;
+}
+
+/* Before those in which less time was spent. What somebody is still in has cost that time, too. */
+static void insert(json_t *calls, json_t *take_call)
+{
+        long long spent = json_get_number(take_call, "total_ns");
+        size_t i = 0;
+
+        while (i < json_array_size(calls) && json_get_number(json_array_get(calls, i), "total_ns") >= spent)
+                i++;
+        (void)json_array_insert_new(calls, i, take_call);
+}
+
+static json_t *node_between(const json_t *node, const json_t *before)
+{
+        json_t *calls = json_array(), *it;
+        size_t i;
+
+        json_array_foreach(json_object_get(node, "calls"), i, it) {
+                json_t *call = calls ? call_between(it, find_call(before, json_get_number(it, "number"))) : NULL;
+
+                if (call)
+                        insert(calls, call);
+        }
+        return json_pack("{ss sI sI so}", "node", json_get_text(node, "node"), "generation", (json_int_t)json_get_number(node, "generation"), "lost",
+                (json_int_t)less(node, before, "lost"), "calls", calls);
+}
+
+json_t *probing_between(const char *dataflow, long long for_ms, const json_t *first, const json_t *last)
+{
+        json_t *links = json_object_get(last, "links"), *cost = json_object_get(last, "cost"), *reason = json_object_get(last, "reason"), *nodes = json_array(), *it;
+        json_t *probing;
+        size_t i;
+
+        json_array_foreach(json_object_get(last, "nodes"), i, it)
+                (void)json_array_append_new(nodes, node_between(it, find_node(first, it)));
+        probing = json_pack("{ss sI sb so sO?}", "dataflow", dataflow, "for_ms", (json_int_t)for_ms, "attached", json_is_true(json_object_get(last, "attached")), "nodes",
+                nodes, "links", links);
+        if (probing && json_is_object(cost))
+                (void)json_object_set(probing, "cost", cost);
+        if (probing && json_is_string(reason))
+                (void)json_object_set(probing, "reason", reason);
+        return probing;
+}
