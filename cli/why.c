@@ -13,6 +13,7 @@
 
 #define CALL_SPAN   (3 * NSEC_PER_SEC)
 #define WIDTH       80
+#define FRAMES_MAX  8 /* of a stack; --json has more */
 #define THREADS_MAX 6 /* shown with their numbers; the rest is counted */
 
 /* ---- text */
@@ -43,7 +44,7 @@ static void print_chain(const json_t *why)
         json_t *hop;
         size_t i;
 
-        if (json_array_size(chain) < 2)
+        if (json_array_size(chain) < 3) /* the sentence has both */
                 return;
         printf("\n");
         json_array_foreach(chain, i, hop) {
@@ -60,12 +61,23 @@ static double share(const json_t *thread, const char *key, const json_t *why)
         return window > 0 ? 100.0 * (double)json_get_number(thread, key) / (double)window : 0.0;
 }
 
+static void print_stack(const char *whose, const json_t *stack)
+{
+        const json_t *frame;
+        char line[1000];
+        size_t i, n = (size_t)snprintf(line, sizeof(line), "%s", whose);
+
+        json_array_foreach(stack, i, frame)
+                if (n < sizeof(line) && i < FRAMES_MAX)
+                        n += (size_t)snprintf(line + n, sizeof(line) - n, "%s %.120s", i ? " <" : "", json_string_value(frame) ? json_string_value(frame) : "?");
+        if (json_array_size(stack))
+                print_folded(line, 10);
+}
+
 static void print_thread(const json_t *why, const json_t *thread, bool first)
 {
         const char *call = json_get_text(thread, "syscall"), *wchan = json_get_text(thread, "wchan");
-        const json_t *stack = json_object_get(thread, "stack"), *frame;
         char line[700], comm[64];
-        size_t i, n = 0;
 
         (void)snprintf(comm, sizeof(comm), "%.15s", json_get_text(thread, "comm"));
         printf("%8lld  %-15s  %-5s  %-18.18s %5.0f%% %5.0f%% %6.0f%%\n", json_get_number(thread, "tid"), text_tame(comm, false), json_get_text(thread, "state"),
@@ -76,12 +88,10 @@ static void print_thread(const json_t *why, const json_t *thread, bool first)
                 line[0] = '\0';
         if (line[0])
                 print_folded(line, 10);
-        if (!first || !json_array_size(stack))
-                return;
-        n = (size_t)snprintf(line, sizeof(line), "kernel:");
-        json_array_foreach(stack, i, frame)
-                n += (size_t)snprintf(line + n, sizeof(line) - MIN(n, sizeof(line)), "%s %.60s", i ? " <" : "", json_string_value(frame) ? json_string_value(frame) : "?");
-        print_folded(line, 10);
+        if (first) {
+                print_stack("kernel:", json_object_get(thread, "stack"));
+                print_stack("own:", json_object_get(thread, "user_stack"));
+        }
 }
 
 static void print_threads(const json_t *why)

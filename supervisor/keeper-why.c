@@ -25,6 +25,7 @@
 
 #define JOBS_MAX     8  /* under way */
 #define CHILDREN_MAX 4  /* that would not die */
+#define WHY_REPORTS_MAX (3 * (size_t)(WHY_REPORT_MAX + 1))
 #define DEATH_SPAN   (50 * NSEC_PER_MSEC)
 
 typedef struct WhyJob {
@@ -119,17 +120,17 @@ static _Noreturn void be_child(Why *why, pid_t parent, int out_fd)
 /* The last whole line of what comes until the end, or the deadline. */
 static void collect(WhyJob *j, int fd)
 {
-        _cleanup_free_ char *buffer = malloc(2 * WHY_REPORT_MAX);
+        _cleanup_free_ char *buffer = malloc(WHY_REPORTS_MAX);
         size_t n = 0, begin = 0, last = 0, last_size = 0;
 
-        while (buffer && n < 2 * WHY_REPORT_MAX) {
+        while (buffer && n < WHY_REPORTS_MAX) {
                 struct pollfd p = {.fd = fd, .events = POLLIN};
                 nsec_t now = clock_now();
                 ssize_t more;
 
                 if (now >= j->why.until || poll(&p, 1, nsec_poll_ms(j->why.until, now)) <= 0)
                         break;
-                more = read(fd, buffer + n, 2 * WHY_REPORT_MAX - n);
+                more = read(fd, buffer + n, WHY_REPORTS_MAX - n);
                 if (more <= 0)
                         break;
                 for (size_t i = n; i < n + (size_t)more; i++)

@@ -57,6 +57,18 @@ static const char *policy_of(uint32_t policy)
         return policy < ELEMENTSOF(names) && names[policy] ? names[policy] : "other";
 }
 
+static json_t *describe_frames(const Stack *stack)
+{
+        json_t *frames = json_array();
+
+        for (size_t i = 0; i < stack->n; i++) {
+                _cleanup_free_ char *clean = utf8_clean(stack->frames[i], strlen(stack->frames[i]), NULL);
+
+                (void)json_array_append_new(frames, json_string(clean ? clean : "?"));
+        }
+        return frames;
+}
+
 static json_t *describe_thread(const Why *why, const WhyThread *t)
 {
         json_t *thread = json_object(), *target = describe_target(why, t), *stack = json_array();
@@ -90,6 +102,9 @@ static json_t *describe_thread(const Why *why, const WhyThread *t)
                 (void)json_array_append_new(stack, json_string(t->task.stack[i]));
         if (json_array_size(stack))
                 (void)json_object_set(thread, "stack", stack);
+        for (size_t i = 0; i < why->n_stacks; i++)
+                if (why->stacks[i].tid == t->task.tid && why->stacks[i].n)
+                        (void)json_object_set_new(thread, "user_stack", describe_frames(&why->stacks[i]));
         json_decref(stack);
         return thread;
 }
@@ -268,7 +283,10 @@ void why_child(Why *why, int out_fd)
                 (void)close(pipe_fd);
         if (thawer > 0)
                 (void)waitpid(thawer, NULL, 0);
-        (void)write_report(why, out_fd);
+        if (write_report(why, out_fd)) {
+                why_read_stacks(why);
+                (void)write_report(why, out_fd);
+        }
         why_fds_done(why);
         free(why->links);
         json_decref(why->context);

@@ -19,6 +19,7 @@
 #include "base/blame.h"
 #include "base/clock.h"
 #include "base/task.h"
+#include "supervisor/why-stack.h"
 
 #define WHY_SPAN_MAX    (10 * NSEC_PER_SEC)
 #define WHY_REPORT_MAX  (128u * 1024) /* bytes of a report */
@@ -30,6 +31,7 @@
 #define WHY_THREADS_MAX   768  /* that are looked at, */
 #define WHY_OWN_MAX       512  /* of the node, */
 #define WHY_OTHER_MAX     16   /* and of each other node */
+#define WHY_STACKS_MAX    4
 #define WHY_TOLD_MAX      48   /* threads that are told of one by one */
 
 /* One life of a node. */
@@ -105,6 +107,8 @@ typedef struct Why {
         int diag_fd, diag_pid; /* NETLINK_SOCK_DIAG, in the network namespace of that process */
         bool deep;             /* memory and descriptors were read */
         bool was_frozen;       /* for this look */
+        Stack stacks[WHY_STACKS_MAX]; /* of who is blamed, and of others of its process whom it waits for */
+        size_t n_stacks;
         char lost[200];        /* what could not be seen; "" */
 
         BlameCause cause;
@@ -147,6 +151,9 @@ void why_fds_done(Why *why);
 void why_read_context(Why *why);
 const char *why_id(const Why *why, uint32_t node); /* of the plan's; "?" */
 bool why_blame_links(Why *why, WhyThread *thread); /* it is in a wait of many descriptors */
+
+/* why-frames.c: stacks, of who is blamed. The process has no more privilege than that one afterwards. */
+void why_read_stacks(Why *why);
 
 /* why-report.c */
 json_t *why_report(const Why *why);

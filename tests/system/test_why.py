@@ -2,6 +2,7 @@
 """Why a node makes no progress, told without its help: the cause, who could end it, and the way there."""
 
 import json
+import os
 import signal
 import subprocess
 
@@ -57,6 +58,13 @@ nodes:
 
 
 @pytest.fixture
+def stacks(build):
+    """Does this build read stacks?"""
+    options = json.loads((build / "meson-info/intro-buildoptions.json").read_text())
+    return next(o["value"] for o in options if o["name"] == "unwind") != "disabled" and os.path.exists("/usr/include/elfutils/libdwfl.h")
+
+
+@pytest.fixture
 def tell(build, daemon):
     def tell(verb, *args, seconds=30):
         command = [build / "bin/tidegate", verb, "--runtime-dir", daemon.runtime, *map(str, args)]
@@ -96,7 +104,7 @@ def flow(build, tell, daemon, tmp_path):
     assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
 
 
-def test_each_wedge_has_its_name(flow, daemon, why, tell):
+def test_each_wedge_has_its_name(flow, daemon, why, tell, stacks):
     said = why("asleep", "sleeping")
     assert "sleeps for 1000 s" in said["text"] and said["threads"][0]["pid"] == pid_of(daemon, "asleep")
     assert said["n_threads"] == 1 and said["deep"] and "lost" not in said
@@ -109,6 +117,9 @@ def test_each_wedge_has_its_name(flow, daemon, why, tell):
     tids = {thread["tid"] for thread in said["threads"] if thread["cause"] == "deadlock"}
     assert len(tids) == 2 and {hop["tid"] for hop in said["chain"]} == tids and pid_of(daemon, "locked") not in tids
     assert said["target"]["tid"] in tids and "and so on" in said["text"]
+    if stacks:
+        for thread in said["threads"][:2]:
+            assert any("pthread_mutex_lock" in frame for frame in thread["user_stack"]), thread
 
     said = why("full", "pipe-full")
     assert said["threads"][0]["comm"] == "yes" and said["target"]["comm"] == "sleep" and said["target"]["node"] == "full"
