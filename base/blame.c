@@ -188,6 +188,19 @@ bool blame_parse_target(const char *target, const char *kind, uint64_t *ret_inod
         return *end == ']' && end[1] == '\0';
 }
 
+int32_t blame_parse_inner(const char *text)
+{
+        const char *line = strstr(text, "\nNSpid:"), *end = line ? strchr(line + 1, '\n') : NULL, *last;
+
+        if (!end)
+                return 0;
+        for (last = end; last > line && last[-1] >= '0' && last[-1] <= '9'; last--)
+                ;
+        line += sizeof("\nNSpid:") - 1;
+        line += strspn(line, " \t");
+        return last > line ? (int32_t)strtol(last, NULL, 10) : 0;
+}
+
 bool blame_field(const char *text, const char *key, uint64_t *ret)
 {
         size_t n = strlen(key);
@@ -282,6 +295,7 @@ static void take_attribute(BlameUnix *ret, const struct nlattr *attribute)
         if (attribute->nla_type == UNIX_DIAG_PEER && n >= sizeof(peer)) {
                 memcpy(&peer, data, sizeof(peer));
                 ret->peer = peer;
+                ret->gone = peer == 0;
         } else if (attribute->nla_type == UNIX_DIAG_RQLEN && n >= sizeof(queue)) {
                 memcpy(&queue, data, sizeof(queue));
                 ret->n_in = queue.udiag_rqueue;
@@ -328,4 +342,69 @@ bool blame_unix_peer(int diag_fd, uint64_t inode, BlameUnix *ret)
                 at += (size_t)NLA_ALIGN(attribute->nla_len);
         }
         return true;
+}
+
+static bool is_among(const struct nlattr *attribute, uint32_t inode)
+{
+        const char *data = (const char *)attribute + NLA_HDRLEN;
+        uint32_t waits;
+
+        for (size_t at = 0; at + sizeof(waits) <= attribute->nla_len - (size_t)NLA_HDRLEN; at += sizeof(waits)) {
+                memcpy(&waits, data + at, sizeof(waits));
+                if (waits == inode)
+                        return true;
+        }
+        return false;
+}
+
+/* Of one message about a listening socket. */
+static bool is_listener_of(const char *message, size_t size, uint32_t inode, uint64_t *ret)
+{
+        struct unix_diag_msg msg;
+
+        if (size < sizeof(msg))
+                return false;
+        memcpy(&msg, message, sizeof(msg));
+        for (size_t at = NLMSG_ALIGN(sizeof(msg)); at + NLA_HDRLEN <= size;) {
+                const struct nlattr *attribute = (const struct nlattr *)(const void *)(message + at);
+
+                if (attribute->nla_len < NLA_HDRLEN || attribute->nla_len > size - at)
+                        return false;
+                if (attribute->nla_type == UNIX_DIAG_ICONS && is_among(attribute, inode)) {
+                        *ret = msg.udiag_ino;
+                        return true;
+                }
+                at += (size_t)NLA_ALIGN(attribute->nla_len);
+        }
+        return false;
+}
+
+uint64_t blame_unix_listener(int diag_fd, uint64_t inode)
+{
+        struct {
+                struct nlmsghdr header;
+                struct unix_diag_req request;
+        } ask = {.header = {.nlmsg_len = sizeof(ask), .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+                .request = {.sdiag_family = AF_UNIX, .udiag_states = 1u << TCP_LISTEN, .udiag_show = UDIAG_SHOW_ICONS}};
+        union {
+                struct nlmsghdr header;
+                char bytes[32768];
+        } reply;
+        uint64_t found = 0;
+        ssize_t n;
+
+        if (send(diag_fd, &ask, sizeof(ask), 0) != (ssize_t)sizeof(ask))
+                return 0;
+        while ((n = recv(diag_fd, &reply, sizeof(reply), 0)) > 0) {
+                for (size_t at = 0; at + NLMSG_HDRLEN <= (size_t)n;) {
+                        const struct nlmsghdr *header = (const struct nlmsghdr *)(const void *)(reply.bytes + at);
+
+                        if (header->nlmsg_len < NLMSG_HDRLEN || header->nlmsg_len > (size_t)n - at || header->nlmsg_type != SOCK_DIAG_BY_FAMILY)
+                                return found; /* the end of it, or that it is refused */
+                        if (!found)
+                                (void)is_listener_of(reply.bytes + at + NLMSG_HDRLEN, header->nlmsg_len - (size_t)NLMSG_HDRLEN, (uint32_t)inode, &found);
+                        at += (size_t)NLMSG_ALIGN(header->nlmsg_len);
+                }
+        }
+        return found;
 }

@@ -98,6 +98,9 @@ bool blame_parse_tcp(const char *line, bool v6, BlameTcp *ret);       /* one lin
 bool blame_parse_target(const char *target, const char *kind, uint64_t *ret_inode); /* "pipe:[12]" of kind "pipe" */
 bool blame_field(const char *text, const char *key, uint64_t *ret); /* "key value" or "key:\tvalue", a line each, decimal */
 
+/* blame_parse_inner() - of status: its number in the innermost PID namespace that it is in; 0: it is in none but the reader's. */
+int32_t blame_parse_inner(const char *text);
+
 /* blame_parse_epoll() - descriptors that an epoll waits for, of its fdinfo. Return: how many were written to @ret. */
 size_t blame_parse_epoll(const char *text, int *ret, size_t max);
 
@@ -112,10 +115,14 @@ typedef struct BlameUnix {
         unsigned type, state;
         uint32_t n_in;  /* bytes, or of a listening one connections, that wait to be taken */
         bool dead;      /* the other end was closed or shut for good */
+        bool gone;      /* it is connected, and the other end is nobody's: closed, or not accepted yet */
         char name[112]; /* "" */
 } BlameUnix;
 
 /* blame_unix_peer() - ask @diag_fd (NETLINK_SOCK_DIAG, of that network namespace) about socket @inode. False: there is none, or it cannot be told. */
 bool blame_unix_peer(int diag_fd, uint64_t inode, BlameUnix *ret);
+
+/* blame_unix_listener() - the listening socket that has not accepted socket @inode yet. Return: its inode; 0: none is known. */
+uint64_t blame_unix_listener(int diag_fd, uint64_t inode);
 
 #endif

@@ -241,7 +241,7 @@ static bool take_nodes(WhyJob *j, const Incarnation *about)
 
                 if (inc->over || inc->job || inc->cgroup_fd < 0)
                         continue;
-                *node = (WhyNode){.node = inc->entry->node, .generation = inc->generation, .leader = inc->exited ? 0 : inc->pid};
+                *node = (WhyNode){.node = inc->entry->node, .generation = inc->generation, .leader = inc->exited ? 0 : inc->pid, .reaper = inc->reaper_ended ? 0 : inc->reaper.pid};
                 (void)snprintf(node->id, sizeof(node->id), "%s", inc->entry->id);
                 node->dir_fd = fcntl(inc->cgroup_fd, F_DUPFD_CLOEXEC, 3);
                 if (node->dir_fd < 0)

@@ -225,7 +225,7 @@ static void say_who_runs(Why *why, WhyThread *t)
                 state = strrchr(text, ')');
                 if (!state || state[2] != 'R' || stat.processor != t->stat.processor)
                         continue;
-                if (stat.policy != SCHED_FIFO && stat.policy != SCHED_RR && (t->target_pid || t->stat.policy != SCHED_IDLE))
+                if (stat.policy != SCHED_FIFO && stat.policy != SCHED_RR && (t->target_pid || t->stat.policy != SCHED_IDLE || stat.policy == SCHED_IDLE))
                         continue;
                 point_at(why, t, pid, 0);
                 if (stat.policy == SCHED_FIFO || stat.policy == SCHED_RR)
@@ -238,11 +238,10 @@ static void say_who_runs(Why *why, WhyThread *t)
 static void blame_running(Why *why, WhyThread *t)
 {
         unsigned run = why->window ? (unsigned)(t->sched.run * 100 / why->window) : 0, wait = why->window ? (unsigned)(t->sched.wait * 100 / why->window) : 0;
-        BlameSignals *s = &t->signals;
         char signals[128], who[WHY_NAME_MAX];
 
         if (t->n_pending >= PENDING_MIN && run >= RUN_SHARE / 2) {
-                why_say(t, BLAME_SIGNALS, "handles signals without end (%s)", task_signals(s->pending & s->caught & ~s->blocked, signals, sizeof(signals)));
+                why_say(t, BLAME_SIGNALS, "handles signals without end (%s)", task_signals(t->storm, signals, sizeof(signals)));
         } else if (run < RUN_SHARE && wait >= BUSY_SHARE) {
                 if (why->deep)
                         say_who_runs(why, t);
@@ -281,27 +280,39 @@ static bool is_thread_of(const Why *why, pid_t pid, pid_t tid)
         return false;
 }
 
+/* A number that @t uses, as we know it; 0: nobody of its node has it. */
+static int32_t outer_tid(const Why *why, const WhyThread *t, int32_t tid)
+{
+        if (!t->inner_tid)
+                return tid;
+        for (size_t i = 0; i < why->n_threads; i++)
+                if (why->threads[i].node == t->node && why->threads[i].inner_tid == tid)
+                        return why->threads[i].task.tid;
+        return 0;
+}
+
 static void blame_futex(Why *why, WhyThread *t)
 {
         unsigned op = (unsigned)t->call.args[1] & FUTEX_CMD_MASK;
         bool shared = !(t->call.args[1] & FUTEX_PRIVATE_FLAG), pi = op == FUTEX_LOCK_PI || op == FUTEX_LOCK_PI2;
-        pid_t own = t->task.pid, tid = 0;
+        pid_t own = t->task.pid, tid = 0, joined;
         Mutex mutex = {};
         char name[WHY_NAME_MAX];
         size_t n = why->deep ? why_peek(own, t->call.args[0], &mutex, sizeof(mutex)) : 0;
 
         (void)snprintf(t->object, sizeof(t->object), "futex 0x%" PRIx64, t->call.args[0]);
+        joined = n >= 4 && !pi && mutex.lock > 2 && (uint32_t)mutex.lock == (uint32_t)t->call.args[2] ? outer_tid(why, t, mutex.lock) : 0;
         if (n >= 4 && pi) {
-                tid = mutex.lock & FUTEX_TID_MASK;
-        } else if (n >= 4 && !pi && mutex.lock > 2 && (uint32_t)mutex.lock == (uint32_t)t->call.args[2] && mutex.lock != t->task.tid && is_thread_of(why, own, mutex.lock)) {
+                tid = outer_tid(why, t, mutex.lock & FUTEX_TID_MASK);
+        } else if (joined && joined != t->task.tid && is_thread_of(why, own, joined)) {
                 t->target_pid = own; /* the kernel clears that word, the thread's own, when it ends */
-                t->target_tid = mutex.lock;
+                t->target_tid = joined;
                 t->target_node = t->node;
                 t->definite = true;
-                why_say(t, BLAME_WAITING, "waits for the end of its thread %d", mutex.lock);
+                why_say(t, BLAME_WAITING, "waits for the end of its thread %d", joined);
                 return;
         } else if (n == sizeof(mutex) && mutex.lock > 0 && mutex.lock <= 2 && mutex.users < 100000) {
-                tid = mutex.owner;
+                tid = outer_tid(why, t, mutex.owner);
         }
         if (tid > 0 && is_thread_of(why, shared ? 0 : own, tid)) {
                 int i = why_thread_of(why, 0, tid);
@@ -361,7 +372,7 @@ static void blame_child(Why *why, WhyThread *t)
 {
         bool waitid_call = t->call.number == SYS_waitid;
         int64_t which = waitid_call ? (t->call.args[0] == 1 ? (int64_t)(pid_t)t->call.args[1] : -1) : (int64_t)(pid_t)t->call.args[0];
-        pid_t child = which > 0 ? (pid_t)which : 0;
+        pid_t child = which > 0 ? outer_tid(why, t, (int32_t)which) : 0;
         unsigned n = child ? 1 : 0;
         char name[WHY_NAME_MAX];
 
@@ -598,15 +609,17 @@ static void say_group(Why *why, BlameCause cause, const char *format, ...)
 static void judge_group(Why *why, const WhyGroup *before, const WhyGroup *now, const char *whose)
 {
         double window = (double)why->window / 1e6, throttled = (double)(now->throttled_us - MIN(now->throttled_us, before->throttled_us)) / 1e3;
+        double used = (double)(now->usage_us - MIN(now->usage_us, before->usage_us)) / 1e3;
 
         if (now->has_cpu && (throttled >= window / 5 || (now->n_throttled > before->n_throttled && why->cause != BLAME_BUSY)))
-                say_group(why, BLAME_THROTTLED, "is throttled by the cpu.max of %s: in %.0f ms it was held for %.0f ms", whose, window, throttled);
+                say_group(why, BLAME_THROTTLED, "is throttled by the cpu.max of %s: in the last %.0f ms that had a processor for %.0f ms", whose, window, used);
         if (now->has_memory && now->high > before->high)
                 say_group(why, BLAME_MEMORY_HIGH, "is slowed down: %s is above its memory.high (%llu of %llu MiB)", whose, (unsigned long long)now->memory >> 20,
                         (unsigned long long)now->memory_high >> 20);
         if (now->has_memory && (now->oom > before->oom || now->oom_kill > before->oom_kill))
-                say_group(why, BLAME_OOM, "is out of memory: %s is at its memory.max (%llu MiB), and %llu of it have been killed", whose, (unsigned long long)now->memory_max >> 20,
-                        (unsigned long long)now->oom_kill);
+                say_group(why, BLAME_OOM, now->oom_kill > before->oom_kill ? "is out of memory: %s is at its memory.max (%llu MiB), and some of it have just been killed"
+                                                                           : "is out of memory: %s is at its memory.max (%llu MiB), and nobody of it may be killed for that",
+                        whose, (unsigned long long)now->memory_max >> 20);
         if (before->frozen && now->frozen)
                 say_group(why, BLAME_FROZEN, "is frozen, by the freezer of %s", whose);
 }

@@ -26,6 +26,7 @@
 #define HOST_MAX      4096  /* other processes that are looked through */
 #define HOLDERS_MAX   8
 #define MANY_MAX      64
+#define NOT_ACCEPTED  ", and has not accepted it yet"
 #define NET_FILE_MAX  (1024u * 1024)
 
 typedef struct WhyFd {
@@ -311,15 +312,48 @@ static bool find_tcp(pid_t pid, uint64_t inode, const BlameTcp *of, BlameTcp *re
         return false;
 }
 
-static void say_socket(Why *why, WhyThread *t, int fd, const Holders *h, bool writes, const char *where)
+/* The socket that listens at @address, of TCP. */
+static uint64_t find_tcp_listener(pid_t pid, const char *address)
+{
+        _cleanup_free_ char *text = malloc(NET_FILE_MAX);
+        const char *port = strrchr(address, ':');
+        uint64_t inode = 0;
+
+        for (int v6 = 0; text && port && v6 < 2; v6++) {
+                if (!why_slurp(pid, 0, v6 ? "net/tcp6" : "net/tcp", text, NET_FILE_MAX))
+                        continue;
+                for (char *line = strchr(text, '\n'); line && line[1]; line = strchr(line + 1, '\n')) {
+                        BlameTcp tcp;
+
+                        if (!blame_parse_tcp(line + 1, v6, &tcp) || tcp.state != TCP_LISTEN)
+                                continue;
+                        if (strcmp(tcp.local, address) == 0)
+                                return tcp.inode;
+                        if (strcmp(strrchr(tcp.local, ':'), port) == 0 && (strncmp(tcp.local, "0.0.0.0:", 8) == 0 || strncmp(tcp.local, "[::]:", 5) == 0))
+                                inode = tcp.inode; /* unless somebody has that very address */
+                }
+        }
+        return inode;
+}
+
+/* One of the loopback interface, or @local's own. */
+static bool is_here(const char *remote, const char *local)
+{
+        const char *port = strrchr(remote, ':');
+
+        return strncmp(remote, "127.", 4) == 0 || strncmp(remote, "[::1]:", 6) == 0 ||
+                (port && local[0] && strncmp(remote, local, (size_t)(port - remote) + 1) == 0);
+}
+
+static void say_socket(Why *why, WhyThread *t, int fd, const Holders *h, bool writes, const char *where, const char *more_of_it)
 {
         const char *wants = writes ? "for room to send to" : "for data from";
         char name[WHY_NAME_MAX], more[32];
 
         if (h->n) {
                 point_at(why, t, h);
-                why_say(t, BLAME_PEER_SILENT, "waits %s %s%s, the peer of the socket on fd %d%s, which %s", wants,
-                        why_name(why, t->target_node, t->target_pid, t->target_comm, name, sizeof(name)), others(h, more), fd, where, writes ? "takes nothing" : "sends nothing");
+                why_say(t, BLAME_PEER_SILENT, "waits %s %s%s, the peer of the socket on fd %d%s, which %s%s", wants,
+                        why_name(why, t->target_node, t->target_pid, t->target_comm, name, sizeof(name)), others(h, more), fd, where, writes ? "takes nothing" : "sends nothing", more_of_it);
         } else if (h->unseen) {
                 why_say(t, BLAME_PEER_SILENT, "waits %s the peer of the socket on fd %d%s; who that is cannot be seen", wants, fd, where);
         } else {
@@ -338,10 +372,17 @@ static void blame_tcp(Why *why, WhyThread *t, int fd, const BlameTcp *tcp, bool 
                 why_say(t, BLAME_CONNECT, "waits for its connection to %s: nobody answers", tcp->remote);
         } else if (tcp->state == TCP_LISTEN) {
                 why_say(t, BLAME_WAITING, "waits for a connection to %s", tcp->local);
-        } else if (find_tcp(t->task.pid, 0, tcp, &other) && other.inode) {
-                Holders h = holders_of(why, t->task.pid, 's', other.inode, -1);
+        } else if (find_tcp(t->task.pid, 0, tcp, &other)) {
+                bool waits = !other.inode && other.state == TCP_ESTABLISHED;
+                uint64_t inode = waits ? find_tcp_listener(t->task.pid, other.local) : other.inode;
+                Holders h = {};
 
-                say_socket(why, t, fd, &h, writes, where);
+                if (inode)
+                        h = holders_of(why, t->task.pid, 's', inode, -1);
+
+                say_socket(why, t, fd, &h, writes, where, waits ? NOT_ACCEPTED : "");
+        } else if (is_here(tcp->remote, tcp->local)) {
+                why_say(t, BLAME_PEER_DEAD, "waits for the peer of the socket on fd %d%s, which is gone without a word", fd, where);
         } else {
                 why_say(t, tcp->state == TCP_ESTABLISHED ? BLAME_PEER_SILENT : BLAME_PEER_DEAD, "waits for %s of the socket on fd %d%s, which is not on this host, or has ended", "the peer", fd, where);
         }
@@ -350,6 +391,7 @@ static void blame_tcp(Why *why, WhyThread *t, int fd, const BlameTcp *tcp, bool 
 static void blame_socket(Why *why, WhyThread *t, int fd, uint64_t inode, bool writes)
 {
         int diag = diag_for(why, t->task.pid);
+        uint64_t listener;
         BlameUnix is;
         BlameTcp tcp;
         Holders h = {};
@@ -363,8 +405,11 @@ static void blame_socket(Why *why, WhyThread *t, int fd, uint64_t inode, bool wr
                         why_say(t, BLAME_WAITING, "waits for a connection to %s", is.name[0] ? is.name : "its socket");
                 } else if (is.peer) {
                         h = holders_of(why, t->task.pid, 's', is.peer, -1);
-                        say_socket(why, t, fd, &h, writes, where);
-                } else if (is.type == SOCK_DGRAM) {
+                        say_socket(why, t, fd, &h, writes, where, "");
+                } else if (is.gone && !is.dead && is.type != SOCK_DGRAM && (listener = blame_unix_listener(diag, inode))) {
+                        h = holders_of(why, t->task.pid, 's', listener, -1);
+                        say_socket(why, t, fd, &h, writes, where, NOT_ACCEPTED);
+                } else if (is.type == SOCK_DGRAM && !is.gone) {
                         why_say(t, BLAME_PEER_SILENT, "waits for a datagram on fd %d%s, from anybody", fd, where);
                 } else {
                         why_say(t, BLAME_PEER_DEAD, "waits for the peer of the socket on fd %d%s, which is gone", fd, where);
@@ -404,12 +449,16 @@ void why_blame_connect(Why *why, WhyThread *t)
 {
         char address[160] = "", raw[128], name[160];
         size_t size = MIN((size_t)t->call.args[2], sizeof(raw)), n = why->deep ? why_peek(t->task.pid, t->call.args[1], raw, size) : 0;
+        uint64_t listener;
         Holders h = {};
 
         if (n)
                 (void)blame_address(raw, n, address, sizeof(address));
         (void)snprintf(t->object, sizeof(t->object), "%s", address);
-        h.all[0].pid = n && (address[0] == '/' || address[0] == '@') ? find_listener(why, t->task.pid, address) : 0;
+        if (n && (address[0] == '/' || address[0] == '@'))
+                h.all[0].pid = find_listener(why, t->task.pid, address);
+        else if (n && is_here(address, "") && (listener = find_tcp_listener(t->task.pid, address)))
+                h = holders_of(why, t->task.pid, 's', listener, -1);
         h.n = h.all[0].pid != 0;
         if (h.n) {
                 point_at(why, t, &h);

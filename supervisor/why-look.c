@@ -84,7 +84,7 @@ static void read_number(int dir_fd, const char *name, uint64_t *ret)
                 *ret = strtoull(text, NULL, 10);
 }
 
-void why_read_group(int dir_fd, WhyGroup *ret)
+void why_read_group(int dir_fd, bool with_below, WhyGroup *ret)
 {
         char text[2048];
 
@@ -94,7 +94,7 @@ void why_read_group(int dir_fd, WhyGroup *ret)
                 (void)blame_field(text, "throttled_usec", &ret->throttled_us);
                 (void)blame_field(text, "usage_usec", &ret->usage_us);
         }
-        if (read_file(dir_fd, "memory.events", text, sizeof(text))) {
+        if (read_file(dir_fd, with_below ? "memory.events" : "memory.events.local", text, sizeof(text))) {
                 ret->has_memory = blame_field(text, "high", &ret->high);
                 (void)blame_field(text, "oom", &ret->oom);
                 (void)blame_field(text, "oom_kill", &ret->oom_kill);
@@ -123,8 +123,10 @@ static void read_more(WhyThread *t)
                 (void)blame_parse_call(text, &t->call);
         if (why_slurp(pid, tid, "stat", text, sizeof(text)))
                 (void)blame_parse_stat(text, &t->stat);
-        if (why_slurp(pid, tid, "status", text, sizeof(text)))
+        if (why_slurp(pid, tid, "status", text, sizeof(text))) {
                 (void)blame_parse_signals(text, &t->signals);
+                t->inner_tid = blame_parse_inner(text);
+        }
 }
 
 static int look_at_thread(Walk *w, pid_t pid, pid_t tid)
@@ -158,6 +160,8 @@ static int look_at_process(pid_t pid, void *userdata)
         int r = 0;
         DIR *d;
 
+        if (pid == why->nodes[w->node].reaper)
+                return 0;
         for (size_t i = 0; i < why->n_processes; i++)
                 if (why->processes[i].pid == pid)
                         return 0; /* told once per thread where cgroups are threaded */
@@ -196,8 +200,8 @@ int why_first(Why *why)
         if (!why->processes || !why->threads)
                 return -ENOMEM;
         why->blamed = why->diag_fd = -1;
-        why_read_group(why->nodes[why->target].dir_fd, &why->group_before);
-        why_read_group(why->flow_fd, &why->flow_before);
+        why_read_group(why->nodes[why->target].dir_fd, true, &why->group_before);
+        why_read_group(why->flow_fd, false, &why->flow_before); /* those of other nodes are theirs */
         why->first_at = clock_now();
         look_at_node(why, why->target);
         for (size_t i = 0; i < why->n_nodes; i++)
@@ -221,13 +225,15 @@ static void sample(WhyThread *t)
         BlameSignals signals;
         char text[4096];
 
-        if (why_slurp(t->task.pid, t->task.tid, "status", text, sizeof(text)) && blame_parse_signals(text, &signals))
-                t->n_pending += (signals.pending & signals.caught & ~signals.blocked) != 0;
+        if (!why_slurp(t->task.pid, t->task.tid, "status", text, sizeof(text)) || !blame_parse_signals(text, &signals))
+                return;
+        t->storm |= signals.pending & signals.caught;
+        t->n_pending += (signals.pending & signals.caught) != 0; /* also one that is blocked: it is while it is handled */
 }
 
 static void look_again(Why *why, WhyThread *t)
 {
-        nsec_t still = t->task.still_ns;
+        nsec_t still = t->task.still_ns, rest;
         BlameSched sched;
         Task task;
         char text[256];
@@ -239,6 +245,10 @@ static void look_again(Why *why, WhyThread *t)
         else
                 t->sched = (BlameSched){};
         t->switches = task.switches - MIN(task.switches, t->switches);
+        /* A wait for a processor is counted when it ends: it may have begun before the first look, or go on. */
+        rest = why->window - MIN(why->window, t->sched.run);
+        if (t->sched.wait > rest || (t->task.state == 'R' && task.state == 'R' && t->switches == 0))
+                t->sched.wait = rest;
         task.still_ns = t->switches == 0 && task.state == t->task.state ? still + why->window : 0;
         t->task = task;
         t->seen_twice = true;
@@ -259,6 +269,6 @@ void why_second(Why *why)
         why->window = clock_now() - why->first_at;
         for (size_t i = 0; i < why->n_threads; i++)
                 look_again(why, &why->threads[i]);
-        why_read_group(why->nodes[why->target].dir_fd, &why->group);
-        why_read_group(why->flow_fd, &why->flow);
+        why_read_group(why->nodes[why->target].dir_fd, true, &why->group);
+        why_read_group(why->flow_fd, false, &why->flow);
 }

@@ -254,7 +254,7 @@ static int freeze(Why *why, pid_t *ret_thawer)
         do {
                 WhyGroup group;
 
-                why_read_group(dir_fd, &group);
+                why_read_group(dir_fd, true, &group);
                 why->was_frozen = group.frozen;
                 (void)poll(NULL, 0, 1);
         } while (!why->was_frozen && clock_now() < until);

@@ -41,6 +41,7 @@ typedef struct WhyNode {
         uint64_t generation;
         int dir_fd;    /* its cgroup, or what stands for it */
         int32_t leader; /* its first process; 0: not known */
+        int32_t reaper; /* a process of ours that may be in its cgroup; 0: none */
         int best;      /* thread that says most; -1: none */
 } WhyNode;
 
@@ -55,9 +56,11 @@ typedef struct WhyThread {
         BlameCall call;
         BlameStat stat;
         BlameSignals signals;
+        int32_t inner_tid; /* as it and its process know it, in a PID namespace of their own; 0: as we do */
         BlameSched sched; /* of the first look; after the second: what was added */
         uint64_t switches; /* likewise */
-        unsigned n_pending; /* samples in which a signal that it catches was waiting */
+        unsigned n_pending; /* samples in which a signal that it catches was waiting, */
+        uint64_t storm;     /* and which, of all of them */
         bool seen_twice;
 
         /* what it means */
@@ -130,7 +133,7 @@ void why_child(Why *why, int out_fd);
 /* why-look.c */
 void why_second(Why *why);
 bool why_slurp(pid_t pid, pid_t tid, const char *name, char *buffer, size_t size);
-void why_read_group(int dir_fd, WhyGroup *ret);
+void why_read_group(int dir_fd, bool with_below, WhyGroup *ret); /* with_below: events of cgroups below count, too */
 size_t why_peek(pid_t pid, uint64_t address, void *buffer, size_t size); /* bytes of its memory that could be had */
 void why_peek_text(pid_t pid, uint64_t address, char *buffer, size_t size);
 

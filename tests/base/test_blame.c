@@ -156,7 +156,54 @@ Test(blame, the_kernel_tells_the_other_end_of_a_unix_socket, .timeout = 20)
         (void)close(pair[1]);
         cr_assert(blame_unix_peer(diag, ends[0].st_ino, &is));
         cr_assert_eq(is.peer, 0, "it is gone");
+        cr_assert(is.gone);
         (void)close(pair[0]);
         cr_assert_not(blame_unix_peer(diag, ends[0].st_ino, &is));
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair), 0);
+        (void)close(pair[1]);
+        cr_assert_eq(fstat(pair[0], &ends[0]), 0);
+        cr_assert(blame_unix_peer(diag, ends[0].st_ino, &is));
+        cr_assert(is.gone, "of datagrams it is not otherwise to be seen");
+        (void)close(pair[0]);
         (void)close(diag);
+}
+
+Test(blame, who_has_not_accepted_a_connection_is_found, .timeout = 20)
+{
+        int diag = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG), listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), fd, accepted;
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        struct stat st, listener;
+        socklen_t size = sizeof(address);
+        BlameUnix is;
+
+        cr_assert_eq(bind(listening, (struct sockaddr *)&address, sizeof(sa_family_t)), 0, "a name that nobody else has");
+        cr_assert_eq(getsockname(listening, (struct sockaddr *)&address, &size), 0);
+        cr_assert_eq(listen(listening, 4), 0);
+        for (int i = 0; i < 3; i++) {
+                fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+                cr_assert_eq(connect(fd, (struct sockaddr *)&address, size), 0);
+        }
+        cr_assert_eq(fstat(fd, &st) + fstat(listening, &listener), 0);
+        if (!blame_unix_peer(diag, st.st_ino, &is))
+                cr_skip("this kernel has no unix_diag");
+        cr_assert(is.gone && !is.dead);
+        cr_assert_eq(blame_unix_listener(diag, st.st_ino), listener.st_ino);
+        cr_assert_eq(blame_unix_listener(diag, listener.st_ino), 0);
+        for (int i = 0; i < 3; i++) {
+                accepted = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
+                cr_assert_geq(accepted, 0);
+        }
+        cr_assert_eq(blame_unix_listener(diag, st.st_ino), 0, "now it has");
+        cr_assert_eq(fstat(accepted, &listener), 0);
+        cr_assert(blame_unix_peer(diag, st.st_ino, &is));
+        cr_assert_eq(is.peer, listener.st_ino);
+        cr_assert_not(is.gone);
+}
+
+Test(blame, a_number_in_a_namespace_of_its_own_is_the_last_one)
+{
+        cr_assert_eq(blame_parse_inner("Name:\tx\nNStgid:\t4711\t2\nNSpid:\t4712\t17\t3\nNSpgid:\t1\t9\n"), 3);
+        cr_assert_eq(blame_parse_inner("Name:\tx\nNSpid:\t4712\nNSpgid:\t1\n"), 0, "it has none");
+        cr_assert_eq(blame_parse_inner("Name:\tx\nNSpid:\t4712\t17"), 0, "that is no whole line");
+        cr_assert_eq(blame_parse_inner("Name:\tNSpid:\n"), 0);
 }
