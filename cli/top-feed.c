@@ -2,6 +2,7 @@
 #include "cli/top-feed.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,8 @@
 #include "cli/print.h"
 #include "cli/session.h"
 
-#define PROC_MAX 65536 /* of /proc/stat: the lines of CPUs come first */
+#define PROBE_SPAN (30 * NSEC_PER_SEC) /* until the first word: a verifier may take its time */
+#define PROC_MAX   65536 /* of /proc/stat: the lines of CPUs come first */
 
 /* ---- the host */
 
@@ -134,7 +136,7 @@ static void fall_silent(TopFeed *feed, int r, nsec_t now)
 {
         client_done(&feed->control);
         feed->asked = NULL;
-        feed->no_usage = false; /* the next one may be another */
+        feed->no_usage = feed->no_probe = false; /* the next one may be another */
         top_model_put_silence(feed->model, r < 0 ? strerrordesc_np(-r) : client_explain(r), now);
 }
 
@@ -161,15 +163,21 @@ static int patience_ms(const TopFeed *feed)
         return (int)(feed->patience / NSEC_PER_MSEC);
 }
 
-/* One dataflow after the other. */
-static void ask_usage(TopFeed *feed, nsec_t now)
+/* One dataflow after the other; that of the stream tells by itself. */
+static void ask_more(TopFeed *feed, nsec_t now)
 {
-        json_t *uuid = json_array_get(feed->uuids, feed->next_usage);
+        json_t *uuid = feed->no_usage ? NULL : json_array_get(feed->uuids, feed->next_usage);
 
-        if (!uuid || feed->no_usage)
+        if (uuid) {
+                feed->next_usage++;
+                ask(feed, "Usage", json_pack("{sO si}", "dataflow", uuid, "timeout_ms", patience_ms(feed)), now);
                 return;
-        feed->next_usage++;
-        ask(feed, "Usage", json_pack("{sO si}", "dataflow", uuid, "timeout_ms", patience_ms(feed)), now);
+        }
+        do
+                uuid = feed->no_probe ? NULL : json_array_get(feed->uuids, feed->next_probe++);
+        while (uuid && strcmp(json_string_value(uuid), feed->probed) == 0);
+        if (uuid)
+                ask(feed, "Probe", json_pack("{sO si}", "dataflow", uuid, "timeout_ms", patience_ms(feed)), now);
 }
 
 /* Where there is a page it says whom to ask for; else all are, and those that are not wanted left out. */
@@ -186,7 +194,7 @@ static void take_uuids(TopFeed *feed, json_t *take)
 {
         json_decref(feed->uuids);
         feed->uuids = take;
-        feed->next_usage = 0;
+        feed->next_usage = feed->next_probe = 0;
 }
 
 static void take_status(TopFeed *feed, const Reply *reply, nsec_t now)
@@ -218,10 +226,16 @@ static void take_reply(TopFeed *feed, const Reply *reply, nsec_t now)
         }
         if (reply->error && strcmp(asked, "Usage") == 0) {
                 feed->no_usage = strcmp(reply->error, "org.varlink.service.MethodNotFound") == 0;
+        } else if (reply->error && strcmp(asked, "Probe") == 0) {
+                feed->no_probe = strcmp(reply->error, "org.varlink.service.MethodNotFound") == 0 || strcmp(reply->error, "Refused") == 0;
         } else if (reply->error) { /* a dataflow may have been forgotten meanwhile */
                 (void)snprintf(feed->refused, sizeof(feed->refused), "%s", reply->text[0] ? reply->text : reply->error);
                 (void)snprintf(feed->refused_name, sizeof(feed->refused_name), "%s", reply->error);
                 feed->model->daemon.silent_since = 0; /* it answers, after all */
+        } else if (strcmp(asked, "Probe") == 0) {
+                json_t *uuid = json_array_get(feed->uuids, feed->next_probe - 1);
+
+                top_model_put_probes(feed->model, json_string_value(uuid) ?: "", json_object_get(reply->parameters, "probes"), now);
         } else if (strcmp(asked, "Usage") == 0) {
                 json_t *uuid = json_array_get(feed->uuids, feed->next_usage - 1);
 
@@ -232,7 +246,7 @@ static void take_reply(TopFeed *feed, const Reply *reply, nsec_t now)
                 take_status(feed, reply, now);
         }
         if (!feed->asked && feed->control.fd >= 0)
-                ask_usage(feed, now);
+                ask_more(feed, now);
 }
 
 static void take_replies(TopFeed *feed, nsec_t now)
@@ -251,6 +265,93 @@ static void take_replies(TopFeed *feed, nsec_t now)
         }
         if (feed->asked && now >= feed->asked_until)
                 fall_silent(feed, CLIENT_E_SILENT, now); /* an answer that is late must not be taken for another's */
+}
+
+/* ---- the stream that keeps probes attached */
+
+static void end_probe(TopFeed *feed, nsec_t now)
+{
+        client_done(&feed->probe);
+        if (feed->probed[0])
+                top_model_put_probes(feed->model, feed->probed, NULL, now);
+        feed->probed[0] = '\0';
+}
+
+__attribute__((format(printf, 3, 4))) static void end_probe_because(TopFeed *feed, nsec_t now, const char *format, ...)
+{
+        va_list ap;
+
+        va_start(ap, format);
+        (void)vsnprintf(feed->told, sizeof(feed->told), format, ap);
+        va_end(ap);
+        end_probe(feed, now);
+}
+
+void top_feed_probe(TopFeed *feed, const char *uuid, nsec_t now)
+{
+        json_t *parameters;
+        int r;
+
+        end_probe(feed, now);
+        if (!uuid) {
+                (void)snprintf(feed->told, sizeof(feed->told), "probes: detached");
+                return;
+        }
+        parameters = json_pack("{ss sb si}", "dataflow", uuid, "calls", 1, "interval_ms", (int)(feed->interval / NSEC_PER_MSEC));
+        r = client_connect(&feed->probe, feed->runtime_dir, now);
+        if (r)
+                json_decref(parameters);
+        else
+                r = client_send(&feed->probe, "Probe", true, parameters, now);
+        if (r) {
+                end_probe_because(feed, now, "probes: %s", r < 0 ? strerrordesc_np(-r) : client_explain(r));
+                return;
+        }
+        (void)snprintf(feed->probed, sizeof(feed->probed), "%s", uuid);
+        (void)snprintf(feed->told, sizeof(feed->told), "probes: being attached");
+        feed->probe_until = nsec_add(now, PROBE_SPAN);
+        feed->probe_came = false;
+}
+
+static void take_probes(TopFeed *feed, const Reply *reply, nsec_t now)
+{
+        json_t *probes = json_object_get(reply->parameters, "probes");
+
+        if (reply->error && strcmp(reply->error, "org.varlink.service.MethodNotFound") == 0) {
+                end_probe_because(feed, now, "probes: this supervisor has none; it is of another version");
+                return;
+        }
+        if (reply->error) {
+                end_probe_because(feed, now, "probes: %s", reply->text[0] ? reply->text : reply->error);
+                return;
+        }
+        feed->probe_until = nsec_add(now, nsec_add(feed->interval, PROBE_SPAN));
+        top_model_put_probes(feed->model, feed->probed, probes, now);
+        if (json_get_text(probes, "reason")[0])
+                (void)snprintf(feed->told, sizeof(feed->told), "probes: %s", json_get_text(probes, "reason"));
+        else if (json_is_true(json_object_get(probes, "attached")) && !feed->probe_came)
+                (void)snprintf(feed->told, sizeof(feed->told), "probes: attached; p again detaches them");
+        feed->probe_came |= json_is_true(json_object_get(probes, "attached"));
+        if (!reply->continues)
+                end_probe(feed, now);
+}
+
+static void take_stream(TopFeed *feed, nsec_t now)
+{
+        for (unsigned i = 0; i < 16 && feed->probe.fd >= 0; i++) {
+                Reply reply = {};
+                int r = client_read(&feed->probe, &reply);
+
+                if (r == CLIENT_E_AGAIN)
+                        break;
+                if (r)
+                        end_probe_because(feed, now, "probes: %s", r < 0 ? strerrordesc_np(-r) : client_explain(r));
+                else
+                        take_probes(feed, &reply, now);
+                reply_done(&reply);
+        }
+        if (feed->probe.fd >= 0 && now >= feed->probe_until)
+                end_probe_because(feed, now, "probes: %s", client_explain(CLIENT_E_SILENT));
 }
 
 /* ---- all of it */
@@ -298,9 +399,12 @@ nsec_t top_feed_poll(const TopFeed *feed, struct pollfd p[static _TOP_FEED_POLL_
         nsec_t until = NSEC_NEVER;
 
         p[TOP_FEED_CONTROL] = (struct pollfd){.fd = feed->control.fd, .events = POLLIN};
+        p[TOP_FEED_PROBE] = (struct pollfd){.fd = feed->probe.fd, .events = POLLIN};
         p[TOP_FEED_LOOK] = (struct pollfd){.fd = feed->look.fd, .events = POLLIN};
         if (feed->asked)
                 until = feed->asked_until;
+        if (feed->probe.fd >= 0)
+                until = MIN(until, feed->probe_until);
         if (feed->look.fd >= 0)
                 until = MIN(until, feed->look_until);
         return until;
@@ -309,6 +413,7 @@ nsec_t top_feed_poll(const TopFeed *feed, struct pollfd p[static _TOP_FEED_POLL_
 void top_feed_take(TopFeed *feed, nsec_t now)
 {
         take_replies(feed, now);
+        take_stream(feed, now);
         take_look(feed, now);
 }
 
@@ -321,6 +426,7 @@ void top_feed_done(TopFeed *feed)
 {
         end_look(feed);
         client_done(&feed->control);
+        client_done(&feed->probe);
         json_decref(feed->uuids);
         json_decref(feed->seen);
         json_decref(feed->seen_before);

@@ -14,7 +14,7 @@
 #include "cli/top-model.h"
 #include "cli/usage.h"
 
-enum { TOP_FEED_CONTROL, TOP_FEED_LOOK, _TOP_FEED_POLL_MAX };
+enum { TOP_FEED_CONTROL, TOP_FEED_PROBE, TOP_FEED_LOOK, _TOP_FEED_POLL_MAX };
 
 typedef struct TopFeed {
         const char *runtime_dir; /* borrowed */
@@ -27,8 +27,14 @@ typedef struct TopFeed {
         nsec_t asked_until;
         bool no_usage;     /* this supervisor has no such method */
         nsec_t usage_at;   /* when it was last answered */
+        bool no_probe;     /* it has no probes, or may not have any */
+        Client probe;      /* keeps probes attached for as long as it is open */
+        char probed[40];   /* uuid; "": none */
+        nsec_t interval, probe_until; /* of its stream; when its next word is late */
+        bool probe_came;   /* it has said that they are attached */
+        char told[300];    /* for the person who asked for them; taken by the caller */
         json_t *uuids;     /* shown; owned */
-        size_t next_usage; /* whom of these to ask for next */
+        size_t next_usage, next_probe; /* whom of these to ask for next */
         char refused[256]; /* what it answered instead; "" */
         char refused_name[64]; /* as an error of the interface */
 
@@ -41,10 +47,13 @@ typedef struct TopFeed {
         pid_t left[16]; /* children that were killed, and have not died */
 } TopFeed;
 
-#define TOP_FEED_NULL ((TopFeed){.control = {.fd = -1}, .look = {.fd = -1}})
+#define TOP_FEED_NULL ((TopFeed){.control = {.fd = -1}, .probe = {.fd = -1}, .look = {.fd = -1}})
 
 /* top_feed_look() - read pages and begin to ask for the rest. What is still under way is not asked for again. 0 or -ENOMEM. */
 int top_feed_look(TopFeed *feed, nsec_t now);
+
+/* top_feed_probe() - have the system calls of a dataflow counted, until it is another or NULL. What becomes of it is in told. */
+void top_feed_probe(TopFeed *feed, const char *uuid, nsec_t now);
 
 /* top_feed_poll() - what to wait for; descriptors may be -1. Return: until when, at most. */
 nsec_t top_feed_poll(const TopFeed *feed, struct pollfd p[static _TOP_FEED_POLL_MAX]);

@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/utf8.h"
+#include "cli/histogram.h"
 #include "cli/print.h"
 
 #define UUID_BEGIN_MIN 4
@@ -59,6 +60,7 @@ void top_model_done(TopModel *model)
         free(model->nodes);
         free_links(model->links, model->n_links);
         json_decref(model->dataflows);
+        json_decref(model->probed);
         *model = TOP_MODEL_NULL;
 }
 
@@ -137,7 +139,10 @@ static void inherit(TopNode *node, TopModel *model, size_t *hint)
 {
         const TopNode *old = find_node(model->nodes, model->n_nodes, node->uuid, node->id, hint);
 
-        node->usage = old && old->generation == node->generation ? old->usage : usage_unknown;
+        bool same_life = old && old->generation == node->generation;
+
+        node->usage = same_life ? old->usage : usage_unknown;
+        node->calls = same_life ? old->calls : (TopCalls){.per_second = TOP_UNKNOWN};
         node->memory_max = old ? old->memory_max : 0;
 }
 
@@ -458,6 +463,105 @@ void top_model_put_look(TopModel *model, const char *uuid, const json_t *entry, 
         }
 }
 
+/* ---- system calls */
+
+static json_t *find_calls(const json_t *probes, const TopNode *node)
+{
+        json_t *probed;
+        size_t i;
+
+        json_array_foreach(json_object_get(probes, "nodes"), i, probed)
+                if (strcmp(json_get_text(probed, "node"), node->id) == 0 && number(probed, "generation") == node->generation)
+                        return probed;
+        return NULL;
+}
+
+static const json_t *find_call(const json_t *probed, const json_t *like)
+{
+        json_t *call;
+        size_t i;
+
+        json_array_foreach(json_object_get(probed, "calls"), i, call)
+                if (strcmp(json_get_text(call, "call"), json_get_text(like, "call")) == 0)
+                        return call;
+        return NULL;
+}
+
+/* What came between two answers: how many, and which took longest. */
+static void compare_calls(TopNode *node, const json_t *probed, const json_t *before, nsec_t span_ns, nsec_t now)
+{
+        uint64_t n = 0;
+        json_t *call;
+        size_t i;
+
+        node->calls = (TopCalls){.at = now, .per_second = TOP_UNKNOWN};
+        json_array_foreach(json_object_get(probed, "calls"), i, call) {
+                const json_t *old = find_call(before, call);
+                Histogram took, then;
+                uint64_t p99;
+
+                histogram_read(&took, json_object_get(call, "log2_ns"));
+                histogram_read(&then, json_object_get(old, "log2_ns"));
+                histogram_minus(&took, &then);
+                n += took.sum;
+                p99 = histogram_quantile(&took, 0.99);
+                if (took.sum == 0 || p99 <= node->calls.worst_p99_ns)
+                        continue;
+                node->calls.worst_p99_ns = p99;
+                copy(node->calls.worst, sizeof(node->calls.worst), json_get_text(call, "call"));
+        }
+        if (before && span_ns > 0)
+                node->calls.per_second = (double)n * 1e9 / (double)span_ns;
+}
+
+void top_model_put_probes(TopModel *model, const char *uuid, json_t *probes, nsec_t now)
+{
+        json_t *before = json_object_get(model->probed, uuid);
+        nsec_t span_ns = (number(probes, "at_ms") - number(before, "at_ms")) * NSEC_PER_MSEC;
+
+        if (!json_is_true(json_object_get(probes, "attached"))) {
+                (void)json_object_del(model->probed, uuid);
+                return;
+        }
+        if (number(probes, "at_ms") <= number(before, "at_ms") || number(probes, "attached_at_ms") != number(before, "attached_at_ms"))
+                before = NULL; /* not to be compared: they were attached anew */
+        for (size_t i = 0; i < model->n_nodes; i++) {
+                TopNode *node = &model->nodes[i];
+                const json_t *probed = strcmp(node->uuid, uuid) == 0 ? find_calls(probes, node) : NULL;
+
+                if (probed)
+                        compare_calls(node, probed, find_calls(before, node), span_ns, now);
+        }
+        if (!model->probed)
+                model->probed = json_object();
+        (void)json_object_set(model->probed, uuid, probes);
+}
+
+json_t *top_model_calls(const TopModel *model, const TopNode *node)
+{
+        return find_calls(json_object_get(model->probed, node->uuid), node);
+}
+
+double top_model_probe_share(const TopModel *model)
+{
+        double sum = TOP_UNKNOWN;
+        const char *uuid;
+        json_t *probes;
+
+        json_object_foreach(model->probed, uuid, probes) {
+                const json_t *share = json_object_get(json_object_get(probes, "cost"), "share");
+
+                if (json_is_number(share) && json_number_value(share) >= 0)
+                        sum = MAX(sum, 0.0) + json_number_value(share);
+        }
+        return sum;
+}
+
+bool top_calls_fresh(const TopModel *model, const TopCalls *calls, nsec_t now)
+{
+        return calls->at != 0 && now < nsec_add(calls->at, model->fresh_span);
+}
+
 bool top_usage_fresh(const TopModel *model, const TopUsage *usage, nsec_t now)
 {
         return usage->at != 0 && now < nsec_add(usage->at, model->fresh_span);
@@ -545,16 +649,18 @@ static json_t *pressure_json(bool known, const double some[static _TOP_PRESSURE_
 static json_t *node_json(const TopModel *model, const TopNode *node, nsec_t now)
 {
         const TopUsage *u = &node->usage;
-        bool known = top_usage_fresh(model, u, now);
+        bool known = top_usage_fresh(model, u, now), counted = top_calls_fresh(model, &node->calls, now);
 
-        return json_pack("{ss ss ss ss ss sb sI si si sI so so so so so so so so}", "uuid", node->uuid, "dataflow", node->dataflow,
+        return json_pack("{ss ss ss ss ss sb sI si si sI so so so so so so so so so ss? so}", "uuid", node->uuid, "dataflow", node->dataflow,
                 "node", node->id, "state", status_node_state_to_string(node->state), "health", status_health_to_string(node->health),
                 "frozen", node->frozen, "generation", (json_int_t)node->generation, "restarts", (int)node->restarts, "pid", node->pid,
                 "since_at_ms", (json_int_t)(node->since / NSEC_PER_MSEC), "cpu_percent", figure(known, u->cpu_percent), "memory_bytes",
                 count(known, u->memory_bytes), "memory_peak_bytes", count(known && u->memory_peak_bytes, u->memory_peak_bytes),
                 "memory_max_bytes", count(node->memory_max > 0, node->memory_max), "processes", count(known, u->processes), "threads",
                 count(known && u->threads, u->threads), "throttled_percent", figure(known, u->throttled_percent), "pressure",
-                pressure_json(known, u->some, u->full));
+                pressure_json(known, u->some, u->full), "calls_per_second", figure(counted, node->calls.per_second), "worst_call",
+                counted && node->calls.worst[0] ? node->calls.worst : NULL, "worst_call_p99_ns",
+                count(counted && node->calls.worst[0], node->calls.worst_p99_ns));
 }
 
 static json_t *link_json(const TopModel *model, const TopLink *link, nsec_t now)

@@ -32,6 +32,13 @@ typedef struct TopUsage { /* of one life of a node */
         double some[_TOP_PRESSURE_MAX], full[_TOP_PRESSURE_MAX]; /* percent of the last 10 s */
 } TopUsage;
 
+typedef struct TopCalls { /* of one life of a node, while its system calls are counted */
+        nsec_t at;             /* 0: never */
+        double per_second;     /* since the answer before */
+        char worst[24];        /* the call whose 99 % quantile was the longest since then; "": there was none */
+        uint64_t worst_p99_ns;
+} TopCalls;
+
 typedef struct TopNode {
         char uuid[40], dataflow[136], id[132];
         uint32_t state, health; /* STATUS_NODE_*, STATUS_HEALTH_* */
@@ -42,6 +49,7 @@ typedef struct TopNode {
         nsec_t since, stuck_since;
         uint64_t memory_max; /* 0: none, or unknown */
         TopUsage usage;
+        TopCalls calls;
 } TopNode;
 
 typedef struct TopLink {
@@ -89,6 +97,7 @@ typedef struct TopModel {
         size_t n_links;
         json_t *dataflows; /* owned; what was said last, for details; NULL: nothing yet */
         nsec_t answered_at; /* of that */
+        json_t *probed;     /* owned; {uuid: Probes}, where probes are attached; NULL: nowhere */
         size_t n_dataflows; /* shown */
         nsec_t fresh_span;  /* what is older is unknown */
 } TopModel;
@@ -117,11 +126,15 @@ void top_model_put_usage(TopModel *model, const char *uuid, const json_t *usage,
 /* top_model_put_look() - an entry of usage_read() for the cgroup of one dataflow: for nodes of which Usage says nothing. */
 void top_model_put_look(TopModel *model, const char *uuid, const json_t *entry, nsec_t now);
 
+/* top_model_put_probes() - Probes of one dataflow, from Probe. NULL, and such as are not attached: there are none. */
+void top_model_put_probes(TopModel *model, const char *uuid, json_t *probes, nsec_t now);
+
 /* top_host_put() - the texts of /proc/stat and /proc/pressure/{cpu,memory,io}; NULL: could not be read. */
 void top_host_put(TopHost *host, const char *stat, const char *const pressure[static _TOP_PRESSURE_MAX], nsec_t now);
 
 /* top_usage_fresh() - whether the figures are of late: else they are shown as unknown. */
 bool top_usage_fresh(const TopModel *model, const TopUsage *usage, nsec_t now);
+bool top_calls_fresh(const TopModel *model, const TopCalls *calls, nsec_t now);
 bool top_link_fresh(const TopModel *model, const TopLink *link, nsec_t now);
 
 /* top_model_node(), _link() - by name; NULL: it is not there (any more). */
@@ -130,6 +143,12 @@ const TopLink *top_model_link(const TopModel *model, const char *uuid, const cha
 
 /* top_model_dataflow() - what Status said of it, borrowed; NULL: nothing. */
 json_t *top_model_dataflow(const TopModel *model, const char *uuid);
+
+/* top_model_calls() - the ProbedNode of a node's life, borrowed; NULL: its calls are not counted. */
+json_t *top_model_calls(const TopModel *model, const TopNode *node);
+
+/* top_model_probe_share() - of one CPU, what the probes of all dataflows cost; unknown without any. */
+double top_model_probe_share(const TopModel *model);
 
 /* top_link_fill() - share of the queue that is taken; unknown without a size. */
 double top_link_fill(const TopLink *link);

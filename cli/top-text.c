@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "cli/histogram.h"
 #include "cli/print.h"
 
 #define TREE_DEPTH 32
@@ -176,6 +177,44 @@ static void add_usage(TopText *text, const TopModel *model, const TopNode *node,
                         top_text_add(text, "%-14s %.2f %% some, %.2f %% full, of the last 10 s", names[p], u->some[p], MAX(u->full[p], 0.0));
 }
 
+/* ---- system calls of a node: most time first */
+
+static int by_total(const void *a, const void *b)
+{
+        long long x = json_get_number(*(json_t *const *)a, "total_ns"), y = json_get_number(*(json_t *const *)b, "total_ns");
+
+        return x < y ? 1 : x > y ? -1 : 0;
+}
+
+static void add_call(TopText *text, const json_t *call)
+{
+        char p50[16], p99[16], total[16];
+        Histogram took;
+
+        histogram_read(&took, json_object_get(call, "log2_ns"));
+        top_text_add(text, "  %-18.18s %10lld %8lld %8s %8s %8s", json_get_text(call, "call"), json_get_number(call, "count"),
+                json_get_number(call, "errors"), histogram_format_ns(histogram_quantile(&took, 0.5), p50, sizeof(p50)),
+                histogram_format_ns(histogram_quantile(&took, 0.99), p99, sizeof(p99)),
+                histogram_format_ns((uint64_t)MAX(json_get_number(call, "total_ns"), 0LL), total, sizeof(total)));
+}
+
+static void add_calls(TopText *text, const TopModel *model, const TopNode *node)
+{
+        const json_t *calls = json_object_get(top_model_calls(model, node), "calls");
+        size_t n = json_array_size(calls);
+        _cleanup_free_ json_t **sorted = calloc(n + 1, sizeof(*sorted));
+
+        if (n == 0 || !sorted)
+                return;
+        for (size_t i = 0; i < n; i++)
+                sorted[i] = json_array_get(calls, i);
+        qsort(sorted, n, sizeof(*sorted), by_total);
+        top_text_add(text, "%s", "");
+        top_text_add(text, "  %-18s %10s %8s %8s %8s %8s", "SYSTEM CALL", "COUNT", "ERRORS", "P50", "P99", "IN ALL");
+        for (size_t i = 0; i < n; i++)
+                add_call(text, sorted[i]);
+}
+
 static void add_link_line(TopText *text, const TopModel *model, const TopLink *l, const char *arrow, const char *other, nsec_t now)
 {
         char rate[32];
@@ -243,6 +282,7 @@ static void node_details(TopText *text, const TopModel *model, const TopUi *ui, 
         add_felt(text, more);
         top_text_add(text, "%s", "");
         add_links(text, model, node, now);
+        add_calls(text, model, node);
 }
 
 /* ---- details of a link */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "cli/histogram.h"
 
 #define TINY_ROWS   12 /* on fewer, nodes and links are not both shown */
 #define NAME_MIN    10
@@ -218,15 +219,53 @@ static void put_uptime(Picture *p, int row, int col, int width, const TopModel *
         (void)picture_put_right(p, row, col, width, PICTURE_PLAIN, text);
 }
 
-static const Column node_columns[] = {
+static void put_calls(Picture *p, int row, int col, int width, const TopModel *model, const void *what, nsec_t now)
+{
+        const TopCalls *c = &((const TopNode *)what)->calls;
+        char text[32];
+
+        (void)picture_put_right(p, row, col, width, PICTURE_PLAIN,
+                top_format_rate(text, sizeof(text), top_calls_fresh(model, c, now) ? c->per_second : TOP_UNKNOWN));
+}
+
+static void put_worst(Picture *p, int row, int col, int width, const TopModel *model, const void *what, nsec_t now)
+{
+        const TopCalls *c = &((const TopNode *)what)->calls;
+        char p99[16] = "-";
+        int took;
+
+        if (!top_calls_fresh(model, c, now) || !c->worst[0]) {
+                (void)picture_put_right(p, row, col, width, PICTURE_PLAIN, p99);
+                return;
+        }
+        (void)histogram_format_ns(c->worst_p99_ns, p99, sizeof(p99));
+        took = picture_width(p99, true);
+        (void)picture_put_right(p, row, col, width - took - 1, PICTURE_PLAIN, c->worst); /* the name is cut, and not the time */
+        (void)picture_put_right(p, row, col + width - took, took, PICTURE_PLAIN, p99);
+}
+
+enum { N_NODE_COLUMNS = 9 };
+
+static const Column node_columns[N_NODE_COLUMNS] = {
         {"STATE", 8, 0, true, put_state},
         {"CPU%", 6, 1, false, put_cpu},
         {"MEM", 6, 2, false, put_memory},
-        {"%MAX", 4, 6, false, put_memory_share},
-        {"PSI", 5, 5, false, put_pressure},
-        {"RST", 3, 4, false, put_restarts},
-        {"UP", 8, 3, false, put_uptime},
+        {"%MAX", 4, 8, false, put_memory_share},
+        {"PSI", 5, 7, false, put_pressure},
+        {"CALL/S", 6, 9, false, put_calls},
+        {"WORST P99", 16, 10, false, put_worst},
+        {"RST", 3, 6, false, put_restarts},
+        {"UP", 8, 5, false, put_uptime},
 };
+
+/* Where calls are counted, that is what somebody wants to see. */
+static void rank_node_columns(Column to[static N_NODE_COLUMNS], const TopModel *model)
+{
+        memcpy(to, node_columns, sizeof(node_columns));
+        for (int i = 0; json_object_size(model->probed) > 0 && i < N_NODE_COLUMNS; i++)
+                if (to[i].put == put_calls || to[i].put == put_worst)
+                        to[i].rank = to[i].put == put_calls ? 3 : 4;
+}
 
 static void node_name(char *buffer, size_t size, const TopNode *node)
 {
@@ -247,9 +286,12 @@ static int widest_node(const TopModel *model, const TopOrder *order, bool ascii)
 
 static void put_nodes(Picture *p, const Layout *l, const TopModel *model, const TopOrder *order, const TopUi *ui, nsec_t now)
 {
-        Columns c = choose(node_columns, ELEMENTSOF(node_columns), p->cols, widest_node(model, order, p->ascii));
+        Column columns[N_NODE_COLUMNS];
+        Columns c;
         size_t first = ui ? first_shown(ui->node_row, (size_t)l->n_nodes, order->n_nodes) : 0;
 
+        rank_node_columns(columns, model);
+        c = choose(columns, N_NODE_COLUMNS, p->cols, widest_node(model, order, p->ascii));
         put_titles(p, l->nodes, &c, "NODE");
         for (int i = 0; i < l->n_nodes && first + (size_t)i < order->n_nodes; i++) {
                 const TopNode *node = &model->nodes[order->nodes[first + (size_t)i]];
@@ -405,6 +447,7 @@ static void count_nodes(const TopModel *model, unsigned *ret_up, unsigned *ret_s
 
 static int put_counts(Picture *p, int row, const TopModel *model)
 {
+        double share = top_model_probe_share(model);
         unsigned up, stuck, failed;
         char text[400];
         int col;
@@ -416,7 +459,11 @@ static int put_counts(Picture *p, int row, const TopModel *model)
         (void)snprintf(text, sizeof(text), ", %u stuck", stuck);
         col += picture_put(p, row, col, p->cols, stuck ? PICTURE_WARN : PICTURE_PLAIN, text);
         (void)snprintf(text, sizeof(text), ", %u failed", failed);
-        return col + picture_put(p, row, col, p->cols, failed ? PICTURE_BAD : PICTURE_PLAIN, text);
+        col += picture_put(p, row, col, p->cols, failed ? PICTURE_BAD : PICTURE_PLAIN, text);
+        if (share < 0)
+                return col;
+        (void)snprintf(text, sizeof(text), "   probes: %.2f %% of one CPU", 100 * share);
+        return col + picture_put(p, row, col, p->cols, PICTURE_PLAIN, text);
 }
 
 static void host_text(char *text, size_t size, const TopHost *h)

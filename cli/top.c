@@ -86,8 +86,10 @@ static bool lacks_utf8(void)
 static void begin(Top *t)
 {
         t->ascii = lacks_utf8();
+        t->ui.can_probe = true;
         t->feed.runtime_dir = t->session.runtime_dir;
         t->feed.model = &t->model;
+        t->feed.interval = t->interval;
         t->feed.patience = t->session.timeout_given ? t->session.timeout : PATIENCE;
         t->model.fresh_span = nsec_add(nsec_mul(t->interval, FRESH), NSEC_PER_SEC);
 }
@@ -291,6 +293,14 @@ static bool take_signals(Top *t)
         return false;
 }
 
+/* What became of the probes is said until the next key. */
+static void hear(Top *t)
+{
+        if (t->feed.told[0])
+                (void)snprintf(t->ui.message, sizeof(t->ui.message), "%.*s", (int)sizeof(t->ui.message) - 1, t->feed.told);
+        t->feed.told[0] = '\0';
+}
+
 /* Return: whether it ends. */
 static bool take_keys(Top *t)
 {
@@ -305,9 +315,13 @@ static bool take_keys(Top *t)
                 case TOP_ACTION_LOOK:
                         t->next_at = 0;
                         break;
+                case TOP_ACTION_PROBE:
+                        top_feed_probe(&t->feed, strcmp(t->feed.probed, t->ui.uuid) == 0 ? NULL : t->ui.uuid, clock_now());
+                        break;
                 default:
                         break;
                 }
+                hear(t);
                 if (draw(t)) /* the next key is about what is seen then */
                         return true;
         }
@@ -337,6 +351,7 @@ static int turn(Top *t, bool *ret_over)
         if (poll(p, N, nsec_poll_ms(until, now)) < 0 && errno != EINTR)
                 return error_origin(-errno);
         top_feed_take(&t->feed, clock_now());
+        hear(t);
         top_child_read(&t->child, &t->said);
         *ret_over = take_signals(t) || take_keys(t) || (p[KEYS].revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
         return 0;

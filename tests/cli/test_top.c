@@ -361,6 +361,45 @@ Test(top_model, reads_the_host)
         cr_assert_lt(m.host.cpu_percent, 0);
 }
 
+static json_t *probes(long long at_ms, long long attached_at_ms, int reads, int opens)
+{
+        return json_pack("{sb sI sI s{sf} s[{ss si s[{ss sI sI sI s[iii]} {ss sI sI sI s[iiiiii]}]}]}", "attached", 1, "at_ms", (json_int_t)at_ms,
+                "attached_at_ms", (json_int_t)attached_at_ms, "cost", "share", 0.012, "nodes", "node", "source", "generation", 1, "calls", "call", "read",
+                "count", (json_int_t)reads, "errors", (json_int_t)0, "total_ns", (json_int_t)5, "log2_ns", 0, reads, 0, "call", "openat", "count",
+                (json_int_t)opens, "errors", (json_int_t)2, "total_ns", (json_int_t)500, "log2_ns", 0, 0, 0, 0, 0, opens);
+}
+
+static void put_probes(TopModel *model, json_t *take, nsec_t now)
+{
+        cr_assert_not_null(take);
+        top_model_put_probes(model, UUID, take, now);
+        json_decref(take);
+}
+
+Test(top_model, calls_are_of_the_time_between_two_answers)
+{
+        TopModel m = model_make();
+
+        put_probes(&m, probes(5000, 1000, 100, 7), T0);
+        cr_assert_lt(the_node(&m, "source")->calls.per_second, 0);
+        cr_assert_float_eq(top_model_probe_share(&m), 0.012, 1e-9);
+        put_probes(&m, probes(7000, 1000, 300, 7), T0 + 2 * S);
+        cr_assert_float_eq(the_node(&m, "source")->calls.per_second, 100, 1e-9);
+        cr_assert_str_eq(the_node(&m, "source")->calls.worst, "read", "openat was not called since");
+        cr_assert_eq(the_node(&m, "source")->calls.worst_p99_ns, 4);
+        put_probes(&m, probes(8000, 1000, 301, 9), T0 + 3 * S);
+        cr_assert_str_eq(the_node(&m, "source")->calls.worst, "openat");
+        cr_assert_eq(the_node(&m, "source")->calls.worst_p99_ns, 64);
+        put_probes(&m, probes(9000, 8500, 3, 1), T0 + 4 * S);
+        cr_assert_lt(the_node(&m, "source")->calls.per_second, 0, "they were attached anew");
+        put_page(&m, STATUS_VERDICT_OK, STATUS_REASON_NONE, 2, T0 + 4 * S);
+        cr_assert_eq(the_node(&m, "source")->calls.at, 0, "another life");
+        put_probes(&m, json_pack("{sb ss}", "attached", 0, "reason", "over budget"), T0 + 5 * S);
+        cr_assert_eq(json_object_size(m.probed), 0);
+        cr_assert_lt(top_model_probe_share(&m), 0);
+        top_model_done(&m);
+}
+
 Test(top_model, json_says_null_for_what_is_not_known)
 {
         TopModel m = model_make();
@@ -577,9 +616,9 @@ Test(top_view, shows_what_is_known)
         text = drawn(&s, 24, 100, false, NULL);
         has(text, "supervisor 42, up 1:00:00\n1 dataflow, 3 nodes: 2 up, 1 stuck, 1 failed\n");
         has(text, "NODE");
-        has(text, "audio:source running       -  4.00K    -   1.5   0  0:01:01\n");
-        has(text, "audio:dft    STUCK         -   879K   86   1.5   2  0:00:05\n");
-        has(text, "audio:sink   failed        -      -    -     -   0        -\n");
+        has(text, "audio:source running       -  4.00K    -   1.5      -                -   0  0:01:01\n");
+        has(text, "audio:dft    STUCK         -   879K   86   1.5      -                -   2  0:00:05\n");
+        has(text, "audio:sink   failed        -      -    -     -      -                -   0        -\n");
         has(text, "audio:source/frames \u2192 dft/in   150.0    9/10 [\u2588\u2588\u2588\u2588\u2588\u2588\u2588\u2588\u2588 ]      30  1.50ms");
         has(text, "q quit");
         stand(&s);
@@ -650,6 +689,27 @@ Test(top_view, the_selected_row_is_always_shown)
                 has(text, i == 0 ? "audio:source" : i == 1 ? "audio:dft" : "audio:sink");
                 (void)press(&s, TOP_KEY_DOWN);
         }
+        stand(&s);
+}
+
+Test(top_view, calls_are_shown_where_they_are_counted)
+{
+        Seat s = sit();
+        TopText text = TOP_TEXT_NULL;
+        _cleanup_free_ char *without = drawn(&s, 24, 70, true, NULL), *with = NULL, *node = NULL;
+
+        cr_assert_null(strstr(without, "WORST"), "there is no room for what nobody counts");
+        put_probes(&s.model, probes(5000, 1000, 100, 7), T0 - S);
+        put_probes(&s.model, probes(6000, 1000, 300, 9), T0);
+        with = drawn(&s, 24, 75, true, NULL);
+        has(with, "CALL/S        WORST P99");
+        has(with, "202.0      openat 64ns");
+        has(with, "probes: 1.20 % of one CPU");
+        (void)press(&s, TOP_KEY_ENTER);
+        top_text_details(&text, &s.model, &s.ui, T0);
+        node = drawn(&s, 40, 100, true, &text);
+        has(node, "  openat                      9        2     64ns     64ns    500ns\n  read                      300        0      4ns      4ns      5ns\n");
+        top_text_done(&text);
         stand(&s);
 }
 

@@ -4,8 +4,10 @@
 import json
 import os
 import re
+import select
 import signal
 import subprocess
+import threading
 
 import pytest
 from conftest import eventually
@@ -92,7 +94,7 @@ def test_text_is_plain_where_nothing_else_can_be_shown(talk, audio):
     assert re.search(r"^audio:source/frames → dft/in +\d+\.\d +9/10 \[█{9} \] +3 +1.50ms$", utf8, re.M), utf8
     assert re.search(r"^audio:source/frames -> dft/in +\d+\.\d +9/10 \[#{9} \] +3 +1.50ms$", plain, re.M), plain
     assert plain.isascii() and "\x1b" not in utf8
-    assert re.search(r"^audio:source +running +- +- +- +- +3 +0:02:3\d$", plain, re.M), plain
+    assert re.search(r"^audio:source +running +- +- +- +- +- +- +3 +0:02:3\d$", plain, re.M), plain
 
 
 def test_only_those_that_were_named(talk, audio):
@@ -245,6 +247,52 @@ def test_a_silent_supervisor_holds_up_no_key(audio, page, screen):
     audio.answers["Status"] = answer
     s.until(lambda s: "does not answer" not in s.text())
     audio.answers["Status"] = lambda c, p: c.silence()
+    s.type("q")
+    assert s.status() == 0
+
+
+def test_probes_are_attached_by_an_open_stream_and_detached_by_its_end(screen, audio):
+    began, ended = threading.Event(), threading.Event()
+
+    def probe(connection, parameters):
+        if "interval_ms" not in parameters:
+            return connection.reply(probes={"attached": began.is_set(), "at_ms": now_ms(), "nodes": [], "links": []})
+        began.set()
+        for n in range(1, 1000):
+            if connection.server.ended.is_set() or select.select([connection.sock], [], [], 0.05)[0]:
+                break  # it hung up
+            call = {"call": "openat", "number": 257, "count": 10 * n, "errors": n, "total_ns": 40000 * n, "log2_ns": [0] * 12 + [10 * n]}
+            connection.message({"continues": True, "parameters": {"probes": {
+                "attached": True, "attached_at_ms": 1, "at_ms": now_ms(), "nodes": [{"node": "source", "generation": 1, "lost": 0, "calls": [call]}],
+                "cost": {"load_ms": 1, "call_ns": 200, "other_call_ns": 20, "share": 0.0042, "budget": 0.03}, "links": []}}})  # fmt: skip
+        ended.set()
+
+    audio.answers["Probe"] = probe
+    s = screen()
+    s.until(r"^audio:source ")
+    assert "WORST" not in s.text()
+    s.type("p")
+    s.until(r"^audio:source +running .* \d+\.\d +openat 8.19us")
+    s.until(r"probes: 0\.42 % of one CPU")
+    assert [p for m, p in audio.calls if m == "Probe" and "interval_ms" in p] == [{"dataflow": UUID, "calls": True, "interval_ms": 100}]
+    s.type("\r")
+    s.until(r"^  openat +\d+0 +\d+ +8.19us +8.19us")
+    s.type("\x1bp")
+    assert ended.wait(10)
+    s.until(r"probes: detached")
+    s.until(lambda s: "of one CPU" not in s.text())
+    s.type("q")
+    assert s.status() == 0
+
+
+def test_probes_that_cannot_be_had_are_told_why(screen, audio):
+    audio.answers["Probe"] = lambda c, p: c.error("Refused", "no BTF here")
+    s = screen()
+    s.until(r"^audio:source ")
+    s.type("p")
+    s.until(r"^probes: no BTF here$")
+    s.type("S")
+    s.until(r"order: state")
     s.type("q")
     assert s.status() == 0
 
