@@ -85,7 +85,10 @@ static bool lacks_utf8(void)
 
 static void begin(Top *t)
 {
+        const Command *why = command_find("why");
+
         t->ascii = lacks_utf8();
+        t->ui.can_why = why && why->main;
         t->ui.can_probe = true;
         t->feed.runtime_dir = t->session.runtime_dir;
         t->feed.model = &t->model;

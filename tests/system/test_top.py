@@ -345,6 +345,11 @@ def test_a_daemon_that_is_stopped_is_wedged_and_its_nodes_are_still_shown(start_
     s = screen("flow", "--timeout", "300ms", TIDEGATE_RUNTIME_DIR=str(daemon.runtime), cols=120)
     s.until(r"^flow:busy +running +(?:[1-9]\d*\.\d|0\.[1-9]) +[\d.]+[KM]")
     s.until(r"^flow:idle +running +0\.0 ")
+    s.type("/idle\rw")
+    s.until(r"^why flow:idle$")
+    s.until(r"sleep")
+    s.type("w")
+    s.until(r"^NODE ")
     supervisor = daemon.supervisor()
     os.kill(supervisor, signal.SIGSTOP)
     try:
