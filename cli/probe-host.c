@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include "bpf/call-view.h"
 #include "bpf/probe.h"
 #include "cli/probe-raw.h"
 #include "cli/probes.h"
@@ -281,6 +282,61 @@ static void try_leave_probe(const ProbeContext *context, ProbeReport *report)
         (void)leave_probe_free(probe);
 }
 
+#define CALLS 100u
+
+/* Of a process in a cgroup that is watched: exactly as many calls as it has made. */
+static void try_call_probe(const ProbeContext *context, ProbeReport *report)
+{
+        static const char *const names[] = {"calls", "calls/flow", "calls/flow/node.1"};
+        const char *off = getenv("TIDEGATE_PROBES");
+        CallView view = CALL_VIEW_INIT;
+        struct call_count count = {0};
+        ProbeReason reason = {0};
+        CallProbe *probe = NULL;
+        nsec_t begin = clock_now(), loaded;
+        int fds[ELEMENTSOF(names)], pidfd = -1, r;
+        struct stat watched, node;
+        pid_t pid;
+
+        if (off && strcmp(off, "off") == 0)
+                return probe_no(report, 0, "turned off (TIDEGATE_PROBES=off)");
+        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
+                fds[i] = make_place(context, names[i]);
+                if (fds[i] < 0)
+                        return probe_no(report, errno, "mkdir: %m");
+        }
+        if (fstat(fds[0], &watched) < 0 || fstat(fds[2], &node) < 0)
+                return probe_no(report, errno, "fstat: %m");
+        r = call_probe_new(&probe, &(CallProbeSpec){.cgroup_id = watched.st_ino, .n_slots = 1}, &reason);
+        if (r == PROBE_E_UNAVAILABLE)
+                return probe_no(report, reason.err, "%s", reason.text);
+        if (r < 0)
+                return probe_no(report, -r, "loading: %s", strerror(-r));
+        loaded = clock_now();
+        r = call_view_open(&view, call_probe_fd(probe, CALL_PROBE_FD_WATCHED), call_probe_fd(probe, CALL_PROBE_FD_SLOTS));
+        if (!r)
+                r = call_view_watch(&view, 0, node.st_ino);
+        if (r)
+                return probe_no(report, -r, "loaded, but its memory cannot be used: %s", strerror(-r));
+        pid = raw_fork(CLONE_PIDFD | CLONE_INTO_CGROUP, fds[2], &pidfd);
+        if (pid < 0)
+                return probe_no(report, errno, "clone3(CLONE_INTO_CGROUP): %m");
+        if (pid == 0) {
+                for (unsigned i = 0; i < CALLS; i++)
+                        (void)syscall(SYS_getppid);
+                _exit(0);
+        }
+        if (!wait_fd(pidfd, POLLIN, context->deadline))
+                return probe_no(report, 0, "loaded, but a child does not end");
+        (void)call_view_read(&view, 0, SYS_getppid, &count);
+        if (count.count != CALLS)
+                return probe_no(report, 0, "loaded, but of %u calls it has counted %llu", CALLS, (unsigned long long)count.count);
+        probe_yes(report, "loaded in %u ms, counted %u of %u calls; %u ns a call, and %u ns of one of anybody else's", (unsigned)((loaded - begin) / NSEC_PER_MSEC),
+                (unsigned)count.count, CALLS, call_probe_cost(probe).call_ns, call_probe_cost(probe).other_ns);
+        call_view_close(&view);
+        (void)call_probe_free(probe);
+}
+
 static const Probe witnesses[] = {
         {
                 .id = "btf",
@@ -308,6 +364,16 @@ static const Probe witnesses[] = {
                 .in_cgroup = true,
                 .span = 5 * NSEC_PER_SEC,
                 .attempt = try_leave_probe,
+        },
+        {
+                .id = "bpf_calls",
+                .title = "counting system calls (BPF)",
+                .needed_for = "`tidegate probe` and `probes:`: how often each call is made, fails, and how long it takes (root's daemon)",
+                .without = "nothing is counted; which call a node is stuck in is known through /proc (`tidegate why`)",
+                .weight = PROBE_BETTER,
+                .in_cgroup = true,
+                .span = 5 * NSEC_PER_SEC,
+                .attempt = try_call_probe,
         },
 };
 

@@ -435,3 +435,16 @@ def test_what_the_command_cannot_read_it_names(tidegate, wrong, said):
 
 def test_of_nothing_that_runs_there_is_nothing_to_see(daemon, tidegate):
     assert tidegate("probe", "none", "--runtime-dir", daemon.runtime).returncode == 4
+
+
+def test_doctor_says_whether_it_can_be_had(build, tidegate):
+    def said(**env):
+        report = json.loads(tidegate("doctor", "--json", env={**os.environ, **env}).stdout)
+        return next(p for p in report["probes"] if p["id"] == "bpf_calls")
+
+    on, off = said(TIDEGATE_PROBES="on"), said(TIDEGATE_PROBES="off")
+    if (build / "bin/tidegate-prober").exists() and os.geteuid() == 0 and os.path.exists("/sys/kernel/btf/vmlinux"):
+        assert on["result"] == "yes" and re.search("counted 100 of 100 calls; [1-9][0-9]* ns a call", on["evidence"]), on
+    else:
+        assert on["result"] == "no", on
+    assert off["result"] == "no" and "turned off" in off["evidence"] and "nothing is counted" in off["without"], off
