@@ -64,7 +64,8 @@ static void print_felt(const json_t *felt, int width, const char *label)
 
 void status_print_limits(const json_t *object, int width)
 {
-        const json_t *felt = json_object_get(object, "felt");
+        const json_t *felt = json_object_get(object, "felt"), *pressed = json_object_get(object, "pressed");
+        char text[512];
         json_t *limit;
         size_t i;
 
@@ -72,6 +73,10 @@ void status_print_limits(const json_t *object, int width)
                 print_limit(limit, width, width == 10 ? "Limit" : "limit");
         if (felt)
                 print_felt(felt, width, width == 10 ? "Felt" : "felt");
+        if (pressed) {
+                (void)snprintf(text, sizeof(text), "%lld times, the last: %s", json_get_number(pressed, "count"), json_get_text(pressed, "text"));
+                print_line(width == 10 ? "Pressure" : "pressure", width, text);
+        }
 }
 
 /* ---- arguments */

@@ -422,9 +422,21 @@ static void try_controllers(const ProbeContext *context, ProbeReport *report)
         probe_yes(report, "%.60s can be enforced", works);
 }
 
+/* Who has no CAP_SYS_RESOURCE may ask for windows of whole two seconds. */
+static bool takes_any_window(int dir_fd)
+{
+        static const char trigger[] = "some 500000 1000000";
+        int fd = openat(dir_fd, "cpu.pressure", O_RDWR | O_CLOEXEC);
+        bool taken = fd >= 0 && write(fd, trigger, sizeof(trigger)) > 0;
+
+        if (fd >= 0)
+                (void)close(fd);
+        return taken;
+}
+
 static void try_pressure(const ProbeContext *context, ProbeReport *report)
 {
-        static const char trigger[] = "some 500000 2000000"; /* half a second in two: what users without privilege may ask */
+        static const char trigger[] = "some 500000 2000000";
         int dir_fd = make_group(context, "pressure"), fd;
 
         if (dir_fd < 0)
@@ -436,7 +448,8 @@ static void try_pressure(const ProbeContext *context, ProbeReport *report)
                 return probe_no(report, errno, "setting a trigger: %m");
         if (wait_fd(fd, POLLPRI, 0))
                 return probe_no(report, 0, "the trigger fires in an empty cgroup");
-        probe_yes(report, "cpu.pressure per cgroup, with a trigger to wait on");
+        probe_yes(report, "cpu.pressure per cgroup, with a trigger to wait on, %s",
+                takes_any_window(dir_fd) ? "in any window" : "in windows of 2s, 4s, ... 10s (any other needs CAP_SYS_RESOURCE)");
 }
 
 static const Probe probes[] = {
@@ -549,9 +562,9 @@ static const Probe probes[] = {
         {
                 .id = "psi",
                 .title = "pressure (PSI) per cgroup",
-                .needed_for = "telling a node that waits for the CPU from one that is stuck",
-                .without = "not used by this version",
-                .weight = PROBE_LATER,
+                .needed_for = "`on_pressure` of nodes and dataflows, and what `status` says of pressure",
+                .without = "who asks for it is refused, or told that nothing is watched",
+                .weight = PROBE_BETTER,
                 .in_cgroup = true,
                 .attempt = try_pressure,
         },

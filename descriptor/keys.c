@@ -18,6 +18,7 @@ const KeyTable keys_dataflow = {"dataflow", "the dataflow", (const Key[]){
         {"on_failure",            KEY_ACCEPTED, NULL},
         {"stuck_timeout",         KEY_ACCEPTED, NULL},
         {"resources",             KEY_ACCEPTED, NULL},
+        {"on_pressure",           KEY_ACCEPTED, NULL},
         {"placement",             KEY_ACCEPTED, NULL},
         {"probes",                KEY_ACCEPTED, NULL},
         {"health_check_interval", KEY_IGNORED,  "nodes send no signs of life; those for which messages wait are looked at once a second"},
@@ -60,6 +61,7 @@ const KeyTable keys_node = {"node", "a node", (const Key[]){
         {"stuck_timeout",           KEY_ACCEPTED, NULL},
         {"health_check_timeout",    KEY_ACCEPTED, NULL},
         {"resources",               KEY_ACCEPTED, NULL},
+        {"on_pressure",             KEY_ACCEPTED, NULL},
         {"module",                  KEY_ACCEPTED, NULL},
         {"params",                  KEY_ACCEPTED, NULL},
         {"custom",                  KEY_ACCEPTED, NULL}, /* of an older Dora, with a warning */
@@ -120,6 +122,17 @@ const KeyTable keys_resources = {"resources", "resources", (const Key[]){
         {"cpuset_cpus",     KEY_ACCEPTED, NULL},
         {NULL}}};
 
+const KeyTable keys_on_pressure = {"onPressure", "on_pressure", (const Key[]){
+        {"cpu_some",      KEY_ACCEPTED, NULL},
+        {"cpu_full",      KEY_ACCEPTED, NULL},
+        {"memory_some",   KEY_ACCEPTED, NULL},
+        {"memory_full",   KEY_ACCEPTED, NULL},
+        {"io_some",       KEY_ACCEPTED, NULL},
+        {"io_full",       KEY_ACCEPTED, NULL},
+        {"cpu_throttled", KEY_ACCEPTED, NULL},
+        {"action",        KEY_ACCEPTED, NULL},
+        {NULL}}};
+
 const KeyTable keys_io_max = {"ioMax", "an entry of io_max", (const Key[]){
         {"device", KEY_ACCEPTED, NULL},
         {"rbps",   KEY_ACCEPTED, NULL},
@@ -149,7 +162,7 @@ const KeyTable keys_module_header = {"moduleHeader", "module", (const Key[]){
 /* clang-format on */
 
 const KeyTable *const keys_all[] = {&keys_dataflow, &keys_debug, &keys_node, &keys_custom, &keys_input,
-        &keys_resources, &keys_io_max, &keys_probes, &keys_module_file, &keys_module_header, NULL};
+        &keys_resources, &keys_on_pressure, &keys_io_max, &keys_probes, &keys_module_file, &keys_module_header, NULL};
 
 const Key *keys_find(const KeyTable *table, const char *name)
 {

@@ -28,7 +28,7 @@ typedef struct KeyTable {
         const Key *keys;
 } KeyTable;
 
-extern const KeyTable keys_dataflow, keys_node, keys_custom, keys_input, keys_debug, keys_resources, keys_io_max, keys_probes,
+extern const KeyTable keys_dataflow, keys_node, keys_custom, keys_input, keys_debug, keys_resources, keys_on_pressure, keys_io_max, keys_probes,
         keys_module_file, keys_module_header;
 
 /* All of the above, ended by NULL. */

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/limit.h"
+#include "base/pressure.h"
 #include "descriptor/source.h"
 
 #define NODES_MAX       4096
@@ -144,6 +145,20 @@ typedef struct LimitsSpec {
         Span span;                   /* of `resources` */
 } LimitsSpec;
 
+/* One line of `on_pressure`. */
+typedef struct PressureSpec {
+        PressureKind kind;
+        PressureAction action;
+        nsec_t threshold_ns, window_ns;
+        Span span, action_span; /* of the keys; without an action that of the map */
+} PressureSpec;
+
+typedef struct PressureList {
+        PressureSpec *items;
+        size_t n;
+        Span span; /* of `on_pressure` */
+} PressureList;
+
 typedef struct NodeSpec {
         Text id;
         Text path, args, module;
@@ -170,6 +185,7 @@ typedef struct NodeSpec {
         uint64_t health_check_timeout_ns; /* 0: none */
         Span health_check_span;           /* of its key */
         LimitsSpec limits;
+        PressureList pressure;
 } NodeSpec;
 
 /* Of the whole dataflow: what is to be counted of it while it runs. */
@@ -186,6 +202,7 @@ typedef struct FileSpec {
         uint64_t stuck_timeout_ns;
         PlaceWish placement;
         LimitsSpec limits; /* of the whole dataflow */
+        PressureList pressure; /* likewise */
         ProbesSpec probes;
         NodeSpec *nodes;
         size_t n_nodes;

@@ -466,6 +466,39 @@ static int plan_limits(Planner *p, const LimitsSpec *limits, const Source *sourc
         return 0;
 }
 
+/* The line is as in plan_limits(). */
+static int plan_pressure(Planner *p, const PressureList *list, const Source *source, unsigned line, json_t *object)
+{
+        json_t *array;
+
+        if (list->n == 0)
+                return 0;
+        array = json_array();
+        if (!array || json_object_set_new(object, "on_pressure", array))
+                return error_origin(-ENOMEM);
+        for (size_t i = 0; i < list->n; i++) {
+                const PressureSpec *s = &list->items[i];
+
+                p->bytes += 120;
+                if (json_array_append_new(array, json_pack("{s:s, s:s, s:I, s:I, s:i}", "resource", pressure_names[s->kind], "action",
+                                                         pressure_action_names[s->action], "threshold_ns", (json_int_t)s->threshold_ns, "window_ns",
+                                                         (json_int_t)s->window_ns, "line", (int)(line ? line : source_line_number(source, s->span.offset)))))
+                        return error_origin(-ENOMEM);
+        }
+        return 0;
+}
+
+/* Only its own cpu_max is a node's to be throttled by; it may be set later, so this is no error. */
+static void report_throttled(const Planner *p, const PressureList *list, const LimitsSpec *limits)
+{
+        for (size_t i = 0; i < list->n; i++)
+                if (list->items[i].kind == PRESSURE_CPU_THROTTLED && !limits->values[LIMIT_CPU_MAX].s) {
+                        diagnostics_warning(p->ex->diags, list->items[i].span,
+                                "cpu_throttled of on_pressure has no effect without a cpu_max beside it: nothing else throttles");
+                        return;
+                }
+}
+
 static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
 {
         const NodeSpec *spec = leaf->spec;
@@ -475,6 +508,7 @@ static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
         p->bytes += 320 + strlen(leaf->id);
         report_cpus(p, spec);
         report_health_check(p, leaf);
+        report_throttled(p, &spec->pressure, &spec->limits);
         r = plan_env(p, leaf, &env);
         if (!r)
                 r = plan_argv(p, leaf, &argv);
@@ -494,7 +528,8 @@ static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
                 "after", after, "on_failure", on_failure(p, spec), "stuck_timeout_ns",
                 (json_int_t)stuck_timeout(p, spec));
         if (*ret && (plan_optional(p, spec, *ret) ||
-                            plan_limits(p, &spec->limits, leaf->scope->file->source, leaf->scope->parent ? leaf->line : 0, *ret))) {
+                            plan_limits(p, &spec->limits, leaf->scope->file->source, leaf->scope->parent ? leaf->line : 0, *ret) ||
+                            plan_pressure(p, &spec->pressure, leaf->scope->file->source, leaf->scope->parent ? leaf->line : 0, *ret))) {
                 json_decref(*ret);
                 *ret = NULL;
         }
@@ -568,6 +603,9 @@ int plan_build(const Expander *ex, const DescriptorOptions *options, const char 
         r = plan_limits(&p, &ex->root->file->limits, ex->root->file->source, 0, plan);
         if (!r)
                 r = plan_probes(&ex->root->file->probes, plan);
+        if (!r)
+                r = plan_pressure(&p, &ex->root->file->pressure, ex->root->file->source, 0, plan);
+        report_throttled(&p, &ex->root->file->pressure, &ex->root->file->limits);
         if (r)
                 return error_fold(r);
         if (p.bytes > PLAN_BYTES_MAX || json_dumpb(plan, NULL, 0, JSON_COMPACT | JSON_SORT_KEYS) > PLAN_BYTES_MAX)

@@ -42,6 +42,9 @@ void read_stuck_timeout(Reader *reader, const YamlNode *value, uint64_t *ret_ns)
 /* read_resources() - the `resources` of a node or of the whole dataflow. */
 int read_resources(Reader *reader, const YamlNode *map, LimitsSpec *ret);
 
+/* read_pressure() - the `on_pressure` of a node or of the whole dataflow: a map, or a list of maps. */
+int read_pressure(Reader *reader, const YamlNode *map, PressureList *ret);
+
 /* read_env() - a map of environment variables; strings are expanded, reserved names dropped with a warning. */
 int read_env(Reader *reader, const YamlNode *value, EnvList *ret);
 

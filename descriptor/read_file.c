@@ -124,6 +124,14 @@ static int read_dataflow(Reader *reader, const YamlNode *root, FileSpec *file)
         read_probes(reader, yaml_get(root, "probes", NULL), &file->probes);
         r = read_resources(reader, root, &file->limits);
         if (!r)
+                r = read_pressure(reader, root, &file->pressure);
+        for (size_t i = 0; i < file->pressure.n; i++)
+                if (file->pressure.items[i].action == PRESSURE_RESTART) {
+                        diagnostics_error(reader->diags, file->pressure.items[i].action_span,
+                                "a dataflow is not restarted: action restart of on_pressure is for nodes");
+                        break;
+                }
+        if (!r)
                 r = read_env(reader, yaml_get(root, "env", NULL), &file->env);
         return r ? r : read_nodes(reader, root, file);
 }

@@ -388,6 +388,17 @@ int read_node(Reader *reader, const YamlNode *map, NodeSpec *ret)
                 r = read_order(reader, map, ret);
         if (!r)
                 r = read_resources(reader, map, &ret->limits);
+        if (!r)
+                r = read_pressure(reader, map, &ret->pressure);
+        if (ret->is_dynamic && !ret->capture && yaml_get(map, "on_pressure", &key))
+                diagnostics_error(reader->diags, key->span,
+                        "on_pressure means nothing for a dynamic node without \"capture: true\": its process is in no cgroup of ours");
+        for (size_t i = 0; i < ret->pressure.n; i++)
+                if (ret->pressure.items[i].action == PRESSURE_RESTART && ret->restart.policy == RESTART_NEVER) {
+                        diagnostics_error(reader->diags, ret->pressure.items[i].action_span,
+                                "action restart of on_pressure needs a restart_policy of the node, on-failure or always");
+                        break;
+                }
         if (ret->is_dynamic && !ret->capture && yaml_get(map, "resources", &key))
                 diagnostics_error(reader->diags, key->span,
                         "resources mean nothing for a dynamic node without \"capture: true\": its process is in no cgroup of ours");

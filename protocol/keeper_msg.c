@@ -167,6 +167,7 @@ static void fields_begin(Codec *c, KeeperMsg *m)
                 field_u32(c, &m->begin.groups[i]);
         field_limits(c, &m->begin.limits);
         field_controllers(c, &m->begin.controllers);
+        field_u8(c, &m->begin.pressure, 0, 1);
 }
 
 static void fields_spawn(Codec *c, KeeperMsg *m)
@@ -294,6 +295,9 @@ static void fields_order(Codec *c, KeeperMsg *m)
                 if (m->place.cpu > KEEPER_MSG_MAX_CPU + 1)
                         refuse(c);
                 break;
+        case KEEPER_MSG_PRESSURE:
+                field_limits(c, &m->pressure.conditions);
+                break;
         case KEEPER_MSG_MEASURE:
                 field_u64(c, &m->measure.asked_ns);
                 break;
@@ -420,6 +424,15 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 field_i32(c, &m->placed.error, 0, ERRNO_MAX);
                 field_u32(c, &m->placed.n_own);
                 break;
+        case KEEPER_MSG_PRESSED:
+                field_u32(c, &m->pressed.index);
+                field_u64(c, &m->pressed.measured_ns);
+                field_u64(c, &m->pressed.over_ns);
+                field_u16(c, &m->pressed.average);
+                break;
+        case KEEPER_MSG_UNWATCHED:
+                field_limits(c, &m->unwatched.text);
+                break;
         case KEEPER_MSG_MEASURED:
                 field_u64(c, &m->measured.asked_ns);
                 fields_measure(c, &m->measured.measure);
@@ -470,6 +483,9 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_WHY_SAID] = {"WHY_SAID", true, true, false},
                 [KEEPER_MSG_MEASURE] = {"MEASURE", true, false, false},
                 [KEEPER_MSG_MEASURED] = {"MEASURED", true, true, true},
+                [KEEPER_MSG_PRESSURE] = {"PRESSURE", true, true, true},
+                [KEEPER_MSG_PRESSED] = {"PRESSED", true, true, true},
+                [KEEPER_MSG_UNWATCHED] = {"UNWATCHED", true, true, true},
                 [KEEPER_MSG_LIMITED] = {"LIMITED", true, true, true},
                 [KEEPER_MSG_FREEZE_DONE] = {"FREEZE_DONE", true, true, true},
                 [KEEPER_MSG_FROZEN] = {"FROZEN", true, true, true},

@@ -31,6 +31,8 @@
  *   WHY                           WHY_SAID: what it and those it waits for do, as a report
  *   MEASURE                       MEASURED for each incarnation that lives, then one of KEEPER_NODE_ALL, whose numbers are the dataflow's own cgroup's; all with
  *                                 the asked_ns of the question
+ *   PRESSURE                      (none; UNWATCHED for those that cannot be) conditions are watched for from now on, in place of those before; PRESSED whenever
+ *                                 one is met, at most once in its window, until the end of the incarnation
  *   ADOPT                         (none) a keeper that took the place of a dead one is told of an incarnation: INCARNATION later
  *
  * Every SPAWN and CAPTURE is answered by SPAWNED or SPAWN_FAILED and ends with exactly one EMPTY, also after SPAWN_FAILED: EMPTY comes when
@@ -66,7 +68,7 @@
 #define KEEPER_MSG_MAX_GROUPS 64
 #define KEEPER_MSG_MAX_CPU  1023
 #define KEEPER_MSG_LIMITS_MAX 2047 /* bytes of limits as text (base/limit.h), and of what is said about them */
-#define KEEPER_NODE_ALL     UINT32_MAX /* SIGNAL, KILL, LOOK, LIMIT, FREEZE, FROZEN, USAGE, MEASURED: every incarnation of the dataflow */
+#define KEEPER_NODE_ALL     UINT32_MAX /* SIGNAL, KILL, LOOK, LIMIT, FREEZE, FROZEN, USAGE, MEASURED, PRESSURE, PRESSED, UNWATCHED: every incarnation of the dataflow */
 
 typedef enum KeeperMsgType {
         KEEPER_MSG_BEGIN = 1,
@@ -87,6 +89,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_PLACE = 22,
         KEEPER_MSG_WHY = 24,
         KEEPER_MSG_MEASURE = 23,
+        KEEPER_MSG_PRESSURE = 25,
 
         KEEPER_MSG_BEGUN = 32,
         KEEPER_MSG_FAILED = 33,
@@ -112,6 +115,8 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_PLACED = 65,
         KEEPER_MSG_WHY_SAID = 68,
         KEEPER_MSG_MEASURED = 66,
+        KEEPER_MSG_PRESSED = 67,
+        KEEPER_MSG_UNWATCHED = 69,
         KEEPER_MSG_HOME = 70,
 } KeeperMsgType;
 
@@ -194,6 +199,7 @@ typedef struct KeeperMsg {
                         uint32_t groups[KEEPER_MSG_MAX_GROUPS];
                         const char *limits;   /* of the dataflow's own cgroup; "" */
                         uint32_t controllers; /* LIMIT_CONTROLLER_*: needed by a limit of anybody */
+                        uint8_t pressure;     /* somebody's conditions are the kernel's to watch for: BEGUN says whether it does */
                 } begin;
                 struct { /* SPAWN; fds: spec memfd (see KeeperSpec), stdout write, stderr write, stdout read, stderr read, and
                           * the node socket if has_socket */
@@ -230,6 +236,17 @@ typedef struct KeeperMsg {
                 struct { /* MEASURE */
                         uint64_t asked_ns;
                 } measure;
+                struct { /* PRESSURE */
+                        const char *conditions; /* pressure_put() */
+                } pressure;
+                struct { /* PRESSED */
+                        uint32_t index; /* of the condition */
+                        uint64_t measured_ns, over_ns; /* so much was waited in so long; 0: as much as the condition says, at least */
+                        uint16_t average; /* of the last 10 s, in hundredths of a percent; KEEPER_PRESSURE_UNKNOWN */
+                } pressed;
+                struct { /* UNWATCHED */
+                        const char *text; /* a line "INDEX=reason" each */
+                } unwatched;
                 struct { /* MEASURED */
                         uint64_t asked_ns;
                         KeeperMeasure measure;
@@ -261,7 +278,8 @@ typedef struct KeeperMsg {
                 struct { /* BEGUN */
                         const char *cgroup; /* absolute path of the dataflow's cgroup, for people and for the last resort */
                         uint32_t controllers; /* LIMIT_CONTROLLER_*: whose limits can be set here */
-                        const char *missing;  /* why not: a line "CONTROLLER=reason" for each other one */
+                        const char *missing;  /* why not: a line "CONTROLLER=reason" for each other one. "pressure=": no pressure is counted; "pressure_window=":
+                                               * it is, and watched in windows of whole PRESSURE_UNPRIVILEGED alone */
                         const char *refused;  /* of the dataflow's own limits: a line "KEY=reason" each */
                 } begun;
                 struct { /* FAILED: BEGIN failed */

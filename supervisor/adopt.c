@@ -439,6 +439,8 @@ void adopt_resumed(Dataflow *dataflow, const KeeperMsg *msg)
         if (msg->resumed.begun)
                 dataflow->frozen_all = msg->resumed.frozen && !dataflow->stop_ordered;
         dataflow_reconcile(dataflow, msg->resumed.begun ? msg : NULL);
+        if (msg->resumed.begun)
+                pressure_watch_all(dataflow, msg->resumed.missing);
 }
 
 void adopt_orphan_exit(Dataflow *dataflow, const struct guard_record *record)

@@ -63,6 +63,13 @@ void dataflow_probe_event(Dataflow *dataflow, const char *why)
                 log_line("system calls of dataflow %s are not counted any more: %s", dataflow->plan->name, why);
 }
 
+void dataflow_pressure_event(Dataflow *dataflow, const Node *node, const char *resource, const char *measured, const char *threshold, const char *action,
+        const char *text)
+{
+        dataflow_emit(dataflow, json_pack("{ss ss* ss ss ss ss ss}", "type", "pressure", "node", node ? node->plan->id : NULL, "resource", resource, "measured",
+                                        measured, "threshold", threshold, "action", action, "text", text));
+}
+
 void dataflow_escape_event(Dataflow *dataflow, const Node *node, int32_t pid, const char *comm, const char *from, const char *to, int signo)
 {
         const char *fate = signo == SIGKILL             ? "was killed there"

@@ -21,10 +21,12 @@ void dataflow_on_begun(Dataflow *dataflow, uint32_t controllers, const char *mis
                 return;
         timer_disarm(&dataflow->timer);
         dataflow_set_state(dataflow, DATAFLOW_STARTING);
-        if (resources_check(dataflow, controllers, missing, refused))
-                dataflow_start_some(dataflow);
-        else
+        if (!resources_check(dataflow, controllers, missing, refused))
                 dataflow_stop(dataflow, NSEC_NEVER, false, "a limit that cannot be enforced");
+        else if (!pressure_check(dataflow, missing))
+                dataflow_stop(dataflow, NSEC_NEVER, false, "pressure that cannot be watched");
+        else
+                dataflow_start_some(dataflow);
 }
 
 static int on_begin_late(Timer *timer, nsec_t now)

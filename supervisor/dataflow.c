@@ -100,10 +100,13 @@ static void dataflow_release(Dataflow *dataflow)
 
                 if (node->plan->kind != PLAN_KIND_PROGRAM && node->state == NODE_RUNNING)
                         wiring_start(node);
-                if (node->state == NODE_RUNNING)
+                if (node->state == NODE_RUNNING) {
                         show_node_runs(node);
+                        pressure_watch(dataflow, node);
+                }
         }
         dataflow_set_state(dataflow, DATAFLOW_RUNNING);
+        pressure_watch(dataflow, NULL);
 }
 
 static void dataflow_look_at_start(Dataflow *dataflow)
@@ -352,6 +355,7 @@ Dataflow *dataflow_free(Dataflow *dataflow)
         free(dataflow->error);
         resources_done(&dataflow->resources);
         usage_forget(dataflow);
+        pressure_done(&dataflow->pressure);
         json_decref(dataflow->ledger);
         json_decref(dataflow->notes);
         (void)fd_close(dataflow->options.log_fd);

@@ -76,6 +76,7 @@ struct Dataflow {
         bool slot_known;       /* fresh: the guard has named its slot */
         Resources resources;   /* of its own cgroup */
         Usage usage;
+        Pressure pressure;
         bool frozen_all;       /* its own cgroup is frozen, or being frozen: nobody is started */
         bool found_by_name;    /* fresh: its keeper was found by its socket, and the guard is being told */
         uint8_t uuid[16];
@@ -243,6 +244,9 @@ void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *typ
 void dataflow_freezer_event(Dataflow *dataflow, const Node *node, bool frozen); /* "frozen", "thawed"; @node NULL: all of it */
 void dataflow_probe_event(Dataflow *dataflow, const char *why); /* nothing of it is counted any more, which nobody has asked for */
 bool dataflow_has_frozen(const Dataflow *dataflow); /* some node stands still */
+/* A condition of on_pressure was met. All but @text as the interface has it; @node NULL: of the dataflow. */
+void dataflow_pressure_event(Dataflow *dataflow, const Node *node, const char *resource, const char *measured, const char *threshold, const char *action,
+        const char *text);
 /* A process has left the cgroup of its node for another; @signo: what it was sent for that, 0: it is killed with the node; or KEEPER_ESCAPED_*. */
 void dataflow_escape_event(Dataflow *dataflow, const Node *node, int32_t pid, const char *comm, const char *from, const char *to, int signo);
 void dataflow_on_begun(Dataflow *dataflow, uint32_t controllers, const char *missing, const char *refused); /* as in BEGUN */
@@ -271,6 +275,7 @@ void keeper_order_kill(Node *node, nsec_t until);
 int keeper_order_limit(Dataflow *dataflow, const Node *node, const char *limits); /* @node NULL: the dataflow's own; 0 or a negative errno */
 int keeper_order_place(Node *node, int cpu); /* -1: wherever it was born to run; 0 or a negative errno */
 int keeper_order_freeze(Dataflow *dataflow, const Node *node, bool frozen, nsec_t until); /* likewise */
+int keeper_order_pressure(Dataflow *dataflow, const Node *node, const char *conditions); /* likewise */
 int keeper_order_measure(Dataflow *dataflow, nsec_t asked); /* likewise */
 void keeper_order_look(Node *node);
 /*

@@ -16,7 +16,7 @@
 #include "protocol/guard_msg.h"
 
 #define GUARD_STATE_MAGIC   UINT32_C(0x54534754) /* "TGST" */
-#define GUARD_STATE_VERSION 7u /* also with protocol/keeper_msg.h: keepers of before live on */
+#define GUARD_STATE_VERSION 8u /* also with protocol/keeper_msg.h: keepers of before live on */
 
 #define GUARD_MAX_CHILDREN 8192
 #define GUARD_MAX_STORED   32768

@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 #include "base/list.h"
+#include "base/pressure.h"
 #include "base/task.h"
 #include "protocol/keeper_msg.h"
 #include "protocol/log_msg.h"
@@ -37,6 +38,7 @@
 typedef struct Keeper Keeper;
 typedef struct Incarnation Incarnation;
 typedef struct SpawnJob SpawnJob;
+typedef struct PressureSet PressureSet;
 
 /* What is watched of the limits of one cgroup: an incarnation's, or the dataflow's own. */
 typedef struct LimitsWatch {
@@ -49,6 +51,7 @@ typedef struct LimitsWatch {
         nsec_t next;            /* not before, for what its files tell */
         KeeperUsage usage;      /* as last reported */
         bool frozen;            /* likewise */
+        PressureSet *pressure;  /* keeper-pressure.c; NULL: no condition is watched for */
 } LimitsWatch;
 
 /* One node of the plan that was ever spawned here; lives as long as the dataflow. */
@@ -293,6 +296,15 @@ void watch_tell(LimitsWatch *watch);
 void watch_again(LimitsWatch *watch); /* RESUME: what was felt so far is said once more */
 void watch_end(LimitsWatch *watch);
 void watch_frozen(LimitsWatch *watch, int events_fd); /* cgroup.events has changed */
+/*
+ * keeper-pressure.c. pressure_try(): can the kernel's triggers be had in that cgroup? Else a line into the text of what is missing. pressure_end(): nothing is
+ * watched for any more.
+ */
+void keeper_pressure(Keeper *k, const KeeperMsg *msg);
+void pressure_try(int dir_fd, char *missing, size_t size);
+void pressure_tick(LimitsWatch *watch, nsec_t now);
+nsec_t pressure_deadline(const LimitsWatch *watch);
+void pressure_end(LimitsWatch *watch);
 nsec_t watches_deadline(const Keeper *k);
 void watches_tick(Keeper *k, nsec_t now);
 

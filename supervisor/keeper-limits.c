@@ -119,6 +119,7 @@ void watch_end(LimitsWatch *watch)
         watch->pids_fd = fd_close(watch->pids_fd);
         watch->sampled = false;
         watch->due = NSEC_NEVER;
+        pressure_end(watch);
 }
 
 void watch_tell(LimitsWatch *watch)
@@ -163,11 +164,11 @@ static void watch_tick(LimitsWatch *watch, nsec_t now)
 
 nsec_t watches_deadline(const Keeper *k)
 {
-        nsec_t deadline = k->limits.due;
+        nsec_t deadline = MIN(k->limits.due, pressure_deadline(&k->limits));
         Incarnation *inc, *next;
 
         list_for_each(inc, next, &k->incarnations, link)
-                deadline = MIN(deadline, inc->limits.due);
+                deadline = MIN(deadline, MIN(inc->limits.due, pressure_deadline(&inc->limits)));
         return deadline;
 }
 
@@ -176,8 +177,11 @@ void watches_tick(Keeper *k, nsec_t now)
         Incarnation *inc, *next;
 
         watch_tick(&k->limits, now);
-        list_for_each(inc, next, &k->incarnations, link)
+        pressure_tick(&k->limits, now);
+        list_for_each(inc, next, &k->incarnations, link) {
                 watch_tick(&inc->limits, now);
+                pressure_tick(&inc->limits, now);
+        }
 }
 
 /* ---- the freezer */

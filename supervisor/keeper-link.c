@@ -61,6 +61,7 @@ void keeper_order_begin(Dataflow *dataflow)
                         .takeover = dataflow->state > DATAFLOW_BEGINNING,
                         .limits = resources_text(dataflow, NULL, limits),
                         .controllers = resources_controllers(dataflow),
+                        .pressure = pressure_is_asked(dataflow),
                         .n_groups = dataflow->options.n_groups}};
 
         memcpy(msg.begin.groups, dataflow->options.groups, dataflow->options.n_groups * sizeof(msg.begin.groups[0]));
@@ -244,6 +245,16 @@ int keeper_order_freeze(Dataflow *dataflow, const Node *node, bool frozen, nsec_
         return keeper_send(dataflow, &msg, NULL, 0);
 }
 
+int keeper_order_pressure(Dataflow *dataflow, const Node *node, const char *conditions)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_PRESSURE,
+                .node = node ? node->index : KEEPER_NODE_ALL,
+                .generation = node ? node->generation : 0,
+                .pressure = {.conditions = conditions}};
+
+        return keeper_send(dataflow, &msg, NULL, 0);
+}
+
 int keeper_order_measure(Dataflow *dataflow, nsec_t asked)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_MEASURE, .measure = {.asked_ns = asked}};
@@ -398,6 +409,10 @@ static void on_resources_report(Dataflow *dataflow, const KeeperMsg *msg)
                 resources_told_frozen(dataflow, node, msg->frozen.frozen);
         else if (msg->type == KEEPER_MSG_MEASURED)
                 usage_told(dataflow, node, msg);
+        else if (msg->type == KEEPER_MSG_PRESSED)
+                pressure_told(dataflow, node, msg);
+        else if (msg->type == KEEPER_MSG_UNWATCHED)
+                pressure_told_unwatched(dataflow, node, msg->unwatched.text);
         else if (msg->type == KEEPER_MSG_LIMITED)
                 resources_told_limited(dataflow, node, msg->limited.error, msg->limited.text);
         else
@@ -560,6 +575,8 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_LIMITED:
         case KEEPER_MSG_FREEZE_DONE:
         case KEEPER_MSG_MEASURED:
+        case KEEPER_MSG_PRESSED:
+        case KEEPER_MSG_UNWATCHED:
                 on_resources_report(dataflow, msg);
                 break;
         case KEEPER_MSG_FAILED:

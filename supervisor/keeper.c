@@ -150,11 +150,16 @@ static void set_limits(Keeper *k, const KeeperMsg *msg)
         if (!enforcer_has_cgroup(k->enforcer)) {
                 (void)snprintf(reason, sizeof(reason), "limits need cgroups, and nodes are ended without them here (%s)", enforcer_name(k->enforcer));
                 limits_missing(reason, k->missing, sizeof(k->missing));
+                if (msg->begin.pressure)
+                        (void)snprintf(k->missing + strlen(k->missing), sizeof(k->missing) - strlen(k->missing),
+                                "pressure=it is counted for cgroups, and nodes are ended without them here (%s)\n", enforcer_name(k->enforcer));
                 (void)limits_set_all(k->dataflow_fd, msg->begin.limits, true, k->missing, k->refused, sizeof(k->refused));
                 return;
         }
         k->controllers = limits_enable(k->dataflow_fd, k->needed | LIMIT_CONTROLLER_MEMORY | LIMIT_CONTROLLER_PIDS, k->missing, sizeof(k->missing));
         (void)limits_set_all(k->dataflow_fd, msg->begin.limits, true, k->missing, k->refused, sizeof(k->refused)); /* BEGUN says it */
+        if (msg->begin.pressure)
+                pressure_try(k->dataflow_fd, k->missing, sizeof(k->missing));
         watch_begin(&k->limits, k->dataflow_fd, msg->begin.limits);
         k->limits.frozen = limits_frozen(k->events_fd) == 1;
 }
@@ -311,6 +316,9 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
                 break;
         case KEEPER_MSG_PLACE:
                 keeper_place(k, msg);
+                break;
+        case KEEPER_MSG_PRESSURE:
+                keeper_pressure(k, msg);
                 break;
         case KEEPER_MSG_MEASURE:
                 keeper_measure(k, msg->measure.asked_ns);

@@ -125,7 +125,7 @@ void node_on_startup_timeout(Node *node)
 
 void node_on_finish_timeout(Node *node)
 {
-        if (!node->error) /* else it is node_on_overdue()'s */
+        if (!node->error) /* else it is node_on_overdue()'s or node_on_pressure()'s */
                 node_set_error(node, "did not end within finish_grace_secs (%g s) after all its inputs had closed",
                 (double)node->plan->finish_grace_ns / 1e9);
         node_end_now(node, NODE_END_FINISH_TIMEOUT);
@@ -137,6 +137,14 @@ void node_on_overdue(Node *node)
                 return;
         node_set_error(node, "took none of the messages that wait for it within health_check_timeout (%g s)",
                 (double)node->plan->health_check_timeout_ns / 1e9);
+        node_post(node, NODE_EV_DEADLINE);
+}
+
+void node_on_pressure(Node *node, const char *text)
+{
+        if (node->state != NODE_RUNNING || node->error)
+                return;
+        node_set_error(node, "was ended for its pressure: %s", text);
         node_post(node, NODE_EV_DEADLINE);
 }
 

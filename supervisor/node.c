@@ -172,9 +172,10 @@ static void node_apply(Node *node, NodeEvent event)
         step->act(node);
         node_journal(node);
         if (node->state != from) {
-                if (node->state == NODE_RUNNING && node->dataflow->released)
+                if (node->state == NODE_RUNNING && node->dataflow->released) {
                         show_node_runs(node);
-                else if (from == NODE_RUNNING)
+                        pressure_watch(node->dataflow, node);
+                } else if (from == NODE_RUNNING)
                         show_node_ends(node);
                 show_dataflow(node->dataflow);
         }
@@ -292,5 +293,6 @@ void node_done(Node *node)
         for (size_t i = 0; i < NODE_OLDER_MAX; i++)
                 leftover_done(&node->older[i]);
         resources_done(&node->resources);
+        pressure_done(&node->pressure);
         *node = (Node){};
 }

@@ -21,6 +21,7 @@
 #include "supervisor/misbehaviour.h"
 #include "supervisor/packet.h"
 #include "supervisor/plan.h"
+#include "supervisor/pressure.h"
 #include "supervisor/resources.h"
 
 typedef struct Dataflow Dataflow;
@@ -180,6 +181,7 @@ struct Node {
         Leftover left;     /* quarantined: who is left */
         Leftover older[NODE_OLDER_MAX]; /* of earlier lives, beside which others were begun all the same */
         Resources resources; /* limits, and whether it is frozen */
+        Pressure pressure;
         Misbehaviour misbehaviour; /* by the word of those that it has links with */
         nsec_t said_since; /* when the present second of its socket began, and how many packets came in it */
         uint32_t n_said;
@@ -309,6 +311,9 @@ void node_on_thawed(Node *node);
 
 /* node_on_ended() - its first process; @code 0: nobody knows how, which is nobody's fault if it was captured. */
 void node_on_ended(Node *node, int32_t code, int32_t status);
+
+/* node_on_pressure() - a condition of its on_pressure is met, which is a failure of its: it is ended, and its restart policy says what follows. */
+void node_on_pressure(Node *node, const char *text);
 
 /* node_on_inputs_closed() - every link that feeds it has ended: it has finish_grace to end by itself. */
 void node_on_inputs_closed(Node *node);

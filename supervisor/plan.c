@@ -331,6 +331,49 @@ static void parse_limits(Check *check, json_t *object, PlanLimits *ret)
         }
 }
 
+static void parse_condition(Check *check, json_t *object, PlanPressure *ret)
+{
+        int kind, action;
+
+        if (!json_is_object(object)) {
+                complain(check, "\"on_pressure\" must hold maps");
+                return;
+        }
+        kind = get_choice(check, object, "resource", pressure_names, _PRESSURE_KIND_MAX,
+                "cpu_some, cpu_full, memory_some, memory_full, io_some, io_full or cpu_throttled");
+        action = get_choice(check, object, "action", pressure_action_names, _PRESSURE_ACTION_MAX, "event, restart or stop");
+        ret->threshold_ns = get_number(check, object, "threshold_ns", 1, PLAN_SPAN_MAX);
+        ret->window_ns = get_number(check, object, "window_ns", 1, PLAN_SPAN_MAX);
+        ret->line = (uint32_t)get_number(check, object, "line", 0, UINT32_MAX);
+        if (check->bad)
+                return;
+        ret->kind = (PressureKind)kind;
+        ret->action = (PressureAction)action;
+        if (!pressure_valid(ret->kind, ret->threshold_ns, ret->window_ns))
+                complain(check, "\"on_pressure\": %s must be %s", pressure_names[ret->kind], pressure_wanted(ret->kind));
+}
+
+/* May be missing. @node: whose it is; NULL: the whole dataflow's, which nobody restarts. */
+static void parse_pressure(Check *check, json_t *object, const PlanNode *node, PlanPressure **ret, size_t *ret_n)
+{
+        json_t *list = json_object_get(object, "on_pressure");
+
+        if (!list || check->bad)
+                return;
+        list = get_array(check, object, "on_pressure", PRESSURE_CONDITIONS_MAX);
+        *ret = array_new(check, json_array_size(list), sizeof(**ret));
+        for (size_t i = 0; i < json_array_size(list) && !check->bad; i++) {
+                PlanPressure *p = &(*ret)[*ret_n];
+
+                parse_condition(check, json_array_get(list, i), p);
+                (*ret_n)++;
+                if (!check->bad && p->action == PRESSURE_RESTART && (!node || node->restart == PLAN_RESTART_NEVER))
+                        complain(check, "\"on_pressure\": %s", node ? "\"restart\" needs a restart policy other than never" : "a dataflow is not restarted");
+        }
+        if (!check->bad && *ret_n > 0 && node && node->kind == PLAN_KIND_DYNAMIC && !node->capture)
+                complain(check, "\"on_pressure\" means nothing for a dynamic node that is not captured");
+}
+
 /* What somebody else starts has nothing of what we give to a process. */
 static void check_dynamic(Check *check, const PlanNode *node)
 {
@@ -423,6 +466,7 @@ static void parse_node(Check *check, json_t *object, PlanNode *node)
         parse_ports(check, object, node);
         parse_order(check, object, node);
         parse_limits(check, object, &node->limits);
+        parse_pressure(check, object, node, &node->pressure, &node->n_pressure);
         if (!check->bad && node->limits.any && node->kind == PLAN_KIND_DYNAMIC && !node->capture)
                 complain(check, "\"resources\" mean nothing for a dynamic node that is not captured");
         if (node->kind == PLAN_KIND_DYNAMIC)
@@ -588,6 +632,7 @@ int plan_new(Plan **ret, json_t *json, char *ret_why, size_t why_size)
         if (!check.bad)
                 parse_limits(&check, json, &plan->limits);
         parse_probes(&check, json_object_get(json, "probes"), plan);
+        parse_pressure(&check, json, NULL, &plan->pressure, &plan->n_pressure);
         nodes = get_array(&check, json, "nodes", PLAN_MAX_NODES);
         if (nodes && json_array_size(nodes) == 0)
                 complain(&check, "\"nodes\" must not be empty");
@@ -618,7 +663,9 @@ Plan *plan_free(Plan *plan)
                 free(node->inputs);
                 free(node->outputs);
                 free(node->after);
+                free(node->pressure);
         }
+        free(plan->pressure);
         free(plan->sorted);
         free(plan->nodes);
         json_decref(plan->json);

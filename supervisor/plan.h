@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/limit.h"
+#include "base/pressure.h"
 #include "protocol/node_msg.h"
 #include "supervisor/placement.h"
 
@@ -73,6 +74,14 @@ typedef struct PlanLimits {
         bool any;
 } PlanLimits;
 
+/* `on_pressure` */
+typedef struct PlanPressure {
+        PressureKind kind;
+        PressureAction action;
+        nsec_t threshold_ns, window_ns;
+        uint32_t line;
+} PlanPressure;
+
 typedef struct PlanNode {
         const char *id;
         uint32_t line;
@@ -103,6 +112,8 @@ typedef struct PlanNode {
         PlanAfter *after;
         size_t n_after;
         PlanLimits limits;
+        PlanPressure *pressure;
+        size_t n_pressure;
 } PlanNode;
 
 typedef struct Plan {
@@ -112,6 +123,8 @@ typedef struct Plan {
         PlanNode *nodes;
         size_t n_nodes;
         PlanLimits limits; /* of the whole dataflow */
+        PlanPressure *pressure; /* likewise */
+        size_t n_pressure;
         bool probe_calls;    /* its system calls are counted while it lives */
         double probe_budget; /* of one CPU; 0: not said */
         uint32_t *sorted; /* n_nodes indices: whoever is waited for comes before who waits */

@@ -557,6 +557,7 @@ void resources_describe(json_t *object, const Dataflow *dataflow, const Node *no
 {
         static const KeeperUsage nothing;
         const KeeperUsage *u = &held_const(dataflow, node)->usage;
+        const Pressure *pressure = node ? &node->pressure : &dataflow->pressure;
         json_t *limits;
 
         if (!object)
@@ -567,6 +568,9 @@ void resources_describe(json_t *object, const Dataflow *dataflow, const Node *no
         if (json_array_size(limits) > 0)
                 (void)json_object_set(object, "limits", limits);
         json_decref(limits);
+        if (pressure->n_met > 0)
+                (void)json_object_set_new(object, "pressed",
+                        json_pack("{sI ss}", "count", (json_int_t)pressure->n_met, "text", pressure->text ? pressure->text : ""));
         if (memcmp(u, &nothing, sizeof(*u)) != 0)
                 (void)json_object_set_new(object, "felt",
                         json_pack("{sI sI sI sI sI sI}", "memory_peak", (json_int_t)u->memory_peak, "oom_kills", (json_int_t)u->oom_kills,

@@ -65,6 +65,10 @@ static const KeeperMsg samples[] = {
                 .measured = {77, {1, UINT64_MAX, 3, 4, UINT64_MAX, 6, 7, 1, {0, 1, 2, 10000, 4, KEEPER_PRESSURE_UNKNOWN}}}},
         {.type = KEEPER_MSG_MEASURED, .node = KEEPER_NODE_ALL, .measured = {.asked_ns = 77}},
         {.type = KEEPER_MSG_HOME, .node = 1, .generation = 2, .home = {UINT64_MAX}},
+        {.type = KEEPER_MSG_BEGIN, .begin = {"0191-ad", "a", "", 3, 1, 1, 0, .pressure = 1}},
+        {.type = KEEPER_MSG_PRESSURE, .node = KEEPER_NODE_ALL, .pressure = {"0 cpu_some 1000 500000000\n"}},
+        {.type = KEEPER_MSG_PRESSED, .node = 1, .generation = 2, .pressed = {UINT32_MAX, 212, UINT64_MAX, KEEPER_PRESSURE_UNKNOWN}},
+        {.type = KEEPER_MSG_UNWATCHED, .node = 1, .generation = 2, .unwatched = {"0=no\n"}},
 };
 
 Test(keeper_msg, every_message_survives_the_round_trip)
@@ -251,6 +255,7 @@ Test(keeper_msg, values_outside_their_range_are_refused_when_written)
                 {.type = KEEPER_MSG_WHY_SAID, .node = 1, .generation = 1, .why_said = {1, 3, 7}},
                 {.type = KEEPER_MSG_REFUSED, .node = KEEPER_NODE_ALL, .refused = {""}},
                 {.type = KEEPER_MSG_MEASURED, .node = 1, .generation = 1, .measured = {.measure = {.summed = 2}}},
+                {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "", 1, 0, 0, 0, .pressure = 2}},
         };
 
         memset(long_text, 'x', sizeof(long_text) - 1);

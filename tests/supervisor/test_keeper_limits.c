@@ -149,6 +149,88 @@ Test(keeper_limits, the_end_of_a_node_does_not_wait_for_the_second)
         cr_assert_eq(told().usage.usage.forks_refused, 2);
 }
 
+/* Until @type is told. */
+static KeeperMsg told_after_job(KeeperMsgType type)
+{
+        nsec_t until = nsec_add(clock_now(), 20 * NSEC_PER_SEC);
+        KeeperMsg msg = {};
+
+        while (msg.type != type && clock_now() < until) {
+                cr_assert_eq(keeper_loop_turn(&keeper.loop, until), 0);
+                msg = told();
+        }
+        cr_assert_eq(msg.type, type);
+        return msg;
+}
+
+static void throttled(unsigned ms)
+{
+        char text[64];
+
+        (void)snprintf(text, sizeof(text), "usage_usec 1\nthrottled_usec %u000\n", ms);
+        put("d/n", "cpu.stat", text);
+}
+
+static void order_pressure(const char *conditions)
+{
+        keeper_pressure(&keeper, &(KeeperMsg){.type = KEEPER_MSG_PRESSURE, .node = 3, .generation = 1, .pressure = {conditions}});
+}
+
+Test(keeper_limits, throttling_is_looked_at_once_a_window_and_held_against_the_time_that_it_took)
+{
+        static const char conditions[] = "3 cpu_throttled 500000000 1000000000\n4 memory_some 1000 1000000000\n";
+        nsec_t s = NSEC_PER_SEC, due;
+        KeeperMsg msg;
+
+        cr_assert_eq(jobs_init(&keeper.jobs, &keeper.loop), 0);
+        throttled(1000);
+        order_pressure(conditions);
+        msg = told_after_job(KEEPER_MSG_UNWATCHED);
+        cr_expect(msg.node == 3 && msg.generation == 1);
+        cr_expect_str_eq(msg.unwatched.text, "4=this kernel counts no pressure (PSI): it was built without it, or booted with psi=0\n");
+        due = watches_deadline(&keeper);
+        cr_assert(due > clock_now() && due <= clock_now() + s, "it is looked at a window later");
+
+        throttled(1500);
+        watches_tick(&keeper, due - 1);
+        cr_expect_eq(told().type, 0);
+        watches_tick(&keeper, due);
+        msg = told();
+        cr_assert(msg.type == KEEPER_MSG_PRESSED && msg.node == 3 && msg.generation == 1);
+        cr_expect(msg.pressed.index == 3 && msg.pressed.measured_ns == s / 2 && msg.pressed.over_ns == s && msg.pressed.average == KEEPER_PRESSURE_UNKNOWN);
+
+        throttled(1999);
+        watches_tick(&keeper, due + s);
+        cr_expect_eq(told().type, 0, "a little less");
+        throttled(1999 + 999);
+        watches_tick(&keeper, due + 3 * s);
+        cr_expect_eq(told().type, 0, "more than the threshold, in a look that came late: in two windows");
+        throttled(1999 + 999 + 1000);
+        watches_tick(&keeper, due + 5 * s);
+        cr_expect(told().pressed.measured_ns == s);
+
+        order_pressure(conditions); /* another supervisor says it once more */
+        cr_expect_eq(watches_deadline(&keeper), due + 6 * s);
+        cr_expect(jobs_idle(&keeper.jobs));
+        watch_end(&inc.limits);
+        cr_expect_eq(watches_deadline(&keeper), NSEC_NEVER);
+}
+
+Test(keeper_limits, conditions_of_somebody_who_has_ended_meanwhile_are_not_watched)
+{
+        nsec_t until = nsec_add(clock_now(), 20 * NSEC_PER_SEC);
+
+        cr_assert_eq(jobs_init(&keeper.jobs, &keeper.loop), 0);
+        throttled(1);
+        order_pressure("0 cpu_throttled 500000000 1000000000\n");
+        inc.removing = true;
+        while (!jobs_idle(&keeper.jobs) && clock_now() < until)
+                cr_assert_eq(keeper_loop_turn(&keeper.loop, until), 0);
+        cr_expect(jobs_idle(&keeper.jobs));
+        cr_expect_null(inc.limits.pressure);
+        cr_expect_eq(told().type, 0);
+}
+
 Test(keeper_limits, at_whose_limit_memory_ran_out_is_told_before_who_was_ended_for_it)
 {
         KeeperMsg msg;

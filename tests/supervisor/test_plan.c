@@ -153,7 +153,7 @@ Test(plan, a_producer_that_starts_after_its_consumer_has_ended_is_refused)
 /* Expected plans of the descriptor room; their first line is the licence. */
 Test(plan, what_the_descriptor_room_makes_is_taken)
 {
-        static const char *const names[] = {"full", "module", "legacy", "cycle", "order", "dynamic"};
+        static const char *const names[] = {"full", "module", "legacy", "cycle", "order", "dynamic", "resources", "on_pressure"};
 
         for (size_t i = 0; i < ELEMENTSOF(names); i++) {
                 char path[512], line[256], why[256] = "";
@@ -170,6 +170,63 @@ Test(plan, what_the_descriptor_room_makes_is_taken)
                 (void)plan_free(plan);
                 json_decref(json);
         }
+}
+
+static json_t *condition(const char *resource, const char *action, json_int_t threshold, json_int_t window)
+{
+        return json_pack("{ss ss sI sI si}", "resource", resource, "action", action, "threshold_ns", threshold, "window_ns", window, "line", 21);
+}
+
+/* @node -1: of the dataflow. The reason, or "" when it is taken. */
+static const char *with_pressure(int node, json_t *take_list, Plan **ret)
+{
+        static char why[256];
+        json_t *json = parse(good);
+        Plan *plan = NULL;
+
+        why[0] = '\0';
+        (void)json_object_set_new(node < 0 ? json : json_array_get(json_object_get(json, "nodes"), (size_t)node), "on_pressure", take_list);
+        cr_expect_eq(plan_new(&plan, json, why, sizeof(why)), why[0] ? -EINVAL : 0);
+        json_decref(json);
+        if (ret)
+                *ret = plan;
+        else
+                (void)plan_free(plan);
+        return why;
+}
+
+Test(plan, conditions_of_pressure_are_read)
+{
+        Plan *plan = NULL;
+
+        cr_assert_str_eq(with_pressure(1, json_pack("[o o]", condition("memory_some", "restart", 150000000, 1000000000), condition("cpu_throttled", "event", 1000, 10000000000)), &plan), "");
+        cr_assert_eq(plan->nodes[1].n_pressure, 2);
+        cr_expect(plan->nodes[1].pressure[0].kind == PRESSURE_MEMORY_SOME && plan->nodes[1].pressure[0].action == PRESSURE_RESTART);
+        cr_expect(plan->nodes[1].pressure[0].threshold_ns == 150 * NSEC_PER_MSEC && plan->nodes[1].pressure[0].window_ns == NSEC_PER_SEC && plan->nodes[1].pressure[0].line == 21);
+        cr_expect_eq(plan->nodes[0].n_pressure, 0);
+        (void)plan_free(plan);
+        cr_assert_str_eq(with_pressure(-1, json_pack("[o]", condition("io_full", "stop", 1000, 500000000)), &plan), "");
+        cr_expect(plan->n_pressure == 1 && plan->pressure[0].action == PRESSURE_STOP);
+        (void)plan_free(plan);
+        cr_expect_str_eq(with_pressure(2, json_pack("[o]", condition("io_full", "stop", 1000, 500000000)), NULL), "", "it is captured");
+}
+
+Test(plan, conditions_that_cannot_be_watched_for_or_acted_on_are_refused)
+{
+        json_t *many = json_array();
+
+        for (int i = 0; i <= PRESSURE_CONDITIONS_MAX; i++)
+                (void)json_array_append_new(many, condition("cpu_some", "event", 1000, 500000000));
+        cr_expect_not_null(strstr(with_pressure(0, many, NULL), "at most 16"));
+        cr_expect_not_null(strstr(with_pressure(0, json_pack("[i]", 1), NULL), "must hold maps"));
+        cr_expect_not_null(strstr(with_pressure(0, json_object(), NULL), "must be a list"));
+        cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("memory", "event", 1000, 500000000)), NULL), "\"resource\" must be"));
+        cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("cpu_some", "kill", 1000, 500000000)), NULL), "\"action\" must be"));
+        cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("cpu_some", "event", 1000, 499999000)), NULL), "500ms to 10s"));
+        cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("cpu_throttled", "event", 1000, 999999000)), NULL), "1s to 10s"));
+        cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("cpu_some", "event", 2000000000, 1000000000)), NULL), "a time in a window"));
+        cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("cpu_some", "restart", 1000, 500000000)), NULL), "needs a restart policy"));
+        cr_expect_not_null(strstr(with_pressure(-1, json_pack("[o]", condition("cpu_some", "restart", 1000, 500000000)), NULL), "a dataflow is not restarted"));
 }
 
 /* n<i> is after n<i - 1>, and n0 after n<from_first> when there is such a node. */
