@@ -79,6 +79,29 @@ void status_print_limits(const json_t *object, int width)
         }
 }
 
+void status_print_pressure(const json_t *node, int width, const char *id)
+{
+        static const char *const names[] = {"cpu", "memory", "io"};
+        const json_t *pressure = json_object_get(json_object_get(node, "usage"), "pressure");
+        char text[256] = "";
+        double most = 0;
+
+        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
+                const json_t *some = json_object_get(json_object_get(pressure, names[i]), "some");
+
+                if (!json_is_number(some))
+                        continue;
+                most = MAX(most, json_number_value(some));
+                (void)snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s%s %.3g %%", text[0] ? ", " : id ? ": " : "", names[i], json_number_value(some));
+        }
+        if (text[0] && (!id || most > 0)) {
+                char line[512];
+
+                (void)snprintf(line, sizeof(line), "%s%s (some waited, of the last 10 s)", id ? id : "", text);
+                print_line(id ? "Waits" : "waits", width, line);
+        }
+}
+
 /* ---- arguments */
 
 static int read_arguments(Session *session, int argc, char **argv)

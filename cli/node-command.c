@@ -205,11 +205,12 @@ static int node_info(NodeCommand *n, json_t *dataflow, json_t *node)
         json_t *exit_ = json_object_get(node, "exit");
         char text[128];
 
+        (void)json_object_set_new(one, "nodes", json_pack("[O]", node));
+        targets_usage(&n->session, one);
         if (n->session.json) {
                 (void)json_object_set(node, "dataflow", json_object_get(dataflow, "name"));
                 return session_result(&n->session, json_incref(node));
         }
-        (void)json_object_set_new(one, "nodes", json_pack("[O]", node));
         list = json_pack("[O]", one);
         status_print_lines(list);
         for (size_t i = 0; i < ELEMENTSOF(keys); i++)
@@ -226,6 +227,7 @@ static int node_info(NodeCommand *n, json_t *dataflow, json_t *node)
         if (json_is_true(json_object_get(node, "frozen")))
                 print_info_line("frozen", "yes: it stands still until `thaw`");
         status_print_limits(node, 12);
+        status_print_pressure(node, 12, NULL);
         print_placement(json_object_get(node, "placement"));
         if (strcmp(json_get_text(node, "kind"), "dynamic") == 0)
                 print_info_line("captured", json_is_true(json_object_get(node, "captured")) ? "yes: a stop ends it" : "no: a stop lets go of it");

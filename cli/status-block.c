@@ -207,6 +207,8 @@ void status_print_block(const json_t *dataflow)
                            : strcmp(word, "running") == 0 ? "\033[32m"
                                                           : "\033[33m";
         char title[256];
+        json_t *node;
+        size_t i;
 
         (void)snprintf(title, sizeof(title), "%s (%s)", json_get_text(dataflow, "name"), json_get_text(dataflow, "uuid"));
         printf("\n%s\u25cf%s %s\n", tint, tint[0] ? "\033[0m" : "", text_tame(title, false));
@@ -222,6 +224,8 @@ void status_print_block(const json_t *dataflow)
         if (json_is_true(json_object_get(dataflow, "frozen")))
                 print_field("Frozen", "%s", "yes: every process stands still until `thaw`");
         status_print_limits(dataflow, 10);
+        json_array_foreach(json_object_get(dataflow, "nodes"), i, node)
+                status_print_pressure(node, 10, json_get_text(node, "id"));
         print_usage(dataflow);
         print_exits(dataflow);
         print_logs(dataflow);

@@ -202,6 +202,8 @@ static int status(StatusCommand *s)
                 return last_resort_show(&s->session, transport, (const char *const *)s->names, s->n_names, true);
         if (transport)
                 return session_fail(&s->session, transport);
+        if (block && json_array_size(dataflows) == 1)
+                targets_usage(&s->session, json_array_get(dataflows, 0));
         if (s->session.json) {
                 int written = status_json(s, dataflows);
 

@@ -40,6 +40,10 @@ size_t protection_next(const json_t *nodes, size_t at, char *buffer, size_t size
 /* status_print_limits() - a line for each limit, and for what was felt of them; of a node or a dataflow. */
 void status_print_limits(const json_t *object, int width);
 
+/* status_print_pressure() - a line of a node's "usage": "cpu 17.9 %, memory 3 %, io 0 % (some waited, of the last 10 s)". Nothing where none is known, and
+ * with @id, which begins the line, where nobody waits. */
+void status_print_pressure(const json_t *node, int width, const char *id);
+
 /* dataflows_usage() - usage_read() for an array of them. New reference or NULL. */
 json_t *dataflows_usage(const json_t *dataflows);
 

@@ -158,6 +158,24 @@ static int find_among(Session *session, const json_t *dataflows, const char *id,
         return 0;
 }
 
+void targets_usage(Session *session, json_t *dataflow)
+{
+        Reply reply = {};
+        json_t *one;
+        size_t i;
+
+        if (dataflow_has_ended(dataflow) ||
+                session_try(session, "Usage", json_pack("{ss si}", "dataflow", json_get_text(dataflow, "uuid"), "timeout_ms", 1000), &reply))
+                return;
+        json_array_foreach(json_object_get(reply.parameters, "usage"), i, one) {
+                json_t *node = dataflow_find_node(dataflow, json_get_text(one, "node"));
+
+                if (node && json_get_number(node, "generation") == json_get_number(one, "generation"))
+                        (void)json_object_set(node, "usage", one);
+        }
+        reply_done(&reply);
+}
+
 json_t *targets_detached(Session *session, const json_t *dataflow, const char *id)
 {
         _cleanup_(json_decrefp) json_t *all = NULL;

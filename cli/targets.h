@@ -29,6 +29,12 @@ bool target_parse(Target *ret, const char *text);
  */
 int targets_status(Session *session, const char *const *names, size_t n, json_t **ret, int *ret_transport);
 
+/*
+ * targets_usage() - "usage" into each node of @dataflow that lives: what it uses at the moment (NodeUsage). Says nothing; whoever cannot be asked in a
+ * second is not waited for.
+ */
+void targets_usage(Session *session, json_t *dataflow);
+
 /* targets_live() - those of @dataflows that have not ended. New reference. */
 json_t *targets_live(const json_t *dataflows);
 

@@ -93,7 +93,7 @@ def next_pressure(client, node, seconds):
 
 @pytest.mark.cgroup_only
 @pytest.mark.parametrize("dies", ["supervisor", "keeper"])
-def test_a_condition_that_is_met_is_told_and_its_action_follows_also_when_who_was_told_of_it_died(pressed, survivor, dies):
+def test_a_condition_that_is_met_is_told_and_its_action_follows_also_when_who_was_told_of_it_died(pressed, survivor, tidegate, dies):
     window = 0.5 if pressed else 2
     met, never = window / 10, window
     daemon = survivor()
@@ -120,6 +120,10 @@ def test_a_condition_that_is_met_is_told_and_its_action_follows_also_when_who_wa
     assert eventually(lambda: node_of(daemon, "end")["state"] == "failed", 20), daemon.output()
     assert node_of(daemon, "end")["error"].startswith("was stopped for its pressure: cpu_some ")
     assert node_of(daemon, "tell")["state"] == "running" and node_of(daemon, "tell")["generation"] == 1
+    shown = tidegate("status", "flow", "--runtime-dir", daemon.runtime).stdout
+    assert re.search(r"Waits: tell: cpu [\d.]+ %, memory", shown), shown
+    shown = tidegate("node", "info", "flow:tell", "--runtime-dir", daemon.runtime).stdout
+    assert re.search(r"pressure: \d+ times, the last: cpu_some .* in .*event at", shown), shown
     assert node_of(daemon, "tell")["pressed"]["count"] >= 1 and "event at" in node_of(daemon, "tell")["pressed"]["text"]
     assert node_of(daemon, "calm")["state"] == "running" and "pressed" not in node_of(daemon, "calm")
     assert eventually(lambda: daemon.status("whole")["state"] == "ended", 20), daemon.output()

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -10,7 +11,7 @@ from conftest import PYTHON, eventually
 from daemon import plan, program
 from test_control import SLEEP, refused, start
 
-BURNED, HELD = 0.3, 48 << 20
+BURNED, HELD = 0.15, 48 << 20
 # Burns, itself and by a child that it waits for, holds memory, threads and a child, and writes down what it has used.
 BUSY = f"""
 import json, os, sys, threading, time
@@ -63,13 +64,19 @@ def test_usage_is_what_a_node_burned_and_holds_whatever_it_is_ended_with(daemon,
 
 
 @pytest.mark.cgroup_only
-def test_usage_has_the_pressure_that_the_kernel_counts_for_the_cgroup(daemon):
+def test_usage_has_the_pressure_that_the_kernel_counts_for_the_cgroup(daemon, tidegate):
     start(daemon, program("a", SLEEP))
     flow = daemon.status("flow")
     there = [name for name in ("cpu", "memory", "io") if os.path.exists(f"{flow['cgroup']}/a.1/{name}.pressure")]
     assert sorted(usage(daemon)["a"].get("pressure", {})) == sorted(there)
     for one in usage(daemon)["a"].get("pressure", {}).values():
         assert 0 <= one["some"] <= 100
+    for said in (("node", "info", "flow:a"), ("status", "flow")):
+        told = json.loads(tidegate(*said, "--json", "--runtime-dir", daemon.runtime).stdout)
+        node = told if said[0] == "node" else told["dataflows"][0]["nodes"][0]
+        assert node["usage"]["processes"] == 1 and node["usage"]["node"] == "a"
+    shown = tidegate("node", "info", "flow:a", "--runtime-dir", daemon.runtime).stdout
+    assert not there or re.search(r"waits: .*cpu [\d.]+ %.* \(some waited, of the last 10 s\)", shown), shown
 
 
 def test_a_keeper_that_is_silent_costs_the_question_and_nothing_else(survivor):
