@@ -14,32 +14,31 @@
 #include "bpf/load.h"
 #include "call.skel.h"
 
-#define ROUND_CALLS  200
-#define ROUNDS       9
-#define MEASURE_SPAN (20 * NSEC_PER_MSEC)
+#define ROUND_CALLS 200
+#define ROUNDS      9
 
 struct CallProbe {
         struct call_bpf *skeleton;
         CallProbeCost cost;
 };
 
-/* ---- what it costs: the fastest of some rounds, for all that may disturb one makes it slower */
+/* ---- what it costs: in CPU time, of the fastest of some rounds, for whatever disturbs one makes it slower */
 
 /* Nanoseconds for ROUND_CALLS. Not through libc, which may know the answer. */
 static nsec_t round_of_calls(void)
 {
-        nsec_t begin = clock_now();
+        nsec_t begin = clock_cpu();
 
         for (unsigned i = 0; i < ROUND_CALLS; i++)
                 (void)syscall(SYS_getppid);
-        return clock_now() - begin;
+        return clock_cpu() - begin;
 }
 
-static nsec_t measure_alone(void)
+static nsec_t measure(void)
 {
-        nsec_t best = NSEC_NEVER, until = clock_now() + MEASURE_SPAN;
+        nsec_t best = NSEC_NEVER;
 
-        for (unsigned i = 0; i < ROUNDS && (i == 0 || clock_now() < until); i++)
+        for (unsigned i = 0; i < ROUNDS; i++)
                 best = MIN(best, round_of_calls());
         return best;
 }
@@ -49,18 +48,15 @@ static uint32_t longer(nsec_t with, nsec_t without)
         return with > without ? (uint32_t)((with - without) / ROUND_CALLS) : 0;
 }
 
+/* First as one of the others: who was ever watched is looked at more closely. */
 static void measure_attached(CallProbe *probe, nsec_t alone)
 {
-        nsec_t other = NSEC_NEVER, watched = NSEC_NEVER, until = clock_now() + 2 * MEASURE_SPAN;
         bool *measuring = &probe->skeleton->bss->measuring;
+        nsec_t other = measure(), watched;
 
         probe->skeleton->bss->loader = (uint32_t)getpid();
-        for (unsigned i = 0; i < ROUNDS && (i == 0 || clock_now() < until); i++) {
-                __atomic_store_n(measuring, false, __ATOMIC_SEQ_CST);
-                other = MIN(other, round_of_calls());
-                __atomic_store_n(measuring, true, __ATOMIC_SEQ_CST);
-                watched = MIN(watched, round_of_calls());
-        }
+        __atomic_store_n(measuring, true, __ATOMIC_SEQ_CST);
+        watched = measure();
         __atomic_store_n(measuring, false, __ATOMIC_SEQ_CST);
         probe->cost = (CallProbeCost){.alone_ns = (uint32_t)(alone / ROUND_CALLS), .call_ns = longer(watched, alone), .other_ns = longer(other, alone)};
 }
@@ -129,7 +125,7 @@ static int load(CallProbe *probe, const CallProbeSpec *spec, ProbeReason *reason
         if (r)
                 return load_refused(r, "map its memory", reason);
 
-        alone = measure_alone();
+        alone = measure();
 
         /* Who ends and who returns first: or a call might be entered whose end nobody sees. */
         r = attach(probe->skeleton->progs.on_end, &probe->skeleton->links.on_end, reason);

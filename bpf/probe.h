@@ -148,7 +148,7 @@ CallProbe *call_probe_free(CallProbe *probe);
 int call_probe_fd(const CallProbe *probe, CallProbeFd which);
 
 /**
- * call_probe_cost() - as measured by call_probe_new(), on its own calls, for some 10 ms
+ * call_probe_cost() - as measured by call_probe_new(), on its own calls, in some 2 ms
  *
  * The best of several rounds: what it is at the least. 0 where the clock saw no difference.
  */
