@@ -411,7 +411,7 @@ const Command cli_commands[] = {
         },
         {
                 .name = "bench",
-                .synopsis = "[latency|throughput|fanout|reclaim|spawn|stop] [--report FILE] [--json]",
+                .synopsis = "[latency|throughput|fanout|reclaim|spawn|stop|probe] [--report FILE] [--json]",
                 .summary = "what messages cost here, beside what the machine takes for them alone",
                 .details = "Runs dataflows of its own in a private instance, as `run` does, and measures Tidegate and the raw\n"
                            "mechanisms in the same processes, in turn. Judge the ratios: times are the machine's. Without a\n"
@@ -425,6 +425,8 @@ const Command cli_commands[] = {
                            "  reclaim              until a killed reader's messages are its producer's again\n"
                            "  spawn, stop          of a program and of a tree, beside clone3() and cgroup.kill; where we\n"
                            "                       may make cgroups\n"
+                           "  probe                what each system call takes longer while calls are counted by the kernel; as\n"
+                           "                       root, with BPF\n"
                            "\n"
                            "  --quick              a second or two each: to see that it works\n"
                            "  --urgent             nodes at the highest niceness (root): where something else runs\n"

@@ -33,6 +33,7 @@ static const Benchmark benchmarks[] = {
         {"reclaim", bench_reclaim},
         {"spawn", bench_spawn},
         {"stop", bench_stop},
+        {"probe", bench_probe},
 };
 
 static const uint64_t all_sizes[] = {0, 64, 4096, 65536, 1u << 20, 4u << 20, 40u << 20};

@@ -37,6 +37,7 @@ int bench_fanout(Bench *bench);
 int bench_reclaim(Bench *bench);
 int bench_spawn(Bench *bench);
 int bench_stop(Bench *bench);
+int bench_probe(Bench *bench);
 
 /* bench_section() - the object that a benchmark's rows go into, under its name. Borrowed. */
 json_t *bench_section(Bench *bench, const char *name);
@@ -57,6 +58,23 @@ int bench_open(Bench *bench, BenchFlow *flow, const BenchFlowSpec *spec);
 
 /* bench_fold() - copies a flow's error, and returns @r. */
 int bench_fold(Bench *bench, const BenchFlow *flow, int r);
+
+/* ---- what is measured by a program of its own, in a cgroup */
+
+typedef void BenchTakeLine(void *userdata, const char *line);
+
+/* bench_run_program() - its output line by line, until its end or for two minutes. Return: 0, -EIO (it failed), or a negative errno. */
+int bench_run_program(char *const *argv, BenchTakeLine *take, void *userdata);
+
+typedef struct BenchInCgroup {
+        const char *program;   /* of libexec */
+        const char *not_built; /* why it may not be there */
+        int (*run)(Bench *bench, const char *program, const char *home); /* home: the cgroup's directory, which is empty before and after */
+} BenchInCgroup;
+
+/* bench_in_cgroup() - without a cgroup that we may write, or the program, the section says why it was skipped, and that is no error. */
+int bench_in_cgroup(Bench *bench, const char *section, const BenchInCgroup *what);
+void bench_skip(Bench *bench, const char *section, const char *why);
 
 const char *bench_way_name(BenchWay way);
 void bench_size_name(uint64_t size, char *ret, size_t n); /* "0 B", "64 B", "4 KiB", "40 MiB" */

@@ -21,9 +21,11 @@
 #include "cli/bench/stats.h"
 #include "cli/probes.h"
 
-#define PAIRS_SPAN (120 * NSEC_PER_SEC)
-#define HOME_SPAN  (10 * NSEC_PER_SEC)
-#define MAX_PAIRS  1024u
+#define PROGRAM_SPAN (120 * NSEC_PER_SEC)
+#define HOME_SPAN    (10 * NSEC_PER_SEC)
+#define MAX_PAIRS    1024u
+
+#define NOT_BUILT "this build has no program for it: it needs x86-64"
 
 typedef struct Pairs {
         double raw[MAX_PAIRS], ours[MAX_PAIRS], ratio[MAX_PAIRS];
@@ -38,8 +40,9 @@ static _Noreturn void measure(char *const *argv, int out_fd)
         _exit(127);
 }
 
-static void take_pair(Pairs *pairs, const char *line)
+static void take_pair(void *userdata, const char *line)
 {
+        Pairs *pairs = userdata;
         unsigned long long raw, ours;
 
         if (pairs->n == MAX_PAIRS || sscanf(line, "%llu %llu", &raw, &ours) != 2 || raw == 0)
@@ -50,7 +53,7 @@ static void take_pair(Pairs *pairs, const char *line)
 }
 
 /* Until its end, or the deadline: then it is killed. */
-static int read_pairs(int fd, Pairs *pairs, nsec_t deadline)
+static int read_lines(int fd, BenchTakeLine *take, void *userdata, nsec_t deadline)
 {
         char text[4096];
         size_t size = 0;
@@ -71,7 +74,7 @@ static int read_pairs(int fd, Pairs *pairs, nsec_t deadline)
                 text[size] = '\0';
                 for (; (end = strchr(line, '\n')); line = end + 1) {
                         *end = '\0';
-                        take_pair(pairs, line);
+                        take(userdata, line);
                 }
                 size -= (size_t)(line - text);
                 memmove(text, line, size);
@@ -80,12 +83,11 @@ static int read_pairs(int fd, Pairs *pairs, nsec_t deadline)
         }
 }
 
-static int run_pairs(char *const *argv, Pairs *pairs)
+int bench_run_program(char *const *argv, BenchTakeLine *take, void *userdata)
 {
         int pipe_fds[2], r, status = 0;
         pid_t pid;
 
-        pairs->n = 0;
         if (pipe2(pipe_fds, O_CLOEXEC) < 0)
                 return error_origin(-errno);
         (void)fflush(NULL);
@@ -93,7 +95,7 @@ static int run_pairs(char *const *argv, Pairs *pairs)
         if (pid == 0)
                 measure(argv, pipe_fds[1]);
         (void)fd_close(pipe_fds[1]);
-        r = pid < 0 ? -errno : read_pairs(pipe_fds[0], pairs, nsec_add(clock_now(), PAIRS_SPAN));
+        r = pid < 0 ? -errno : read_lines(pipe_fds[0], take, userdata, nsec_add(clock_now(), PROGRAM_SPAN));
         (void)fd_close(pipe_fds[0]);
         if (pid < 0)
                 return r;
@@ -101,7 +103,16 @@ static int run_pairs(char *const *argv, Pairs *pairs)
                 (void)kill(pid, SIGKILL); /* our own child, not reaped */
         if (waitpid(pid, &status, 0) != pid || r)
                 return r ? r : -ECHILD;
-        return WIFEXITED(status) && WEXITSTATUS(status) == 0 && pairs->n > 0 ? 0 : -EIO;
+        return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EIO;
+}
+
+static int run_pairs(char *const *argv, Pairs *pairs)
+{
+        int r;
+
+        pairs->n = 0;
+        r = bench_run_program(argv, take_pair, pairs);
+        return !r && pairs->n == 0 ? -EIO : r;
 }
 
 static double tell(Bench *bench, const char *section, const char *what, Pairs *pairs)
@@ -116,30 +127,29 @@ static double tell(Bench *bench, const char *section, const char *what, Pairs *p
 }
 
 /* No cgroup to be had, or no program for this machine: a reason, and no error. */
-static void skip(Bench *bench, const char *section, const char *why)
+void bench_skip(Bench *bench, const char *section, const char *why)
 {
         (void)json_object_set_new(bench_section(bench, section), "skipped", json_string(why));
 }
 
-static int with_home(
-        Bench *bench, const char *section, int (*run)(Bench *bench, const char *program, const char *home))
+int bench_in_cgroup(Bench *bench, const char *section, const BenchInCgroup *what)
 {
         ProbeHome home = PROBE_HOME_NULL;
         char root[PATH_MAX], why[512] = "", program[PATH_MAX];
-        int r = bench_program("tidegate-bench-enforce", program, sizeof(program)), removed;
+        int r = bench_program(what->program, program, sizeof(program)), removed;
 
         if (r) {
-                skip(bench, section, "this build has no program for it: it needs x86-64");
+                bench_skip(bench, section, what->not_built);
                 return 0;
         }
         r = probe_home_find(root, sizeof(root), why, sizeof(why));
         if (!r)
                 r = probe_home_make(&home, root, nsec_add(clock_now(), HOME_SPAN));
         if (r) {
-                skip(bench, section, why[0] ? why : error_text(r));
+                bench_skip(bench, section, why[0] ? why : error_text(r));
                 return 0;
         }
-        r = run(bench, program, home.path);
+        r = what->run(bench, program, home.path);
         if (r && !bench->error[0])
                 (void)snprintf(bench->error, sizeof(bench->error), "%.200s: %s", program,
                         r == -EIO ? "it failed, or measured nothing" : error_text(r));
@@ -195,10 +205,10 @@ static int stop_in(Bench *bench, const char *program, const char *home)
 int bench_spawn(Bench *bench)
 {
         bench_progress("spawn");
-        return with_home(bench, "spawn", spawn_in);
+        return bench_in_cgroup(bench, "spawn", &(BenchInCgroup){"tidegate-bench-enforce", NOT_BUILT, spawn_in});
 }
 
 int bench_stop(Bench *bench)
 {
-        return with_home(bench, "stop", stop_in);
+        return bench_in_cgroup(bench, "stop", &(BenchInCgroup){"tidegate-bench-enforce", NOT_BUILT, stop_in});
 }

@@ -126,6 +126,24 @@ def test_spawn_and_stop_are_measured_beside_the_kernel_and_leave_no_cgroup(bench
     assert eventually(lambda: not after - before or not any((unified_root() / name).exists() for name in after - before), 10), "or it is a doctor's of another test"
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or not unified_root(), reason="needs root and a cgroup that we may write")
+def test_what_probes_cost_is_measured_of_each_who_pays_and_of_nobody_afterwards(bench):
+    before = {path.name for path in unified_root().glob("tidegate-doctor-*")}
+    found = result(bench, "probe")
+    if "skipped" in found["probe"]:
+        pytest.skip(found["probe"]["skipped"])
+    rows = {row["what"]: row for row in found["probe"]["rows"]}
+    two = {"nothing attached: two threads, two CPUs", "attached: two of a watched node"} if len(os.sched_getaffinity(0)) > 1 else set()
+    nobody, others, watched = "nothing is attached", {"attached: of somebody outside", "attached: of a node that is not watched"}, "attached: of a node that is watched"
+    assert set(rows) == {nobody, watched, "detached again"} | others | two
+    assert all(row["us"] > 0 and row["n"] == 1 for row in rows.values())
+    assert (rows[nobody]["longer_us"], rows[nobody]["ratio"]) == (0, 1)
+    assert all(rows[other]["us"] < rows[watched]["us"] for other in {nobody} | others)
+    assert [(goal["id"], goal["goal"]) for goal in found["goals"]] == [("probe", 0.35), ("probe", 0.17), ("probe", 0.01)]
+    after = {path.name for path in unified_root().glob("tidegate-doctor-*")}
+    assert eventually(lambda: not any((unified_root() / name).exists() for name in after - before), 10), "or it is a doctor's of another test"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_an_ordinary_user_measures_messages_and_counts_calls_and_is_told_what_needs_cgroups(build, node_environment, traces):
     def run(*args):
@@ -141,7 +159,7 @@ def test_an_ordinary_user_measures_messages_and_counts_calls_and_is_told_what_ne
             pytest.skip("this build cannot run as another user")
         found = run("latency", "--size", "64", "--place", "other")
         assert all(row["counted"] for row in found["latency"]["calls"]) and [goal["reached"] for goal in goals(found, "T4")] == [True, True]
-        assert "skipped" in run("spawn")["spawn"]
+        assert "skipped" in run("spawn")["spawn"] and "skipped" in run("probe")["probe"]
         urgent = subprocess.run([f"{place}/bin/tidegate", "bench", "reclaim", "--quick", "--urgent"], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/",
                                 env=environment, stderr=subprocess.PIPE, text=True, timeout=60)  # fmt: skip
         assert urgent.returncode == 1 and "--urgent: cannot make nodes urgent: Permission denied" in urgent.stderr
