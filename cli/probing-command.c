@@ -150,11 +150,11 @@ static int read_first(Probing *p)
         return r == CLIENT_E_INTERRUPTED ? 0 : r ? session_fail(&p->session, r) : status;
 }
 
-/* Until the time is over, Ctrl-C, the end of the dataflow, or that of the probe; then once more, on a connection of its own. */
+/* Until the time is over, Ctrl-C, the end of the dataflow, or that of what was attached; then once more, on a connection of its own. */
 static int read_rest(Probing *p, nsec_t begin)
 {
         Session other = SESSION_INIT("probe");
-        bool over = false;
+        bool over = false, attached = is_attached(p->first);
         Reply reply = {};
         int r = 0, status = 0;
 
@@ -168,7 +168,8 @@ static int read_rest(Probing *p, nsec_t begin)
                         status = session_refused(&p->session, &reply);
                 else
                         keep(&p->last, &reply);
-                over = status || !reply.continues || !is_attached(p->last);
+                over = status || !reply.continues || (attached && !is_attached(p->last));
+                attached = attached || is_attached(p->last);
                 reply_done(&reply);
         }
         if (r && r != CLIENT_E_LATE && r != CLIENT_E_INTERRUPTED)
@@ -209,19 +210,20 @@ static int show(Probing *p, nsec_t begin)
         const json_t *last = p->last ? p->last : p->first;
         long long at_ms = json_get_number(last, "at_ms"), since_ms = MAX((long long)(begin / NSEC_PER_MSEC), 0);
         _cleanup_(json_decrefp) json_t *probing = probing_between(p->target.dataflow, MAX(at_ms - since_ms, 0), p->first == last ? NULL : p->first, last);
+        bool seen = json_array_size(json_object_get(probing, "nodes")) > 0;
         int status = CLI_OK;
 
         if (!probing)
                 return session_fail(&p->session, -ENOMEM);
         if (p->session.json)
                 (void)print_json(probing);
-        else if (is_attached(last) || json_array_size(json_object_get(probing, "nodes")) > 0)
+        else if (is_attached(last) || seen)
                 probing_print(probing, speaks_utf8(), p->all ? SIZE_MAX : CALLS_SHOWN);
         if (json_get_text(probing, "reason")[0])
                 session_say(&p->session, "%s%s", is_attached(last) ? "" : "nothing is counted: ", json_get_text(probing, "reason"));
-        if (p->report && is_attached(last))
+        if (p->report && (is_attached(last) || seen))
                 status = write_report(p, probing);
-        return status ? status : is_attached(last) ? CLI_OK : CLI_FAILED;
+        return status ? status : is_attached(last) || seen ? CLI_OK : CLI_FAILED;
 }
 
 static int probe(Probing *p)
@@ -236,8 +238,7 @@ static int probe(Probing *p)
         if (status || !p->first)
                 return status ? status : CLI_FAILED; /* Ctrl-C */
         begin = clock_now();
-        if (is_attached(p->first))
-                status = read_rest(p, begin);
+        status = read_rest(p, begin);
         return status ? status : show(p, begin);
 }
 

@@ -83,6 +83,34 @@ static void put_call(FILE *f, const json_t *call, double most_ns, size_t first, 
         (void)fputs("</td></tr>\n", f);
 }
 
+static void put_share(FILE *f, const char *name, long long n, long long all)
+{
+        if (n <= 0 || all <= 0)
+                return;
+        (void)fputs("<tr><td>", f);
+        put_text(f, name);
+        (void)fprintf(f, "</td><td>%lld</td><td>%.1f %%</td><td class=\"w\"><svg width=\"%.0f\" height=\"12\"><rect class=\"b\" width=\"%.1f\" height=\"12\"/></svg></td></tr>\n", n,
+                100 * (double)n / (double)all, 2 * SHARE_W, 2 * SHARE_W * (double)n / (double)all);
+}
+
+static void put_sampled(FILE *f, const json_t *node)
+{
+        const json_t *sampled = json_object_get(node, "sampled");
+        long long threads = json_get_number(sampled, "threads");
+        json_t *call;
+        size_t i;
+
+        (void)fputs("<h2>", f);
+        put_text(f, json_get_text(node, "node"));
+        (void)fprintf(f, "</h2>\n<p>generation %lld: where its threads were in %lld looks; of %lld it may not be known</p>\n<table><tr><th>call</th><th>found</th><th>share</th><th class=\"w\"></th></tr>\n",
+                json_get_number(node, "generation"), json_get_number(sampled, "looks"), json_get_number(sampled, "unseen"));
+        json_array_foreach(json_object_get(sampled, "calls"), i, call)
+                put_share(f, json_get_text(call, "call"), json_get_number(call, "samples"), threads);
+        put_share(f, "in another call", json_get_number(sampled, "other"), threads);
+        put_share(f, "in none", json_get_number(sampled, "outside"), threads);
+        (void)fputs("</table>\n", f);
+}
+
 static void put_node(FILE *f, const json_t *node)
 {
         const json_t *calls = json_object_get(node, "calls");
@@ -128,14 +156,18 @@ int probing_page(const json_t *probing, FILE *f)
         put_text(f, json_get_text(probing, "dataflow"));
         (void)fprintf(f, ": system calls</title><style>%s</style>\n<h1>", style);
         put_text(f, json_get_text(probing, "dataflow"));
-        (void)fprintf(f, "</h1>\n<p>System calls in %.1f s. p50, p99 and max: at most so long, for times are counted in steps of two.</p>\n",
-                (double)json_get_number(probing, "for_ms") / 1000);
+        (void)fprintf(f, "</h1>\n<p>System calls in %.1f s. %s</p>\n", (double)json_get_number(probing, "for_ms") / 1000,
+                cost ? "p50, p99 and max: at most so long, for times are counted in steps of two."
+                     : "Looked at ten times a second instead of counted. What is lost: how many calls were made, how many failed, how long each took; a call that is short is seldom seen.");
         if (cost)
                 (void)fprintf(f, "<p>Counting took %.2f %% of a CPU (budget %.4g %%): %lld ns a call, and %lld ns of one of anybody else's.</p>\n",
                         100 * json_number_value(json_object_get(cost, "share")), 100 * json_number_value(json_object_get(cost, "budget")), json_get_number(cost, "call_ns"),
                         json_get_number(cost, "other_call_ns"));
         json_array_foreach(json_object_get(probing, "nodes"), i, node)
-                put_node(f, node);
+                if (json_object_get(node, "sampled"))
+                        put_sampled(f, node);
+                else
+                        put_node(f, node);
         (void)fputs("</html>\n", f);
         return fflush(f) || ferror(f) ? -(errno ? errno : EIO) : 0;
 }

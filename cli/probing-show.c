@@ -53,20 +53,64 @@ static void print_node(const json_t *node, bool utf8, size_t n_calls)
                 printf("  %lld calls could not be counted, for want of memory\n", lost);
 }
 
+#define SHARE_COLUMNS 30
+
+static void print_share(const char *name, long long n, long long all, bool utf8)
+{
+        int columns = (int)((double)n / (double)all * SHARE_COLUMNS + 0.5);
+
+        printf("  %-22.22s%7.1f %%  ", name, 100 * (double)n / (double)all);
+        for (int i = 0; i < columns && i < SHARE_COLUMNS; i++)
+                printf("%s", utf8 ? "█" : "#");
+        putchar('\n');
+}
+
+static void print_sampled(const json_t *node, bool utf8, size_t n_calls)
+{
+        const json_t *sampled = json_object_get(node, "sampled"), *calls = json_object_get(sampled, "calls");
+        long long threads = json_get_number(sampled, "threads"), unseen = json_get_number(sampled, "unseen"), looks = json_get_number(sampled, "looks");
+        char name[NAME_ROOM];
+        json_t *call;
+        size_t i;
+
+        printf("\n%s, generation %lld: where its threads were in %lld looks\n", tamed(node, "node", name), json_get_number(node, "generation"), looks);
+        json_array_foreach(calls, i, call)
+                if (i < n_calls && threads > 0)
+                        print_share(tamed(call, "call", name), json_get_number(call, "samples"), threads, utf8);
+        if (threads > 0 && json_get_number(sampled, "other") > 0)
+                print_share("in another call", json_get_number(sampled, "other"), threads, utf8);
+        if (threads > 0 && json_get_number(sampled, "outside") > 0)
+                print_share("in none", json_get_number(sampled, "outside"), threads, utf8);
+        if (unseen > 0)
+                printf("  of %lld threads it may not be known\n", unseen);
+}
+
+static void print_nodes(const json_t *probing, bool utf8, size_t n_calls)
+{
+        json_t *node;
+        size_t i;
+
+        json_array_foreach(json_object_get(probing, "nodes"), i, node)
+                if (json_object_get(node, "sampled"))
+                        print_sampled(node, utf8, n_calls);
+                else
+                        print_node(node, utf8, n_calls);
+}
+
 void probing_print(const json_t *probing, bool utf8, size_t n_calls)
 {
         const json_t *cost = json_object_get(probing, "cost");
         char name[NAME_ROOM];
-        json_t *node;
-        size_t i;
 
         printf("%s: system calls in %.1f s\n", tamed(probing, "dataflow", name), (double)json_get_number(probing, "for_ms") / 1000);
         if (cost)
                 printf("Counting took %.2f %% of a CPU (budget %.4g %%): %lld ns a call, and %lld ns of one of anybody else's.\n",
                         100 * json_number_value(json_object_get(cost, "share")), 100 * json_number_value(json_object_get(cost, "budget")), json_get_number(cost, "call_ns"),
                         json_get_number(cost, "other_call_ns"));
-        json_array_foreach(json_object_get(probing, "nodes"), i, node)
-                print_node(node, utf8, n_calls);
+        else
+                printf("Looked at ten times a second instead of counted. What is lost: how many calls were\n"
+                       "made, how many failed, how long each took; a call that is short is seldom seen.\n");
+        print_nodes(probing, utf8, n_calls);
         if (cost)
                 printf("\np50, p99 and max: at most so long, for times are counted in steps of two.\nThe bars: how many took ns, us, ms, s.\n");
 }

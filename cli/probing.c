@@ -68,8 +68,43 @@ static void insert(json_t *calls, json_t *take_call)
         (void)json_array_insert_new(calls, i, take_call);
 }
 
+static long long samples_of(const json_t *calls, long long number)
+{
+        json_t *it;
+        size_t i;
+
+        json_array_foreach(calls, i, it)
+                if (json_get_number(it, "number") == number)
+                        return json_get_number(it, "samples");
+        return 0;
+}
+
+/* NULL: nobody looked. */
+static json_t *samples_between(const json_t *samples, const json_t *before)
+{
+        const json_t *earlier = json_object_get(before, "calls");
+        json_t *calls = json_array(), *it;
+        size_t i, k;
+
+        if (!json_is_object(samples) || !calls) {
+                json_decref(calls);
+                return NULL;
+        }
+        json_array_foreach(json_object_get(samples, "calls"), i, it) {
+                long long number = json_get_number(it, "number"), n = json_get_number(it, "samples") - samples_of(earlier, number);
+
+                for (k = 0; k < json_array_size(calls) && json_get_number(json_array_get(calls, k), "samples") >= n; k++)
+                        ;
+                if (n > 0)
+                        (void)json_array_insert_new(calls, k, json_pack("{ss sI sI}", "call", json_get_text(it, "call"), "number", (json_int_t)number, "samples", (json_int_t)n));
+        }
+        return json_pack("{sI sI sI sI sI so}", "looks", (json_int_t)less(samples, before, "looks"), "threads", (json_int_t)less(samples, before, "threads"), "outside",
+                (json_int_t)less(samples, before, "outside"), "other", (json_int_t)less(samples, before, "other"), "unseen", (json_int_t)less(samples, before, "unseen"), "calls", calls);
+}
+
 static json_t *node_between(const json_t *node, const json_t *before)
 {
+        json_t *sampled = samples_between(json_object_get(node, "sampled"), json_object_get(before, "sampled"));
         json_t *calls = json_array(), *it;
         size_t i;
 
@@ -79,6 +114,8 @@ static json_t *node_between(const json_t *node, const json_t *before)
                 if (call)
                         insert(calls, call);
         }
+        if (sampled)
+                return json_pack("{ss sI so so}", "node", json_get_text(node, "node"), "generation", (json_int_t)json_get_number(node, "generation"), "calls", calls, "sampled", sampled);
         return json_pack("{ss sI sI so}", "node", json_get_text(node, "node"), "generation", (json_int_t)json_get_number(node, "generation"), "lost",
                 (json_int_t)less(node, before, "lost"), "calls", calls);
 }

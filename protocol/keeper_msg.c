@@ -147,6 +147,20 @@ static void fields_measure(Codec *c, KeeperMeasure *m)
                 field_u16(c, &m->pressure[i]);
 }
 
+static void fields_sample(Codec *c, KeeperSample *s)
+{
+        field_u32(c, &s->n_threads);
+        field_u32(c, &s->n_outside);
+        field_u32(c, &s->n_other);
+        field_u32(c, &s->n_unseen);
+        field_u32(c, &s->n_calls);
+        check(c, s->n_calls <= KEEPER_SAMPLE_CALLS);
+        for (uint32_t i = 0; i < s->n_calls && i < KEEPER_SAMPLE_CALLS; i++) {
+                field_u32(c, &s->calls[i].number);
+                field_u32(c, &s->calls[i].n);
+        }
+}
+
 static void fields_begin(Codec *c, KeeperMsg *m)
 {
         field_id(c, &m->begin.uuid, UUID_MAX);
@@ -301,6 +315,9 @@ static void fields_order(Codec *c, KeeperMsg *m)
         case KEEPER_MSG_MEASURE:
                 field_u64(c, &m->measure.asked_ns);
                 break;
+        case KEEPER_MSG_SAMPLE:
+                field_u64(c, &m->sample.asked_ns);
+                break;
         case KEEPER_MSG_LOOK:
         case KEEPER_MSG_REAP:
         case KEEPER_MSG_STREAM:
@@ -437,6 +454,10 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 field_u64(c, &m->measured.asked_ns);
                 fields_measure(c, &m->measured.measure);
                 break;
+        case KEEPER_MSG_SAMPLED:
+                field_u64(c, &m->sampled.asked_ns);
+                fields_sample(c, &m->sampled.sample);
+                break;
         case KEEPER_MSG_FROZEN:
                 field_u8(c, &m->frozen.frozen, 0, 1);
                 break;
@@ -482,6 +503,8 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_WHY] = {"WHY", true, true, false},
                 [KEEPER_MSG_WHY_SAID] = {"WHY_SAID", true, true, false},
                 [KEEPER_MSG_MEASURE] = {"MEASURE", true, false, false},
+                [KEEPER_MSG_SAMPLE] = {"SAMPLE", true, false, false},
+                [KEEPER_MSG_SAMPLED] = {"SAMPLED", true, true, true},
                 [KEEPER_MSG_MEASURED] = {"MEASURED", true, true, true},
                 [KEEPER_MSG_PRESSURE] = {"PRESSURE", true, true, true},
                 [KEEPER_MSG_PRESSED] = {"PRESSED", true, true, true},

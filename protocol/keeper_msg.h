@@ -29,6 +29,7 @@
  *   FREEZE                        FREEZE_DONE; the cgroup is frozen, or runs again
  *   PLACE                         PLACED: its threads may run on that CPU alone, or wherever they were born to
  *   WHY                           WHY_SAID: what it and those it waits for do, as a report
+ *   SAMPLE                        SAMPLED for each incarnation that lives, then one of KEEPER_NODE_ALL without numbers; all with its asked_ns
  *   MEASURE                       MEASURED for each incarnation that lives, then one of KEEPER_NODE_ALL, whose numbers are the dataflow's own cgroup's; all with
  *                                 the asked_ns of the question
  *   PRESSURE                      (none; UNWATCHED for those that cannot be) conditions are watched for from now on, in place of those before; PRESSED whenever
@@ -68,7 +69,7 @@
 #define KEEPER_MSG_MAX_GROUPS 64
 #define KEEPER_MSG_MAX_CPU  1023
 #define KEEPER_MSG_LIMITS_MAX 2047 /* bytes of limits as text (base/limit.h), and of what is said about them */
-#define KEEPER_NODE_ALL     UINT32_MAX /* SIGNAL, KILL, LOOK, LIMIT, FREEZE, FROZEN, USAGE, MEASURED, PRESSURE, PRESSED, UNWATCHED: every incarnation of the dataflow */
+#define KEEPER_NODE_ALL     UINT32_MAX /* SIGNAL, KILL, LOOK, LIMIT, FREEZE, FROZEN, USAGE, MEASURED, PRESSURE, PRESSED, UNWATCHED, SAMPLED: every incarnation of the dataflow */
 
 typedef enum KeeperMsgType {
         KEEPER_MSG_BEGIN = 1,
@@ -90,6 +91,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_WHY = 24,
         KEEPER_MSG_MEASURE = 23,
         KEEPER_MSG_PRESSURE = 25,
+        KEEPER_MSG_SAMPLE = 27,
 
         KEEPER_MSG_BEGUN = 32,
         KEEPER_MSG_FAILED = 33,
@@ -118,6 +120,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_PRESSED = 67,
         KEEPER_MSG_UNWATCHED = 69,
         KEEPER_MSG_HOME = 70,
+        KEEPER_MSG_SAMPLED = 71,
 } KeeperMsgType;
 
 #define KEEPER_ESCAPED_ALONE (-1) /* it is not astray: nobody ends it */
@@ -181,9 +184,25 @@ typedef enum KeeperCgroupWrite {
         KEEPER_CGROUP_WRITE_POSSIBLE = 3,
 } KeeperCgroupWrite;
 
+/* In which system calls the threads of one incarnation were at a moment. */
+#define KEEPER_SAMPLE_CALLS 64u
+typedef struct KeeperSampleCall {
+        uint32_t number;
+        uint32_t n; /* threads in it */
+} KeeperSampleCall;
+
+typedef struct KeeperSample {
+        uint32_t n_threads; /* that were looked at */
+        uint32_t n_outside; /* of these: in no call, for they run, or wait for something else */
+        uint32_t n_other;   /* of these: in a call for which there was no room below */
+        uint32_t n_unseen;  /* besides: that may not be looked at */
+        uint32_t n_calls;
+        KeeperSampleCall calls[KEEPER_SAMPLE_CALLS];
+} KeeperSample;
+
 typedef struct KeeperMsg {
         KeeperMsgType type;
-        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, UNSHOWN, STREAM, MEASURE, END, COUNTED, ENDED */
+        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, UNSHOWN, STREAM, MEASURE, SAMPLE, END, COUNTED, ENDED */
         uint64_t generation; /* same; 0 together with KEEPER_NODE_ALL */
         union {
                 struct { /* BEGIN; fds: the log stream to the client (protocol/log_msg.h), if has_log_stream */
@@ -251,6 +270,13 @@ typedef struct KeeperMsg {
                         uint64_t asked_ns;
                         KeeperMeasure measure;
                 } measured;
+                struct { /* SAMPLE */
+                        uint64_t asked_ns;
+                } sample;
+                struct { /* SAMPLED */
+                        uint64_t asked_ns;
+                        KeeperSample sample;
+                } sampled;
                 struct { /* WHY; fds: what the supervisor knows of the dataflow's links (JSON) */
                         uint64_t asked;       /* which of the questions it is: comes back */
                         uint64_t deadline_ns; /* absolute: what was seen until then is the answer */

@@ -21,6 +21,7 @@
 #include "supervisor/node.h"
 #include "supervisor/usage.h"
 #include "supervisor/prober.h"
+#include "supervisor/prober-sample.h"
 
 typedef struct JournalEntry JournalEntry;
 typedef struct Placement Placement;
@@ -136,6 +137,7 @@ struct Dataflow {
         Placement *placement; /* placer.c */
         Timer placement_timer;
         ProbeWish probe; /* prober.c */
+        Sampler sampler; /* prober-sample.c */
         Progress *progress;
         Timer progress_timer;
         Timer keeper_timer;   /* it has so long to do it */
@@ -276,6 +278,7 @@ int keeper_order_limit(Dataflow *dataflow, const Node *node, const char *limits)
 int keeper_order_place(Node *node, int cpu); /* -1: wherever it was born to run; 0 or a negative errno */
 int keeper_order_freeze(Dataflow *dataflow, const Node *node, bool frozen, nsec_t until); /* likewise */
 int keeper_order_pressure(Dataflow *dataflow, const Node *node, const char *conditions); /* likewise */
+int keeper_order_sample(Dataflow *dataflow, nsec_t asked); /* likewise */
 int keeper_order_measure(Dataflow *dataflow, nsec_t asked); /* likewise */
 void keeper_order_look(Node *node);
 /*

@@ -255,6 +255,13 @@ int keeper_order_pressure(Dataflow *dataflow, const Node *node, const char *cond
         return keeper_send(dataflow, &msg, NULL, 0);
 }
 
+int keeper_order_sample(Dataflow *dataflow, nsec_t asked)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_SAMPLE, .sample = {.asked_ns = asked}};
+
+        return keeper_send(dataflow, &msg, NULL, 0);
+}
+
 int keeper_order_measure(Dataflow *dataflow, nsec_t asked)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_MEASURE, .measure = {.asked_ns = asked}};
@@ -413,6 +420,8 @@ static void on_resources_report(Dataflow *dataflow, const KeeperMsg *msg)
                 pressure_told(dataflow, node, msg);
         else if (msg->type == KEEPER_MSG_UNWATCHED)
                 pressure_told_unwatched(dataflow, node, msg->unwatched.text);
+        else if (msg->type == KEEPER_MSG_SAMPLED)
+                sampler_told(dataflow, node, msg);
         else if (msg->type == KEEPER_MSG_LIMITED)
                 resources_told_limited(dataflow, node, msg->limited.error, msg->limited.text);
         else
@@ -577,6 +586,7 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_MEASURED:
         case KEEPER_MSG_PRESSED:
         case KEEPER_MSG_UNWATCHED:
+        case KEEPER_MSG_SAMPLED:
                 on_resources_report(dataflow, msg);
                 break;
         case KEEPER_MSG_FAILED:

@@ -323,6 +323,9 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_MEASURE:
                 keeper_measure(k, msg->measure.asked_ns);
                 break;
+        case KEEPER_MSG_SAMPLE:
+                keeper_sample(k, msg->sample.asked_ns);
+                break;
         case KEEPER_MSG_FREEZE:
                 keeper_freeze(k, msg);
                 break;

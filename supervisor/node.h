@@ -157,6 +157,7 @@ struct Node {
         uint64_t *resume_at; /* per input: where the next incarnation begins to read */
 
         /* across incarnations */
+        struct Samples *samples; /* prober-sample.c; NULL: none */
         uint32_t probe_place; /* prober.c: number + 1, of this or the last life; 0: none */
         NodeEnd end;
         NodeRung rung;

@@ -235,9 +235,11 @@ static void give_up(Prober *p, const char *why)
 {
         hang_up(p);
         p->state = PROBER_UNAVAILABLE;
-        (void)snprintf(p->why, sizeof(p->why), "%s", why);
+        if (why != p->why)
+                (void)snprintf(p->why, sizeof(p->why), "%s", why);
         if (!supervisor_is_private(p->supervisor))
                 log_line("system calls of nodes cannot be counted: %s", p->why);
+        prober_look(p->supervisor); /* looks stand in */
         changed(p);
 }
 
@@ -455,6 +457,8 @@ void prober_look(Supervisor *supervisor)
                 ask(p);
         else if (!wanted && p->state != PROBER_IDLE && p->state != PROBER_UNAVAILABLE)
                 let_go(p);
+        list_for_each(it, next, &supervisor->dataflows, link)
+                sampler_set(it, p->state == PROBER_UNAVAILABLE && it->probe.n_streams > 0 && it->state < DATAFLOW_ENDED);
         if (p->state != PROBER_ATTACHED)
                 return;
         list_for_each(it, next, &supervisor->dataflows, link) {
@@ -492,6 +496,7 @@ void prober_unwant(Dataflow *dataflow)
 void prober_forget(Dataflow *dataflow)
 {
         server_forget_probes(dataflow->supervisor->server, dataflow);
+        sampler_set(dataflow, false);
         if (dataflow->supervisor->prober && dataflow->nodes && dataflow->plan)
                 leave_all(dataflow->supervisor->prober, dataflow);
         dataflow->probe = (ProbeWish){};
@@ -583,9 +588,11 @@ json_t *prober_describe_node(const Node *node)
         Prober *p = node->dataflow->supervisor->prober;
         uint32_t place = node->probe_place - 1;
         nsec_t now = clock_now();
-        json_t *calls;
+        json_t *calls, *samples;
         size_t n;
 
+        if (p && p->state != PROBER_ATTACHED && (samples = sampler_describe(node)))
+                return json_pack("{ss sI s[] sI so}", "node", node->plan->id, "generation", (json_int_t)node->samples->generation, "calls", "lost", (json_int_t)0, "sampled", samples);
         if (!p || p->state != PROBER_ATTACHED || node->probe_place == 0)
                 return NULL;
         calls = json_array();

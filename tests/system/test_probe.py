@@ -22,6 +22,7 @@ BPFTOOL = shutil.which("bpftool", path=f"{os.environ['PATH']}:/usr/sbin")
 COUNTED = "are counted by the kernel"
 
 needs_bpf = [
+    pytest.mark.cgroup_only,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(not os.path.exists("/sys/kernel/btf/vmlinux"), reason="this kernel has no type information (BTF)"),
 ]
@@ -419,12 +420,35 @@ class TestCommand:
         assert not probers(probed) or eventually(lambda: not probers(probed), 10)
 
 
-def test_where_nothing_can_be_counted_the_command_says_why_at_once(daemon, tidegate):
-    start(daemon, STILL, wait="running", grace_ms=300)
-    begin = time.monotonic()
-    done = tidegate("probe", "--for", "1h", "--runtime-dir", daemon.runtime)
-    assert (done.returncode, done.stdout) == (1, "") and "tidegate probe: nothing is counted: kernel probes are turned off" in done.stderr, done
-    assert time.monotonic() - begin < 20
+# It is looked at instead
+
+
+BUSY = f"exec {PYTHON} -c 'while True: pass'"
+
+
+def test_where_nothing_can_be_counted_threads_are_looked_at(daemon, tidegate):
+    reads = f"{PYTHON} -c 'import os, threading\nr, w = os.pipe()\nfor _ in range(2): threading.Thread(target=lambda: os.read(r, 1)).start()\nos.read(r, 1)'"
+    start(daemon, program("reads", f"exec {reads}"), program("busy", BUSY), wait="running", grace_ms=300)
+    client = daemon.client()
+    client.send("Probe", more=True, dataflow="flow", interval_ms=100)
+
+    def enough(probes):
+        seen = {n["node"]: n["sampled"] for n in probes["nodes"]}
+        # Of three threads each look finds three in read, once the interpreter has come so far.
+        reading = [c["samples"] for c in seen.get("reads", {"calls": []})["calls"] if c["call"] == "read"]
+        return reading and reading[0] >= 9 and seen["busy"]["outside"] > 0 and seen
+
+    probes = next_reply(client, enough)
+    assert not probes["attached"] and all(n["calls"] == [] for n in probes["nodes"])
+    for sampled in enough(probes).values():
+        assert sampled["threads"] == sampled["outside"] + sampled["other"] + sum(c["samples"] for c in sampled["calls"]), sampled
+        assert sampled["looks"] > 0 and sampled["unseen"] == 0
+    done = tidegate("probe", "--for", "400ms", "--runtime-dir", daemon.runtime, env={**os.environ, "LC_ALL": "C"})
+    assert done.returncode == 0 and "tidegate probe: nothing is counted: kernel probes" in done.stderr, done
+    assert re.search(r"^  read +(8|9|100)[\d.]* %  ##########", done.stdout, re.M) and re.search(r"^  in none +[\d.]+ %", done.stdout, re.M), done.stdout
+    assert "What is lost: how many calls" in done.stdout
+    client.close()
+    assert eventually(lambda: once(daemon)["nodes"] == [], 5), "nobody looks when nobody asks"
 
 
 @pytest.mark.parametrize("wrong, said", [(["--for", "soon"], "span of time"), (["--budget", "much"], "percentage"), (["a", "b"], "unexpected argument"), (["--for", "0"], "span")])
@@ -447,4 +471,4 @@ def test_doctor_says_whether_it_can_be_had(build, tidegate):
         assert on["result"] == "yes" and re.search("counted 100 of 100 calls; [1-9][0-9]* ns a call", on["evidence"]), on
     else:
         assert on["result"] == "no", on
-    assert off["result"] == "no" and "turned off" in off["evidence"] and "nothing is counted" in off["without"], off
+    assert off["result"] == "no" and "turned off" in off["evidence"] and "no counts, no errors, no times" in off["without"], off
