@@ -45,20 +45,26 @@ static void print_counters(const json_t *counters)
                 printf("; these numbers do not agree with each other");
 }
 
-static void print_link(const json_t *dataflow, const json_t *node, const json_t *link)
+void status_print_link(const json_t *link)
 {
         const json_t *counters = json_object_get(link, "counters");
-        char name[1024];
 
-        (void)snprintf(name, sizeof(name), "%.200s: %.200s/%.200s -> %.200s/%.200s", json_get_text(dataflow, "name"), json_get_text(link, "source"),
-                json_get_text(link, "output"), json_get_text(node, "id"), json_get_text(link, "input"));
-        printf("%s  %s, %s %lld: ", text_tame(name, false), json_get_text(link, "state"), json_get_text(link, "queue_policy"),
-                json_get_number(link, "queue_size"));
+        printf("%s, %s %lld: ", json_get_text(link, "state"), json_get_text(link, "queue_policy"), json_get_number(link, "queue_size"));
         if (counters)
                 print_counters(counters);
         else
                 printf("nothing was sent yet");
         putchar('\n');
+}
+
+static void print_link(const json_t *dataflow, const json_t *node, const json_t *link)
+{
+        char name[1024];
+
+        (void)snprintf(name, sizeof(name), "%.200s: %.200s/%.200s -> %.200s/%.200s", json_get_text(dataflow, "name"), json_get_text(link, "source"),
+                json_get_text(link, "output"), json_get_text(node, "id"), json_get_text(link, "input"));
+        printf("%s  ", text_tame(name, false));
+        status_print_link(link);
 }
 
 void status_print_links(const json_t *dataflows)

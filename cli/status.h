@@ -15,6 +15,7 @@ void status_print_lines(const json_t *dataflows);
 
 /* status_print_links() - one line a link: `dataflow: node/output -> node/input  state, policy queue: counters`. */
 void status_print_links(const json_t *dataflows);
+void status_print_link(const json_t *link); /* its state and counters, without its name */
 
 /* status_print_block() - what systemctl would show of one dataflow, by its processes and its log files. */
 void status_print_block(const json_t *dataflow);

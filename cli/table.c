@@ -328,7 +328,7 @@ const Command cli_commands[] = {
         },
         {
                 .name = "topic",
-                .synopsis = "list [DATAFLOW] | echo TOPIC... [-d DATAFLOW] [--json]",
+                .synopsis = "list [DATAFLOW] | echo|hz TOPIC... | info TOPIC [-d DATAFLOW] [--json]",
                 .summary = "what the outputs of running dataflows send, without being waited for",
                 .details = "A topic is NODE/OUTPUT, or DATAFLOW:NODE/OUTPUT. Messages are read out of shared memory that only\n"
                            "their sender can write: it costs the dataflow nothing, whether somebody looks or hangs. Needs\n"
@@ -338,15 +338,19 @@ const Command cli_commands[] = {
                            "  echo                 messages as they come, from now on: number, time, size, and text as\n"
                            "                       text, anything else in hex; metadata. Until Ctrl-C, or until no more\n"
                            "                       can come. A node that begins another life is followed\n"
+                           "  hz                   how often they come: rate, intervals, and a plot of the window, painted\n"
+                           "                       anew on a terminal, elsewhere a line a second\n"
+                           "  info                 who sends and who reads, their queues, and what goes by in 5 s\n"
                            "\n"
                            "  -d, --dataflow NAME  of which dataflow the topics are\n"
                            "  -q, --quiet          list: names alone, at once\n"
                            "  --count N            echo: end after N messages\n"
-                           "  --for D              echo: end after this time: 500ms, 10s, 1m\n"
+                           "  --for D              echo, hz, info: end after this time: 500ms, 10s, 1m\n"
+                           "  --window D           hz: look at so much of the past, default 10s\n"
                            "  --last               echo: begin with the last message that was sent already\n"
                            "  --bytes N            echo: show so much of a payload; default 4096, on a terminal 256, in hex 64\n"
                            "  --raw                echo: nothing but the bytes of payloads, one after the other\n"
-                           "  --json               JSON: of list one object, of echo one a message\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                           "  --json               JSON: of list and info one object, of echo one a message, of hz one a second\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
                 .main = cmd_topic,
         },
         {

@@ -10,7 +10,7 @@
 #include "cli/targets.h"
 #include "cli/topic.h"
 
-#define LIST_SPAN 500 /* ms between both looks */
+#define LIST_SPAN 300 /* ms between both looks */
 
 /* "NODE/INPUT" of each link that an output feeds. */
 static json_t *subscribers_of(const json_t *dataflow, const char *node, const char *output)

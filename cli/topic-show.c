@@ -213,7 +213,7 @@ char *show_message(const Topic *topic, const TopicMessage *message, size_t colum
         (void)snprintf(head, sizeof(head), "%s #%llu %s %s", topic->name, (unsigned long long)message->index, clock, size);
         used = strlen(head) + 1;
         if (text)
-                body = show_quoted(message->payload, message->n_payload, cut, columns == 0 ? SIZE_MAX : columns > used + 12 ? columns - used : 12);
+                body = show_quoted(message->payload, message->n_payload, cut, columns == 0 ? SIZE_MAX : columns > used + 13 ? columns - used - 1 : 12);
         else if (message->n_payload > 0)
                 body = show_hex(message->payload, MIN(hex, message->n_payload));
         else

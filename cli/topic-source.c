@@ -15,9 +15,9 @@
 #include "cli/targets.h"
 #include "protocol/control_msg.h"
 
-#define ASK_EVERY   (500 * NSEC_PER_MSEC) /* while nothing comes */
+#define ASK_EVERY   (250 * NSEC_PER_MSEC) /* while nothing comes */
 #define ASK_SEGMENT (20 * NSEC_PER_MSEC)  /* while messages lie in memory that is not known */
-#define LOOK_LEAST  (50 * NSEC_PER_USEC)
+#define LOOK_LEAST  (500 * NSEC_PER_USEC) /* more often would take a processor from who may need it */
 #define LOOK_FIRST  NSEC_PER_MSEC
 #define LOOK_MOST   (10 * NSEC_PER_MSEC)
 
@@ -314,7 +314,7 @@ static void wait_until(const Session *session, nsec_t wake, nsec_t now)
 
 static int watch_loop(TopicWatch *watch)
 {
-        nsec_t look = LOOK_FIRST, tick_at = 0;
+        nsec_t least = MAX(watch->look_least, LOOK_LEAST), look = MAX(LOOK_FIRST, least), tick_at = 0;
 
         for (;;) {
                 nsec_t now = clock_now(), wake;
@@ -340,7 +340,7 @@ static int watch_loop(TopicWatch *watch)
                         if (!watch->tick(watch->userdata, now, &tick_at))
                                 return 0;
                 }
-                look = share > 25 ? MAX(look / 2, LOOK_LEAST) : share == 0 ? MIN(look * 2, LOOK_MOST) : look;
+                look = share > 25 ? MAX(look / 2, least) : share == 0 ? MIN(look * 2, LOOK_MOST) : look;
                 wake = MIN(nsec_add(now, look), watch->until);
                 wait_until(watch->session, watch->tick ? MIN(wake, tick_at) : wake, now);
         }

@@ -67,6 +67,7 @@ typedef struct TopicWatch {
         size_t payload_max; /* bytes of a payload that are looked at */
         bool last;          /* begin with the message that was there already */
         nsec_t until;       /* absolute */
+        nsec_t look_least;  /* between two looks, however much goes by; 0: the least there is */
 
         bool (*message)(void *userdata, Topic *topic, const TopicMessage *message); /* false: enough */
         void (*said)(void *userdata, Topic *topic, const char *text); /* something about the topic; NULL: nobody wants to know */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tidegate topic list, echo: what the outputs of living dataflows send. */
+/* tidegate topic: what the outputs of living dataflows send. */
 #include "cli/topic.h"
 
 #include <errno.h>
@@ -22,6 +22,8 @@ static const struct {
 } verbs[] = {
         {"list", topic_list, "q", 0, 1},
         {"echo", topic_echo, "cfblr", 1, TOPICS_MAX},
+        {"hz", topic_hz, "fw", 1, TOPICS_MAX},
+        {"info", topic_info, "f", 1, 1},
 };
 
 size_t topic_columns(void)
@@ -73,6 +75,10 @@ static int take_option(TopicCommand *t, int o)
                         return usage_error("topic", "--bytes: `%s` is no number up to 1048576", optarg);
                 t->bytes = (size_t)n;
                 return 0;
+        case 'w':
+                return span_parse(optarg, &t->window) || t->window < 100 * NSEC_PER_MSEC || t->window > 3600 * NSEC_PER_SEC
+                               ? usage_error("topic", "--window: `%s` is no time from 100ms to 1h", optarg)
+                               : 0;
         case 'l':
                 t->last = true;
                 return 0;
@@ -93,6 +99,7 @@ static int read_arguments(TopicCommand *t, size_t verb, int argc, char **argv)
                 {"dataflow", required_argument, NULL, 'd'},
                 {"count", required_argument, NULL, 'c'},
                 {"for", required_argument, NULL, 'f'},
+                {"window", required_argument, NULL, 'w'},
                 {"bytes", required_argument, NULL, 'b'},
                 {"last", no_argument, NULL, 'l'},
                 {"quiet", no_argument, NULL, 'q'},
@@ -128,7 +135,7 @@ int cmd_topic(int argc, char **argv)
         while (i < ELEMENTSOF(verbs) && strcmp(t.verb, verbs[i].verb) != 0)
                 i++;
         if (i == ELEMENTSOF(verbs))
-                return usage_error("topic", argc > 1 ? "`%s` is none of list, echo" : "say what to do: list, echo", t.verb);
+                return usage_error("topic", argc > 1 ? "`%s` is none of list, echo, hz, info" : "say what to do: list, echo, hz, info", t.verb);
         (void)snprintf(name, sizeof(name), "topic %s", t.verb);
         t.session.command = name;
         session_begin();

@@ -23,6 +23,8 @@ typedef struct TopicCommand {
 
 int topic_list(TopicCommand *t);
 int topic_echo(TopicCommand *t);
+int topic_hz(TopicCommand *t);
+int topic_info(TopicCommand *t);
 
 /* topic_find_all() - those that were named. Return: 0 or the exit status, said; *ret: owned array, topic_done() each. */
 int topic_find_all(TopicCommand *t, Topic **ret);

@@ -6,6 +6,7 @@
 
 #include "base/cleanup.h"
 #include "cli/topic-show.h"
+#include "cli/topic-stats.h"
 
 static bool is_text(const char *text, bool cut)
 {
@@ -154,4 +155,139 @@ Test(show, as_json_it_is_text_or_base64_and_says_what_is_missing)
         second = json_dumps(bytes, JSON_SORT_KEYS | JSON_COMPACT);
         cr_assert_str_eq(second, "{\"base64\":\"/wAA\",\"cut\":true,\"dataflow\":\"uuid\",\"generation\":2,\"index\":7,\"metadata\":{},\"passed\":3,\"size\":5,"
                                  "\"time_ns\":99,\"topic\":\"camera/image\"}");
+}
+
+/* ---- how often */
+
+#define MS NSEC_PER_MSEC
+
+static TopicStats stats; /* of one test at a time */
+
+static TopicRate rate_at(nsec_t now)
+{
+        TopicRate r;
+
+        stats_look(&stats, now, &r);
+        return r;
+}
+
+#define assert_near(a, b) cr_assert_float_eq(a, b, 1e-6, "%f, not %f", (double)(a), (double)(b))
+
+Test(stats, a_steady_topic_has_one_interval_and_no_deviation)
+{
+        TopicRate r;
+
+        stats_init(&stats, 10 * NSEC_PER_SEC);
+        for (uint64_t i = 0; i < 50; i++)
+                stats_add(&stats, i, 20 * NSEC_PER_SEC + i * 20 * MS, 0);
+        r = rate_at(21 * NSEC_PER_SEC);
+        cr_assert_eq(r.count, 50);
+        cr_assert_eq(r.seen, 50);
+        assert_near(r.hz, 50);
+        assert_near(r.average, 0.02);
+        assert_near(r.shortest, 0.02);
+        assert_near(r.longest, 0.02);
+        assert_near(r.deviation, 0);
+        cr_assert_eq(r.silent, 20 * MS);
+}
+
+Test(stats, intervals_are_of_messages_that_were_seen_one_after_the_other)
+{
+        TopicRate r;
+
+        stats_init(&stats, 10 * NSEC_PER_SEC);
+        stats_add(&stats, 10, 1000 * MS, 0);
+        stats_add(&stats, 11, 1010 * MS, 0);
+        stats_add(&stats, 21, 1130 * MS, 9); /* nine have passed */
+        stats_add(&stats, 22, 1160 * MS, 0);
+        r = rate_at(1160 * MS);
+        cr_assert_eq(r.count, 13);
+        cr_assert_eq(r.seen, 4);
+        assert_near(r.average, 0.160 / 12);
+        assert_near(r.hz, 12 / 0.160);
+        assert_near(r.shortest, 0.010);
+        assert_near(r.longest, 0.030);
+        assert_near(r.deviation, 0.010);
+}
+
+Test(stats, what_is_older_than_the_window_counts_no_more_and_silence_slows_the_rate)
+{
+        TopicRate r;
+
+        stats_init(&stats, NSEC_PER_SEC);
+        for (uint64_t i = 0; i < 200; i++)
+                stats_add(&stats, i, 5 * NSEC_PER_SEC + i * 10 * MS, 0);
+        r = rate_at(7 * NSEC_PER_SEC);
+        assert_near(r.hz, 100);
+        cr_assert(r.count >= 97 && r.count <= 101, "%lu", r.count);
+        cr_assert_lt(rate_at(7500 * MS).hz, 60);
+        r = rate_at(9 * NSEC_PER_SEC);
+        cr_assert_eq(r.count, 0);
+        cr_assert_eq(r.silent, NSEC_NEVER);
+        cr_assert_eq(r.hz, 0);
+        cr_assert_not(r.has_intervals);
+}
+
+Test(stats, another_life_begins_without_an_interval_to_the_one_before)
+{
+        TopicRate r;
+
+        stats_init(&stats, 10 * NSEC_PER_SEC);
+        stats_add(&stats, 7, 1000 * MS, 0);
+        stats_add(&stats, 8, 1010 * MS, 0);
+        stats_begin_life(&stats);
+        stats_add(&stats, 9, 3000 * MS, 0);
+        cr_assert_not(rate_at(3000 * MS).has_intervals);
+        stats_add(&stats, 10, 3005 * MS, 0);
+        r = rate_at(3005 * MS);
+        cr_assert_eq(r.count, 4);
+        assert_near(r.longest, 0.005);
+        assert_near(r.hz, 200);
+}
+
+Test(stats, one_message_has_a_count_and_no_rate)
+{
+        TopicRate r;
+
+        stats_init(&stats, NSEC_PER_SEC);
+        cr_assert_eq(rate_at(NSEC_PER_SEC).count, 0);
+        stats_add(&stats, 0, 5 * NSEC_PER_SEC, 0);
+        r = rate_at(5 * NSEC_PER_SEC);
+        cr_assert_eq(r.count, 1);
+        cr_assert_eq(r.hz, 0);
+        cr_assert_not(r.has_intervals);
+}
+
+Test(stats, more_messages_than_are_remembered_are_counted_all_the_same)
+{
+        TopicRate r;
+
+        stats_init(&stats, NSEC_PER_SEC);
+        for (uint64_t i = 0; i < 3 * STATS_SEEN; i++)
+                stats_add(&stats, i, 5 * NSEC_PER_SEC + i * 10 * NSEC_PER_USEC, 0);
+        r = rate_at(5 * NSEC_PER_SEC + 3 * STATS_SEEN * 10 * NSEC_PER_USEC);
+        cr_assert_eq(r.count, 3 * STATS_SEEN);
+        cr_assert_eq(r.seen, STATS_SEEN);
+        cr_assert_float_eq(r.hz, 100000, 1);
+}
+
+Test(stats, the_plot_has_the_present_at_its_right_and_as_many_columns_as_it_may)
+{
+        char plot[3 * STATS_SLOTS + 1];
+
+        stats_init(&stats, 60 * NSEC_PER_SEC); /* a second each */
+        stats_add(&stats, 0, 90 * NSEC_PER_SEC, 0);
+        for (uint64_t i = 0; i < 8; i++)
+                stats_add(&stats, 1 + i, 92 * NSEC_PER_SEC, 0);
+        stats_add(&stats, 9, 93 * NSEC_PER_SEC, 3);
+        stats_plot(&stats, 94 * NSEC_PER_SEC, 6, true, plot);
+        cr_assert_str_eq(plot, " . @= ");
+        stats_plot(&stats, 94 * NSEC_PER_SEC, 6, false, plot);
+        cr_assert_str_eq(plot, " ▁ █▄ ");
+        stats_plot(&stats, 94 * NSEC_PER_SEC, 1000, false, plot);
+        cr_assert_eq(strlen(plot), STATS_SLOTS - 3 + 9);
+        stats_plot(&stats, 94 * NSEC_PER_SEC, 0, false, plot);
+        cr_assert_str_eq(plot, "");
+        stats_plot(&stats, 994 * NSEC_PER_SEC, 4, true, plot);
+        cr_assert_str_eq(plot, "    ", "all of it is past");
 }

@@ -11,6 +11,7 @@ import pytest
 from client import Client
 from conftest import MARK, PYTHON, eventually
 from daemon import plan
+from screen import Screen
 from survive import node, restarting
 
 
@@ -33,7 +34,9 @@ class Topic:
         return self.process.stdout.readline()
 
     def json(self):
-        return json.loads(self.line())
+        line = self.line()
+        assert line.startswith("{"), line or f"it has ended, status {self.process.wait(10)}"
+        return json.loads(line)
 
     def messages(self, n):
         """That many, without what is said between them."""
@@ -180,7 +183,7 @@ def test_what_is_known_is_not_sent_again_and_a_client_without_room_gets_the_repl
 def test_an_observer_costs_a_producer_no_system_call(start_daemon, start, build, tmp_path, topic, consumer):
     """The same producer, with a consumer that sleeps and has to be woken, is killed at its first message: so the test can tell."""
     daemon, nodes = start_daemon(), build / "tests/system"
-    quiet = node("quiet", [nodes / "quiet", tmp_path / "gate", 4000], outputs=["out"])
+    quiet = node("quiet", [nodes / "quiet", tmp_path / "gate", 2000], outputs=["out"])
     start(daemon, quiet, *([node("tally", [nodes / "tally"], inputs=[("in", "quiet", "out")], wait="block")] if consumer else []))
     assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
     echo = [topic(daemon, "echo", "quiet/out", "--json") for _ in range(2)]
@@ -192,7 +195,7 @@ def test_an_observer_costs_a_producer_no_system_call(start_daemon, start, build,
     for e in echo if not consumer else ():
         lines = [json.loads(line) for line in e.finish().splitlines()]
         messages = [line for line in lines if "index" in line]
-        assert messages and sum(1 + m["passed"] for m in messages) <= 4000
+        assert messages and sum(1 + m["passed"] for m in messages) <= 2000
         assert [m["text"] for m in messages] == [str(m["index"]) for m in messages]
 
 
@@ -247,7 +250,12 @@ node = tidegate.Node()
 for i in range(2):
     while not os.path.exists(f"{sys.argv[1]}{i}"):
         time.sleep(0.005)
-    node.send_output("out", bytes([i]) * (9 << 20), {"n": i, "name": "frame", "scale": 0.5, "box": [1, 2]})
+    while True:
+        try:
+            node.send_output("out", bytes([i]) * (9 << 20), {"n": i, "name": "frame", "scale": 0.5, "box": [1, 2]})
+            break
+        except tidegate.Dropped:  # its pool grows too slowly, on a busy machine
+            pass
 for event in node:
     pass
 """
@@ -293,7 +301,7 @@ def test_what_is_no_topic_is_said(start_daemon, start, build, tidegate):
         (["echo", "flow:beat/out", "-d", "stream"], 2, "is no topic of stream"),
         (["echo", "beat/out", "--count", "none"], 2, "--count"),
         (["list", "--raw"], 2, "`topic list` has no such option: `--raw`"),
-        (["shout"], 2, "`shout` is none of list, echo"),
+        (["shout"], 2, "`shout` is none of list, echo, hz, info"),
         ([], 2, "say what to do"),
     ]:
         p = tidegate("topic", *args, "--runtime-dir", daemon.runtime) if args else tidegate("topic")
@@ -329,3 +337,86 @@ def test_an_observer_reads_on_while_supervisors_change(start_daemon, start, buil
     while (message := echo.messages(1)[0])["generation"] == 1:
         assert message["index"] > first["index"]
     assert message["text"].startswith("1:")
+
+
+def test_hz_tells_rate_and_intervals(start_daemon, start, build, tidegate):
+    daemon = start_daemon()
+    start(daemon, beat(build), node("mute", [build / "tests/system/quiet", "/nowhere", 1], outputs=["out"]))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    p = tidegate("topic", "hz", "beat/out", "mute/out", "--for", "400ms", "--window", "5s", "--json", "--runtime-dir", daemon.runtime)
+    assert p.returncode == 0, p.stderr
+    beats, mute = [json.loads(line) for line in p.stdout.splitlines()][-2:]
+    assert beats["topic"] == "beat/out" and 1 < beats["seen"] <= beats["count"] and beats["min_ms"] <= beats["avg_ms"] <= beats["max_ms"]
+    assert beats["min_ms"] > 1 and 0 <= beats["std_ms"] < beats["max_ms"], "its timer is one of 2 ms"
+    assert 1 < beats["rate_hz"] < 600 and not beats["ended"]
+    assert (mute["count"], mute["rate_hz"]) == (0, 0.0) and "avg_ms" not in mute
+    p = tidegate("topic", "hz", "beat/out", "--for", "200ms", "--runtime-dir", daemon.runtime)
+    (line,) = p.stdout.splitlines()
+    assert line.startswith("beat/out: ") and " Hz, avg " in line and "\033" not in line
+
+
+@pytest.fixture
+def screen(build, node_environment, traces):
+    shown = []
+
+    def start(daemon, *args, **variables):
+        env = {**node_environment, "TERM": "xterm", MARK: traces.mark, "TIDEGATE_RUNTIME_DIR": str(daemon.runtime), **variables}
+        shown.append(Screen([str(build / "bin/tidegate"), "topic", *args], env, rows=8, cols=70))
+        return shown[-1]
+
+    yield start
+    for s in shown:
+        s.close()
+
+
+@pytest.mark.parametrize("locale,bars", [("C.UTF-8", "▁▂▃▄▅▆▇█"), ("C", ".:-=+*#@")])
+def test_hz_is_painted_in_its_place(start_daemon, start, build, screen, locale, bars):
+    daemon = start_daemon()
+    start(daemon, beat(build))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    s = screen(daemon, "hz", "beat/out", "--window", "2s", LC_ALL=locale)
+    for _ in range(2):
+        before = len(s.raw)
+        s.until(lambda s: len(s.raw) > before and any(bar in s.lines()[1] for bar in bars))
+    lines = s.lines()
+    assert lines[0].startswith("beat/out: ") and len(lines[0]) <= 70 and lines[1].startswith("  |") and lines[1].endswith("|"), s.text()
+    assert lines[2:] == [""] * 6, s.text()
+    s.type("\x03")
+    assert s.status() == 0
+
+
+def test_echo_is_cut_to_the_terminal(start_daemon, start, build, screen):
+    daemon = start_daemon()
+    start(daemon, node("long", [PYTHON, "-c", LONG], outputs=["out"]))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    s = screen(daemon, "echo", "long/out", "--count", "1", "--last", LC_ALL="C.UTF-8")
+    s.until(r'^long/out #0 [0-9:.]+ 5.0 KiB "abcab.*"…$')
+    assert s.status() == 0 and s.lines()[1:] == [""] * 7, s.text()
+
+
+LONG = """
+import tidegate
+node = tidegate.Node()
+node.send_output("out", b"abcab" * 1024)
+for event in node:
+    pass
+"""
+
+
+def test_info_tells_who_sends_and_who_reads(start_daemon, start, build, tidegate):
+    daemon, nodes = start_daemon(), build / "tests/system"
+    start(daemon, beat(build), node("hear", [nodes / "hear"], inputs=[("in", "beat", "out")]))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    p = tidegate("topic", "info", "beat/out", "--for", "300ms", "--json", "--runtime-dir", daemon.runtime)
+    info = json.loads(p.stdout)
+    assert info["publisher"] == {"node": "beat", "kind": "node", "state": "running", "generation": 1} and info["dataflow"] == "flow"
+    assert 0 < info["count"] <= info["published"] and info["count_bytes"] >= 3 * info["count"] and info["seconds"] >= 0.3
+    assert info["rate_hz"] == pytest.approx(info["count"] / info["seconds"]) and not info["closed"]
+    (reader,) = info["subscribers"]
+    assert (reader["node"], reader["input"], reader["state"], reader["queue_size"]) == ("hear", "in", "active", 10)
+    assert reader["counters"]["published"] > 0 and reader["counters"]["dropped"] == {}
+    p = tidegate("topic", "info", "beat/out", "--for", "10ms", "--runtime-dir", daemon.runtime)
+    lines = p.stdout.splitlines()
+    assert lines[0] == "beat/out of dataflow flow: bytes" and lines[1].startswith("  publisher    beat, running, life 1: ")
+    assert lines[3].startswith("  subscriber   hear/in, active, backpressure 10: published ")
+    assert tidegate("topic", "info", "beat/in", "--runtime-dir", daemon.runtime).returncode == 4
