@@ -176,10 +176,11 @@ Test(cost, one_that_sleeps_between_messages_polls_and_does_little_else, .timeout
         flow_link(flow, a, flow_output(flow, a, "out", 64, 1000, 100), b, "in", (FlowLinkSpec){});
         flow_start(flow);
         cr_assert(FLOW_UNTIL(flow, 10, shared[TAKEN] > 100));
+        began = clock_now();
         n = count_syscalls(flow_pid(flow, b), 1000);
         cr_assert_gt(n.waits, 100);
-        cr_assert_lt(n.all - n.waits, n.waits / 8 + 5, "%lu system calls beside %lu waits",
-                (unsigned long)(n.all - n.waits), (unsigned long)n.waits); /* doorbells are emptied rarely */
+        allowed = n.waits / 8 + 5 + (clock_now() - began) / (50 * NSEC_PER_MSEC); /* doorbells are emptied rarely; a look at the supervisor's socket is due by time */
+        cr_assert_lt(n.all - n.waits, allowed, "%lu system calls beside %lu waits", (unsigned long)(n.all - n.waits), (unsigned long)n.waits);
 
         began = clock_now();
         sleeps = flow_bell(flow, b).n_sleeps;
