@@ -49,7 +49,7 @@
  * is first felt, now and then while that goes on, and before the EXITED and the EMPTY of an incarnation that has felt one. REFUSED comes
  * after SPAWNED: limits that could not be set, and that it runs without (lenient).
  *
- * HOME comes before anybody is started in an incarnation's cgroup, or moved there, and again after its INCARNATION.
+ * HOME comes when an incarnation's cgroup was made, while its first process is being started there, or moved; and again after its INCARNATION.
  *
  * UNSHOWN may come before ENDED: so many lines of a node never reached the log stream of the last STREAM, which was full. NOTE may come at any time: something a person should read, once (logs cannot be written, a line was cut).
  *

