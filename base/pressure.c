@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/span.h"
@@ -12,6 +13,7 @@
 #define WINDOW_MAX         (10 * NSEC_PER_SEC)
 #define WINDOW_MIN_LOOKED  NSEC_PER_SEC
 #define SPAN_LENGTH_MAX    32
+#define COUNT_MAX          1000000000u
 
 const char *const pressure_names[_PRESSURE_KIND_MAX + 1] = {
         [PRESSURE_CPU_SOME] = "cpu_some",
@@ -21,6 +23,8 @@ const char *const pressure_names[_PRESSURE_KIND_MAX + 1] = {
         [PRESSURE_IO_SOME] = "io_some",
         [PRESSURE_IO_FULL] = "io_full",
         [PRESSURE_CPU_THROTTLED] = "cpu_throttled",
+        [PRESSURE_MEMORY_HIGH] = "memory_high",
+        [PRESSURE_FORKS_REFUSED] = "forks_refused",
 };
 
 const char *const pressure_action_names[_PRESSURE_ACTION_MAX + 1] = {
@@ -56,30 +60,50 @@ const char *pressure_line(PressureKind kind)
         return kind == PRESSURE_CPU_FULL || kind == PRESSURE_MEMORY_FULL || kind == PRESSURE_IO_FULL ? "full" : "some";
 }
 
+bool pressure_counts(PressureKind kind)
+{
+        return kind == PRESSURE_MEMORY_HIGH || kind == PRESSURE_FORKS_REFUSED;
+}
+
 const char *pressure_wanted(PressureKind kind)
 {
+        if (pressure_counts(kind))
+                return "a number of times in a window of 1s to 10s, such as 100/1s";
         return pressure_file(kind) ? "a time in a window of 500ms to 10s, such as 150ms/1s" : "a time in a window of 1s to 10s, such as 500ms/1s";
 }
 
-bool pressure_valid(PressureKind kind, nsec_t threshold_ns, nsec_t window_ns)
+bool pressure_valid(PressureKind kind, uint64_t threshold, nsec_t window_ns)
 {
-        return window_ns >= (pressure_file(kind) ? WINDOW_MIN : WINDOW_MIN_LOOKED) && window_ns <= WINDOW_MAX && threshold_ns >= NSEC_PER_USEC &&
-               threshold_ns <= window_ns && threshold_ns % NSEC_PER_USEC == 0 && window_ns % NSEC_PER_USEC == 0;
+        if (window_ns < (pressure_file(kind) ? WINDOW_MIN : WINDOW_MIN_LOOKED) || window_ns > WINDOW_MAX || window_ns % NSEC_PER_USEC != 0)
+                return false;
+        if (pressure_counts(kind))
+                return threshold >= 1 && threshold <= COUNT_MAX;
+        return threshold >= NSEC_PER_USEC && threshold <= window_ns && threshold % NSEC_PER_USEC == 0;
 }
 
-int pressure_parse(PressureKind kind, const char *text, nsec_t *ret_threshold_ns, nsec_t *ret_window_ns)
+/* Digits alone. */
+static int parse_count(const char *text, uint64_t *ret)
+{
+        if (!text[0] || text[strspn(text, "0123456789")] || strlen(text) > 9)
+                return -EINVAL;
+        *ret = strtoull(text, NULL, 10);
+        return 0;
+}
+
+int pressure_parse(PressureKind kind, const char *text, uint64_t *ret_threshold, nsec_t *ret_window_ns)
 {
         const char *slash = strchr(text, '/');
         char first[SPAN_LENGTH_MAX];
-        nsec_t threshold, window;
+        uint64_t threshold;
+        nsec_t window;
 
         if (!slash || slash - text >= SPAN_LENGTH_MAX)
                 return -EINVAL;
         memcpy(first, text, (size_t)(slash - text));
         first[slash - text] = '\0';
-        if (span_parse(first, &threshold) || span_parse(slash + 1, &window) || !pressure_valid(kind, threshold, window))
+        if ((pressure_counts(kind) ? parse_count(first, &threshold) : span_parse(first, &threshold)) || span_parse(slash + 1, &window) || !pressure_valid(kind, threshold, window))
                 return -EINVAL;
-        *ret_threshold_ns = threshold;
+        *ret_threshold = threshold;
         *ret_window_ns = window;
         return 0;
 }
@@ -88,7 +112,7 @@ bool pressure_put(char *text, size_t size, const PressureCondition *condition)
 {
         size_t n = strlen(text);
         int more = snprintf(text + n, size - n, "%" PRIu32 " %s %" PRIu64 " %" PRIu64 "\n", condition->index, pressure_names[condition->kind],
-                (uint64_t)condition->threshold_ns, (uint64_t)condition->window_ns);
+                condition->threshold, (uint64_t)condition->window_ns);
 
         if (more > 0 && (size_t)more < size - n)
                 return true;

@@ -130,6 +130,8 @@ const KeyTable keys_on_pressure = {"onPressure", "on_pressure", (const Key[]){
         {"io_some",       KEY_ACCEPTED, NULL},
         {"io_full",       KEY_ACCEPTED, NULL},
         {"cpu_throttled", KEY_ACCEPTED, NULL},
+        {"memory_high",   KEY_ACCEPTED, NULL},
+        {"forks_refused", KEY_ACCEPTED, NULL},
         {"action",        KEY_ACCEPTED, NULL},
         {NULL}}};
 

@@ -149,7 +149,8 @@ typedef struct LimitsSpec {
 typedef struct PressureSpec {
         PressureKind kind;
         PressureAction action;
-        nsec_t threshold_ns, window_ns;
+        uint64_t threshold; /* as in PressureCondition */
+        nsec_t window_ns;
         Span span, action_span; /* of the keys; without an action that of the map */
 } PressureSpec;
 

@@ -481,22 +481,27 @@ static int plan_pressure(Planner *p, const PressureList *list, const Source *sou
 
                 p->bytes += 120;
                 if (json_array_append_new(array, json_pack("{s:s, s:s, s:I, s:I, s:i}", "resource", pressure_names[s->kind], "action",
-                                                         pressure_action_names[s->action], "threshold_ns", (json_int_t)s->threshold_ns, "window_ns",
+                                                         pressure_action_names[s->action], pressure_counts(s->kind) ? "times" : "threshold_ns", (json_int_t)s->threshold, "window_ns",
                                                          (json_int_t)s->window_ns, "line", (int)(line ? line : source_line_number(source, s->span.offset)))))
                         return error_origin(-ENOMEM);
         }
         return 0;
 }
 
-/* Only its own cpu_max is a node's to be throttled by; it may be set later, so this is no error. */
-static void report_throttled(const Planner *p, const PressureList *list, const LimitsSpec *limits)
+/* Some conditions are about its own limit alone; that may be set later, so this is no error. */
+static void report_without_limit(const Planner *p, const PressureList *list, const LimitsSpec *limits)
 {
-        for (size_t i = 0; i < list->n; i++)
-                if (list->items[i].kind == PRESSURE_CPU_THROTTLED && !limits->values[LIMIT_CPU_MAX].s) {
-                        diagnostics_warning(p->ex->diags, list->items[i].span,
-                                "cpu_throttled of on_pressure has no effect without a cpu_max beside it: nothing else throttles");
-                        return;
-                }
+        for (size_t i = 0; i < list->n; i++) {
+                PressureKind kind = list->items[i].kind;
+                int key = kind == PRESSURE_CPU_THROTTLED  ? LIMIT_CPU_MAX
+                          : kind == PRESSURE_MEMORY_HIGH   ? LIMIT_MEMORY_HIGH
+                          : kind == PRESSURE_FORKS_REFUSED ? LIMIT_PIDS_MAX
+                                                           : -1;
+
+                if (key >= 0 && !limits->values[key].s)
+                        diagnostics_warning(p->ex->diags, list->items[i].span, "%s of on_pressure has no effect without a %s in resources beside it",
+                                pressure_names[kind], limit_name((LimitKey)key));
+        }
 }
 
 static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
@@ -508,7 +513,7 @@ static int plan_node(Planner *p, const Leaf *leaf, json_t **ret)
         p->bytes += 320 + strlen(leaf->id);
         report_cpus(p, spec);
         report_health_check(p, leaf);
-        report_throttled(p, &spec->pressure, &spec->limits);
+        report_without_limit(p, &spec->pressure, &spec->limits);
         r = plan_env(p, leaf, &env);
         if (!r)
                 r = plan_argv(p, leaf, &argv);
@@ -605,7 +610,7 @@ int plan_build(const Expander *ex, const DescriptorOptions *options, const char 
                 r = plan_probes(&ex->root->file->probes, plan);
         if (!r)
                 r = plan_pressure(&p, &ex->root->file->pressure, ex->root->file->source, 0, plan);
-        report_throttled(&p, &ex->root->file->pressure, &ex->root->file->limits);
+        report_without_limit(&p, &ex->root->file->pressure, &ex->root->file->limits);
         if (r)
                 return error_fold(r);
         if (p.bytes > PLAN_BYTES_MAX || json_dumpb(plan, NULL, 0, JSON_COMPACT | JSON_SORT_KEYS) > PLAN_BYTES_MAX)

@@ -14,7 +14,7 @@ static int read_condition(Reader *reader, const YamlPair *pair, PressureKind kin
                 wrong_kind(reader, pair->value, name, pressure_wanted(kind));
                 return -EINVAL;
         }
-        if (pressure_parse(kind, pair->value->text, &ret->threshold_ns, &ret->window_ns)) {
+        if (pressure_parse(kind, pair->value->text, &ret->threshold, &ret->window_ns)) {
                 diagnostics_error(reader->diags, pair->value->span, "%s must be %s", name, pressure_wanted(kind));
                 return -EINVAL;
         }

@@ -443,7 +443,7 @@ static void fields_report(Codec *c, KeeperMsg *m)
                 break;
         case KEEPER_MSG_PRESSED:
                 field_u32(c, &m->pressed.index);
-                field_u64(c, &m->pressed.measured_ns);
+                field_u64(c, &m->pressed.measured);
                 field_u64(c, &m->pressed.over_ns);
                 field_u16(c, &m->pressed.average);
                 break;

@@ -260,7 +260,8 @@ typedef struct KeeperMsg {
                 } pressure;
                 struct { /* PRESSED */
                         uint32_t index; /* of the condition */
-                        uint64_t measured_ns, over_ns; /* so much was waited in so long; 0: as much as the condition says, at least */
+                        uint64_t measured; /* so much was waited (ns), or so often it was felt, ... */
+                        uint64_t over_ns;  /* ... in so long; 0: as much as the condition says, at least */
                         uint16_t average; /* of the last 10 s, in hundredths of a percent; KEEPER_PRESSURE_UNKNOWN */
                 } pressed;
                 struct { /* UNWATCHED */

@@ -304,6 +304,7 @@ void watch_frozen(LimitsWatch *watch, int events_fd); /* cgroup.events has chang
 void keeper_pressure(Keeper *k, const KeeperMsg *msg);
 void pressure_try(int dir_fd, char *missing, size_t size);
 void pressure_tick(LimitsWatch *watch, nsec_t now);
+void pressure_counted(LimitsWatch *watch, const KeeperUsage *usage, nsec_t now); /* its counters were read */
 nsec_t pressure_deadline(const LimitsWatch *watch);
 void pressure_end(LimitsWatch *watch);
 nsec_t watches_deadline(const Keeper *k);

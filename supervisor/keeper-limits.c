@@ -158,6 +158,7 @@ static void watch_tick(LimitsWatch *watch, nsec_t now)
         listen_again(watch, &watch->memory); /* before the look: what comes after it is told later, and nothing is missed */
         listen_again(watch, &watch->pids);
         watch_tell(watch);
+        pressure_counted(watch, &watch->usage, now);
         watch->next = nsec_add(now, WATCH_SPAN);
         watch->due = watch->sampled ? nsec_add(now, SAMPLE_SPAN) : NSEC_NEVER;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Conditions of pressure, of one incarnation or of the dataflow (base/pressure.h): triggers of PSI, which the kernel tells of at most once a window,
- * and throttling, which has no notification and is looked at once a window. A trigger is made by writing to a file of the cgroup, which waits for the
- * kernel's cgroup lock: in a job.
+ * Conditions of pressure, of one incarnation or of the dataflow (base/pressure.h): triggers of PSI, which the kernel tells of at most once a window;
+ * throttling, which has no notification and is looked at once a window; and counters that keeper-limits.c is told of. A trigger is made by writing to a file
+ * of the cgroup, which waits for the kernel's cgroup lock: in a job.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +18,7 @@
 #include "supervisor/cgroup.h"
 #include "supervisor/cgroup-text.h"
 #include "supervisor/keeper-internal.h"
+#include "supervisor/limit-files.h"
 #include "supervisor/measure.h"
 
 #define PRESSURE_FILE_SIZE 256
@@ -28,8 +29,10 @@ typedef struct PressureTrigger {
         PressureCondition condition;
         int fd;     /* -1: it is looked at, or could not be made */
         int error;  /* why not */
-        nsec_t at;      /* when it was last read, and ... */
-        uint64_t waited_us; /* ... how much had been waited then since the cgroup was made */
+        nsec_t at;      /* when it was last read (counted: when its window began), and ... */
+        uint64_t waited_us; /* ... how much had been waited then since the cgroup was made (counted: how often it was felt) */
+        nsec_t looked_at;   /* counted: when, and ... */
+        uint64_t looked;    /* ... what was found */
         nsec_t due; /* looked at; NSEC_NEVER */
 } PressureTrigger;
 
@@ -87,6 +90,11 @@ void pressure_end(LimitsWatch *watch)
 /* ---- reading */
 
 /* Microseconds that were waited since the cgroup was made. Not there: 0, as before there is a cpu_max. */
+static uint64_t counter_of(PressureKind kind, const KeeperUsage *usage)
+{
+        return kind == PRESSURE_MEMORY_HIGH ? usage->n_high : usage->forks_refused;
+}
+
 static uint64_t read_waited(const PressureTrigger *t, int dir_fd, uint16_t *ret_average)
 {
         const char *file = pressure_file(t->condition.kind), *line, *total;
@@ -94,6 +102,12 @@ static uint64_t read_waited(const PressureTrigger *t, int dir_fd, uint16_t *ret_
         uint16_t some, full;
 
         *ret_average = KEEPER_PRESSURE_UNKNOWN;
+        if (pressure_counts(t->condition.kind)) {
+                KeeperUsage usage;
+
+                (void)limits_read_usage(dir_fd, &usage);
+                return counter_of(t->condition.kind, &usage);
+        }
         (void)cgroup_read_text(dir_fd, file ? file : "cpu.stat", text, sizeof(text)); /* "": nothing is known */
         if (!file)
                 return cgroup_text_number(text, "throttled_usec");
@@ -116,7 +130,7 @@ static int open_trigger(PressureTrigger *t, int dir_fd)
 
         if (fd < 0)
                 return fd;
-        n = snprintf(text, sizeof(text), "%s %" PRIu64 " %" PRIu64, pressure_line(t->condition.kind), t->condition.threshold_ns / NSEC_PER_USEC,
+        n = snprintf(text, sizeof(text), "%s %" PRIu64 " %" PRIu64, pressure_line(t->condition.kind), t->condition.threshold / NSEC_PER_USEC,
                 t->condition.window_ns / NSEC_PER_USEC);
         if (write(fd, text, (size_t)n + 1) < 0)
                 return -errno;
@@ -135,7 +149,7 @@ static const char *why_not(int error, nsec_t window)
 
 static int try_window(int dir_fd, PressureKind kind, nsec_t window)
 {
-        PressureTrigger t = {.condition = {0, kind, window / 2, window}, .fd = -1};
+        PressureTrigger t = {.condition = {.kind = kind, .threshold = window / 2, .window_ns = window}, .fd = -1};
         int r = open_trigger(&t, dir_fd);
 
         t.fd = fd_close(t.fd);
@@ -164,13 +178,13 @@ static int dir_of(const LimitsWatch *watch)
         return watch->inc ? watch->inc->cgroup_fd : watch->keeper->dataflow_fd;
 }
 
-static void report(PressureTrigger *t, uint64_t measured_ns, nsec_t over_ns, uint16_t average)
+static void report(PressureTrigger *t, uint64_t measured, nsec_t over_ns, uint16_t average)
 {
         const Incarnation *inc = t->watch->inc;
         KeeperMsg msg = {.type = KEEPER_MSG_PRESSED,
                 .node = inc ? inc->entry->node : KEEPER_NODE_ALL,
                 .generation = inc ? inc->generation : 0,
-                .pressed = {t->condition.index, measured_ns, over_ns, average}};
+                .pressed = {t->condition.index, measured, over_ns, average}};
 
         keeper_report(t->watch->keeper, &msg, -1);
 }
@@ -193,7 +207,7 @@ static void on_trigger(KeeperSource *source, uint32_t events)
         waited = read_waited(t, dir_of(t->watch), &average);
         t->at = now;
         t->waited_us = waited;
-        if (span <= 2 * t->condition.window_ns && (waited - before) * NSEC_PER_USEC >= t->condition.threshold_ns)
+        if (span <= 2 * t->condition.window_ns && (waited - before) * NSEC_PER_USEC >= t->condition.threshold)
                 report(t, (waited - before) * NSEC_PER_USEC, span, average);
         else
                 report(t, 0, 0, average);
@@ -213,8 +227,37 @@ static void look(PressureTrigger *t, nsec_t now)
         t->at = now;
         t->waited_us = waited;
         t->due = nsec_add(now, t->condition.window_ns);
-        if ((double)more * (double)t->condition.window_ns >= (double)t->condition.threshold_ns * (double)span)
+        if ((double)more * (double)t->condition.window_ns >= (double)t->condition.threshold * (double)span)
                 report(t, more, span, average);
+}
+
+/*
+ * The kernel tells of the first time after a look at once, and of others a second after that look. So what is new now has come since then: a window that
+ * is over begins anew there, and not when nothing happened.
+ */
+static void count(PressureTrigger *t, uint64_t value, nsec_t now)
+{
+        if (now - t->at > t->condition.window_ns) {
+                t->at = MAX(t->looked_at, now - NSEC_PER_SEC);
+                t->waited_us = t->looked;
+        }
+        t->looked_at = now;
+        t->looked = value;
+        if (value - t->waited_us < t->condition.threshold)
+                return;
+        report(t, value - t->waited_us, now - t->at, KEEPER_PRESSURE_UNKNOWN);
+        t->at = now;
+        t->waited_us = value;
+}
+
+void pressure_counted(LimitsWatch *watch, const KeeperUsage *usage, nsec_t now)
+{
+        for (size_t i = 0; watch->pressure && i < watch->pressure->n; i++) {
+                PressureTrigger *t = &watch->pressure->triggers[i];
+
+                if (pressure_counts(t->condition.kind))
+                        count(t, counter_of(t->condition.kind, usage), now);
+        }
 }
 
 void pressure_tick(LimitsWatch *watch, nsec_t now)
@@ -256,8 +299,9 @@ static void run_pressure(Job *job)
                 if (pressure_file(t->condition.kind))
                         t->error = open_trigger(t, j->dir_fd);
                 t->waited_us = read_waited(t, j->dir_fd, &average);
-                t->at = clock_now();
-                if (!pressure_file(t->condition.kind))
+                t->at = t->looked_at = clock_now();
+                t->looked = t->waited_us;
+                if (!pressure_file(t->condition.kind) && !pressure_counts(t->condition.kind))
                         t->due = nsec_add(t->at, t->condition.window_ns);
         }
 }

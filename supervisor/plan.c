@@ -340,16 +340,16 @@ static void parse_condition(Check *check, json_t *object, PlanPressure *ret)
                 return;
         }
         kind = get_choice(check, object, "resource", pressure_names, _PRESSURE_KIND_MAX,
-                "cpu_some, cpu_full, memory_some, memory_full, io_some, io_full or cpu_throttled");
+                "cpu_some, cpu_full, memory_some, memory_full, io_some, io_full, cpu_throttled, memory_high or forks_refused");
         action = get_choice(check, object, "action", pressure_action_names, _PRESSURE_ACTION_MAX, "event, restart or stop");
-        ret->threshold_ns = get_number(check, object, "threshold_ns", 1, PLAN_SPAN_MAX);
+        ret->threshold = get_number(check, object, kind >= 0 && pressure_counts((PressureKind)kind) ? "times" : "threshold_ns", 1, PLAN_SPAN_MAX);
         ret->window_ns = get_number(check, object, "window_ns", 1, PLAN_SPAN_MAX);
         ret->line = (uint32_t)get_number(check, object, "line", 0, UINT32_MAX);
         if (check->bad)
                 return;
         ret->kind = (PressureKind)kind;
         ret->action = (PressureAction)action;
-        if (!pressure_valid(ret->kind, ret->threshold_ns, ret->window_ns))
+        if (!pressure_valid(ret->kind, ret->threshold, ret->window_ns))
                 complain(check, "\"on_pressure\": %s must be %s", pressure_names[ret->kind], pressure_wanted(ret->kind));
 }
 

@@ -78,7 +78,8 @@ typedef struct PlanLimits {
 typedef struct PlanPressure {
         PressureKind kind;
         PressureAction action;
-        nsec_t threshold_ns, window_ns;
+        uint64_t threshold; /* as in PressureCondition */
+        nsec_t window_ns;
         uint32_t line;
 } PlanPressure;
 

@@ -121,7 +121,7 @@ void pressure_watch(Dataflow *dataflow, Node *node)
         p->noted = 0;
         for (size_t i = 0; i < c.n; i++)
                 if (!(p->unwatched & UINT32_C(1) << i))
-                        (void)pressure_put(text, sizeof(text), &(PressureCondition){(uint32_t)i, c.all[i].kind, c.all[i].threshold_ns, c.all[i].window_ns});
+                        (void)pressure_put(text, sizeof(text), &(PressureCondition){(uint32_t)i, c.all[i].kind, c.all[i].threshold, c.all[i].window_ns});
         if (text[0] && !(node && node_is_loose(node)))
                 (void)keeper_order_pressure(dataflow, node, text); /* a keeper that is gone has a successor, which is told */
 }
@@ -169,13 +169,22 @@ static void span_text(char *buffer, size_t size, nsec_t span)
                 (void)snprintf(buffer, size, "%.4g ms", (double)span / 1e6);
 }
 
+/* "150 ms"; of what is counted "100 times" */
+static void amount_text(char *buffer, size_t size, const PlanPressure *p, uint64_t amount)
+{
+        if (pressure_counts(p->kind))
+                (void)snprintf(buffer, size, "%llu times", (unsigned long long)amount);
+        else
+                span_text(buffer, size, amount);
+}
+
 /* "212 ms in 1.02 s", "at least 150 ms in 1 s (18.3 % of the last 10 s)" */
 static void measured_text(char *buffer, size_t size, const PlanPressure *p, const KeeperMsg *msg)
 {
         char waited[32], window[32], average[64] = "";
         bool known = msg->pressed.over_ns > 0;
 
-        span_text(waited, sizeof(waited), known ? msg->pressed.measured_ns : p->threshold_ns);
+        amount_text(waited, sizeof(waited), p, known ? msg->pressed.measured : p->threshold);
         span_text(window, sizeof(window), known ? msg->pressed.over_ns : p->window_ns);
         if (msg->pressed.average != KEEPER_PRESSURE_UNKNOWN)
                 (void)snprintf(average, sizeof(average), " (%.4g %% of the last 10 s)", msg->pressed.average / 100.0);
@@ -186,7 +195,7 @@ static void threshold_text(char *buffer, size_t size, const PlanPressure *p)
 {
         char threshold[32], window[32];
 
-        span_text(threshold, sizeof(threshold), p->threshold_ns);
+        amount_text(threshold, sizeof(threshold), p, p->threshold);
         span_text(window, sizeof(window), p->window_ns);
         (void)snprintf(buffer, size, "%s in %s", threshold, window);
 }

@@ -10,7 +10,8 @@
 
 Test(pressure, a_condition_is_a_time_in_a_window_of_time)
 {
-        nsec_t threshold, window;
+        uint64_t threshold;
+        nsec_t window;
 
         cr_assert_eq(pressure_parse(PRESSURE_MEMORY_SOME, "150ms/1s", &threshold, &window), 0);
         cr_expect(threshold == 150 * NSEC_PER_MSEC && window == NSEC_PER_SEC);
@@ -20,11 +21,25 @@ Test(pressure, a_condition_is_a_time_in_a_window_of_time)
         cr_expect_eq(pressure_parse(PRESSURE_CPU_THROTTLED, "1s/1s", &threshold, &window), 0);
 }
 
+Test(pressure, what_is_counted_is_a_number_of_times_in_a_window)
+{
+        static const char *const bad[] = {"", "/1s", "0/1s", "-1/1s", "1.5/1s", "100ms/1s", "1/999ms", "1/11s", "1000000001/1s", "99999999999999999999/1s", "0x1/1s", " 1/1s"};
+        uint64_t threshold;
+        nsec_t window;
+
+        cr_assert_eq(pressure_parse(PRESSURE_MEMORY_HIGH, "100/1s", &threshold, &window), 0);
+        cr_expect(threshold == 100 && window == NSEC_PER_SEC);
+        cr_assert_eq(pressure_parse(PRESSURE_FORKS_REFUSED, "1/10s", &threshold, &window), 0);
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++)
+                cr_expect_eq(pressure_parse(PRESSURE_FORKS_REFUSED, bad[i], &threshold, &window), -EINVAL, "\"%s\"", bad[i]);
+}
+
 Test(pressure, what_the_kernel_would_not_take_is_none)
 {
         static const char *const bad[] = {"", "/", "150ms", "150ms/", "/1s", "150ms/1s/1s", "-1ms/1s", "150ms / 1s", "150 ms/1s", "0/1s", "1ns/1s", "1500ns/1s",
                 "150ms/499ms", "150ms/10.1s", "2s/1s", "150ms/1x", "00000000000000000000000000000000000150ms/1s", "1ms/nan", "150ms/500000001ns"};
-        nsec_t threshold, window;
+        uint64_t threshold;
+        nsec_t window;
 
         for (size_t i = 0; i < ELEMENTSOF(bad); i++)
                 cr_expect_eq(pressure_parse(PRESSURE_MEMORY_SOME, bad[i], &threshold, &window), -EINVAL, "\"%s\"", bad[i]);
@@ -38,7 +53,7 @@ Test(pressure, each_kind_has_its_name_and_its_line_in_its_file)
                 const char *name = pressure_names[i], *file = pressure_file(i);
 
                 cr_expect_eq(pressure_find(name), i);
-                if (i == PRESSURE_CPU_THROTTLED) {
+                if (i >= PRESSURE_CPU_THROTTLED) { /* these are looked at */
                         cr_expect_null(file);
                         continue;
                 }
@@ -56,10 +71,10 @@ Test(pressure, conditions_arrive_as_they_were_sent_and_as_many_as_fit)
         const char *at = text;
 
         for (uint32_t i = 0; i < PRESSURE_CONDITIONS_MAX; i++)
-                cr_assert(pressure_put(text, sizeof(text), &(PressureCondition){UINT32_MAX - i, i % _PRESSURE_KIND_MAX, 9 * NSEC_PER_SEC + i * NSEC_PER_USEC, 10 * NSEC_PER_SEC}));
+                cr_assert(pressure_put(text, sizeof(text), &(PressureCondition){UINT32_MAX - i, i % PRESSURE_MEMORY_HIGH, 9 * NSEC_PER_SEC + i * NSEC_PER_USEC, 10 * NSEC_PER_SEC}));
         for (uint32_t i = 0; i < PRESSURE_CONDITIONS_MAX; i++) {
                 cr_assert_eq(pressure_next(&at, &c), 1);
-                cr_expect(c.index == UINT32_MAX - i && c.kind == i % _PRESSURE_KIND_MAX && c.threshold_ns == 9 * NSEC_PER_SEC + i * NSEC_PER_USEC && c.window_ns == 10 * NSEC_PER_SEC);
+                cr_expect(c.index == UINT32_MAX - i && c.kind == i % PRESSURE_MEMORY_HIGH && c.threshold == 9 * NSEC_PER_SEC + i * NSEC_PER_USEC && c.window_ns == 10 * NSEC_PER_SEC);
         }
         cr_expect_eq(pressure_next(&at, &c), 0);
         cr_expect(pressure_put(small, sizeof(small), &(PressureCondition){0, PRESSURE_CPU_SOME, NSEC_PER_SEC, NSEC_PER_SEC}));

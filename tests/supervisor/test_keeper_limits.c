@@ -197,7 +197,7 @@ Test(keeper_limits, throttling_is_looked_at_once_a_window_and_held_against_the_t
         watches_tick(&keeper, due);
         msg = told();
         cr_assert(msg.type == KEEPER_MSG_PRESSED && msg.node == 3 && msg.generation == 1);
-        cr_expect(msg.pressed.index == 3 && msg.pressed.measured_ns == s / 2 && msg.pressed.over_ns == s && msg.pressed.average == KEEPER_PRESSURE_UNKNOWN);
+        cr_expect(msg.pressed.index == 3 && msg.pressed.measured == s / 2 && msg.pressed.over_ns == s && msg.pressed.average == KEEPER_PRESSURE_UNKNOWN);
 
         throttled(1999);
         watches_tick(&keeper, due + s);
@@ -207,13 +207,57 @@ Test(keeper_limits, throttling_is_looked_at_once_a_window_and_held_against_the_t
         cr_expect_eq(told().type, 0, "more than the threshold, in a look that came late: in two windows");
         throttled(1999 + 999 + 1000);
         watches_tick(&keeper, due + 5 * s);
-        cr_expect(told().pressed.measured_ns == s);
+        cr_expect(told().pressed.measured == s);
 
         order_pressure(conditions); /* another supervisor says it once more */
         cr_expect_eq(watches_deadline(&keeper), due + 6 * s);
         cr_expect(jobs_idle(&keeper.jobs));
         watch_end(&inc.limits);
         cr_expect_eq(watches_deadline(&keeper), NSEC_NEVER);
+}
+
+Test(keeper_limits, what_is_counted_is_held_against_a_window_that_begins_with_the_first)
+{
+        nsec_t s = NSEC_PER_SEC, until = nsec_add(clock_now(), 20 * s), now;
+        KeeperMsg msg;
+
+        cr_assert_eq(jobs_init(&keeper.jobs, &keeper.loop), 0);
+        refused(5); /* of before */
+        order_pressure("7 forks_refused 10 3000000000\n");
+        while (!inc.limits.pressure && clock_now() < until)
+                cr_assert_eq(keeper_loop_turn(&keeper.loop, until), 0);
+        cr_assert_not_null(inc.limits.pressure);
+        cr_expect_eq(watches_deadline(&keeper), NSEC_NEVER, "the kernel tells");
+
+        for (now = clock_now() + 100 * s; now < clock_now() + 103 * s; now += s) { /* a window of nine */
+                refused(5 + 3 * (unsigned)(1 + (now - clock_now()) / s - 100));
+                watch_felt(&inc.limits, now);
+                watches_tick(&keeper, now);
+                while ((msg = told()).type)
+                        cr_expect_eq(msg.type, KEEPER_MSG_USAGE);
+        }
+        now += 100 * s; /* long after: those nine do not count any more */
+        refused(14 + 9);
+        watch_felt(&inc.limits, now);
+        watches_tick(&keeper, now);
+        while ((msg = told()).type)
+                cr_expect_eq(msg.type, KEEPER_MSG_USAGE);
+        now += 2 * s;
+        refused(14 + 9 + 1);
+        watch_felt(&inc.limits, now);
+        watches_tick(&keeper, now);
+        do
+                msg = told();
+        while (msg.type == KEEPER_MSG_USAGE);
+        cr_assert_eq(msg.type, KEEPER_MSG_PRESSED);
+        cr_expect(msg.pressed.index == 7 && msg.pressed.measured == 10 && msg.pressed.over_ns == 3 * s, "%llu in %llu ns", (unsigned long long)msg.pressed.measured,
+                (unsigned long long)msg.pressed.over_ns);
+        now += s;
+        refused(14 + 9 + 2);
+        watch_felt(&inc.limits, now);
+        watches_tick(&keeper, now);
+        while ((msg = told()).type)
+                cr_expect_eq(msg.type, KEEPER_MSG_USAGE, "a window begins anew when one was told");
 }
 
 Test(keeper_limits, conditions_of_somebody_who_has_ended_meanwhile_are_not_watched)

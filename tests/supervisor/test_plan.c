@@ -202,13 +202,16 @@ Test(plan, conditions_of_pressure_are_read)
         cr_assert_str_eq(with_pressure(1, json_pack("[o o]", condition("memory_some", "restart", 150000000, 1000000000), condition("cpu_throttled", "event", 1000, 10000000000)), &plan), "");
         cr_assert_eq(plan->nodes[1].n_pressure, 2);
         cr_expect(plan->nodes[1].pressure[0].kind == PRESSURE_MEMORY_SOME && plan->nodes[1].pressure[0].action == PRESSURE_RESTART);
-        cr_expect(plan->nodes[1].pressure[0].threshold_ns == 150 * NSEC_PER_MSEC && plan->nodes[1].pressure[0].window_ns == NSEC_PER_SEC && plan->nodes[1].pressure[0].line == 21);
+        cr_expect(plan->nodes[1].pressure[0].threshold == 150 * NSEC_PER_MSEC && plan->nodes[1].pressure[0].window_ns == NSEC_PER_SEC && plan->nodes[1].pressure[0].line == 21);
         cr_expect_eq(plan->nodes[0].n_pressure, 0);
         (void)plan_free(plan);
         cr_assert_str_eq(with_pressure(-1, json_pack("[o]", condition("io_full", "stop", 1000, 500000000)), &plan), "");
         cr_expect(plan->n_pressure == 1 && plan->pressure[0].action == PRESSURE_STOP);
         (void)plan_free(plan);
         cr_expect_str_eq(with_pressure(2, json_pack("[o]", condition("io_full", "stop", 1000, 500000000)), NULL), "", "it is captured");
+        cr_assert_str_eq(with_pressure(0, json_pack("[{ss ss si sI si}]", "resource", "memory_high", "action", "event", "times", 100, "window_ns", (json_int_t)NSEC_PER_SEC, "line", 1), &plan), "");
+        cr_expect_eq(plan->nodes[0].pressure[0].threshold, 100);
+        (void)plan_free(plan);
 }
 
 Test(plan, conditions_that_cannot_be_watched_for_or_acted_on_are_refused)
@@ -223,6 +226,7 @@ Test(plan, conditions_that_cannot_be_watched_for_or_acted_on_are_refused)
         cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("memory", "event", 1000, 500000000)), NULL), "\"resource\" must be"));
         cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("cpu_some", "kill", 1000, 500000000)), NULL), "\"action\" must be"));
         cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("cpu_some", "event", 1000, 499999000)), NULL), "500ms to 10s"));
+        cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("forks_refused", "event", 1000, 1000000000)), NULL), "\"times\" must be"));
         cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("cpu_throttled", "event", 1000, 999999000)), NULL), "1s to 10s"));
         cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("cpu_some", "event", 2000000000, 1000000000)), NULL), "a time in a window"));
         cr_expect_not_null(strstr(with_pressure(0, json_pack("[o]", condition("cpu_some", "restart", 1000, 500000000)), NULL), "needs a restart policy"));

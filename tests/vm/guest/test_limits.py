@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 
-from guest import BUILD, CGROUPS, UID, Cgroup, doctor, eventually, pids_in, probe, processes, tidegate
+from guest import BUILD, CGROUPS, UID, Cgroup, deadline, doctor, eventually, pids_in, probe, processes, tidegate
 
 GREEDY = BUILD / "tests/vm/greedy"
 
@@ -96,6 +96,34 @@ def test_each_limit_is_written_felt_and_told_once():
         told = tidegate("stop", "flow", "--force", "--json").stdout  # its notes are part of the result
         for text in ("is slowed down by its memory_high of 16M", "was refused a fork by pids_max (10)", "is throttled: it wants more than 0.2 cores"):
             assert told.count(text) == 1, (text, told)
+
+
+@deadline(150)
+def test_pressure_is_told_and_acted_on_and_a_storm_of_restarts_ends():
+    file = write(
+        "flow",
+        ("tell", "memory 24", "{memory_high: 16M}, on_pressure: {memory_some: 20ms/500ms, memory_high: 1/10s}"),
+        ("again", "memory 24", "{memory_high: 16M}, on_pressure: {memory_full: 20ms/500ms, action: restart}, restart_policy: always, max_restarts: 1, restart_delay: 0.1"),
+        ("end", "cpu", "{cpu_max: 0.1}, on_pressure: {cpu_throttled: 300ms/1s, action: stop}"),
+        ("bomb", "forks", "{pids_max: 5}, on_pressure: {forks_refused: 10/1s}"),
+        ("calm", "memory 4", "{cpu_max: 1.5}, on_pressure: {cpu_throttled: 500ms/1s, memory_some: 100ms/500ms, action: stop}"),
+    )  # fmt: skip
+    with Daemon() as daemon:
+        daemon.start(file, "--grace-duration", "20s")  # a guest on a busy host takes its time to end somebody
+        assert eventually(lambda: daemon.node("again")["state"] == "failed", 50), daemon.flow()
+        again, end, tell = daemon.node("again"), daemon.node("end"), daemon.node("tell")
+        assert again["restarts"] == 1 and re.search(r"was ended for its pressure: memory_full (at least )?[\d.]+ m?s in .*restart at 20 ms in 500 ms", again["error"]), again
+        assert again["pressed"]["count"] == 2, "once in each life"
+        assert end["state"] == "failed" and re.search(r"was stopped for its pressure: cpu_throttled [\d.]+ m?s in [\d.]+ s; on_pressure \(line \d\): stop at 300 ms in 1 s", end["error"]), end
+        assert tell["state"] == "running" and tell["generation"] == 1 and tell["pressed"]["count"] >= 1
+        assert eventually(lambda: "pressed" in daemon.node("bomb")) and re.match(r"forks_refused \d+ times in [\d.]+ m?s; on_press", daemon.node("bomb")["pressed"]["text"])
+        assert daemon.node("calm")["state"] == "running" and "pressed" not in daemon.node("calm")
+        info = json.loads(tidegate("node", "info", "tell", "--json", quiet=True).stdout)["usage"]
+        assert info["source"] == "cgroup" and (info["processes"], info["threads"]) == (1, 1) and 8 << 20 < info["memory_bytes"] < 32 << 20, info
+        assert info["pressure"]["memory"]["some"] >= 0 and info["cpu_ns"] > 0
+        told = tidegate("stop", "flow", "--force", "--json").stdout
+        assert told.count("on_pressure (line 2): event at 20 ms in 500 ms") == 1, "an event's first, once in a life"
+        assert told.count("on_pressure (line 2): event at 1 times in 10 s") == 1
 
 
 def test_who_stands_at_a_limit_is_told_of_once_a_second_and_the_last_value_always():
