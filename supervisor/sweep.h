@@ -50,7 +50,8 @@ int sweep_signal(int cgroup_dirfd, int signo, nsec_t until, SweepResult *ret);
  * @ret:          always set
  *
  * Blocks until `populated 0` or @until, woken by cgroup.events and by the exits of those it waits for. The write to
- * cgroup.kill itself is the kernel's and has no deadline (66 ms for 200 processes, 256 ms for 1 000). A cgroup that
+ * cgroup.kill itself is the kernel's and has no deadline (66 ms for 200 processes, 256 ms for 1 000). Who has not died of
+ * it at once is throttled no more: `cpu.max` of the cgroup and of those below it is taken away, for good. A cgroup that
  * is gone already counts as empty. A cgroup that was ever killed must not have children cloned into it again.
  *
  * Return: 0 when empty, SWEEP_E_LEFT, or a negative errno when the cgroup cannot be read at all.

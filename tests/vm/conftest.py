@@ -5,7 +5,8 @@ To add one: write a function `test_...` without parameters in a file guest/test_
 kernel; `from guest import ...` has what it needs (guest/guest.py: tidegate(), doctor(), Cgroup, eventually() and more). It fails by an
 exception, skips by `raise Skip("why")`, ends within 60 s or what `@deadline(seconds)` says, and leaves no process and no cgroup: that is looked
 at after each. A file with `MODE = "systemd"` runs in guests where systemd is PID 1,
-with --long under both kernels, else under 6.1: what is tried there is systemd. There is a disk for whoever wants it: /dev/vda, 64 MiB.
+with --long under both kernels, else under 6.1: what is tried there is systemd; so it is with one that has `KERNELS = ["6.1"]`. There is a disk for whoever
+wants it: /dev/vda, 64 MiB.
 
 Here one process boots a guest for each kernel and mode, two at a time, and hands it the names of all selected tests (-k works); the results of
 the guest's run.py become results of pytest's. See what happens in one: scripts/vm -d 64 -- python3 tests/vm/guest/run.py test_host::test_...
@@ -41,6 +42,7 @@ class GuestTest(NamedTuple):
     module: str
     name: str
     mode: str
+    kernels: tuple = tuple(KERNELS)  # without --long
 
     @property
     def id(self):
@@ -54,14 +56,16 @@ def collect(folder=GUEST):
         body = ast.parse(path.read_text(), str(path)).body
         modes = [ast.literal_eval(s.value) for s in body if isinstance(s, ast.Assign) and getattr(s.targets[0], "id", "") == "MODE"]
         assert all(m in ("run", "systemd") for m in modes), f"{path}: MODE is run or systemd"
-        found += [GuestTest(path.stem, s.name, modes[0] if modes else "run") for s in body if isinstance(s, ast.FunctionDef) and s.name.startswith("test_")]
+        kernels = [ast.literal_eval(s.value) for s in body if isinstance(s, ast.Assign) and getattr(s.targets[0], "id", "") == "KERNELS"]
+        kernels = (WITH_SYSTEMD,) if modes == ["systemd"] else tuple(kernels[0]) if kernels else tuple(KERNELS)
+        found += [GuestTest(path.stem, s.name, modes[0] if modes else "run", kernels) for s in body if isinstance(s, ast.FunctionDef) and s.name.startswith("test_")]
     return found
 
 
 def pytest_generate_tests(metafunc):
     if "guest_test" not in metafunc.fixturenames:
         return
-    cases = [(kernel, test) for test in collect() for kernel in KERNELS if test.mode == "run" or kernel == WITH_SYSTEMD or LONG]
+    cases = [(kernel, test) for test in collect() for kernel in KERNELS if kernel in test.kernels or LONG]
     ids = [f"{test.module.removeprefix('test_')}-{test.name.removeprefix('test_')}-{kernel}" for kernel, test in cases]
     metafunc.parametrize("kernel, guest_test", cases, ids=ids)
 

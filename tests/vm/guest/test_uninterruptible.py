@@ -56,6 +56,8 @@ def test_a_stop_ends_on_time_names_who_is_left_and_why_and_nothing_begins_beside
         assert eventually(lambda: os.path.exists("/mnt/frozen/file") and os.path.getsize("/mnt/frozen/file") > 0)
         freeze()
         pid = blocked("flow")
+        said = json.loads(tidegate("why", "flow:writer", "--json").stdout)
+        assert said["cause"] == "file-system" and said["threads"][0]["fd_target"] == "/mnt/frozen/file", said
         with Events() as events:
             begin = time.monotonic()
             result = tidegate("stop", "flow")
