@@ -610,6 +610,46 @@ static bool is_select(int32_t number)
                 ;
 }
 
+static size_t watched_by(const Why *why, const WhyThread *t, Watched *ret)
+{
+        if (is_poll(t->call.number))
+                return why->deep ? watched_by_poll(t, ret) : 0;
+        if (is_select(t->call.number))
+                return why->deep ? watched_by_select(t, ret) : 0;
+        return watched_by_epoll(t->task.pid, t->task.fd, ret, 0);
+}
+
+static bool is_ours(const Why *why, pid_t pid)
+{
+        char comm[64];
+
+        return why_node_of(why, pid) < 0 && why_slurp(pid, 0, "comm", comm, sizeof(comm)) && strncmp(comm, "tidegate", 8) == 0;
+}
+
+/* The library waits for its supervisor, too, whatever else it waits for. A program's own wait is for something else. */
+bool why_watches_links(Why *why, const WhyThread *t)
+{
+        Watched watched[MANY_MAX];
+        size_t n = watched_by(why, t, watched);
+        int diag = why->deep && n ? diag_for(why, t->task.pid) : -1;
+
+        for (size_t i = 0; diag >= 0 && i < n; i++) {
+                char target[64], kind = 0;
+                uint64_t inode = 0;
+                BlameUnix is;
+                Holders h;
+
+                if (!read_link(t->task.pid, watched[i].fd, target, sizeof(target)) || !kind_of(target, &kind, &inode) || kind != 's' || !blame_unix_peer(diag, inode, &is) || !is.peer ||
+                        is.type != SOCK_SEQPACKET)
+                        continue;
+                h = holders_of(why, t->task.pid, 's', is.peer, -1);
+                for (size_t k = 0; k < h.n; k++)
+                        if (is_ours(why, h.all[k].pid))
+                                return true;
+        }
+        return diag < 0; /* it is not to be seen */
+}
+
 /* What it waits for most probably: of pipes and sockets the first with somebody at the other end, else the first of all. */
 void why_blame_many(Why *why, WhyThread *t)
 {
@@ -618,12 +658,7 @@ void why_blame_many(Why *why, WhyThread *t)
         size_t n = 0;
         char call[160];
 
-        if (is_poll(t->call.number))
-                n = why->deep ? watched_by_poll(t, watched) : 0;
-        else if (is_select(t->call.number))
-                n = why->deep ? watched_by_select(t, watched) : 0;
-        else
-                n = watched_by_epoll(t->task.pid, t->task.fd, watched, 0);
+        n = watched_by(why, t, watched);
         (void)snprintf(call, sizeof(call), "%s", task_call_name(t->call.number) ? task_call_name(t->call.number) : "a system call");
         if (n == 0) {
                 bool none = is_poll(t->call.number) ? t->call.args[1] == 0 : is_select(t->call.number) && t->call.args[0] == 0;

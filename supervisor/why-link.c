@@ -61,6 +61,7 @@ bool why_blame_links(Why *why, WhyThread *t)
 {
         uint32_t own = why->nodes[t->node].node;
         const WhyLink *input = NULL;
+        bool linked = false;
         unsigned n = 0;
 
         if (t->task.pid != why->nodes[t->node].leader && why->nodes[t->node].leader > 0)
@@ -70,6 +71,7 @@ bool why_blame_links(Why *why, WhyThread *t)
 
                 if (!link->output || !link->input)
                         continue;
+                linked = linked || link->from == own || link->to == own;
                 if (link->from == own && link->wants_room) {
                         blame_link(why, t, link);
                         if (t->target_node >= 0)
@@ -83,8 +85,12 @@ bool why_blame_links(Why *why, WhyThread *t)
                         n++;
                 }
         }
-        if (!input || t->call.number < 0)
+        if (!linked || t->call.number < 0 || !why_watches_links(why, t))
                 return false;
+        if (!input) {
+                why_say(t, BLAME_SLEEPING, "waits in libtidegate for a time, or to be stopped: no input of it is open");
+                return true;
+        }
         blame_link(why, t, input);
         if (n > 1) {
                 t->link = false;

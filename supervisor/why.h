@@ -147,6 +147,7 @@ int why_thread_of(const Why *why, pid_t pid, pid_t tid); /* tid 0: the one of it
 /* why-fd.c: what a descriptor leads to. */
 void why_blame_fd(Why *why, WhyThread *thread, int fd, bool writes);
 void why_blame_many(Why *why, WhyThread *thread); /* poll, select, epoll */
+bool why_watches_links(Why *why, const WhyThread *thread); /* of such a wait: it is libtidegate's, or that is not to be seen */
 void why_blame_connect(Why *why, WhyThread *thread);
 void why_fds_done(Why *why);
 

@@ -61,7 +61,8 @@ ROWS = {
     "starved": Row("starved", "hog"),
     "frozen": Row("frozen"),
     "flood": Row("backpressure", "relay", ("relay waits for room", "tally")),
-    "hear": Row("waiting-for-input", "beat"),
+    "hear": Row("waiting-for-input", "beat", ("beat waits in libtidegate for a time",)),
+    "elsewhere": Row("peer-silent", "keeper", ("has not accepted it",)),
 }
 # What only root may do: a network of its own, and an end of a connection without a word to its peer.
 ROOTS = ["peer-dead-tcp", "connect-nowhere"]
@@ -72,7 +73,7 @@ OF_ANOTHER_NAMESPACE = ["traced", "signals"]
 # Who burns a processor does so for a moment, each time that it is told to: {node: by which FIFOs}.
 BURN = {"busy": ["go-busy"], "signals": ["go-signals"], "starved": ["go-hog", "go-starved"]}
 HELPERS = ["keeper", "tracer", "storm", "hog"]
-IN_DATA = ["flood", "hear"]
+IN_DATA = ["flood", "hear", "elsewhere"]
 
 
 def descriptor(build, folder, names, user):
@@ -90,6 +91,7 @@ def descriptor(build, folder, names, user):
         {"id": "tally", "path": f"{programs}/tally", "args": "900000", "inputs": {"in": {"source": "relay/out", **BACKPRESSURE}}},
         {"id": "beat", "path": f"{programs}/beat", "args": "3600000000", "outputs": ["out"]},
         {"id": "hear", "path": f"{programs}/hear", "inputs": {"in": "beat/out"}},
+        {"id": "elsewhere", "path": f"{programs}/elsewhere", "args": f"{folder}/queue", "inputs": {"in": "beat/out"}},
     ]
     return {"nodes": nodes}
 
