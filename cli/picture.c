@@ -73,10 +73,10 @@ static bool next_character(const char **p, bool ascii, wchar_t *ret, int *ret_wi
 
                 *p += decode(*p, left, &c);
                 *ret_width = 1;
-                if (c < ' ' || (c >= 0x7f && c < 0xa0) || (ascii && c > 0x7e))
+                if (c < ' ' || (ascii && c > 0x7e))
                         c = '?';
                 else if (c > 0x7e)
-                        *ret_width = wcwidth(c);
+                        *ret_width = wcwidth(c); /* -1: also of the control characters from 0x7f on */
                 if (*ret_width < 0) {
                         c = '?';
                         *ret_width = 1;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/screen.h"
 
+#include <poll.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,8 +94,11 @@ static void look_of(const PictureCell *cell, attr_t *ret_attributes, short *ret_
 
 void screen_draw(const Picture *picture)
 {
+        struct pollfd p = {.fd = STDOUT_FILENO, .events = POLLOUT};
         int rows, cols;
 
+        if (poll(&p, 1, 0) < 1)
+                return; /* held by Ctrl-S, or full */
         screen_size(&rows, &cols);
         (void)erase();
         for (int row = 0; row < picture->rows && row < rows; row++) {

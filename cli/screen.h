@@ -29,7 +29,7 @@ void screen_close(void);
 void screen_resize(void);
 void screen_size(int *ret_rows, int *ret_cols);
 
-/* screen_draw() - show @picture, which may be smaller or larger than the terminal. */
+/* screen_draw() - show @picture, which may be smaller or larger than the terminal. Not where that takes nothing at the moment. */
 void screen_draw(const Picture *picture);
 
 /* screen_suspend() - give it back for as long as we are stopped; screen_resume() takes it again. */

@@ -228,10 +228,11 @@ static void take_reply(TopFeed *feed, const Reply *reply, nsec_t now)
                 feed->no_usage = strcmp(reply->error, "org.varlink.service.MethodNotFound") == 0;
         } else if (reply->error && strcmp(asked, "Probe") == 0) {
                 feed->no_probe = strcmp(reply->error, "org.varlink.service.MethodNotFound") == 0 || strcmp(reply->error, "Refused") == 0;
-        } else if (reply->error) { /* a dataflow may have been forgotten meanwhile */
+        } else if (reply->error && strcmp(reply->error, "NoSuchDataflow") == 0) {
+                feed->model->daemon.silent_since = 0; /* one was forgotten since the page was read: the next look knows */
+        } else if (reply->error) {
                 (void)snprintf(feed->refused, sizeof(feed->refused), "%s", reply->text[0] ? reply->text : reply->error);
-                (void)snprintf(feed->refused_name, sizeof(feed->refused_name), "%s", reply->error);
-                feed->model->daemon.silent_since = 0; /* it answers, after all */
+                top_model_put_silence(feed->model, feed->refused, now);
         } else if (strcmp(asked, "Probe") == 0) {
                 json_t *uuid = json_array_get(feed->uuids, feed->next_probe - 1);
 
@@ -242,7 +243,6 @@ static void take_reply(TopFeed *feed, const Reply *reply, nsec_t now)
                 top_model_put_usage(feed->model, json_string_value(uuid) ?: "", json_object_get(reply->parameters, "usage"), now);
                 feed->usage_at = now;
         } else {
-                feed->refused[0] = feed->refused_name[0] = '\0';
                 take_status(feed, reply, now);
         }
         if (!feed->asked && feed->control.fd >= 0)

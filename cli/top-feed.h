@@ -35,8 +35,7 @@ typedef struct TopFeed {
         char told[300];    /* for the person who asked for them; taken by the caller */
         json_t *uuids;     /* shown; owned */
         size_t next_usage, next_probe; /* whom of these to ask for next */
-        char refused[256]; /* what it answered instead; "" */
-        char refused_name[64]; /* as an error of the interface */
+        char refused[256]; /* what it answered instead of what was asked for */
 
         UsageLook look;
         json_t *look_uuids; /* whose it is, in order; owned */

@@ -177,7 +177,6 @@ static void put_daemon(TopModel *model, const StatusView *view, nsec_t now)
         daemon->pid = view->info.pid;
         daemon->guard_pid = view->info.guard_pid;
         daemon->guard = view->info.guard;
-        daemon->n_hidden = view->n_hidden;
 }
 
 int top_model_put_page(TopModel *model, const StatusView *view, nsec_t now)

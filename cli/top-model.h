@@ -78,11 +78,10 @@ typedef struct TopDaemon {
         char why[256], action[256];
         nsec_t lost_since;   /* nobody is there; 0: somebody is */
         nsec_t silent_since; /* it does not answer; 0: it does, or was not asked yet */
-        const char *silent_why; /* static */
+        const char *silent_why; /* borrowed */
         nsec_t started_at;
         int pid, guard_pid;
         uint32_t guard; /* STATUS_GUARD_* */
-        uint32_t n_hidden;
 } TopDaemon;
 
 typedef struct TopModel {
@@ -117,7 +116,7 @@ bool top_model_wants(const TopModel *model, const char *name, const char *uuid, 
 int top_model_put_page(TopModel *model, const StatusView *view, nsec_t now);
 int top_model_put_status(TopModel *model, json_t *dataflows, nsec_t now);
 
-/* top_model_put_silence() - what was asked is not answered, and why (static). An answer takes it back. */
+/* top_model_put_silence() - what was asked is not answered, and why; borrowed until an answer comes. That takes it back. */
 void top_model_put_silence(TopModel *model, const char *why, nsec_t now);
 
 /* top_model_put_usage() - a reply to Usage of one dataflow: an array of NodeUsage. What is malformed is passed over. */

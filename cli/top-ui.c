@@ -53,6 +53,7 @@ static int compare_nodes(const void *a, const void *b, void *userdata)
         size_t ia = *(const size_t *)a, ib = *(const size_t *)b;
         const TopNode *x = &s->model->nodes[ia], *y = &s->model->nodes[ib];
         bool fresh_x = top_usage_fresh(s->model, &x->usage, s->now), fresh_y = top_usage_fresh(s->model, &y->usage, s->now);
+        bool counted_x = top_calls_fresh(s->model, &x->calls, s->now), counted_y = top_calls_fresh(s->model, &y->calls, s->now);
         int r = 0;
 
         switch (s->ui->node_sort) {
@@ -70,6 +71,12 @@ static int compare_nodes(const void *a, const void *b, void *userdata)
                 break;
         case TOP_NODES_BY_PRESSURE:
                 r = by_number(fresh_y ? node_pressure(&y->usage) : -1, fresh_x ? node_pressure(&x->usage) : -1);
+                break;
+        case TOP_NODES_BY_CALLS:
+                r = by_number(counted_y ? y->calls.per_second : -1, counted_x ? x->calls.per_second : -1);
+                break;
+        case TOP_NODES_BY_WORST:
+                r = by_number(counted_y ? (double)y->calls.worst_p99_ns : -1, counted_x ? (double)x->calls.worst_p99_ns : -1);
                 break;
         case TOP_NODES_BY_RESTARTS:
                 r = by_number(y->restarts, x->restarts);
@@ -253,6 +260,11 @@ static void move(TopUi *ui, const TopModel *model, const TopOrder *order, unsign
                 set_node(ui, model, order, moved(ui->node_row, order->n_nodes, key, page_rows));
 }
 
+const char *top_ui_dataflow(const TopUi *ui)
+{
+        return ui->on_links ? ui->link_uuid : ui->uuid;
+}
+
 /* ---- keys */
 
 const char *top_ui_sort_name(const TopUi *ui)
@@ -260,7 +272,7 @@ const char *top_ui_sort_name(const TopUi *ui)
         static const char *const nodes[_TOP_NODES_BY_MAX] = {
                 [TOP_NODES_BY_PLAN] = "plan", [TOP_NODES_BY_NAME] = "name", [TOP_NODES_BY_STATE] = "state",
                 [TOP_NODES_BY_CPU] = "CPU", [TOP_NODES_BY_MEMORY] = "memory", [TOP_NODES_BY_PRESSURE] = "pressure",
-                [TOP_NODES_BY_RESTARTS] = "restarts", [TOP_NODES_BY_UPTIME] = "uptime"};
+                [TOP_NODES_BY_CALLS] = "calls", [TOP_NODES_BY_WORST] = "worst call", [TOP_NODES_BY_RESTARTS] = "restarts", [TOP_NODES_BY_UPTIME] = "uptime"};
         static const char *const links[_TOP_LINKS_BY_MAX] = {
                 [TOP_LINKS_BY_PLAN] = "plan", [TOP_LINKS_BY_NAME] = "name", [TOP_LINKS_BY_RATE] = "rate",
                 [TOP_LINKS_BY_DEPTH] = "depth", [TOP_LINKS_BY_DROPS] = "drops", [TOP_LINKS_BY_AGE] = "age"};
@@ -288,6 +300,8 @@ static bool sort_by_letter(TopUi *ui, unsigned key)
                 {'C', TOP_NODES_BY_CPU, _TOP_LINKS_BY_MAX},
                 {'M', TOP_NODES_BY_MEMORY, _TOP_LINKS_BY_MAX},
                 {'P', TOP_NODES_BY_PRESSURE, _TOP_LINKS_BY_MAX},
+                {'Y', TOP_NODES_BY_CALLS, _TOP_LINKS_BY_MAX},
+                {'W', TOP_NODES_BY_WORST, _TOP_LINKS_BY_MAX},
                 {'R', TOP_NODES_BY_RESTARTS, TOP_LINKS_BY_RATE},
                 {'U', TOP_NODES_BY_UPTIME, _TOP_LINKS_BY_MAX},
                 {'Q', _TOP_NODES_BY_MAX, TOP_LINKS_BY_DEPTH},
@@ -476,6 +490,8 @@ TopAction top_ui_key(TopUi *ui, const TopModel *model, const TopOrder *order, un
         }
         if (ui->page != TOP_PAGE_MAIN)
                 return on_page(ui, key, page_rows);
+        if (key == 'e')
+                return TOP_ACTION_ENDED;
         on_main(ui, model, order, key, page_rows);
         return TOP_ACTION_NONE;
 }

@@ -26,6 +26,8 @@ typedef enum TopNodeSort {
         TOP_NODES_BY_CPU,
         TOP_NODES_BY_MEMORY,
         TOP_NODES_BY_PRESSURE,
+        TOP_NODES_BY_CALLS,
+        TOP_NODES_BY_WORST, /* the longest p99 of a system call */
         TOP_NODES_BY_RESTARTS,
         TOP_NODES_BY_UPTIME,
         _TOP_NODES_BY_MAX,
@@ -45,7 +47,8 @@ typedef enum TopAction {
         TOP_ACTION_NONE,
         TOP_ACTION_QUIT,
         TOP_ACTION_LOOK, /* now, and not when the interval is over */
-        TOP_ACTION_PROBE, /* attach call probes to the selected node's dataflow, or detach them */
+        TOP_ACTION_ENDED, /* show dataflows that have ended, or do not */
+        TOP_ACTION_PROBE, /* attach call probes to top_ui_dataflow(), or detach them */
 } TopAction;
 
 /* Keys that are no character. Characters are their code points. */
@@ -98,6 +101,9 @@ void top_ui_select(TopUi *ui, const TopModel *model, const TopOrder *order);
 
 /* top_ui_key() - @page_rows: how far a page leads. */
 TopAction top_ui_key(TopUi *ui, const TopModel *model, const TopOrder *order, unsigned key, size_t page_rows);
+
+/* top_ui_dataflow() - uuid of that of the selected node or link; "" without one. Borrowed. */
+const char *top_ui_dataflow(const TopUi *ui);
 
 /* top_ui_sort_name() - what it is ordered by, for the screen. Static. */
 const char *top_ui_sort_name(const TopUi *ui);

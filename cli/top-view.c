@@ -293,6 +293,9 @@ static void put_nodes(Picture *p, const Layout *l, const TopModel *model, const 
         rank_node_columns(columns, model);
         c = choose(columns, N_NODE_COLUMNS, p->cols, widest_node(model, order, p->ascii));
         put_titles(p, l->nodes, &c, "NODE");
+        if (order->n_nodes == 0 && order->n_links == 0 && l->nodes + 1 < (l->foot > 0 ? l->foot : p->rows))
+                (void)picture_put(p, l->nodes + 1, 0, p->cols, PICTURE_DIM,
+                        model->n_nodes ? "(none has that in its name)" : "(nothing runs)");
         for (int i = 0; i < l->n_nodes && first + (size_t)i < order->n_nodes; i++) {
                 const TopNode *node = &model->nodes[order->nodes[first + (size_t)i]];
                 char name[300];

@@ -7,12 +7,14 @@
 #include <langinfo.h>
 #include <locale.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -307,6 +309,7 @@ static void hear(Top *t)
 /* Return: whether it ends. */
 static bool take_keys(Top *t)
 {
+        const char *uuid;
         unsigned key;
         int rows, cols;
 
@@ -318,8 +321,13 @@ static bool take_keys(Top *t)
                 case TOP_ACTION_LOOK:
                         t->next_at = 0;
                         break;
+                case TOP_ACTION_ENDED:
+                        t->model.ended = !t->model.ended;
+                        t->next_at = 0;
+                        break;
                 case TOP_ACTION_PROBE:
-                        top_feed_probe(&t->feed, strcmp(t->feed.probed, t->ui.uuid) == 0 ? NULL : t->ui.uuid, clock_now());
+                        uuid = top_ui_dataflow(&t->ui);
+                        top_feed_probe(&t->feed, strcmp(t->feed.probed, uuid) == 0 ? NULL : uuid, clock_now());
                         break;
                 default:
                         break;
@@ -360,6 +368,43 @@ static int turn(Top *t, bool *ret_over)
         return 0;
 }
 
+/* ---- a terminal that takes nothing */
+
+typedef struct Way { /* out of a write that waits for a terminal from which nobody reads */
+        struct termios modes;
+        bool leaving; /* atomic */
+} Way;
+
+static bool is_to_end(const Way *way)
+{
+        static const int ending[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+        sigset_t pending;
+
+        if (__atomic_load_n(&way->leaving, __ATOMIC_RELAXED))
+                return true;
+        for (size_t i = 0; sigpending(&pending) == 0 && i < ELEMENTSOF(ending); i++)
+                if (sigismember(&pending, ending[i]) == 1)
+                        return true;
+        return false;
+}
+
+/* A thread: who has been told to end, and still has not a moment later, ends all the same, without the last words of the screen. */
+static void *end_anyway(void *userdata)
+{
+        const Way *way = userdata;
+
+        for (bool was = false;;) {
+                bool is = is_to_end(way);
+
+                if (was && is)
+                        break;
+                was = is;
+                (void)poll(NULL, 0, 500);
+        }
+        (void)tcsetattr(STDIN_FILENO, TCSANOW, &way->modes);
+        _exit(CLI_OK);
+}
+
 static int refuse(Top *t, int reason)
 {
         const char *term = getenv("TERM");
@@ -375,17 +420,23 @@ static int refuse(Top *t, int reason)
 
 static int watch(Top *t)
 {
-        bool over = false;
+        static Way way; /* the thread outlives this */
+        bool over = false, known = tcgetattr(STDIN_FILENO, &way.modes) == 0;
         int r = screen_open(color_wanted(stdout));
+        pthread_t thread;
 
         if (r)
                 return refuse(t, r);
         r = catch_signals(t);
+        if (!r && known && pthread_create(&thread, NULL, end_anyway, &way) == 0)
+                (void)pthread_detach(thread);
         if (!r)
                 screen_resize(); /* it may have changed before we listened */
         while (!r && !over)
                 r = turn(t, &over);
+        __atomic_store_n(&way.leaving, true, __ATOMIC_RELAXED);
         screen_close();
+        __atomic_store_n(&way.leaving, false, __ATOMIC_RELAXED);
         if (r)
                 session_say(&t->session, "%s", strerror(-r));
         return r ? CLI_FAILED : CLI_OK;

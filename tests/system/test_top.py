@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tidegate top`: once, as text and JSON; on a terminal: keys, sizes, and a daemon that is silent, dies and comes back."""
 
+import fcntl
 import json
 import os
+import pathlib
 import re
 import select
 import signal
+import struct
 import subprocess
+import termios
 import threading
+import time
 
 import pytest
 from conftest import eventually
@@ -176,6 +181,11 @@ def test_pages_open_and_close(screen, audio):
     s.until(r"^  window +2$")
     s.type("\x1b")
     s.until(r"^NODE ")
+    audio.dataflows.append(dataflow("over", node("done", "stopped"), state="ended", uuid="bbbb0000-1111-4000-8000-000000000000"))
+    s.type("e")
+    s.until(r"^over:done +stopped")
+    s.type("e")
+    s.until(lambda s: "over:done" not in s.text())
     s.type("?")
     s.until(r"^space +stand still")
     s.type("q")
@@ -247,6 +257,15 @@ def test_a_silent_supervisor_holds_up_no_key(audio, page, screen):
     audio.answers["Status"] = answer
     s.until(lambda s: "does not answer" not in s.text())
     audio.answers["Status"] = lambda c, p: c.silence()
+    s.type("q")
+    assert s.status() == 0
+
+
+def test_what_the_supervisor_refuses_is_told(screen, audio):
+    s = screen()
+    s.until(r"^audio:source ")
+    audio.answers["Status"] = lambda c, p: c.error("QuotaExceeded", "you have too many of these")
+    s.until(r"^supervisor 0: you have too many of these, since \d")
     s.type("q")
     assert s.status() == 0
 
@@ -330,6 +349,23 @@ def test_a_signal_ends_it_and_the_terminal_is_given_back(screen, audio, number):
     s.until(r"^audio:source ")
     os.kill(s.pid, number)
     assert s.status() == 0
+    assert not s.is_raw()
+
+
+def test_a_terminal_that_takes_nothing_keeps_nobody_from_ending_it(screen, audio):
+    s = screen(rows=50, cols=200)
+    assert select.select([s.fd], [], [], 20)[0]  # it has begun to draw; nothing is read, and the terminal has room for 64 KiB
+    audio.called("Status", 2)
+    blocked = lambda: "n_tty_write" in pathlib.Path(f"/proc/{s.pid}/stack").read_text()  # noqa: E731
+    for i in range(400):
+        size = struct.pack("HHHH", 50 - i % 2, 200, 0, 0)
+        fcntl.ioctl(s.fd, termios.TIOCSWINSZ, size)  # all of it is drawn anew
+        if os.geteuid() == 0 and blocked():
+            break
+        time.sleep(0.005)
+    os.kill(s.pid, signal.SIGTERM)
+    assert eventually(lambda: os.waitpid(s.pid, os.WNOHANG)[0], 20)
+    s.pid = 0
     assert not s.is_raw()
 
 
