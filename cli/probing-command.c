@@ -103,7 +103,7 @@ static int find_dataflow(Probing *p)
 
 static json_t *parameters_of(const Probing *p)
 {
-        json_t *parameters = json_pack("{ss}", "dataflow", p->target.dataflow);
+        json_t *parameters = json_pack("{ss sb sb}", "dataflow", p->target.dataflow, "calls", 1, "queues", 1);
 
         if (parameters && p->target.node[0] && strcmp(p->target.node, "*") != 0)
                 (void)json_object_set_new(parameters, "node", json_string(p->target.node));

@@ -146,6 +146,58 @@ static void put_node(FILE *f, const json_t *node)
         (void)fputs("</table>\n", f);
 }
 
+static void put_ends(FILE *f, const Histogram *histogram, bool of_times)
+{
+        static const double parts[] = {0.5, 0.99, 1};
+        char text[16];
+
+        (void)fprintf(f, "<td>%llu</td>", (unsigned long long)histogram->sum);
+        for (size_t i = 0; i < ELEMENTSOF(parts); i++) {
+                uint64_t end = histogram_quantile(histogram, parts[i]);
+
+                if (histogram->sum == 0)
+                        (void)fputs("<td></td>", f);
+                else if (of_times)
+                        (void)fprintf(f, "<td>%s</td>", histogram_format_ns(end, text, sizeof(text)));
+                else
+                        (void)fprintf(f, "<td>%llu</td>", (unsigned long long)end - 1); /* which is no part of its bucket */
+        }
+}
+
+static void put_links(FILE *f, const json_t *links)
+{
+        json_t *link;
+        size_t i;
+
+        if (json_array_size(links) > 0)
+                (void)fputs("<h2>Links</h2>\n<table><tr><th>link</th><th>sampled</th><th colspan=\"3\">were waiting: p50, p99, max</th><th>taken</th><th colspan=\"3\">age: p50, p99, max</th>"
+                            "<th class=\"w\">how many had which age</th></tr>\n", f);
+        json_array_foreach(links, i, link) {
+                Histogram waiting, age;
+
+                histogram_read(&waiting, json_object_get(link, "depth_log2"));
+                histogram_read(&age, json_object_get(link, "age_log2_ns"));
+                (void)fputs("<tr><td>", f);
+                put_text(f, json_get_text(link, "from"));
+                (void)fputs("/", f);
+                put_text(f, json_get_text(link, "output"));
+                (void)fputs(" &rarr; ", f);
+                put_text(f, json_get_text(link, "to"));
+                (void)fputs("/", f);
+                put_text(f, json_get_text(link, "input"));
+                if (json_get_number(link, "one_in") > 1)
+                        (void)fprintf(f, "<br><span class=\"n\">of one message in %lld</span>", json_get_number(link, "one_in"));
+                (void)fputs("</td>", f);
+                put_ends(f, &waiting, false);
+                put_ends(f, &age, true);
+                (void)fputs("<td class=\"w\">", f);
+                put_histogram(f, &age, 0, 34); /* to 34 s */
+                (void)fputs("</td></tr>\n", f);
+        }
+        if (json_array_size(links) > 0)
+                (void)fputs("</table>\n", f);
+}
+
 int probing_page(const json_t *probing, FILE *f)
 {
         const json_t *cost = json_object_get(probing, "cost");
@@ -168,6 +220,7 @@ int probing_page(const json_t *probing, FILE *f)
                         put_sampled(f, node);
                 else
                         put_node(f, node);
+        put_links(f, json_object_get(probing, "links"));
         (void)fputs("</html>\n", f);
         return fflush(f) || ferror(f) ? -(errno ? errno : EIO) : 0;
 }

@@ -53,6 +53,47 @@ static void print_node(const json_t *node, bool utf8, size_t n_calls)
                 printf("  %lld calls could not be counted, for want of memory\n", lost);
 }
 
+/* "at most 7 wait": the upper end of a bucket, which is no part of it. */
+static const char *depth(const Histogram *histogram, double part, char *buffer, size_t size)
+{
+        (void)snprintf(buffer, size, "%llu", (unsigned long long)histogram_quantile(histogram, part) - 1);
+        return histogram->sum ? buffer : "-";
+}
+
+static const char *age(const Histogram *histogram, double part, char *buffer, size_t size)
+{
+        return histogram->sum ? histogram_format_ns(histogram_quantile(histogram, part), buffer, size) : "-";
+}
+
+static void print_link(const json_t *link, bool utf8)
+{
+        char from[NAME_ROOM], output[NAME_ROOM], to[NAME_ROOM], input[NAME_ROOM], p50[24], p99[24], max[24], line[3 * HISTOGRAM_COLUMNS + 1];
+        long long one_in = json_get_number(link, "one_in");
+        Histogram histogram;
+
+        printf("\n%s/%s -> %s/%s", tamed(link, "from", from), tamed(link, "output", output), tamed(link, "to", to), tamed(link, "input", input));
+        if (one_in > 1)
+                printf(", of one message in %lld", one_in);
+        histogram_read(&histogram, json_object_get(link, "depth_log2"));
+        printf("\n  %-15s%8s%7s%8s%8s%8s%8s %s\n  %-15s%8llu%7s%8s%8s%8s\n", "", "count", "", "p50", "p99", "max", "", histogram_scale(), "were waiting",
+                (unsigned long long)histogram.sum, "", depth(&histogram, 0.5, p50, sizeof(p50)), depth(&histogram, 0.99, p99, sizeof(p99)), depth(&histogram, 1, max, sizeof(max)));
+        histogram_read(&histogram, json_object_get(link, "age_log2_ns"));
+        printf("  %-15s%8llu%7s%8s%8s%8s%8s %s\n", "age when taken", (unsigned long long)histogram.sum, "", age(&histogram, 0.5, p50, sizeof(p50)),
+                age(&histogram, 0.99, p99, sizeof(p99)), age(&histogram, 1, max, sizeof(max)), "", histogram_line(&histogram, utf8, line, sizeof(line)));
+}
+
+static void print_links(const json_t *probing, bool utf8)
+{
+        char why[NAME_ROOM];
+        json_t *link;
+        size_t i;
+
+        json_array_foreach(json_object_get(probing, "links"), i, link)
+                print_link(link, utf8);
+        if (json_get_text(probing, "queue_reason")[0])
+                printf("\nQueues are not seen: %s\n", tamed(probing, "queue_reason", why));
+}
+
 #define SHARE_COLUMNS 30
 
 static void print_share(const char *name, long long n, long long all, bool utf8)
@@ -111,6 +152,7 @@ void probing_print(const json_t *probing, bool utf8, size_t n_calls)
                 printf("Looked at ten times a second instead of counted. What is lost: how many calls were\n"
                        "made, how many failed, how long each took; a call that is short is seldom seen.\n");
         print_nodes(probing, utf8, n_calls);
+        print_links(probing, utf8);
         if (cost)
                 printf("\np50, p99 and max: at most so long, for times are counted in steps of two.\nThe bars: how many took ns, us, ms, s.\n");
 }

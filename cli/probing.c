@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "cli/histogram.h"
 #include "cli/print.h"
 
@@ -120,19 +121,52 @@ static json_t *node_between(const json_t *node, const json_t *before)
                 (json_int_t)less(node, before, "lost"), "calls", calls);
 }
 
+static const json_t *find_link(const json_t *probes, const json_t *link)
+{
+        static const char *const keys[] = {"from", "output", "to", "input"};
+        json_t *it;
+        size_t i, k;
+
+        json_array_foreach(json_object_get(probes, "links"), i, it) {
+                for (k = 0; k < ELEMENTSOF(keys) && strcmp(json_get_text(it, keys[k]), json_get_text(link, keys[k])) == 0; k++)
+                        ;
+                if (k == ELEMENTSOF(keys))
+                        return it;
+        }
+        return NULL;
+}
+
+static json_t *buckets_between(const json_t *link, const json_t *before, const char *key)
+{
+        Histogram histogram, earlier;
+
+        histogram_read(&histogram, json_object_get(link, key));
+        histogram_read(&earlier, json_object_get(before, key));
+        histogram_minus(&histogram, &earlier);
+        return histogram_json(&histogram);
+}
+
+static json_t *link_between(const json_t *link, const json_t *before)
+{
+        return json_pack("{ss ss ss ss sI sI so so}", "from", json_get_text(link, "from"), "output", json_get_text(link, "output"), "to", json_get_text(link, "to"), "input",
+                json_get_text(link, "input"), "sampled", (json_int_t)less(link, before, "sampled"), "one_in", (json_int_t)json_get_number(link, "one_in"), "depth_log2",
+                buckets_between(link, before, "depth_log2"), "age_log2_ns", buckets_between(link, before, "age_log2_ns"));
+}
+
 json_t *probing_between(const char *dataflow, long long for_ms, const json_t *first, const json_t *last)
 {
-        json_t *links = json_object_get(last, "links"), *cost = json_object_get(last, "cost"), *reason = json_object_get(last, "reason"), *nodes = json_array(), *it;
-        json_t *probing;
+        static const char *const passed_on[] = {"cost", "reason", "queue_cost", "queue_reason"};
+        json_t *links = json_array(), *nodes = json_array(), *it, *probing;
         size_t i;
 
         json_array_foreach(json_object_get(last, "nodes"), i, it)
                 (void)json_array_append_new(nodes, node_between(it, find_node(first, it)));
-        probing = json_pack("{ss sI sb so sO?}", "dataflow", dataflow, "for_ms", (json_int_t)for_ms, "attached", json_is_true(json_object_get(last, "attached")), "nodes",
+        json_array_foreach(json_object_get(last, "links"), i, it)
+                (void)json_array_append_new(links, link_between(it, find_link(first, it)));
+        probing = json_pack("{ss sI sb so so}", "dataflow", dataflow, "for_ms", (json_int_t)for_ms, "attached", json_is_true(json_object_get(last, "attached")), "nodes",
                 nodes, "links", links);
-        if (probing && json_is_object(cost))
-                (void)json_object_set(probing, "cost", cost);
-        if (probing && json_is_string(reason))
-                (void)json_object_set(probing, "reason", reason);
+        for (i = 0; probing && i < ELEMENTSOF(passed_on); i++)
+                if (json_object_get(last, passed_on[i]))
+                        (void)json_object_set(probing, passed_on[i], json_object_get(last, passed_on[i]));
         return probing;
 }

@@ -2,7 +2,8 @@
 /*
  * Probing: what `tidegate probe` has seen of a dataflow in some time, as text and as a page. Works on the object that its --json prints.
  *
- *     {"dataflow", "for_ms", "attached", "reason"?, "cost"?, "nodes": [{"node", "generation", "lost", "calls": [ProbedCall]}], "links"}
+ *     {"dataflow", "for_ms", "attached", "reason"?, "cost"?, "nodes": [{"node", "generation", "lost", "calls": [ProbedCall]}],
+ *      "links": [ProbedLink], "queue_reason"?, "queue_cost"?}
  *     or where nothing could be counted {"node", "generation", "calls": [], "sampled": ProbedSamples}
  */
 #ifndef TG_CLI_PROBING_H

@@ -254,6 +254,8 @@ void screen_event(Screen *screen, json_t *event, nsec_t now)
                 screen_say(screen, false, "%s%s%s", text_of(event, "node"), text_of(event, "node")[0] ? ": " : "", text_of(event, "text"));
         else if (strcmp(type, "escape-attempt") == 0)
                 screen_say(screen, true, "node %s: %s", text_of(event, "node"), text_of(event, "text"));
+        else if (strcmp(type, "probe-detached") == 0)
+                screen_say(screen, false, "system calls are not counted any more: %s", text_of(event, "text"));
         else if (strcmp(type, "error") == 0 && !json_object_get(event, "node")) /* a node's was told with its state */
                 screen_say(screen, true, "%s", text_of(event, "text"));
 }

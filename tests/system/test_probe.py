@@ -357,7 +357,7 @@ def test_one_that_fails_is_tried_again(build, start_daemon, tmp_path, script, wh
     assert f"tidegate-prober {why} (pid " in daemon.output() and "another one in 1 s" in daemon.output()
 
 
-def test_a_foreign_dataflow_is_nobody_s_to_see_and_what_cannot_be_asked_is_refused(daemon):
+def test_what_cannot_be_asked_is_refused(daemon):
     start(daemon, STILL, wait="running", grace_ms=300)
     for wrong in ({"budget": 0}, {"budget": 1000}, {"interval_ms": 5}, {"node": 7}):
         with pytest.raises(ControlError) as e:
