@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -23,6 +24,20 @@ def write(name, *nodes, whole=""):
     text += "nodes:\n" + "".join(f'  - {{id: {id}, path: "{GREEDY}", args: "{args}", resources: {resources}}}\n' for id, args, resources in nodes)
     (directory / "flow.yml").write_text(text)
     return directory / "flow.yml"
+
+
+def ask(method, **parameters):
+    """A call of the control interface: what starts no program is quick here."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(60)
+        s.connect("/run/tidegate/control.sock")
+        s.sendall(json.dumps({"method": f"dev.tidegate.Supervisor.{method}", "parameters": parameters}).encode() + b"\0")
+        text = b""
+        while not text.endswith(b"\0"):
+            data = s.recv(1 << 16)
+            assert data, "the daemon hung up"
+            text += data
+    return json.loads(text[:-1])["parameters"]
 
 
 class Daemon:
@@ -110,20 +125,21 @@ def test_pressure_is_told_and_acted_on_and_a_storm_of_restarts_ends():
     )  # fmt: skip
     with Daemon() as daemon:
         daemon.start(file, "--grace-duration", "20s")  # a guest on a busy host takes its time to end somebody
-        assert eventually(lambda: daemon.node("again")["state"] == "failed", 50), daemon.flow()
-        again, end, tell = daemon.node("again"), daemon.node("end"), daemon.node("tell")
+        nodes = lambda: {n["id"]: n for n in ask("Status", names=["flow"])["dataflows"][0]["nodes"]}
+        assert eventually(lambda: nodes()["again"]["state"] == "failed" == nodes()["end"]["state"] and "pressed" in nodes()["bomb"], 100), nodes()
+        again, end, tell, bomb, calm = (nodes()[id] for id in ("again", "end", "tell", "bomb", "calm"))
         assert again["restarts"] == 1 and re.search(r"was ended for its pressure: memory_full (at least )?[\d.]+ m?s in .*restart at 20 ms in 500 ms", again["error"]), again
         assert again["pressed"]["count"] == 2, "once in each life"
-        assert end["state"] == "failed" and re.search(r"was stopped for its pressure: cpu_throttled [\d.]+ m?s in [\d.]+ s; on_pressure \(line \d\): stop at 300 ms in 1 s", end["error"]), end
-        assert tell["state"] == "running" and tell["generation"] == 1 and tell["pressed"]["count"] >= 1
-        assert eventually(lambda: "pressed" in daemon.node("bomb")) and re.match(r"forks_refused \d+ times in [\d.]+ m?s; on_press", daemon.node("bomb")["pressed"]["text"])
-        assert daemon.node("calm")["state"] == "running" and "pressed" not in daemon.node("calm")
-        info = json.loads(tidegate("node", "info", "tell", "--json", quiet=True).stdout)["usage"]
-        assert info["source"] == "cgroup" and (info["processes"], info["threads"]) == (1, 1) and 8 << 20 < info["memory_bytes"] < 32 << 20, info
-        assert info["pressure"]["memory"]["some"] >= 0 and info["cpu_ns"] > 0
-        told = tidegate("stop", "flow", "--force", "--json").stdout
-        assert told.count("on_pressure (line 2): event at 20 ms in 500 ms") == 1, "an event's first, once in a life"
-        assert told.count("on_pressure (line 2): event at 1 times in 10 s") == 1
+        assert re.search(r"was stopped for its pressure: cpu_throttled [\d.]+ m?s in [\d.]+ s; on_pressure \(line \d\): stop at 300 ms in 1 s", end["error"]), end
+        assert tell["state"] == "running" and tell["generation"] == 1 and tell["pressed"]["count"] >= 2
+        assert re.match(r"forks_refused \d+ times in [\d.]+ m?s; on_pressure", bomb["pressed"]["text"]), bomb
+        assert calm["state"] == "running" and "pressed" not in calm
+        usage = next(u for u in ask("Usage", dataflow="flow")["usage"] if u["node"] == "tell")
+        assert usage["source"] == "cgroup" and (usage["processes"], usage["threads"]) == (1, 1) and 8 << 20 < usage["memory_bytes"] < 32 << 20, usage
+        assert 0 <= usage["pressure"]["memory"]["some"] <= 100 and usage["cpu_ns"] > 0
+        (result,) = ask("Stop", dataflow="flow", force=True)["results"]
+        notes = [note["text"] for note in result["notes"] if note.get("node") == "tell" and "on_pressure" in note["text"]]
+        assert sorted(note.partition(": ")[2] for note in notes) == ["event at 1 times in 10 s", "event at 20 ms in 500 ms"], "once in a life"
 
 
 def test_who_stands_at_a_limit_is_told_of_once_a_second_and_the_last_value_always():
