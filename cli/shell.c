@@ -133,7 +133,7 @@ static void add_limits(json_t *to, const char *word)
 
 static json_t *complete(const char *before, const char *word)
 {
-        static const char *const verbs[] = {"list", "info", "stop", "restart", "signal"}, *const topic_verbs[] = {"list", "echo", "hz", "info"};
+        static const char *const verbs[] = {"list", "info", "stop", "restart", "signal"}, *const topic_verbs[] = {"list", "echo", "hz", "info", "pub"};
         char first[32] = "", second[32] = "";
         json_t *matches, *name;
         size_t i;

@@ -328,29 +328,33 @@ const Command cli_commands[] = {
         },
         {
                 .name = "topic",
-                .synopsis = "list [DATAFLOW] | echo|hz TOPIC... | info TOPIC [-d DATAFLOW] [--json]",
+                .synopsis = "list | echo|hz TOPIC... | info TOPIC | pub TOPIC TEXT [-d DATAFLOW] [--json]",
                 .summary = "what the outputs of running dataflows send, without being waited for",
                 .details = "A topic is NODE/OUTPUT, or DATAFLOW:NODE/OUTPUT. Messages are read out of shared memory that only\n"
                            "their sender can write: it costs the dataflow nothing, whether somebody looks or hangs. Needs\n"
                            "the daemon, and no option of the dataflow. What comes faster than it can be read passes.\n"
                            "\n"
-                           "  list                 topics, messages so far, how many a second, and who reads them\n"
+                           "  list [DATAFLOW]      topics, messages so far, how many a second, and who reads them\n"
                            "  echo                 messages as they come, from now on: number, time, size, and text as\n"
                            "                       text, anything else in hex; metadata. Until Ctrl-C, or until no more\n"
                            "                       can come. A node that begins another life is followed\n"
                            "  hz                   how often they come: rate, intervals, and a plot of the window, painted\n"
                            "                       anew on a terminal, elsewhere a line a second\n"
                            "  info                 who sends and who reads, their queues, and what goes by in 5 s\n"
+                           "  pub TOPIC TEXT       send messages, as a dynamic node whose place nobody has taken; what\n"
+                           "                       the outputs of others send only they can write\n"
                            "\n"
                            "  -d, --dataflow NAME  of which dataflow the topics are\n"
                            "  -q, --quiet          list: names alone, at once\n"
-                           "  --count N            echo: end after N messages\n"
+                           "  --count N            echo: end after N messages; pub: send so many, default 1\n"
                            "  --for D              echo, hz, info: end after this time: 500ms, 10s, 1m\n"
                            "  --window D           hz: look at so much of the past, default 10s\n"
                            "  --last               echo: begin with the last message that was sent already\n"
                            "  --bytes N            echo: show so much of a payload; default 4096, on a terminal 256, in hex 64\n"
+                           "  --file FILE          pub: what FILE holds, instead of TEXT; `-`: standard input\n"
+                           "  --rate HZ            pub: so many a second, default 1\n"
                            "  --raw                echo: nothing but the bytes of payloads, one after the other\n"
-                           "  --json               JSON: of list and info one object, of echo one a message, of hz one a second\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
+                           "  --json               JSON: one object; of echo one a message, of hz one a second and topic\n" SESSION_TIMEOUT_HELP SESSION_OPTIONS_HELP,
                 .main = cmd_topic,
         },
         {

@@ -24,6 +24,7 @@ static const struct {
         {"echo", topic_echo, "cfblr", 1, TOPICS_MAX},
         {"hz", topic_hz, "fw", 1, TOPICS_MAX},
         {"info", topic_info, "f", 1, 1},
+        {"pub", topic_pub, "cFR", 1, 2},
 };
 
 size_t topic_columns(void)
@@ -61,6 +62,7 @@ static bool number_of(const char *text, long long least, long long most, long lo
 static int take_option(TopicCommand *t, int o)
 {
         long long n = 0;
+        char *end = NULL;
 
         switch (o) {
         case 'd':
@@ -82,6 +84,12 @@ static int take_option(TopicCommand *t, int o)
         case 'l':
                 t->last = true;
                 return 0;
+        case 'F':
+                t->file = optarg;
+                return 0;
+        case 'R':
+                t->rate = strtod(optarg, &end);
+                return end > optarg && !*end && t->rate >= 1e-6 && t->rate <= 1e6 ? 0 : usage_error("topic", "--rate: `%s` is no number of messages a second", optarg);
         case 'q':
                 t->quiet = true;
                 return 0;
@@ -102,6 +110,8 @@ static int read_arguments(TopicCommand *t, size_t verb, int argc, char **argv)
                 {"window", required_argument, NULL, 'w'},
                 {"bytes", required_argument, NULL, 'b'},
                 {"last", no_argument, NULL, 'l'},
+                {"file", required_argument, NULL, 'F'},
+                {"rate", required_argument, NULL, 'R'},
                 {"quiet", no_argument, NULL, 'q'},
                 {"raw", no_argument, NULL, 'r'},
                 SESSION_LONG_OPTIONS,
@@ -135,7 +145,7 @@ int cmd_topic(int argc, char **argv)
         while (i < ELEMENTSOF(verbs) && strcmp(t.verb, verbs[i].verb) != 0)
                 i++;
         if (i == ELEMENTSOF(verbs))
-                return usage_error("topic", argc > 1 ? "`%s` is none of list, echo, hz, info" : "say what to do: list, echo, hz, info", t.verb);
+                return usage_error("topic", argc > 1 ? "`%s` is none of list, echo, hz, info, pub" : "say what to do: list, echo, hz, info, pub", t.verb);
         (void)snprintf(name, sizeof(name), "topic %s", t.verb);
         t.session.command = name;
         session_begin();

@@ -17,14 +17,14 @@ typedef struct TopicCommand {
         size_t bytes;        /* SIZE_MAX: not given */
         double rate;         /* 0: not given */
         bool last, raw, quiet;
-        const char *file;
-        const char *data; /* of `pub` */
+        const char *file; /* of `pub`; its text is topics[1] */
 } TopicCommand;
 
 int topic_list(TopicCommand *t);
 int topic_echo(TopicCommand *t);
 int topic_hz(TopicCommand *t);
 int topic_info(TopicCommand *t);
+int topic_pub(TopicCommand *t);
 
 /* topic_find_all() - those that were named. Return: 0 or the exit status, said; *ret: owned array, topic_done() each. */
 int topic_find_all(TopicCommand *t, Topic **ret);

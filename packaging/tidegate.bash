@@ -36,7 +36,7 @@ _tidegate() {
             ;;
         topic)
             if [ "$COMP_CWORD" -eq 2 ]; then
-                candidates='list echo hz info'
+                candidates='list echo hz info pub'
             else
                 candidates=$(tidegate topic list -q --timeout 500ms ${dir:+--runtime-dir "$dir"} 2>/dev/null </dev/null)
             fi

@@ -43,7 +43,7 @@ def complete(build, root, fake, tmp_path):
         ("tidegate freeze audio:c", {"camera"}),
         ("tidegate why --f", {"--freeze"}),
         ("tidegate set-limit audio memory_", {"memory_max=", "memory_high=", "memory_swap_max="}),
-        ("tidegate topic ", {"list", "echo", "hz", "info"}),
+        ("tidegate topic ", {"list", "echo", "hz", "info", "pub"}),
         ("tidegate topic echo video:", {"grab/image", "grab/state"}),
         ("tidegate version ", set()),
     ],

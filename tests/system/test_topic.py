@@ -301,7 +301,7 @@ def test_what_is_no_topic_is_said(start_daemon, start, build, tidegate):
         (["echo", "flow:beat/out", "-d", "stream"], 2, "is no topic of stream"),
         (["echo", "beat/out", "--count", "none"], 2, "--count"),
         (["list", "--raw"], 2, "`topic list` has no such option: `--raw`"),
-        (["shout"], 2, "`shout` is none of list, echo, hz, info"),
+        (["shout"], 2, "`shout` is none of list, echo, hz, info, pub"),
         ([], 2, "say what to do"),
     ]:
         p = tidegate("topic", *args, "--runtime-dir", daemon.runtime) if args else tidegate("topic")
@@ -420,3 +420,56 @@ def test_info_tells_who_sends_and_who_reads(start_daemon, start, build, tidegate
     assert lines[0] == "beat/out of dataflow flow: bytes" and lines[1].startswith("  publisher    beat, running, life 1: ")
     assert lines[3].startswith("  subscriber   hear/in, active, backpressure 10: published ")
     assert tidegate("topic", "info", "beat/in", "--runtime-dir", daemon.runtime).returncode == 4
+
+
+def dynamic(id, **keys):
+    return {**node(id, [], **keys), "kind": "dynamic", "argv": []}
+
+
+def test_pub_takes_a_free_place_and_leaves_it(start_daemon, start, build, tmp_path, topic, tidegate):
+    daemon, nodes = start_daemon(), build / "tests/system"
+    start(daemon, dynamic("hand", outputs=["out"]), node("drain", [nodes / "drain", tmp_path / "got"], inputs=[("in", "hand", "out")]))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    echo = topic(daemon, "echo", "hand/out", "--json")
+    assert "nobody is there yet" in echo.json()["note"]
+
+    def pub(*args, **keys):
+        return tidegate("topic", "pub", "hand/out", *args, "--runtime-dir", daemon.runtime, **keys)
+
+    p = pub("one,")
+    assert (p.returncode, p.stdout, p.stderr) == (0, "hand/out: published 1 message of 4 bytes\n", "")
+    assert [(m["text"], m["index"]) for m in echo.messages(1)] == [("one,", 0)]
+    (tmp_path / "two").write_bytes(b"two," * 100000)
+    p = pub("--file", tmp_path / "two", "--count", 2, "--rate", 1000, "--json")
+    assert p.returncode == 0 and {**json.loads(p.stdout), "dataflow": ""} == {"topic": "hand/out", "dataflow": "", "published": 2, "size": 400000}
+    with open(tmp_path / "two") as f:
+        assert pub("--file", "-", stdin=f).returncode == 0
+    daemon.call("Stop", dataflow="flow")
+    assert (tmp_path / "got").read_bytes() == b"one," + b"two," * 300000
+    echo.finish()
+
+
+def test_pub_says_why_it_cannot(start_daemon, start, build, tmp_path, tidegate):
+    daemon, nodes = start_daemon(), build / "tests/system"
+    start(daemon, dynamic("hand", outputs=["out"]), beat(build))
+    assert eventually(lambda: daemon.status("flow")["nodes"][1]["state"] == "running", 20), daemon.output()
+    env = {**os.environ, "TIDEGATE_RUNTIME_DIR": str(daemon.runtime)}
+    # somebody has the place already
+    other = subprocess.Popen([build / "bin/tidegate-pipe", "--as", "hand", "--send", "out"], env=env, stdin=subprocess.PIPE)
+    try:
+        assert eventually(lambda: daemon.status("flow")["nodes"][0]["state"] == "running", 20), daemon.output()
+        for args, status, words in [
+            (["hand/out", "x"], 1, "node hand has a process"),
+            (["beat/out", "x"], 1, "node beat (line 1) is not dynamic: what its outputs send only its own process can write"),
+            (["hand/in", "x"], 4, "node hand has no output in"),
+            (["hand/out"], 2, "needs one of both"),
+            (["hand/out", "x", "--file", "y"], 2, "needs one of both"),
+            (["hand/out", "x", "--rate", "-1"], 2, "--rate"),
+        ]:
+            p = tidegate("topic", "pub", *args, "--runtime-dir", daemon.runtime)
+            assert p.returncode == status and words in p.stderr and p.stdout == "", (args, p)
+    finally:
+        other.communicate(timeout=20)
+    assert eventually(lambda: daemon.status("flow")["nodes"][0]["state"] == "starting", 20), daemon.output()
+    p = tidegate("topic", "pub", "hand/out", "--file", tmp_path / "none", "--runtime-dir", daemon.runtime)
+    assert p.returncode == 1 and "none: No such file" in p.stderr
