@@ -504,13 +504,17 @@ static void blame_call(Why *why, WhyThread *t)
                 why_say(t, BLAME_UNKNOWN, t->task.wchan[0] ? "waits in the kernel (%s); its system call is not to be seen" : "waits; its system call is not to be seen", t->task.wchan);
 }
 
-static void judge_thread(Why *why, WhyThread *t)
+static void forget(WhyThread *t)
 {
         t->cause = BLAME_UNKNOWN;
         t->text[0] = t->object[0] = t->target_comm[0] = '\0';
         t->definite = t->link = false;
         t->target_node = t->next = -1;
         t->target_pid = t->target_tid = 0;
+}
+
+static void judge_thread(Why *why, WhyThread *t)
+{
         if (blame_state(why, t))
                 return;
         if (t->task.state == 'R' || is_busy(why, t))
@@ -624,10 +628,32 @@ static void judge_group(Why *why, const WhyGroup *before, const WhyGroup *now, c
                 say_group(why, BLAME_FROZEN, "is frozen, by the freezer of %s", whose);
 }
 
+/* Of the node that is asked about, and of those that one of these waits for. What others do takes as long to find out, and nobody wants to know. */
+static void judge_reachable(Why *why)
+{
+        bool more = true;
+
+        for (size_t i = 0; i < why->n_threads; i++)
+                forget(&why->threads[i]);
+        for (size_t i = 0; i < why->n_nodes; i++)
+                why->nodes[i].judged = false;
+        for (int node = (int)why->target; more;) {
+                why->nodes[node].judged = true;
+                for (size_t i = 0; i < why->n_threads; i++)
+                        if (why->threads[i].node == node)
+                                judge_thread(why, &why->threads[i]);
+                more = false;
+                for (size_t i = 0; i < why->n_threads && !more; i++)
+                        if (why->threads[i].target_node >= 0 && !why->nodes[why->threads[i].target_node].judged) {
+                                node = why->threads[i].target_node;
+                                more = true;
+                        }
+        }
+}
+
 void why_judge(Why *why)
 {
-        for (size_t i = 0; i < why->n_threads; i++)
-                judge_thread(why, &why->threads[i]);
+        judge_reachable(why);
         choose_best(why);
         link_up(why);
         find_circles(why);

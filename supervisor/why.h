@@ -43,6 +43,7 @@ typedef struct WhyNode {
         int32_t leader; /* its first process; 0: not known */
         int32_t reaper; /* a process of ours that may be in its cgroup; 0: none */
         int best;      /* thread that says most; -1: none */
+        bool judged;   /* the way from whom is asked about leads to it */
 } WhyNode;
 
 typedef struct WhyProcess {
