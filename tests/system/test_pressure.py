@@ -4,6 +4,7 @@ else is and everything is allowed."""
 
 import os
 import re
+import signal
 import time
 
 import pytest
@@ -107,7 +108,8 @@ def test_a_condition_that_is_met_is_told_and_its_action_follows_also_when_who_wa
         list(client.stream("Start", plan=plan(*nodes)))
         list(client.stream("Start", plan={**plan(node("a"), node("b"), name="whole"), "on_pressure": [condition("cpu_some", "stop", met, window)]}, grace_ms=1000))
     before = daemon.health()["pid"]
-    daemon.send(*[dies] * len(daemon.parts(dies)))
+    for pid in daemon.parts(dies):
+        daemon.send_to(pid, signal.SIGKILL)
     if dies == "supervisor":
         assert eventually(lambda: daemon.talk("GetHealth")["health"]["pid"] != before, 10)
     listener = daemon.client()
