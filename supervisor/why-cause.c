@@ -180,6 +180,30 @@ static bool blame_file_system(Why *why, WhyThread *t)
         return true;
 }
 
+/* Uninterruptible is also who has lent its memory to a child that has not executed its program yet: what that waits for is the reason. */
+static bool blame_vfork(Why *why, WhyThread *t)
+{
+        const WhyThread *child = NULL;
+        bool forks = t->call.number == SYS_clone || t->call.number == SYS_clone3;
+
+#ifdef SYS_vfork
+        forks = forks || t->call.number == SYS_vfork;
+#endif
+        for (size_t i = 0; i < why->n_threads && forks && t->task.state == 'D'; i++) {
+                const WhyThread *other = &why->threads[i];
+
+                if (other->task.tid == other->task.pid && other->stat.parent == t->task.pid && other->task.state != 'Z' &&
+                        (!child || other->task.start_time >= child->task.start_time))
+                        child = other;
+        }
+        if (!child)
+                return false;
+        point_at(why, t, child->task.pid, 0);
+        t->definite = true;
+        why_say(t, BLAME_CHILD, "waits until its new child, pid %d, executes a program", child->task.pid);
+        return true;
+}
+
 static bool blame_state(Why *why, WhyThread *t)
 {
         char tracer[WHY_NAME_MAX];
@@ -201,7 +225,7 @@ static bool blame_state(Why *why, WhyThread *t)
         } else if (is_in(t, "handle_userfault")) {
                 why_say(t, BLAME_PAGE_FAULT, "waits in a page fault for whoever serves it (userfaultfd)");
         } else {
-                return blame_file_system(why, t);
+                return blame_vfork(why, t) || blame_file_system(why, t);
         }
         return true;
 }

@@ -46,7 +46,8 @@ ROWS = {
     "peer-dead-tcp": Row("peer-dead", "", ("127.0.0.1:",)),
     "file-lock": Row("file-lock", "keeper", (FOLDER + "lock",)),
     "file-lock-record": Row("file-lock", "keeper", (FOLDER + "record",)),
-    "file-system": Row("file-system", "", (FOLDER + "hung/file",)),
+    "file-system": Row("file-system", "", (FOLDER + "hung/d1/file",)),
+    "spawn": Row("file-system", "", ("execve of " + FOLDER + "hung/d2/program",)),
     "fifo-open": Row("fifo-open", "", (FOLDER + "lonely",)),
     "connect-full": Row("connect", "keeper", (FOLDER + "full",)),
     "connect-tcp": Row("connect", "keeper", ("127.0.0.1:",)),
@@ -63,6 +64,11 @@ ROWS = {
     "flood": Row("backpressure", "relay", ("relay waits for room", "tally")),
     "hear": Row("waiting-for-input", "beat", ("beat waits in libtidegate for a time",)),
     "elsewhere": Row("peer-silent", "keeper", ("has not accepted it",)),
+    # And who is waited for, and does nothing wrong.
+    "keeper": Row("sleeping", "", ("waits for a signal",)),
+    "relay": Row("backpressure", "tally"),
+    "tally": Row("sleeping"),
+    "beat": Row("sleeping"),
 }
 # What only root may do: a network of its own, and an end of a connection without a word to its peer.
 ROOTS = ["peer-dead-tcp", "connect-nowhere"]
@@ -73,14 +79,14 @@ OF_ANOTHER_NAMESPACE = ["traced", "signals"]
 # Who burns a processor does so for a moment, each time that it is told to: {node: by which FIFOs}.
 BURN = {"busy": ["go-busy"], "signals": ["go-signals"], "starved": ["go-hog", "go-starved"]}
 HELPERS = ["keeper", "tracer", "storm", "hog"]
-IN_DATA = ["flood", "hear", "elsewhere"]
+IN_DATA = ["flood", "hear", "elsewhere", "relay", "tally", "beat"]
 
 
 def descriptor(build, folder, names, user):
     """Those of @names as one dataflow, with those whom they wait for."""
     programs = build / "tests/system"
     words = {name: f"{name} {folder}" for name in [*names, *HELPERS] if name not in IN_DATA}
-    words |= {"frozen": f"sleeping {folder}", "file-system": f"file-system {folder}/hung"}
+    words |= {"frozen": f"sleeping {folder}", "file-system": f"file-system {folder}/hung/d1", "spawn": f"spawn {folder}/hung/d2"}
     if user:
         words["starved"] = f"starved-idle {folder}"
         del words["hog"]

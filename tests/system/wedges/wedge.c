@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -442,6 +443,18 @@ static void file_system(void)
         not_wedged("open");
 }
 
+/* Its child hangs there before it has become another program, and until then this process is uninterruptible, too. */
+static void spawn(void)
+{
+        char path[512], *arguments[] = {path, NULL};
+        pid_t pid;
+
+        (void)snprintf(path, sizeof(path), "%s", in_folder("program"));
+        wedged();
+        (void)posix_spawn(&pid, path, NULL, NULL, arguments, NULL);
+        not_wedged("posix_spawn");
+}
+
 /* ---- held by others */
 
 static void stopped(void)
@@ -632,6 +645,7 @@ int main(int argc, char **argv)
                 {"file-lock", file_lock},
                 {"file-lock-record", file_lock_record},
                 {"file-system", file_system},
+                {"spawn", spawn},
                 {"fifo-open", fifo_open},
                 {"connect-full", connect_full},
                 {"connect-tcp", connect_tcp},
