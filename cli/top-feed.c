@@ -297,7 +297,7 @@ void top_feed_probe(TopFeed *feed, const char *uuid, nsec_t now)
                 (void)snprintf(feed->told, sizeof(feed->told), "probes: detached");
                 return;
         }
-        parameters = json_pack("{ss sb si}", "dataflow", uuid, "calls", 1, "interval_ms", (int)(feed->interval / NSEC_PER_MSEC));
+        parameters = json_pack("{ss sb sb si}", "dataflow", uuid, "calls", 1, "queues", 1, "interval_ms", (int)(feed->interval / NSEC_PER_MSEC));
         r = client_connect(&feed->probe, feed->runtime_dir, now);
         if (r)
                 json_decref(parameters);
@@ -310,7 +310,15 @@ void top_feed_probe(TopFeed *feed, const char *uuid, nsec_t now)
         (void)snprintf(feed->probed, sizeof(feed->probed), "%s", uuid);
         (void)snprintf(feed->told, sizeof(feed->told), "probes: being attached");
         feed->probe_until = nsec_add(now, PROBE_SPAN);
-        feed->probe_came = false;
+        feed->probe_said[0] = '\0';
+}
+
+static void tell(TopFeed *feed, const char *what)
+{
+        if (strcmp(what, feed->probe_said) == 0)
+                return;
+        (void)snprintf(feed->probe_said, sizeof(feed->probe_said), "%s", what);
+        (void)snprintf(feed->told, sizeof(feed->told), "probes: %.280s", what);
 }
 
 static void take_probes(TopFeed *feed, const Reply *reply, nsec_t now)
@@ -327,11 +335,8 @@ static void take_probes(TopFeed *feed, const Reply *reply, nsec_t now)
         }
         feed->probe_until = nsec_add(now, nsec_add(feed->interval, PROBE_SPAN));
         top_model_put_probes(feed->model, feed->probed, probes, now);
-        if (json_get_text(probes, "reason")[0])
-                (void)snprintf(feed->told, sizeof(feed->told), "probes: %s", json_get_text(probes, "reason"));
-        else if (json_is_true(json_object_get(probes, "attached")) && !feed->probe_came)
-                (void)snprintf(feed->told, sizeof(feed->told), "probes: attached; p again detaches them");
-        feed->probe_came |= json_is_true(json_object_get(probes, "attached"));
+        tell(feed, json_get_text(probes, "reason")[0] ? json_get_text(probes, "reason")
+                   : json_is_true(json_object_get(probes, "attached")) ? "attached; p again detaches them" : "being attached");
         if (!reply->continues)
                 end_probe(feed, now);
 }

@@ -31,7 +31,7 @@ typedef struct TopFeed {
         Client probe;      /* keeps probes attached for as long as it is open */
         char probed[40];   /* uuid; "": none */
         nsec_t interval, probe_until; /* of its stream; when its next word is late */
-        bool probe_came;   /* it has said that they are attached */
+        char probe_said[300]; /* what was told of it last: the same is not told again */
         char told[300];    /* for the person who asked for them; taken by the caller */
         json_t *uuids;     /* shown; owned */
         size_t next_usage, next_probe; /* whom of these to ask for next */

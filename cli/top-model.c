@@ -486,6 +486,18 @@ static const json_t *find_call(const json_t *probed, const json_t *like)
         return NULL;
 }
 
+/* Where calls cannot be counted threads may have been looked at. */
+static bool has_samples(const json_t *probes)
+{
+        json_t *node;
+        size_t i;
+
+        json_array_foreach(json_object_get(probes, "nodes"), i, node)
+                if (json_is_object(json_object_get(node, "sampled")))
+                        return true;
+        return false;
+}
+
 /* What came between two answers: how many, and which took longest. */
 static void compare_calls(TopNode *node, const json_t *probed, const json_t *before, nsec_t span_ns, nsec_t now)
 {
@@ -518,13 +530,15 @@ void top_model_put_probes(TopModel *model, const char *uuid, json_t *probes, nse
         json_t *before = json_object_get(model->probed, uuid);
         nsec_t span_ns = (number(probes, "at_ms") - number(before, "at_ms")) * NSEC_PER_MSEC;
 
-        if (!json_is_true(json_object_get(probes, "attached"))) {
+        bool attached = json_is_true(json_object_get(probes, "attached"));
+
+        if (!attached && !has_samples(probes)) {
                 (void)json_object_del(model->probed, uuid);
                 return;
         }
         if (number(probes, "at_ms") <= number(before, "at_ms") || number(probes, "attached_at_ms") != number(before, "attached_at_ms"))
                 before = NULL; /* not to be compared: they were attached anew */
-        for (size_t i = 0; i < model->n_nodes; i++) {
+        for (size_t i = 0; attached && i < model->n_nodes; i++) {
                 TopNode *node = &model->nodes[i];
                 const json_t *probed = strcmp(node->uuid, uuid) == 0 ? find_calls(probes, node) : NULL;
 
@@ -539,6 +553,18 @@ void top_model_put_probes(TopModel *model, const char *uuid, json_t *probes, nse
 json_t *top_model_calls(const TopModel *model, const TopNode *node)
 {
         return find_calls(json_object_get(model->probed, node->uuid), node);
+}
+
+json_t *top_model_queue(const TopModel *model, const TopLink *link)
+{
+        json_t *queue;
+        size_t i;
+
+        json_array_foreach(json_object_get(json_object_get(model->probed, link->uuid), "links"), i, queue)
+                if (strcmp(json_get_text(queue, "to"), link->to) == 0 && strcmp(json_get_text(queue, "input"), link->input) == 0 &&
+                        strcmp(json_get_text(queue, "from"), link->from) == 0 && strcmp(json_get_text(queue, "output"), link->output) == 0)
+                        return queue;
+        return NULL;
 }
 
 double top_model_probe_share(const TopModel *model)

@@ -96,7 +96,7 @@ typedef struct TopModel {
         size_t n_links;
         json_t *dataflows; /* owned; what was said last, for details; NULL: nothing yet */
         nsec_t answered_at; /* of that */
-        json_t *probed;     /* owned; {uuid: Probes}, where probes are attached; NULL: nowhere */
+        json_t *probed;     /* owned; {uuid: Probes}; NULL: none */
         size_t n_dataflows; /* shown */
         nsec_t fresh_span;  /* what is older is unknown */
 } TopModel;
@@ -125,7 +125,7 @@ void top_model_put_usage(TopModel *model, const char *uuid, const json_t *usage,
 /* top_model_put_look() - an entry of usage_read() for the cgroup of one dataflow: for nodes of which Usage says nothing. */
 void top_model_put_look(TopModel *model, const char *uuid, const json_t *entry, nsec_t now);
 
-/* top_model_put_probes() - Probes of one dataflow, from Probe. NULL, and such as are not attached: there are none. */
+/* top_model_put_probes() - Probes of one dataflow, from Probe. NULL, and such as are neither attached nor have samples: there are none. */
 void top_model_put_probes(TopModel *model, const char *uuid, json_t *probes, nsec_t now);
 
 /* top_host_put() - the texts of /proc/stat and /proc/pressure/{cpu,memory,io}; NULL: could not be read. */
@@ -143,8 +143,9 @@ const TopLink *top_model_link(const TopModel *model, const char *uuid, const cha
 /* top_model_dataflow() - what Status said of it, borrowed; NULL: nothing. */
 json_t *top_model_dataflow(const TopModel *model, const char *uuid);
 
-/* top_model_calls() - the ProbedNode of a node's life, borrowed; NULL: its calls are not counted. */
+/* top_model_calls() - the ProbedNode of a node's life, top_model_queue() - the ProbedLink; borrowed; NULL: nothing of it is known. */
 json_t *top_model_calls(const TopModel *model, const TopNode *node);
+json_t *top_model_queue(const TopModel *model, const TopLink *link);
 
 /* top_model_probe_share() - of one CPU, what the probes of all dataflows cost; unknown without any. */
 double top_model_probe_share(const TopModel *model);

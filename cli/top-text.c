@@ -198,6 +198,22 @@ static void add_call(TopText *text, const json_t *call)
                 histogram_format_ns((uint64_t)MAX(json_get_number(call, "total_ns"), 0LL), total, sizeof(total)));
 }
 
+/* Where they are not counted: in which calls its threads were found. */
+static void add_samples(TopText *text, const json_t *sampled)
+{
+        long long threads = json_get_number(sampled, "threads");
+        json_t *call;
+        size_t i;
+
+        if (threads <= 0)
+                return;
+        top_text_add(text, "%s", "");
+        top_text_add(text, "  %lld threads found in %lld looks: %.0f %% of them in no call, the others in", threads, json_get_number(sampled, "looks"),
+                100.0 * (double)json_get_number(sampled, "outside") / (double)threads);
+        json_array_foreach(json_object_get(sampled, "calls"), i, call)
+                top_text_add(text, "  %-18.18s %9.0f %%", json_get_text(call, "call"), 100.0 * (double)json_get_number(call, "samples") / (double)threads);
+}
+
 static void add_calls(TopText *text, const TopModel *model, const TopNode *node)
 {
         const json_t *calls = json_object_get(top_model_calls(model, node), "calls");
@@ -283,9 +299,29 @@ static void node_details(TopText *text, const TopModel *model, const TopUi *ui, 
         top_text_add(text, "%s", "");
         add_links(text, model, node, now);
         add_calls(text, model, node);
+        add_samples(text, json_object_get(top_model_calls(model, node), "sampled"));
 }
 
 /* ---- details of a link */
+
+/* What probes saw of its messages. Depths are whole numbers below the end of their bucket. */
+static void add_queue(TopText *text, const json_t *queue)
+{
+        char p50[16], p99[16], most[16];
+        Histogram h;
+
+        histogram_read(&h, json_object_get(queue, "depth_log2"));
+        if (h.sum == 0)
+                return;
+        top_text_add(text, "%s", "");
+        top_text_add(text, "%-14s %lld messages, one in %lld", "probed", json_get_number(queue, "sampled"), MAX(json_get_number(queue, "one_in"), 1LL));
+        top_text_add(text, "  %-12s %" PRIu64 " p50, %" PRIu64 " p99, %" PRIu64 " at most", "waited", histogram_quantile(&h, 0.5) - 1, histogram_quantile(&h, 0.99) - 1,
+                histogram_quantile(&h, 1) - 1);
+        histogram_read(&h, json_object_get(queue, "age_log2_ns"));
+        if (h.sum > 0)
+                top_text_add(text, "  %-12s %s p50, %s p99, %s at most", "age", histogram_format_ns(histogram_quantile(&h, 0.5), p50, sizeof(p50)),
+                        histogram_format_ns(histogram_quantile(&h, 0.99), p99, sizeof(p99)), histogram_format_ns(histogram_quantile(&h, 1), most, sizeof(most)));
+}
 
 static void link_details(TopText *text, const TopModel *model, const TopUi *ui, nsec_t now)
 {
@@ -313,6 +349,7 @@ static void link_details(TopText *text, const TopModel *model, const TopUi *ui, 
         top_text_add(text, "%-14s %" PRIu64 ", %s a second", "dropped", l->dropped, top_format_rate(rate, sizeof(rate), l->drop_rate));
         json_object_foreach(l->reasons, reason, n)
                 top_text_add(text, "  %-12s %lld", reason, (long long)json_integer_value(n));
+        add_queue(text, top_model_queue(model, l));
 }
 
 void top_text_details(TopText *text, const TopModel *model, const TopUi *ui, nsec_t now)

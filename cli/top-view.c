@@ -262,7 +262,7 @@ static const Column node_columns[N_NODE_COLUMNS] = {
 static void rank_node_columns(Column to[static N_NODE_COLUMNS], const TopModel *model)
 {
         memcpy(to, node_columns, sizeof(node_columns));
-        for (int i = 0; json_object_size(model->probed) > 0 && i < N_NODE_COLUMNS; i++)
+        for (int i = 0; top_model_probe_share(model) >= 0 && i < N_NODE_COLUMNS; i++)
                 if (to[i].put == put_calls || to[i].put == put_worst)
                         to[i].rank = to[i].put == put_calls ? 3 : 4;
 }

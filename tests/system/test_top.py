@@ -293,7 +293,7 @@ def test_probes_are_attached_by_an_open_stream_and_detached_by_its_end(screen, a
     s.type("p")
     s.until(r"^audio:source +running .* \d+\.\d +openat 8.19us")
     s.until(r"probes: 0\.42 % of one CPU")
-    assert [p for m, p in audio.calls if m == "Probe" and "interval_ms" in p] == [{"dataflow": UUID, "calls": True, "interval_ms": 100}]
+    assert [p for m, p in audio.calls if m == "Probe" and "interval_ms" in p] == [{"dataflow": UUID, "calls": True, "queues": True, "interval_ms": 100}]
     s.type("\r")
     s.until(r"^  openat +\d+0 +\d+ +8.19us +8.19us")
     s.type("\x1bp")
