@@ -133,6 +133,8 @@ Test(pressure, who_starts_ends_or_stands_still_has_no_say)
         for (size_t i = 0; i < ELEMENTSOF(flags); i++) {
                 *flags[i] = true;
                 met(n, 0, 0, 0, 0);
+                if (i >= 4) /* of all of it */
+                        met(NULL, 0, 0, 0, 0);
                 *flags[i] = false;
                 cr_expect_null(told(0), "flag %zu", i);
         }
