@@ -17,6 +17,7 @@
 #include "supervisor/wiring.h"
 
 #define WHY_SPAN   (3 * NSEC_PER_SEC)
+#define ANSWER_SPAN (500 * NSEC_PER_MSEC) /* of the time that is given, at most: until what was seen by then has come back */
 #define LINKS_MAX  4096 /* of a dataflow, that the keeper is told of */
 
 /* ---- asking */
@@ -84,6 +85,7 @@ static void look_for_answer(Client *client)
 static void why(Client *client, const Parameters *parameters)
 {
         nsec_t span = parameters->timeout_ms == PARAM_ABSENT ? WHY_SPAN : MIN((nsec_t)parameters->timeout_ms * NSEC_PER_MSEC, WHY_SPAN_MAX);
+        nsec_t reserve = parameters->timeout_ms == PARAM_ABSENT ? 0 : MIN(span / 4, ANSWER_SPAN);
         Flow *flow = flow_resolve(client, parameters->dataflow);
         Node *node = flow ? flow_node(client, flow, parameters->node) : NULL;
 
@@ -101,7 +103,7 @@ static void why(Client *client, const Parameters *parameters)
         client->call.node = node;
         client->call.awaited = -1;
         client->call.generation = node->generation;
-        if (why_ask(node, parameters->freeze, nsec_add(client->server->loop->now, span), &client->call.asked)) {
+        if (why_ask(node, parameters->freeze, nsec_add(client->server->loop->now, span - reserve), &client->call.asked)) {
                 client_fail(client, CONTROL_E_NOT_RUNNING, "the keeper of dataflow %.128s cannot be asked", flow->dataflow->plan->name);
                 return;
         }

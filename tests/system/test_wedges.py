@@ -14,8 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
+from client import ControlError
+from conftest import eventually
 from hungmount import HungMount
-from lives import LONG
+from lives import LONG, arguments_of, children_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else and to mount")
 NOBODY = 65534
@@ -105,7 +107,7 @@ def descriptor(build, folder, names, user):
 class Wedged:
     """A daemon that sees the mount, and in it a dataflow of nodes that get stuck."""
 
-    def __init__(self, build, start_daemon, home, folder, mount, rows, user):
+    def __init__(self, build, start_daemon, home, folder, mount, names, rows, user):
         self.folder, self.rows = folder, rows
         prefix = mount.prefix()
         if user:
@@ -114,7 +116,7 @@ class Wedged:
             prefix += ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
         self.command = [*prefix, build / "bin/tidegate"]
         self.daemon = start_daemon(directory=folder, prefix=["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', home, *prefix] if user else prefix)
-        (folder / "flow.yml").write_text(json.dumps(descriptor(build, folder, rows, user)))
+        (folder / "flow.yml").write_text(json.dumps(descriptor(build, folder, names, user)))
         p = self.tell("start", folder / "flow.yml", "--detach", "--no-logs", "--grace-duration", "100ms")
         assert p.returncode == 0, p.stdout + p.stderr
         if "frozen" in rows:
@@ -177,13 +179,13 @@ def stranger(folder):
 
 @pytest.fixture
 def wedged(build, folder, stranger, home, start_daemon):
-    """Start those of @rows."""
+    """Start those of @names; @asked, or these: what is said of them."""
     if not (build / "tests/supervisor/hungfs").exists() or not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("needs tests/supervisor/hungfs (libfuse3 and Criterion) and /dev/fuse")
     mount = HungMount(build / "tests/supervisor/hungfs", folder / "hung")
 
-    def start(rows, user=False):
-        started = Wedged(build, start_daemon, home, folder, mount, rows, user)
+    def start(names, user=False, asked=None):
+        started = Wedged(build, start_daemon, home, folder, mount, names, asked or names, user)
         stranger()
         return started
 
@@ -192,8 +194,21 @@ def wedged(build, folder, stranger, home, start_daemon):
 
 
 @pytest.mark.cgroup_only
-def test_why_names_the_cause_of_each(wedged):
-    assert wedged(ROWS).wrong() == {}
+def test_why_names_the_cause_of_each_and_does_not_hang_with_one(wedged):
+    here = wedged([*ROWS, "unreadable"], asked=ROWS)
+    assert here.wrong() == {}
+    keeper = next(pid for pid in children_of(here.daemon.process.pid) if "--role=keeper" in arguments_of(pid))
+    before = children_of(keeper)
+
+    def look():
+        with contextlib.suppress(ControlError):  # a machine that is too busy for it
+            said = here.daemon.call("Why", dataflow="flow", node="unreadable", timeout_ms=600)["why"]
+            return None if said["deep"] else said
+
+    said = eventually(look, SECONDS)
+    assert said and (said["cause"], said["n_threads"]) == ("sleeping", 2) and "86400" not in said["text"], said
+    assert eventually(lambda: children_of(keeper) == before, 5), "who looked is ended and waited for"
+    assert here.is_right("deadlock", here.ask("deadlock"))
 
 
 @pytest.mark.cgroup_only

@@ -500,21 +500,65 @@ static void child(void)
         not_wedged("waitpid");
 }
 
-/* Memory whose pages a descriptor promises to bring: nobody reads it. */
-static void page_fault(void)
+static void *new_page(void)
+{
+        void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+        if (page == MAP_FAILED)
+                die("mmap");
+        return page;
+}
+
+/* What is not in that page a descriptor promises to bring, and nobody reads that. */
+static void promise(void *page, int flags)
 {
         struct uffdio_api api = {.api = UFFD_API};
-        struct uffdio_register part = {.mode = UFFDIO_REGISTER_MODE_MISSING};
-        volatile char *memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        int fd = (int)checked(syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY), "userfaultfd");
+        struct uffdio_register part = {.range = {(uintptr_t)page, 4096}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+        int fd = (int)checked(syscall(SYS_userfaultfd, O_CLOEXEC | flags), "userfaultfd");
 
-        part.range.start = (uintptr_t)memory;
-        part.range.len = 4096;
         (void)checked(ioctl(fd, UFFDIO_API, &api), "UFFDIO_API");
         (void)checked(ioctl(fd, UFFDIO_REGISTER, &part), "UFFDIO_REGISTER");
+}
+
+static void page_fault(void)
+{
+        volatile char *memory = new_page();
+
+        promise((void *)(uintptr_t)memory, UFFD_USER_MODE_ONLY);
         wedged();
         memory[0] = 1;
         not_wedged("the write");
+}
+
+static void *take_away(void *page)
+{
+        char text[64] = "";
+
+        for (int i = 0; i < 4000 && !strstr(text, "nanosleep"); i++) {
+                FILE *f = fopen("/proc/self/wchan", "re"); /* of the first thread */
+
+                if (!f || !fgets(text, sizeof(text), f))
+                        (void)usleep(5000);
+                if (f)
+                        (void)fclose(f);
+        }
+        promise(page, 0);
+        (void)checked(madvise(page, 4096, MADV_DONTNEED), "MADV_DONTNEED");
+        wedged();
+        stay();
+}
+
+/* It sleeps, for a time that is in memory which nobody can read without hanging, too. */
+static void unreadable(void)
+{
+        struct timespec *span = new_page();
+        pthread_t thread;
+
+        span->tv_sec = 86400;
+        if (pthread_create(&thread, NULL, take_away, span))
+                die("pthread_create");
+        (void)nanosleep(span, NULL);
+        not_wedged("nanosleep");
 }
 
 /* ---- busy with nothing */
@@ -656,6 +700,7 @@ int main(int argc, char **argv)
                 {"sleeping", sleeping},
                 {"child", child},
                 {"page-fault", page_fault},
+                {"unreadable", unreadable},
                 {"busy", busy},
                 {"signals", signals},
                 {"storm", storm},
