@@ -145,17 +145,20 @@ static int take_answer(TopicWatch *watch, Topic *topic, const json_t *observed, 
         bool anew = ring != topic->ring_id, was_attached = topic->attached;
         int r = 0;
 
-        topic->generation = json_get_number(observed, "generation");
         topic->over = json_is_true(json_object_get(observed, "over"));
         (void)snprintf(topic->state, sizeof(topic->state), "%s", json_get_text(observed, "state"));
         if (ring == 0 && first)
-                say(watch, topic, topic->over ? "nothing more will come" : "nobody is there yet to send anything");
+                say(watch, topic,
+                        topic->over                              ? "nothing more will come"
+                        : strcmp(topic->state, "running") == 0 ? "what its node sends is not to be seen: its shared memory was lost with a daemon; restart the node"
+                                                                 : "nobody is there yet to send anything");
         if (ring == 0) {
                 topic->ended = topic->over && !topic->attached;
                 return 0; /* what was attached may still be read */
         }
         if (anew)
                 detach(topic);
+        topic->generation = json_get_number(observed, "generation");
         topic->ring_id = ring;
         r = map_regions(topic, &watch->session->client, observed);
         if (r) {

@@ -2,14 +2,17 @@
 /* One control connection on a socket pair, with spans of milliseconds: what it takes, what it gives, and when it hangs up. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/send.h"
 #include "protocol/control_msg.h"
 #include "supervisor/control.h"
 #include "supervisor/parameters.h"
@@ -204,6 +207,68 @@ Test(control, calls_that_come_together_are_served_one_at_a_time, .timeout = 30)
         cr_assert_str_eq(
                 json_string_value(json_object_get(json_object_get(json_array_get(frames, 1), "parameters"), "method")), "a.C");
         json_decref(frames);
+        fx_close(fx);
+}
+
+/* Descriptors that came with the next bytes; they are closed. */
+static size_t take_fds(Fixture *fx, char text[static 256])
+{
+        char space[CMSG_SPACE(2 * SEND_MAX_FDS * sizeof(int))] __attribute__((aligned(8)));
+        struct iovec iov = {text, 255};
+        struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
+        ssize_t n = recvmsg(fx->peer, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        struct cmsghdr *c = n >= 0 ? CMSG_FIRSTHDR(&mh) : NULL;
+        size_t n_fds = c ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
+
+        text[MAX(n, (ssize_t)0)] = '\0';
+        for (size_t i = 0; i < n_fds; i++) {
+                int fd;
+
+                memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
+                cr_assert_eq(close(fd), 0);
+        }
+        return n_fds;
+}
+
+Test(control, descriptors_go_with_the_answer_that_they_were_for_and_with_no_other, .timeout = 30)
+{
+        static const char once_only[] = "{\"method\":\"a.A\",\"oneway\":true}", wanted[] = "{\"method\":\"a.B\"}";
+        Fixture *fx = fx_new(&patient, NULL);
+        char text[256];
+        int fds[2], last;
+
+        cr_assert_eq(pipe2(fds, O_CLOEXEC), 0);
+        last = fds[1];
+        fx->hold = true;
+        put(fx, once_only, sizeof(once_only));
+        fx_turn(fx, has_one);
+        control_send_fd(fx->control, fds[0]);
+        control_reply(fx->control, json_object());
+        cr_assert_eq(take_fds(fx, text), 0, "nobody wants an answer");
+        cr_assert_eq(fcntl(fds[0], F_GETFD), -1, "and it is closed");
+
+        put(fx, wanted, sizeof(wanted));
+        fx->n_calls = 0;
+        fx_turn(fx, has_one);
+        for (size_t i = 0; i < SEND_MAX_FDS + 3; i++)
+                control_send_fd(fx->control, dup(fds[1]));
+        cr_assert(control_is_read(fx->control));
+        control_reply(fx->control, json_object());
+        cr_assert(!control_is_read(fx->control), "it lies in the socket");
+        cr_assert_eq(take_fds(fx, text), SEND_MAX_FDS, "what does not fit is closed");
+        cr_assert_str_eq(text, "{\"parameters\":{}}");
+        cr_assert(control_is_read(fx->control));
+
+        put(fx, wanted, sizeof(wanted));
+        fx->n_calls = 0;
+        fx_turn(fx, has_one);
+        control_reply(fx->control, json_object());
+        cr_assert_eq(take_fds(fx, text), 0, "the next answer has none");
+        cr_assert_eq(close(fds[1]), 0);
+        cr_assert_eq(dup(STDERR_FILENO), fds[0], "of all of them none is left: the lowest number is free");
+        cr_assert_eq(dup(STDERR_FILENO), last);
+        (void)close(fds[0]);
+        (void)close(last);
         fx_close(fx);
 }
 

@@ -3,6 +3,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from client import Client
 from conftest import MARK, PYTHON, eventually
 from daemon import plan
 from screen import Screen
+from supervisor import dataflow as fake_dataflow
+from supervisor import node as fake_node
 from survive import node, restarting
 
 
@@ -473,3 +476,58 @@ def test_pub_says_why_it_cannot(start_daemon, start, build, tmp_path, tidegate):
     assert eventually(lambda: daemon.status("flow")["nodes"][0]["state"] == "starting", 20), daemon.output()
     p = tidegate("topic", "pub", "hand/out", "--file", tmp_path / "none", "--runtime-dir", daemon.runtime)
     assert p.returncode == 1 and "none: No such file" in p.stderr
+
+
+# A supervisor that is out of order
+
+
+def observed(**changes):
+    return {"uuid": "0", "generation": 1, "state": "running", "over": False, "ring": 7, "segments": 1, "regions": [], **changes}
+
+
+REGIONS = [{"kind": "ring", "number": 0, "size": 5120, "fd": 0}, {"kind": "pool", "number": 0, "size": 4096, "fd": 1}]
+
+
+@pytest.mark.parametrize("answer,n_fds,status,words", [
+    (observed(ring=0, segments=0), 0, 0, "its shared memory was lost with a daemon"),
+    (observed(ring=0, segments=0, state="starting"), 0, 0, "nobody is there yet to send anything"),
+    (observed(ring=0, segments=0, state="failed", over=True), 0, 0, "nothing more will come"),
+    (observed(regions=REGIONS), 0, 1, "its shared memory cannot be read"),
+    (observed(regions=REGIONS), 2, 1, "its shared memory cannot be read"),
+    (observed(regions=REGIONS[1:] + REGIONS[:1]), 2, 1, "its shared memory cannot be read"),
+    (observed(regions=[{"kind": "ring", "number": 0, "size": 5120, "fd": -1}]), 40, 1, "its shared memory cannot be read"),
+    ({}, 0, 0, "nobody is there yet"),
+])  # fmt: skip
+def test_what_a_supervisor_answers_is_checked(fake, talk, answer, n_fds, status, words):
+    """Descriptors of the wrong kind, too few of them, too many."""
+
+    def observe(connection, parameters):
+        data = json.dumps({"parameters": {"observed": answer}}).encode() + b"\0"
+        with open("/dev/null") as null:
+            socket.send_fds(connection.sock, [data], [null.fileno()] * n_fds)
+
+    fake.dataflows = [fake_dataflow("flow", fake_node("beat", outputs=[{"output": "out", "closed": False}]))]
+    fake.answers["Observe"] = observe
+    p = talk("topic", "echo", "beat/out", "--for", "50ms")
+    assert p.returncode == status and words in p.stdout + p.stderr and bool(p.stderr) == bool(status), p
+
+
+def test_a_supervisor_without_descriptors_says_so_and_goes_on(start_daemon, start, build):
+    daemon = start_daemon()
+    start(daemon, beat(build))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    pid = daemon.supervisor()
+    with Client(daemon.socket) as client:
+        client.call("GetHealth")
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        used = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+        lowest = min(set(range(max(used) + 2)) - used)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest + 1, before[1]))  # one more, and the ring and its pool are two
+        try:
+            client.send("Observe", dataflow="flow", node="beat", output="out")
+            message = client.receive()
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        assert message["error"].endswith(".Refused") and "Too many open files" in message["parameters"]["text"]
+        assert {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")} == used
+        assert len(client.call("Observe", dataflow="flow", node="beat", output="out")["observed"]["regions"]) == 2
