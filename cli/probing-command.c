@@ -83,6 +83,29 @@ static int read_arguments(Probing *p, int argc, char **argv)
 
 /* ---- the dataflow */
 
+/* A word alone is a dataflow, or else a node of the only one that has it. */
+static int find_by_word(Probing *p)
+{
+        _cleanup_(json_decrefp) json_t *dataflow = NULL, *node = NULL;
+        Reply reply = {};
+        int r = session_try(&p->session, "Status", json_pack("{s[s]}", "names", p->target.dataflow), &reply), status;
+        bool known = !r && !reply.error && json_array_size(json_object_get(reply.parameters, "dataflows")) > 0;
+
+        if (!r && reply.error && strcmp(reply.error, "NoSuchDataflow") != 0)
+                known = true; /* Probe says it */
+        reply_done(&reply);
+        if (r)
+                return session_fail(&p->session, r);
+        if (known)
+                return 0;
+        status = targets_node(&p->session, NULL, p->name, &dataflow, &node);
+        if (status)
+                return status;
+        (void)snprintf(p->target.dataflow, sizeof(p->target.dataflow), "%s", json_get_text(dataflow, "name"));
+        (void)snprintf(p->target.node, sizeof(p->target.node), "%s", json_get_text(node, "id"));
+        return 0;
+}
+
 static int find_dataflow(Probing *p)
 {
         _cleanup_(json_decrefp) json_t *dataflows = NULL;
@@ -90,7 +113,7 @@ static int find_dataflow(Probing *p)
         int transport, status;
 
         if (p->name)
-                return 0; /* the supervisor knows it */
+                return p->target.node[0] ? 0 : find_by_word(p); /* the supervisor knows it */
         status = targets_status(&p->session, NULL, 0, &dataflows, &transport);
         if (transport)
                 return session_fail(&p->session, transport);

@@ -229,12 +229,13 @@ const Command cli_commands[] = {
         },
         {
                 .name = "probe",
-                .synopsis = "[DATAFLOW[:NODE]] [--for D] [--budget P] [--report FILE] [--json]",
+                .synopsis = "[DATAFLOW | [DATAFLOW:]NODE] [--for D] [--budget P] [--report FILE] [--json]",
                 .summary = "which system calls nodes make, how often and for how long",
-                .details = "Counted by the kernel, of nodes in any language, while the command runs; for root's\n"
-                           "daemons (docs/probes.md). Each call of a node that is watched takes a little longer\n"
-                           "then, and each of anybody else's a very little; how much is measured and shown.\n"
-                           "Without DATAFLOW the only one that runs. Ctrl-C ends early and shows what there is.\n"
+                .details = "Counted by the kernel, of nodes in any language, while the command runs (docs/probes.md).\n"
+                           "Each call of a node that is watched takes a little longer then, and each of anybody\n"
+                           "else's a very little; how much is measured and shown. Where that cannot be had, and of\n"
+                           "daemons that are not root's, threads are looked at ten times a second instead.\n"
+                           "Without a name the only dataflow that runs. Ctrl-C ends early and shows what there is.\n"
                            "\n"
                            "  --for D              how long, default 10s\n"
                            "  --budget P           percent of a CPU that counting may take, default 3; beyond it for\n"

@@ -417,6 +417,8 @@ class TestCommand:
         said = json.loads(done.stdout)
         assert (done.returncode, [n["node"] for n in said["nodes"]], said["cost"]["budget"]) == (0, ["a"], 0.5), done
         assert 150 <= said["for_ms"] < 20_000
+        alone = json.loads(tidegate("probe", "still", "--for", "10ms", "--json", "--runtime-dir", probed.runtime).stdout)
+        assert ([n["node"] for n in alone["nodes"]], alone["dataflow"]) == (["still"], "flow"), "the only one that has it"
         assert not probers(probed) or eventually(lambda: not probers(probed), 10)
 
 
