@@ -28,7 +28,7 @@ typedef struct TopUsage { /* of one life of a node */
         uint64_t throttled_ns;
         uint32_t processes, threads; /* threads 0: unknown */
         double cpu_percent;          /* of one CPU, since the sample before */
-        double throttled_percent;    /* of the time */
+        double throttled_percent;    /* of one CPU's time: several may be held back at once */
         double some[_TOP_PRESSURE_MAX], full[_TOP_PRESSURE_MAX]; /* percent of the last 10 s */
 } TopUsage;
 

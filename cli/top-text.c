@@ -162,7 +162,7 @@ static void add_usage(TopText *text, const TopModel *model, const TopNode *node,
         if (u->cpu_percent >= 0)
                 top_text_add(text, "%-14s %.1f %% of one CPU", "CPU", u->cpu_percent);
         if (u->throttled_percent >= 0)
-                top_text_add(text, "%-14s %.1f %% of the time", "throttled", u->throttled_percent);
+                top_text_add(text, "%-14s for %.1f %% of one CPU's time", "throttled", u->throttled_percent);
         format_bytes(bytes, sizeof(bytes), u->memory_bytes);
         top_text_add(text, "%-14s %s", "memory", bytes);
         if (u->memory_peak_bytes) {
