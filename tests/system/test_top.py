@@ -375,7 +375,7 @@ def test_a_terminal_that_takes_nothing_keeps_nobody_from_ending_it(screen, audio
 def test_a_daemon_that_is_stopped_is_wedged_and_its_nodes_are_still_shown(start_daemon, screen, tmp_path):
     from daemon import plan, program
 
-    daemon = start_daemon(directory=tmp_path / "d")
+    daemon = start_daemon("--watchdog", "60s", directory=tmp_path / "d")  # it is not replaced meanwhile
     busy = program("busy", "while :; do :; done")
     daemon.client().call("Start", plan=plan(busy, program("idle", "exec sleep 1000"), name="flow"), more=False)
     s = screen("flow", "--timeout", "300ms", TIDEGATE_RUNTIME_DIR=str(daemon.runtime), cols=120)
