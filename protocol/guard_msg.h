@@ -69,7 +69,7 @@ typedef enum GuardMsgType {
                                        * to each supervisor that follows */
         GUARD_MSG_KILLED = 46,        /* slot, node, generation, count: processes that were there when the guard killed, 0 for none; at: when */
         GUARD_MSG_FORGOTTEN = 53,     /* slot, count, left: regions, and sockets and pipes, that are stored of it all the same */
-        GUARD_MSG_HELPER = 54,        /* count: which, pid; fds: its socket (protocol/witness_msg.h, protocol/prober_msg.h), pidfd */
+        GUARD_MSG_HELPER = 54,        /* count: which, pid; fds: its socket (protocol/witness_msg.h, protocol/prober_msg.h, protocol/queues_msg.h), pidfd */
         GUARD_MSG_HELPER_FAILED = 55, /* count, error; ENOTSUP: nodes have no cgroup */
         GUARD_MSG_RELOAD = 42,        /* SIGHUP: the configuration was read anew. at: grace, until: kill budget, term: watchdog, as spans */
         GUARD_MSG_DUMP = 43,          /* SIGUSR1 */
@@ -97,6 +97,7 @@ typedef enum GuardItemKind { /* what a stored descriptor is; index: of the outpu
 typedef enum GuardHelper { /* programs beside tidegated that a supervisor has started; nobody's loss */
         GUARD_HELPER_WITNESS, /* who leaves its cgroup */
         GUARD_HELPER_PROBER,  /* loads a probe, hands it over, and ends; its word: how many places for nodes */
+        GUARD_HELPER_QUEUES,  /* attaches to the files that nodes run of; its word: how many places for links */
         _GUARD_HELPER_MAX,
 } GuardHelper;
 

@@ -312,6 +312,9 @@ static void fields_order(Codec *c, KeeperMsg *m)
         case KEEPER_MSG_PRESSURE:
                 field_limits(c, &m->pressure.conditions);
                 break;
+        case KEEPER_MSG_FILES:
+                field_u64(c, &m->files.asked_ns);
+                break;
         case KEEPER_MSG_MEASURE:
                 field_u64(c, &m->measure.asked_ns);
                 break;
@@ -450,6 +453,12 @@ static void fields_report(Codec *c, KeeperMsg *m)
         case KEEPER_MSG_UNWATCHED:
                 field_limits(c, &m->unwatched.text);
                 break;
+        case KEEPER_MSG_FILES_SHOWN:
+                field_u64(c, &m->files_shown.asked_ns);
+                field_u64(c, &m->files_shown.cgroup_id);
+                field_i32(c, &m->files_shown.error, 0, ERRNO_MAX);
+                check(c, m->files_shown.error || m->files_shown.cgroup_id);
+                break;
         case KEEPER_MSG_MEASURED:
                 field_u64(c, &m->measured.asked_ns);
                 fields_measure(c, &m->measured.measure);
@@ -505,6 +514,8 @@ static TypeInfo type_info(KeeperMsgType type)
                 [KEEPER_MSG_MEASURE] = {"MEASURE", true, false, false},
                 [KEEPER_MSG_SAMPLE] = {"SAMPLE", true, false, false},
                 [KEEPER_MSG_SAMPLED] = {"SAMPLED", true, true, true},
+                [KEEPER_MSG_FILES] = {"FILES", true, false, false},
+                [KEEPER_MSG_FILES_SHOWN] = {"FILES_SHOWN", true, false, false},
                 [KEEPER_MSG_MEASURED] = {"MEASURED", true, true, true},
                 [KEEPER_MSG_PRESSURE] = {"PRESSURE", true, true, true},
                 [KEEPER_MSG_PRESSED] = {"PRESSED", true, true, true},
@@ -598,6 +609,7 @@ int keeper_msg_n_fds(const KeeperMsg *msg)
         case KEEPER_MSG_STREAM:
         case KEEPER_MSG_CAPTURE:
         case KEEPER_MSG_WHY:
+        case KEEPER_MSG_FILES:
                 return 1;
         case KEEPER_MSG_WHY_SAID:
                 return msg->why_said.size > 0 ? 1 : 0;

@@ -34,6 +34,7 @@
  *                                 the asked_ns of the question
  *   PRESSURE                      (none; UNWATCHED for those that cannot be) conditions are watched for from now on, in place of those before; PRESSED whenever
  *                                 one is met, at most once in its window, until the end of the incarnation
+ *   FILES                         FILES_SHOWN, with the asked_ns of the question: what its processes run of was shown to somebody (protocol/queues_msg.h)
  *   ADOPT                         (none) a keeper that took the place of a dead one is told of an incarnation: INCARNATION later
  *
  * Every SPAWN and CAPTURE is answered by SPAWNED or SPAWN_FAILED and ends with exactly one EMPTY, also after SPAWN_FAILED: EMPTY comes when
@@ -92,6 +93,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_MEASURE = 23,
         KEEPER_MSG_PRESSURE = 25,
         KEEPER_MSG_SAMPLE = 27,
+        KEEPER_MSG_FILES = 28,
 
         KEEPER_MSG_BEGUN = 32,
         KEEPER_MSG_FAILED = 33,
@@ -121,6 +123,7 @@ typedef enum KeeperMsgType {
         KEEPER_MSG_UNWATCHED = 69,
         KEEPER_MSG_HOME = 70,
         KEEPER_MSG_SAMPLED = 71,
+        KEEPER_MSG_FILES_SHOWN = 75,
 } KeeperMsgType;
 
 #define KEEPER_ESCAPED_ALONE (-1) /* it is not astray: nobody ends it */
@@ -202,7 +205,7 @@ typedef struct KeeperSample {
 
 typedef struct KeeperMsg {
         KeeperMsgType type;
-        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, UNSHOWN, STREAM, MEASURE, SAMPLE, END, COUNTED, ENDED */
+        uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, UNSHOWN, STREAM, MEASURE, SAMPLE, FILES, FILES_SHOWN, END, COUNTED, ENDED */
         uint64_t generation; /* same; 0 together with KEEPER_NODE_ALL */
         union {
                 struct { /* BEGIN; fds: the log stream to the client (protocol/log_msg.h), if has_log_stream */
@@ -278,6 +281,14 @@ typedef struct KeeperMsg {
                         uint64_t asked_ns;
                         KeeperSample sample;
                 } sampled;
+                struct { /* FILES; fds: where to */
+                        uint64_t asked_ns;
+                } files;
+                struct { /* FILES_SHOWN */
+                        uint64_t asked_ns;
+                        uint64_t cgroup_id; /* of the dataflow's directory; 0 with an error */
+                        int32_t error;      /* errno: EAGAIN too many ask, ETIMEDOUT; 0: all were shown */
+                } files_shown;
                 struct { /* WHY; fds: what the supervisor knows of the dataflow's links (JSON) */
                         uint64_t asked;       /* which of the questions it is: comes back */
                         uint64_t deadline_ns; /* absolute: what was seen until then is the answer */

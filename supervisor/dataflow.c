@@ -330,6 +330,7 @@ Dataflow *dataflow_free(Dataflow *dataflow)
         if (!dataflow)
                 return NULL;
         prober_forget(dataflow);
+        queues_forget(dataflow);
         list_unlink(&dataflow->link);
         timer_disarm(&dataflow->timer);
         timer_disarm(&dataflow->deaf_timer);

@@ -22,6 +22,7 @@
 #include "supervisor/usage.h"
 #include "supervisor/prober.h"
 #include "supervisor/prober-sample.h"
+#include "supervisor/queues.h"
 
 typedef struct JournalEntry JournalEntry;
 typedef struct Placement Placement;
@@ -138,6 +139,7 @@ struct Dataflow {
         Timer placement_timer;
         ProbeWish probe; /* prober.c */
         Sampler sampler; /* prober-sample.c */
+        QueueWish queues; /* queues.c */
         Progress *progress;
         Timer progress_timer;
         Timer keeper_timer;   /* it has so long to do it */
@@ -280,6 +282,7 @@ int keeper_order_freeze(Dataflow *dataflow, const Node *node, bool frozen, nsec_
 int keeper_order_pressure(Dataflow *dataflow, const Node *node, const char *conditions); /* likewise */
 int keeper_order_sample(Dataflow *dataflow, nsec_t asked); /* likewise */
 int keeper_order_measure(Dataflow *dataflow, nsec_t asked); /* likewise */
+int keeper_order_files(Dataflow *dataflow, nsec_t asked, int fd); /* likewise; @fd stays the caller's */
 void keeper_order_look(Node *node);
 /*
  * methods-why.c: why_ask() - have the keeper look at a node that runs; why_said() - what it has found, fd: the report, borrowed. 0 or a

@@ -20,6 +20,7 @@
 static const char *const names[_GUARD_HELPER_MAX] = {
         [GUARD_HELPER_WITNESS] = "tidegate-witness",
         [GUARD_HELPER_PROBER] = "tidegate-prober",
+        [GUARD_HELPER_QUEUES] = "tidegate-queues",
 };
 
 static int find(const char *ours, const char *name)

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "supervisor/packet.h"
 #include "supervisor/prober.h"
+#include "supervisor/queues.h"
 #include "supervisor/supervisor.h"
 #include "supervisor/witness.h"
 
@@ -187,10 +188,14 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 adopt_store_end(supervisor);
         else if (record->type == GUARD_MSG_HELPER && record->count == GUARD_HELPER_PROBER)
                 prober_on_started(supervisor, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
+        else if (record->type == GUARD_MSG_HELPER && record->count == GUARD_HELPER_QUEUES)
+                queues_on_started(supervisor, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
         else if (record->type == GUARD_MSG_HELPER)
                 witness_on_started(supervisor, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
         else if (record->type == GUARD_MSG_HELPER_FAILED && record->count == GUARD_HELPER_PROBER)
                 prober_on_failed(supervisor, record->error);
+        else if (record->type == GUARD_MSG_HELPER_FAILED && record->count == GUARD_HELPER_QUEUES)
+                queues_on_failed(supervisor, record->error);
         else if (record->type == GUARD_MSG_HELPER_FAILED)
                 witness_on_failed(supervisor, record->error);
         else if (record->type == GUARD_MSG_DUMP)

@@ -192,6 +192,7 @@ struct Keeper {
         char missing[KEEPER_MSG_LIMITS_MAX + 1], refused[KEEPER_MSG_LIMITS_MAX + 1]; /* as in BEGUN */
         bool strays_busy; /* a pass is under way */
         unsigned n_told;  /* ASTRAY that are under way */
+        unsigned n_files_jobs; /* FILES, likewise */
         unsigned n_whys;  /* WHY, likewise */
         unsigned n_freezing; /* and freeze meanwhile */
 
@@ -289,6 +290,7 @@ void keeper_limit(Keeper *k, const KeeperMsg *msg);
 void keeper_freeze(Keeper *k, const KeeperMsg *msg);
 void keeper_place(Keeper *k, const KeeperMsg *msg); /* keeper-place.c */
 void keeper_sample(Keeper *k, uint64_t asked_ns); /* keeper-sample.c: SAMPLED of everybody follows in any case */
+void keeper_files(Keeper *k, uint64_t asked_ns, int take_fd); /* keeper-files.c: FILES_SHOWN follows in any case */
 void keeper_measure(Keeper *k, uint64_t asked_ns); /* keeper-measure.c: MEASURED of everybody follows in any case */
 void watch_init(LimitsWatch *watch, Keeper *k, Incarnation *inc);
 void watch_begin(LimitsWatch *watch, int dir_fd, const char *limits);

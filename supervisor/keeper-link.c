@@ -269,6 +269,13 @@ int keeper_order_measure(Dataflow *dataflow, nsec_t asked)
         return keeper_send(dataflow, &msg, NULL, 0);
 }
 
+int keeper_order_files(Dataflow *dataflow, nsec_t asked, int fd)
+{
+        KeeperMsg msg = {.type = KEEPER_MSG_FILES, .files = {.asked_ns = asked}};
+
+        return keeper_send(dataflow, &msg, &fd, 1);
+}
+
 int keeper_order_place(Node *node, int cpu)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_PLACE, .node = node->index, .generation = node->generation, .place = {.cpu = (uint32_t)(cpu + 1)}};
@@ -591,6 +598,9 @@ static void on_report(Dataflow *dataflow, const KeeperMsg *msg, int *fds)
                 break;
         case KEEPER_MSG_FAILED:
                 keeper_lost(dataflow, msg->failed.text);
+                break;
+        case KEEPER_MSG_FILES_SHOWN:
+                queues_files_shown(dataflow, msg);
                 break;
         case KEEPER_MSG_WHY_SAID:
                 why_said(dataflow, msg, fds[0]);

@@ -320,6 +320,9 @@ static void carry_out(Keeper *k, const KeeperMsg *msg, int *fds)
         case KEEPER_MSG_PRESSURE:
                 keeper_pressure(k, msg);
                 break;
+        case KEEPER_MSG_FILES:
+                keeper_files(k, msg->files.asked_ns, TAKE_FD(fds[0]));
+                break;
         case KEEPER_MSG_MEASURE:
                 keeper_measure(k, msg->measure.asked_ns);
                 break;

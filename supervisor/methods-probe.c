@@ -6,6 +6,7 @@
  */
 #include "protocol/control_msg.h"
 #include "supervisor/prober.h"
+#include "supervisor/queues.h"
 #include "supervisor/server-internal.h"
 
 #define INTERVAL_SPAN (1 * NSEC_PER_SEC)
@@ -14,6 +15,7 @@ static json_t *finish(Client *client)
 {
         json_t *probes = prober_describe(client->call.flow->dataflow);
 
+        queues_describe_into(client->call.flow->dataflow, probes);
         if (probes && client->call.results)
                 (void)json_object_set(probes, "nodes", client->call.results);
         json_decref(client->call.results);
@@ -109,6 +111,8 @@ void probe_end(Client *client)
         timer_disarm(&call->interval);
         if (call->probes)
                 prober_unwant(call->flow->dataflow);
+        if (call->queues)
+                queues_unwant(call->flow->dataflow);
 }
 
 void server_forget_probes(Server *server, const Dataflow *dataflow)
@@ -118,8 +122,8 @@ void server_forget_probes(Server *server, const Dataflow *dataflow)
         if (!server)
                 return;
         list_for_each(it, next, &server->calls, call.link)
-                if (it->call.probes && it->call.flow->dataflow == dataflow)
-                        it->call.probes = false;
+                if ((it->call.probes || it->call.queues) && it->call.flow->dataflow == dataflow)
+                        it->call.probes = it->call.queues = false;
 }
 
 static void probe(Client *client, const Parameters *parameters)
@@ -135,10 +139,6 @@ static void probe(Client *client, const Parameters *parameters)
                 client_fail(client, CONTROL_E_NOT_RUNNING, "dataflow %.128s has ended", flow->dataflow->plan->name);
                 return;
         }
-        if (parameters->queues && !parameters->calls) {
-                client_fail(client, CONTROL_E_REFUSED, "queues alone cannot be probed: ask for calls");
-                return;
-        }
         if (call->more && !client_stream(client))
                 return;
         call->flow = flow;
@@ -146,8 +146,12 @@ static void probe(Client *client, const Parameters *parameters)
         call->interval_ns = parameters->interval_ms == PARAM_ABSENT ? INTERVAL_SPAN : (nsec_t)parameters->interval_ms * NSEC_PER_MSEC;
         client_wait(client, look_for_changes, parameters->timeout_ms, call->more ? NSEC_NEVER : SERVER_CALL_SPAN);
         if (call->more) {
-                call->probes = true; /* until probe_end() */
-                prober_want(flow->dataflow, parameters->budget);
+                call->probes = parameters->calls || !parameters->queues; /* until probe_end() */
+                call->queues = parameters->queues;
+                if (call->probes)
+                        prober_want(flow->dataflow, parameters->budget);
+                if (call->queues)
+                        queues_want(flow->dataflow, parameters->budget > 0 ? parameters->budget : PROBE_BUDGET);
         }
         call->changes_seen = prober_n_changes(client->server->supervisor);
         (void)prober_reason(flow->dataflow, buffer, sizeof(buffer), &settled);

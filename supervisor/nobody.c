@@ -31,12 +31,12 @@ static int set_capabilities(uint32_t low, uint32_t high)
 }
 
 /* CAP_BPF and CAP_PERFMON (Linux 5.8). Not ours in many containers: then the load says so. */
-static int keep_what_loading_takes(void)
+static int keep_what_loading_takes(uint32_t more)
 {
-        return set_capabilities(0, CAP_TO_MASK(CAP_BPF) | CAP_TO_MASK(CAP_PERFMON)) ? set_capabilities(0, 0) : 0;
+        return set_capabilities(more, CAP_TO_MASK(CAP_BPF) | CAP_TO_MASK(CAP_PERFMON)) ? set_capabilities(0, 0) : 0;
 }
 
-static int change_user(void)
+static int change_user(uint32_t more)
 {
         struct sched_param param = {};
         int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -49,7 +49,7 @@ static int change_user(void)
                 return -errno;
         if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0)
                 return -errno;
-        return keep_what_loading_takes();
+        return keep_what_loading_takes(more);
 }
 
 static void set_bounds(void)
@@ -77,15 +77,25 @@ int nobody_begin(const char *name, int sock)
         return 0;
 }
 
-int nobody_become(void)
+static int become(uint32_t more)
 {
-        int r = change_user();
+        int r = change_user(more);
 
         if (r)
                 return r;
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* after the change of user, which resets it */
         set_bounds();
         return 0;
+}
+
+int nobody_become(void)
+{
+        return become(0);
+}
+
+int nobody_become_attacher(void)
+{
+        return become(CAP_TO_MASK(CAP_SYS_ADMIN));
 }
 
 int nobody_drop(void)

@@ -22,6 +22,9 @@ int nobody_begin(const char *name, int sock);
  */
 int nobody_become(void);
 
+/* nobody_become_attacher() - the same, with CAP_SYS_ADMIN besides: what the kernel wants of who puts probes into programs (uprobes, as of 6.18). */
+int nobody_become_attacher(void);
+
 /* nobody_drop() - the last capabilities, once the probe is loaded. 0 or a negative errno. */
 int nobody_drop(void);
 

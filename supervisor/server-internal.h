@@ -91,6 +91,7 @@ typedef struct Call {
 
         /* Probe */
         bool probes; /* counts as a wish */
+        bool queues; /* likewise, to see these */
         nsec_t interval_ns;
         Timer interval;
         uint64_t changes_seen;

@@ -15,6 +15,7 @@
 #include "supervisor/priority.h"
 #include "supervisor/private.h"
 #include "supervisor/prober.h"
+#include "supervisor/queues.h"
 #include "supervisor/named.h"
 #include "supervisor/server.h"
 #include "supervisor/status.h"
@@ -348,6 +349,7 @@ int supervisor_main(const SupervisorOptions *options)
         supervisor.named = named_free(supervisor.named);
         supervisor.witness = witness_free(supervisor.witness);
         supervisor.prober = prober_free(supervisor.prober);
+        supervisor.queues = queues_free(supervisor.queues);
         loop_set_pulse(&supervisor.loop, NULL);
         if (supervisor.status && supervisor.ending)
                 status_set_state(supervisor.status, STATUS_ENDED);

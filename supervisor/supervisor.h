@@ -59,6 +59,7 @@ struct Supervisor {
         Status *status;    /* a daemon's pages; NULL: a private instance */
         char instance[RUNTIME_NAME_MAX], cgroup[PATH_MAX]; /* of the instance, for people */
         Witness *witness;  /* of who leaves its cgroup; NULL: none was asked for */
+        Queues *queues;    /* of how messages wait; NULL: nobody has asked */
         Prober *prober;    /* of what nodes do in the kernel; NULL: nobody has asked */
         struct Named *named; /* a daemon's: nodes that connect by name */
         char node_path[PATH_MAX]; /* where */

@@ -178,6 +178,7 @@ static int control_make(Node *node)
                 r = fold_region(region_map_write(&node->control, node->control_fd, REGION_CONTROL, control_size()));
         if (!r) {
                 control_init(&node->control);
+                queues_node_prepared(node);
                 r = fold_region(region_seal(node->control_fd, REGION_CONTROL));
         }
         return r;
@@ -1028,6 +1029,7 @@ void wiring_start(Node *node)
         node->started = true;
         node_journal(node);
         node_send(node, &msg, -1, -1);
+        queues_node_started(node);
 }
 
 void wiring_stop(Node *node, nsec_t deadline)
@@ -1259,8 +1261,8 @@ void wiring_take(Node *node, const struct guard_item *item, int take_fd)
                 return;
         }
         *place = take_fd;
-        if (item->kind == GUARD_ITEM_CONTROL)
-                (void)region_map_write(&node->control, node->control_fd, REGION_CONTROL, control_size()); /* else: stop comes by packet alone */
+        if (item->kind == GUARD_ITEM_CONTROL && region_map_write(&node->control, node->control_fd, REGION_CONTROL, control_size()) == 0)
+                queues_node_prepared(node); /* else: stop comes by packet alone */
 }
 
 /* It lives, and may do so without its node: no place is kept for that. If it comes all the same its links are settled then. */

@@ -61,6 +61,9 @@ static const KeeperMsg samples[] = {
         {.type = KEEPER_MSG_USAGE, .node = 1, .generation = 2, .usage = {{UINT64_MAX, 1, 2, 3, 4, 5, 6}, 1}},
         {.type = KEEPER_MSG_REFUSED, .node = 1, .generation = 2, .refused = {"memory_max=no"}},
         {.type = KEEPER_MSG_MEASURE, .measure = {77}},
+        {.type = KEEPER_MSG_FILES, .files = {77}},
+        {.type = KEEPER_MSG_FILES_SHOWN, .files_shown = {77, 4711, 0}},
+        {.type = KEEPER_MSG_FILES_SHOWN, .files_shown = {77, 0, 11}},
         {.type = KEEPER_MSG_MEASURED, .node = 1, .generation = 2,
                 .measured = {77, {1, UINT64_MAX, 3, 4, UINT64_MAX, 6, 7, 1, {0, 1, 2, 10000, 4, KEEPER_PRESSURE_UNKNOWN}}}},
         {.type = KEEPER_MSG_MEASURED, .node = KEEPER_NODE_ALL, .measured = {.asked_ns = 77}},
@@ -259,6 +262,7 @@ Test(keeper_msg, values_outside_their_range_are_refused_when_written)
                 {.type = KEEPER_MSG_REFUSED, .node = KEEPER_NODE_ALL, .refused = {""}},
                 {.type = KEEPER_MSG_MEASURED, .node = 1, .generation = 1, .measured = {.measure = {.summed = 2}}},
                 {.type = KEEPER_MSG_BEGIN, .begin = {"u", "n", "", 1, 0, 0, 0, .pressure = 2}},
+                {.type = KEEPER_MSG_FILES_SHOWN, .files_shown = {77, 0, 0}},
         };
 
         memset(long_text, 'x', sizeof(long_text) - 1);

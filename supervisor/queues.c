@@ -1,0 +1,600 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "supervisor/queues.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/utf8.h"
+#include "bpf/queue-view.h"
+#include "protocol/queues_msg.h"
+#include "shm/control.h"
+#include "shm/probe.h"
+#include "supervisor/packet.h"
+#include "supervisor/server.h"
+#include "supervisor/supervisor.h"
+#include "supervisor/wiring.h"
+
+#define LOAD_SPAN    (20 * NSEC_PER_SEC) /* some 50 ms, of a processor that is its own */
+#define SHOW_SPAN    (20 * NSEC_PER_SEC) /* for keeper and helper to be done with the files of one dataflow; the keeper's own deadline is shorter */
+#define AGAIN_SPAN   (10 * NSEC_PER_SEC) /* what was not to be had is asked for again by whoever wants it anew, not sooner */
+#define COUNT_SPAN   (250 * NSEC_PER_MSEC)
+#define FIRST_MASK   UINT64_C(1023) /* until it is known how many messages there are: 1 in 1024 */
+#define LINKS_MIN    256u
+#define LINGER_SPAN  (1 * NSEC_PER_SEC) /* the kernel takes some tenths of a second to detach */
+
+typedef enum QueuesState {
+        QUEUES_IDLE,    /* nobody wants anything */
+        QUEUES_ASKED,   /* the guard was asked */
+        QUEUES_LOADING,
+        QUEUES_READY,   /* files can be shown to it */
+        QUEUES_UNAVAILABLE, /* `why` says it */
+} QueuesState;
+
+struct Queues {
+        Supervisor *supervisor;
+        QueuesState state;
+        int fd, pidfd;
+        Source source;
+        Timer timer;       /* of LOADING, and of READY while somebody is asked */
+        Timer count_timer; /* of READY */
+        Timer linger_timer; /* it may still be attached, though nobody holds it any more */
+        nsec_t tried_at;
+        char why[160]; /* UNAVAILABLE */
+
+        /* READY */
+        QueueView view;
+        uint32_t load_ms, hit_ns;
+        Dataflow *asked; /* whose files are being shown; NULL: nobody's */
+        nsec_t asked_at;
+};
+
+static void look(Supervisor *supervisor);
+
+/* ---- who wants it */
+
+static bool wants(const Dataflow *dataflow)
+{
+        return dataflow->queues.n_streams > 0 && !dataflow->queues.why[0] && dataflow->n_links > 0 && dataflow->state < DATAFLOW_ENDING;
+}
+
+/* So many places will do, with room for dataflows that follow. 0: nobody wants any. */
+static uint32_t count_wanted(const Supervisor *supervisor)
+{
+        Dataflow *it, *next;
+        uint64_t n = 0, places = LINKS_MIN;
+
+        list_for_each(it, next, (List *)(uintptr_t)&supervisor->dataflows, link)
+                n += wants(it) ? it->n_links : 0;
+        while (places < 2 * n && places < QUEUE_LINKS_MAX)
+                places *= 2;
+        return n > 0 ? (uint32_t)places : 0;
+}
+
+/* ---- which messages are told of */
+
+static uint64_t mask_of(const Dataflow *dataflow)
+{
+        const Queues *q = dataflow->supervisor->queues;
+
+        if (!q || (q->state != QUEUES_READY && !q->linger_timer.loop))
+                return 0; /* whoever else attaches sees all */
+        return dataflow->queues.watching ? dataflow->queues.mask : PROBE_MASK_NONE;
+}
+
+void queues_node_prepared(Node *node)
+{
+        if (node->control.map)
+                control_set_probe_mask(&node->control, mask_of(node->dataflow));
+}
+
+static void tell_mask(Dataflow *dataflow)
+{
+        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
+                queues_node_prepared(&dataflow->nodes[i]);
+}
+
+static void tell_all_masks(Supervisor *supervisor)
+{
+        Dataflow *it, *next;
+
+        list_for_each(it, next, &supervisor->dataflows, link)
+                tell_mask(it);
+}
+
+/* ---- watching */
+
+static void unwatch(Queues *q, Dataflow *dataflow)
+{
+        QueueWish *wish = &dataflow->queues;
+
+        if (wish->watching)
+                queue_view_unwatch(&q->view, wish->cgroup_id);
+        if (q->asked == dataflow) {
+                q->asked = NULL; /* the answers are nobody's then */
+                timer_disarm(&q->timer);
+        }
+        wish->watching = wish->shown = wish->done = wish->waits = false;
+        wish->share = 0;
+}
+
+static void refuse(Queues *q, Dataflow *dataflow, const char *why)
+{
+        unwatch(q, dataflow);
+        (void)snprintf(dataflow->queues.why, sizeof(dataflow->queues.why), "%s", why);
+        tell_mask(dataflow);
+}
+
+static void watch(Queues *q, Dataflow *dataflow)
+{
+        QueueWish *wish = &dataflow->queues;
+
+        if (queue_view_watch(&q->view, wish->cgroup_id, dataflow->n_links)) {
+                refuse(q, dataflow, "there is no place for so many links");
+                return;
+        }
+        wish->watching = true;
+        wish->mask = FIRST_MASK;
+        wish->since = wish->counted_at = q->supervisor->loop.now;
+        wish->n_told = 0;
+        wish->share = 0;
+        tell_mask(dataflow);
+}
+
+/* ---- its end */
+
+static int on_lingered(Timer *timer, nsec_t now)
+{
+        (void)now;
+        tell_all_masks(container_of(timer, Queues, linger_timer)->supervisor);
+        return 0;
+}
+
+static void hang_up(Queues *q)
+{
+        Dataflow *it, *next;
+
+        if (q->state == QUEUES_READY)
+                timer_arm(&q->supervisor->loop, &q->linger_timer, nsec_add(q->supervisor->loop.now, LINGER_SPAN), on_lingered);
+        list_for_each(it, next, &q->supervisor->dataflows, link)
+                unwatch(q, it);
+        timer_disarm(&q->timer);
+        timer_disarm(&q->count_timer);
+        source_remove(&q->source);
+        if (q->pidfd >= 0)
+                (void)syscall(SYS_pidfd_send_signal, q->pidfd, SIGKILL, NULL, 0); /* ESRCH: gone already. Reaped by the guard */
+        q->fd = fd_close(q->fd);
+        q->pidfd = fd_close(q->pidfd);
+        queue_view_close(&q->view); /* it is detached by the end of who holds it */
+}
+
+Queues *queues_free(Queues *q)
+{
+        if (!q)
+                return NULL;
+        hang_up(q);
+        timer_disarm(&q->linger_timer);
+        free(q);
+        return NULL;
+}
+
+static void give_up(Queues *q, const char *why)
+{
+        hang_up(q);
+        q->state = QUEUES_UNAVAILABLE;
+        (void)snprintf(q->why, sizeof(q->why), "%s", why);
+        tell_all_masks(q->supervisor);
+        if (!supervisor_is_private(q->supervisor))
+                log_line("queues cannot be looked into: %s", q->why);
+}
+
+static void let_go(Queues *q)
+{
+        hang_up(q);
+        q->state = QUEUES_IDLE;
+        tell_all_masks(q->supervisor);
+}
+
+static void ask(Queues *q)
+{
+        const char *off = getenv("TIDEGATE_PROBES");
+
+        q->tried_at = q->supervisor->loop.now;
+        if (off && strcmp(off, "off") == 0) {
+                give_up(q, "kernel probes are turned off (TIDEGATE_PROBES=off in the supervisor's environment)");
+        } else if (geteuid() != 0) {
+                give_up(q, "kernel probes need a supervisor of root's");
+        } else {
+                q->state = QUEUES_ASKED;
+                guard_fork_helper_order(q->supervisor, GUARD_HELPER_QUEUES, count_wanted(q->supervisor));
+        }
+}
+
+/* ---- files */
+
+static int on_show_late(Timer *timer, nsec_t now)
+{
+        (void)now;
+        give_up(container_of(timer, Queues, timer), "tidegate-queues does not get the probe attached: some process that runs of the file holds it up");
+        return 0;
+}
+
+/* One dataflow after the other: the keeper gets one end of a pair of sockets, the helper the other. */
+static void ask_next(Queues *q)
+{
+        Supervisor *supervisor = q->supervisor;
+        struct queues_record record = {.magic = QUEUES_MAGIC, .type = QUEUES_MSG_FILES};
+        _cleanup_fd_ int to = -1, from = -1;
+        Dataflow *it, *next, *dataflow = NULL;
+        int pair[2];
+
+        if (q->state != QUEUES_READY || q->asked)
+                return;
+        list_for_each(it, next, &supervisor->dataflows, link)
+                if (!dataflow && it->queues.waits && wants(it))
+                        dataflow = it;
+        if (!dataflow)
+                return;
+        dataflow->queues.waits = dataflow->queues.shown = dataflow->queues.done = false;
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+                refuse(q, dataflow, strerror(errno));
+                return;
+        }
+        to = pair[0];
+        from = pair[1];
+        if (packet_send(q->fd, &record, sizeof(record), &from, 1)) {
+                give_up(q, "tidegate-queues does not read");
+                return;
+        }
+        q->asked = dataflow;
+        q->asked_at = clock_now();
+        timer_arm(&supervisor->loop, &q->timer, nsec_add(supervisor->loop.now, SHOW_SPAN), on_show_late);
+        if (keeper_order_files(dataflow, q->asked_at, to))
+                refuse(q, dataflow, "its keeper cannot be asked");
+}
+
+static void look_at_answers(Queues *q, Dataflow *dataflow)
+{
+        QueueWish *wish = &dataflow->queues;
+
+        if (!wish->shown || !wish->done)
+                return;
+        q->asked = NULL;
+        timer_disarm(&q->timer);
+        if (!wish->watching)
+                watch(q, dataflow);
+        server_look_again(q->supervisor->server);
+        look(q->supervisor);
+}
+
+void queues_files_shown(Dataflow *dataflow, const KeeperMsg *msg)
+{
+        Queues *q = dataflow->supervisor->queues;
+        char why[128];
+
+        if (!q || q->asked != dataflow || msg->files_shown.asked_ns != q->asked_at)
+                return; /* of no interest any more */
+        if (msg->files_shown.error && !dataflow->queues.watching) {
+                (void)snprintf(why, sizeof(why), "its keeper cannot tell which files its nodes run of: %s", error_text(-msg->files_shown.error));
+                refuse(q, dataflow, why);
+                look(q->supervisor);
+                return;
+        }
+        if (msg->files_shown.cgroup_id)
+                dataflow->queues.cgroup_id = msg->files_shown.cgroup_id;
+        dataflow->queues.shown = true;
+        look_at_answers(q, dataflow);
+}
+
+static void on_done(Queues *q, const struct queues_record *record)
+{
+        Dataflow *dataflow = q->asked;
+        _cleanup_free_ char *text = utf8_clean(record->text, strlen(record->text), NULL);
+
+        if (!dataflow)
+                return;
+        if (record->n_files == 0 && !dataflow->queues.watching) {
+                refuse(q, dataflow, record->error && text ? text : "none of its nodes runs of a file with probe sites");
+                look(q->supervisor);
+                return;
+        }
+        dataflow->queues.done = true;
+        look_at_answers(q, dataflow);
+}
+
+void queues_node_started(Node *node)
+{
+        Dataflow *dataflow = node->dataflow;
+
+        if (dataflow->queues.n_streams == 0)
+                return;
+        dataflow->queues.waits = true;
+        look(dataflow->supervisor);
+}
+
+/* ---- 1 in how many */
+
+static uint64_t count_told(const Queues *q, const Dataflow *dataflow)
+{
+        struct queue_count count;
+        uint64_t n = 0;
+
+        for (uint32_t l = 1; l <= dataflow->n_links; l++)
+                if (queue_view_read(&q->view, dataflow->queues.cgroup_id, l, &count) == 0)
+                        n += count.enqueued + count.dequeued;
+        return n;
+}
+
+/*
+ * So many that all of its nodes together stay within the budget: a power of two, larger at once, and smaller by steps, each when the next one would take
+ * less than half of it, for the number is estimated from the sample.
+ */
+static uint64_t next_mask(uint64_t mask, double share, double budget)
+{
+        while (share > budget && mask < UINT64_C(1) << 40) {
+                mask = 2 * mask + 1;
+                share /= 2;
+        }
+        for (unsigned i = 0; i < 4 && mask > 0 && 2 * share < budget / 2; i++) {
+                mask /= 2;
+                share *= 2;
+        }
+        return mask;
+}
+
+static void look_at_cost(Queues *q, Dataflow *dataflow, nsec_t now)
+{
+        QueueWish *wish = &dataflow->queues;
+        nsec_t span = now - wish->counted_at;
+        uint64_t n, mask;
+
+        if (span < COUNT_SPAN / 2)
+                return;
+        n = count_told(q, dataflow);
+        wish->share = (double)(n - wish->n_told) * q->hit_ns / (double)span;
+        wish->n_told = n;
+        wish->counted_at = now;
+        mask = next_mask(wish->mask, wish->share, wish->budget);
+        if (mask == wish->mask)
+                return;
+        wish->mask = mask;
+        tell_mask(dataflow);
+}
+
+static int on_count(Timer *timer, nsec_t now)
+{
+        Queues *q = container_of(timer, Queues, count_timer);
+        Dataflow *it, *next;
+
+        timer_arm(&q->supervisor->loop, timer, nsec_add(now, COUNT_SPAN), on_count);
+        list_for_each(it, next, &q->supervisor->dataflows, link)
+                if (it->queues.watching)
+                        look_at_cost(q, it, now);
+        return 0;
+}
+
+/* ---- what it says */
+
+static void on_ready(Queues *q, const struct queues_record *record, const int fds[static _QUEUES_FD_MAX])
+{
+        Supervisor *supervisor = q->supervisor;
+
+        if (queue_view_open(&q->view, fds[QUEUES_FD_WATCHED], fds[QUEUES_FD_LINKS])) {
+                give_up(q, "tidegate-queues handed over what cannot be mapped");
+                return;
+        }
+        timer_disarm(&q->timer);
+        q->state = QUEUES_READY;
+        q->load_ms = record->load_ms;
+        q->hit_ns = record->hit_ns;
+        tell_all_masks(supervisor); /* before anything is attached */
+        timer_arm(&supervisor->loop, &q->count_timer, nsec_add(supervisor->loop.now, COUNT_SPAN), on_count);
+        look(supervisor);
+}
+
+static int on_socket(Source *source, uint32_t revents)
+{
+        Queues *q = container_of(source, Queues, source);
+        _cleanup_free_ char *text = NULL;
+        struct queues_record record;
+        int fds[_QUEUES_FD_MAX];
+        size_t size = 0, n_fds = 0;
+        int r = packet_recv(q->fd, &record, sizeof(record), &size, fds, ELEMENTSOF(fds), &n_fds);
+
+        (void)revents;
+        if (r == PACKET_E_AGAIN)
+                return 0;
+        if (r == PACKET_E_CLOSED)
+                give_up(q, "tidegate-queues is gone");
+        else if (r || queues_msg_check(0, &record, size, n_fds) || (record.type == QUEUES_MSG_DONE) != (q->state == QUEUES_READY))
+                give_up(q, "tidegate-queues broke its protocol");
+        else if (record.type == QUEUES_MSG_READY)
+                on_ready(q, &record, fds);
+        else if (record.type == QUEUES_MSG_DONE)
+                on_done(q, &record);
+        else {
+                text = utf8_clean(record.text, strlen(record.text), NULL);
+                give_up(q, text ? text : "memory is short");
+        }
+        for (size_t i = 0; i < n_fds; i++)
+                fds[i] = fd_close(fds[i]); /* of our own helper, and mapped: neither is the last one */
+        return 0;
+}
+
+static int on_load_late(Timer *timer, nsec_t now)
+{
+        (void)now;
+        give_up(container_of(timer, Queues, timer), "tidegate-queues does not get its probe loaded");
+        return 0;
+}
+
+void queues_on_started(Supervisor *supervisor, int32_t pid, int take_sock, int take_pidfd)
+{
+        Queues *q = supervisor->queues;
+
+        (void)pid;
+        if (!q || q->state != QUEUES_ASKED) { /* not wanted any more: it ends with its socket */
+                (void)fd_close(take_sock);
+                (void)fd_close(take_pidfd);
+                return;
+        }
+        q->fd = take_sock;
+        q->pidfd = take_pidfd;
+        q->state = QUEUES_LOADING;
+        if (source_add(&supervisor->loop, &q->source, q->fd, EPOLLIN, SOURCE_EXITS, on_socket)) {
+                give_up(q, strerror(ENOMEM));
+                return;
+        }
+        timer_arm(&supervisor->loop, &q->timer, nsec_add(supervisor->loop.now, LOAD_SPAN), on_load_late);
+}
+
+void queues_on_failed(Supervisor *supervisor, int error)
+{
+        Queues *q = supervisor->queues;
+        char why[128];
+
+        if (!q || q->state != QUEUES_ASKED)
+                return;
+        if (error == ENOTSUP)
+                (void)snprintf(why, sizeof(why), "nodes have no cgroup here");
+        else if (error == ENOENT)
+                (void)snprintf(why, sizeof(why), "there is no tidegate-queues beside tidegated (built without kernel probes)");
+        else
+                (void)snprintf(why, sizeof(why), "tidegate-queues could not be started: %s", error_text(-error));
+        give_up(q, why);
+}
+
+/* ---- wishes */
+
+static void look(Supervisor *supervisor)
+{
+        bool wanted = count_wanted(supervisor) > 0 && !supervisor->ending;
+        Queues *q = supervisor->queues;
+        Dataflow *it, *next;
+
+        if (!q && wanted) {
+                q = calloc(1, sizeof(*q));
+                if (!q)
+                        return; /* asked for again with the next wish */
+                *q = (Queues){.supervisor = supervisor, .fd = -1, .pidfd = -1, .view = QUEUE_VIEW_INIT};
+                supervisor->queues = q;
+        }
+        if (!q)
+                return;
+        if (wanted && q->state == QUEUES_IDLE)
+                ask(q);
+        else if (!wanted && q->state != QUEUES_IDLE && q->state != QUEUES_UNAVAILABLE)
+                let_go(q);
+        if (q->state != QUEUES_READY)
+                return;
+        list_for_each(it, next, &supervisor->dataflows, link)
+                if (it->queues.watching && !wants(it)) {
+                        unwatch(q, it);
+                        tell_mask(it);
+                }
+        ask_next(q);
+}
+
+void queues_want(Dataflow *dataflow, double budget)
+{
+        Supervisor *supervisor = dataflow->supervisor;
+        Queues *q = supervisor->queues;
+        QueueWish *wish = &dataflow->queues;
+
+        wish->budget = budget;
+        if (q && q->state == QUEUES_UNAVAILABLE && nsec_add(q->tried_at, AGAIN_SPAN) <= supervisor->loop.now)
+                q->state = QUEUES_IDLE;
+        if (wish->n_streams++ == 0) {
+                wish->why[0] = '\0';
+                wish->waits = true;
+        }
+        look(supervisor);
+}
+
+void queues_unwant(Dataflow *dataflow)
+{
+        dataflow->queues.n_streams--;
+        look(dataflow->supervisor);
+}
+
+void queues_forget(Dataflow *dataflow)
+{
+        Supervisor *supervisor = dataflow->supervisor;
+
+        if (supervisor->queues)
+                unwatch(supervisor->queues, dataflow);
+        dataflow->queues = (QueueWish){};
+        look(supervisor);
+}
+
+/* ---- what is shown */
+
+/* Why nothing of it is counted; NULL: it is, or nobody wants it. */
+static const char *reason_of(const Dataflow *dataflow)
+{
+        const Queues *q = dataflow->supervisor->queues;
+        const QueueWish *wish = &dataflow->queues;
+
+        if (wish->watching || wish->n_streams == 0)
+                return NULL;
+        if (dataflow->n_links == 0)
+                return "it has no links";
+        if (wish->why[0])
+                return wish->why;
+        return q && q->state == QUEUES_UNAVAILABLE ? q->why : "it is being attached";
+}
+
+static json_t *describe_buckets(const uint64_t *buckets, int n)
+{
+        json_t *array = json_array();
+
+        while (n > 0 && buckets[n - 1] == 0)
+                n--;
+        for (int i = 0; i < n; i++)
+                (void)json_array_append_new(array, json_integer((json_int_t)buckets[i]));
+        return array;
+}
+
+static json_t *describe_link(const Queues *q, const Dataflow *dataflow, const Link *link)
+{
+        const char *output = link->source->plan->outputs[link->output], *input = link->target->plan->inputs[link->input].id;
+        struct queue_count count;
+
+        if (queue_view_read(&q->view, dataflow->queues.cgroup_id, link->number, &count))
+                return NULL;
+        return json_pack("{ss ss ss ss sI sI sI so so}", "from", link->source->plan->id, "output", output, "to", link->target->plan->id, "input", input, "sampled",
+                (json_int_t)count.enqueued, "taken", (json_int_t)count.dequeued, "one_in", (json_int_t)(dataflow->queues.mask + 1), "depth_log2",
+                describe_buckets(count.depth_log2, QUEUE_DEPTH_BUCKETS), "age_log2_ns", describe_buckets(count.age_log2_ns, QUEUE_AGE_BUCKETS));
+}
+
+void queues_describe_into(const Dataflow *dataflow, json_t *probes)
+{
+        const Queues *q = dataflow->supervisor->queues;
+        const QueueWish *wish = &dataflow->queues;
+        const char *reason = reason_of(dataflow);
+        json_t *links = json_array();
+
+        for (uint32_t l = 0; wish->watching && l < dataflow->n_links; l++) {
+                json_t *link = describe_link(q, dataflow, &dataflow->links[l]);
+
+                if (link)
+                        (void)json_array_append_new(links, link);
+        }
+        if (probes && links)
+                (void)json_object_set(probes, "links", links);
+        json_decref(links);
+        if (probes && reason)
+                (void)json_object_set_new(probes, "queue_reason", json_string(reason));
+        if (probes && wish->watching)
+                (void)json_object_set_new(probes, "queue_cost", json_pack("{sI sI sf sf}", "load_ms", (json_int_t)q->load_ms, "message_ns", (json_int_t)q->hit_ns, "share",
+                        wish->share, "budget", wish->budget));
+}

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How deep queues are and how long messages wait in them, seen by probes of the node library while somebody asks: exact, within a budget, and nothing stays."""
+
+import os
+import time
+
+import pytest
+from conftest import MARK, eventually
+from daemon import plan, program
+from lives import arguments_of, children_of
+from survive import node, restarting
+from test_escape import pid_of
+
+PYTHON = "/usr/bin/python3"
+
+needs_bpf = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(not os.path.exists("/sys/kernel/btf/vmlinux"), reason="this kernel has no type information (BTF)"),
+]
+
+# Sends or takes as many messages as it is told, and says so.
+OBEDIENT = """
+import sys, tidegate
+directory, what = sys.argv[1:]
+node = tidegate.Node()
+while True:
+    for n in open(directory + "/order"):
+        for i in range(int(n)):
+            if what == "send":
+                node.send_output("out", b"x" * (i + 1))
+            else:
+                while node.next()["type"] != "INPUT":
+                    pass
+        with open(directory + "/done", "w") as f:
+            f.write("done")
+"""
+
+
+class Obedient:
+    def __init__(self, directory, what):
+        self.directory, self.what = directory, what
+        directory.mkdir()
+        os.mkfifo(directory / "order")
+        os.mkfifo(directory / "done")
+        (directory / "node.py").write_text(OBEDIENT)
+
+    def argv(self):
+        return [PYTHON, self.directory / "node.py", self.directory, self.what]
+
+    def begin(self, n):
+        (self.directory / "order").write_text(f"{n}\n")
+
+    def end(self):
+        assert (self.directory / "done").read_text() == "done"
+
+    def do(self, n):
+        self.begin(n)
+        self.end()
+
+
+def helpers(daemon):
+    return [p for p in children_of(daemon.process.pid) if "tidegate-queues" in arguments_of(p)[:1]]
+
+
+@pytest.fixture
+def probed(build, start_daemon):
+    if not (build / "bin/tidegate-queues").exists():
+        pytest.skip("built without kernel probes")
+    return start_daemon(env={"TIDEGATE_PROBES": "on"})
+
+
+@pytest.fixture
+def begin(node_environment, traces):
+    def begin(daemon, *nodes, name="flow"):
+        environment = [f"{k}={node_environment[k]}" for k in ("LD_LIBRARY_PATH", "PYTHONPATH")] + [f"{MARK}={traces.mark}"]
+        with daemon.client() as client:
+            return list(client.stream("Start", plan=plan(*nodes, name=name), environment=environment, grace_ms=500, budget_ms=1000, wait="running"))[-1]
+
+    return begin
+
+
+def watch(daemon, name="flow", **parameters):
+    """A client that sees its queues, once they are attached."""
+    client = daemon.client()
+    client.send("Probe", more=True, dataflow=name, queues=True, interval_ms=100, **parameters)
+    return client
+
+
+def until(client, accept, seconds=10):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        probes = client.reply()[0]["probes"]
+        if accept(probes):
+            return probes
+    raise AssertionError(f"it did not come: {probes}")
+
+
+def all_of_them(probes):
+    """Attached, and no message is left out."""
+    return probes["links"] and all(link["one_in"] == 1 for link in probes["links"])
+
+
+def once(daemon, name="flow"):
+    return daemon.call("Probe", dataflow=name)["probes"]
+
+
+def link_of(probes, to="b"):
+    return next(link for link in probes["links"] if link["to"] == to)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two nodes that do what they are told: a sends to b, who loses nothing."""
+    return Obedient(tmp_path / "a", "send"), Obedient(tmp_path / "b", "take")
+
+
+def nodes_of(pair):
+    a, b = pair
+    return node("a", a.argv(), outputs=["out"]), node("b", b.argv(), inputs=[("in", "a", "out")])
+
+
+def mask_of(daemon, id, name="flow"):
+    """Which of its messages a node tells probes of, as its control page says: shm/probe.h."""
+    pid = pid_of(daemon, id, name)
+    begin = next(int(line.split("-")[0], 16) for line in open(f"/proc/{pid}/maps") if "tidegate-control" in line)
+    with open(f"/proc/{pid}/mem", "rb") as memory:
+        memory.seek(begin + 152)
+        return int.from_bytes(memory.read(8), "little")
+
+
+ALL, NONE = 0, 2**64 - 1
+
+
+class TestAttached:
+    pytestmark = needs_bpf
+
+    def test_each_message_is_counted_with_the_depth_that_it_met_and_the_time_that_it_waited(self, probed, begin, pair):
+        a, b = nodes_of(pair)
+        begin(probed, a, {**b, "restart": restarting()})
+        probes = until(client := watch(probed), all_of_them)
+        assert probes["queue_cost"]["message_ns"] > 0 and probes["queue_cost"]["budget"] == pytest.approx(0.03)
+        assert "queue_reason" not in probes
+        for _ in range(10):
+            pair[0].do(10)
+            pair[1].do(10)
+        link = link_of(until(client, lambda probes: link_of(probes)["taken"] >= 100))
+        assert (link["from"], link["output"], link["to"], link["input"]) == ("a", "out", "b", "in")
+        assert (link["sampled"], link["taken"]) == (100, 100)
+        assert link["depth_log2"] == [10, 20, 40, 30]
+        assert sum(link["age_log2_ns"]) == 100
+
+        os.kill(pid := pid_of(probed, "b"), 9)  # and what it does in its next life
+        pair[0].begin(12)  # more than the queue holds: it is in the library, and hears of that life
+        assert eventually(lambda: pid_of(probed, "b") not in (0, pid), 20), probed.output()
+        pair[1].do(12)
+        pair[0].end()
+        link = link_of(until(client, lambda probes: link_of(probes)["taken"] >= 112))
+        assert (link["sampled"], link["taken"]) == (112, 112)
+
+    def test_it_is_attached_while_somebody_looks_and_for_whom_somebody_looks(self, probed, begin, pair, tmp_path):
+        begin(probed, *nodes_of(pair))
+        begin(probed, node("c", Obedient(tmp_path / "c", "send").argv(), outputs=["out"]), name="other")
+        assert helpers(probed) == [] and mask_of(probed, "a") == mask_of(probed, "c", "other") == ALL
+        until(client := watch(probed), all_of_them)
+        assert len(helpers(probed)) == 1 and mask_of(probed, "a") == mask_of(probed, "b") == ALL
+        assert mask_of(probed, "c", "other") == NONE
+        client.close()
+        assert eventually(lambda: helpers(probed) == [], 10), probed.output()
+        assert once(probed)["links"] == []
+        assert eventually(lambda: mask_of(probed, "c", "other") == ALL, 10), "whoever else attaches"
+
+        until(client := watch(probed), all_of_them)
+        os.kill(helpers(probed)[0], 9)
+        assert until(client, lambda probes: not probes["links"])["queue_reason"] == "tidegate-queues is gone"
+        pair[0].do(3)
+        pair[1].do(3)
+
+    def test_a_busy_link_is_sampled_so_that_it_stays_within_the_budget(self, probed, begin, build):
+        begin(probed, node("a", [build / "tests/system/count"], outputs=["out"]), node("b", [build / "tests/system/drain", "/dev/null"], inputs=[("in", "a", "out")]))
+        client = watch(probed, budget=0.001)
+        until(client, lambda probes: probes["links"] and link_of(probes)["sampled"] > 0)
+        shares = []
+        while len(shares) < 15:
+            probes = until(client, lambda probes: probes["links"])
+            shares.append(probes["queue_cost"]["share"])
+        assert sorted(shares)[len(shares) // 2] <= 0.001, shares
+        assert link_of(probes)["one_in"] > 1 and probes["queue_cost"]["budget"] == pytest.approx(0.001)
+
+
+def test_without_probes_or_links_the_reason_is_said(start_daemon, begin, pair):
+    daemon = start_daemon(env={"TIDEGATE_PROBES": "off"})
+    begin(daemon, *nodes_of(pair))
+    begin(daemon, program("a", "sleep 1000"), name="lonely")
+    probes = until(watch(daemon), lambda probes: "queue_reason" in probes)
+    assert "turned off" in probes["queue_reason"] and probes["links"] == []
+    assert until(watch(daemon, "lonely"), lambda probes: "queue_reason" in probes)["queue_reason"] == "it has no links"
