@@ -96,10 +96,10 @@ static void print_info(const json_t *info)
         format_bytes(moved, sizeof(moved), (unsigned long long)json_get_number(info, "count_bytes"));
         printf("%s of dataflow %s: bytes%s\n", text_tame(name, false), json_get_text(info, "dataflow"),
                 json_is_true(json_object_get(info, "closed")) ? "; nothing more will come" : "");
-        printf("  publisher    %s, %s, life %lld: %lld messages (%s)\n", json_get_text(publisher, "node"), json_get_text(publisher, "state"),
-                json_get_number(publisher, "generation"), json_get_number(info, "published"), bytes);
-        printf("  in %-5.1f s   %lld messages, %.1f Hz, %s, %s/s\n", json_real_value(json_object_get(info, "seconds")), json_get_number(info, "count"),
-                json_real_value(json_object_get(info, "rate_hz")), moved, rate);
+        printf("  publisher    %s, %s, life %lld: %lld message%s (%s)\n", json_get_text(publisher, "node"), json_get_text(publisher, "state"),
+                json_get_number(publisher, "generation"), json_get_number(info, "published"), json_get_number(info, "published") == 1 ? "" : "s", bytes);
+        printf("  in %-5.1f s   %lld message%s, %.1f Hz, %s, %s/s\n", json_real_value(json_object_get(info, "seconds")), json_get_number(info, "count"),
+                json_get_number(info, "count") == 1 ? "" : "s", json_real_value(json_object_get(info, "rate_hz")), moved, rate);
         json_array_foreach(subscribers, i, link) {
                 printf("  subscriber   %s/%s, ", json_get_text(link, "node"), json_get_text(link, "input"));
                 status_print_link(link);

@@ -99,6 +99,29 @@ char *show_quoted(const uint8_t *data, size_t size, bool cut, size_t columns)
         return text;
 }
 
+static bool is_json_line(const uint8_t *data, size_t size)
+{
+        json_t *json;
+        bool is;
+
+        if (size == 0 || (data[0] != '{' && data[0] != '['))
+                return false;
+        for (size_t i = 0; i < size; i++)
+                if (data[i] == '\n' || data[i] == '\r' || data[i] == '\t')
+                        return false;
+        json = json_loadb((const char *)data, size, 0, NULL);
+        is = json != NULL;
+        json_decref(json);
+        return is;
+}
+
+char *show_text(const uint8_t *data, size_t size, bool cut, size_t columns)
+{
+        if (cut || size > columns || !is_json_line(data, size))
+                return show_quoted(data, size, cut, columns);
+        return strndup((const char *)data, size); /* not written anew: its numbers stay as they were sent */
+}
+
 /* ---- bytes */
 
 char *show_hex(const uint8_t *data, size_t size)
@@ -213,7 +236,7 @@ char *show_message(const Topic *topic, const TopicMessage *message, size_t colum
         (void)snprintf(head, sizeof(head), "%s #%llu %s %s", topic->name, (unsigned long long)message->index, clock, size);
         used = strlen(head) + 1;
         if (text)
-                body = show_quoted(message->payload, message->n_payload, cut, columns == 0 ? SIZE_MAX : columns > used + 13 ? columns - used - 1 : 12);
+                body = show_text(message->payload, message->n_payload, cut, columns == 0 ? SIZE_MAX : columns > used + 13 ? columns - used - 1 : 12);
         else if (message->n_payload > 0)
                 body = show_hex(message->payload, MIN(hex, message->n_payload));
         else

@@ -20,6 +20,11 @@ bool show_is_text(const uint8_t *data, size_t size, bool cut);
  */
 char *show_quoted(const uint8_t *data, size_t size, bool cut, size_t columns);
 
+/*
+ * show_text() - an object or an array in JSON on one line as it is, if it is all there and fits; any other text quoted. Return: as above.
+ */
+char *show_text(const uint8_t *data, size_t size, bool cut, size_t columns);
+
 /* show_hex() - lines "    00000010  61 62 ..  ab", each ended by a newline. Return: as above. */
 char *show_hex(const uint8_t *data, size_t size);
 

@@ -55,6 +55,19 @@ Test(show, quoted_text_is_escaped_and_fits_its_columns)
         assert_text(QUOTED("12\xe2\x82", true, 80), "\"12\"…");
 }
 
+#define TEXT(text, cut, columns) show_text((const uint8_t *)(text), strlen(text), cut, columns)
+
+Test(show, json_is_shown_as_it_is_where_it_is_whole_and_fits)
+{
+        assert_text(TEXT("{\"move\": [1, 0.10, \"a\\n\"]}", false, SIZE_MAX), "{\"move\": [1, 0.10, \"a\\n\"]}");
+        assert_text(TEXT("[1,2]", false, 5), "[1,2]");
+        assert_text(TEXT("[1,2]", false, 4), "\"[1\"…");
+        assert_text(TEXT("[1,2]", true, 80), "\"[1,2]\"…");
+        assert_text(TEXT("[1,\n2]", false, 80), "\"[1,\\n2]\"");
+        assert_text(TEXT("{move}", false, 80), "\"{move}\"");
+        assert_text(TEXT("17", false, 80), "\"17\"");
+}
+
 Test(show, bytes_are_dumped_in_rows_of_sixteen)
 {
         uint8_t bytes[18];

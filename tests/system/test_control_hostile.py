@@ -106,6 +106,7 @@ def test_another_user_sees_and_stops_nothing_that_is_not_its_own(open_daemon):
             for method, more in [
                 ("Stop", {}), ("Restart", {}), ("Clean", {}), ("StopNode", {"node": "a"}), ("SignalNode", {"node": "a", "signal": 9}),
                 ("SetLimit", {"limits": {"pids_max": 1}}), ("Freeze", {}), ("Thaw", {"node": "a"}), ("Usage", {}), ("Why", {"node": "a"}),
+                ("Observe", {"node": "a", "output": "out"}),
             ]:  # fmt: skip
                 assert error_of(daemon.socket, method, dataflow=name, **more)[0] == "NoSuchDataflow"
         assert error_of(daemon.socket, "Shutdown")[0] == "Refused"
