@@ -148,7 +148,7 @@ static void read_object(Why *why, WhyThread *t)
         default:
                 break;
         }
-        if (address && why->deep && t->task.state != 'D') /* one that hangs may hold what its memory is read under */
+        if (address && why->deep && (why->daring || t->task.state != 'D'))
                 why_peek_text(t->task.pid, address, t->object, sizeof(t->object));
 }
 

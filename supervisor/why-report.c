@@ -284,6 +284,9 @@ void why_child(Why *why, int out_fd)
         if (thawer > 0)
                 (void)waitpid(thawer, NULL, 0);
         if (write_report(why, out_fd)) {
+                why->daring = true;
+                if (!why->was_frozen && why->blamed >= 0 && why->threads[why->blamed].task.state == 'D')
+                        why_judge(why); /* now with the path that its call is about */
                 why_read_stacks(why);
                 (void)write_report(why, out_fd);
         }

@@ -110,6 +110,7 @@ typedef struct Why {
         WhyFds *fds;
         int diag_fd, diag_pid; /* NETLINK_SOCK_DIAG, in the network namespace of that process */
         bool deep;             /* memory and descriptors were read */
+        bool daring;           /* also memory of one that is uninterruptible, and may hold what it is read under */
         bool was_frozen;       /* for this look */
         Stack stacks[WHY_STACKS_MAX]; /* of who is blamed, and of others of its process whom it waits for */
         size_t n_stacks;

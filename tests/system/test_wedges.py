@@ -21,7 +21,7 @@ from lives import LONG, arguments_of, children_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else and to mount")
 NOBODY = 65534
-SECONDS = 10.0  # until what is said has to be right: a state has to have lasted for a moment
+SECONDS = 20.0  # until what is said has to be right: a state has to have lasted for a moment
 BACKPRESSURE = {"queue_policy": "backpressure", "queue_size": 2}
 FOLDER = "FOLDER/"  # of the test's own
 
@@ -49,6 +49,7 @@ ROWS = {
     "file-lock": Row("file-lock", "keeper", (FOLDER + "lock",)),
     "file-lock-record": Row("file-lock", "keeper", (FOLDER + "record",)),
     "file-system": Row("file-system", "", (FOLDER + "hung/d1/file",)),
+    "file-system-too": Row("file-system", "", (FOLDER + "hung/d1/file",)),
     "spawn": Row("file-system", "", ("execve of " + FOLDER + "hung/d2/program",)),
     "fifo-open": Row("fifo-open", "", (FOLDER + "lonely",)),
     "connect-full": Row("connect", "keeper", (FOLDER + "full",)),
@@ -89,6 +90,7 @@ def descriptor(build, folder, names, user):
     programs = build / "tests/system"
     words = {name: f"{name} {folder}" for name in [*names, *HELPERS] if name not in IN_DATA}
     words |= {"frozen": f"sleeping {folder}", "file-system": f"file-system {folder}/hung/d1", "spawn": f"spawn {folder}/hung/d2"}
+    words["file-system-too"] = words["file-system"]  # one asks, and the other is uninterruptible until that one has its answer
     if user:
         words["starved"] = f"starved-idle {folder}"
         del words["hog"]
