@@ -67,7 +67,7 @@ bool task_parse_status(Task *task, const char *text);
 bool task_parse_call(Task *task, const char *text);
 void task_parse_stack(Task *task, const char *text);
 
-/* task_call_name() - "openat", as the kernel's headers name it; NULL when they do not. Of this machine's own system calls: a
+/* task_call_name() - "openat", as the kernel's headers name it; NULL when they do not, and it is none of the few newer ones that are known. Of this machine's own system calls: a
  * process of another width (32 bits) is told of by the wrong name. */
 const char *task_call_name(int32_t number);
 
