@@ -569,15 +569,18 @@ json_t *top_model_queue(const TopModel *model, const TopLink *link)
 
 double top_model_probe_share(const TopModel *model)
 {
+        static const char *const costs[] = {"cost", "queue_cost"};
         double sum = TOP_UNKNOWN;
         const char *uuid;
         json_t *probes;
 
         json_object_foreach(model->probed, uuid, probes) {
-                const json_t *share = json_object_get(json_object_get(probes, "cost"), "share");
+                for (size_t i = 0; i < ELEMENTSOF(costs); i++) {
+                        const json_t *share = json_object_get(json_object_get(probes, costs[i]), "share");
 
-                if (json_is_number(share) && json_number_value(share) >= 0)
-                        sum = MAX(sum, 0.0) + json_number_value(share);
+                        if (json_is_number(share) && json_number_value(share) >= 0)
+                                sum = MAX(sum, 0.0) + json_number_value(share);
+                }
         }
         return sum;
 }

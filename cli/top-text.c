@@ -350,6 +350,8 @@ static void link_details(TopText *text, const TopModel *model, const TopUi *ui, 
         json_object_foreach(l->reasons, reason, n)
                 top_text_add(text, "  %-12s %lld", reason, (long long)json_integer_value(n));
         add_queue(text, top_model_queue(model, l));
+        if (json_get_text(json_object_get(model->probed, l->uuid), "queue_reason")[0])
+                top_text_add(text, "%-14s not of messages: %s", "probed", json_get_text(json_object_get(model->probed, l->uuid), "queue_reason"));
 }
 
 void top_text_details(TopText *text, const TopModel *model, const TopUi *ui, nsec_t now)

@@ -742,9 +742,9 @@ Test(top_view, details_have_what_was_sampled)
         TopText text = TOP_TEXT_NULL;
         _cleanup_free_ char *node = NULL, *link = NULL;
 
-        put_probes(&s.model, json_pack("{sb s[{ss si s[] s{si si si si s[{ss si}]}}] s[{ss ss ss ss si si s[iiii] s[iii]}]}", "attached", 0, "nodes",
-                "node", "source", "generation", 1, "calls", "sampled", "looks", 20, "threads", 40, "outside", 10, "other", 0, "calls", "call", "futex",
-                "samples", 30, "links", "from", "source", "output", "frames", "to", "dft", "input", "in", "sampled", 100, "one_in", 8, "depth_log2", 60,
+        put_probes(&s.model, json_pack("{sb ss s{sf} s[{ss si s[] s{si si si si s[{ss si}]}}] s[{ss ss ss ss si si s[iiii] s[iii]}]}", "attached", 0, "queue_reason",
+                "over budget", "queue_cost", "share", 0.02, "nodes", "node", "source", "generation", 1, "calls", "sampled", "looks",
+                20, "threads", 40, "outside", 10, "other", 0, "calls", "call", "futex", "samples", 30, "links", "from", "source", "output", "frames", "to", "dft", "input", "in", "sampled", 100, "one_in", 8, "depth_log2", 60,
                 0, 39, 1, "age_log2_ns", 0, 0, 10), T0);
         (void)press(&s, TOP_KEY_ENTER);
         top_text_details(&text, &s.model, &s.ui, T0);
@@ -757,6 +757,8 @@ Test(top_view, details_have_what_was_sampled)
         (void)press(&s, TOP_KEY_ENTER);
         top_text_details(&text, &s.model, &s.ui, T0);
         link = drawn(&s, 40, 100, true, &text);
+        has(link, "probed         not of messages: over budget\n");
+        cr_assert_float_eq(top_model_probe_share(&s.model), 0.02, 1e-9);
         has(link, "probed         100 messages, one in 8\n  waited       1 p50, 7 p99, 15 at most\n  age          8ns p50, 8ns p99, 8ns at most\n");
         top_text_done(&text);
         stand(&s);
