@@ -51,6 +51,8 @@ static const Table tables[] = {
                         {"ours_ms", "ours ms", NUMBER, 8}, {"ratio", "ratio", NUMBER, 6}}},
         {"probe", "rows", "probe: a system call (getppid), us; longer: than in the same round without",
                 {{"what", "", TEXT, -42}, {"n", "rounds", COUNT, 6}, {"us", "us", NUMBER, 7}, {"longer_us", "longer", NUMBER, 7}, {"ratio", "ratio", NUMBER, 6}}},
+        {"probe", "messages", "probe: a message of 64 B sent and taken, us; longer: than without sites",
+                {{"what", "", TEXT, -42}, {"n", "rounds", COUNT, 6}, {"us", "us", NUMBER, 7}, {"longer_us", "longer", NUMBER, 7}, {"ratio", "ratio", NUMBER, 6}}},
 };
 
 static void number_text(double v, char *ret, size_t n)

@@ -139,7 +139,12 @@ def test_what_probes_cost_is_measured_of_each_who_pays_and_of_nobody_afterwards(
     assert all(row["us"] > 0 and row["n"] == 1 for row in rows.values())
     assert (rows[nobody]["longer_us"], rows[nobody]["ratio"]) == (0, 1)
     assert all(rows[other]["us"] < rows[watched]["us"] for other in {nobody} | others)
-    assert [(goal["id"], goal["goal"]) for goal in found["goals"]] == [("probe", 0.35), ("probe", 0.17), ("probe", 0.01)]
+    messages = {row["what"]: row for row in found["probe"]["messages"]}
+    bare, told = "built without sites", "attached: it is told of, at both ends"
+    assert set(messages) == {bare, told, "nothing is attached", "attached: it is not in the sample", "detached again"}
+    assert all(row["us"] > 0 and row["n"] == 1 for row in messages.values())
+    assert (messages[bare]["longer_us"], messages[bare]["ratio"]) == (0, 1) and all(row["us"] < messages[told]["us"] for what, row in messages.items() if what != told)
+    assert [(goal["id"], goal["goal"]) for goal in found["goals"]] == [("probe", 0.35), ("probe", 0.17), ("probe", 0.01), ("probe", 1.3), ("probe", 1.05)]
     after = {path.name for path in unified_root().glob("tidegate-doctor-*")}
     assert eventually(lambda: not any((unified_root() / name).exists() for name in after - before), 10), "or it is a doctor's of another test"
 
