@@ -252,7 +252,7 @@ void screen_event(Screen *screen, json_t *event, nsec_t now)
                 ledger_event(screen, event);
         else if (strcmp(type, "note") == 0)
                 screen_say(screen, false, "%s%s%s", text_of(event, "node"), text_of(event, "node")[0] ? ": " : "", text_of(event, "text"));
-        else if (strcmp(type, "escape-attempt") == 0)
+        else if (strcmp(type, "escape-attempt") == 0 || strcmp(type, "why") == 0)
                 screen_say(screen, true, "node %s: %s", text_of(event, "node"), text_of(event, "text"));
         else if (strcmp(type, "probe-detached") == 0)
                 screen_say(screen, false, "system calls are not counted any more: %s", text_of(event, "text"));

@@ -293,6 +293,7 @@ typedef struct KeeperMsg {
                         uint64_t asked;       /* which of the questions it is: comes back */
                         uint64_t deadline_ns; /* absolute: what was seen until then is the answer */
                         uint8_t freeze;       /* its cgroup stands still while memory is read */
+                        uint8_t brief;        /* nobody waits for it: a few threads, no stacks, and everything else comes first */
                 } why;
                 struct { /* WHY_SAID; fds: the report (one line of JSON), if size is not 0 */
                         uint64_t asked;

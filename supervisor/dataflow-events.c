@@ -50,6 +50,23 @@ void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *typ
         dataflow_emit(dataflow, json_pack("{ss ss ss}", "type", type, "node", node->plan->id, "text", text));
 }
 
+void dataflow_stuck_event(Dataflow *dataflow, const Node *node, const char *text, json_t *take_why)
+{
+        const char *sentence = json_string_value(json_object_get(take_why, "text"));
+
+        if (!supervisor_is_private(dataflow->supervisor))
+                log_line("STUCK: node %s of %s: %s%s%s", node->plan->id, dataflow->plan->name, text, sentence ? ": " : "", sentence ? sentence : "");
+        dataflow_emit(dataflow, json_pack("{ss ss ss so*}", "type", "stuck", "node", node->plan->id, "text", text, "why", take_why));
+}
+
+void dataflow_why_event(Dataflow *dataflow, const Node *node, json_t *take_why)
+{
+        char text[1200];
+
+        (void)snprintf(text, sizeof(text), "is killed, and was stuck: %.1100s", json_string_value(json_object_get(take_why, "text")));
+        dataflow_emit(dataflow, json_pack("{ss ss ss so*}", "type", "why", "node", node->plan->id, "text", text, "why", take_why));
+}
+
 void dataflow_freezer_event(Dataflow *dataflow, const Node *node, bool frozen)
 {
         dataflow_emit(dataflow, json_pack("{ss ss* ss}", "type", frozen ? "frozen" : "thawed", "node", node ? node->plan->id : NULL, "text",

@@ -137,6 +137,7 @@ json_t *describe_node(const Node *node, bool with_links)
                         describe_older(&node->older[i], result);
         if (result && progress.health == PROGRESS_STUCK)
                 (void)json_object_set_new(result, "stuck_since_at_ms", json_integer(ms(progress.stuck_since)));
+        node_why_describe(node, result);
         misbehaviour_describe(result, &node->misbehaviour);
         if (result && node->plan->kind == PLAN_KIND_NODE)
                 placer_describe(node, result);

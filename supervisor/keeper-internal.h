@@ -276,6 +276,8 @@ void incarnations_done(Keeper *k);
 void keeper_reapers_init(Keeper *k);
 void keeper_reapers_done(Keeper *k);
 int keeper_reaper_fork(Keeper *k, Reaper *ret, const SpawnPlan *plan, SpawnOutcome *outcome, int place_fd); /* in a thread; place_fd: where it is written down, or -1 */
+pid_t keeper_fork(Keeper *k); /* in a thread: as fork(), of a child that is nobody's life and to be left alone until keeper_forked_ended() */
+void keeper_forked_ended(Keeper *k, pid_t pid);
 void keeper_on_reaper(KeeperSource *source, uint32_t events); /* an incarnation's exit source */
 /* Nobody is to be seen there any more: is its reaper waited for, and nobody left of those whom it left to us? Else look again follows. */
 bool incarnation_settle(Incarnation *inc);

@@ -98,6 +98,26 @@ static void forget(Keeper *k, pid_t pid)
         pthread_mutex_unlock(&reapers->lock);
 }
 
+pid_t keeper_fork(Keeper *k)
+{
+        pid_t pid = -1;
+
+        pthread_mutex_lock(&k->reapers.lock);
+        if (reserve(&k->reapers) == 0)
+                pid = fork();
+        if (pid == 0)
+                return 0; /* with the lock, which is nobody's there */
+        if (pid > 0)
+                k->reapers.pids[k->reapers.n++] = pid;
+        pthread_mutex_unlock(&k->reapers.lock);
+        return pid;
+}
+
+void keeper_forked_ended(Keeper *k, pid_t pid)
+{
+        forget(k, pid);
+}
+
 /* ---- whom a reaper that was killed left to us */
 
 typedef struct StrayJob {

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -111,6 +112,8 @@ static _Noreturn void be_child(Why *why, pid_t parent, int out_fd)
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         (void)prctl(PR_SET_DUMPABLE, 0);
         (void)signal(SIGPIPE, SIG_IGN);
+        if (why->brief)
+                (void)setpriority(PRIO_PROCESS, 0, 15);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
         if (getppid() == parent && close_others(why, out_fd) == 0)
                 why_child(why, out_fd);
@@ -182,7 +185,7 @@ static void run_why(Job *job)
                         leave_place(place, 0);
                 return;
         }
-        pid = fork();
+        pid = keeper_fork(j->keeper);
         if (pid == 0)
                 be_child(&j->why, own, ends[1]);
         (void)close(ends[1]);
@@ -191,7 +194,11 @@ static void run_why(Job *job)
         else
                 collect(j, ends[0]);
         (void)close(ends[0]);
-        leave_place(place, pid > 0 && !end_child(pid) ? pid : 0);
+        if (pid > 0 && end_child(pid)) {
+                keeper_forked_ended(j->keeper, pid);
+                pid = 0;
+        }
+        leave_place(place, MAX(pid, 0));
         if (!j->report && !j->error)
                 j->error = ETIMEDOUT;
 }
@@ -271,6 +278,7 @@ void keeper_why(Keeper *k, const KeeperMsg *msg, int *fds)
         j->order = *msg;
         j->why.until = MIN(msg->why.deadline_ns, nsec_add(clock_now(), WHY_SPAN_MAX));
         j->why.freeze = msg->why.freeze;
+        j->why.brief = msg->why.brief;
         j->why.context_fd = TAKE_FD(fds[0]);
         j->why.flow_fd = fcntl(k->dataflow_fd, F_DUPFD_CLOEXEC, 3);
         j->job.run = run_why;

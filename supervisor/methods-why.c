@@ -57,7 +57,7 @@ static int make_context(const Dataflow *dataflow)
         return fd;
 }
 
-int why_ask(Node *node, bool freeze, nsec_t deadline, uint64_t *ret_asked)
+int why_ask(Node *node, bool freeze, bool brief, nsec_t deadline, uint64_t *ret_asked)
 {
         static uint64_t n_asked;
         _cleanup_fd_ int fd = make_context(node->dataflow);
@@ -65,7 +65,7 @@ int why_ask(Node *node, bool freeze, nsec_t deadline, uint64_t *ret_asked)
 
         if (fd < 0)
                 return error_fold(fd);
-        r = keeper_order_why(node, ++n_asked, fd, freeze, deadline);
+        r = keeper_order_why(node, ++n_asked, fd, freeze, brief, deadline);
         if (r)
                 return error_fold(r);
         *ret_asked = n_asked;
@@ -103,7 +103,7 @@ static void why(Client *client, const Parameters *parameters)
         client->call.node = node;
         client->call.awaited = -1;
         client->call.generation = node->generation;
-        if (why_ask(node, parameters->freeze, nsec_add(client->server->loop->now, span - reserve), &client->call.asked)) {
+        if (why_ask(node, parameters->freeze, false, nsec_add(client->server->loop->now, span - reserve), &client->call.asked)) {
                 client_fail(client, CONTROL_E_NOT_RUNNING, "the keeper of dataflow %.128s cannot be asked", flow->dataflow->plan->name);
                 return;
         }
@@ -151,6 +151,7 @@ void why_said(Dataflow *dataflow, const KeeperMsg *msg, int fd)
         report = read_report(msg->why_said.size ? fd : -1, msg->why_said.size);
         if (report)
                 (void)json_object_set_new(report, "dataflow", json_string(dataflow->plan->name));
+        node_why_said(&dataflow->nodes[msg->node], msg->why_said.asked, report);
         if (server)
                 list_for_each(it, next, &server->calls, call.link)
                         if (it->call.asked == msg->why_said.asked && it->call.node == &dataflow->nodes[msg->node])

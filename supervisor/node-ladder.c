@@ -207,6 +207,7 @@ void node_next_rung(Node *node)
         case NODE_RUNG_KILL:
                 node->killed = true;
                 keeper_order_kill(node, node->ladder.verdict);
+                node_why_killed(node);
                 break;
         case NODE_RUNG_VERDICT:
                 keeper_order_look(node);

@@ -277,6 +277,7 @@ void node_done(Node *node)
         timer_disarm(&node->guard_timer);
         timer_disarm(&node->order_timer);
         timer_disarm(&node->hung_up);
+        node_why_done(node);
         job_cancel(&node->job);
         wiring_release(node);
         source_remove(&node->pid_source);

@@ -19,6 +19,7 @@
 #include "supervisor/leftover.h"
 #include "supervisor/loop.h"
 #include "supervisor/misbehaviour.h"
+#include "supervisor/node-why.h"
 #include "supervisor/packet.h"
 #include "supervisor/plan.h"
 #include "supervisor/pressure.h"
@@ -186,6 +187,7 @@ struct Node {
         Misbehaviour misbehaviour; /* by the word of those that it has links with */
         nsec_t said_since; /* when the present second of its socket began, and how many packets came in it */
         uint32_t n_said;
+        NodeWhy why;       /* why it made no progress */
         bool held;         /* starting, and not ordered from the keeper yet: its dataflow is frozen */
 };
 

@@ -137,9 +137,14 @@ static void on_change(const ProgressEvent *event, void *userdata)
                                : "");
         else
                 (void)snprintf(text, sizeof(text), "it takes messages again, after %.1f s", (double)(dataflow->loop->now - event->since) / 1e9);
-        dataflow_health_event(dataflow, node, stuck ? "stuck" : "resumed", text);
-        if (!supervisor_is_private(dataflow->supervisor))
-                log_line("%s: node %s of %s: %s", stuck ? "STUCK" : "RESUMED", node->plan->id, dataflow->plan->name, text);
+        if (stuck) {
+                node_why_stuck(node, text);
+        } else {
+                node_why_flush(node);
+                dataflow_health_event(dataflow, node, "resumed", text);
+                if (!supervisor_is_private(dataflow->supervisor))
+                        log_line("RESUMED: node %s of %s: %s", node->plan->id, dataflow->plan->name, text);
+        }
         show_node(node);
         show_dataflow(dataflow);
 }
@@ -176,6 +181,7 @@ void show_node_runs(Node *node)
 void show_node_ends(Node *node)
 {
         placer_node_ends(node);
+        node_why_ends(node);
         progress_end(node->dataflow->progress, node->index);
         progress_arm(node->dataflow);
 }

@@ -129,13 +129,22 @@ static void read_more(WhyThread *t)
         }
 }
 
+static size_t threads_max(const Walk *w)
+{
+        bool own = w->node == (int)w->why->target;
+
+        if (w->why->brief)
+                return own ? WHY_BRIEF_OWN : WHY_BRIEF_OTHER;
+        return own ? WHY_OWN_MAX : WHY_OTHER_MAX;
+}
+
 static int look_at_thread(Walk *w, pid_t pid, pid_t tid)
 {
         Why *why = w->why;
         WhyThread *t = &why->threads[why->n_threads];
         char text[256];
 
-        if (why->n_threads >= WHY_THREADS_MAX || w->n >= (w->node == (int)why->target ? WHY_OWN_MAX : WHY_OTHER_MAX)) {
+        if (why->n_threads >= WHY_THREADS_MAX || w->n >= threads_max(w)) {
                 why->n_uncounted += w->node == (int)why->target;
                 return 0;
         }
@@ -165,7 +174,8 @@ static int look_at_process(pid_t pid, void *userdata)
         for (size_t i = 0; i < why->n_processes; i++)
                 if (why->processes[i].pid == pid)
                         return 0; /* told once per thread where cgroups are threaded */
-        if (why->n_processes >= WHY_PROCESSES_MAX || clock_now() >= why->until)
+        if (why->n_processes >= WHY_PROCESSES_MAX || clock_now() >= why->until ||
+                (why->brief && why->n_threads && (w->n >= threads_max(w) || clock_now() >= nsec_add(why->first_at, WHY_BRIEF_SPAN))))
                 return -ETIMEDOUT;
         why->processes[why->n_processes++] = (WhyProcess){pid, w->node};
         (void)snprintf(path, sizeof(path), "/proc/%d/task", pid);
@@ -238,8 +248,8 @@ static void look_again(Why *why, WhyThread *t)
         Task task;
         char text[256];
 
-        if (task_read(&task, t->task.pid, t->task.tid) || task.start_time != t->task.start_time)
-                return; /* it has ended meanwhile */
+        if (task_read(&task, t->task.pid, t->task.tid) || task.start_time != t->task.start_time || (strchr("ZX", task.state) && !strchr("ZX", t->task.state)))
+                return; /* it has ended meanwhile: what it was doing before says more */
         if (why_slurp(t->task.pid, t->task.tid, "schedstat", text, sizeof(text)) && blame_parse_sched(text, &sched))
                 t->sched = (BlameSched){sched.run - MIN(sched.run, t->sched.run), sched.wait - MIN(sched.wait, t->sched.wait)};
         else

@@ -283,7 +283,7 @@ void why_child(Why *why, int out_fd)
                 (void)close(pipe_fd);
         if (thawer > 0)
                 (void)waitpid(thawer, NULL, 0);
-        if (write_report(why, out_fd)) {
+        if (write_report(why, out_fd) && !why->brief) {
                 why->daring = true;
                 if (!why->was_frozen && why->blamed >= 0 && why->threads[why->blamed].task.state == 'D')
                         why_judge(why); /* now with the path that its call is about */

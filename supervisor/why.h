@@ -31,6 +31,9 @@
 #define WHY_THREADS_MAX   768  /* that are looked at, */
 #define WHY_OWN_MAX       512  /* of the node, */
 #define WHY_OTHER_MAX     16   /* and of each other node */
+#define WHY_BRIEF_OWN   32 /* when it is to be brief, likewise */
+#define WHY_BRIEF_OTHER 4
+#define WHY_BRIEF_SPAN  (100 * NSEC_PER_MSEC) /* and so long, for the first look */
 #define WHY_STACKS_MAX    4
 #define WHY_TOLD_MAX      48   /* threads that are told of one by one */
 
@@ -95,6 +98,7 @@ typedef struct Why {
         WhyNode *nodes;
         size_t n_nodes, target; /* target: which one is asked about */
         int flow_fd, context_fd; /* the dataflow's cgroup; what the supervisor knows, as JSON */
+        bool brief;  /* a few threads of each node, no stacks */
         bool freeze; /* the node stands still while memory is read */
         nsec_t until;
 

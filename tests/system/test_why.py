@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from conftest import eventually
+from daemon import plan, program
 from lives import Process
 
 MUTEXES = """\
@@ -52,6 +53,7 @@ nodes:
   - id: check
     path: {nodes}/check
     args: {seen} 1000
+    stuck_timeout: 0.5
     inputs:
       in: {{source: relay/out, queue_size: 4, queue_policy: backpressure}}
 """
@@ -73,8 +75,18 @@ def tell(build, daemon):
     return tell
 
 
+def node_of(daemon, node):
+    return next(n for n in daemon.status("flow")["nodes"] if n["id"] == node)
+
+
 def pid_of(daemon, node):
-    return next(n["pid"] for n in daemon.status("flow")["nodes"] if n["id"] == node)
+    return node_of(daemon, node)["pid"]
+
+
+def events_of(client):
+    """One after the other, each within 20 s."""
+    while True:
+        yield client.receive(20)["parameters"]["event"]
 
 
 @pytest.fixture
@@ -136,8 +148,13 @@ def test_each_wedge_has_its_name(flow, daemon, why, tell, stacks):
 
 def test_backpressure_is_followed_to_whom_it_comes_from(flow, daemon, why):
     check = Process(pid_of(daemon, "check"))
+    client = daemon.client()
+    client.send("Events", more=True, dataflow="flow")
     check.send(signal.SIGSTOP)
     try:
+        event = next(e for e in events_of(client) if e["type"] == "stuck" and e["node"] == "check")
+        assert event["why"]["cause"] == "stopped" and event["why"]["text"].startswith("check was stopped by a signal")
+        assert node_of(daemon, "check")["why"] == event["why"]
         assert why("check", "stopped")["text"].startswith("check was stopped by a signal")
         said = why("relay", "backpressure", hops=2)
         assert said["text"].startswith("relay waits for room in `out`: consumer check was stopped by a signal"), said["text"]
@@ -148,6 +165,20 @@ def test_backpressure_is_followed_to_whom_it_comes_from(flow, daemon, why):
         check.send(signal.SIGCONT)
         check.close()
     assert eventually(lambda: why("check")["cause"] != "stopped", 10)
+    assert next(e for e in events_of(client) if e["type"] == "resumed")["node"] == "check"
+    assert "why" not in node_of(daemon, "check")
+
+
+def test_who_is_stuck_and_has_to_be_killed_is_told_with_why(flow, daemon):
+    client = daemon.client()
+    client.send("Events", more=True, dataflow="flow")
+    os.kill(pid_of(daemon, "check"), signal.SIGSTOP)
+    stuck = next(e for e in events_of(client) if e["type"] == "stuck" and e["node"] == "check")
+    daemon.call("StopNode", dataflow="flow", node="check", force=True)
+    event = next(e for e in events_of(client) if e["type"] == "why")
+    assert event["node"] == "check" and event["why"] == stuck["why"]
+    assert event["text"].startswith("is killed, and was stuck: check was stopped by a signal")
+    assert node_of(daemon, "check")["why"] == stuck["why"] and node_of(daemon, "check")["killed_by"]
 
 
 def test_who_stands_still_for_the_look_runs_again_and_what_was_frozen_stays_so(flow, daemon, why):
