@@ -456,7 +456,7 @@ static int put_counts(Picture *p, int row, const TopModel *model)
         int col;
 
         count_nodes(model, &up, &stuck, &failed);
-        (void)snprintf(text, sizeof(text), "%zu dataflow%s, %zu node%s: %u up", model->n_dataflows, model->n_dataflows == 1 ? "" : "s", model->n_nodes,
+        (void)snprintf(text, sizeof(text), "%s%zu dataflow%s, %zu node%s: %u up", model->daemon.lost_since ? "last known: " : "", model->n_dataflows, model->n_dataflows == 1 ? "" : "s", model->n_nodes,
                 model->n_nodes == 1 ? "" : "s", up);
         col = picture_put(p, row, 0, p->cols, PICTURE_PLAIN, text);
         (void)snprintf(text, sizeof(text), ", %u stuck", stuck);

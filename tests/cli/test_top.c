@@ -641,7 +641,7 @@ Test(top_view, says_that_the_daemon_is_gone)
         top_model_put_silence(&s.model, "it hung up", T0 - 3 * S);
         put_page(&s.model, STATUS_VERDICT_NONE, STATUS_REASON_MISSING, 1, T0);
         text = drawn(&s, 24, 100, true, NULL);
-        has(text, "daemon is gone, since 3.0 s: it is said why");
+        has(text, "daemon is gone, since 3.0 s: it is said why\nlast known: 1 dataflow, 3 nodes");
         has(text, "audio:source");
         stand(&s);
 }
