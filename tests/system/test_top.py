@@ -381,6 +381,12 @@ def test_a_daemon_that_is_stopped_is_wedged_and_its_nodes_are_still_shown(start_
     s = screen("flow", "--timeout", "300ms", TIDEGATE_RUNTIME_DIR=str(daemon.runtime), cols=120)
     s.until(r"^flow:busy +running +(?:[1-9]\d*\.\d|0\.[1-9]) +[\d.]+[KM]")
     s.until(r"^flow:idle +running +0\.0 ")
+    s.type("p")  # threads are looked at, for the probes of daemons of tests are turned off
+    s.until(r"^probes: .*turned off")
+    s.type("\r")
+    s.until(r"^  \d+ threads found in \d+ looks: \d+ % of them in no call")
+    s.type("\x1bp")
+    s.until(r"^probes: detached")
     s.type("/idle\rw")
     s.until(r"^why flow:idle$")
     s.until(r"sleep")
