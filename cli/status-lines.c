@@ -39,6 +39,7 @@ static void describe_running(char *buffer, size_t size, const json_t *node)
 {
         long long now = now_ms(), since = json_get_number(node, "since_at_ms"),
                   stuck = json_get_number(node, "stuck_since_at_ms");
+        const char *cause = json_get_text(json_object_get(node, "why"), "cause"); /* docs/why.md */
         char uptime[64], stuck_for[64];
         int n;
 
@@ -48,7 +49,7 @@ static void describe_running(char *buffer, size_t size, const json_t *node)
         if (strcmp(json_get_text(node, "health"), "stuck") != 0 || n < 0 || (size_t)n >= size)
                 return;
         format_uptime(stuck_for, sizeof(stuck_for), stuck ? now - stuck : 0);
-        (void)snprintf(buffer + n, size - (size_t)n, ", stuck for %s: messages wait, it takes none", stuck_for);
+        (void)snprintf(buffer + n, size - (size_t)n, ", stuck for %s: messages wait, it takes none%s%s%s", stuck_for, cause[0] ? " (" : "", cause, cause[0] ? ")" : "");
 }
 
 static void describe_end(char *buffer, size_t size, const json_t *dataflow, const json_t *node)

@@ -146,7 +146,7 @@ def test_each_wedge_has_its_name(flow, daemon, why, tell, stacks):
     assert json.loads(tell("why", "flow:full", "--json").stdout)["cause"] == "pipe-full"
 
 
-def test_backpressure_is_followed_to_whom_it_comes_from(flow, daemon, why):
+def test_backpressure_is_followed_to_whom_it_comes_from(flow, daemon, tell, why):
     check = Process(pid_of(daemon, "check"))
     client = daemon.client()
     client.send("Events", more=True, dataflow="flow")
@@ -155,6 +155,7 @@ def test_backpressure_is_followed_to_whom_it_comes_from(flow, daemon, why):
         event = next(e for e in events_of(client) if e["type"] == "stuck" and e["node"] == "check")
         assert event["why"]["cause"] == "stopped" and event["why"]["text"].startswith("check was stopped by a signal")
         assert node_of(daemon, "check")["why"] == event["why"]
+        assert "messages wait, it takes none (stopped)" in tell("status", "flow").stdout
         assert why("check", "stopped")["text"].startswith("check was stopped by a signal")
         said = why("relay", "backpressure", hops=2)
         assert said["text"].startswith("relay waits for room in `out`: consumer check was stopped by a signal"), said["text"]
