@@ -14,7 +14,7 @@
 #define CALL_SPAN   (3 * NSEC_PER_SEC)
 #define WIDTH       80
 #define FRAMES_MAX  8 /* of a stack; --json has more */
-#define THREADS_MAX 6 /* shown with their numbers; the rest is counted */
+#define THREADS_MAX 4 /* shown with their numbers; the rest is counted */
 
 /* ---- text */
 
@@ -35,23 +35,6 @@ static void print_folded(const char *text, int indent)
                 column += printf("%*s%s", column ? 1 : indent, "", word);
         }
         printf("\n");
-}
-
-static void print_chain(const json_t *why)
-{
-        const json_t *chain = json_object_get(why, "chain");
-        char line[600];
-        json_t *hop;
-        size_t i;
-
-        if (json_array_size(chain) < 3) /* the sentence has both */
-                return;
-        printf("\n");
-        json_array_foreach(chain, i, hop) {
-                (void)snprintf(line, sizeof(line), "%s %.128s (pid %lld%s): %s", i ? "->" : "  ", json_get_text(hop, "node"), json_get_number(hop, "pid"),
-                        json_get_number(hop, "tid") != json_get_number(hop, "pid") ? ", a thread" : "", json_get_text(hop, "text"));
-                print_folded(line, 2);
-        }
 }
 
 static double share(const json_t *thread, const char *key, const json_t *why)
@@ -82,12 +65,13 @@ static void print_thread(const json_t *why, const json_t *thread, bool first)
         (void)snprintf(comm, sizeof(comm), "%.15s", json_get_text(thread, "comm"));
         printf("%8lld  %-15s  %-5s  %-18.18s %5.0f%% %5.0f%% %6.0f%%\n", json_get_number(thread, "tid"), text_tame(comm, false), json_get_text(thread, "state"),
                 call[0] ? call : wchan[0] ? wchan : "-", share(thread, "run_us", why), share(thread, "wait_us", why), share(thread, "blocked_us", why));
-        if (!first)
-                (void)snprintf(line, sizeof(line), "%s", json_get_text(thread, "text"));
-        else
-                line[0] = '\0';
-        if (line[0])
-                print_folded(line, 10);
+        if (!first && json_get_text(thread, "text")[0]) { /* the first one's is the sentence above */
+                int n = snprintf(line, sizeof(line), "%s", json_get_text(thread, "text")), cut = WIDTH - 13;
+
+                while (n > cut && cut > 0 && ((unsigned char)line[cut] & 0xc0) == 0x80) /* not within a character */
+                        cut--;
+                printf("%10s%.*s%s\n", "", cut, text_tame(line, false), n > cut ? "..." : "");
+        }
         if (first) {
                 print_stack("kernel:", json_object_get(thread, "stack"));
                 print_stack("own:", json_object_get(thread, "user_stack"));
@@ -120,7 +104,6 @@ static void print_why(const char *name, const json_t *why)
         (void)snprintf(head, sizeof(head), "%s: %s", name, json_get_text(why, "cause"));
         printf("%s\n", text_tame(head, false));
         print_folded(json_get_text(why, "text"), 2);
-        print_chain(why);
         print_threads(why);
         if (json_get_text(why, "lost")[0]) {
                 (void)snprintf(head, sizeof(head), "not seen: %s", json_get_text(why, "lost"));
