@@ -158,12 +158,19 @@ static const char *behind(const WhyThread *t, char buffer[static 256])
         return buffer;
 }
 
-static bool blame_file_system(Why *why, WhyThread *t)
+/* In a file system whose data somebody else has to bring. */
+static bool is_remote(const WhyThread *t)
 {
         static const char *const places[] = {"fuse_", "request_wait_answer", "nfs_", "nfs4_", "rpc_wait_bit_killable", "rpc_execute", "cifs_", "smb2_", "wait_for_response", "v9fs_", "p9_client", "ceph_"};
+
+        return is_any(t, places, ELEMENTSOF(places));
+}
+
+static bool blame_file_system(Why *why, WhyThread *t)
+{
         static const char *const frozen[] = {"sb_start_write", "mnt_want_write", "percpu_rwsem_wait", "percpu_down_read"};
         char call[32], path[256];
-        bool remote = is_any(t, places, ELEMENTSOF(places));
+        bool remote = is_remote(t);
 
         if (!remote && t->task.state != 'D')
                 return false;
@@ -208,7 +215,7 @@ static bool blame_state(Why *why, WhyThread *t)
 {
         char tracer[WHY_NAME_MAX];
 
-        if (t->task.state == 'Z' || t->task.state == 'X' || t->stat.exiting) {
+        if (t->task.state == 'Z' || t->task.state == 'X' || (t->stat.exiting && !is_remote(t))) {
                 why_say(t, BLAME_EXITING, t->task.leader_exited ? "has exited, and others of its process may live" : "is on its way out");
         } else if (t->task.state == 't') {
                 if (t->task.tracer) {

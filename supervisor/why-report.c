@@ -271,7 +271,7 @@ void why_child(Why *why, int out_fd)
         why_read_context(why);
         why_second(why);
         if (why->n_own && !can_see(&why->threads[0]))
-                (void)snprintf(why->lost, sizeof(why->lost), "system calls: whoever looks may not trace that process (another user's, or not dumpable)");
+                (void)snprintf(why->lost, sizeof(why->lost), "system calls: whoever looks may not trace that process (another user's, not dumpable, or on its way out)");
         why_judge(why);
         if (!write_report(why, out_fd))
                 return;

@@ -50,6 +50,7 @@ ROWS = {
     "file-lock-record": Row("file-lock", "keeper", (FOLDER + "record",)),
     "file-system": Row("file-system", "", (FOLDER + "hung/d1/file",)),
     "file-system-too": Row("file-system", "", (FOLDER + "hung/d1/file",)),
+    "leave": Row("file-system", "", ("exit_group",)),
     "spawn": Row("file-system", "", ("execve of " + FOLDER + "hung/d2/program",)),
     "fifo-open": Row("fifo-open", "", (FOLDER + "lonely",)),
     "connect-full": Row("connect", "keeper", (FOLDER + "full",)),
@@ -75,8 +76,13 @@ ROWS = {
 }
 # What only root may do: a network of its own, and an end of a connection without a word to its peer.
 ROOTS = ["peer-dead-tcp", "connect-nowhere"]
-# What else is so for a user's daemon. It is not shown whose the other end is, if that is another user's; and he starves himself.
-OF_A_USER = {"peer-stranger": Row("peer-silent", "", ("cannot be seen",)), "starved": Row("starved", None, ("waited for CPU",))}
+# What else is so for a user's daemon. It is not shown whose the other end is, if that is another user's, nor the call of a process that has given its
+# memory back; and he starves himself.
+OF_A_USER = {
+    "peer-stranger": Row("peer-silent", "", ("cannot be seen",)),
+    "leave": Row("file-system", "", ("waits in a system call",)),
+    "starved": Row("starved", None, ("waited for CPU",)),
+}
 # To whom a node in a PID namespace of its own has no number.
 OF_ANOTHER_NAMESPACE = ["traced", "signals"]
 # Who burns a processor does so for a moment, each time that it is told to: {node: by which FIFOs}.
@@ -89,7 +95,7 @@ def descriptor(build, folder, names, user):
     """Those of @names as one dataflow, with those whom they wait for."""
     programs = build / "tests/system"
     words = {name: f"{name} {folder}" for name in [*names, *HELPERS] if name not in IN_DATA}
-    words |= {"frozen": f"sleeping {folder}", "file-system": f"file-system {folder}/hung/d1", "spawn": f"spawn {folder}/hung/d2"}
+    words |= {"frozen": f"sleeping {folder}", "file-system": f"file-system {folder}/hung/d1", "spawn": f"spawn {folder}/hung/d2", "leave": f"leave {folder}/hung"}
     words["file-system-too"] = words["file-system"]  # one asks, and the other is uninterruptible until that one has its answer
     if user:
         words["starved"] = f"starved-idle {folder}"

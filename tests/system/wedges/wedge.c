@@ -443,6 +443,14 @@ static void file_system(void)
         not_wedged("open");
 }
 
+/* The end of a process closes what it has open there. */
+static void leave(void)
+{
+        (void)checked(open(in_folder("open"), O_RDONLY | O_CLOEXEC), "open");
+        wedged();
+        _exit(0);
+}
+
 /* Its child hangs there before it has become another program, and until then this process is uninterruptible, too. */
 static void spawn(void)
 {
@@ -689,6 +697,7 @@ int main(int argc, char **argv)
                 {"file-lock", file_lock},
                 {"file-lock-record", file_lock_record},
                 {"file-system", file_system},
+                {"leave", leave},
                 {"spawn", spawn},
                 {"fifo-open", fifo_open},
                 {"connect-full", connect_full},
