@@ -12,8 +12,10 @@
 
 #include "bpf/call-view.h"
 #include "bpf/probe.h"
+#include "bpf/queue-view.h"
 #include "cli/probe-raw.h"
 #include "cli/probes.h"
+#include "shm/probe.h"
 
 static void try_nofile(const ProbeContext *context, ProbeReport *report)
 {
@@ -337,6 +339,63 @@ static void try_call_probe(const ProbeContext *context, ProbeReport *report)
         (void)call_probe_free(probe);
 }
 
+/* Of a process in a cgroup that is watched: exactly as many messages as it has told of, by a site of this very program. */
+static void try_queue_probe(const ProbeContext *context, ProbeReport *report)
+{
+        static const char *const names[] = {"queues", "queues/flow", "queues/flow/node.1"};
+        const char *off = getenv("TIDEGATE_PROBES");
+        QueueView view = QUEUE_VIEW_INIT;
+        struct queue_count count = {0};
+        ProbeReason reason = {0};
+        QueueProbe *probe = NULL;
+        nsec_t begin = clock_now(), loaded;
+        int fds[ELEMENTSOF(names)], pidfd = -1, exe, r;
+        struct stat watched, flow;
+        size_t n_sites;
+        pid_t pid;
+
+        if (off && strcmp(off, "off") == 0)
+                return probe_no(report, 0, "turned off (TIDEGATE_PROBES=off)");
+        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
+                fds[i] = make_place(context, names[i]);
+                if (fds[i] < 0)
+                        return probe_no(report, errno, "mkdir: %m");
+        }
+        exe = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+        if (exe < 0 || fstat(fds[0], &watched) < 0 || fstat(fds[1], &flow) < 0)
+                return probe_no(report, errno, "fstat: %m");
+        r = queue_probe_new(&probe, &(QueueProbeSpec){.cgroup_id = watched.st_ino, .n_links = 1}, &reason);
+        if (!r)
+                r = queue_probe_attach(probe, exe, &n_sites, &reason);
+        if (r == PROBE_E_UNAVAILABLE)
+                return probe_no(report, reason.err, "%s", reason.text);
+        if (r < 0)
+                return probe_no(report, -r, "loading: %s", strerror(-r));
+        loaded = clock_now();
+        r = queue_view_open(&view, queue_probe_fd(probe, QUEUE_PROBE_FD_WATCHED), queue_probe_fd(probe, QUEUE_PROBE_FD_LINKS));
+        if (!r)
+                r = queue_view_watch(&view, flow.st_ino, 1);
+        if (r)
+                return probe_no(report, -r, "loaded, but its memory cannot be used: %s", strerror(-r));
+        pid = raw_fork(CLONE_PIDFD | CLONE_INTO_CGROUP, fds[2], &pidfd);
+        if (pid < 0)
+                return probe_no(report, errno, "clone3(CLONE_INTO_CGROUP): %m");
+        if (pid == 0) {
+                for (unsigned i = 0; i < CALLS && probe_enqueue_wanted(); i++)
+                        probe_enqueue(1, i, 1);
+                _exit(0);
+        }
+        if (!wait_fd(pidfd, POLLIN, context->deadline))
+                return probe_no(report, 0, "loaded, but a child does not end");
+        (void)queue_view_read(&view, flow.st_ino, 1, &count);
+        if (count.enqueued != CALLS)
+                return probe_no(report, 0, "attached, but of %u messages it has counted %llu", CALLS, (unsigned long long)count.enqueued);
+        probe_yes(report, "loaded and attached in %u ms, counted %u of %u messages; %u ns a message that is told of", (unsigned)((loaded - begin) / NSEC_PER_MSEC),
+                (unsigned)count.enqueued, CALLS, queue_probe_cost(probe));
+        queue_view_close(&view);
+        (void)queue_probe_free(probe);
+}
+
 static const Probe witnesses[] = {
         {
                 .id = "btf",
@@ -374,6 +433,16 @@ static const Probe witnesses[] = {
                 .in_cgroup = true,
                 .span = 5 * NSEC_PER_SEC,
                 .attempt = try_call_probe,
+        },
+        {
+                .id = "bpf_queues",
+                .title = "looking into queues (BPF)",
+                .needed_for = "`tidegate probe`: how deep queues are and how long messages wait, as distributions (root's daemon)",
+                .without = "the links' counters say how many messages wait at the moment and for how long the first of them has: no distributions",
+                .weight = PROBE_BETTER,
+                .in_cgroup = true,
+                .span = 5 * NSEC_PER_SEC,
+                .attempt = try_queue_probe,
         },
 };
 
