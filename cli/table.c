@@ -230,11 +230,12 @@ const Command cli_commands[] = {
         {
                 .name = "probe",
                 .synopsis = "[DATAFLOW | [DATAFLOW:]NODE] [--for D] [--budget P] [--report FILE] [--json]",
-                .summary = "which system calls nodes make, how often and for how long",
+                .summary = "which system calls nodes make, and how messages wait, counted by the kernel",
                 .details = "Counted by the kernel, of nodes in any language, while the command runs (docs/probes.md).\n"
                            "Each call of a node that is watched takes a little longer then, and each of anybody\n"
                            "else's a very little; how much is measured and shown. Where that cannot be had, and of\n"
-                           "daemons that are not root's, threads are looked at ten times a second instead.\n"
+                           "daemons that are not root's, threads are looked at ten times a second instead. Of links:\n"
+                           "how many messages wait, and for how long (docs/queue-probes.md).\n"
                            "Without a name the only dataflow that runs. Ctrl-C ends early and shows what there is.\n"
                            "\n"
                            "  --for D              how long, default 10s\n"

@@ -136,7 +136,7 @@ ALL, NONE = 0, 2**64 - 1
 class TestAttached:
     pytestmark = needs_bpf
 
-    def test_each_message_is_counted_with_the_depth_that_it_met_and_the_time_that_it_waited(self, probed, begin, pair, build, tmp_path):
+    def test_each_message_is_counted_with_the_depth_that_it_met_and_the_time_that_it_waited(self, probed, begin, pair, build, tmp_path, tidegate):
         a, b = nodes_of(pair)
         again, script = tmp_path / "again", f'[ ! -e {tmp_path}/again ] || exec {build}/bin/tidegate-pipe --receive; exec "$@"'
         begin(probed, a, {**b, "argv": ["/bin/sh", "-c", script, "sh", *b["argv"]], "restart": restarting()})
@@ -151,6 +151,9 @@ class TestAttached:
         assert (link["sampled"], link["taken"]) == (100, 100)
         assert link["depth_log2"] == [10, 20, 40, 30]
         assert sum(link["age_log2_ns"]) == 100
+
+        shown = tidegate("probe", "flow", "--for", "50ms", "--runtime-dir", probed.runtime)
+        assert re.search(r"^a/out -> b/in\n.*\n  were waiting +0 +- +- +-\n  age when taken +0 +- ", shown.stdout, re.M), shown
 
         # And of its next life, which is another program, with the library inside.
         again.touch()
