@@ -112,6 +112,7 @@ int queue_view_watch(QueueView *view, uint64_t cgroup_id, uint32_t n_links)
         memset(&view->links[first], 0, n_links * sizeof(*view->links));
         group->first = first;
         group->n_links = n_links;
+        group->told = 0;
         __atomic_store_n(&group->cgroup_id, cgroup_id, __ATOMIC_RELEASE); /* whoever finds it finds the rest */
         return 0;
 }
@@ -153,4 +154,11 @@ int queue_view_read(const QueueView *view, uint64_t cgroup_id, uint32_t link, st
                 ret->dequeued += ret->age_log2_ns[i];
         }
         return 0;
+}
+
+uint64_t queue_view_told(const QueueView *view, uint64_t cgroup_id)
+{
+        const struct queue_group *group = cgroup_id && cgroup_id != QUEUE_GROUP_GONE ? place_of(view, cgroup_id) : NULL;
+
+        return group ? load64(&group->told) : 0;
 }

@@ -61,4 +61,7 @@ void queue_view_unwatch(QueueView *view, uint64_t cgroup_id);
  */
 int queue_view_read(const QueueView *view, uint64_t cgroup_id, uint32_t link, struct queue_count *ret);
 
+/* queue_view_told() - messages counted of all its links, when they were sent and when they were taken; 0: not watched. */
+uint64_t queue_view_told(const QueueView *view, uint64_t cgroup_id);
+
 #endif

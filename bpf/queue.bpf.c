@@ -100,7 +100,10 @@ static __always_inline struct queue_link *find_link(__u64 group, __u64 number)
                         if (number - 1 >= found->n_links)
                                 return 0;
                         index = found->first + number - 1;
-                        return index < measured_link && found->cgroup_id == group ? bpf_map_lookup_elem(&links, &index) : 0;
+                        if (index >= measured_link || found->cgroup_id != group) /* given to another meanwhile */
+                                return 0;
+                        __sync_fetch_and_add((__u64 *)&found->told, 1);
+                        return bpf_map_lookup_elem(&links, &index);
                 }
                 if (!id)
                         break;

@@ -30,9 +30,11 @@ _Static_assert(sizeof(struct queue_link) == 512, "shared with the BPF side");
 struct queue_group {
         __u64 cgroup_id; /* 0: free. Written last by who watches, who is one */
         __u32 first, n_links;
+        __u64 told; /* messages that were counted, at both ends of all its links */
+        __u64 reserved;
 };
 
-#define QUEUE_MAGIC 0x54475101u
+#define QUEUE_MAGIC 0x54475102u
 
 struct queue_watched {
         __u32 magic, link_size;
@@ -40,7 +42,7 @@ struct queue_watched {
         __u32 zero;
         struct queue_group groups[QUEUE_GROUPS];
 };
-_Static_assert(sizeof(struct queue_watched) == 16 + QUEUE_GROUPS * 16, "shared with the BPF side");
+_Static_assert(sizeof(struct queue_watched) == 16 + QUEUE_GROUPS * 32, "shared with the BPF side");
 
 static inline __u32 queue_group_hash(__u64 cgroup_id)
 {

@@ -18,8 +18,11 @@ static json_t *finish(Client *client)
         queues_describe_into(client->call.flow->dataflow, probes);
         if (probes && client->call.results)
                 (void)json_object_set(probes, "nodes", client->call.results);
+        if (probes && client->call.probed_links)
+                (void)json_object_set(probes, "links", client->call.probed_links);
+        json_decref(client->call.probed_links);
         json_decref(client->call.results);
-        client->call.results = NULL;
+        client->call.probed_links = client->call.results = NULL;
         return json_pack("{so}", "probes", probes);
 }
 
@@ -32,6 +35,8 @@ static bool add_node(Call *call)
 
         if (i < dataflow->plan->n_nodes && (node = prober_describe_node(&dataflow->nodes[i])))
                 (void)json_array_append_new(call->results, node);
+        if (call->probed_links && i < dataflow->plan->n_nodes)
+                queues_describe_links(&dataflow->nodes[i], call->node != NULL, call->probed_links);
         return call->node || ++call->node_at >= dataflow->plan->n_nodes;
 }
 
@@ -66,6 +71,8 @@ static void begin_reply(Client *client)
         if (call->results)
                 return; /* one is under way */
         call->results = json_array();
+        json_decref(call->probed_links); /* of one that was begun without memory */
+        call->probed_links = json_array();
         call->node_at = 0;
         if (call->results)
                 job_post_client(client->server->loop, &call->step, on_step);
@@ -89,7 +96,9 @@ static void look_for_changes(Client *client)
 
         if (!flow_is_live(call->flow)) {
                 json_decref(call->results);
+                json_decref(call->probed_links);
                 call->results = json_array();
+                call->probed_links = json_array();
                 call->node_at = 0;
                 while (call->results && !add_node(call))
                         ;

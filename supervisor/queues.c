@@ -323,17 +323,6 @@ void queues_node_started(Node *node)
 
 /* ---- 1 in how many */
 
-static uint64_t count_told(const Queues *q, const Dataflow *dataflow)
-{
-        struct queue_count count;
-        uint64_t n = 0;
-
-        for (uint32_t l = 1; l <= dataflow->n_links; l++)
-                if (queue_view_read(&q->view, dataflow->queues.cgroup_id, l, &count) == 0)
-                        n += count.enqueued + count.dequeued;
-        return n;
-}
-
 /*
  * So many that all of its nodes together stay within the budget: a power of two, larger at once, and smaller by steps, each when the next one would take
  * less than half of it, for the number is estimated from the sample.
@@ -359,7 +348,7 @@ static void look_at_cost(Queues *q, Dataflow *dataflow, nsec_t now)
 
         if (span < COUNT_SPAN / 2)
                 return;
-        n = count_told(q, dataflow);
+        n = queue_view_told(&q->view, wish->cgroup_id);
         wish->share = (double)(n - wish->n_told) * q->hit_ns / (double)span;
         wish->n_told = n;
         wish->counted_at = now;
@@ -576,22 +565,25 @@ static json_t *describe_link(const Queues *q, const Dataflow *dataflow, const Li
                 describe_buckets(count.depth_log2, QUEUE_DEPTH_BUCKETS), "age_log2_ns", describe_buckets(count.age_log2_ns, QUEUE_AGE_BUCKETS));
 }
 
+void queues_describe_links(const Node *node, bool outgoing, json_t *links)
+{
+        const Dataflow *dataflow = node->dataflow;
+
+        for (uint32_t i = 0; dataflow->queues.watching && i < node->n_links; i++) {
+                const Link *link = node->links[i];
+                json_t *said = outgoing || link->target == node ? describe_link(dataflow->supervisor->queues, dataflow, link) : NULL;
+
+                if (said)
+                        (void)json_array_append_new(links, said);
+        }
+}
+
 void queues_describe_into(const Dataflow *dataflow, json_t *probes)
 {
         const Queues *q = dataflow->supervisor->queues;
         const QueueWish *wish = &dataflow->queues;
         const char *reason = reason_of(dataflow);
-        json_t *links = json_array();
 
-        for (uint32_t l = 0; wish->watching && l < dataflow->n_links; l++) {
-                json_t *link = describe_link(q, dataflow, &dataflow->links[l]);
-
-                if (link)
-                        (void)json_array_append_new(links, link);
-        }
-        if (probes && links)
-                (void)json_object_set(probes, "links", links);
-        json_decref(links);
         if (probes && reason)
                 (void)json_object_set_new(probes, "queue_reason", json_string(reason));
         if (probes && wish->watching)

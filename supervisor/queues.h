@@ -63,7 +63,10 @@ void queues_node_started(Node *node);
 /* queues_files_shown() - a FILES_SHOWN of its keeper. */
 void queues_files_shown(Dataflow *dataflow, const KeeperMsg *msg);
 
-/* queues_describe_into() - links, queue_cost and queue_reason of a Probes; @probes NULL is fine. */
+/* queues_describe_links() - a ProbedLink for each link that ends at a node, or with @outgoing begins there, appended to @links; none while it is not watched. */
+void queues_describe_links(const Node *node, bool outgoing, json_t *links);
+
+/* queues_describe_into() - queue_cost and queue_reason of a Probes; @probes NULL is fine. */
 void queues_describe_into(const Dataflow *dataflow, json_t *probes);
 
 /* The guard's answers. */

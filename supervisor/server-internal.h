@@ -71,6 +71,7 @@ typedef struct Call {
         Flow **flows; /* owned array; NULL: was forgotten */
         size_t n_flows;
         json_t *results; /* owned */
+        json_t *probed_links; /* likewise: Probe, the links so far */
 
         /* Status: how far it is, in flows and in the nodes of that one, and the reply so far */
         Job step;

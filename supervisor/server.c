@@ -94,6 +94,7 @@ static void call_end(Client *client)
         free(call->unsent);
         free(call->text);
         json_decref(call->results);
+        json_decref(call->probed_links);
         *call = (Call){};
 }
 

@@ -189,6 +189,7 @@ static void expect_all_of_them(void)
         cr_assert_eq(run_in("in/flow/a.1", traffic, flow), 0);
         cr_assert_eq(flow->published, 1000);
         cr_assert_eq(flow->delivered, 2000);
+        cr_assert_eq(queue_view_told(&t.view, id_of("in/flow")), 2 * flow->published + flow->delivered);
         for (uint32_t l = 1; l <= 2; l++) {
                 struct queue_count count = count_of("in/flow", l);
 
