@@ -279,6 +279,8 @@ void keeper_why(Keeper *k, const KeeperMsg *msg, int *fds)
         j->why.until = MIN(msg->why.deadline_ns, nsec_add(clock_now(), WHY_SPAN_MAX));
         j->why.freeze = msg->why.freeze;
         j->why.brief = msg->why.brief;
+        j->why.uid = k->uid;
+        j->why.gid = k->gid;
         j->why.context_fd = TAKE_FD(fds[0]);
         j->why.flow_fd = fcntl(k->dataflow_fd, F_DUPFD_CLOEXEC, 3);
         j->job.run = run_why;

@@ -544,7 +544,7 @@ static void forget(WhyThread *t)
         t->target_pid = t->target_tid = 0;
 }
 
-static void judge_thread(Why *why, WhyThread *t)
+static void judge_as_seen(Why *why, WhyThread *t)
 {
         if (blame_state(why, t))
                 return;
@@ -552,6 +552,21 @@ static void judge_thread(Why *why, WhyThread *t)
                 blame_running(why, t);
         else
                 blame_call(why, t);
+}
+
+/* What was read of its memory and descriptors counts if it was still the same one, with the same rights, afterwards. */
+static void judge_thread(Why *why, WhyThread *t)
+{
+        bool deep = why->deep;
+
+        why->deep = deep && !t->other_rights && why_is_whom_we_saw(why, t);
+        judge_as_seen(why, t);
+        if (why->deep && !why_is_whom_we_saw(why, t)) {
+                forget(t);
+                why->deep = false;
+                judge_as_seen(why, t);
+        }
+        why->deep = deep;
 }
 
 /* ---- circles */

@@ -1,36 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whose stacks are read, and with which privilege: that of whom they are of, for files that it has mapped are opened and parsed. */
+/* Whose stacks are read: of who is blamed, and of others of its process whom it waits for. */
 #include "supervisor/why.h"
-
-#include <signal.h>
-#include <stdio.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include "base/cleanup.h"
-
-/* By system calls: this process has one thread, and nothing of libc's need know. False: it stays what it is. */
-static bool become(pid_t pid)
-{
-        char path[32];
-        struct stat st;
-
-        (void)snprintf(path, sizeof(path), "/proc/%d", pid);
-        if (geteuid() != 0)
-                return true;
-        if (stat(path, &st) < 0)
-                return false;
-        if (st.st_uid == 0)
-                return true;
-        if (syscall(SYS_setgroups, 0, NULL) < 0 || syscall(SYS_setresgid, st.st_gid, st.st_gid, st.st_gid) < 0 ||
-                syscall(SYS_setresuid, st.st_uid, st.st_uid, st.st_uid) < 0)
-                return false;
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* the change has cleared both */
-        (void)prctl(PR_SET_DUMPABLE, 0);
-        return true;
-}
 
 static void take(Why *why, const WhyThread *t)
 {
@@ -51,6 +21,6 @@ void why_read_stacks(Why *why)
                         take(why, &why->threads[at]);
                 at = why->threads[at].next;
         }
-        if (why->n_stacks && become(pid))
+        if (why->n_stacks && why_confine(why, pid))
                 stacks_read(pid, why->stacks, why->n_stacks);
 }

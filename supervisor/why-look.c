@@ -138,6 +138,49 @@ static size_t threads_max(const Walk *w)
         return own ? WHY_OWN_MAX : WHY_OTHER_MAX;
 }
 
+/* All four of a line of `status`. */
+static bool are_all(const char *status, const char *key, unsigned id)
+{
+        const char *line = strstr(status, key);
+        unsigned ids[4];
+
+        return line && sscanf(line + strlen(key), "%u %u %u %u", &ids[0], &ids[1], &ids[2], &ids[3]) == 4 && ids[0] == id && ids[1] == id && ids[2] == id && ids[3] == id;
+}
+
+/*
+ * As root we could read anybody. The owner of the dataflow is told no more than he could read himself: nothing of a program that gave itself other
+ * rights (setuid), nor of whoever has got that number meanwhile. Without root the kernel looks after it.
+ */
+static bool has_other_rights(const Why *why, const WhyThread *t)
+{
+        char text[4096];
+
+        if (why->uid == 0 || geteuid() != 0 || !why_slurp(t->task.pid, t->task.tid, "status", text, sizeof(text)))
+                return false; /* or gone */
+        return !are_all(text, "\nUid:", why->uid) || !are_all(text, "\nGid:", why->gid);
+}
+
+bool why_is_whom_we_saw(const Why *why, const WhyThread *t)
+{
+        int32_t parent, session;
+        char text[4096];
+        uint32_t flags;
+        Task task;
+
+        /* In this order: that number is its own for as long as it is there. */
+        return !has_other_rights(why, t) && why_slurp(t->task.pid, t->task.tid, "stat", text, sizeof(text)) && task_parse_stat(&task, text, &flags, &parent, &session) &&
+                task.start_time == t->task.start_time;
+}
+
+static void conceal(const Why *why, WhyThread *t)
+{
+        t->other_rights = has_other_rights(why, t);
+        if (!t->other_rights)
+                return;
+        t->task.target[0] = '\0';
+        t->task.fd = -1;
+}
+
 static int look_at_thread(Walk *w, pid_t pid, pid_t tid)
 {
         Why *why = w->why;
@@ -155,6 +198,7 @@ static int look_at_thread(Walk *w, pid_t pid, pid_t tid)
         if (why_slurp(pid, tid, "schedstat", text, sizeof(text)))
                 (void)blame_parse_sched(text, &t->sched);
         t->switches = t->task.switches;
+        conceal(why, t);
         why->n_threads++;
         w->n++;
         return 0;
@@ -263,6 +307,7 @@ static void look_again(Why *why, WhyThread *t)
         t->task = task;
         t->seen_twice = true;
         read_more(t);
+        conceal(why, t);
 }
 
 void why_second(Why *why)

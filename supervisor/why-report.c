@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -221,7 +222,10 @@ static _Noreturn void be_thawer(const Why *why, int freeze_fd, int pipe_fd)
 {
         struct pollfd p = {.fd = pipe_fd, .events = POLLIN};
         nsec_t now;
+        sigset_t all;
 
+        (void)sigfillset(&all);
+        (void)sigprocmask(SIG_BLOCK, &all, NULL); /* whoever ends us all asks politely first */
         while ((now = clock_now()) < why->until && poll(&p, 1, nsec_poll_ms(why->until, now)) == 0)
                 ;
         (void)!write(freeze_fd, "0", 1);
@@ -268,10 +272,14 @@ void why_child(Why *why, int out_fd)
         pid_t thawer = -1;
         int pipe_fd = -1;
 
+        why->out_fd = out_fd;
         why_read_context(why);
         why_second(why);
         if (why->n_own && !can_see(&why->threads[0]))
                 (void)snprintf(why->lost, sizeof(why->lost), "system calls: whoever looks may not trace that process (another user's, not dumpable, or on its way out)");
+        for (size_t i = 0; i < why->n_own && !why->lost[0]; i++)
+                if (why->threads[i].other_rights)
+                        (void)snprintf(why->lost, sizeof(why->lost), "memory and descriptors of process %d, which has other rights than the dataflow's owner", why->threads[i].task.pid);
         why_judge(why);
         if (!write_report(why, out_fd))
                 return;

@@ -66,6 +66,7 @@ typedef struct WhyThread {
         unsigned n_pending; /* samples in which a signal that it catches was waiting, */
         uint64_t storm;     /* and which, of all of them */
         bool seen_twice;
+        bool other_rights; /* not its owner's alone: nothing of it is read that its owner could not read */
 
         /* what it means */
         BlameCause cause;
@@ -100,6 +101,8 @@ typedef struct Why {
         int flow_fd, context_fd; /* the dataflow's cgroup; what the supervisor knows, as JSON */
         bool brief;  /* a few threads of each node, no stacks */
         bool freeze; /* the node stands still while memory is read */
+        uid_t uid;   /* whose dataflow it is */
+        gid_t gid;
         nsec_t until;
 
         /* found */
@@ -112,6 +115,7 @@ typedef struct Why {
         WhyLink *links;
         size_t n_links;
         WhyFds *fds;
+        int out_fd;            /* where reports go */
         int diag_fd, diag_pid; /* NETLINK_SOCK_DIAG, in the network namespace of that process */
         bool deep;             /* memory and descriptors were read */
         bool daring;           /* also memory of one that is uninterruptible, and may hold what it is read under */
@@ -138,6 +142,7 @@ void why_child(Why *why, int out_fd);
 
 /* why-look.c */
 void why_second(Why *why);
+bool why_is_whom_we_saw(const Why *why, const WhyThread *thread); /* and has the rights of the dataflow's owner alone */
 bool why_slurp(pid_t pid, pid_t tid, const char *name, char *buffer, size_t size);
 void why_read_group(int dir_fd, bool with_below, WhyGroup *ret); /* with_below: events of cgroups below count, too */
 size_t why_peek(pid_t pid, uint64_t address, void *buffer, size_t size); /* bytes of its memory that could be had */
@@ -162,8 +167,11 @@ void why_read_context(Why *why);
 const char *why_id(const Why *why, uint32_t node); /* of the plan's; "?" */
 bool why_blame_links(Why *why, WhyThread *thread); /* it is in a wait of many descriptors */
 
-/* why-frames.c: stacks, of who is blamed. The process has no more privilege than that one afterwards. */
+/* why-frames.c: stacks, of who is blamed. The process has the rights of the dataflow's owner afterwards, and can do no more than read and report. */
 void why_read_stacks(Why *why);
+
+/* why-confine.c: false: it is not so, and nothing of others' making may be parsed. */
+bool why_confine(const Why *why, pid_t pid);
 
 /* why-report.c */
 json_t *why_report(const Why *why);
