@@ -21,6 +21,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
 #include "supervisor/why.h"
 
@@ -58,14 +59,16 @@ static void why_job_free(WhyJob *j)
 /* ---- the child */
 
 /* A place for one that may not die: its index, or -1. Those that have died meanwhile are waited for first. */
-static int find_place(void)
+static int find_place(Keeper *k)
 {
         int place = -1;
 
         (void)pthread_mutex_lock(&left_lock);
         for (int i = 0; i < CHILDREN_MAX; i++) {
-                if (left_behind[i] > 0 && waitpid(left_behind[i], NULL, WNOHANG) != 0)
+                if (left_behind[i] > 0 && waitpid(left_behind[i], NULL, WNOHANG) != 0) {
+                        keeper_forked_ended(k, left_behind[i]); /* its number may be anybody's from now on */
                         left_behind[i] = 0;
+                }
                 if (left_behind[i] == 0 && place < 0)
                         place = i;
         }
@@ -167,9 +170,21 @@ static bool end_child(pid_t pid)
         }
 }
 
+/* What is frozen for the look: its file, that the last one who can may thaw it. -1: nothing will be; somebody has frozen it before. */
+static int open_freezer(const Why *why)
+{
+        int fd = why->freeze ? cgroup_open_file(why->nodes[why->target].dir_fd, "cgroup.freeze", O_RDWR) : -1;
+        char frozen = '1';
+
+        if (fd >= 0 && (pread(fd, &frozen, 1, 0) != 1 || frozen != '0'))
+                fd = fd_close(fd);
+        return fd;
+}
+
 static void run_why(Job *job)
 {
         WhyJob *j = container_of(job, WhyJob, job);
+        _cleanup_fd_ int freezer_fd = -1;
         pid_t pid, own = getpid();
         int ends[2], place;
 
@@ -178,13 +193,14 @@ static void run_why(Job *job)
                 return;
         for (size_t i = 0; i < j->why.n_threads; i++)
                 look_compare(&j->why.threads[i].task);
-        place = find_place();
+        place = find_place(j->keeper);
         if (place < 0 || pipe2(ends, O_CLOEXEC) < 0) {
                 j->error = place < 0 ? EBUSY : errno;
                 if (place >= 0)
                         leave_place(place, 0);
                 return;
         }
+        freezer_fd = open_freezer(&j->why);
         pid = keeper_fork(j->keeper);
         if (pid == 0)
                 be_child(&j->why, own, ends[1]);
@@ -199,6 +215,8 @@ static void run_why(Job *job)
                 pid = 0;
         }
         leave_place(place, MAX(pid, 0));
+        if (freezer_fd >= 0)
+                (void)!write(freezer_fd, "0", 1); /* also when whoever was to do it has been killed, with whom it did it for */
         if (!j->report && !j->error)
                 j->error = ETIMEDOUT;
 }

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root's daemon tells a user of his nodes what he could read himself, and no more: not of programs that have other rights than he."""
+"""Whoever asks why a node makes no progress is told what he could read himself, and no more; and the node goes on whatever becomes of those who look."""
 
+import contextlib
 import json
 import os
+import pathlib
 import shutil
+import signal
 
 import pytest
+from client import ControlError
 from conftest import eventually
 from daemon import plan, program
+from lives import arguments_of, children_of
 from test_control_hostile import NOBODY, as_user, call, open_daemon  # noqa: F401
+from test_hung_path import hung  # noqa: F401
 from test_why import stacks  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
@@ -42,6 +48,8 @@ def start_as_nobody(open_daemon):  # noqa: F811
 
 
 def test_memory_and_stacks_are_those_that_the_caller_could_read(start_as_nobody, stacks):  # noqa: F811
+    if os.statvfs(start_as_nobody.directory).f_flag & os.ST_NOSUID:
+        pytest.skip("no program has other rights here: nosuid")
     setuid = start_as_nobody.directory / "sleep"
     shutil.copy("/bin/sleep", setuid)
     setuid.chmod(0o4755)
@@ -63,3 +71,31 @@ def test_memory_and_stacks_are_those_that_the_caller_could_read(start_as_nobody,
     assert other["text"] == "other sleeps for a time" and "1000" not in json.dumps(other["threads"]), other
     assert f"process {other['threads'][0]['pid']}, which has other rights" in other["lost"]
     assert "user_stack" not in other["threads"][0]
+
+
+@pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs /dev/fuse")
+def test_a_node_runs_again_when_those_are_killed_who_made_it_stand_still(start_daemon, hung):  # noqa: F811
+    """It hangs in a file system that does not answer, and so does not stand still for long: meanwhile they are found."""
+    daemon = start_daemon(prefix=hung.prefix())
+    daemon.call("Start", plan=plan(program("a", "", argv=["/bin/cat", str(hung.path / "d1/file")])))
+    hung.until_asked()
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    freezer = pathlib.Path(daemon.status("flow")["cgroup"]) / "a.1/cgroup.freeze"
+    keepers = lambda pid: [p for p in children_of(pid) if "--role=keeper" in arguments_of(p)]  # noqa: E731
+    (keeper,) = keepers(daemon.process.pid)
+
+    def one_who_waits_to_thaw():
+        return next(((child, thawer) for child in keepers(keeper) for thawer in keepers(child)), None)
+
+    def look_and_kill():
+        with daemon.client() as client:
+            client.send("Why", dataflow="flow", node="a", freeze=True)
+            found = eventually(one_who_waits_to_thaw, 1)
+            for pid in found[::-1] if found else ():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ControlError):  # of what was seen before there may be a report, or none
+                client.reply()
+        return found and freezer.read_text()
+
+    assert eventually(look_and_kill, 20) == "0\n"
