@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An order to end one incarnation (StopNode, RestartNode) is in the guard's hands before anybody hears of it, as the
+ * An order to end one incarnation (StopNode, RestartNode, a stop by on_pressure) is in the guard's hands before anybody hears of it, as the
  * stop of a dataflow is: ESCROW, then the journal, then the ladder. So it ends by its deadline whatever becomes of
  * us, and the order is known to our successor from the guard, if we died before we wrote it down.
  */
@@ -30,7 +30,7 @@ static int on_guard_deaf(Timer *timer, nsec_t now)
 
 static void carry_out(Node *node)
 {
-        node->order_pending = false;
+        node->order_pending = node->order_ours = false;
         timer_disarm(&node->order_timer);
         if (node->order_restart)
                 (void)node_order_restart(node,
@@ -77,6 +77,11 @@ bool node_order_in_escrow(Node *node, bool restart, const NodeLadder *ladder)
         return true;
 }
 
+void node_stop_in_escrow(Node *node, const NodeLadder *ladder)
+{
+        node->order_ours = node_order_in_escrow(node, false, ladder);
+}
+
 void node_on_escrow_answer(Node *node, int error)
 {
         node->n_escrows_asked -= node->n_escrows_asked > 0;
@@ -87,7 +92,9 @@ void node_on_escrow_answer(Node *node, int error)
                 dataflow_ledger(node->dataflow, "escrow", node, "refused", -1);
         if (!node->order_pending)
                 return; /* it was begun without: the supervisor's own ladder is all there is */
-        if (error) {
+        if (error && node->order_ours) {
+                carry_out(node);
+        } else if (error) {
                 node->order_pending = false;
                 server_node_refused(node->dataflow->supervisor->server, node);
         } else if (node->generation != node->order_generation && can_be_ended(node)) {

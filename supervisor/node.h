@@ -168,6 +168,7 @@ struct Node {
         uint32_t n_window;   /* in the present window */
         nsec_t window_start;
         bool order_pending, order_restart; /* node-escrow.c: ordered, and the guard has not confirmed yet */
+        bool order_ours; /* ... and it is carried out also if the guard refuses */
         NodeLadder order_ladder;
         uint64_t order_generation; /* whom the guard was asked about */
         uint32_t n_escrows_asked;  /* and not answered */
@@ -235,6 +236,9 @@ bool node_order_restart(Node *node, const NodeLadder *ladder);
  * Return: true while it waits for the guard.
  */
 bool node_order_in_escrow(Node *node, bool restart, const NodeLadder *ladder);
+
+/* node_stop_in_escrow() - the same for a stop of our own, which no client waits for and can order again: refused, it is done without. */
+void node_stop_in_escrow(Node *node, const NodeLadder *ladder);
 void node_on_escrow_answer(Node *node, int error); /* 0, or why the guard would not */
 void node_escrow_again(Node *node); /* adopted: whatever the guard holds, it holds this */
 

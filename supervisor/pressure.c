@@ -210,7 +210,7 @@ static void act(Dataflow *dataflow, Node *node, const PlanPressure *p, const cha
                 NodeLadder ladder = node_ladder(dataflow->loop->now, o->grace_ns, o->budget_ns, false);
 
                 node_set_error(node, "was stopped for its pressure: %s", text);
-                node_order_stop(node, &ladder);
+                node_stop_in_escrow(node, &ladder);
         } else if (p->action == PRESSURE_STOP) {
                 dataflow_fail(dataflow, NULL, "was stopped for its pressure: %s", text);
                 dataflow_stop(dataflow, o->grace_ns, false, "pressure");

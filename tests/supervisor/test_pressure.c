@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* When a condition of pressure has a say, and what is told of it. No keeper, no process: a dataflow of two nodes as data. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
+#include "supervisor/packet.h"
 #include "supervisor/supervisor.h"
 
 #define NODE(id)                                                                                                                       \
@@ -159,4 +163,62 @@ Test(pressure, what_is_not_watched_for_after_all_is_noted_by_name)
         cr_expect_str_eq(text_of(json_array_get(dataflow.notes, 0), "text"), "on_pressure: forks_refused is not watched: no descriptor is left");
         cr_expect_str_eq(text_of(json_array_get(dataflow.notes, 0), "node"), "b");
         cr_expect_str_eq(text_of(json_array_get(dataflow.notes, 1), "text"), "on_pressure: memory_some is not watched: the kernel refused it");
+}
+
+/* ---- stop, which is in the guard's hands first */
+
+/* The condition at index 0 of node a ends it for good; returns the guard's end. */
+static int make_it_stop(void)
+{
+        int pair[2];
+
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        supervisor.guard_fd = pair[0];
+        packet_queue_init(&supervisor.guard_out, 10);
+        supervisor.journal = JOURNAL_NULL;
+        cr_assert_eq(loop_init(&supervisor.loop), 0);
+        supervisor.loop.now = clock_now();
+        dataflow.loop = &supervisor.loop;
+        dataflow.options.grace_ns = 2 * NSEC_PER_SEC;
+        dataflow.options.budget_ns = NSEC_PER_SEC;
+        dataflow.plan->nodes[0].pressure[0].action = PRESSURE_STOP;
+        return pair[1];
+}
+
+static void expect_escrow(int guard)
+{
+        struct guard_record record = {};
+        size_t size = 0;
+
+        cr_assert_eq(packet_recv(guard, &record, sizeof(record), &size, NULL, 0, NULL), 0, "the guard has heard of it");
+        cr_expect_eq(record.type, GUARD_MSG_ESCROW);
+        cr_expect_eq(record.generation, 1);
+        cr_expect_geq(record.at_ns, supervisor.loop.now + 3 * NSEC_PER_SEC, "its grace, and half of that");
+        cr_expect_lt(record.at_ns, supervisor.loop.now + 4 * NSEC_PER_SEC);
+}
+
+Test(pressure, a_stop_is_in_the_guards_hands_before_it_begins)
+{
+        int guard = make_it_stop();
+
+        met(&nodes[0], 0, 0, 0, KEEPER_PRESSURE_UNKNOWN);
+        expect_escrow(guard);
+        cr_expect_not(nodes[0].stop_wanted, "not before it has said so");
+        met(&nodes[0], 0, 0, 0, KEEPER_PRESSURE_UNKNOWN);
+        cr_expect_eq(nodes[0].pressure.n_met, 1, "once is enough");
+        node_on_escrow_answer(&nodes[0], 0);
+        cr_expect(nodes[0].stop_wanted);
+        cr_expect(nodes[0].error && strncmp(nodes[0].error, "was stopped for its pressure: memory_some ", 42) == 0);
+        (void)close(guard);
+}
+
+Test(pressure, a_guard_that_holds_no_more_deadlines_does_not_keep_it_from_being_stopped)
+{
+        int guard = make_it_stop();
+
+        met(&nodes[0], 0, 0, 0, KEEPER_PRESSURE_UNKNOWN);
+        expect_escrow(guard);
+        node_on_escrow_answer(&nodes[0], ENOSPC);
+        cr_expect(nodes[0].stop_wanted, "nobody is there who could order it again");
+        (void)close(guard);
 }
