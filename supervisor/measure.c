@@ -122,7 +122,9 @@ int measure_read(KeeperMeasure *ret, int dir_fd, pid_t reaper)
                 m.memory_peak = strtoull(text, NULL, 10);
         has_threads = cgroup_read_text(dir_fd, "pids.current", text, sizeof(text)) == 0;
         if (has_threads)
-                m.n_threads = (uint32_t)strtoul(text, NULL, 10) - (reaper > 0);
+                m.n_threads = (uint32_t)strtoul(text, NULL, 10);
+        if (has_threads && reaper > 0 && m.n_threads > 0) /* else it has gone meanwhile, too */
+                m.n_threads--;
         read_pressure(&m, dir_fd);
 
         sum.look = !has_cpu || !has_memory || !has_threads;

@@ -114,6 +114,10 @@ Test(measure, a_reaper_is_no_process_of_the_node)
         cr_expect_eq(m.n_processes, 1);
         cr_expect_eq(m.n_threads, 2);
         cr_expect_eq(m.throttled_ns, UINT64_MAX, "nobody has a cpu_max here");
+        put("pids.current", "0\n");
+        put("cgroup.procs", "");
+        cr_assert_eq(measure_read(&m, dir_fd, 4000002), 0);
+        cr_expect_eq(m.n_threads, 0, "it has just ended, too");
 }
 
 static void *wait_for_end(void *arg)
