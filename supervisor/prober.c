@@ -51,7 +51,8 @@ struct Prober {
         int fd, pidfd;
         int32_t pid;
         Source source;
-        Timer timer;       /* of LOADING and PAUSING */
+        Timer timer;       /* of ASKED, LOADING and PAUSING */
+        unsigned n_orders; /* to the guard, and not answered */
         Timer count_timer; /* of ATTACHED */
         nsec_t pause, given_up_at, attached_at;
         unsigned n_failures;
@@ -244,6 +245,18 @@ static void give_up(Prober *p, const char *why)
         changed(p);
 }
 
+static void fail(Prober *p, const char *what);
+
+static int on_load_late(Timer *timer, nsec_t now)
+{
+        Prober *p = container_of(timer, Prober, timer);
+
+        (void)now;
+        p->n_orders = 0; /* an answer that is lost does not come any more */
+        fail(p, p->state == PROBER_ASKED ? "is not started: the guard does not answer" : "does not get its probe loaded");
+        return 0;
+}
+
 static void ask(Prober *p)
 {
         const char *off = getenv("TIDEGATE_PROBES");
@@ -254,6 +267,8 @@ static void ask(Prober *p)
                 give_up(p, "kernel probes need a supervisor of root's");
         } else {
                 p->state = PROBER_ASKED;
+                p->n_orders++;
+                timer_arm(&p->supervisor->loop, &p->timer, nsec_add(p->supervisor->loop.now, LOAD_SPAN), on_load_late);
                 guard_fork_helper_order(p->supervisor, GUARD_HELPER_PROBER, MAX(count_wanted(p->supervisor), PLACES_MIN));
         }
 }
@@ -393,18 +408,18 @@ static int on_socket(Source *source, uint32_t revents)
         return 0;
 }
 
-static int on_load_late(Timer *timer, nsec_t now)
+/* The last order's answer: who was started for an earlier one is killed for the next one. */
+static bool is_answered(Prober *p)
 {
-        (void)now;
-        fail(container_of(timer, Prober, timer), "does not get its probe loaded");
-        return 0;
+        p->n_orders -= p->n_orders > 0;
+        return p->n_orders == 0 && p->state == PROBER_ASKED;
 }
 
 void prober_on_started(Supervisor *supervisor, int32_t pid, int take_sock, int take_pidfd)
 {
         Prober *p = supervisor->prober;
 
-        if (!p || p->state != PROBER_ASKED) { /* not wanted any more: what it sends goes nowhere, and is detached with that */
+        if (!p || !is_answered(p)) { /* not wanted any more: what it sends goes nowhere, and is detached with that */
                 (void)fd_close(take_sock);
                 (void)fd_close(take_pidfd);
                 return;
@@ -425,7 +440,7 @@ void prober_on_failed(Supervisor *supervisor, int error)
         Prober *p = supervisor->prober;
         char why[128];
 
-        if (!p || p->state != PROBER_ASKED)
+        if (!p || !is_answered(p))
                 return;
         if (error == ENOTSUP)
                 (void)snprintf(why, sizeof(why), "nodes have no cgroup here");

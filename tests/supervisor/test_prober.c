@@ -328,6 +328,35 @@ Test(prober, who_comes_when_nobody_wants_it_any_more_is_let_go, .timeout = 20)
         fixture_done(fx);
 }
 
+Test(prober, a_guard_that_does_not_answer_is_not_waited_for_without_end, .timeout = 20)
+{
+        Fixture *fx = fixture_new(1);
+
+        prober_want(fx->dataflow, 0);
+        cr_assert_gt(asked(fx), 0);
+        cr_expect_geq(pass(fx), 19000);
+        cr_expect_str_eq(reason(fx), "tidegate-prober is not started: the guard does not answer");
+        cr_expect_eq(pass(fx), 1000);
+        cr_expect_gt(asked(fx), 0, "it is asked again");
+        fixture_done(fx);
+}
+
+Test(prober, who_was_started_for_an_order_before_the_last_is_not_the_one_that_is_meant, .timeout = 20)
+{
+        Fixture *fx = fixture_new(1);
+
+        prober_want(fx->dataflow, 0);
+        prober_unwant(fx->dataflow);
+        prober_want(fx->dataflow, 0);
+        cr_assert(asked(fx) > 0 && asked(fx) > 0);
+        start_prober(fx); /* whom the guard kills when it comes to the second order */
+        cr_expect_eq(recv(fx->prober_fd, (char[1]){0}, 1, MSG_DONTWAIT), 0, "it is let go of");
+        start_prober(fx);
+        say(fx, PROBER_MSG_READY, "");
+        cr_expect(fx->dataflow->probe.watching);
+        fixture_done(fx);
+}
+
 /* 3 % of a CPU are 100 000 calls a second of 300 ns. */
 Test(prober, beyond_its_budget_for_three_seconds_in_a_row_it_is_watched_no_more, .timeout = 20)
 {
