@@ -16,6 +16,8 @@
 #include "base/cleanup.h"
 
 #define NOBODY      65534
+#define FILES_MAX   64
+#define FILES_MAX_ATTACHER 4096 /* two for each site that it is attached to */
 #ifndef __SANITIZE_ADDRESS__ /* whose shadow takes more than there is */
 #define MEMORY_MAX  (512ul << 20) /* address space; the kernel's type information is some MB, and is held twice while it is read */
 #else
@@ -52,12 +54,12 @@ static int change_user(uint32_t more)
         return keep_what_loading_takes(more);
 }
 
-static void set_bounds(void)
+static void set_bounds(rlim_t n_files)
 {
-        static const struct {
+        const struct {
                 __rlimit_resource_t resource;
                 rlim_t max;
-        } bounds[] = {{RLIMIT_NPROC, 0}, {RLIMIT_FSIZE, 0}, {RLIMIT_CORE, 0}, {RLIMIT_NOFILE, 64}, {RLIMIT_AS, MEMORY_MAX}};
+        } bounds[] = {{RLIMIT_NPROC, 0}, {RLIMIT_FSIZE, 0}, {RLIMIT_CORE, 0}, {RLIMIT_NOFILE, n_files}, {RLIMIT_AS, MEMORY_MAX}};
 
         for (size_t i = 0; i < ELEMENTSOF(bounds); i++)
                 (void)setrlimit(bounds[i].resource, &(struct rlimit){bounds[i].max, bounds[i].max}); /* lower is always allowed */
@@ -77,25 +79,25 @@ int nobody_begin(const char *name, int sock)
         return 0;
 }
 
-static int become(uint32_t more)
+static int become(uint32_t more, rlim_t n_files)
 {
         int r = change_user(more);
 
         if (r)
                 return r;
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* after the change of user, which resets it */
-        set_bounds();
+        set_bounds(n_files);
         return 0;
 }
 
 int nobody_become(void)
 {
-        return become(0);
+        return become(0, FILES_MAX);
 }
 
 int nobody_become_attacher(void)
 {
-        return become(CAP_TO_MASK(CAP_SYS_ADMIN));
+        return become(CAP_TO_MASK(CAP_SYS_ADMIN), FILES_MAX_ATTACHER);
 }
 
 int nobody_drop(void)

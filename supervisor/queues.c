@@ -45,7 +45,8 @@ struct Queues {
         QueuesState state;
         int fd, pidfd;
         Source source;
-        Timer timer;       /* of LOADING, and of READY while somebody is asked */
+        Timer timer;       /* of ASKED and LOADING, and of READY while somebody is asked */
+        unsigned n_orders; /* to the guard, and not answered */
         Timer count_timer; /* of READY */
         Timer linger_timer; /* it may still be attached, though nobody holds it any more */
         nsec_t tried_at;
@@ -55,6 +56,7 @@ struct Queues {
         QueueView view;
         uint32_t load_ms, hit_ns;
         Dataflow *asked; /* whose files are being shown; NULL: nobody's */
+        uint64_t n_asked, n_done; /* answers come in order: one to an earlier question is nobody's any more */
         nsec_t asked_at;
 };
 
@@ -167,6 +169,7 @@ static void hang_up(Queues *q)
                 timer_arm(&q->supervisor->loop, &q->linger_timer, nsec_add(q->supervisor->loop.now, LINGER_SPAN), on_lingered);
         list_for_each(it, next, &q->supervisor->dataflows, link)
                 unwatch(q, it);
+        q->n_asked = q->n_done = 0;
         timer_disarm(&q->timer);
         timer_disarm(&q->count_timer);
         source_remove(&q->source);
@@ -204,6 +207,16 @@ static void let_go(Queues *q)
         tell_all_masks(q->supervisor);
 }
 
+static int on_load_late(Timer *timer, nsec_t now)
+{
+        Queues *q = container_of(timer, Queues, timer);
+
+        (void)now;
+        q->n_orders = 0; /* an answer that is lost does not come any more */
+        give_up(q, q->state == QUEUES_ASKED ? "tidegate-queues is not started: the guard does not answer" : "tidegate-queues does not get its probe loaded");
+        return 0;
+}
+
 static void ask(Queues *q)
 {
         const char *off = getenv("TIDEGATE_PROBES");
@@ -215,6 +228,8 @@ static void ask(Queues *q)
                 give_up(q, "kernel probes need a supervisor of root's");
         } else {
                 q->state = QUEUES_ASKED;
+                q->n_orders++;
+                timer_arm(&q->supervisor->loop, &q->timer, nsec_add(q->supervisor->loop.now, LOAD_SPAN), on_load_late);
                 guard_fork_helper_order(q->supervisor, GUARD_HELPER_QUEUES, count_wanted(q->supervisor));
         }
 }
@@ -255,6 +270,7 @@ static void ask_next(Queues *q)
                 give_up(q, "tidegate-queues does not read");
                 return;
         }
+        q->n_asked++;
         q->asked = dataflow;
         q->asked_at = clock_now();
         timer_arm(&supervisor->loop, &q->timer, nsec_add(supervisor->loop.now, SHOW_SPAN), on_show_late);
@@ -300,13 +316,16 @@ static void on_done(Queues *q, const struct queues_record *record)
         Dataflow *dataflow = q->asked;
         _cleanup_free_ char *text = utf8_clean(record->text, strlen(record->text), NULL);
 
-        if (!dataflow)
+        if (++q->n_done < q->n_asked || !dataflow)
                 return;
         if (record->n_files == 0 && !dataflow->queues.watching) {
                 refuse(q, dataflow, record->error && text ? text : "none of its nodes runs of a file with probe sites");
                 look(q->supervisor);
                 return;
         }
+        dataflow->queues.partly[0] = '\0';
+        if (record->error)
+                (void)snprintf(dataflow->queues.partly, sizeof(dataflow->queues.partly), "of some of its nodes: %.120s", text ? text : "memory is short");
         dataflow->queues.done = true;
         look_at_answers(q, dataflow);
 }
@@ -376,6 +395,7 @@ static int on_count(Timer *timer, nsec_t now)
 static void on_ready(Queues *q, const struct queues_record *record, const int fds[static _QUEUES_FD_MAX])
 {
         Supervisor *supervisor = q->supervisor;
+        Dataflow *it, *next;
 
         if (queue_view_open(&q->view, fds[QUEUES_FD_WATCHED], fds[QUEUES_FD_LINKS])) {
                 give_up(q, "tidegate-queues handed over what cannot be mapped");
@@ -385,6 +405,8 @@ static void on_ready(Queues *q, const struct queues_record *record, const int fd
         q->state = QUEUES_READY;
         q->load_ms = record->load_ms;
         q->hit_ns = record->hit_ns;
+        list_for_each(it, next, &supervisor->dataflows, link)
+                it->queues.waits = wants(it); /* also who was shown to a helper that is gone */
         tell_all_masks(supervisor); /* before anything is attached */
         timer_arm(&supervisor->loop, &q->count_timer, nsec_add(supervisor->loop.now, COUNT_SPAN), on_count);
         look(supervisor);
@@ -419,11 +441,11 @@ static int on_socket(Source *source, uint32_t revents)
         return 0;
 }
 
-static int on_load_late(Timer *timer, nsec_t now)
+/* The last order's answer: who was started for an earlier one is killed for the next one. */
+static bool is_answered(Queues *q)
 {
-        (void)now;
-        give_up(container_of(timer, Queues, timer), "tidegate-queues does not get its probe loaded");
-        return 0;
+        q->n_orders -= q->n_orders > 0;
+        return q->n_orders == 0 && q->state == QUEUES_ASKED;
 }
 
 void queues_on_started(Supervisor *supervisor, int32_t pid, int take_sock, int take_pidfd)
@@ -431,7 +453,7 @@ void queues_on_started(Supervisor *supervisor, int32_t pid, int take_sock, int t
         Queues *q = supervisor->queues;
 
         (void)pid;
-        if (!q || q->state != QUEUES_ASKED) { /* not wanted any more: it ends with its socket */
+        if (!q || !is_answered(q)) { /* not wanted any more: it ends with its socket */
                 (void)fd_close(take_sock);
                 (void)fd_close(take_pidfd);
                 return;
@@ -451,7 +473,7 @@ void queues_on_failed(Supervisor *supervisor, int error)
         Queues *q = supervisor->queues;
         char why[128];
 
-        if (!q || q->state != QUEUES_ASKED)
+        if (!q || !is_answered(q))
                 return;
         if (error == ENOTSUP)
                 (void)snprintf(why, sizeof(why), "nodes have no cgroup here");
@@ -527,14 +549,16 @@ void queues_forget(Dataflow *dataflow)
 
 /* ---- what is shown */
 
-/* Why nothing of it is counted; NULL: it is, or nobody wants it. */
+/* Why nothing of it is counted, or not all; NULL: it is, or nobody wants it. */
 static const char *reason_of(const Dataflow *dataflow)
 {
         const Queues *q = dataflow->supervisor->queues;
         const QueueWish *wish = &dataflow->queues;
 
-        if (wish->watching || wish->n_streams == 0)
+        if (wish->n_streams == 0)
                 return NULL;
+        if (wish->watching)
+                return wish->partly[0] ? wish->partly : NULL;
         if (dataflow->n_links == 0)
                 return "it has no links";
         if (wish->why[0])

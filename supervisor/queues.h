@@ -42,6 +42,7 @@ typedef struct QueueWish {
         uint64_t n_told;     /* messages told of until then ... */
         nsec_t counted_at;   /* ... when that was */
         char why[160];       /* not to be had here; "": it may be */
+        char partly[160];    /* what some of its files could not be attached to for; "": all were */
 } QueueWish;
 
 Queues *queues_free(Queues *queues); /* detaches; NULL is fine. Returns NULL */

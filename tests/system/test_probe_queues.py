@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shutil
 import time
 
 import pytest
@@ -178,6 +179,15 @@ class TestAttached:
         assert until(client, lambda probes: not probes["links"])["queue_reason"] == "tidegate-queues is gone"
         pair[0].do(3)
         pair[1].do(3)
+
+    def test_a_program_may_have_sites_in_many_files(self, probed, begin, pair, build, tmp_path):
+        (tmp_path / "many.py").write_text("import ctypes, pathlib, sys, tidegate\nheld = [ctypes.CDLL(p) for p in pathlib.Path(sys.argv[1]).iterdir()]\ntidegate.Node().next()\n")
+        (tmp_path / "many").mkdir()
+        for i in range(20):  # of two sites each, of two descriptors each
+            shutil.copy(build / "lib/libtidegate.so", tmp_path / f"many/{i}.so")
+        begin(probed, nodes_of(pair)[0], node("b", [PYTHON, tmp_path / "many.py", tmp_path / "many"], inputs=[("in", "a", "out")]))
+        probes = until(watch(probed), lambda probes: probes["links"])
+        assert "queue_reason" not in probes
 
     def test_a_busy_link_is_sampled_so_that_it_stays_within_the_budget(self, probed, begin, build):
         begin(probed, node("a", [build / "tests/system/count"], outputs=["out"]), node("b", [build / "tests/system/drain", "/dev/null"], inputs=[("in", "a", "out")]))

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Whose files are shown to the helper that sees queues, and what follows when it or a keeper answers late, wrongly or never. No kernel probe: the helper is
+ * the test, its memory two files; deadlines are delivered when the test says so.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "bpf/queue.h"
+#include "protocol/queues_msg.h"
+#include "supervisor/packet.h"
+#include "supervisor/supervisor.h"
+
+#define N_LINKS 64
+
+typedef struct Fixture {
+        Supervisor supervisor;
+        Dataflow *dataflows[2];
+        int guard_fd;  /* the guard's end */
+        int helper_fd; /* the helper's end */
+        int keeper_fds[2]; /* the keepers' ends */
+        int maps[_QUEUES_FD_MAX];
+} Fixture;
+
+/* b reads what a writes. */
+static Plan *plan_of(const char *name)
+{
+        char text[] = "{'version':1,'name':'n','file':'/d/n.yml','dir':'/d','nodes':["
+                      "{'id':'a','line':0,'kind':'node','argv':['/b'],'env':{},'cpu_affinity':[],'inputs':[],'outputs':['o'],'pool_size':65536,'restart':{'policy':'never',"
+                      "'max_restarts':0,'delay_ns':0,'max_delay_ns':0,'window_ns':0},'startup_timeout_ns':1,'finish_grace_ns':0,'after':[]},"
+                      "{'id':'b','line':0,'kind':'node','argv':['/b'],'env':{},'cpu_affinity':[],'inputs':[{'id':'i','line':0,'source':{'node':'a','output':'o'},'queue_size':1,"
+                      "'queue_policy':'drop_oldest','input_timeout_ns':0}],'outputs':[],'pool_size':65536,'restart':{'policy':'never','max_restarts':0,'delay_ns':0,"
+                      "'max_delay_ns':0,'window_ns':0},'startup_timeout_ns':1,'finish_grace_ns':0,'after':[]}]}";
+        Plan *plan = NULL;
+        char why[256] = "";
+        json_t *json;
+
+        for (char *c = text; *c; c++)
+                *c = *c == '\'' ? '"' : *c;
+        json = json_loads(text, 0, NULL);
+        cr_assert_not_null(json);
+        (void)json_object_set_new(json, "name", json_string(name));
+        cr_assert_eq(plan_new(&plan, json, why, sizeof(why)), 0, "%s", why);
+        json_decref(json);
+        return plan;
+}
+
+static void on_event(Dataflow *dataflow, json_t *event, void *owner)
+{
+        (void)dataflow;
+        (void)owner;
+        json_decref(event);
+}
+
+static void make_maps(Fixture *fx)
+{
+        struct queue_watched watched = {.magic = QUEUE_MAGIC, .link_size = sizeof(struct queue_link), .n_links = N_LINKS};
+
+        for (unsigned i = 0; i < _QUEUES_FD_MAX; i++) {
+                fx->maps[i] = memfd_create("map", MFD_CLOEXEC);
+                cr_assert_eq(ftruncate(fx->maps[i], i == QUEUES_FD_WATCHED ? (off_t)sizeof(watched) : (off_t)(N_LINKS * sizeof(struct queue_link))), 0);
+        }
+        cr_assert_eq(pwrite(fx->maps[QUEUES_FD_WATCHED], &watched, sizeof(watched), 0), (ssize_t)sizeof(watched));
+}
+
+/* A daemon with two dataflows of two nodes and a link each. */
+static Fixture *fixture_new(void)
+{
+        static Fixture fx;
+        DataflowOptions options = {.grace_ns = 2 * NSEC_PER_SEC, .budget_ns = NSEC_PER_SEC, .log_fd = -1};
+        int pair[2];
+
+        if (geteuid() != 0)
+                cr_skip_test("not root: nobody else's supervisor asks for a helper");
+        (void)unsetenv("TIDEGATE_PROBES");
+        fx = (Fixture){.supervisor = {.signal_fd = -1, .guard_pidfd = -1, .journal = JOURNAL_NULL, .epoch = 5}, .helper_fd = -1};
+        fx.supervisor.options = (SupervisorOptions){.node_listen_fd = -1, .lock_fd = -1, .runtime_fd = -1};
+        fx.supervisor.options.listen_fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* any: it is what makes a daemon's */
+        cr_assert_eq(loop_init(&fx.supervisor.loop), 0);
+        fx.supervisor.loop.now = clock_now();
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        fx.supervisor.guard_fd = pair[0];
+        fx.guard_fd = pair[1];
+        packet_queue_init(&fx.supervisor.guard_out, 100);
+        list_init(&fx.supervisor.dataflows);
+        for (unsigned i = 0; i < 2; i++) {
+                const uint8_t uuid[16] = {(uint8_t)(i + 1)};
+
+                cr_assert_eq(dataflow_make(&fx.dataflows[i], &fx.supervisor, plan_of(i ? "two" : "one"), &options, uuid, on_event), 0);
+                list_append(&fx.supervisor.dataflows, &fx.dataflows[i]->link);
+                fx.dataflows[i]->state = DATAFLOW_RUNNING;
+                cr_assert_eq(fx.dataflows[i]->n_links, 1);
+                cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+                fx.dataflows[i]->keeper_fd = pair[0];
+                fx.keeper_fds[i] = pair[1];
+        }
+        make_maps(&fx);
+        return &fx;
+}
+
+static void fixture_done(Fixture *fx)
+{
+        for (unsigned i = 0; i < 2; i++) {
+                (void)dataflow_free(fx->dataflows[i]);
+                (void)fd_close(fx->keeper_fds[i]);
+        }
+        fx->supervisor.queues = queues_free(fx->supervisor.queues);
+        for (unsigned i = 0; i < _QUEUES_FD_MAX; i++)
+                (void)fd_close(fx->maps[i]);
+        packet_queue_done(&fx->supervisor.guard_out);
+        (void)fd_close(fx->supervisor.guard_fd);
+        (void)fd_close(fx->guard_fd);
+        (void)fd_close(fx->helper_fd);
+        (void)fd_close(fx->supervisor.options.listen_fd);
+        loop_done(&fx->supervisor.loop);
+}
+
+/* Was the guard told to start the helper? */
+static bool asked(Fixture *fx)
+{
+        struct guard_record record = {};
+        size_t size = 0;
+
+        if (packet_recv(fx->guard_fd, &record, sizeof(record), &size, NULL, 0, NULL) == PACKET_E_AGAIN)
+                return false;
+        cr_assert_eq(guard_msg_check(GUARD_SENDER_SUPERVISOR, &record, size, 0), 0);
+        cr_assert(record.type == GUARD_MSG_FORK_HELPER && record.count == GUARD_HELPER_QUEUES, "type %u", record.type);
+        return true;
+}
+
+static void start_helper(Fixture *fx)
+{
+        int pair[2];
+
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        fx->helper_fd = fd_close(fx->helper_fd);
+        fx->helper_fd = pair[1];
+        queues_on_started(&fx->supervisor, 4711, pair[0], -1);
+}
+
+static int on_turn_over(Job *job)
+{
+        (void)job;
+        return 1; /* ends loop_run() */
+}
+
+/* What lies in the sockets is read. */
+static void turn(Fixture *fx)
+{
+        Job over = {};
+
+        job_post(&fx->supervisor.loop, &over, on_turn_over);
+        (void)loop_run(&fx->supervisor.loop);
+}
+
+/* The helper says it, and is heard. */
+static void say(Fixture *fx, QueuesMsgType type, uint32_t n_files, const char *error)
+{
+        struct queues_record record = {.magic = QUEUES_MAGIC, .type = (uint16_t)type, .load_ms = 40, .hit_ns = 1000, .n_files = n_files, .error = error ? 1 : 0};
+
+        (void)snprintf(record.text, sizeof(record.text), "%s", error ? error : "");
+        cr_assert_eq(packet_send(fx->helper_fd, &record, sizeof(record), fx->maps, type == QUEUES_MSG_READY ? _QUEUES_FD_MAX : 0), 0);
+        turn(fx);
+}
+
+/* Are files to be shown to the helper, by that dataflow's keeper? @ret_at: the question */
+static bool is_shown(Fixture *fx, unsigned i, uint64_t *ret_at)
+{
+        struct queues_record record = {};
+        char buffer[KEEPER_MSG_MAX];
+        int fds[KEEPER_MSG_MAX_FDS];
+        size_t size = 0, n_fds = 0;
+        KeeperMsg msg;
+
+        if (packet_recv(fx->keeper_fds[i], buffer, sizeof(buffer), &size, fds, ELEMENTSOF(fds), &n_fds) == PACKET_E_AGAIN)
+                return false;
+        for (size_t k = 0; k < n_fds; k++)
+                (void)fd_close(fds[k]);
+        cr_assert_eq(keeper_msg_decode(&msg, buffer, size), 0);
+        cr_assert_eq(msg.type, KEEPER_MSG_FILES);
+        *ret_at = msg.files.asked_ns;
+        cr_assert_eq(packet_recv(fx->helper_fd, &record, sizeof(record), &size, fds, ELEMENTSOF(fds), &n_fds), 0);
+        for (size_t k = 0; k < n_fds; k++)
+                (void)fd_close(fds[k]);
+        cr_assert_eq(queues_msg_check(1, &record, size, n_fds), 0);
+        return true;
+}
+
+static void answer(Fixture *fx, unsigned i, uint64_t at, int error)
+{
+        queues_files_shown(fx->dataflows[i], &(KeeperMsg){.type = KEEPER_MSG_FILES_SHOWN, .files_shown = {.asked_ns = at, .error = error, .cgroup_id = error ? 0 : 1000 + i}});
+}
+
+/* What its clients are told of why nothing is seen; "": nothing. */
+static const char *reason(Fixture *fx, unsigned i)
+{
+        static char text[256];
+        json_t *probes = json_object();
+
+        queues_describe_into(fx->dataflows[i], probes);
+        (void)snprintf(text, sizeof(text), "%s", json_is_string(json_object_get(probes, "queue_reason")) ? json_string_value(json_object_get(probes, "queue_reason")) : "");
+        json_decref(probes);
+        return text;
+}
+
+/* The helper is there, and was shown the files of the first dataflow. */
+static void attach(Fixture *fx)
+{
+        uint64_t at;
+
+        queues_want(fx->dataflows[0], 0.03);
+        cr_assert(asked(fx));
+        start_helper(fx);
+        say(fx, QUEUES_MSG_READY, 0, NULL);
+        cr_assert(is_shown(fx, 0, &at));
+        answer(fx, 0, at, 0);
+        say(fx, QUEUES_MSG_DONE, 1, NULL);
+        cr_assert(fx->dataflows[0]->queues.watching);
+        cr_assert_str_eq(reason(fx, 0), "");
+}
+
+Test(queues, the_answer_to_a_question_that_was_given_up_is_not_taken_for_that_to_the_next_one, .timeout = 20)
+{
+        Fixture *fx = fixture_new();
+        uint64_t at;
+
+        queues_want(fx->dataflows[0], 0.03);
+        queues_want(fx->dataflows[1], 0.03);
+        cr_assert(asked(fx));
+        start_helper(fx);
+        say(fx, QUEUES_MSG_READY, 0, NULL);
+        cr_assert(is_shown(fx, 0, &at));
+        answer(fx, 0, at, ENOMEM); /* nothing was shown, which the helper says in its time */
+        cr_expect(strstr(reason(fx, 0), "its keeper cannot tell which files its nodes run of"), "%s", reason(fx, 0));
+        cr_assert(is_shown(fx, 1, &at), "it is the turn of the next one");
+        say(fx, QUEUES_MSG_DONE, 0, NULL);
+        cr_expect_str_eq(reason(fx, 1), "it is being attached", "that was about the first one's");
+        answer(fx, 1, at, 0);
+        say(fx, QUEUES_MSG_DONE, 1, NULL);
+        cr_expect(fx->dataflows[1]->queues.watching);
+        fixture_done(fx);
+}
+
+Test(queues, who_still_wants_it_is_shown_to_the_next_helper_as_well, .timeout = 20)
+{
+        Fixture *fx = fixture_new();
+        uint64_t at;
+
+        attach(fx);
+        fx->helper_fd = fd_close(fx->helper_fd);
+        turn(fx);
+        cr_expect_str_eq(reason(fx, 0), "tidegate-queues is gone");
+        fx->supervisor.loop.now += 10 * NSEC_PER_SEC;
+        queues_want(fx->dataflows[0], 0.03); /* a second client; the first one has never left */
+        cr_assert(asked(fx));
+        start_helper(fx);
+        say(fx, QUEUES_MSG_READY, 0, NULL);
+        cr_assert(is_shown(fx, 0, &at));
+        answer(fx, 0, at, 0);
+        say(fx, QUEUES_MSG_DONE, 1, NULL);
+        cr_expect(fx->dataflows[0]->queues.watching);
+        fixture_done(fx);
+}
+
+Test(queues, what_could_not_be_attached_to_beside_others_is_told_of, .timeout = 20)
+{
+        Fixture *fx = fixture_new();
+        uint64_t at;
+
+        attach(fx);
+        queues_node_started(&fx->dataflows[0]->nodes[1]);
+        cr_assert(is_shown(fx, 0, &at));
+        answer(fx, 0, at, 0);
+        say(fx, QUEUES_MSG_DONE, 1, "attach to a site: Too many open files");
+        cr_expect(fx->dataflows[0]->queues.watching);
+        cr_expect_str_eq(reason(fx, 0), "of some of its nodes: attach to a site: Too many open files");
+        fixture_done(fx);
+}
+
+Test(queues, a_guard_that_does_not_answer_is_not_waited_for_without_end, .timeout = 20)
+{
+        Fixture *fx = fixture_new();
+        Timer *timer;
+
+        queues_want(fx->dataflows[0], 0.03);
+        cr_assert(asked(fx));
+        cr_expect_str_eq(reason(fx, 0), "it is being attached");
+        cr_assert_not(list_empty(&fx->supervisor.loop.timers), "there is a deadline");
+        timer = list_first(&fx->supervisor.loop.timers, Timer, link);
+        timer_disarm(timer);
+        (void)timer->fn(timer, timer->at);
+        cr_expect_str_eq(reason(fx, 0), "tidegate-queues is not started: the guard does not answer");
+        fixture_done(fx);
+}
+
+Test(queues, who_was_started_for_an_order_before_the_last_is_not_the_one_that_is_meant, .timeout = 20)
+{
+        Fixture *fx = fixture_new();
+
+        queues_want(fx->dataflows[0], 0.03);
+        queues_unwant(fx->dataflows[0]);
+        queues_want(fx->dataflows[0], 0.03);
+        cr_assert(asked(fx) && asked(fx));
+        start_helper(fx); /* whom the guard kills when it comes to the second order */
+        cr_expect_eq(recv(fx->helper_fd, (char[1]){0}, 1, MSG_DONTWAIT), 0, "it is let go of");
+        cr_expect_str_eq(reason(fx, 0), "it is being attached");
+        start_helper(fx);
+        say(fx, QUEUES_MSG_READY, 0, NULL);
+        cr_expect_eq(fx->dataflows[0]->queues.done, false);
+        cr_expect_str_eq(reason(fx, 0), "it is being attached");
+        fixture_done(fx);
+}
