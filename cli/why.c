@@ -57,16 +57,30 @@ static void print_stack(const char *whose, const json_t *stack)
                 print_folded(line, 10);
 }
 
+/* For how long it is in its call, where that is known exactly; else "". */
+static const char *duration_of(const json_t *thread, char *buffer, size_t size)
+{
+        long long ms = json_get_number(thread, "since_ms");
+
+        buffer[0] = '\0';
+        if (json_object_get(thread, "since_ms"))
+                (void)snprintf(buffer, size, "for %.3f s", (double)ms / 1e3);
+        return buffer;
+}
+
 static void print_thread(const json_t *why, const json_t *thread, bool first)
 {
         const char *call = json_get_text(thread, "syscall"), *wchan = json_get_text(thread, "wchan");
-        char line[700], comm[64];
+        char line[700], comm[64], duration[40];
 
         (void)snprintf(comm, sizeof(comm), "%.15s", json_get_text(thread, "comm"));
         printf("%8lld  %-15s  %-5s  %-18.18s %5.0f%% %5.0f%% %6.0f%%\n", json_get_number(thread, "tid"), text_tame(comm, false), json_get_text(thread, "state"),
                 call[0] ? call : wchan[0] ? wchan : "-", share(thread, "run_us", why), share(thread, "wait_us", why), share(thread, "blocked_us", why));
+        (void)duration_of(thread, duration, sizeof(duration));
+        if (first && duration[0])
+                printf("%10sin this call %s\n", "", duration);
         if (!first && json_get_text(thread, "text")[0]) { /* the first one's is the sentence above */
-                int n = snprintf(line, sizeof(line), "%s", json_get_text(thread, "text")), cut = WIDTH - 13;
+                int n = snprintf(line, sizeof(line), "%s%s%s", duration, duration[0] ? ": " : "", json_get_text(thread, "text")), cut = WIDTH - 13;
 
                 while (n > cut && cut > 0 && ((unsigned char)line[cut] & 0xc0) == 0x80) /* not within a character */
                         cut--;

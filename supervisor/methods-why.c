@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "protocol/control_msg.h"
+#include "supervisor/prober.h"
 #include "supervisor/progress.h"
 #include "supervisor/server-internal.h"
 #include "supervisor/show.h"
@@ -149,8 +150,10 @@ void why_said(Dataflow *dataflow, const KeeperMsg *msg, int fd)
         if (msg->node >= dataflow->plan->n_nodes)
                 return;
         report = read_report(msg->why_said.size ? fd : -1, msg->why_said.size);
-        if (report)
+        if (report) {
                 (void)json_object_set_new(report, "dataflow", json_string(dataflow->plan->name));
+                prober_date(&dataflow->nodes[msg->node], report);
+        }
         node_why_said(&dataflow->nodes[msg->node], msg->why_said.asked, report);
         if (server)
                 list_for_each(it, next, &server->calls, call.link)

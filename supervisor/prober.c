@@ -617,3 +617,31 @@ json_t *prober_describe_node(const Node *node)
         return json_pack("{ss sI so sI}", "node", node->plan->id, "generation", (json_int_t)p->places[place].generation, "calls", calls, "lost",
                 (json_int_t)call_view_lost(&p->view, place));
 }
+
+/* It is in the call that the report tells of, and was so at the first look. */
+static bool is_in(const struct call_thread *found, const json_t *thread, nsec_t looked)
+{
+        const char *told = json_string_value(json_object_get(thread, "syscall")), *name = found->number == CALL_OTHER ? NULL : task_call_name((int32_t)found->number);
+
+        return found->tid == json_integer_value(json_object_get(thread, "tid")) && told && name && strcmp(told, name) == 0 && found->begin_ns <= looked;
+}
+
+void prober_date(const Node *node, json_t *report)
+{
+        const Prober *p = node->dataflow->supervisor->prober;
+        json_t *told = json_object_get(report, "threads"), *thread;
+        nsec_t looked = (nsec_t)json_integer_value(json_object_get(report, "at_ms")) * NSEC_PER_MSEC, now;
+        struct call_thread threads[CALL_THREADS];
+        uint32_t place = node->probe_place - 1;
+        size_t n, i;
+
+        if (!p || p->state != PROBER_ATTACHED || node->probe_place == 0 ||
+                p->places[place].generation != (uint64_t)json_integer_value(json_object_get(report, "generation")))
+                return;
+        n = MIN(call_view_threads(&p->view, place, threads, ELEMENTSOF(threads)), ELEMENTSOF(threads));
+        now = clock_now();
+        json_array_foreach(told, i, thread)
+                for (size_t k = 0; k < n; k++)
+                        if (is_in(&threads[k], thread, looked))
+                                (void)json_object_set_new(thread, "since_ms", json_integer((json_int_t)(nsec_left(now, threads[k].begin_ns) / NSEC_PER_MSEC)));
+}

@@ -73,6 +73,13 @@ uint64_t prober_n_changes(const Supervisor *supervisor);
 json_t *prober_describe(const Dataflow *dataflow); /* Probes, without nodes */
 json_t *prober_describe_node(const Node *node);    /* ProbedNode */
 
+/**
+ * prober_date() - add to a report of Why (supervisor/why.h) since when each thread is in its call, as far as that was counted
+ *
+ * Of who was in that very call at the first look, at the second, and is now: since_ms, exact.
+ */
+void prober_date(const Node *node, json_t *report);
+
 /* The guard's answers. */
 void prober_on_started(Supervisor *supervisor, int32_t pid, int take_sock, int take_pidfd);
 void prober_on_failed(Supervisor *supervisor, int error);

@@ -179,6 +179,7 @@ json_t *why_report(const Why *why)
         (void)json_object_set_new(report, "chain", describe_chain(why));
         (void)json_object_set_new(report, "threads", describe_threads(why));
         put_number(report, "n_threads", why->n_own + why->n_uncounted);
+        put_number(report, "at_ms", why->first_at / NSEC_PER_MSEC);
         put_number(report, "window_us", why->window / NSEC_PER_USEC);
         (void)json_object_set_new(report, "group", describe_group(&why->group_before, &why->group));
         (void)json_object_set_new(report, "deep", json_boolean(why->deep));

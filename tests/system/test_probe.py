@@ -156,6 +156,27 @@ class TestAttached:
         later = next_reply(client, lambda probes: next((c for c in calls_of(probes).values() if c.get("now")), call)["now_longest_ns"] > call["now_longest_ns"])
         assert later["nodes"][0]["generation"] == 1
 
+    def test_why_tells_for_how_long_who_waits_is_in_its_call(self, build, probed):
+        start(probed, program("a", "exec sleep 1000"), wait="running", grace_ms=300)
+        client = watch(probed)
+
+        def why():
+            return probed.call("Why", dataflow="flow", node="a")["why"]
+
+        assert "since_ms" not in why()["threads"][0], "that call began before anybody counted"
+        began = time.monotonic()
+        probed.call("RestartNode", dataflow="flow", node="a")
+        assert eventually(lambda: "since_ms" in why()["threads"][0], 10)
+        counted = next_reply(client, lambda probes: calls_of(probes).get("clock_nanosleep", {}).get("now"))
+        said = why()
+        (thread,) = said["threads"]
+        longest = calls_of(once(probed))["clock_nanosleep"]["now_longest_ns"] / 1e6
+        assert thread["syscall"] == "clock_nanosleep"
+        assert calls_of(counted)["clock_nanosleep"]["now_longest_ns"] / 1e6 - 1 <= thread["since_ms"] <= longest <= (time.monotonic() - began) * 1000
+        assert thread["since_ms"] >= thread["still_ms"] > 0
+        shown = subprocess.run([build / "bin/tidegate", "why", "--runtime-dir", probed.runtime, "flow:a"], capture_output=True, text=True, timeout=20).stdout
+        assert re.search(r"^ +in this call for \d+\.\d{3} s$", shown, re.M), shown
+
     def test_a_life_counts_from_0_from_its_beginning_and_is_shown_until_the_next_begins(self, probed, obedient):
         start(probed, obedient.program(), program("still", "exec sleep 1000"), wait="running", grace_ms=300)
         client = watch(probed)
