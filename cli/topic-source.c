@@ -230,16 +230,17 @@ enum {
 static int take(TopicWatch *watch, Topic *topic, TopicMessage *ret)
 {
         RingGlance glance = {.payload = watch->payload, .payload_size = watch->payload_max, .meta = watch->meta, .meta_size = PARAMS_MAX};
+        uint32_t left = topic->observer.n_slots;
         struct ring_descriptor d;
         uint64_t index, passed;
         int r;
 
         if (!topic->attached || topic->broken || topic->ended)
                 return TAKE_E_NONE;
-        do {
+        do { /* a producer out of order makes such messages faster than they are passed: then the rest is for the next look */
                 r = ring_observer_glance(&topic->observer, &d, &index, &glance);
                 topic->n_invalid += r == RING_E_INVALID;
-        } while (r == RING_E_INVALID);
+        } while (r == RING_E_INVALID && --left > 0);
         if (r == RING_E_SEGMENT) {
                 ring_observer_again(&topic->observer);
                 return TAKE_E_ASK;
