@@ -16,7 +16,8 @@
 #include "base/utf8.h"
 #include "supervisor/cgroup.h"
 
-#define FREEZE_SPAN (300 * NSEC_PER_MSEC)
+#define FREEZE_SPAN (300 * NSEC_PER_MSEC) /* until it stands still, */
+#define FROZEN_SPAN (700 * NSEC_PER_MSEC) /* and from then on: whoever stops it meanwhile counts its grace */
 
 /* Of text that others wrote. */
 static void put_text(json_t *object, const char *key, const char *text)
@@ -219,7 +220,7 @@ static bool can_see(const WhyThread *t)
  * What is frozen for a look must run again whatever becomes of those who look: a process of its own waits for the other end of a pipe to be
  * closed, or the deadline, and thaws. It holds @out_fd as well, so that no report is at its end before.
  */
-static _Noreturn void be_thawer(const Why *why, int freeze_fd, int pipe_fd)
+static _Noreturn void be_thawer(nsec_t until, int freeze_fd, int pipe_fd)
 {
         struct pollfd p = {.fd = pipe_fd, .events = POLLIN};
         nsec_t now;
@@ -227,14 +228,14 @@ static _Noreturn void be_thawer(const Why *why, int freeze_fd, int pipe_fd)
 
         (void)sigfillset(&all);
         (void)sigprocmask(SIG_BLOCK, &all, NULL); /* whoever ends us all asks politely first */
-        while ((now = clock_now()) < why->until && poll(&p, 1, nsec_poll_ms(why->until, now)) == 0)
+        while ((now = clock_now()) < until && poll(&p, 1, nsec_poll_ms(until, now)) == 0)
                 ;
         (void)!write(freeze_fd, "0", 1);
         _exit(0);
 }
 
 /* The end of a pipe: closed, it runs again. -1: it does not stand still for us, and @why->lost says why. */
-static int freeze(Why *why, pid_t *ret_thawer)
+static int freeze(Why *why, pid_t *ret_thawer, nsec_t *ret_until)
 {
         int dir_fd = why->nodes[why->target].dir_fd, ends[2];
         _cleanup_fd_ int fd = cgroup_open_file(dir_fd, "cgroup.freeze", O_RDWR);
@@ -246,13 +247,19 @@ static int freeze(Why *why, pid_t *ret_thawer)
                         (void)snprintf(why->lost, sizeof(why->lost), "it cannot be frozen here: what was read may be of different moments");
                 return -1;
         }
+        *ret_until = MIN(why->until, nsec_add(clock_now(), FREEZE_SPAN + FROZEN_SPAN));
         *ret_thawer = fork();
         if (*ret_thawer == 0) {
                 (void)close(ends[1]);
-                be_thawer(why, fd, ends[0]);
+                be_thawer(*ret_until, fd, ends[0]);
         }
         (void)close(ends[0]);
         if (*ret_thawer < 0 || write(fd, "1", 1) != 1) {
+                (void)close(ends[1]);
+                return -1;
+        }
+        if (clock_now() >= *ret_until) { /* we came too late: it may have been thawed before that */
+                (void)!write(fd, "0", 1);
                 (void)close(ends[1]);
                 return -1;
         }
@@ -271,6 +278,7 @@ static int freeze(Why *why, pid_t *ret_thawer)
 void why_child(Why *why, int out_fd)
 {
         pid_t thawer = -1;
+        nsec_t frozen_until = 0;
         int pipe_fd = -1;
 
         why->out_fd = out_fd;
@@ -285,11 +293,13 @@ void why_child(Why *why, int out_fd)
         if (!write_report(why, out_fd))
                 return;
         if (why->freeze)
-                pipe_fd = freeze(why, &thawer);
+                pipe_fd = freeze(why, &thawer, &frozen_until);
         why->deep = true;
         why_judge(why);
         if (pipe_fd >= 0)
                 (void)close(pipe_fd);
+        if (why->was_frozen && clock_now() >= frozen_until)
+                (void)snprintf(why->lost, sizeof(why->lost), "it ran again before all of it was read, which may be of different moments");
         if (thawer > 0)
                 (void)waitpid(thawer, NULL, 0);
         if (write_report(why, out_fd) && !why->brief) {

@@ -73,29 +73,52 @@ def test_memory_and_stacks_are_those_that_the_caller_could_read(start_as_nobody,
     assert "user_stack" not in other["threads"][0]
 
 
-@pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="needs /dev/fuse")
-def test_a_node_runs_again_when_those_are_killed_who_made_it_stand_still(start_daemon, hung):  # noqa: F811
-    """It hangs in a file system that does not answer, and so does not stand still for long: meanwhile they are found."""
+@pytest.fixture
+def wedged(start_daemon, hung):  # noqa: F811
+    """A node that hangs in a file system that does not answer, and so does not stand still for long when it is to: meanwhile those are found who look."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("needs /dev/fuse")
     daemon = start_daemon(prefix=hung.prefix())
     daemon.call("Start", plan=plan(program("a", "", argv=["/bin/cat", str(hung.path / "d1/file")])))
     hung.until_asked()
     assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
-    freezer = pathlib.Path(daemon.status("flow")["cgroup"]) / "a.1/cgroup.freeze"
     keepers = lambda pid: [p for p in children_of(pid) if "--role=keeper" in arguments_of(p)]  # noqa: E731
     (keeper,) = keepers(daemon.process.pid)
 
-    def one_who_waits_to_thaw():
-        return next(((child, thawer) for child in keepers(keeper) for thawer in keepers(child)), None)
-
-    def look_and_kill():
+    @contextlib.contextmanager
+    def look(**keys):
+        """Gives who looks, and who waits to thaw it; None when they were gone before they were found."""
         with daemon.client() as client:
-            client.send("Why", dataflow="flow", node="a", freeze=True)
-            found = eventually(one_who_waits_to_thaw, 1)
+            client.send("Why", dataflow="flow", node="a", freeze=True, **keys)
+            yield eventually(lambda: next(((child, thawer) for child in keepers(keeper) for thawer in keepers(child)), None), 1)
+            with contextlib.suppress(ControlError):  # of what was seen before there may be a report, or none
+                client.reply()
+
+    look.freezer = pathlib.Path(daemon.status("flow")["cgroup"]) / "a.1/cgroup.freeze"
+    return look
+
+
+def test_a_node_runs_again_when_those_are_killed_who_made_it_stand_still(wedged):
+    def look_and_kill():
+        with wedged() as found:
             for pid in found[::-1] if found else ():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ControlError):  # of what was seen before there may be a report, or none
-                client.reply()
-        return found and freezer.read_text()
+        return found and wedged.freezer.read_text()
 
     assert eventually(look_and_kill, 20) == "0\n"
+
+
+def test_a_node_runs_again_soon_when_the_look_at_it_hangs(wedged):
+    def look_and_hang():
+        with wedged(timeout_ms=10000) as found:
+            if not found:
+                return None
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found[0], signal.SIGSTOP)
+            runs = eventually(lambda: wedged.freezer.read_text() == "0\n", 5)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found[0], signal.SIGCONT)
+        return str(runs)
+
+    assert eventually(look_and_hang, 20) == "True"
