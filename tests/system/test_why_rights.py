@@ -68,7 +68,7 @@ def test_memory_and_stacks_are_those_that_the_caller_could_read(start_as_nobody,
     assert "user_stack" not in hidden["threads"][0], "its owner may not read its memory"
 
     other = start_as_nobody.why("other", "sleeps")
-    assert other["text"] == "other sleeps for a time" and "1000" not in json.dumps(other["threads"]), other
+    assert other["text"] == "other sleeps for a time" and "1000 s" not in json.dumps(other["threads"]), other
     assert f"process {other['threads'][0]['pid']}, which has other rights" in other["lost"]
     assert "user_stack" not in other["threads"][0]
 
