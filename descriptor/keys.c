@@ -146,7 +146,7 @@ const KeyTable keys_io_max = {"ioMax", "an entry of io_max", (const Key[]){
 const KeyTable keys_probes = {"probesOptions", "probes", (const Key[]){
         {"calls",  KEY_ACCEPTED, NULL},
         {"budget", KEY_ACCEPTED, NULL},
-        {"queues", KEY_LATER,    "how many messages wait is counted without it: `tidegate status --links`"},
+        {"queues", KEY_ACCEPTED, NULL},
         {NULL}}};
 
 const KeyTable keys_module_file = {"moduleFile", "a module file", (const Key[]){

@@ -191,7 +191,7 @@ typedef struct NodeSpec {
 
 /* Of the whole dataflow: what is to be counted of it while it runs. */
 typedef struct ProbesSpec {
-        bool calls;
+        bool calls, queues;
         double budget; /* percent of one CPU; 0: not said */
 } ProbesSpec;
 

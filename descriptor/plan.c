@@ -579,13 +579,14 @@ static int plan_nodes(Planner *p, json_t *nodes)
 /* Where there is something to count. */
 static int plan_probes(const ProbesSpec *probes, json_t *plan)
 {
-        json_t *object = probes->calls ? json_pack("{s:b}", "calls", 1) : NULL;
+        _cleanup_json_ json_t *object = json_object();
 
-        if (!probes->calls)
+        if (!probes->calls && !probes->queues)
                 return 0;
-        if (!object || json_object_set_new(plan, "probes", object))
+        if ((probes->calls && json_object_set_new(object, "calls", json_true())) || (probes->queues && json_object_set_new(object, "queues", json_true())) ||
+                (probes->budget > 0 && json_object_set_new(object, "budget", json_real(probes->budget))) || json_object_set(plan, "probes", object))
                 return error_origin(-ENOMEM);
-        return probes->budget > 0 && json_object_set_new(object, "budget", json_real(probes->budget)) ? error_origin(-ENOMEM) : 0;
+        return 0;
 }
 
 int plan_build(const Expander *ex, const DescriptorOptions *options, const char *name, const char *file,

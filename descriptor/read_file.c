@@ -87,12 +87,15 @@ static void read_probes(Reader *reader, const YamlNode *value, ProbesSpec *ret)
         ret->calls = true;
         if (value->kind != YAML_MAP) {
                 if (yaml_as_bool(value, &ret->calls) != 0)
-                        wrong_kind(reader, value, "probes", "true, false or a map {calls, budget}");
+                        wrong_kind(reader, value, "probes", "true, false or a map {calls, queues, budget}");
+                ret->queues = ret->calls;
                 return;
         }
         if (!check_keys(reader, value, &keys_probes))
                 return;
+        ret->queues = true;
         read_bool(reader, yaml_get(value, "calls", NULL), "calls", &ret->calls);
+        read_bool(reader, yaml_get(value, "queues", NULL), "queues", &ret->queues);
         if (budget && (yaml_as_double(budget, &ret->budget) || !(ret->budget > 0) || ret->budget > PROBES_BUDGET_MAX))
                 diagnostics_error(reader->diags, budget->span, "the budget of probes must be a percentage of one CPU, above 0 and up to %d", PROBES_BUDGET_MAX);
 }

@@ -403,6 +403,7 @@ static void dataflow_reconcile(Dataflow *dataflow, const KeeperMsg *resumed)
                 }
         show_all(dataflow);
         dataflow_go_on(dataflow, resumed);
+        queues_dataflow_resumed(dataflow);
         adopt_look(dataflow->supervisor);
 }
 

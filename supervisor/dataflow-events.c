@@ -73,11 +73,11 @@ void dataflow_freezer_event(Dataflow *dataflow, const Node *node, bool frozen)
                                         frozen ? "every process stands still" : "every process runs again"));
 }
 
-void dataflow_probe_event(Dataflow *dataflow, const char *why)
+void dataflow_probe_event(Dataflow *dataflow, const char *what, const char *why)
 {
         dataflow_emit(dataflow, json_pack("{ss ss}", "type", "probe-detached", "text", why));
         if (!supervisor_is_private(dataflow->supervisor))
-                log_line("system calls of dataflow %s are not counted any more: %s", dataflow->plan->name, why);
+                log_line("%s of dataflow %s are not counted any more: %s", what, dataflow->plan->name, why);
 }
 
 void dataflow_pressure_event(Dataflow *dataflow, const Node *node, const char *resource, const char *measured, const char *threshold, const char *action,

@@ -248,7 +248,7 @@ void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *typ
 void dataflow_stuck_event(Dataflow *dataflow, const Node *node, const char *text, json_t *take_why); /* NULL: it is not known why */
 void dataflow_why_event(Dataflow *dataflow, const Node *node, json_t *take_why); /* it is stuck, and is killed */
 void dataflow_freezer_event(Dataflow *dataflow, const Node *node, bool frozen); /* "frozen", "thawed"; @node NULL: all of it */
-void dataflow_probe_event(Dataflow *dataflow, const char *why); /* nothing of it is counted any more, which nobody has asked for */
+void dataflow_probe_event(Dataflow *dataflow, const char *what, const char *why); /* nothing of it is counted any more, which nobody has asked for */
 bool dataflow_has_frozen(const Dataflow *dataflow); /* some node stands still */
 /* A condition of on_pressure was met. All but @text as the interface has it; @node NULL: of the dataflow. */
 void dataflow_pressure_event(Dataflow *dataflow, const Node *node, const char *resource, const char *measured, const char *threshold, const char *action,

@@ -285,5 +285,6 @@ int guard_link_open(Supervisor *supervisor, int take_fd)
         if (supervisor->n_dataflows > 0) /* to be adopted */
                 witness_want(supervisor);
         prober_look(supervisor);
+        queues_look(supervisor);
         return 0;
 }

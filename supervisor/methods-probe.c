@@ -160,7 +160,7 @@ static void probe(Client *client, const Parameters *parameters)
                 if (call->probes)
                         prober_want(flow->dataflow, parameters->budget);
                 if (call->queues)
-                        queues_want(flow->dataflow, parameters->budget > 0 ? parameters->budget : PROBE_BUDGET);
+                        queues_want(flow->dataflow, parameters->budget);
         }
         call->changes_seen = prober_n_changes(client->server->supervisor);
         (void)prober_reason(flow->dataflow, buffer, sizeof(buffer), &settled);

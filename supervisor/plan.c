@@ -601,9 +601,10 @@ static void parse_probes(Check *check, json_t *probes, Plan *plan)
         if (!probes || check->bad)
                 return;
         plan->probe_calls = json_is_true(json_object_get(probes, "calls"));
+        plan->probe_queues = json_is_true(json_object_get(probes, "queues"));
         plan->probe_budget = json_number_value(budget) / 100;
-        if (!json_is_object(probes) || !plan->probe_calls)
-                complain(check, "\"probes\" must be a map, with \"calls\": true");
+        if (!json_is_object(probes) || (!plan->probe_calls && !plan->probe_queues))
+                complain(check, "\"probes\" must be a map, with \"calls\": true or \"queues\": true");
         else if (budget && !(json_is_number(budget) && plan->probe_budget > 0 && plan->probe_budget <= 100))
                 complain(check, "the budget of \"probes\" must be a percentage, above 0 and up to 10000");
 }

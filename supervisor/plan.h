@@ -127,6 +127,7 @@ typedef struct Plan {
         PlanPressure *pressure; /* likewise */
         size_t n_pressure;
         bool probe_calls;    /* its system calls are counted while it lives */
+        bool probe_queues;   /* its queues are looked into while it lives */
         double probe_budget; /* of one CPU; 0: not said */
         uint32_t *sorted; /* n_nodes indices: whoever is waited for comes before who waits */
 } Plan;

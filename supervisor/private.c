@@ -68,7 +68,7 @@ static void note_detached(Dataflow *dataflow)
 /* Nor anybody who could ask. */
 static void note_probes(Dataflow *dataflow)
 {
-        if (dataflow->plan->probe_calls)
+        if (dataflow->plan->probe_calls || dataflow->plan->probe_queues)
                 dataflow_note(dataflow, NULL, "probes need the daemon: under `tidegate run` nobody could ask what they have counted");
 }
 

@@ -286,7 +286,7 @@ static void tell_watched(Prober *p)
 
         list_for_each(it, next, &p->supervisor->dataflows, link)
                 if (it->probe.watching)
-                        dataflow_probe_event(it, p->why);
+                        dataflow_probe_event(it, "system calls", p->why);
 }
 
 /* It died, wedged, or speaks nonsense. */
@@ -336,7 +336,7 @@ static void look_at_cost(Prober *p, Dataflow *dataflow, nsec_t now)
         (void)snprintf(wish->over, sizeof(wish->over), "counting its system calls took %.1f %% of a CPU for %u s; the budget is %.4g %%", 100 * wish->share, PROBE_OVER_MAX,
                 100 * budget);
         leave_all(p, dataflow);
-        dataflow_probe_event(dataflow, wish->over);
+        dataflow_probe_event(dataflow, "system calls", wish->over);
         changed(p);
 }
 

@@ -60,13 +60,23 @@ struct Queues {
         nsec_t asked_at;
 };
 
-static void look(Supervisor *supervisor);
-
 /* ---- who wants it */
+
+static bool is_asked_for(const Dataflow *dataflow)
+{
+        return dataflow->queues.n_streams > 0 || (dataflow->plan->probe_queues && !supervisor_is_private(dataflow->supervisor));
+}
 
 static bool wants(const Dataflow *dataflow)
 {
-        return dataflow->queues.n_streams > 0 && !dataflow->queues.why[0] && dataflow->n_links > 0 && dataflow->state < DATAFLOW_ENDING;
+        return is_asked_for(dataflow) && !dataflow->queues.why[0] && dataflow->n_links > 0 && dataflow->state < DATAFLOW_ENDING;
+}
+
+static double budget_of(const Dataflow *dataflow)
+{
+        double budget = dataflow->queues.budget > 0 ? dataflow->queues.budget : dataflow->plan->probe_budget;
+
+        return budget > 0 ? budget : PROBE_BUDGET;
 }
 
 /* So many places will do, with room for dataflows that follow. 0: nobody wants any. */
@@ -192,6 +202,11 @@ Queues *queues_free(Queues *q)
 
 static void give_up(Queues *q, const char *why)
 {
+        Dataflow *it, *next;
+
+        list_for_each(it, next, &q->supervisor->dataflows, link)
+                if (it->queues.watching)
+                        dataflow_probe_event(it, "queues", why);
         hang_up(q);
         q->state = QUEUES_UNAVAILABLE;
         (void)snprintf(q->why, sizeof(q->why), "%s", why);
@@ -289,7 +304,7 @@ static void look_at_answers(Queues *q, Dataflow *dataflow)
         if (!wish->watching)
                 watch(q, dataflow);
         server_look_again(q->supervisor->server);
-        look(q->supervisor);
+        queues_look(q->supervisor);
 }
 
 void queues_files_shown(Dataflow *dataflow, const KeeperMsg *msg)
@@ -302,7 +317,7 @@ void queues_files_shown(Dataflow *dataflow, const KeeperMsg *msg)
         if (msg->files_shown.error && !dataflow->queues.watching) {
                 (void)snprintf(why, sizeof(why), "its keeper cannot tell which files its nodes run of: %s", error_text(-msg->files_shown.error));
                 refuse(q, dataflow, why);
-                look(q->supervisor);
+                queues_look(q->supervisor);
                 return;
         }
         if (msg->files_shown.cgroup_id)
@@ -320,7 +335,7 @@ static void on_done(Queues *q, const struct queues_record *record)
                 return;
         if (record->n_files == 0 && !dataflow->queues.watching) {
                 refuse(q, dataflow, record->error && text ? text : "none of its nodes runs of a file with probe sites");
-                look(q->supervisor);
+                queues_look(q->supervisor);
                 return;
         }
         dataflow->queues.partly[0] = '\0';
@@ -330,14 +345,20 @@ static void on_done(Queues *q, const struct queues_record *record)
         look_at_answers(q, dataflow);
 }
 
+/* Something is there now that was not when it was looked at last. */
+static void show_again(Dataflow *dataflow)
+{
+        dataflow->queues.why[0] = '\0';
+        dataflow->queues.waits = true;
+        queues_look(dataflow->supervisor);
+}
+
 void queues_node_started(Node *node)
 {
         Dataflow *dataflow = node->dataflow;
 
-        if (dataflow->queues.n_streams == 0)
-                return;
-        dataflow->queues.waits = true;
-        look(dataflow->supervisor);
+        if (is_asked_for(dataflow))
+                show_again(dataflow);
 }
 
 /* ---- 1 in how many */
@@ -371,7 +392,7 @@ static void look_at_cost(Queues *q, Dataflow *dataflow, nsec_t now)
         wish->share = (double)(n - wish->n_told) * q->hit_ns / (double)span;
         wish->n_told = n;
         wish->counted_at = now;
-        mask = next_mask(wish->mask, wish->share, wish->budget);
+        mask = next_mask(wish->mask, wish->share, budget_of(dataflow));
         if (mask == wish->mask)
                 return;
         wish->mask = mask;
@@ -392,6 +413,14 @@ static int on_count(Timer *timer, nsec_t now)
 
 /* ---- what it says */
 
+static bool is_running(const Dataflow *dataflow)
+{
+        for (size_t i = 0; !dataflow->adopting && i < dataflow->plan->n_nodes; i++)
+                if (dataflow->nodes[i].state == NODE_RUNNING)
+                        return true;
+        return false;
+}
+
 static void on_ready(Queues *q, const struct queues_record *record, const int fds[static _QUEUES_FD_MAX])
 {
         Supervisor *supervisor = q->supervisor;
@@ -406,10 +435,10 @@ static void on_ready(Queues *q, const struct queues_record *record, const int fd
         q->load_ms = record->load_ms;
         q->hit_ns = record->hit_ns;
         list_for_each(it, next, &supervisor->dataflows, link)
-                it->queues.waits = wants(it); /* also who was shown to a helper that is gone */
+                it->queues.waits = wants(it) && (it->queues.n_streams > 0 || is_running(it)); /* also who was shown to a helper that is gone */
         tell_all_masks(supervisor); /* before anything is attached */
         timer_arm(&supervisor->loop, &q->count_timer, nsec_add(supervisor->loop.now, COUNT_SPAN), on_count);
-        look(supervisor);
+        queues_look(supervisor);
 }
 
 static int on_socket(Source *source, uint32_t revents)
@@ -486,7 +515,7 @@ void queues_on_failed(Supervisor *supervisor, int error)
 
 /* ---- wishes */
 
-static void look(Supervisor *supervisor)
+void queues_look(Supervisor *supervisor)
 {
         bool wanted = count_wanted(supervisor) > 0 && !supervisor->ending;
         Queues *q = supervisor->queues;
@@ -515,26 +544,48 @@ static void look(Supervisor *supervisor)
         ask_next(q);
 }
 
+static void ask_anew(Supervisor *supervisor)
+{
+        Queues *q = supervisor->queues;
+
+        if (q && q->state == QUEUES_UNAVAILABLE && nsec_add(q->tried_at, AGAIN_SPAN) <= supervisor->loop.now)
+                q->state = QUEUES_IDLE;
+}
+
+void queues_dataflow_begins(Dataflow *dataflow)
+{
+        if (!wants(dataflow))
+                return;
+        ask_anew(dataflow->supervisor);
+        queues_look(dataflow->supervisor);
+}
+
+void queues_dataflow_resumed(Dataflow *dataflow)
+{
+        if (is_asked_for(dataflow) && is_running(dataflow))
+                show_again(dataflow);
+}
+
 void queues_want(Dataflow *dataflow, double budget)
 {
         Supervisor *supervisor = dataflow->supervisor;
-        Queues *q = supervisor->queues;
         QueueWish *wish = &dataflow->queues;
 
-        wish->budget = budget;
-        if (q && q->state == QUEUES_UNAVAILABLE && nsec_add(q->tried_at, AGAIN_SPAN) <= supervisor->loop.now)
-                q->state = QUEUES_IDLE;
+        if (budget > 0)
+                wish->budget = budget;
+        ask_anew(supervisor);
         if (wish->n_streams++ == 0) {
                 wish->why[0] = '\0';
                 wish->waits = true;
         }
-        look(supervisor);
+        queues_look(supervisor);
 }
 
 void queues_unwant(Dataflow *dataflow)
 {
-        dataflow->queues.n_streams--;
-        look(dataflow->supervisor);
+        if (--dataflow->queues.n_streams == 0)
+                dataflow->queues.budget = 0;
+        queues_look(dataflow->supervisor);
 }
 
 void queues_forget(Dataflow *dataflow)
@@ -543,8 +594,9 @@ void queues_forget(Dataflow *dataflow)
 
         if (supervisor->queues)
                 unwatch(supervisor->queues, dataflow);
-        dataflow->queues = (QueueWish){};
-        look(supervisor);
+        dataflow->queues = (QueueWish){.why = "it is gone"}; /* whatever its plan says */
+        if (supervisor->queues)
+                queues_look(supervisor);
 }
 
 /* ---- what is shown */
@@ -555,7 +607,7 @@ static const char *reason_of(const Dataflow *dataflow)
         const Queues *q = dataflow->supervisor->queues;
         const QueueWish *wish = &dataflow->queues;
 
-        if (wish->n_streams == 0)
+        if (!is_asked_for(dataflow))
                 return NULL;
         if (wish->watching)
                 return wish->partly[0] ? wish->partly : NULL;
@@ -612,5 +664,5 @@ void queues_describe_into(const Dataflow *dataflow, json_t *probes)
                 (void)json_object_set_new(probes, "queue_reason", json_string(reason));
         if (probes && wish->watching)
                 (void)json_object_set_new(probes, "queue_cost", json_pack("{sI sI sf sf}", "load_ms", (json_int_t)q->load_ms, "message_ns", (json_int_t)q->hit_ns, "share",
-                        wish->share, "budget", wish->budget));
+                        wish->share, "budget", budget_of(dataflow)));
 }

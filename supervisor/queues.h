@@ -2,7 +2,7 @@
 /*
  * How deep queues are and how long messages wait in them, as the supervisor sees it (docs/probes.md): a helper process (tidegate-queues) loads the kernel
  * probe and attaches it to the sites of the files that nodes run of; it holds what is attached, and hands over the memory in which it counts. Which files
- * these are, the dataflow's keeper shows it. Attached only while somebody wants to see.
+ * these are, the dataflow's keeper shows it. Attached only while somebody wants to see: an open Probe call, or the plan of a dataflow that lives.
  *
  * An attached site is reached by whoever runs of that file. How many of its messages a node tells of stands in its control page: of a dataflow that
  * somebody wants to see 1 in N, such that it stays within the budget; of all others none.
@@ -31,7 +31,7 @@ typedef struct Supervisor Supervisor;
 /* What is wanted of a dataflow. All zero: nothing. */
 typedef struct QueueWish {
         unsigned n_streams;  /* open calls */
-        double budget;       /* of one CPU */
+        double budget;       /* of one CPU, of the calls that said one; 0: its plan's, or PROBE_BUDGET */
         bool waits;          /* its files are to be shown: since a node of it has started, or from the beginning */
         bool watching;       /* its links have places */
         bool shown, done;    /* of the question under way: the keeper has answered, the helper has */
@@ -47,9 +47,19 @@ typedef struct QueueWish {
 
 Queues *queues_free(Queues *queues); /* detaches; NULL is fine. Returns NULL */
 
+/* queues_look() - a dataflow was adopted or has ended: ask, show, let go. */
+void queues_look(Supervisor *supervisor);
+
+/*
+ * queues_dataflow_begins() - it is a new one: if its plan wants to be seen that counts as asking anew; queues_dataflow_resumed() - it was adopted, and has its
+ * keeper
+ */
+void queues_dataflow_begins(Dataflow *dataflow);
+void queues_dataflow_resumed(Dataflow *dataflow);
+
 /**
  * queues_want() - a call wants to see a dataflow; queues_unwant() - it does not any more
- * @budget: of one CPU, for all that its nodes spend at sites
+ * @budget: of one CPU, for all that its nodes spend at sites; 0: as it is
  */
 void queues_want(Dataflow *dataflow, double budget);
 void queues_unwant(Dataflow *dataflow);

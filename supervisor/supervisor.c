@@ -45,6 +45,7 @@ int supervisor_start(Supervisor *supervisor, Plan *plan, const DataflowOptions *
         supervisor->n_dataflows++;
         witness_want(supervisor);
         prober_look(supervisor);
+        queues_dataflow_begins(dataflow);
         *ret = dataflow;
         return 0;
 }
@@ -170,6 +171,7 @@ void supervisor_dataflow_ended(Supervisor *supervisor, Dataflow *dataflow)
         else
                 server_dataflow_ended(supervisor->server, dataflow);
         prober_look(supervisor);
+        queues_look(supervisor);
         if (supervisor->ending && !supervisor_is_private(supervisor))
                 supervisor_leave_if_done(supervisor);
 }

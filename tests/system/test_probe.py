@@ -391,7 +391,7 @@ def test_a_run_says_that_nobody_could_ask(run_tidegate, dataflow):
     assert "probes need the daemon" in run.output()
 
 
-@pytest.mark.parametrize("wrong", [True, {}, {"calls": False}, {"calls": True, "budget": 0}, {"calls": True, "budget": "3"}])
+@pytest.mark.parametrize("wrong", [True, {}, {"calls": False}, {"calls": False, "queues": False}, {"calls": True, "budget": 0}, {"calls": True, "budget": "3"}])
 def test_a_plan_that_asks_for_something_else_is_refused(daemon, wrong):
     with Client(daemon.socket) as client, pytest.raises(ControlError) as e:
         client.call("Start", plan={**plan(STILL, name="flow"), "probes": wrong})

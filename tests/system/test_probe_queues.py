@@ -74,10 +74,10 @@ def probed(build, start_daemon):
 
 @pytest.fixture
 def begin(node_environment, traces):
-    def begin(daemon, *nodes, name="flow"):
+    def begin(daemon, *nodes, name="flow", **more):
         environment = [f"{k}={node_environment[k]}" for k in ("LD_LIBRARY_PATH", "PYTHONPATH")] + [f"{MARK}={traces.mark}"]
         with daemon.client() as client:
-            return list(client.stream("Start", plan=plan(*nodes, name=name), environment=environment, grace_ms=500, budget_ms=1000, wait="running"))[-1]
+            return list(client.stream("Start", plan={**plan(*nodes, name=name), **more}, environment=environment, grace_ms=500, budget_ms=1000, wait="running"))[-1]
 
     return begin
 
@@ -199,6 +199,36 @@ class TestAttached:
             shares.append(probes["queue_cost"]["share"])
         assert sorted(shares)[len(shares) // 2] <= 0.001, shares
         assert link_of(probes)["one_in"] > 1 and probes["queue_cost"]["budget"] == pytest.approx(0.001)
+
+    def test_a_dataflow_that_says_so_is_looked_into_while_it_lives_and_by_the_next_supervisor(self, probed, begin, pair):
+        begin(probed, *nodes_of(pair), probes={"queues": True, "budget": 12.5})
+        assert eventually(lambda: all_of_them(once(probed)), 20), probed.output()
+        assert once(probed)["queue_cost"]["budget"] == 0.125 and once(probed)["attached"] is False, "calls are not asked for"
+        pair[0].do(5)
+        pair[1].do(5)
+        assert eventually(lambda: (link_of(once(probed))["sampled"], link_of(once(probed))["taken"]) == (5, 5), 10)
+        with watch(probed, budget=0.5) as client:
+            assert until(client, all_of_them)["queue_cost"]["budget"] == 0.5, "a call's budget is its own"
+        assert eventually(lambda: once(probed)["queue_cost"]["budget"] == 0.125, 10), "and ends with it"
+        assert link_of(once(probed))["taken"] == 5 and len(helpers(probed)) == 1
+
+        before = helpers(probed)
+        os.kill(probed.supervisor(), 9)
+        assert eventually(lambda: "adopted 2, lost 0" in probed.output(), 10), probed.output()
+        assert eventually(lambda: helpers(probed) != before and all_of_them(once(probed)), 20), probed.output()
+        pair[0].do(7)
+        pair[1].do(7)
+        assert eventually(lambda: link_of(once(probed))["taken"] == 7, 10)
+
+    def test_who_looks_all_the_time_is_told_when_nothing_is_seen_any_more(self, probed, begin, pair):
+        begin(probed, *nodes_of(pair), probes={"queues": True})
+        assert eventually(lambda: all_of_them(once(probed)), 20), probed.output()
+        with probed.client() as events:
+            events.send("Events", more=True, dataflow="flow")
+            os.kill(helpers(probed)[0], 9)
+            event = events.reply()[0]["event"]
+        assert (event["type"], event["text"]) == ("probe-detached", "tidegate-queues is gone")
+        assert once(probed)["queue_reason"] == "tidegate-queues is gone"
 
 
 def test_doctor_says_whether_it_can_be_had(build, tidegate):
