@@ -193,6 +193,7 @@ struct Keeper {
         bool strays_busy; /* a pass is under way */
         unsigned n_told;  /* ASTRAY that are under way */
         unsigned n_files_jobs; /* FILES, likewise */
+        unsigned n_measures, n_samples; /* MEASURE, SAMPLE, likewise */
         unsigned n_whys;  /* WHY, likewise */
         unsigned n_freezing; /* and freeze meanwhile */
 

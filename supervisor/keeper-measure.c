@@ -8,6 +8,8 @@
 #include "supervisor/keeper-internal.h"
 #include "supervisor/measure.h"
 
+#define JOBS_MAX 2 /* at a time: one may hang, in a process that hangs where it executes a program */
+
 typedef struct Measured {
         uint32_t node;
         uint64_t generation;
@@ -53,6 +55,7 @@ static void on_measured(Job *job)
         for (size_t i = 0; i < j->n; i++)
                 if (j->all[i].r == 0 || j->all[i].node == KEEPER_NODE_ALL)
                         report(j->keeper, &j->all[i], j->asked_ns);
+        j->keeper->n_measures--;
         j = measure_job_free(j);
 }
 
@@ -87,10 +90,12 @@ static MeasureJob *measure_job_new(Keeper *k, uint64_t asked_ns)
 
 void keeper_measure(Keeper *k, uint64_t asked_ns)
 {
-        MeasureJob *j = measure_job_new(k, asked_ns);
+        MeasureJob *j = k->n_measures < JOBS_MAX ? measure_job_new(k, asked_ns) : NULL;
 
-        if (j && jobs_submit(&k->jobs, &j->job, JOB_WORK) == 0)
+        if (j && jobs_submit(&k->jobs, &j->job, JOB_WORK) == 0) {
+                k->n_measures++;
                 return;
+        }
         report(k, &(Measured){.node = KEEPER_NODE_ALL}, asked_ns); /* of nobody */
         if (j)
                 j = measure_job_free(j);

@@ -8,6 +8,8 @@
 #include "supervisor/keeper-internal.h"
 #include "supervisor/sample.h"
 
+#define JOBS_MAX 2 /* at a time: one may hang, in a process that hangs where it executes a program */
+
 typedef struct Sampled {
         uint32_t node;
         uint64_t generation;
@@ -59,6 +61,7 @@ static void on_sampled(Job *job)
                 if (j->all[i].r == 0)
                         report(j->keeper, &j->all[i], j->asked_ns);
         report_end(j->keeper, j->asked_ns);
+        j->keeper->n_samples--;
         j = sample_job_free(j);
 }
 
@@ -91,10 +94,12 @@ static SampleJob *sample_job_new(Keeper *k, uint64_t asked_ns)
 
 void keeper_sample(Keeper *k, uint64_t asked_ns)
 {
-        SampleJob *j = sample_job_new(k, asked_ns);
+        SampleJob *j = k->n_samples < JOBS_MAX ? sample_job_new(k, asked_ns) : NULL;
 
-        if (j && jobs_submit(&k->jobs, &j->job, JOB_WORK) == 0)
+        if (j && jobs_submit(&k->jobs, &j->job, JOB_WORK) == 0) {
+                k->n_samples++;
                 return;
+        }
         report_end(k, asked_ns);
         if (j)
                 j = sample_job_free(j);

@@ -7,13 +7,16 @@
 #include "supervisor/server.h"
 #include "supervisor/supervisor.h"
 
+#define PATIENCE (5 * NSEC_PER_SEC) /* then it hangs in somebody, and another one is asked, who may not */
+
 int usage_ask(Dataflow *dataflow)
 {
         Usage *u = &dataflow->usage;
         int r;
 
-        if (u->asked)
+        if (u->asked && clock_now() < nsec_add(u->asked, PATIENCE))
                 return 0;
+        usage_forget(dataflow);
         u->nodes = json_array();
         u->asked = clock_now();
         r = u->nodes ? keeper_order_measure(dataflow, u->asked) : error_origin(-ENOMEM);

@@ -292,3 +292,57 @@ Test(keeper_limits, at_whose_limit_memory_ran_out_is_told_before_who_was_ended_f
         watch_tell(&inc.limits);
         cr_assert_eq(told().type, 0, "nothing is new");
 }
+
+/* ---- looks that hang */
+
+static void start(Keeper *k, bool sample, uint64_t asked)
+{
+        if (sample)
+                keeper_sample(k, asked);
+        else
+                keeper_measure(k, asked);
+}
+
+/* Who reads the list of processes of that life waits for a writer. */
+static void expect_bound(bool sample)
+{
+        nsec_t until = clock_now() + 20 * NSEC_PER_SEC;
+        unsigned n_told = 0;
+        char full[256], away[256];
+        KeeperMsg msg;
+
+        (void)snprintf(full, sizeof(full), "%s/d/n/cgroup.procs", top);
+        cr_assert_eq(mkfifo(full, 0600), 0);
+        cr_assert_eq(jobs_init(&keeper.jobs, &keeper.loop), 0);
+        keeper.enforcer = ENFORCER_SUBREAPER;
+        inc.started = true;
+        for (uint64_t asked = 1; asked <= 3; asked++)
+                start(&keeper, sample, asked);
+        msg = told();
+        cr_expect_eq(msg.type, sample ? KEEPER_MSG_SAMPLED : KEEPER_MSG_MEASURED, "the third is answered at once: of nobody");
+        cr_expect_eq(msg.node, KEEPER_NODE_ALL);
+        cr_expect_eq(sample ? msg.sampled.asked_ns : msg.measured.asked_ns, 3);
+        cr_expect_eq(told().type, 0);
+
+        /* Both are let go, and whoever has not come to it yet finds a file. */
+        (void)snprintf(away, sizeof(away), "%s/fifo", top);
+        cr_assert_eq(rename(full, away), 0);
+        put("d/n", "cgroup.procs", "");
+        while (n_told < 2 && clock_now() < until) {
+                (void)fd_close(open(away, O_WRONLY | O_NONBLOCK | O_CLOEXEC));
+                cr_assert_eq(keeper_loop_turn(&keeper.loop, nsec_add(clock_now(), 10 * NSEC_PER_MSEC)), 0);
+                while ((msg = told()).type)
+                        n_told += msg.node == KEEPER_NODE_ALL;
+        }
+        cr_expect_eq(n_told, 2);
+}
+
+Test(keeper_limits, looks_at_what_is_used_that_hang_do_not_pile_up, .timeout = 60)
+{
+        expect_bound(false);
+}
+
+Test(keeper_limits, looks_at_calls_that_hang_do_not_pile_up, .timeout = 60)
+{
+        expect_bound(true);
+}
