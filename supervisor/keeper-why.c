@@ -107,7 +107,16 @@ static int close_others(Why *why, int out_fd)
         return syscall(SYS_close_range, from, ~0U, 0) < 0 ? -errno : 0;
 }
 
-static _Noreturn void be_child(Why *why, pid_t parent, int out_fd)
+/* Who parses what others made is not one whom the kernel spares when memory is short. */
+static void forgo_oom_score(void)
+{
+        _cleanup_fd_ int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+        if (fd >= 0)
+                (void)!write(fd, "0", 1);
+}
+
+static _Noreturn void be_child(Why *why, pid_t parent, int out_fd, bool reset_oom)
 {
         sigset_t none;
 
@@ -115,6 +124,8 @@ static _Noreturn void be_child(Why *why, pid_t parent, int out_fd)
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         (void)prctl(PR_SET_DUMPABLE, 0);
         (void)signal(SIGPIPE, SIG_IGN);
+        if (reset_oom)
+                forgo_oom_score();
         if (why->brief)
                 (void)setpriority(PRIO_PROCESS, 0, 15);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
@@ -203,7 +214,7 @@ static void run_why(Job *job)
         freezer_fd = open_freezer(&j->why);
         pid = keeper_fork(j->keeper);
         if (pid == 0)
-                be_child(&j->why, own, ends[1]);
+                be_child(&j->why, own, ends[1], j->keeper->reset_oom);
         (void)close(ends[1]);
         if (pid < 0)
                 j->error = errno;

@@ -78,7 +78,7 @@ def wedged(start_daemon, hung):  # noqa: F811
     """A node that hangs in a file system that does not answer, and so does not stand still for long when it is to: meanwhile those are found who look."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("needs /dev/fuse")
-    daemon = start_daemon(prefix=hung.prefix())
+    daemon = start_daemon(prefix=hung.prefix(), preexec=lambda: pathlib.Path("/proc/self/oom_score_adj").write_text("300"))
     daemon.call("Start", plan=plan(program("a", "", argv=["/bin/cat", str(hung.path / "d1/file")])))
     hung.until_asked()
     assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
@@ -94,6 +94,7 @@ def wedged(start_daemon, hung):  # noqa: F811
             with contextlib.suppress(ControlError):  # of what was seen before there may be a report, or none
                 client.reply()
 
+    look.keeper = keeper
     look.freezer = pathlib.Path(daemon.status("flow")["cgroup"]) / "a.1/cgroup.freeze"
     return look
 
@@ -122,3 +123,12 @@ def test_a_node_runs_again_soon_when_the_look_at_it_hangs(wedged):
         return str(runs)
 
     assert eventually(look_and_hang, 20) == "True"
+
+
+def test_who_looks_is_not_spared_when_memory_is_short(wedged):
+    def scores():
+        with wedged() as found, contextlib.suppress(FileNotFoundError):
+            return found and [int(pathlib.Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (wedged.keeper, *found)]
+
+    keeper, child, thawer = eventually(scores, 20)
+    assert keeper != 0 and (child, thawer) == (0, 0)
