@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -131,12 +132,11 @@ Test(measure, where_memory_and_threads_have_no_counters_they_are_summed_over_the
 {
         static pthread_mutex_t held = PTHREAD_MUTEX_INITIALIZER;
         enum { SIZE = 32 << 20 };
-        char *memory = malloc(SIZE);
+        void *memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0); /* clang leaves out a memset() of what nobody reads, and its malloc() */
         pthread_t threads[2];
         KeeperMeasure m;
 
-        cr_assert_not_null(memory);
-        memset(memory, 1, SIZE);
+        cr_assert_neq(memory, MAP_FAILED);
         (void)pthread_mutex_lock(&held);
         for (int i = 0; i < 2; i++)
                 cr_assert_eq(pthread_create(&threads[i], NULL, wait_for_end, &held), 0);
@@ -152,7 +152,7 @@ Test(measure, where_memory_and_threads_have_no_counters_they_are_summed_over_the
         cr_expect_geq(m.n_threads, 3);
         cr_expect(m.memory >= SIZE && m.memory < 8 * (uint64_t)SIZE, "%llu bytes", (unsigned long long)m.memory);
         cr_expect_eq(m.memory_peak, 0);
-        free(memory);
+        (void)munmap(memory, SIZE);
 }
 
 Test(measure, without_a_cgroup_cpu_time_is_that_of_the_processes_and_of_those_they_have_waited_for)

@@ -36,7 +36,7 @@ static Plan *plan_of(unsigned n)
 {
         json_t *json = json_pack("{si ss ss ss s[]}", "version", 1, "name", "n", "file", "/d/n.yml", "dir", "/d", "nodes");
         Plan *plan = NULL;
-        char why[256] = "", id[8];
+        char why[256] = "", id[16];
 
         for (unsigned i = 0; i < n; i++) {
                 (void)snprintf(id, sizeof(id), "n%u", i);

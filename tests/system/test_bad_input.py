@@ -331,7 +331,7 @@ def test_64_file_descriptors_are_enough_for_two_nodes(two_nodes, live, nothing_l
 # What is being made before there is any node to blame.
 OF_NO_NODE = (
     r"cannot make the sockets to a private instance|cannot start tidegated|cannot open the instance's cgroup files|"
-    r"cannot start the supervisor|cannot make a cgroup below |the keeper of this dataflow could not be started"
+    r"cannot set up the guard|cannot start the supervisor|cannot make a cgroup below |the keeper of this dataflow could not be started"
 )
 
 
