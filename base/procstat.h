@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What /proc/PID/stat says of a process: enough to know whether a pid is still the process it was, and whether it can run.
- * Safe to read of any process: it takes none of its locks for long (cmdline and maps do).
+ * It waits for a process that hangs while it executes a program (seen on 6.18; status, statm, comm and cgroup do not), and cmdline and maps wait for more.
  */
 #ifndef TG_BASE_PROCSTAT_H
 #define TG_BASE_PROCSTAT_H

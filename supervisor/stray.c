@@ -25,11 +25,10 @@
 
 typedef struct Proc {
         pid_t pid, parent, session;
-        uint64_t start_time;
+        uint64_t start_time; /* 0: not read yet */
         size_t home;
         bool member; /* it is where it belongs */
         char state;
-        char comm[65];
 } Proc;
 
 typedef struct Table {
@@ -37,25 +36,34 @@ typedef struct Table {
         size_t n, capacity;
 } Table;
 
+/* Not stat: that waits for a process that hangs while it executes a program (6.18), and anybody on the host may have one. */
 static int read_proc(pid_t pid, Proc *ret)
 {
         char path[64], text[1024];
-        const char *open_, *close_;
+        const char *state, *parent;
         int r;
 
-        (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
         r = procfs_read(path, text, sizeof(text));
         if (r)
                 return r;
-        *ret = (Proc){.pid = pid, .home = NO_HOME};
-        open_ = strchr(text, '(');
-        close_ = strrchr(text, ')'); /* the name between may hold anything */
-        if (!open_ || !close_ || close_ < open_ ||
-                sscanf(close_, ") %c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %" SCNu64, &ret->state,
-                        &ret->parent, &ret->session, &ret->start_time) != 4)
+        state = strstr(text, "\nState:\t"); /* a name holds no line feed here */
+        parent = strstr(text, "\nPPid:\t");
+        *ret = (Proc){.pid = pid, .home = NO_HOME, .session = getsid(pid)};
+        if (!state || !parent || sscanf(state, " State: %c", &ret->state) != 1 || sscanf(parent, " PPid: %d", &ret->parent) != 1)
                 return -EBADMSG;
-        (void)snprintf(ret->comm, sizeof(ret->comm), "%.*s", (int)MIN(close_ - open_ - 1, (ptrdiff_t)64), open_ + 1);
-        return 0;
+        return ret->session < 0 ? -errno : 0;
+}
+
+/* When it began, which is asked of those alone who are ours. */
+static int read_start(Proc *proc)
+{
+        ProcStat stat;
+        int r = proc->start_time ? 0 : procstat_read(&stat, proc->pid);
+
+        if (!r && !proc->start_time)
+                proc->start_time = stat.start_time;
+        return r;
 }
 
 static int compare_pids(const void *a, const void *b)
@@ -163,16 +171,31 @@ static int mark_sessions(const Table *table, const StrayHome *homes, size_t n_ho
         return 0;
 }
 
-static size_t home_of_parents(const Table *table, const StrayHome *homes, const Proc *proc)
+/* Did each begin before who has it as its parent? Else its number was given again while we read. */
+static bool is_line(const Table *table, Proc *proc, const Proc *first)
 {
-        for (unsigned i = 0; i < PARENTS_MAX && proc->parent > 1; i++) {
-                const Proc *parent = find(table, proc->parent);
+        while (proc != first) {
+                Proc *parent = find(table, proc->parent);
 
-                if (!parent || parent->start_time > proc->start_time) /* the number was given again while we read */
+                if (read_start(proc) || read_start(parent) || parent->start_time > proc->start_time)
+                        return false;
+                proc = parent;
+        }
+        return true;
+}
+
+static size_t home_of_parents(const Table *table, const StrayHome *homes, Proc *proc)
+{
+        const Proc *at = proc;
+
+        for (unsigned i = 0; i < PARENTS_MAX && at->parent > 1; i++) {
+                const Proc *parent = find(table, at->parent);
+
+                if (!parent)
                         return NO_HOME;
                 if (parent->home != NO_HOME)
-                        return homes[parent->home].by_parent ? parent->home : NO_HOME;
-                proc = parent;
+                        return homes[parent->home].by_parent && is_line(table, proc, parent) ? parent->home : NO_HOME;
+                at = parent;
         }
         return NO_HOME;
 }
@@ -263,17 +286,31 @@ static bool is_elsewhere(const Proc *proc, const char *place, int pidfd, char *r
         return true;
 }
 
-static bool take(const Proc *proc, const char *place, Stray *ret)
+static void read_name(pid_t pid, char *ret, size_t size)
 {
-        Proc again;
+        char path[64];
 
-        *ret = (Stray){.home = proc->home, .pid = proc->pid, .start_time = proc->start_time};
-        memcpy(ret->comm, proc->comm, sizeof(ret->comm));
+        (void)snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+        if (procfs_read(path, ret, size))
+                ret[0] = '\0';
+        if (ret[0] && ret[strlen(ret) - 1] == '\n')
+                ret[strlen(ret) - 1] = '\0';
+}
+
+static bool take(Proc *proc, const char *place, Stray *ret)
+{
+        ProcStat again;
+
+        *ret = (Stray){.home = proc->home, .pid = proc->pid, .pidfd = -1};
+        if (read_start(proc))
+                return false;
+        ret->start_time = proc->start_time;
         ret->pidfd = (int)syscall(SYS_pidfd_open, proc->pid, 0);
         if (ret->pidfd < 0)
                 return false;
+        read_name(proc->pid, ret->comm, sizeof(ret->comm));
         /* What is read from here on is of the process that the pidfd holds, if it began when that one did. */
-        if (is_elsewhere(proc, place, ret->pidfd, ret->to, sizeof(ret->to)) && read_proc(proc->pid, &again) == 0 &&
+        if (is_elsewhere(proc, place, ret->pidfd, ret->to, sizeof(ret->to)) && procstat_read(&again, proc->pid) == 0 &&
                 again.start_time == proc->start_time)
                 return true;
         ret->pidfd = fd_close(ret->pidfd);
@@ -284,7 +321,8 @@ bool stray_take(pid_t pid, uint64_t start_ns, const char *place, Stray *ret)
 {
         Proc proc;
 
-        if (read_proc(pid, &proc) || proc.state == 'Z' || proc.state == 'X' || proc.start_time != start_ns / (NSEC_PER_SEC / (uint64_t)sysconf(_SC_CLK_TCK)))
+        if (read_proc(pid, &proc) || proc.state == 'Z' || proc.state == 'X' || read_start(&proc) ||
+                proc.start_time != start_ns / (NSEC_PER_SEC / (uint64_t)sysconf(_SC_CLK_TCK)))
                 return false;
         proc.home = 0;
         return take(&proc, place, ret);
@@ -308,7 +346,7 @@ int strays_find(const StrayHome *homes, size_t n_homes, Stray *ret, size_t max)
                 if (table.procs[i].home == NO_HOME)
                         table.procs[i].home = home_of_parents(&table, homes, &table.procs[i]);
         for (size_t i = 0; !r && i < table.n && n < max; i++) {
-                const Proc *proc = &table.procs[i];
+                Proc *proc = &table.procs[i];
 
                 if (proc->home != NO_HOME && !proc->member && proc->state != 'Z' && proc->state != 'X')
                         n += take(proc, homes[proc->home].place, &ret[n]);

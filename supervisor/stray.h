@@ -8,8 +8,8 @@
  * number as long as anybody is in it; or if one that belongs to it is its parent. A daemon that has taken a session of its own
  * and whose parent has ended is known by neither: it is found only while its parent lives.
  *
- * Reads stat and cgroup of /proc/PID, which wait for no lock of that process's memory. Allocates; blocks as /proc and cgroupfs do:
- * for a thread. Nobody is signalled here.
+ * Reads status and cgroup of /proc/PID, which wait for no lock of a process. Of those who are found, and of their parents up to the incarnation, stat, too,
+ * which waits for one that hangs while it executes a program. Allocates; blocks as /proc and cgroupfs do: for a thread. Nobody is signalled here.
  */
 #ifndef TG_SUPERVISOR_STRAY_H
 #define TG_SUPERVISOR_STRAY_H
