@@ -54,6 +54,14 @@ static bool is_in_use(const struct queue_group *group)
         return group->cgroup_id && group->cgroup_id != QUEUE_GROUP_GONE;
 }
 
+/* Where its links are; false: nowhere, for whoever else has the memory has written there. */
+static bool row_of(const QueueView *view, const struct queue_group *group, uint32_t *ret_first, uint32_t *ret_n)
+{
+        *ret_first = __atomic_load_n(&group->first, __ATOMIC_RELAXED);
+        *ret_n = __atomic_load_n(&group->n_links, __ATOMIC_RELAXED);
+        return *ret_n <= view->n_links && *ret_first <= view->n_links - *ret_n;
+}
+
 static struct queue_group *place_of(const QueueView *view, uint64_t cgroup_id)
 {
         uint32_t at = queue_group_hash(cgroup_id);
@@ -87,10 +95,11 @@ static bool find_row(const QueueView *view, uint32_t n, uint32_t *ret)
 
         for (uint32_t i = 0; i < QUEUE_GROUPS; i++) {
                 const struct queue_group *group = &view->watched->groups[i];
+                uint32_t its_first, its_n;
 
-                if (!is_in_use(group) || group->first >= first + n || group->first + group->n_links <= first)
+                if (!is_in_use(group) || !row_of(view, group, &its_first, &its_n) || its_first >= first + n || its_first + its_n <= first)
                         continue;
-                first = group->first + group->n_links; /* behind it, and from the beginning again */
+                first = its_first + its_n; /* behind it, and from the beginning again */
                 i = UINT32_MAX;
         }
         *ret = first;
@@ -140,11 +149,12 @@ int queue_view_read(const QueueView *view, uint64_t cgroup_id, uint32_t link, st
 {
         const struct queue_group *group = cgroup_id && cgroup_id != QUEUE_GROUP_GONE ? place_of(view, cgroup_id) : NULL;
         const struct queue_link *from;
+        uint32_t first, n_links;
 
         *ret = (struct queue_count){0};
-        if (!group || link == 0 || link > group->n_links)
+        if (!group || !row_of(view, group, &first, &n_links) || link == 0 || link > n_links)
                 return -ENOENT;
-        from = &view->links[group->first + link - 1];
+        from = &view->links[first + link - 1];
         for (size_t i = 0; i < QUEUE_DEPTH_BUCKETS; i++) {
                 ret->depth_log2[i] = load64(&from->depth_log2[i]);
                 ret->enqueued += ret->depth_log2[i];
