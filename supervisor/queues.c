@@ -67,9 +67,26 @@ static bool is_asked_for(const Dataflow *dataflow)
         return dataflow->queues.n_streams > 0 || (dataflow->plan->probe_queues && !supervisor_is_private(dataflow->supervisor));
 }
 
+/* It may be had, now or when something else of it has started. */
+static bool may_want(const Dataflow *dataflow)
+{
+        return is_asked_for(dataflow) && !dataflow->queues.gone && dataflow->n_links > 0 && dataflow->state < DATAFLOW_ENDING;
+}
+
 static bool wants(const Dataflow *dataflow)
 {
-        return is_asked_for(dataflow) && !dataflow->queues.why[0] && dataflow->n_links > 0 && dataflow->state < DATAFLOW_ENDING;
+        return may_want(dataflow) && !dataflow->queues.why[0];
+}
+
+/* The helper stays: or a node without sites that dies again and again would have the probe loaded each time. */
+static bool may_be_wanted(const Supervisor *supervisor)
+{
+        Dataflow *it, *next;
+
+        list_for_each(it, next, (List *)(uintptr_t)&supervisor->dataflows, link)
+                if (may_want(it))
+                        return true;
+        return false;
 }
 
 static double budget_of(const Dataflow *dataflow)
@@ -251,10 +268,30 @@ static void ask(Queues *q)
 
 /* ---- files */
 
+/* Its keeper cannot be asked, or does not answer: another one may, when something of it starts next. */
+static void forget_question(Queues *q, Dataflow *dataflow, const char *why)
+{
+        if (!dataflow->queues.watching) {
+                refuse(q, dataflow, why);
+                return;
+        }
+        q->asked = NULL;
+        timer_disarm(&q->timer);
+}
+
+/* Nobody begins another helper by himself then: while the kernel attaches, no process of the host can fork, and the guard would wait for that. */
 static int on_show_late(Timer *timer, nsec_t now)
 {
+        Queues *q = container_of(timer, Queues, timer);
+
         (void)now;
-        give_up(container_of(timer, Queues, timer), "tidegate-queues does not get the probe attached: some process that runs of the file holds it up");
+        if (!q->asked->queues.done) {
+                give_up(q, "tidegate-queues does not get the probe attached: some process that runs of the file holds it up");
+                return 0;
+        }
+        forget_question(q, q->asked, "its keeper does not tell which files its nodes run of");
+        server_look_again(q->supervisor->server);
+        queues_look(q->supervisor);
         return 0;
 }
 
@@ -276,7 +313,8 @@ static void ask_next(Queues *q)
                 return;
         dataflow->queues.waits = dataflow->queues.shown = dataflow->queues.done = false;
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
-                refuse(q, dataflow, strerror(errno));
+                forget_question(q, dataflow, strerror(errno));
+                ask_next(q);
                 return;
         }
         to = pair[0];
@@ -289,8 +327,10 @@ static void ask_next(Queues *q)
         q->asked = dataflow;
         q->asked_at = clock_now();
         timer_arm(&supervisor->loop, &q->timer, nsec_add(supervisor->loop.now, SHOW_SPAN), on_show_late);
-        if (keeper_order_files(dataflow, q->asked_at, to))
-                refuse(q, dataflow, "its keeper cannot be asked");
+        if (keeper_order_files(dataflow, q->asked_at, to)) {
+                forget_question(q, dataflow, "its keeper cannot be asked");
+                ask_next(q);
+        }
 }
 
 static void look_at_answers(Queues *q, Dataflow *dataflow)
@@ -532,7 +572,7 @@ void queues_look(Supervisor *supervisor)
                 return;
         if (wanted && q->state == QUEUES_IDLE)
                 ask(q);
-        else if (!wanted && q->state != QUEUES_IDLE && q->state != QUEUES_UNAVAILABLE)
+        else if ((supervisor->ending || !may_be_wanted(supervisor)) && q->state != QUEUES_IDLE && q->state != QUEUES_UNAVAILABLE)
                 let_go(q);
         if (q->state != QUEUES_READY)
                 return;
@@ -594,7 +634,7 @@ void queues_forget(Dataflow *dataflow)
 
         if (supervisor->queues)
                 unwatch(supervisor->queues, dataflow);
-        dataflow->queues = (QueueWish){.why = "it is gone"}; /* whatever its plan says */
+        dataflow->queues = (QueueWish){.gone = true}; /* whatever its plan says */
         if (supervisor->queues)
                 queues_look(supervisor);
 }

@@ -32,6 +32,7 @@ typedef struct Supervisor Supervisor;
 typedef struct QueueWish {
         unsigned n_streams;  /* open calls */
         double budget;       /* of one CPU, of the calls that said one; 0: its plan's, or PROBE_BUDGET */
+        bool gone;           /* about to be freed */
         bool waits;          /* its files are to be shown: since a node of it has started, or from the beginning */
         bool watching;       /* its links have places */
         bool shown, done;    /* of the question under way: the keeper has answered, the helper has */

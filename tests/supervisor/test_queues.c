@@ -198,6 +198,20 @@ static void answer(Fixture *fx, unsigned i, uint64_t at, int error)
         queues_files_shown(fx->dataflows[i], &(KeeperMsg){.type = KEEPER_MSG_FILES_SHOWN, .files_shown = {.asked_ns = at, .error = error, .cgroup_id = error ? 0 : 1000 + i}});
 }
 
+/* That span goes by, and all deadlines with it that lie in it. */
+static void pass(Fixture *fx, nsec_t span)
+{
+        nsec_t until = nsec_add(fx->supervisor.loop.now, span);
+        Timer *timer;
+
+        while (!list_empty(&fx->supervisor.loop.timers) && (timer = list_first(&fx->supervisor.loop.timers, Timer, link))->at <= until) {
+                fx->supervisor.loop.now = MAX(timer->at, fx->supervisor.loop.now);
+                timer_disarm(timer);
+                (void)timer->fn(timer, fx->supervisor.loop.now);
+        }
+        fx->supervisor.loop.now = until;
+}
+
 /* What its clients are told of why nothing is seen; "": nothing. */
 static const char *reason(Fixture *fx, unsigned i)
 {
@@ -287,15 +301,11 @@ Test(queues, what_could_not_be_attached_to_beside_others_is_told_of, .timeout = 
 Test(queues, a_guard_that_does_not_answer_is_not_waited_for_without_end, .timeout = 20)
 {
         Fixture *fx = fixture_new();
-        Timer *timer;
 
         queues_want(fx->dataflows[0], 0.03);
         cr_assert(asked(fx));
         cr_expect_str_eq(reason(fx, 0), "it is being attached");
-        cr_assert_not(list_empty(&fx->supervisor.loop.timers), "there is a deadline");
-        timer = list_first(&fx->supervisor.loop.timers, Timer, link);
-        timer_disarm(timer);
-        (void)timer->fn(timer, timer->at);
+        pass(fx, 20 * NSEC_PER_SEC);
         cr_expect_str_eq(reason(fx, 0), "tidegate-queues is not started: the guard does not answer");
         fixture_done(fx);
 }
@@ -315,5 +325,116 @@ Test(queues, who_was_started_for_an_order_before_the_last_is_not_the_one_that_is
         say(fx, QUEUES_MSG_READY, 0, NULL);
         cr_expect_eq(fx->dataflows[0]->queues.done, false);
         cr_expect_str_eq(reason(fx, 0), "it is being attached");
+        fixture_done(fx);
+}
+
+Test(queues, one_that_has_no_sites_keeps_the_helper_for_what_starts_next, .timeout = 20)
+{
+        Fixture *fx = fixture_new();
+        uint64_t at;
+
+        queues_want(fx->dataflows[0], 0.03);
+        cr_assert(asked(fx));
+        start_helper(fx);
+        say(fx, QUEUES_MSG_READY, 0, NULL);
+        for (unsigned i = 0; i < 3; i++) {
+                cr_assert(is_shown(fx, 0, &at), "life %u", i);
+                answer(fx, 0, at, 0);
+                say(fx, QUEUES_MSG_DONE, 0, NULL);
+                cr_expect_str_eq(reason(fx, 0), "none of its nodes runs of a file with probe sites");
+                queues_node_started(&fx->dataflows[0]->nodes[1]);
+                cr_expect_not(asked(fx), "nothing is loaded anew");
+        }
+        cr_assert(is_shown(fx, 0, &at));
+        queues_unwant(fx->dataflows[0]);
+        cr_expect_eq(recv(fx->helper_fd, (char[1]){0}, 1, MSG_DONTWAIT), 0, "nobody asks any more");
+        fixture_done(fx);
+}
+
+/* Who parses files of nodes may be taken over by one. */
+Test(queues, numbers_of_the_helper_that_lead_out_of_its_memory_are_not_followed, .timeout = 20)
+{
+        Fixture *fx = fixture_new();
+        struct queue_watched *watched;
+        json_t *links = json_array();
+        unsigned n_found = 0;
+        uint64_t at;
+
+        attach(fx);
+        watched = mmap(NULL, sizeof(*watched), PROT_READ | PROT_WRITE, MAP_SHARED, fx->maps[QUEUES_FD_WATCHED], 0);
+        cr_assert_neq(watched, MAP_FAILED);
+        for (unsigned i = 0; i < QUEUE_GROUPS; i++) {
+                if (watched->groups[i].cgroup_id != 1000)
+                        continue;
+                watched->groups[i].first = UINT32_MAX;
+                watched->groups[i].n_links = 2;
+                n_found++;
+        }
+        cr_assert_eq(n_found, 1);
+        queues_describe_links(&fx->dataflows[0]->nodes[1], false, links);
+        cr_expect_eq(json_array_size(links), 0);
+
+        queues_want(fx->dataflows[1], 0.03); /* looks for a row that is free */
+        cr_assert(is_shown(fx, 1, &at));
+        answer(fx, 1, at, 0);
+        say(fx, QUEUES_MSG_DONE, 1, NULL);
+        cr_expect(fx->dataflows[1]->queues.watching);
+        json_decref(links);
+        (void)munmap(watched, sizeof(*watched));
+        fixture_done(fx);
+}
+
+Test(queues, a_helper_that_is_held_up_is_let_go_and_no_other_one_begins_by_itself, .timeout = 20)
+{
+        Fixture *fx = fixture_new();
+        uint64_t at;
+
+        attach(fx);
+        queues_want(fx->dataflows[1], 0.03);
+        cr_assert(is_shown(fx, 1, &at));
+        answer(fx, 1, at, 0);
+        pass(fx, 20 * NSEC_PER_SEC); /* no DONE comes */
+        cr_expect(strstr(reason(fx, 0), "some process that runs of the file holds it up"), "%s", reason(fx, 0));
+        cr_expect_eq(recv(fx->helper_fd, (char[1]){0}, 1, MSG_DONTWAIT), 0, "it is let go of");
+        queues_node_started(&fx->dataflows[0]->nodes[0]);
+        pass(fx, 60 * NSEC_PER_SEC);
+        cr_expect_not(asked(fx));
+        fixture_done(fx);
+}
+
+Test(queues, a_keeper_that_does_not_answer_is_not_the_helpers_fault, .timeout = 20)
+{
+        Fixture *fx = fixture_new();
+        uint64_t at;
+
+        attach(fx);
+        queues_node_started(&fx->dataflows[0]->nodes[1]);
+        cr_assert(is_shown(fx, 0, &at));
+        say(fx, QUEUES_MSG_DONE, 1, NULL);
+        pass(fx, 20 * NSEC_PER_SEC);
+        cr_expect(fx->dataflows[0]->queues.watching, "as before");
+        cr_expect_str_eq(reason(fx, 0), "");
+        cr_expect_not(asked(fx));
+        fixture_done(fx);
+}
+
+Test(queues, a_dataflow_whose_keeper_cannot_be_asked_does_not_hold_up_the_next_one, .timeout = 20)
+{
+        Fixture *fx = fixture_new();
+        uint64_t at;
+
+        queues_want(fx->dataflows[0], 0.03);
+        queues_want(fx->dataflows[1], 0.03);
+        cr_assert(asked(fx));
+        start_helper(fx);
+        fx->dataflows[0]->keeper_fd = fd_close(fx->dataflows[0]->keeper_fd);
+        say(fx, QUEUES_MSG_READY, 0, NULL);
+        cr_expect_str_eq(reason(fx, 0), "its keeper cannot be asked");
+        cr_assert_eq(recv(fx->helper_fd, (char[256]){0}, 256, MSG_DONTWAIT), (ssize_t)sizeof(struct queues_record), "a question of which nothing comes");
+        cr_assert(is_shown(fx, 1, &at));
+        say(fx, QUEUES_MSG_DONE, 0, NULL);
+        answer(fx, 1, at, 0);
+        say(fx, QUEUES_MSG_DONE, 1, NULL);
+        cr_expect(fx->dataflows[1]->queues.watching);
         fixture_done(fx);
 }
