@@ -192,6 +192,14 @@ static int open_freezer(const Why *why)
         return fd;
 }
 
+/* What there is when nobody can be forked for the rest. */
+static void report_first(WhyJob *j)
+{
+        j->report = why_first_report(&j->why, &j->size);
+        if (j->report)
+                j->error = 0;
+}
+
 static void run_why(Job *job)
 {
         WhyJob *j = container_of(job, WhyJob, job);
@@ -209,6 +217,7 @@ static void run_why(Job *job)
                 j->error = place < 0 ? EBUSY : errno;
                 if (place >= 0)
                         leave_place(place, 0);
+                report_first(j);
                 return;
         }
         freezer_fd = open_freezer(&j->why);
@@ -228,7 +237,9 @@ static void run_why(Job *job)
         leave_place(place, MAX(pid, 0));
         if (freezer_fd >= 0)
                 (void)!write(freezer_fd, "0", 1); /* also when whoever was to do it has been killed, with whom it did it for */
-        if (!j->report && !j->error)
+        if (pid < 0)
+                report_first(j);
+        else if (!j->report)
                 j->error = ETIMEDOUT;
 }
 

@@ -271,7 +271,9 @@ static void blame_running(Why *why, WhyThread *t)
         unsigned run = why->window ? (unsigned)(t->sched.run * 100 / why->window) : 0, wait = why->window ? (unsigned)(t->sched.wait * 100 / why->window) : 0;
         char signals[128], who[WHY_NAME_MAX];
 
-        if (t->n_pending >= PENDING_MIN && run >= RUN_SHARE / 2) {
+        if (why->first_only) {
+                why_say(t, BLAME_WAITING, "ran, or was about to, when it was looked at");
+        } else if (t->n_pending >= PENDING_MIN && run >= RUN_SHARE / 2) {
                 why_say(t, BLAME_SIGNALS, "handles signals without end (%s)", task_signals(t->storm, signals, sizeof(signals)));
         } else if (run < RUN_SHARE && wait >= BUSY_SHARE) {
                 if (why->deep)

@@ -616,6 +616,8 @@ static size_t watched_by(const Why *why, const WhyThread *t, Watched *ret)
                 return why->deep ? watched_by_poll(t, ret) : 0;
         if (is_select(t->call.number))
                 return why->deep ? watched_by_select(t, ret) : 0;
+        if (why->first_only)
+                return 0; /* that is told under a lock */
         return watched_by_epoll(t->task.pid, t->task.fd, ret, 0);
 }
 

@@ -112,7 +112,7 @@ static json_t *describe_thread(const Why *why, const WhyThread *t)
 }
 
 /* Those of the node, worst first; the one that is blamed is the first of them. */
-static json_t *describe_threads(const Why *why)
+static json_t *describe_threads(const Why *why, size_t told)
 {
         json_t *threads = json_array();
         size_t n = 0;
@@ -120,7 +120,7 @@ static json_t *describe_threads(const Why *why)
         if (why->blamed >= 0 && why->threads[why->blamed].node == (int)why->target)
                 n += json_array_append_new(threads, describe_thread(why, &why->threads[why->blamed])) == 0;
         for (int cause = _BLAME_CAUSE_MAX - 1; cause >= 0; cause--)
-                for (size_t i = 0; i < why->n_own && n < WHY_TOLD_MAX; i++)
+                for (size_t i = 0; i < why->n_own && n < told; i++)
                         if (why->threads[i].cause == (BlameCause)cause && (int)i != why->blamed)
                                 n += json_array_append_new(threads, describe_thread(why, &why->threads[i])) == 0;
         return threads;
@@ -167,7 +167,7 @@ static json_t *describe_group(const WhyGroup *before, const WhyGroup *now)
         return group;
 }
 
-json_t *why_report(const Why *why)
+json_t *why_report(const Why *why, size_t told)
 {
         json_t *report = json_object(), *target = why->blamed >= 0 ? describe_target(why, &why->threads[why->blamed]) : NULL;
 
@@ -178,7 +178,7 @@ json_t *why_report(const Why *why)
         if (target)
                 (void)json_object_set_new(report, "target", target);
         (void)json_object_set_new(report, "chain", describe_chain(why));
-        (void)json_object_set_new(report, "threads", describe_threads(why));
+        (void)json_object_set_new(report, "threads", describe_threads(why, told));
         put_number(report, "n_threads", why->n_own + why->n_uncounted);
         put_number(report, "at_ms", why->first_at / NSEC_PER_MSEC);
         put_number(report, "window_us", why->window / NSEC_PER_USEC);
@@ -191,20 +191,52 @@ json_t *why_report(const Why *why)
 
 /* ---- the process */
 
+/* With as many threads as there is room for: a node may give them long names that grow in JSON. NULL: memory is short. */
+static char *report_text(const Why *why, size_t *ret_size)
+{
+        for (size_t told = WHY_TOLD_MAX;; told /= 2) {
+                json_t *report = why_report(why, told);
+                char *text = json_dumps(report, JSON_COMPACT);
+
+                json_decref(report);
+                *ret_size = text ? strlen(text) : 0;
+                if (text && *ret_size + 1 <= WHY_REPORT_MAX)
+                        return text;
+                free(text);
+                if (!text || told == 0)
+                        return NULL;
+        }
+}
+
 static bool write_report(const Why *why, int out_fd)
 {
-        json_t *report = why_report(why);
-        _cleanup_free_ char *text = json_dumps(report, JSON_COMPACT);
-        size_t n = text ? strlen(text) : 0, at = 0;
+        size_t n, at = 0;
+        _cleanup_free_ char *text = report_text(why, &n);
         ssize_t more;
 
-        json_decref(report);
-        if (!text || n + 1 > WHY_REPORT_MAX)
+        if (!text)
                 return false;
         text[n] = '\n';
         while (at <= n && (more = write(out_fd, text + at, n + 1 - at)) > 0)
                 at += (size_t)more;
         return at > n;
+}
+
+char *why_first_report(Why *why, size_t *ret_size)
+{
+        char *text;
+
+        why->first_only = true;
+        (void)snprintf(why->lost, sizeof(why->lost), "what takes more than one look: too many looks at nodes of this dataflow are under way, or hang");
+        why_read_context(why);
+        why_judge(why);
+        text = report_text(why, ret_size);
+        free(why->links);
+        why->links = NULL;
+        why->n_links = 0;
+        json_decref(why->context);
+        why->context = NULL;
+        return text;
 }
 
 static bool can_see(const WhyThread *t)

@@ -118,6 +118,7 @@ typedef struct Why {
         int out_fd;            /* where reports go */
         int diag_fd, diag_pid; /* NETLINK_SOCK_DIAG, in the network namespace of that process */
         bool deep;             /* memory and descriptors were read */
+        bool first_only;       /* there is no other look, and nothing is read that could hang */
         bool daring;           /* also memory of one that is uninterruptible, and may hold what it is read under */
         bool was_frozen;       /* for this look */
         Stack stacks[WHY_STACKS_MAX]; /* of who is blamed, and of others of its process whom it waits for */
@@ -132,6 +133,9 @@ typedef struct Why {
 /* why_first() - the first look. 0, -ESRCH: nobody is there, or -ENOMEM. @why's in-fields are set, all else is zero. */
 int why_first(Why *why);
 void why_done(Why *why); /* what why_first() has made; not the in-fields */
+
+/* why_first_report() - what the first look alone has shown, for who cannot have the rest. Does not hang. JSON, the caller frees it; or NULL. */
+char *why_first_report(Why *why, size_t *ret_size);
 
 /* why_child() - the rest, in a process of its own; writes reports to @out_fd. Blocks, and may hang. */
 void why_child(Why *why, int out_fd);
@@ -174,6 +178,6 @@ void why_read_stacks(Why *why);
 bool why_confine(const Why *why, pid_t pid);
 
 /* why-report.c */
-json_t *why_report(const Why *why);
+json_t *why_report(const Why *why, size_t told); /* @told: threads that are told of one by one, at most */
 
 #endif

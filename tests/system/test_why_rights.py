@@ -132,3 +132,16 @@ def test_who_looks_is_not_spared_when_memory_is_short(wedged):
 
     keeper, child, thawer = eventually(scores, 20)
     assert keeper != 0 and (child, thawer) == (0, 0)
+
+
+def test_who_asks_while_many_look_is_told_what_one_look_shows(daemon):
+    daemon.call("Start", plan=plan(program("a", "", argv=["/bin/sleep", "1000"])))
+    assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(daemon.client()) for _ in range(8)]
+        for client in clients:
+            client.send("Why", dataflow="flow", node="a")
+        said = [client.reply()[0]["why"] for client in clients]
+    for why in said:
+        assert why["cause"] == "sleeping" and why["threads"][0]["syscall"] == "clock_nanosleep", why
+        assert why["deep"] or "more than one look" in why["lost"], why
