@@ -299,7 +299,7 @@ static void fields_order(Codec *c, KeeperMsg *m)
                 field_u64(c, &m->why.asked);
                 field_u64(c, &m->why.deadline_ns);
                 field_u8(c, &m->why.freeze, 0, 1);
-                field_u8(c, &m->why.brief, 0, 1);
+                field_u8(c, &m->why.haste, 0, _KEEPER_HASTE_MAX - 1);
                 break;
         case KEEPER_MSG_FREEZE:
                 field_u8(c, &m->freeze.frozen, 0, 1);

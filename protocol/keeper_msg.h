@@ -203,6 +203,13 @@ typedef struct KeeperSample {
         KeeperSampleCall calls[KEEPER_SAMPLE_CALLS];
 } KeeperSample;
 
+typedef enum KeeperHaste { /* of a look */
+        KEEPER_HASTE_NONE,  /* somebody waits for it, and for all of it */
+        KEEPER_HASTE_BRIEF, /* nobody does: a few threads, no stacks, and everything else comes first */
+        KEEPER_HASTE_LAST,  /* likewise, at the lowest priority; and not at all where there are more than a few processes: they are to end soon */
+        _KEEPER_HASTE_MAX,
+} KeeperHaste;
+
 typedef struct KeeperMsg {
         KeeperMsgType type;
         uint32_t node;       /* all but BEGIN, BEGUN, FAILED, NOTE, UNSHOWN, STREAM, MEASURE, SAMPLE, FILES, FILES_SHOWN, END, COUNTED, ENDED */
@@ -293,7 +300,7 @@ typedef struct KeeperMsg {
                         uint64_t asked;       /* which of the questions it is: comes back */
                         uint64_t deadline_ns; /* absolute: what was seen until then is the answer */
                         uint8_t freeze;       /* its cgroup stands still while memory is read */
-                        uint8_t brief;        /* nobody waits for it: a few threads, no stacks, and everything else comes first */
+                        uint8_t haste;        /* KeeperHaste */
                 } why;
                 struct { /* WHY_SAID; fds: the report (one line of JSON), if size is not 0 */
                         uint64_t asked;

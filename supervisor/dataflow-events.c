@@ -59,11 +59,11 @@ void dataflow_stuck_event(Dataflow *dataflow, const Node *node, const char *text
         dataflow_emit(dataflow, json_pack("{ss ss ss so*}", "type", "stuck", "node", node->plan->id, "text", text, "why", take_why));
 }
 
-void dataflow_why_event(Dataflow *dataflow, const Node *node, json_t *take_why)
+void dataflow_why_event(Dataflow *dataflow, const Node *node, const char *what, json_t *take_why)
 {
         char text[1200];
 
-        (void)snprintf(text, sizeof(text), "is killed, and was stuck: %.1100s", json_string_value(json_object_get(take_why, "text")));
+        (void)snprintf(text, sizeof(text), "is killed, and %s: %.1100s", what, json_string_value(json_object_get(take_why, "text")));
         dataflow_emit(dataflow, json_pack("{ss ss ss so*}", "type", "why", "node", node->plan->id, "text", text, "why", take_why));
 }
 

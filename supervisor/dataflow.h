@@ -246,7 +246,7 @@ void dataflow_verdict(Dataflow *dataflow, const Node *node);
 void dataflow_ledger_at(Dataflow *dataflow, nsec_t at, const char *rung, const Node *node, const char *result, int64_t count);
 void dataflow_health_event(Dataflow *dataflow, const Node *node, const char *type, const char *text); /* "resumed" */
 void dataflow_stuck_event(Dataflow *dataflow, const Node *node, const char *text, json_t *take_why); /* NULL: it is not known why */
-void dataflow_why_event(Dataflow *dataflow, const Node *node, json_t *take_why); /* it is stuck, and is killed */
+void dataflow_why_event(Dataflow *dataflow, const Node *node, const char *what, json_t *take_why); /* it is killed, and @what ("was stuck") */
 void dataflow_freezer_event(Dataflow *dataflow, const Node *node, bool frozen); /* "frozen", "thawed"; @node NULL: all of it */
 void dataflow_probe_event(Dataflow *dataflow, const char *what, const char *why); /* nothing of it is counted any more, which nobody has asked for */
 bool dataflow_has_frozen(const Dataflow *dataflow); /* some node stands still */
@@ -290,9 +290,9 @@ void keeper_order_look(Node *node);
  * methods-why.c: why_ask() - have the keeper look at a node that runs; why_said() - what it has found, fd: the report, borrowed. 0 or a
  * negative errno: nothing follows.
  */
-int why_ask(Node *node, bool freeze, bool brief, nsec_t deadline, uint64_t *ret_asked);
+int why_ask(Node *node, bool freeze, KeeperHaste haste, nsec_t deadline, uint64_t *ret_asked);
 void why_said(Dataflow *dataflow, const KeeperMsg *msg, int fd);
-int keeper_order_why(Node *node, uint64_t asked, int context_fd, bool freeze, bool brief, nsec_t deadline); /* 0 or a negative errno; context_fd stays the caller's */
+int keeper_order_why(Node *node, uint64_t asked, int context_fd, bool freeze, KeeperHaste haste, nsec_t deadline); /* 0 or a negative errno; context_fd stays the caller's */
 /* keeper_order_astray() - that process of it is elsewhere: tell of it, and end it unless it is to be left @alone. 0 or a negative errno: it cannot be told. */
 int keeper_order_astray(Node *node, uint64_t generation, int32_t pid, uint64_t start_ns, bool alone, const char *comm, const char *to);
 void keeper_order_reap(Node *node);

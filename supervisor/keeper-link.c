@@ -283,12 +283,12 @@ int keeper_order_place(Node *node, int cpu)
         return keeper_send(node->dataflow, &msg, NULL, 0);
 }
 
-int keeper_order_why(Node *node, uint64_t asked, int context_fd, bool freeze, bool brief, nsec_t deadline)
+int keeper_order_why(Node *node, uint64_t asked, int context_fd, bool freeze, KeeperHaste haste, nsec_t deadline)
 {
         KeeperMsg msg = {.type = KEEPER_MSG_WHY,
                 .node = node->index,
                 .generation = node->generation,
-                .why = {.asked = asked, .deadline_ns = deadline, .freeze = freeze, .brief = brief}};
+                .why = {.asked = asked, .deadline_ns = deadline, .freeze = freeze, .haste = haste}};
 
         return keeper_send(node->dataflow, &msg, &context_fd, 1);
 }

@@ -29,6 +29,7 @@
 #define CHILDREN_MAX 4  /* that would not die */
 #define WHY_REPORTS_MAX (3 * (size_t)(WHY_REPORT_MAX + 1))
 #define DEATH_SPAN   (50 * NSEC_PER_MSEC)
+#define LAST_PROCESSES_MAX 32u /* of a dataflow: with more of them nobody is looked at who is to end soon */
 
 typedef struct WhyJob {
         Job job;
@@ -116,7 +117,7 @@ static void forgo_oom_score(void)
                 (void)!write(fd, "0", 1);
 }
 
-static _Noreturn void be_child(Why *why, pid_t parent, int out_fd, bool reset_oom)
+static _Noreturn void be_child(Why *why, KeeperHaste haste, pid_t parent, int out_fd, bool reset_oom)
 {
         sigset_t none;
 
@@ -126,8 +127,8 @@ static _Noreturn void be_child(Why *why, pid_t parent, int out_fd, bool reset_oo
         (void)signal(SIGPIPE, SIG_IGN);
         if (reset_oom)
                 forgo_oom_score();
-        if (why->brief)
-                (void)setpriority(PRIO_PROCESS, 0, 15);
+        if (haste != KEEPER_HASTE_NONE)
+                (void)setpriority(PRIO_PROCESS, 0, haste == KEEPER_HASTE_LAST ? 19 : 15);
         (void)sigprocmask(SIG_SETMASK, &none, NULL);
         if (getppid() == parent && close_others(why, out_fd) == 0)
                 why_child(why, out_fd);
@@ -200,6 +201,30 @@ static void report_first(WhyJob *j)
                 j->error = 0;
 }
 
+static int count_process(pid_t pid, void *userdata)
+{
+        unsigned *n = userdata;
+
+        (void)pid;
+        return ++*n > LAST_PROCESSES_MAX ? -E2BIG : 0;
+}
+
+static int count_cgroup(int dir_fd, void *userdata)
+{
+        return cgroup_each_process(dir_fd, count_process, userdata);
+}
+
+/* The dataflow has no more processes than those who end it can spare the time for; with those of ours that are in its nodes' cgroups. */
+static bool has_few(const Why *why)
+{
+        unsigned n = 0;
+        int r = 0;
+
+        for (size_t i = 0; i < why->n_nodes && r != -E2BIG; i++)
+                r = cgroup_walk(why->nodes[i].dir_fd, count_cgroup, &n);
+        return r != -E2BIG;
+}
+
 static void run_why(Job *job)
 {
         WhyJob *j = container_of(job, WhyJob, job);
@@ -207,7 +232,7 @@ static void run_why(Job *job)
         pid_t pid, own = getpid();
         int ends[2], place;
 
-        j->error = -why_first(&j->why);
+        j->error = j->order.why.haste == KEEPER_HASTE_LAST && !has_few(&j->why) ? E2BIG : -why_first(&j->why);
         if (j->error)
                 return;
         for (size_t i = 0; i < j->why.n_threads; i++)
@@ -223,7 +248,7 @@ static void run_why(Job *job)
         freezer_fd = open_freezer(&j->why);
         pid = keeper_fork(j->keeper);
         if (pid == 0)
-                be_child(&j->why, own, ends[1], j->keeper->reset_oom);
+                be_child(&j->why, j->order.why.haste, own, ends[1], j->keeper->reset_oom);
         (void)close(ends[1]);
         if (pid < 0)
                 j->error = errno;
@@ -318,7 +343,7 @@ void keeper_why(Keeper *k, const KeeperMsg *msg, int *fds)
         j->order = *msg;
         j->why.until = MIN(msg->why.deadline_ns, nsec_add(clock_now(), WHY_SPAN_MAX));
         j->why.freeze = msg->why.freeze;
-        j->why.brief = msg->why.brief;
+        j->why.brief = msg->why.haste != KEEPER_HASTE_NONE;
         j->why.uid = k->uid;
         j->why.gid = k->gid;
         j->why.context_fd = TAKE_FD(fds[0]);

@@ -58,7 +58,7 @@ static int make_context(const Dataflow *dataflow)
         return fd;
 }
 
-int why_ask(Node *node, bool freeze, bool brief, nsec_t deadline, uint64_t *ret_asked)
+int why_ask(Node *node, bool freeze, KeeperHaste haste, nsec_t deadline, uint64_t *ret_asked)
 {
         static uint64_t n_asked;
         _cleanup_fd_ int fd = make_context(node->dataflow);
@@ -66,7 +66,7 @@ int why_ask(Node *node, bool freeze, bool brief, nsec_t deadline, uint64_t *ret_
 
         if (fd < 0)
                 return error_fold(fd);
-        r = keeper_order_why(node, ++n_asked, fd, freeze, brief, deadline);
+        r = keeper_order_why(node, ++n_asked, fd, freeze, haste, deadline);
         if (r)
                 return error_fold(r);
         *ret_asked = n_asked;
@@ -104,7 +104,7 @@ static void why(Client *client, const Parameters *parameters)
         client->call.node = node;
         client->call.awaited = -1;
         client->call.generation = node->generation;
-        if (why_ask(node, parameters->freeze, false, nsec_add(client->server->loop->now, span - reserve), &client->call.asked)) {
+        if (why_ask(node, parameters->freeze, KEEPER_HASTE_NONE, nsec_add(client->server->loop->now, span - reserve), &client->call.asked)) {
                 client_fail(client, CONTROL_E_NOT_RUNNING, "the keeper of dataflow %.128s cannot be asked", flow->dataflow->plan->name);
                 return;
         }

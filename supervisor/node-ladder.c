@@ -48,6 +48,8 @@ static void node_arm_rung(Node *node)
         };
 
         node_set_deadline(node, node_foresees(node, &foresee) ? foresee : at[node->rung]);
+        if (node->rung < NODE_RUNG_KILL && !node_is_loose(node))
+                node_why_last(node);
 }
 
 void node_on_inputs_closed(Node *node)
