@@ -187,6 +187,9 @@ static void put_links(FILE *f, const json_t *links)
                 put_text(f, json_get_text(link, "input"));
                 if (json_get_number(link, "one_in") > 1)
                         (void)fprintf(f, "<br><span class=\"n\">of one message in %lld</span>", json_get_number(link, "one_in"));
+                if (probing_is_of_counters(link))
+                        (void)fprintf(f, "<br><span class=\"n\">%lld looks instead of messages, nothing waited in %lld; ages are of the first that waited</span>",
+                                json_get_number(link, "sampled"), json_get_number(link, "empty"));
                 (void)fputs("</td>", f);
                 put_ends(f, &waiting, false);
                 put_ends(f, &age, true);

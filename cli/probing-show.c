@@ -69,29 +69,36 @@ static void print_link(const json_t *link, bool utf8)
 {
         char from[NAME_ROOM], output[NAME_ROOM], to[NAME_ROOM], input[NAME_ROOM], p50[24], p99[24], max[24], line[3 * HISTOGRAM_COLUMNS + 1];
         long long one_in = json_get_number(link, "one_in");
+        bool counters = probing_is_of_counters(link);
         Histogram histogram;
 
         printf("\n%s/%s -> %s/%s", tamed(link, "from", from), tamed(link, "output", output), tamed(link, "to", to), tamed(link, "input", input));
         if (one_in > 1)
                 printf(", of one message in %lld", one_in);
+        if (counters)
+                printf(": %lld looks, nothing waited in %lld", json_get_number(link, "sampled"), json_get_number(link, "empty"));
         histogram_read(&histogram, json_object_get(link, "depth_log2"));
         printf("\n  %-15s%8s%7s%8s%8s%8s%8s %s\n  %-15s%8llu%7s%8s%8s%8s\n", "", "count", "", "p50", "p99", "max", "", histogram_scale(), "were waiting",
                 (unsigned long long)histogram.sum, "", depth(&histogram, 0.5, p50, sizeof(p50)), depth(&histogram, 0.99, p99, sizeof(p99)), depth(&histogram, 1, max, sizeof(max)));
         histogram_read(&histogram, json_object_get(link, "age_log2_ns"));
-        printf("  %-15s%8llu%7s%8s%8s%8s%8s %s\n", "age when taken", (unsigned long long)histogram.sum, "", age(&histogram, 0.5, p50, sizeof(p50)),
+        printf("  %-15s%8llu%7s%8s%8s%8s%8s %s\n", counters ? "age of first" : "age when taken", (unsigned long long)histogram.sum, "", age(&histogram, 0.5, p50, sizeof(p50)),
                 age(&histogram, 0.99, p99, sizeof(p99)), age(&histogram, 1, max, sizeof(max)), "", histogram_line(&histogram, utf8, line, sizeof(line)));
 }
 
 static void print_links(const json_t *probing, bool utf8)
 {
+        bool counters = probing_is_of_counters(json_array_get(json_object_get(probing, "links"), 0));
         char why[NAME_ROOM];
         json_t *link;
         size_t i;
 
+        if (counters)
+                printf("\nQueues were looked at ten times a second, not message by message. What is lost:\n"
+                       "how deep each message found its queue, and how old it was when it was taken.\n");
         json_array_foreach(json_object_get(probing, "links"), i, link)
                 print_link(link, utf8);
         if (json_get_text(probing, "queue_reason")[0])
-                printf("\nQueues are not seen: %s\n", tamed(probing, "queue_reason", why));
+                printf("\n%s: %s\n", counters ? "Messages are not seen" : "Queues are not seen", tamed(probing, "queue_reason", why));
 }
 
 #define SHARE_COLUMNS 30

@@ -121,6 +121,11 @@ static json_t *node_between(const json_t *node, const json_t *before)
                 (json_int_t)less(node, before, "lost"), "calls", calls);
 }
 
+bool probing_is_of_counters(const json_t *link)
+{
+        return strcmp(json_get_text(link, "source"), "counters") == 0;
+}
+
 static const json_t *find_link(const json_t *probes, const json_t *link)
 {
         static const char *const keys[] = {"from", "output", "to", "input"};
@@ -148,9 +153,20 @@ static json_t *buckets_between(const json_t *link, const json_t *before, const c
 
 static json_t *link_between(const json_t *link, const json_t *before)
 {
-        return json_pack("{ss ss ss ss sI sI so so}", "from", json_get_text(link, "from"), "output", json_get_text(link, "output"), "to", json_get_text(link, "to"), "input",
-                json_get_text(link, "input"), "sampled", (json_int_t)less(link, before, "sampled"), "one_in", (json_int_t)json_get_number(link, "one_in"), "depth_log2",
-                buckets_between(link, before, "depth_log2"), "age_log2_ns", buckets_between(link, before, "age_log2_ns"));
+        bool counters = probing_is_of_counters(link);
+        json_t *between;
+
+        if (probing_is_of_counters(before) != counters)
+                before = NULL;
+        between = json_pack("{ss ss ss ss ss sI sI so so}", "from", json_get_text(link, "from"), "output", json_get_text(link, "output"), "to", json_get_text(link, "to"), "input",
+                json_get_text(link, "input"), "source", counters ? "counters" : "probe", "sampled", (json_int_t)less(link, before, "sampled"), "one_in",
+                (json_int_t)json_get_number(link, "one_in"), "depth_log2", buckets_between(link, before, "depth_log2"), "age_log2_ns", buckets_between(link, before, "age_log2_ns"));
+        if (!between || !counters)
+                return between;
+        (void)json_object_set_new(between, "empty", json_integer(less(link, before, "empty")));
+        (void)json_object_set(between, "depth", json_object_get(link, "depth"));
+        (void)json_object_set(between, "age_ns", json_object_get(link, "age_ns"));
+        return between;
 }
 
 json_t *probing_between(const char *dataflow, long long for_ms, const json_t *first, const json_t *last)

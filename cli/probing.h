@@ -4,7 +4,7 @@
  *
  *     {"dataflow", "for_ms", "attached", "reason"?, "cost"?, "nodes": [{"node", "generation", "lost", "calls": [ProbedCall]}],
  *      "links": [ProbedLink], "queue_reason"?, "queue_cost"?}
- *     or where nothing could be counted {"node", "generation", "calls": [], "sampled": ProbedSamples}
+ *     or where nothing could be counted {"node", "generation", "calls": [], "sampled": ProbedSamples}, and links of "source": "counters"
  */
 #ifndef TG_CLI_PROBING_H
 #define TG_CLI_PROBING_H
@@ -21,6 +21,9 @@
  * in the order of the time that was spent in them. Return: a new reference, NULL without memory.
  */
 json_t *probing_between(const char *dataflow, long long for_ms, const json_t *first, const json_t *last);
+
+/* probing_is_of_counters() - was this link looked at from time to time, instead of its messages? */
+bool probing_is_of_counters(const json_t *link);
 
 /* probing_print() - as text on stdout, 80 columns. @n_calls: so many of each node at the most */
 void probing_print(const json_t *probing, bool utf8, size_t n_calls);

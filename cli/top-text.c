@@ -314,7 +314,10 @@ static void add_queue(TopText *text, const json_t *queue)
         if (h.sum == 0)
                 return;
         top_text_add(text, "%s", "");
-        top_text_add(text, "%-14s %lld messages, one in %lld", "probed", json_get_number(queue, "sampled"), MAX(json_get_number(queue, "one_in"), 1LL));
+        if (strcmp(json_get_text(queue, "source"), "counters") == 0)
+                top_text_add(text, "%-14s %lld times, nothing waited in %lld", "looked at", json_get_number(queue, "sampled"), json_get_number(queue, "empty"));
+        else
+                top_text_add(text, "%-14s %lld messages, one in %lld", "probed", json_get_number(queue, "sampled"), MAX(json_get_number(queue, "one_in"), 1LL));
         top_text_add(text, "  %-12s %" PRIu64 " p50, %" PRIu64 " p99, %" PRIu64 " at most", "waited", histogram_quantile(&h, 0.5) - 1, histogram_quantile(&h, 0.99) - 1,
                 histogram_quantile(&h, 1) - 1);
         histogram_read(&h, json_object_get(queue, "age_log2_ns"));

@@ -22,6 +22,7 @@
 #include "supervisor/usage.h"
 #include "supervisor/prober.h"
 #include "supervisor/prober-sample.h"
+#include "supervisor/queues-look.h"
 #include "supervisor/queues.h"
 
 typedef struct JournalEntry JournalEntry;
@@ -139,6 +140,7 @@ struct Dataflow {
         Timer placement_timer;
         ProbeWish probe; /* prober.c */
         Sampler sampler; /* prober-sample.c */
+        QueueLooks queue_looks; /* queues-look.c */
         QueueWish queues; /* queues.c */
         Progress *progress;
         Timer progress_timer;

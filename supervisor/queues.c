@@ -109,6 +109,24 @@ static uint32_t count_wanted(const Supervisor *supervisor)
         return n > 0 ? (uint32_t)places : 0;
 }
 
+/* Of whom messages cannot be seen one by one, while somebody streams. */
+static void look_instead(Dataflow *dataflow)
+{
+        const Queues *q = dataflow->supervisor->queues;
+        const QueueWish *wish = &dataflow->queues;
+        bool lost = wish->why[0] || (q && q->state == QUEUES_UNAVAILABLE);
+
+        queue_looks_set(dataflow, lost && wish->n_streams > 0 && !wish->watching && dataflow->n_links > 0 && dataflow->state < DATAFLOW_ENDED);
+}
+
+static void look_at_all_instead(Supervisor *supervisor)
+{
+        Dataflow *it, *next;
+
+        list_for_each(it, next, &supervisor->dataflows, link)
+                look_instead(it);
+}
+
 /* ---- which messages are told of */
 
 static uint64_t mask_of(const Dataflow *dataflow)
@@ -161,6 +179,7 @@ static void refuse(Queues *q, Dataflow *dataflow, const char *why)
         unwatch(q, dataflow);
         (void)snprintf(dataflow->queues.why, sizeof(dataflow->queues.why), "%s", why);
         tell_mask(dataflow);
+        look_instead(dataflow);
 }
 
 static void watch(Queues *q, Dataflow *dataflow)
@@ -177,6 +196,7 @@ static void watch(Queues *q, Dataflow *dataflow)
         wish->n_told = 0;
         wish->share = 0;
         tell_mask(dataflow);
+        look_instead(dataflow);
 }
 
 /* ---- its end */
@@ -228,6 +248,7 @@ static void give_up(Queues *q, const char *why)
         q->state = QUEUES_UNAVAILABLE;
         (void)snprintf(q->why, sizeof(q->why), "%s", why);
         tell_all_masks(q->supervisor);
+        look_at_all_instead(q->supervisor);
         if (!supervisor_is_private(q->supervisor))
                 log_line("queues cannot be looked into: %s", q->why);
 }
@@ -574,6 +595,7 @@ void queues_look(Supervisor *supervisor)
                 ask(q);
         else if ((supervisor->ending || !may_be_wanted(supervisor)) && q->state != QUEUES_IDLE && q->state != QUEUES_UNAVAILABLE)
                 let_go(q);
+        look_at_all_instead(supervisor);
         if (q->state != QUEUES_READY)
                 return;
         list_for_each(it, next, &supervisor->dataflows, link)
@@ -632,6 +654,7 @@ void queues_forget(Dataflow *dataflow)
 {
         Supervisor *supervisor = dataflow->supervisor;
 
+        queue_looks_set(dataflow, false);
         if (supervisor->queues)
                 unwatch(supervisor->queues, dataflow);
         dataflow->queues = (QueueWish){.gone = true}; /* whatever its plan says */
@@ -658,7 +681,7 @@ static const char *reason_of(const Dataflow *dataflow)
         return q && q->state == QUEUES_UNAVAILABLE ? q->why : "it is being attached";
 }
 
-static json_t *describe_buckets(const uint64_t *buckets, int n)
+json_t *queues_describe_buckets(const uint64_t *buckets, int n)
 {
         json_t *array = json_array();
 
@@ -676,19 +699,21 @@ static json_t *describe_link(const Queues *q, const Dataflow *dataflow, const Li
 
         if (queue_view_read(&q->view, dataflow->queues.cgroup_id, link->number, &count))
                 return NULL;
-        return json_pack("{ss ss ss ss sI sI sI so so}", "from", link->source->plan->id, "output", output, "to", link->target->plan->id, "input", input, "sampled",
+        return json_pack("{ss ss ss ss ss sI sI sI so so}", "from", link->source->plan->id, "output", output, "to", link->target->plan->id, "input", input, "source", "probe", "sampled",
                 (json_int_t)count.enqueued, "taken", (json_int_t)count.dequeued, "one_in", (json_int_t)(dataflow->queues.mask + 1), "depth_log2",
-                describe_buckets(count.depth_log2, QUEUE_DEPTH_BUCKETS), "age_log2_ns", describe_buckets(count.age_log2_ns, QUEUE_AGE_BUCKETS));
+                queues_describe_buckets(count.depth_log2, QUEUE_DEPTH_BUCKETS), "age_log2_ns", queues_describe_buckets(count.age_log2_ns, QUEUE_AGE_BUCKETS));
 }
 
 void queues_describe_links(const Node *node, bool outgoing, json_t *links)
 {
         const Dataflow *dataflow = node->dataflow;
 
-        for (uint32_t i = 0; dataflow->queues.watching && i < node->n_links; i++) {
+        for (uint32_t i = 0; i < node->n_links; i++) {
                 const Link *link = node->links[i];
-                json_t *said = outgoing || link->target == node ? describe_link(dataflow->supervisor->queues, dataflow, link) : NULL;
+                json_t *said = NULL;
 
+                if (outgoing || link->target == node)
+                        said = dataflow->queues.watching ? describe_link(dataflow->supervisor->queues, dataflow, link) : queue_looks_describe(dataflow, link);
                 if (said)
                         (void)json_array_append_new(links, said);
         }

@@ -78,6 +78,8 @@ void queues_files_shown(Dataflow *dataflow, const KeeperMsg *msg);
 /* queues_describe_links() - a ProbedLink for each link that ends at a node, or with @outgoing begins there, appended to @links; none while it is not watched. */
 void queues_describe_links(const Node *node, bool outgoing, json_t *links);
 
+json_t *queues_describe_buckets(const uint64_t *buckets, int n);
+
 /* queues_describe_into() - queue_cost and queue_reason of a Probes; @probes NULL is fine. */
 void queues_describe_into(const Dataflow *dataflow, json_t *probes);
 

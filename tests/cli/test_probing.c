@@ -99,6 +99,49 @@ Test(probing, the_call_in_which_most_time_was_spent_comes_first_and_one_that_nob
 #define LINK(sampled, depth, age) \
         "{'from':'cam','output':'<b>','to':'det','input':'in','sampled':" sampled ",'one_in':4,'depth_log2':" depth ",'age_log2_ns':" age "}"
 
+#define LOOKED(sampled, empty, depth, age) \
+        "{'from':'a','output':'out','to':'b','input':'in','source':'counters','sampled':" sampled ",'taken':0,'one_in':0,'depth_log2':" depth ",'age_log2_ns':" age \
+        ",'empty':" empty ",'depth':3,'age_ns':9}"
+
+Test(probing, of_links_that_were_looked_at_it_is_said_what_is_lost, .init = cr_redirect_stdout)
+{
+        json_t *p = difference("{'attached':false,'nodes':[],'links':[" LOOKED("2", "1", "[1,1]", "[0,0,1]") "]}",
+                "{'attached':false,'queue_reason':'no BTF','nodes':[],'links':[" LOOKED("12", "3", "[3,9]", "[0,0,9]") "]}");
+        _cleanup_free_ char *page = NULL;
+        size_t size;
+        FILE *f;
+
+        probing_print(p, false, 12);
+        (void)fflush(stdout);
+        cr_expect_stdout_eq_str("flow: system calls in 2.0 s\n"
+                                "Looked at ten times a second instead of counted. What is lost: how many calls were\n"
+                                "made, how many failed, how long each took; a call that is short is seldom seen.\n"
+                                "\n"
+                                "Queues were looked at ten times a second, not message by message. What is lost:\n"
+                                "how deep each message found its queue, and how old it was when it was taken.\n"
+                                "\n"
+                                "a/out -> b/in: 10 looks, nothing waited in 2\n"
+                                "                    count            p50     p99     max         n u    m    s \n"
+                                "  were waiting         10              3       3       3\n"
+                                "  age of first          8            8ns     8ns     8ns         #             \n"
+                                "\n"
+                                "Messages are not seen: no BTF\n");
+        f = open_memstream(&page, &size);
+        cr_expect_eq(probing_page(p, f), 0);
+        (void)fclose(f);
+        cr_expect(strstr(page, "10 looks instead of messages, nothing waited in 2; ages are of the first that waited"));
+        json_decref(p);
+}
+
+Test(probing, what_was_looked_at_before_messages_were_seen_is_not_taken_from_them)
+{
+        json_t *p = difference("{'attached':false,'nodes':[],'links':[" LOOKED("2", "1", "[2]", "[0,0,1]") "]}",
+                "{'attached':true,'nodes':[],'links':[{'from':'a','output':'out','to':'b','input':'in','source':'probe','sampled':5,'taken':5,'one_in':1,'depth_log2':[5],'age_log2_ns':[]}]}");
+
+        cr_expect_eq(number(json_array_get(json_object_get(p, "links"), 0), "sampled"), 5);
+        json_decref(p);
+}
+
 Test(probing, links_and_looks_are_told_apart_from_counts, .init = cr_redirect_stdout)
 {
         static const char *const first = "{'attached':false,'reason':'no BTF','nodes':[{'node':'a','generation':1,'calls':[],'lost':0,'sampled':{'looks':10,'threads':10,'outside':2,'other':0,'unseen':0,"

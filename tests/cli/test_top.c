@@ -764,6 +764,25 @@ Test(top_view, details_have_what_was_sampled)
         stand(&s);
 }
 
+Test(top_view, details_of_a_link_have_looks_where_messages_are_not_seen)
+{
+        Seat s = sit();
+        TopText text = TOP_TEXT_NULL;
+        _cleanup_free_ char *link = NULL;
+
+        put_probes(&s.model, json_pack("{sb ss s[{ss si s[] s{si si s[]}}] s[{ss ss ss ss ss si si s[iiii] s[iii] si}]}", "attached", 0, "queue_reason", "no BTF", "nodes", "node", "source",
+                "generation", 1, "calls", "sampled", "looks", 1, "threads", 0, "calls", "links", "from", "source", "output", "frames",
+                "to", "dft", "input", "in", "source", "counters", "sampled", 100, "one_in", 0, "depth_log2", 60, 0, 39, 1, "age_log2_ns", 0, 0, 10, "empty", 20), T0);
+        (void)press(&s, '\t');
+        (void)press(&s, TOP_KEY_ENTER);
+        top_text_details(&text, &s.model, &s.ui, T0);
+        link = drawn(&s, 40, 100, true, &text);
+        has(link, "looked at      100 times, nothing waited in 20\n  waited       1 p50, 7 p99, 15 at most\n");
+        has(link, "probed         not of messages: no BTF\n");
+        top_text_done(&text);
+        stand(&s);
+}
+
 Test(top_view, details_name_reasons_and_limits)
 {
         Seat s = sit();

@@ -176,7 +176,7 @@ class TestAttached:
 
         until(client := watch(probed), all_of_them)
         os.kill(helpers(probed)[0], 9)
-        assert until(client, lambda probes: not probes["links"])["queue_reason"] == "tidegate-queues is gone"
+        assert until(client, lambda probes: "queue_reason" in probes)["queue_reason"] == "tidegate-queues is gone"
         pair[0].do(3)
         pair[1].do(3)
 
@@ -245,6 +245,32 @@ def test_without_probes_or_links_the_reason_is_said(start_daemon, begin, pair):
     daemon = start_daemon(env={"TIDEGATE_PROBES": "off"})
     begin(daemon, *nodes_of(pair))
     begin(daemon, program("a", "sleep 1000"), name="lonely")
-    probes = until(watch(daemon), lambda probes: "queue_reason" in probes)
-    assert "turned off" in probes["queue_reason"] and probes["links"] == []
-    assert until(watch(daemon, "lonely"), lambda probes: "queue_reason" in probes)["queue_reason"] == "it has no links"
+    assert "turned off" in until(watch(daemon), lambda probes: "queue_reason" in probes)["queue_reason"]
+    lonely = until(watch(daemon, "lonely"), lambda probes: "queue_reason" in probes)
+    assert lonely["queue_reason"] == "it has no links" and lonely["links"] == []
+
+
+def test_without_probes_counters_are_looked_at_while_somebody_looks(start_daemon, begin, pair, tidegate):
+    daemon = start_daemon(env={"TIDEGATE_PROBES": "off"})
+    begin(daemon, *nodes_of(pair))
+    client = watch(daemon)
+    pair[0].do(5)
+    probes = until(client, lambda probes: probes["links"] and link_of(probes)["depth"] == 5)
+    first = link_of(probes)
+    assert first["source"] == "counters" and (first["taken"], first["one_in"]) == (0, 0)
+    assert "turned off" in probes["queue_reason"] and "queue_cost" not in probes
+    later = link_of(until(client, lambda probes: link_of(probes)["sampled"] >= first["sampled"] + 3))
+    looks = later["sampled"] - first["sampled"]
+    assert later["depth_log2"][2] - first["depth_log2"][2] == looks, "four to seven waited at each of them"
+    assert sum(later["age_log2_ns"]) - sum(first["age_log2_ns"]) == looks
+    assert later["age_ns"] > first["age_ns"] > 0 and later["empty"] == first["empty"]
+
+    shown = tidegate("probe", "flow", "--for", "300ms", "--runtime-dir", daemon.runtime).stdout
+    assert "not message by message. What is lost:\nhow deep each message found its queue, and how old it was when it was taken.\n" in shown
+    assert re.search(r"^a/out -> b/in: [1-9]\d* looks, nothing waited in 0\n.*\n  were waiting +[1-9]\d* +7 +7 +7\n  age of first +[1-9]", shown, re.M), shown
+    assert "Messages are not seen: " in shown and "turned off" in shown
+
+    pair[1].do(5)
+    assert link_of(until(client, lambda probes: link_of(probes)["empty"] > later["empty"]))["depth"] == 0
+    client.close()
+    assert eventually(lambda: once(daemon)["links"] == [], 10), "nobody looks any more"
