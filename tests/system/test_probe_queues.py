@@ -13,6 +13,7 @@ from daemon import plan, program
 from lives import arguments_of, children_of
 from survive import node, restarting
 from test_escape import pid_of
+from test_probe import not_tried
 
 PYTHON = "/usr/bin/python3"
 
@@ -237,7 +238,7 @@ def test_doctor_says_whether_it_can_be_had(build, tidegate):
     if (build / "bin/tidegate-queues").exists() and os.geteuid() == 0 and os.path.exists("/sys/kernel/btf/vmlinux"):
         assert said["result"] == "yes" and re.search("counted 100 of 100 messages; [1-9][0-9]* ns a message", said["evidence"]), said
     else:
-        assert said["result"] == "no", said
+        assert said["result"] == "no" or not_tried(said), said
     assert "no distributions" in said["without"]
 
 
