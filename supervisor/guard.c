@@ -23,6 +23,7 @@
 #include "supervisor/packet.h"
 #include "supervisor/priority.h"
 
+#define CLIENT_WORDS_MAX 2048 /* more than a socket holds */
 #define SUPERVISOR_LAST_READS 64 /* of 32 records each: more than a socket holds */
 
 static void guard_advance(Guard *guard);
@@ -305,30 +306,36 @@ static int on_supervisor_socket(Source *source, uint32_t revents)
         return 0;
 }
 
-static int on_client_socket(Source *source, uint32_t revents)
+/* False: nothing is there, or will be. */
+static bool hear_client(Guard *guard)
 {
-        Guard *guard = container_of(source, Guard, client_source);
         struct guard_record record;
         size_t size = 0;
-        int r;
+        int r = packet_recv(guard->client_fd, &record, sizeof(record), &size, NULL, 0, NULL);
 
-        (void)revents;
-        r = packet_recv(guard->client_fd, &record, sizeof(record), &size, NULL, 0, NULL);
-        if (r == PACKET_E_AGAIN)
-                return 0;
-        if (r) {
+        if (r && r != PACKET_E_AGAIN)
                 on_client_gone(guard);
-                return 0;
-        }
-        if (guard_msg_check(GUARD_SENDER_CLIENT, &record, size, 0) == 0)
+        else if (!r && guard_msg_check(GUARD_SENDER_CLIENT, &record, size, 0) == 0)
                 guard_on_escrow(guard, &record, guard->client_fd);
+        return !r;
+}
+
+static int on_client_socket(Source *source, uint32_t revents)
+{
+        (void)revents;
+        (void)hear_client(container_of(source, Guard, client_source));
         return 0;
 }
 
+/* Its last words count: that all is to end now, perhaps, and not after the grace that it gave at first. */
 static int on_client_exit(Source *source, uint32_t revents)
 {
+        Guard *guard = container_of(source, Guard, client_pid_source);
+
         (void)revents;
-        on_client_gone(container_of(source, Guard, client_pid_source));
+        for (unsigned i = 0; i < CLIENT_WORDS_MAX && hear_client(guard); i++)
+                ;
+        on_client_gone(guard);
         return 0;
 }
 

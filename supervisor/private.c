@@ -126,15 +126,25 @@ static void method_run(Private *private, json_t *parameters)
         note_dynamic(dataflow);
         note_detached(dataflow);
         note_probes(dataflow);
+        if (supervisor->stop_first.ordered)
+                dataflow_stop(dataflow, supervisor->stop_first.grace, supervisor->stop_first.force, "the command");
 }
 
+/* Run and Stop come by connections of their own, so that nothing holds a stop up; it may even be the first. */
 static void method_stop(Private *private, json_t *parameters)
 {
-        Dataflow *dataflow = list_first(&private->supervisor->dataflows, Dataflow, link);
+        Supervisor *supervisor = private->supervisor;
+        Dataflow *dataflow = list_first(&supervisor->dataflows, Dataflow, link);
+        nsec_t grace = get_span(parameters, "grace_ns", NSEC_NEVER);
+        bool force = json_is_true(json_object_get(parameters, "force"));
 
-        if (dataflow)
-                dataflow_stop(dataflow, get_span(parameters, "grace_ns", NSEC_NEVER),
-                        json_is_true(json_object_get(parameters, "force")), "the command");
+        if (dataflow) {
+                dataflow_stop(dataflow, grace, force, "the command");
+        } else {
+                supervisor->stop_first.grace = supervisor->stop_first.ordered ? MIN(supervisor->stop_first.grace, grace) : grace;
+                supervisor->stop_first.force |= force;
+                supervisor->stop_first.ordered = true;
+        }
         control_reply(private->control, json_object());
 }
 

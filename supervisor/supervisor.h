@@ -56,6 +56,10 @@ struct Supervisor {
         int n_astray;       /* regions that were open and in no table, when a dataflow was audited last */
         int guard_pidfd; /* -1: a private instance, or none to be had */
         Private *privates[SUPERVISOR_MAX_CONTROLS];
+        struct { /* by one connection of a private instance, before the other one's Run was read */
+                bool ordered, force;
+                nsec_t grace;
+        } stop_first;
         Status *status;    /* a daemon's pages; NULL: a private instance */
         char instance[RUNTIME_NAME_MAX], cgroup[PATH_MAX]; /* of the instance, for people */
         Witness *witness;  /* of who leaves its cgroup; NULL: none was asked for */

@@ -238,6 +238,24 @@ def test_ctrl_c_in_the_first_moments_is_not_lost(signals, delay, script, dataflo
     nothing_left(10)
 
 
+def test_the_last_word_of_a_command_that_is_gone_is_heard(script, dataflow, live, nothing_left):
+    """It had given an hour, then ordered that all ends now, and died. The guard hears of its death and of the order at the same time, and nobody else can act."""
+    run = live(dataflow(programs(a=script("a", STUBBORN))), "--grace-duration", "1h")
+    run.until_event(type="node", node="a", to="running")
+    guard, supervisor = run.take("guard"), run.take("supervisor")
+    for process in (supervisor, guard):
+        process.send(signal.SIGSTOP)
+    for said in ("once more to stop now", "once more to abort"):
+        run.process.send_signal(signal.SIGINT)
+        assert eventually(lambda: said in run.output(), 10), run.output()
+    run.process.kill()
+    run.process.wait(10)
+    guard.send(signal.SIGCONT)
+    for process in (supervisor, guard):
+        process.close()
+    nothing_left(15)
+
+
 def _sigint_is(pid, field):
     """Blocked ("SigBlk") or waiting to be taken ("ShdPnd"). Of a process that is gone nothing needs to be waited for."""
     try:
