@@ -109,6 +109,7 @@ def once(daemon, name="flow"):
 
 
 def link_of(probes, to="b"):
+    assert probes["links"], probes
     return next(link for link in probes["links"] if link["to"] == to)
 
 
