@@ -16,7 +16,7 @@
 #include "base/cleanup.h"
 
 #define NOBODY      65534
-#define FILES_MAX   64
+#define FILES_MAX   ((rlim_t)64)
 #define FILES_MAX_ATTACHER 4096 /* two for each site that it is attached to */
 #ifndef __SANITIZE_ADDRESS__ /* whose shadow takes more than there is */
 #define MEMORY_MAX  (512ul << 20) /* address space; the kernel's type information is some MB, and is held twice while it is read */
@@ -59,10 +59,28 @@ static void set_bounds(rlim_t n_files)
         const struct {
                 __rlimit_resource_t resource;
                 rlim_t max;
-        } bounds[] = {{RLIMIT_NPROC, 0}, {RLIMIT_FSIZE, 0}, {RLIMIT_CORE, 0}, {RLIMIT_NOFILE, n_files}, {RLIMIT_AS, MEMORY_MAX}};
+        } bounds[] = {{RLIMIT_NPROC, 0}, {RLIMIT_FSIZE, 0}, {RLIMIT_CORE, 0}, {RLIMIT_AS, MEMORY_MAX}};
+        struct rlimit files;
 
         for (size_t i = 0; i < ELEMENTSOF(bounds); i++)
                 (void)setrlimit(bounds[i].resource, &(struct rlimit){bounds[i].max, bounds[i].max}); /* lower is always allowed */
+        if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+                files.rlim_cur = MIN(files.rlim_max, n_files);
+                (void)setrlimit(RLIMIT_NOFILE, &files);
+        }
+}
+
+void nobody_hand_over(bool begin)
+{
+        struct rlimit files;
+
+        if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+                return;
+        if (begin)
+                files.rlim_cur = files.rlim_max;
+        else
+                files.rlim_cur = files.rlim_max = MIN(files.rlim_max, FILES_MAX);
+        (void)setrlimit(RLIMIT_NOFILE, &files);
 }
 
 int nobody_begin(const char *name, int sock)

@@ -7,6 +7,8 @@
 #ifndef TG_SUPERVISOR_NOBODY_H
 #define TG_SUPERVISOR_NOBODY_H
 
+#include <stdbool.h>
+
 /**
  * nobody_begin() - only @sock is left, as standard input; the other two standard descriptors are /dev/null, the working directory is /
  * @name: of the process, which has none when it was executed by a descriptor
@@ -27,5 +29,13 @@ int nobody_become_attacher(void);
 
 /* nobody_drop() - the last capabilities, once the probe is loaded. 0 or a negative errno. */
 int nobody_drop(void);
+
+/*
+ * nobody_hand_over() - before descriptors are sent, and (false) after it
+ *
+ * What all processes of this user have sent, and nobody has taken yet, is held against the sender's limit of open files (unix(7), ETOOMANYREFS). The
+ * user is not ours alone: whoever else is nobody must not keep us from it. Afterwards the limit is final.
+ */
+void nobody_hand_over(bool begin);
 
 #endif

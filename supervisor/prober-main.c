@@ -87,7 +87,9 @@ static int be_prober(int sock, uint64_t cgroup_id, uint32_t n_places)
         record.call_ns = cost.call_ns;
         record.other_call_ns = cost.other_ns;
         record.load_ms = (uint32_t)((clock_now() - begin) / NSEC_PER_MSEC);
+        nobody_hand_over(true);
         r = say(sock, &record, (int[]){call_probe_fd(probe, CALL_PROBE_FD_WATCHED), call_probe_fd(probe, CALL_PROBE_FD_SLOTS)}, _PROBER_FD_MAX);
+        nobody_hand_over(false);
         return r ? r : hold(sock);
 }
 

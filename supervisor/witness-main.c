@@ -136,6 +136,7 @@ static int be_witness(int sock, uint64_t cgroup_id)
                 (void)snprintf(record.to, sizeof(record.to), "cannot give up its privileges: %s", strerror(-r));
                 return say(sock, record);
         }
+        nobody_hand_over(false); /* it hands over nothing */
         r = leave_probe_new(&probe, &(LeaveProbeSpec){.cgroup_id = cgroup_id}, &reason);
         if (!r)
                 r = leave_probe_look(probe);

@@ -56,16 +56,15 @@ import ctypes
 libc = ctypes.CDLL(None)
 numbers = dict(getppid=110, close=3)
 while True:
-    for line in open("$DIR/order"):
-        name, n = line.split()
+    with open("$DIR/order") as f:
+        name, n = f.read().split()  # closed before it is done: what comes into an end that is about to be closed is lost
+    for _ in range(int(n)):
         if name == "sleep":
-            for _ in range(int(n)):
-                libc.usleep(5000)
+            libc.usleep(5000)
         else:
-            for _ in range(int(n)):
-                libc.syscall(numbers[name], -1)
-        with open("$DIR/done", "w") as f:
-            f.write("done")
+            libc.syscall(numbers[name], -1)
+    with open("$DIR/done", "w") as f:
+        f.write("done")
 '"""
 
 
@@ -249,6 +248,18 @@ class TestAttached:
         assert status_field(pid, "NoNewPrivs") == "1" and status_field(pid, "Groups").split() == []
         names = {os.readlink(fd) for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir()}
         assert not [name for name in names if not name.startswith(("/dev/null", "socket:", "anon_inode:"))], names
+
+    def test_what_others_who_are_nobody_have_on_its_way_does_not_keep_it_from_handing_over(self, probed, obedient):
+        """The kernel holds what all processes of a user have sent, and nobody has taken, against each sender's limit of open files."""
+        hold = "import os, socket, sys\nos.setgid(65534), os.setuid(65534)\npairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(8)]\n"
+        hold += "for a, b in pairs:\n    for _ in range(25):\n        socket.send_fds(a, [b'x'], [0])\nprint('sent', flush=True)\nsys.stdin.read()"
+        with subprocess.Popen([PYTHON, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            try:
+                assert other.stdout.readline() == "sent\n"
+                start(probed, obedient.program(), wait="running", grace_ms=300)
+                watch(probed)
+            finally:
+                other.stdin.close()
 
     @pytest.mark.skipif(not os.environ.get("TIDEGATE_LONG"), reason="4 s; tests/supervisor/test_prober has the rule")
     def test_who_costs_more_than_it_may_is_watched_no_more_until_somebody_asks_anew(self, probed):
