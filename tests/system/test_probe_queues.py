@@ -28,15 +28,16 @@ import sys, tidegate
 directory, what = sys.argv[1:]
 node = tidegate.Node()
 while True:
-    for n in open(directory + "/order"):
-        for i in range(int(n)):
-            if what == "send":
-                node.send_output("out", b"x" * (i + 1))
-            else:
-                while node.next()["type"] != "INPUT":
-                    pass
-        with open(directory + "/done", "w") as f:
-            f.write("done")
+    with open(directory + "/order") as f:
+        n = int(f.read())  # closed before it is done: what came into an end that is about to be closed would be lost
+    for i in range(n):
+        if what == "send":
+            node.send_output("out", b"x" * (i + 1))
+        else:
+            while node.next()["type"] != "INPUT":
+                pass
+    with open(directory + "/done", "w") as f:
+        f.write("done")
 """
 
 
