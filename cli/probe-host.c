@@ -431,7 +431,7 @@ static const Probe witnesses[] = {
                 .without = "threads are looked at through /proc ten times a second: no counts, no errors, no times, and short calls are seldom seen",
                 .weight = PROBE_BETTER,
                 .in_cgroup = true,
-                .span = 5 * NSEC_PER_SEC,
+                .span = 10 * NSEC_PER_SEC,
                 .attempt = try_call_probe,
         },
         {
@@ -441,7 +441,7 @@ static const Probe witnesses[] = {
                 .without = "the links' counters are looked at ten times a second, how many messages wait and for how long the first of them has: no distributions of what each message met",
                 .weight = PROBE_BETTER,
                 .in_cgroup = true,
-                .span = 5 * NSEC_PER_SEC,
+                .span = 15 * NSEC_PER_SEC, /* to attach waits for every process that runs of such a file */
                 .attempt = try_queue_probe,
         },
 };
