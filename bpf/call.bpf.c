@@ -12,6 +12,7 @@
 #include <bpf/bpf_tracing.h>
 
 #include "call.h"
+#include "log2.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -233,33 +234,6 @@ static __always_inline struct call_entry *entry_of(struct call_slot *slot, __u32
         }
         slot->entries[CALL_ENTRIES].key = CALL_OTHER + 1;
         return &slot->entries[CALL_ENTRIES];
-}
-
-static __always_inline __u32 log2_of(__u64 ns)
-{
-        __u32 ret = 0;
-
-        if (ns >> 32) {
-                ns >>= 32;
-                ret += 32;
-        }
-        if (ns >> 16) {
-                ns >>= 16;
-                ret += 16;
-        }
-        if (ns >> 8) {
-                ns >>= 8;
-                ret += 8;
-        }
-        if (ns >> 4) {
-                ns >>= 4;
-                ret += 4;
-        }
-        if (ns >> 2) {
-                ns >>= 2;
-                ret += 2;
-        }
-        return ret + (ns >> 1 ? 1 : 0);
 }
 
 /* ---- what happens */

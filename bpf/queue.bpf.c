@@ -10,6 +10,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "queue.h"
+#include "log2.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -109,33 +110,6 @@ static __always_inline struct queue_link *find_link(__u64 group, __u64 number)
                         break;
         }
         return 0;
-}
-
-static __always_inline __u32 log2_of(__u64 n)
-{
-        __u32 ret = 0;
-
-        if (n >> 32) {
-                n >>= 32;
-                ret += 32;
-        }
-        if (n >> 16) {
-                n >>= 16;
-                ret += 16;
-        }
-        if (n >> 8) {
-                n >>= 8;
-                ret += 8;
-        }
-        if (n >> 4) {
-                n >>= 4;
-                ret += 4;
-        }
-        if (n >> 2) {
-                n >>= 2;
-                ret += 2;
-        }
-        return ret + (n >> 1 ? 1 : 0);
 }
 
 /* Adds of their own, for a link may have two producers while one follows the other. */
