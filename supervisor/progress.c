@@ -86,6 +86,7 @@ typedef struct Watched {
         bool runs;
         ProgressNode node;
         uint32_t waits_for;
+        nsec_t excused_at; /* 0: never */
 } Watched;
 
 struct Progress {
@@ -254,6 +255,19 @@ uint32_t progress_n_stuck(const Progress *progress, nsec_t *ret_since)
         return n;
 }
 
+/* For another one, and not around a circle for itself. */
+static bool waits_for_another(const Progress *progress, uint32_t node)
+{
+        uint32_t other = node;
+
+        for (uint32_t i = 0; i < progress->n_nodes && progress->nodes[other].waits_for != PROGRESS_NOBODY; i++) {
+                other = progress->nodes[other].waits_for;
+                if (other == node)
+                        return false;
+        }
+        return other != node;
+}
+
 void progress_look(Progress *progress, nsec_t now, ProgressFn fn, void *userdata)
 {
         for (uint32_t i = 0; i < progress->n_nodes; i++) {
@@ -263,6 +277,9 @@ void progress_look(Progress *progress, nsec_t now, ProgressFn fn, void *userdata
         for (uint32_t i = 0; i < progress->n_links; i++)
                 if (progress->links[i].open)
                         look_at_link(progress, &progress->links[i], now);
+        for (uint32_t i = 0; i < progress->n_nodes; i++)
+                if (waits_for_another(progress, i))
+                        progress_excuse(progress, i, now);
         for (uint32_t i = 0; i < progress->n_nodes; i++) {
                 Watched *watched = &progress->nodes[i];
                 nsec_t since = watched->node.stuck_since;
@@ -314,20 +331,18 @@ ProgressState progress_state(const Progress *progress, uint32_t node)
                 .waits_for = watched->waits_for};
 }
 
+void progress_excuse(Progress *progress, uint32_t node, nsec_t now)
+{
+        assert(node < progress->n_nodes);
+        progress->nodes[node].excused_at = now;
+}
+
 bool progress_overdue(const Progress *progress, uint32_t node, nsec_t span, nsec_t now)
 {
-        const ProgressNode *stuck = &progress->nodes[node].node;
-        uint32_t other = node;
+        const Watched *watched = &progress->nodes[node];
 
         assert(node < progress->n_nodes);
-        if (stuck->health != PROGRESS_STUCK || now < nsec_add(stuck->stuck_since, span))
-                return false;
-        for (uint32_t i = 0; i < progress->n_nodes && progress->nodes[other].waits_for != PROGRESS_NOBODY; i++) {
-                other = progress->nodes[other].waits_for;
-                if (other == node)
-                        return true; /* once around */
-        }
-        return other == node;
+        return watched->node.health == PROGRESS_STUCK && now >= nsec_add(MAX(watched->node.stuck_since, watched->excused_at), span);
 }
 
 const char *progress_health_to_string(ProgressHealth health)

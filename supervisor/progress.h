@@ -148,8 +148,14 @@ typedef struct ProgressState { /* for status */
 ProgressState progress_state(const Progress *progress, uint32_t node);
 
 /*
- * progress_overdue() - it has been stuck for @span and is itself to blame: as of the last look it does not wait for room in the
- * queue of a node that goes on, or is stuck for a reason of its own. Of nodes that all wait for each other each is to blame.
+ * progress_excuse() - it waits for somebody whom a look does not see, at @now. progress_look() does the same for whoever waits for room
+ * in the queue of a node that goes on, or is stuck for a reason of its own; of nodes that all wait for each other nobody is excused.
+ */
+void progress_excuse(Progress *progress, uint32_t node, nsec_t now);
+
+/*
+ * progress_overdue() - it has been stuck for @span and is itself to blame: it was excused at no look within that. A single look is
+ * not enough: a send that waits clears its word whenever it tries again, and again before the next message is taken.
  */
 bool progress_overdue(const Progress *progress, uint32_t node, nsec_t span, nsec_t now);
 

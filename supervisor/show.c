@@ -157,7 +157,11 @@ static int on_look(Timer *timer, nsec_t now)
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 nsec_t span = dataflow->plan->nodes[i].health_check_timeout_ns;
 
-                if (span > 0 && progress_overdue(dataflow->progress, (uint32_t)i, span, now) && !wiring_awaits(&dataflow->nodes[i]))
+                if (span == 0)
+                        continue;
+                if (wiring_awaits(&dataflow->nodes[i]))
+                        progress_excuse(dataflow->progress, (uint32_t)i, now);
+                if (progress_overdue(dataflow->progress, (uint32_t)i, span, now))
                         node_on_overdue(&dataflow->nodes[i]);
         }
         progress_arm(dataflow);

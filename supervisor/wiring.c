@@ -1001,8 +1001,9 @@ const Node *wiring_awaits(const Node *node)
         for (uint32_t i = 0; i < node->n_links; i++) {
                 const Link *link = node->links[i];
 
-                if (link->source == node && link->state == LINK_DETACHED && is_lossless(link) && comes_again(link->target) &&
-                        is_blocked_on(link))
+                bool coming = link->state == LINK_WAIT_OUT || link->state == LINK_WAIT_IN || (link->state == LINK_DETACHED && comes_again(link->target));
+
+                if (link->source == node && coming && is_lossless(link) && is_blocked_on(link))
                         return link->target;
         }
         return NULL;

@@ -82,7 +82,8 @@ void wiring_node_ended(Node *node, bool restarting);
 /* wiring_may_begin() - adopted before START reached it: whoever reads from it without loss has a place, from its first message on. */
 bool wiring_may_begin(const Node *node);
 
-/* wiring_awaits() - whose next incarnation it waits for, in a send that is blocked on a dead one's place; NULL: nobody's. */
+/* wiring_awaits() - whose next incarnation, which may be there and not linked yet, it waits for, in a send that is blocked on a dead
+ * one's place; NULL: nobody's. */
 const Node *wiring_awaits(const Node *node);
 
 /* wiring_waits_for_others() - some link of it waits for a node that has not made its own part of the handshake. */

@@ -298,6 +298,41 @@ Test(progress, a_stuck_node_that_waits_for_another_is_not_to_blame, .timeout = 1
         cr_assert(second, "which waits for nobody");
 }
 
+/* A send that waits clears its word for a moment each time it tries again, and before its node takes the next message. */
+Test(progress, who_has_waited_for_another_is_to_blame_for_what_it_does_after_that_alone, .timeout = 10)
+{
+        RingBlock block;
+        Scene s;
+
+        scene_open(&s);
+        scene_watch(&s, 1 * SEC);
+        /* Node 1 reads from node 0, whom we let wait for node 2 as if it read from node 1. */
+        must(progress_open(s.progress, 1, &(ProgressLinkSpec){.source = 1, .target = 2, .number = 2, .queue_size = 4, .ring_fd = s.ring_fd, .cursor_fd = s.cursor_fd[1], .ring_size = ring_size(16)}));
+        for (unsigned i = 0; i < 4; i++) {
+                cr_assert_eq(fx_send(&s.fx, i), 0);
+                if (i < 3)
+                        cr_assert_eq(fx_take(&s.fx, 0, NULL), i, "one is left to node 1");
+        }
+        cr_assert_eq(ring_writer_arm(s.fx.w, 1, 0, &block), RING_E_FULL, "no room in the queue of node 2");
+        for (unsigned t = 1; t <= 30; t++)
+                progress_look(s.progress, t * SEC, tell, &s.told);
+        cr_assert_eq(progress_state(s.progress, 1).health, PROGRESS_STUCK);
+        cr_assert_eq(progress_state(s.progress, 1).waits_for, 2);
+        cr_assert(!progress_overdue(s.progress, 1, 5 * SEC, 30 * SEC));
+
+        ring_writer_disarm(s.fx.w);
+        progress_look(s.progress, 31 * SEC, tell, &s.told);
+        cr_assert_eq(progress_state(s.progress, 1).health, PROGRESS_STUCK);
+        cr_assert_eq(progress_state(s.progress, 1).waits_for, PROGRESS_NOBODY);
+        cr_assert(!progress_overdue(s.progress, 1, 5 * SEC, 31 * SEC), "it waited a second ago");
+        progress_excuse(s.progress, 1, 31 * SEC);
+        progress_look(s.progress, 35 * SEC, tell, &s.told);
+        cr_assert(!progress_overdue(s.progress, 1, 5 * SEC, 35 * SEC), "for somebody who is not seen here");
+        progress_look(s.progress, 36 * SEC, tell, &s.told);
+        cr_assert(progress_overdue(s.progress, 1, 5 * SEC, 36 * SEC), "since then it has had the whole span");
+        scene_close(&s);
+}
+
 Test(progress, nodes_that_wait_for_each_other_are_both_to_blame, .timeout = 10)
 {
         bool first, second;
