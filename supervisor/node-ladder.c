@@ -9,8 +9,8 @@
 #include "supervisor/wiring.h"
 
 #define NODE_LEFTOVER_SPAN (50 * NSEC_PER_MSEC)  /* what a tree gets to end with its leader before it is asked */
-#define NODE_LOOK_EARLY    (200 * NSEC_PER_MSEC) /* before the verdict falls: a busy host takes its time to say who is left */
-#define NODE_LOOK_SPAN     (300 * NSEC_PER_MSEC)
+#define NODE_LOOK_EARLY    (400 * NSEC_PER_MSEC) /* before the verdict falls: a busy host takes its time to say who is left */
+#define NODE_LOOK_SPAN     (100 * NSEC_PER_MSEC) /* after it: a stop is to return in time, also where nobody says who is left */
 
 static void node_ladder_here(Node *node, nsec_t term)
 {
