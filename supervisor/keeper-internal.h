@@ -292,9 +292,10 @@ void incarnation_exited(Incarnation *inc, int code, int status); /* keeper-node.
 void keeper_limit(Keeper *k, const KeeperMsg *msg);
 void keeper_freeze(Keeper *k, const KeeperMsg *msg);
 void keeper_place(Keeper *k, const KeeperMsg *msg); /* keeper-place.c */
-void keeper_sample(Keeper *k, uint64_t asked_ns); /* keeper-sample.c: SAMPLED of everybody follows in any case */
 void keeper_files(Keeper *k, uint64_t asked_ns, int take_fd); /* keeper-files.c: FILES_SHOWN follows in any case */
-void keeper_measure(Keeper *k, uint64_t asked_ns); /* keeper-measure.c: MEASURED of everybody follows in any case */
+/* keeper-measure.c: MEASURED, or SAMPLED, of everybody follows in any case. */
+void keeper_measure(Keeper *k, uint64_t asked_ns);
+void keeper_sample(Keeper *k, uint64_t asked_ns);
 void watch_init(LimitsWatch *watch, Keeper *k, Incarnation *inc);
 void watch_begin(LimitsWatch *watch, int dir_fd, const char *limits);
 void watch_felt(LimitsWatch *watch, nsec_t now);
