@@ -2,6 +2,7 @@
 """What system tests share: the build they look at, ways to run its programs that cannot hang, and a look for leftovers."""
 
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -144,6 +145,21 @@ def fake_environment(build, node_environment, sanitizer):
         env["LD_PRELOAD"] = f"{sanitizer}:{env['LD_PRELOAD']}"
         env["ASAN_OPTIONS"] = f"{os.environ.get('ASAN_OPTIONS', '')}:detect_leaks=0".lstrip(":")
     return types.SimpleNamespace(python=PYTHON, play=here / "play.py", env=env)
+
+
+def played(function):
+    """A test of the Python module: its body runs in a fresh Python with the stand-in loaded."""
+
+    @functools.wraps(function)
+    def test(fake_environment):
+        r = subprocess.run(
+            [fake_environment.python, "-X", "dev", fake_environment.play, function.__code__.co_filename, function.__name__],
+            env=fake_environment.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert r.returncode == 0, f"status {r.returncode}\n{r.stdout}\n{r.stderr}"
+
+    del test.__wrapped__  # pytest would take the fixtures from there
+    return pytest.mark.sanitized(test)
 
 
 # Runs that leave nothing

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a test of the Python module runs on: the scripted stand-in of libtidegate (fake_tidegate.c), loaded by LD_PRELOAD.
 
-Run as a program, it runs one test function of a file: play.py FILE FUNCTION.
+Run as a program, it runs one test function of a file: play.py FILE FUNCTION. There the function's decorator is the one below; conftest.py has the
+other side's.
 """
 
 import ctypes
@@ -73,6 +74,19 @@ def live(what):
 
 def fds():
     return len(os.listdir("/proc/self/fd"))
+
+
+def played(function):
+    function.played = function
+    return function
+
+
+def raises(type, call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+    except type as e:
+        return e
+    raise AssertionError(f"{type} was not raised")
 
 
 if __name__ == "__main__":
