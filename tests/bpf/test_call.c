@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The probe of system calls, against the running kernel: real cgroups, processes of known behaviour. Skipped, with the reason, without privilege. */
 #include <criterion/criterion.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <limits.h>
 #include <linux/futex.h>
-#include <linux/sched.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -15,7 +12,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -25,6 +21,7 @@
 #include "base/clock.h"
 #include "bpf/call-view.h"
 #include "bpf/probe.h"
+#include "places.h"
 
 #define DEADLINE (10 * NSEC_PER_SEC)
 #define STORM    5000
@@ -44,7 +41,6 @@ typedef struct Shared {
 } Shared;
 
 typedef struct Fixture {
-        char root[128];
         CallProbe *probe;
         CallView view;
         Shared *shared;
@@ -52,90 +48,23 @@ typedef struct Fixture {
 
 static Fixture fx;
 
-static const char *place(const char *name, const char *file)
-{
-        static char path[PATH_MAX];
-
-        (void)snprintf(path, sizeof(path), "%s/%s%s%s", fx.root, name, file[0] ? "/" : "", file);
-        return path;
-}
-
-static uint64_t id_of(const char *name)
-{
-        struct stat st;
-
-        cr_assert_eq(stat(place(name, ""), &st), 0);
-        return st.st_ino;
-}
-
-/* All below that directory, with whoever is there. */
-static bool remove_places(const char *root)
-{
-        nsec_t deadline = clock_now() + DEADLINE;
-        char path[PATH_MAX];
-        int fd;
-
-        (void)snprintf(path, sizeof(path), "%s/cgroup.kill", root);
-        fd = open(path, O_WRONLY | O_CLOEXEC);
-        if (fd >= 0)
-                (void)!write(fd, "1", 1);
-        (void)fd_close(fd);
-        for (size_t i = ELEMENTSOF(places); i-- > 0;) {
-                (void)snprintf(path, sizeof(path), "%s/%s", root, places[i]);
-                while (rmdir(path) < 0 && errno == EBUSY && clock_now() < deadline)
-                        (void)waitpid(-1, NULL, WNOHANG);
-        }
-        return rmdir(root) == 0;
-}
-
-/* A test that crashed never came to its end: the next one cleans up after it. */
-static void sweep_dead_tests(const char *root)
-{
-        DIR *dir = opendir(root);
-        struct dirent *e;
-        char path[PATH_MAX];
-        int pid;
-
-        while (dir && (e = readdir(dir))) {
-                if (sscanf(e->d_name, "tidegate-test-call-%d", &pid) != 1 || pid <= 1)
-                        continue;
-                (void)snprintf(path, sizeof(path), "/proc/%d", pid);
-                if (access(path, F_OK) == 0)
-                        continue;
-                (void)snprintf(path, sizeof(path), "%s/%s", root, e->d_name);
-                (void)remove_places(path);
-        }
-        if (dir)
-                (void)closedir(dir);
-}
-
 static void close_fixture(void)
 {
         call_view_close(&fx.view);
         fx.probe = call_probe_free(fx.probe);
-        if (fx.root[0])
-                cr_expect(remove_places(fx.root), "the test's cgroups are left over");
-        fx.root[0] = '\0';
+        places_close();
 }
 
 static void open_fixture(void)
 {
-        const char *root = access("/sys/fs/cgroup/cgroup.procs", F_OK) == 0 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/unified";
         ProbeReason reason;
         int r;
 
-        sweep_dead_tests(root);
-        (void)snprintf(fx.root, sizeof(fx.root), "%s/tidegate-test-call-%d", root, (int)getpid());
-        if (mkdir(fx.root, 0755) < 0) {
-                fx.root[0] = '\0';
-                cr_skip_test("no cgroup can be made below %s", root);
-        }
-        for (size_t i = 0; i < ELEMENTSOF(places); i++)
-                cr_assert_eq(mkdir(place(places[i], ""), 0755), 0);
+        places_open("call", places, ELEMENTSOF(places));
         fx.shared = mmap(NULL, sizeof(*fx.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         cr_assert_neq(fx.shared, MAP_FAILED);
 
-        r = call_probe_new(&fx.probe, &(CallProbeSpec){.cgroup_id = id_of("in"), .n_slots = N_SLOTS}, &reason);
+        r = call_probe_new(&fx.probe, &(CallProbeSpec){.cgroup_id = place_id("in"), .n_slots = N_SLOTS}, &reason);
         if (r == PROBE_E_UNAVAILABLE) {
                 close_fixture(); /* a test that is skipped has no end */
                 cr_skip_test("probe unavailable: %s (errno %d)", reason.text, reason.err);
@@ -172,13 +101,12 @@ static void answer(void)
 /* Born in the cgroup @name, as nodes are. */
 static Puppet puppet_start(const char *name, void (*act)(void))
 {
-        int fd = open(place(name, ""), O_RDONLY | O_DIRECTORY | O_CLOEXEC), fds[2];
-        struct clone_args args = {.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)fd};
+        int fds[2];
         struct timeval patience = {.tv_sec = DEADLINE / NSEC_PER_SEC};
         Puppet ret;
 
         cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds), 0);
-        ret.pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+        ret.pid = place_fork(name);
         cr_assert_geq(ret.pid, 0);
         if (ret.pid == 0) {
                 (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -191,7 +119,6 @@ static Puppet puppet_start(const char *name, void (*act)(void))
                         answer();
                 }
         }
-        (void)close(fd);
         (void)close(fds[1]);
         ret.socket = fds[0];
         cr_assert_eq(setsockopt(ret.socket, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
@@ -272,7 +199,7 @@ static bool falls_asleep(const Puppet *puppet)
 
 static void watch(uint32_t slot, const char *name)
 {
-        cr_assert_eq(call_view_watch(&fx.view, slot, id_of(name)), 0);
+        cr_assert_eq(call_view_watch(&fx.view, slot, place_id(name)), 0);
 }
 
 /* ---- the behaviours */
@@ -845,129 +772,4 @@ Test(bpf_call_refused, cgroup_id_0_and_too_many_slots_are_refused)
         r = call_probe_new(&probe, &(CallProbeSpec){.cgroup_id = 1, .n_slots = CALL_SLOTS_MAX + 1}, NULL);
         cr_assert(r == -EINVAL || r == PROBE_E_UNAVAILABLE, "%d", r);
         cr_assert_null(probe);
-}
-
-/* ---- the view alone, over plain memory */
-
-typedef struct Plain {
-        int watched_fd, slots_fd;
-        CallView view;
-} Plain;
-
-static int plain_memory(size_t size)
-{
-        int fd = memfd_create("call", MFD_CLOEXEC);
-
-        cr_assert_geq(fd, 0);
-        cr_assert_eq(ftruncate(fd, (off_t)size), 0);
-        return fd;
-}
-
-static Plain plain_open(uint32_t n_slots)
-{
-        struct call_watched header = {.magic = CALL_MAGIC, .slot_size = sizeof(struct call_slot), .n_slots = n_slots};
-        Plain ret = {.watched_fd = plain_memory(sizeof(header)), .slots_fd = plain_memory(n_slots * sizeof(struct call_slot))};
-
-        cr_assert_eq(pwrite(ret.watched_fd, &header, sizeof(header), 0), (ssize_t)sizeof(header));
-        cr_assert_eq(call_view_open(&ret.view, ret.watched_fd, ret.slots_fd), 0);
-        return ret;
-}
-
-/* As the kernel side looks. */
-static const struct call_watch *find_as_the_kernel_does(const CallView *view, uint64_t cgroup_id)
-{
-        for (uint32_t i = 0; i < CALL_WATCH_TRIES; i++) {
-                const struct call_watch *watch = &view->watched->watches[(call_watch_hash(cgroup_id) + i) & (CALL_WATCHES - 1)];
-
-                if (watch->cgroup_id == cgroup_id)
-                        return watch;
-                if (watch->cgroup_id == 0)
-                        return NULL;
-        }
-        return NULL;
-}
-
-Test(call_view, every_watched_cgroup_is_found_however_many_came_and_went)
-{
-        Plain plain = plain_open(CALL_SLOTS_MAX);
-        uint64_t ids[CALL_SLOTS_MAX] = {0}, next = 1000;
-        uint32_t random = 1;
-
-        for (unsigned round = 0; round < 20000; round++) {
-                uint32_t slot;
-
-                random = random * 1664525 + 1013904223;
-                slot = (random >> 16) % CALL_SLOTS_MAX;
-                if (ids[slot]) {
-                        call_view_unwatch(&plain.view, slot);
-                        cr_assert_null(find_as_the_kernel_does(&plain.view, ids[slot]));
-                        ids[slot] = 0;
-                } else {
-                        next += 1 + (random >> 8) % 5;
-                        cr_assert_eq(call_view_watch(&plain.view, slot, next), 0, "round %u", round);
-                        ids[slot] = next;
-                }
-                if (round % 500 == 0)
-                        for (uint32_t i = 0; i < CALL_SLOTS_MAX; i++) {
-                                const struct call_watch *watch = ids[i] ? find_as_the_kernel_does(&plain.view, ids[i]) : NULL;
-
-                                cr_assert(!ids[i] || (watch && watch->slot == i && watch->life == plain.view.slots[i].life), "slot %u", i);
-                        }
-        }
-        for (uint32_t i = 0; i < CALL_SLOTS_MAX; i++)
-                call_view_unwatch(&plain.view, i);
-        cr_expect_eq(plain.view.watched->n_watched, 0);
-        for (size_t i = 0; i < CALL_WATCHES; i++)
-                cr_assert_eq(plain.view.watched->watches[i].cgroup_id, 0, "a look for others ends there at once");
-        call_view_close(&plain.view);
-}
-
-Test(call_view, a_slot_and_a_cgroup_are_used_once_at_a_time)
-{
-        Plain plain = plain_open(2);
-
-        cr_expect_eq(call_view_watch(&plain.view, 2, 10), -EINVAL);
-        cr_expect_eq(call_view_watch(&plain.view, 0, 0), -EINVAL);
-        cr_expect_eq(call_view_watch(&plain.view, 0, 10), 0);
-        cr_expect_eq(call_view_watch(&plain.view, 0, 11), -EEXIST);
-        cr_expect_eq(call_view_watch(&plain.view, 1, 10), -EEXIST);
-        cr_expect_eq(call_view_cgroup(&plain.view, 0), 10);
-        call_view_unwatch(&plain.view, 0);
-        call_view_unwatch(&plain.view, 0);
-        cr_expect_eq(call_view_cgroup(&plain.view, 0), 0);
-        cr_expect_eq(call_view_watch(&plain.view, 1, 10), 0);
-        call_view_close(&plain.view);
-}
-
-/* Where it is needed, a second one of the same maps goes on with what the first one had. */
-Test(call_view, who_is_watched_is_so_for_the_next_view_too)
-{
-        Plain plain = plain_open(2);
-
-        cr_expect_eq(call_view_watch(&plain.view, 1, 10), 0);
-        call_view_close(&plain.view);
-        cr_assert_eq(call_view_open(&plain.view, plain.watched_fd, plain.slots_fd), 0);
-        cr_expect_eq(call_view_cgroup(&plain.view, 1), 10);
-        cr_expect_eq(call_view_watch(&plain.view, 0, 10), -EEXIST);
-        call_view_close(&plain.view);
-}
-
-Test(call_view, what_is_no_such_memory_is_refused)
-{
-        Plain plain = plain_open(1);
-        struct call_watched header = {.magic = CALL_MAGIC, .slot_size = sizeof(struct call_slot), .n_slots = CALL_SLOTS_MAX + 1};
-        int fds[2];
-        CallView view = CALL_VIEW_INIT;
-
-        cr_assert_eq(pipe2(fds, O_CLOEXEC), 0);
-        cr_expect_lt(call_view_open(&view, fds[0], plain.slots_fd), 0);
-        cr_expect_lt(call_view_open(&view, plain.watched_fd, fds[0]), 0);
-        cr_assert_eq(pwrite(plain.watched_fd, &header, sizeof(header), 0), (ssize_t)sizeof(header));
-        cr_expect_eq(call_view_open(&view, plain.watched_fd, plain.slots_fd), -EPROTO);
-        header.n_slots = 1;
-        header.slot_size = 100;
-        cr_assert_eq(pwrite(plain.watched_fd, &header, sizeof(header), 0), (ssize_t)sizeof(header));
-        cr_expect_eq(call_view_open(&view, plain.watched_fd, plain.slots_fd), -EPROTO);
-        cr_expect_null(view.watched);
-        call_view_close(&plain.view);
 }

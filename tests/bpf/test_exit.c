@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The exit probe against the running kernel: real cgroups, real processes. Skipped, with the reason, without privilege. */
 #include <criterion/criterion.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -19,11 +17,13 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "bpf/probe.h"
+#include "places.h"
 
 #define DEADLINE (5 * NSEC_PER_SEC)
 
+static const char *const places[] = {"in", "in/below"};
+
 typedef struct Fixture {
-        char cgroup[128];
         uint64_t cgroup_id;
         ExitProbe *probe;
         int n_fds;
@@ -38,55 +38,18 @@ static int count_fds(void)
         return n;
 }
 
-static uint64_t cgroup_make(const char *path)
-{
-        struct stat st;
-
-        if (mkdir(path, 0755) < 0 || stat(path, &st) < 0)
-                return 0;
-        return st.st_ino;
-}
-
-/* A test that failed or crashed never came to its fixture_close(): the next one cleans up after it. */
-static void sweep_dead_tests(const char *root)
-{
-        DIR *dir = opendir(root);
-        struct dirent *e;
-        char path[PATH_MAX];
-        int pid;
-
-        while (dir && (e = readdir(dir))) {
-                if (sscanf(e->d_name, "tidegate-test-bpf-%d", &pid) != 1 || pid <= 1)
-                        continue;
-                (void)snprintf(path, sizeof(path), "/proc/%d", pid);
-                if (access(path, F_OK) == 0)
-                        continue;
-                (void)snprintf(path, sizeof(path), "%s/%s/below", root, e->d_name);
-                (void)rmdir(path);
-                (void)snprintf(path, sizeof(path), "%s/%s", root, e->d_name);
-                (void)rmdir(path); /* populated: left alone */
-        }
-        if (dir)
-                (void)closedir(dir);
-}
-
 /* Makes a cgroup of its own and loads the probe on it; skips the test where that cannot be. */
 static Fixture fixture_open(uint32_t ring_bytes)
 {
-        const char *root = access("/sys/fs/cgroup/cgroup.procs", F_OK) == 0 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/unified";
         ProbeReason reason;
         Fixture fx = {.n_fds = count_fds()};
         int r;
 
-        sweep_dead_tests(root);
-        (void)snprintf(fx.cgroup, sizeof(fx.cgroup), "%s/tidegate-test-bpf-%d", root, (int)getpid());
-        fx.cgroup_id = cgroup_make(fx.cgroup);
-        if (!fx.cgroup_id)
-                cr_skip_test("no cgroup can be made below %s", root);
-
+        places_open("exit", places, ELEMENTSOF(places));
+        fx.cgroup_id = place_id("in");
         r = exit_probe_new(&fx.probe, &(ExitProbeSpec){.cgroup_id = fx.cgroup_id, .ring_bytes = ring_bytes}, &reason);
         if (r == PROBE_E_UNAVAILABLE) {
-                (void)rmdir(fx.cgroup);
+                places_close();
                 cr_skip_test("probe unavailable: %s (errno %d)", reason.text, reason.err);
         }
         cr_assert_eq(r, 0);
@@ -95,30 +58,17 @@ static Fixture fixture_open(uint32_t ring_bytes)
 
 static void fixture_close(Fixture *fx)
 {
-        nsec_t deadline = clock_now() + DEADLINE;
-
         fx->probe = exit_probe_free(fx->probe);
-        while (rmdir(fx->cgroup) < 0 && clock_now() < deadline)
-                (void)sched_yield(); /* EBUSY outlives the last process by a moment */
-        cr_expect(access(fx->cgroup, F_OK) < 0, "the test's cgroup is left over");
+        places_close();
         cr_expect_eq(count_fds(), fx->n_fds);
 }
 
 /* Runs body in a child, inside the cgroup if one is given. */
-static pid_t start_child(const char *cgroup, void (*body)(void))
+static pid_t start_child(const char *name, void (*body)(void))
 {
-        char path[160];
-        pid_t pid = fork();
+        pid_t pid = name ? place_fork(name) : fork();
 
         if (pid == 0) {
-                _cleanup_fd_ int fd = -1;
-
-                if (cgroup) {
-                        (void)snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup);
-                        fd = open(path, O_WRONLY | O_CLOEXEC);
-                        if (fd < 0 || write(fd, "0", 1) != 1)
-                                _exit(111);
-                }
                 body();
                 _exit(112);
         }
@@ -134,9 +84,9 @@ static int wait_child(pid_t pid)
         return status;
 }
 
-static int run_child(const char *cgroup, void (*body)(void))
+static int run_child(const char *name, void (*body)(void))
 {
-        return wait_child(start_child(cgroup, body));
+        return wait_child(start_child(name, body));
 }
 
 static void exit_7(void)
@@ -248,7 +198,7 @@ Test(bpf_exit, a_process_in_the_cgroup_leaves_one_record_and_one_outside_none, .
         pid_t pid;
 
         cr_assert_eq(WEXITSTATUS(run_child(NULL, exit_9)), 9);
-        pid = start_child(fx.cgroup, exit_7);
+        pid = start_child("in", exit_7);
         cr_assert_eq(WEXITSTATUS(wait_child(pid)), 7);
         cr_assert_eq(WEXITSTATUS(run_child(NULL, exit_9)), 9);
 
@@ -273,7 +223,7 @@ Test(bpf_exit, the_status_is_the_one_that_wait_reports, .timeout = 20)
         struct exit_event events[2];
 
         for (size_t i = 0; i < ELEMENTSOF(bodies); i++) {
-                int status = run_child(fx.cgroup, bodies[i]);
+                int status = run_child("in", bodies[i]);
 
                 cr_assert_eq(read_events(&fx, events, 1, clock_now() + DEADLINE), 1, "body %zu", i);
                 cr_expect_eq(events[0].status, status, "body %zu: %#x, wait says %#x", i, events[0].status, status);
@@ -291,7 +241,7 @@ Test(bpf_exit, a_process_whose_leader_has_left_is_reported_when_its_last_thread_
         pid_t pid;
 
         cr_assert_eq(pipe2(gate, O_CLOEXEC), 0);
-        pid = start_child(fx.cgroup, leader_first);
+        pid = start_child("in", leader_first);
         while (process_state(pid) != 'Z' && clock_now() < deadline)
                 (void)sched_yield();
         cr_assert_eq(process_state(pid), 'Z');
@@ -318,7 +268,7 @@ Test(bpf_exit, threads_that_leave_together_are_one_process, .timeout = 60)
         struct exit_event events[2];
 
         for (int i = 0; i < rounds; i++) {
-                (void)run_child(fx.cgroup, threads_leave_together);
+                (void)run_child("in", threads_leave_together);
                 cr_assert_eq(read_events(&fx, events, 1, clock_now() + DEADLINE), 1);
                 cr_assert_eq(read_events(&fx, events, 1, 0), 0, "a second record in round %d", i);
         }
@@ -329,17 +279,10 @@ Test(bpf_exit, a_process_in_a_cgroup_below_is_reported_with_its_own_cgroup, .tim
 {
         Fixture fx = fixture_open(0);
         struct exit_event event;
-        char below[160];
-        uint64_t id;
 
-        (void)snprintf(below, sizeof(below), "%s/below", fx.cgroup);
-        id = cgroup_make(below);
-        cr_assert_neq(id, 0);
-        (void)run_child(below, exit_7);
+        (void)run_child("in/below", exit_7);
         cr_assert_eq(read_events(&fx, &event, 1, clock_now() + DEADLINE), 1);
-        cr_assert_eq(event.cgroup_id, id);
-        while (rmdir(below) < 0 && errno == EBUSY)
-                (void)sched_yield();
+        cr_assert_eq(event.cgroup_id, place_id("in/below"));
         fixture_close(&fx);
 }
 
@@ -351,14 +294,14 @@ Test(bpf_exit, a_full_ring_counts_what_it_drops, .timeout = 60)
         size_t n;
 
         for (int i = 0; i < N; i++)
-                (void)run_child(fx.cgroup, exit_7);
+                (void)run_child("in", exit_7);
         n = read_events(&fx, events, N, clock_now() + NSEC_PER_MSEC);
         cr_expect_lt(n, N);
         cr_expect_gt(n, 0);
         cr_expect_eq(n + exit_probe_dropped(fx.probe), N);
 
         /* and the ring is usable again */
-        (void)run_child(fx.cgroup, exit_9);
+        (void)run_child("in", exit_9);
         cr_expect_eq(read_events(&fx, events, 1, clock_now() + DEADLINE), 1);
         cr_expect_eq(WEXITSTATUS(events[0].status), 9);
         fixture_close(&fx);

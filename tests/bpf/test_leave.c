@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The probe of who leaves, against the running kernel: real cgroups, real processes. Skipped, with the reason, without privilege. */
 #include <criterion/criterion.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <limits.h>
-#include <linux/sched.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -15,20 +12,19 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "bpf/probe.h"
+#include "places.h"
 
 #define DEADLINE (5 * NSEC_PER_SEC)
 
 static const char *const places[] = {"in", "in/flow", "in/flow/a.1", "in/flow/a.1/below", "in/flow/b.1", "in/other", "in/other/a.1", "out"};
 
 typedef struct Fixture {
-        char root[128];
         uint64_t cgroup_id;
         LeaveProbe *probe;
         bool is_initial_pidns;
@@ -36,61 +32,10 @@ typedef struct Fixture {
 
 static Fixture fx;
 
-static const char *place(const char *name, const char *file)
-{
-        static char path[PATH_MAX];
-
-        (void)snprintf(path, sizeof(path), "%s/%s%s%s", fx.root, name, file[0] ? "/" : "", file);
-        return path;
-}
-
-/* All below that directory, with whoever is there. */
-static bool remove_places(const char *root)
-{
-        nsec_t deadline = clock_now() + DEADLINE;
-        char path[PATH_MAX];
-        int fd;
-
-        (void)snprintf(path, sizeof(path), "%s/cgroup.kill", root);
-        fd = open(path, O_WRONLY | O_CLOEXEC);
-        if (fd >= 0)
-                (void)!write(fd, "1", 1);
-        (void)fd_close(fd);
-        for (size_t i = ELEMENTSOF(places); i-- > 0;) {
-                (void)snprintf(path, sizeof(path), "%s/%s", root, places[i]);
-                while (rmdir(path) < 0 && errno == EBUSY && clock_now() < deadline)
-                        (void)waitpid(-1, NULL, WNOHANG);
-        }
-        return rmdir(root) == 0;
-}
-
-/* A test that crashed never came to its end: the next one cleans up after it. */
-static void sweep_dead_tests(const char *root)
-{
-        DIR *dir = opendir(root);
-        struct dirent *e;
-        char path[PATH_MAX];
-        int pid;
-
-        while (dir && (e = readdir(dir))) {
-                if (sscanf(e->d_name, "tidegate-test-leave-%d", &pid) != 1 || pid <= 1)
-                        continue;
-                (void)snprintf(path, sizeof(path), "/proc/%d", pid);
-                if (access(path, F_OK) == 0)
-                        continue;
-                (void)snprintf(path, sizeof(path), "%s/%s", root, e->d_name);
-                (void)remove_places(path);
-        }
-        if (dir)
-                (void)closedir(dir);
-}
-
 static void close_fixture(void)
 {
         fx.probe = leave_probe_free(fx.probe);
-        if (fx.root[0])
-                cr_expect(remove_places(fx.root), "the test's cgroups are left over");
-        fx.root[0] = '\0';
+        places_close();
 }
 
 static void fixture_load(uint32_t ring_bytes)
@@ -108,19 +53,10 @@ static void fixture_load(uint32_t ring_bytes)
 
 static void open_fixture(void)
 {
-        const char *root = access("/sys/fs/cgroup/cgroup.procs", F_OK) == 0 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/unified";
         struct stat st;
 
-        sweep_dead_tests(root);
-        (void)snprintf(fx.root, sizeof(fx.root), "%s/tidegate-test-leave-%d", root, (int)getpid());
-        if (mkdir(fx.root, 0755) < 0) {
-                fx.root[0] = '\0';
-                cr_skip_test("no cgroup can be made below %s", root);
-        }
-        for (size_t i = 0; i < ELEMENTSOF(places); i++)
-                cr_assert_eq(mkdir(place(places[i], ""), 0755), 0);
-        cr_assert_eq(stat(place("in", ""), &st), 0);
-        fx.cgroup_id = st.st_ino;
+        places_open("leave", places, ELEMENTSOF(places));
+        fx.cgroup_id = place_id("in");
         fx.is_initial_pidns = stat("/proc/self/ns/pid", &st) == 0 && st.st_ino == 0xeffffffc;
         cr_assert_eq(prctl(PR_SET_CHILD_SUBREAPER, 1), 0); /* orphans come to us */
 }
@@ -155,18 +91,6 @@ static void move_to(const char *name, pid_t pid)
         (void)close(fd);
 }
 
-static pid_t clone_into(const char *name)
-{
-        int fd = open(place(name, ""), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        struct clone_args args = {.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)fd};
-        pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
-
-        if (pid < 0)
-                _exit(110);
-        (void)close(fd);
-        return pid;
-}
-
 /* Born in the cgroup @name, as nodes are. */
 static Puppet puppet_start(const char *name, void (*body)(void))
 {
@@ -174,7 +98,8 @@ static Puppet puppet_start(const char *name, void (*body)(void))
         Puppet ret;
 
         cr_assert_eq(pipe2(fds, O_CLOEXEC), 0);
-        ret.pid = clone_into(name);
+        ret.pid = place_fork(name);
+        cr_assert_geq(ret.pid, 0);
         if (ret.pid == 0) {
                 (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
                 (void)close(fds[1]);
@@ -354,7 +279,7 @@ Test(bpf_leave, a_node_that_moves_itself_to_another_of_its_group_is_told)
 static void be_born_elsewhere(void)
 {
         pause_here();
-        if (clone_into("out") > 0)
+        if (place_fork("out") > 0)
                 pause_here();
         pause_here();
 }

@@ -5,20 +5,16 @@
  */
 #include <criterion/criterion.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/sched.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "../shm/fixture.h"
 #include "bpf/probe.h"
 #include "bpf/queue-view.h"
+#include "places.h"
 #include "shm/probe.h"
 
 #define DEADLINE (5 * NSEC_PER_SEC)
@@ -26,45 +22,21 @@
 static const char *const places[] = {"in", "in/flow", "in/flow/a.1", "in/flow/a.1/below", "in/other", "in/other/a.1", "out"};
 
 static struct {
-        char root[128];
         QueueProbe *probe;
         QueueView view;
         ProbeReason reason;
 } t;
 
-static const char *place(const char *name)
-{
-        static char path[PATH_MAX];
-
-        (void)snprintf(path, sizeof(path), "%s/%s", t.root, name);
-        return path;
-}
-
-static uint64_t id_of(const char *name)
-{
-        struct stat st;
-
-        cr_assert_eq(stat(place(name), &st), 0);
-        return st.st_ino;
-}
-
 static void close_fixture(void)
 {
-        nsec_t deadline = clock_now() + DEADLINE;
-
         queue_view_close(&t.view);
         t.probe = queue_probe_free(t.probe);
-        for (size_t i = ELEMENTSOF(places); i-- > 0;)
-                while (rmdir(place(places[i])) < 0 && errno == EBUSY && clock_now() < deadline)
-                        (void)sched_yield();
-        if (t.root[0])
-                cr_expect_eq(rmdir(t.root), 0, "the test's cgroups are left over");
-        t.root[0] = '\0';
+        places_close();
 }
 
 static void load(uint32_t n_links)
 {
-        int r = queue_probe_new(&t.probe, &(QueueProbeSpec){.cgroup_id = id_of("in"), .n_links = n_links}, &t.reason);
+        int r = queue_probe_new(&t.probe, &(QueueProbeSpec){.cgroup_id = place_id("in"), .n_links = n_links}, &t.reason);
 
         if (r == PROBE_E_UNAVAILABLE) {
                 close_fixture(); /* a test that is skipped has no end */
@@ -86,15 +58,7 @@ static void attach(void)
 
 static void open_fixture(void)
 {
-        const char *root = access("/sys/fs/cgroup/cgroup.procs", F_OK) == 0 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/unified";
-
-        (void)snprintf(t.root, sizeof(t.root), "%s/tidegate-test-queue-%d", root, (int)getpid());
-        if (mkdir(t.root, 0755) < 0) {
-                t.root[0] = '\0';
-                cr_skip_test("no cgroup can be made below %s", root);
-        }
-        for (size_t i = 0; i < ELEMENTSOF(places); i++)
-                cr_assert_eq(mkdir(place(places[i]), 0755), 0);
+        places_open("queue", places, ELEMENTSOF(places));
         load(0);
 }
 
@@ -103,9 +67,8 @@ TestSuite(bpf_queue, .init = open_fixture, .fini = close_fixture, .timeout = 20)
 /* Runs in a process that is born in that cgroup; its status, which is 0 where nothing in it failed. */
 static int run_in(const char *name, void (*body)(void *), void *arg)
 {
-        int fd = open(place(name), O_RDONLY | O_DIRECTORY | O_CLOEXEC), status;
-        struct clone_args args = {.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)fd};
-        pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+        pid_t pid = place_fork(name);
+        int status;
 
         cr_assert_geq(pid, 0);
         if (pid == 0) {
@@ -113,7 +76,6 @@ static int run_in(const char *name, void (*body)(void *), void *arg)
                 body(arg);
                 _exit(0);
         }
-        (void)close(fd);
         cr_assert_eq(waitpid(pid, &status, 0), pid);
         return status;
 }
@@ -170,15 +132,15 @@ static struct queue_count count_of(const char *name, uint32_t link)
 {
         struct queue_count count;
 
-        cr_assert_eq(queue_view_read(&t.view, id_of(name), link, &count), 0);
+        cr_assert_eq(queue_view_read(&t.view, place_id(name), link, &count), 0);
         return count;
 }
 
 /* Counts from 0. */
 static void watch_anew(const char *name, uint32_t n_links)
 {
-        queue_view_unwatch(&t.view, id_of(name));
-        cr_assert_eq(queue_view_watch(&t.view, id_of(name), n_links), 0);
+        queue_view_unwatch(&t.view, place_id(name));
+        cr_assert_eq(queue_view_watch(&t.view, place_id(name), n_links), 0);
 }
 
 static void expect_all_of_them(void)
@@ -189,7 +151,7 @@ static void expect_all_of_them(void)
         cr_assert_eq(run_in("in/flow/a.1", traffic, flow), 0);
         cr_assert_eq(flow->published, 1000);
         cr_assert_eq(flow->delivered, 2000);
-        cr_assert_eq(queue_view_told(&t.view, id_of("in/flow")), 2 * flow->published + flow->delivered);
+        cr_assert_eq(queue_view_told(&t.view, place_id("in/flow")), 2 * flow->published + flow->delivered);
         for (uint32_t l = 1; l <= 2; l++) {
                 struct queue_count count = count_of("in/flow", l);
 
@@ -265,7 +227,7 @@ Test(bpf_queue, whoever_is_not_watched_is_not_counted)
 {
         Traffic *flow = traffic_new((Traffic){.n_links = 2, .rounds = 10, .deep = 1});
 
-        cr_assert_eq(queue_view_watch(&t.view, id_of("in/flow"), 1), 0); /* its second link is not one */
+        cr_assert_eq(queue_view_watch(&t.view, place_id("in/flow"), 1), 0); /* its second link is not one */
         attach();
         cr_assert_eq(run_in("in/other/a.1", traffic, flow), 0);
         cr_assert_eq(run_in("in", traffic, flow), 0);
@@ -276,9 +238,9 @@ Test(bpf_queue, whoever_is_not_watched_is_not_counted)
         cr_assert_eq(count_of("in/flow", 1).enqueued, 10);
         cr_assert_eq(count_of("in/flow", 1).dequeued, 10);
 
-        queue_view_unwatch(&t.view, id_of("in/flow"));
+        queue_view_unwatch(&t.view, place_id("in/flow"));
         cr_assert_eq(run_in("in/flow/a.1", traffic, flow), 0);
-        cr_assert_eq(queue_view_watch(&t.view, id_of("in/flow"), 2), 0);
+        cr_assert_eq(queue_view_watch(&t.view, place_id("in/flow"), 2), 0);
         cr_assert_eq(count_of("in/flow", 1).enqueued, 0, "watched anew, and from 0");
         cr_assert_eq(run_in("in/flow/a.1", traffic, flow), 0);
         cr_assert_eq(count_of("in/flow", 2).enqueued, 10);
@@ -291,11 +253,11 @@ Test(bpf_queue, dataflows_do_not_share_links)
         struct queue_count count;
 
         cr_assert_eq(queue_view_watch(&t.view, 1001, 3), 0);
-        cr_assert_eq(queue_view_watch(&t.view, id_of("in/flow"), 2), 0);
+        cr_assert_eq(queue_view_watch(&t.view, place_id("in/flow"), 2), 0);
         cr_assert_eq(queue_view_watch(&t.view, 1002, 3), 0);
         queue_view_unwatch(&t.view, 1001);
-        cr_assert_eq(queue_view_watch(&t.view, id_of("in/other"), 2), 0); /* where the first one was */
-        cr_assert_eq(queue_view_watch(&t.view, id_of("in/other"), 2), -EEXIST);
+        cr_assert_eq(queue_view_watch(&t.view, place_id("in/other"), 2), 0); /* where the first one was */
+        cr_assert_eq(queue_view_watch(&t.view, place_id("in/other"), 2), -EEXIST);
         cr_assert_eq(queue_view_watch(&t.view, 1003, QUEUE_LINKS_DEFAULT - 7), -ENOSPC);
         cr_assert_eq(queue_view_watch(&t.view, 1003, QUEUE_LINKS_DEFAULT - 8), 0, "all that is left behind them");
         cr_assert_eq(queue_view_watch(&t.view, 1004, 1), 0, "the one in front of them");
@@ -309,8 +271,8 @@ Test(bpf_queue, dataflows_do_not_share_links)
         }
         cr_assert_eq(queue_view_read(&t.view, 1002, 1, &count), 0);
         cr_assert_eq(count.enqueued, 0);
-        cr_assert_eq(queue_view_read(&t.view, id_of("in/flow"), 3, &count), -ENOENT);
-        cr_assert_eq(queue_view_read(&t.view, id_of("in/flow"), 0, &count), -ENOENT);
+        cr_assert_eq(queue_view_read(&t.view, place_id("in/flow"), 3, &count), -ENOENT);
+        cr_assert_eq(queue_view_read(&t.view, place_id("in/flow"), 0, &count), -ENOENT);
         cr_assert_eq(queue_view_read(&t.view, 1001, 1, &count), -ENOENT);
 }
 
@@ -333,7 +295,7 @@ Test(bpf_queue, a_process_reaches_sites_for_as_long_as_the_probe_is_there_and_ta
 {
         Traffic *flow = traffic_new((Traffic){.n_links = 1, .rounds = 10, .deep = 1});
 
-        cr_assert_eq(queue_view_watch(&t.view, id_of("in/flow"), 1), 0);
+        cr_assert_eq(queue_view_watch(&t.view, place_id("in/flow"), 1), 0);
         cr_assert_not(probe_enqueue_wanted());
         attach();
         cr_assert(probe_enqueue_wanted() && probe_dequeue_wanted());
