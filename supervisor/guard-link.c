@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "supervisor/helper.h"
 #include "supervisor/packet.h"
 #include "supervisor/prober.h"
 #include "supervisor/queues.h"
@@ -186,18 +187,14 @@ static void on_record(Supervisor *supervisor, const struct guard_record *record,
                 adopt_slot(supervisor, record, fds, n_fds);
         else if (record->type == GUARD_MSG_STORE_END)
                 adopt_store_end(supervisor);
-        else if (record->type == GUARD_MSG_HELPER && record->count == GUARD_HELPER_PROBER)
-                prober_on_started(supervisor, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
         else if (record->type == GUARD_MSG_HELPER && record->count == GUARD_HELPER_QUEUES)
                 queues_on_started(supervisor, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
         else if (record->type == GUARD_MSG_HELPER)
-                witness_on_started(supervisor, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
-        else if (record->type == GUARD_MSG_HELPER_FAILED && record->count == GUARD_HELPER_PROBER)
-                prober_on_failed(supervisor, record->error);
+                helper_on_started(supervisor, (GuardHelper)record->count, record->pid, TAKE_FD(fds[0]), TAKE_FD(fds[1]));
         else if (record->type == GUARD_MSG_HELPER_FAILED && record->count == GUARD_HELPER_QUEUES)
                 queues_on_failed(supervisor, record->error);
         else if (record->type == GUARD_MSG_HELPER_FAILED)
-                witness_on_failed(supervisor, record->error);
+                helper_on_failed(supervisor, (GuardHelper)record->count, record->error);
         else if (record->type == GUARD_MSG_DUMP)
                 supervisor_dump(supervisor);
         else if (record->type == GUARD_MSG_ENFORCING && record->slot == GUARD_SLOT_INSTANCE)

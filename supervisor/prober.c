@@ -1,44 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "supervisor/prober.h"
 
-#include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/error.h"
 #include "base/log.h"
 #include "base/task.h"
 #include "base/utf8.h"
 #include "bpf/call-view.h"
 #include "protocol/prober_msg.h"
+#include "supervisor/helper.h"
 #include "supervisor/packet.h"
 #include "supervisor/server.h"
 #include "supervisor/supervisor.h"
 
-#define LOAD_SPAN    (20 * NSEC_PER_SEC) /* some 100 ms, of a processor that is its own; the verifier of a machine under full load */
-#define PAUSE_MIN    (1 * NSEC_PER_SEC)  /* before another one */
-#define PAUSE_MAX    (60 * NSEC_PER_SEC)
-#define CALM_SPAN    (60 * NSEC_PER_SEC) /* one that was attached for so long starts the count anew */
-#define FAILURES_MAX 5
-#define AGAIN_SPAN   (10 * NSEC_PER_SEC) /* what was not to be had is asked for again by whoever wants it anew, not sooner */
 #define COUNT_SPAN   (1 * NSEC_PER_SEC)  /* between looks at what it costs */
 #define PLACES_MIN   16u
 #define PLACES_MAX   CALL_SLOTS_MAX
-
-typedef enum ProberState {
-        PROBER_IDLE,    /* nobody wants anything */
-        PROBER_ASKED,   /* the guard was asked */
-        PROBER_LOADING,
-        PROBER_ATTACHED,
-        PROBER_PAUSING,
-        PROBER_UNAVAILABLE, /* `why` says it */
-} ProberState;
 
 typedef struct Place { /* of the probe's, for one life of a node */
         Node *node; /* NULL: free */
@@ -47,19 +27,11 @@ typedef struct Place { /* of the probe's, for one life of a node */
 
 struct Prober {
         Supervisor *supervisor;
-        ProberState state;
-        int fd, pidfd;
-        int32_t pid;
-        Source source;
-        Timer timer;       /* of ASKED, LOADING and PAUSING */
-        unsigned n_orders; /* to the guard, and not answered */
-        Timer count_timer; /* of ATTACHED */
-        nsec_t pause, given_up_at, attached_at;
-        unsigned n_failures;
+        Helper helper;
+        Timer count_timer; /* READY */
         uint64_t n_changes;
-        char why[224]; /* PAUSING, UNAVAILABLE */
 
-        /* ATTACHED */
+        /* READY */
         CallView view;
         struct prober_record cost;
         Place places[PLACES_MAX]; /* as many as view.n_slots */
@@ -199,25 +171,12 @@ static void detach(Prober *p)
         call_view_close(&p->view); /* it is detached by the end of who holds it */
 }
 
-static void hang_up(Prober *p)
-{
-        if (p->state == PROBER_ATTACHED)
-                detach(p);
-        timer_disarm(&p->timer);
-        source_remove(&p->source);
-        if (p->pidfd >= 0)
-                (void)syscall(SYS_pidfd_send_signal, p->pidfd, SIGKILL, NULL, 0); /* ESRCH: gone already. Reaped by the guard */
-        p->fd = fd_close(p->fd);
-        p->pidfd = fd_close(p->pidfd);
-}
-
 static void let_go(Prober *p)
 {
-        bool attached = p->state == PROBER_ATTACHED;
+        bool attached = p->helper.state == HELPER_READY;
 
-        hang_up(p);
-        p->state = PROBER_IDLE;
-        p->n_failures = 0;
+        detach(p);
+        helper_let_go(&p->helper);
         if (attached && !supervisor_is_private(p->supervisor))
                 log_line("system calls of nodes are not counted any more: nobody asks");
         changed(p);
@@ -227,57 +186,10 @@ Prober *prober_free(Prober *p)
 {
         if (!p)
                 return NULL;
-        hang_up(p);
+        detach(p);
+        helper_done(&p->helper);
         free(p);
         return NULL;
-}
-
-static void give_up(Prober *p, const char *why)
-{
-        hang_up(p);
-        p->state = PROBER_UNAVAILABLE;
-        p->given_up_at = p->supervisor->loop.now;
-        if (why != p->why)
-                (void)snprintf(p->why, sizeof(p->why), "%s", why);
-        if (!supervisor_is_private(p->supervisor))
-                log_line("system calls of nodes cannot be counted: %s", p->why);
-        prober_look(p->supervisor); /* looks stand in */
-        changed(p);
-}
-
-static void fail(Prober *p, const char *what);
-
-static int on_load_late(Timer *timer, nsec_t now)
-{
-        Prober *p = container_of(timer, Prober, timer);
-
-        (void)now;
-        p->n_orders = 0; /* an answer that is lost does not come any more */
-        fail(p, p->state == PROBER_ASKED ? "is not started: the guard does not answer" : "does not get its probe loaded");
-        return 0;
-}
-
-static void ask(Prober *p)
-{
-        const char *off = getenv("TIDEGATE_PROBES");
-
-        if (off && strcmp(off, "off") == 0) {
-                give_up(p, "kernel probes are turned off (TIDEGATE_PROBES=off in the supervisor's environment)");
-        } else if (geteuid() != 0) {
-                give_up(p, "kernel probes need a supervisor of root's");
-        } else {
-                p->state = PROBER_ASKED;
-                p->n_orders++;
-                timer_arm(&p->supervisor->loop, &p->timer, nsec_add(p->supervisor->loop.now, LOAD_SPAN), on_load_late);
-                guard_fork_helper_order(p->supervisor, GUARD_HELPER_PROBER, MAX(count_wanted(p->supervisor), PLACES_MIN));
-        }
-}
-
-static int on_pause_over(Timer *timer, nsec_t now)
-{
-        (void)now;
-        ask(container_of(timer, Prober, timer));
-        return 0;
 }
 
 static void tell_watched(Prober *p)
@@ -286,32 +198,23 @@ static void tell_watched(Prober *p)
 
         list_for_each(it, next, &p->supervisor->dataflows, link)
                 if (it->probe.watching)
-                        dataflow_probe_event(it, "system calls", p->why);
+                        dataflow_probe_event(it, "system calls", p->helper.why);
 }
 
-/* It died, wedged, or speaks nonsense. */
-static void fail(Prober *p, const char *what)
+static void on_ended(Helper *helper, const char *what)
 {
-        nsec_t now = p->supervisor->loop.now;
+        Prober *p = container_of(helper, Prober, helper);
+        bool said = !supervisor_is_private(p->supervisor);
 
-        (void)snprintf(p->why, sizeof(p->why), "tidegate-prober %s", what);
-        if (p->state == PROBER_ATTACHED)
-                tell_watched(p);
-        if (p->state == PROBER_ATTACHED && nsec_add(p->attached_at, CALM_SPAN) <= now)
-                p->n_failures = 0;
-        if (++p->n_failures >= FAILURES_MAX || p->supervisor->ending) {
-                char text[200];
-
-                (void)snprintf(text, sizeof(text), "%.150s, %u times", p->why, p->n_failures);
-                give_up(p, text);
-                return;
-        }
-        p->pause = p->n_failures == 1 ? PAUSE_MIN : MIN(4 * p->pause, PAUSE_MAX);
-        if (!supervisor_is_private(p->supervisor))
-                log_line("%s (pid %d); another one in %u s", p->why, (int)p->pid, (unsigned)(p->pause / NSEC_PER_SEC));
-        hang_up(p);
-        p->state = PROBER_PAUSING;
-        timer_arm(&p->supervisor->loop, &p->timer, nsec_add(now, p->pause), on_pause_over);
+        (void)what;
+        tell_watched(p);
+        detach(p);
+        if (said && helper->state == HELPER_PAUSING)
+                log_line("%s (pid %d); another one in %u s", helper->why, (int)helper->pid, (unsigned)(helper->pause / NSEC_PER_SEC));
+        else if (said)
+                log_line("system calls of nodes cannot be counted: %s", helper->why);
+        if (helper->state == HELPER_OFF)
+                prober_look(p->supervisor); /* looks stand in */
         changed(p);
 }
 
@@ -363,12 +266,10 @@ static void on_ready(Prober *p, const struct prober_record *record, const int fd
 
         if (r || p->view.n_slots > PLACES_MAX) {
                 call_view_close(&p->view);
-                fail(p, "handed over what cannot be mapped");
+                helper_fail(&p->helper, "handed over what cannot be mapped");
                 return;
         }
-        timer_disarm(&p->timer);
-        p->state = PROBER_ATTACHED;
-        p->attached_at = supervisor->loop.now;
+        helper_is_ready(&p->helper);
         p->cost = *record;
         timer_arm(&supervisor->loop, &p->count_timer, nsec_add(supervisor->loop.now, COUNT_SPAN), on_count);
         if (!supervisor_is_private(supervisor))
@@ -381,24 +282,25 @@ static void on_unavailable(Prober *p, const struct prober_record *record)
 {
         _cleanup_free_ char *text = utf8_clean(record->text, strlen(record->text), NULL);
 
-        give_up(p, text ? text : "memory is short");
+        helper_give_up(&p->helper, text ? text : "memory is short");
 }
 
 static int on_socket(Source *source, uint32_t revents)
 {
-        Prober *p = container_of(source, Prober, source);
+        Helper *helper = container_of(source, Helper, source);
+        Prober *p = container_of(helper, Prober, helper);
         struct prober_record record;
         int fds[_PROBER_FD_MAX];
         size_t size = 0, n_fds = 0;
-        int r = packet_recv(p->fd, &record, sizeof(record), &size, fds, ELEMENTSOF(fds), &n_fds);
+        int r = packet_recv(helper->fd, &record, sizeof(record), &size, fds, ELEMENTSOF(fds), &n_fds);
 
         (void)revents;
         if (r == PACKET_E_AGAIN)
                 return 0;
         if (r == PACKET_E_CLOSED)
-                fail(p, "is gone");
-        else if (r || p->state != PROBER_LOADING || prober_msg_check(&record, size, n_fds))
-                fail(p, "broke its protocol");
+                helper_fail(helper, "is gone");
+        else if (r || helper->state != HELPER_LOADING || prober_msg_check(&record, size, n_fds))
+                helper_fail(helper, "broke its protocol");
         else if (record.type == PROBER_MSG_READY)
                 on_ready(p, &record, fds);
         else
@@ -408,48 +310,19 @@ static int on_socket(Source *source, uint32_t revents)
         return 0;
 }
 
-/* The last order's answer: who was started for an earlier one is killed for the next one. */
-static bool is_answered(Prober *p)
+static uint32_t n_places(const Helper *helper)
 {
-        p->n_orders -= p->n_orders > 0;
-        return p->n_orders == 0 && p->state == PROBER_ASKED;
+        return MAX(count_wanted(helper->supervisor), PLACES_MIN);
 }
 
-void prober_on_started(Supervisor *supervisor, int32_t pid, int take_sock, int take_pidfd)
-{
-        Prober *p = supervisor->prober;
-
-        if (!p || !is_answered(p)) { /* not wanted any more: what it sends goes nowhere, and is detached with that */
-                (void)fd_close(take_sock);
-                (void)fd_close(take_pidfd);
-                return;
-        }
-        p->pid = pid;
-        p->fd = take_sock;
-        p->pidfd = take_pidfd;
-        p->state = PROBER_LOADING;
-        if (source_add(&supervisor->loop, &p->source, p->fd, EPOLLIN, SOURCE_EXITS, on_socket)) {
-                give_up(p, strerror(ENOMEM));
-                return;
-        }
-        timer_arm(&supervisor->loop, &p->timer, nsec_add(supervisor->loop.now, LOAD_SPAN), on_load_late);
-}
-
-void prober_on_failed(Supervisor *supervisor, int error)
-{
-        Prober *p = supervisor->prober;
-        char why[128];
-
-        if (!p || !is_answered(p))
-                return;
-        if (error == ENOTSUP)
-                (void)snprintf(why, sizeof(why), "nodes have no cgroup here");
-        else if (error == ENOENT)
-                (void)snprintf(why, sizeof(why), "there is no tidegate-prober beside tidegated (built without kernel probes)");
-        else
-                (void)snprintf(why, sizeof(why), "tidegate-prober could not be started: %s", error_text(-error));
-        give_up(p, why);
-}
+static const HelperKind kind = {.which = GUARD_HELPER_PROBER,
+        .program = "tidegate-prober",
+        .name = "tidegate-prober",
+        .n_tries = 5,
+        .growth = 4,
+        .word = n_places,
+        .on_socket = on_socket,
+        .ended = on_ended};
 
 /* ---- wishes */
 
@@ -463,18 +336,19 @@ void prober_look(Supervisor *supervisor)
                 p = calloc(1, sizeof(*p));
                 if (!p)
                         return; /* asked for again with the next change */
-                *p = (Prober){.supervisor = supervisor, .fd = -1, .pidfd = -1, .view = CALL_VIEW_INIT};
+                p->supervisor = supervisor;
+                helper_init(&p->helper, &kind, supervisor);
                 supervisor->prober = p;
         }
         if (!p)
                 return;
-        if (wanted && p->state == PROBER_IDLE)
-                ask(p);
-        else if (!wanted && p->state != PROBER_IDLE && p->state != PROBER_UNAVAILABLE)
+        if (wanted && p->helper.state == HELPER_IDLE)
+                helper_ask(&p->helper);
+        else if (!wanted && p->helper.state != HELPER_IDLE && p->helper.state != HELPER_OFF)
                 let_go(p);
         list_for_each(it, next, &supervisor->dataflows, link)
-                sampler_set(it, p->state == PROBER_UNAVAILABLE && it->probe.n_streams > 0 && it->state < DATAFLOW_ENDED);
-        if (p->state != PROBER_ATTACHED)
+                sampler_set(it, p->helper.state == HELPER_OFF && it->probe.n_streams > 0 && it->state < DATAFLOW_ENDED);
+        if (p->helper.state != HELPER_READY)
                 return;
         list_for_each(it, next, &supervisor->dataflows, link) {
                 if (!it->probe.watching && wants(it))
@@ -494,10 +368,8 @@ void prober_want(Dataflow *dataflow, double budget)
         dataflow->probe.n_over = 0;
         if (budget > 0)
                 dataflow->probe.budget = budget;
-        if (p && p->state == PROBER_UNAVAILABLE && nsec_add(p->given_up_at, AGAIN_SPAN) <= supervisor->loop.now) {
-                p->state = PROBER_IDLE;
-                p->n_failures = 0;
-        }
+        if (p)
+                helper_may_again(&p->helper, p->helper.given_up_at);
         prober_look(supervisor);
 }
 
@@ -521,7 +393,7 @@ void prober_node_home(Node *node)
 {
         Prober *p = node->dataflow->supervisor->prober;
 
-        if (p && p->state == PROBER_ATTACHED && node->dataflow->probe.watching)
+        if (p && p->helper.state == HELPER_READY && node->dataflow->probe.watching)
                 watch_node(p, node);
 }
 
@@ -546,11 +418,9 @@ const char *prober_reason(const Dataflow *dataflow, char *buffer, size_t size, b
                 (void)snprintf(buffer, size, "no place was left for %llu of its lives: %u at a time can be watched", (unsigned long long)dataflow->probe.n_unplaced,
                         p->view.n_slots);
                 return buffer;
-        } else if (p && p->state == PROBER_UNAVAILABLE) {
-                why = p->why;
-        } else if (p && p->state == PROBER_PAUSING) {
-                why = p->why;
-        } else if (p && (p->state == PROBER_ASKED || p->state == PROBER_LOADING)) {
+        } else if (p && (p->helper.state == HELPER_OFF || p->helper.state == HELPER_PAUSING)) {
+                why = p->helper.why;
+        } else if (p && p->helper.state != HELPER_IDLE) {
                 why = "it is being attached";
                 *ret_settled = false;
         }
@@ -606,9 +476,9 @@ json_t *prober_describe_node(const Node *node)
         json_t *calls, *samples;
         size_t n;
 
-        if (p && p->state != PROBER_ATTACHED && (samples = sampler_describe(node)))
+        if (p && p->helper.state != HELPER_READY && (samples = sampler_describe(node)))
                 return json_pack("{ss sI s[] sI so}", "node", node->plan->id, "generation", (json_int_t)node->samples->generation, "calls", "lost", (json_int_t)0, "sampled", samples);
-        if (!p || p->state != PROBER_ATTACHED || node->probe_place == 0)
+        if (!p || p->helper.state != HELPER_READY || node->probe_place == 0)
                 return NULL;
         calls = json_array();
         n = call_view_read_all(&p->view, place, p->counts, ELEMENTSOF(p->counts));
@@ -635,7 +505,7 @@ void prober_date(const Node *node, json_t *report)
         uint32_t place = node->probe_place - 1;
         size_t n, i;
 
-        if (!p || p->state != PROBER_ATTACHED || node->probe_place == 0 ||
+        if (!p || p->helper.state != HELPER_READY || node->probe_place == 0 ||
                 p->places[place].generation != (uint64_t)json_integer_value(json_object_get(report, "generation")))
                 return;
         n = MIN(call_view_threads(&p->view, place, threads, ELEMENTSOF(threads)), ELEMENTSOF(threads));

@@ -4,9 +4,9 @@
  * counts system calls, hands over descriptors and memory, and ends. What is counted is read from that memory; whose calls are counted is
  * written there. Attached only while some dataflow wants it: by its descriptor, or by an open Probe call.
  *
- * Loading has a deadline; a prober that dies, wedges or speaks nonsense is replaced, after a pause that grows, and given up when that does not
- * help. It can then be asked for anew. Whoever has become too expensive is watched no more until somebody asks again. When the supervisor dies
- * its descriptors close, and nothing is left in the kernel; the next one attaches anew for whoever still wants it.
+ * A prober that fails is replaced, and given up when that does not help (supervisor/helper.h); it can then be asked for anew. Whoever has become
+ * too expensive is watched no more until somebody asks again. When the supervisor dies its descriptors close, and nothing is left in the kernel;
+ * the next one attaches anew for whoever still wants it.
  *
  * Nothing here blocks.
  */
@@ -79,9 +79,5 @@ json_t *prober_describe_node(const Node *node);    /* ProbedNode */
  * Of who was in that very call at the first look, at the second, and is now: since_ms, exact.
  */
 void prober_date(const Node *node, json_t *report);
-
-/* The guard's answers. */
-void prober_on_started(Supervisor *supervisor, int32_t pid, int take_sock, int take_pidfd);
-void prober_on_failed(Supervisor *supervisor, int error);
 
 #endif

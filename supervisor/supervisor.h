@@ -14,6 +14,7 @@
 #include "supervisor/loop.h"
 #include "supervisor/runtime.h"
 
+typedef struct Helper Helper;
 typedef struct Private Private;
 typedef struct Server Server;
 typedef struct Status Status;
@@ -65,6 +66,7 @@ struct Supervisor {
         Witness *witness;  /* of who leaves its cgroup; NULL: none was asked for */
         Queues *queues;    /* of how messages wait; NULL: nobody has asked */
         Prober *prober;    /* of what nodes do in the kernel; NULL: nobody has asked */
+        Helper *helpers[_GUARD_HELPER_MAX]; /* theirs (helper.h) */
         struct Named *named; /* a daemon's: nodes that connect by name */
         char node_path[PATH_MAX]; /* where */
         Server *server;    /* a daemon's; NULL: a private instance */

@@ -1,64 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "supervisor/witness.h"
 
-#include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/syscall.h>
 
 #include "base/cleanup.h"
-#include "base/error.h"
 #include "base/log.h"
 #include "base/utf8.h"
 #include "protocol/witness_msg.h"
+#include "supervisor/helper.h"
 #include "supervisor/packet.h"
 
-#define LOAD_SPAN      (20 * NSEC_PER_SEC)  /* some 50 ms, of a processor that is its own; the verifier of a machine under full load */
-#define ANSWER_SPAN    (5 * NSEC_PER_SEC)   /* of a look, likewise */
+#define ANSWER_SPAN    (5 * NSEC_PER_SEC)   /* of a look, on a machine under full load */
 #define LOOK_PAUSE     (20 * NSEC_PER_MSEC) /* from a departure to a look for those whom it forked meanwhile: what the keeper needs to end it */
-#define PAUSE_MIN      (1 * NSEC_PER_SEC)   /* before another one */
-#define PAUSE_MAX      (60 * NSEC_PER_SEC)
-#define CALM_SPAN      (60 * NSEC_PER_SEC)  /* one that was there for so long starts the count anew */
-#define FAILURES_MAX   5
 #define RECORDS_A_TURN 64
-
-typedef enum WitnessState {
-        WITNESS_ASKED,   /* the guard was asked */
-        WITNESS_LOADING,
-        WITNESS_WATCHING,
-        WITNESS_PAUSING,
-        WITNESS_OFF,     /* not to be had, or given up */
-} WitnessState;
 
 struct Witness {
         Supervisor *supervisor;
-        WitnessState state;
-        int fd, pidfd;
-        int32_t pid;
-        Source source;
-        Timer timer;      /* of LOADING and PAUSING */
-        Timer look_timer; /* a look is due */
+        Helper helper;
+        Timer look_timer;   /* a look is due */
         Timer answer_timer; /* one is under way: until when */
-        bool look_again;  /* ... and another is wanted */
-        nsec_t since;     /* WATCHING */
-        nsec_t pause;
-        unsigned n_failures;
+        bool look_again;    /* ... and another is wanted */
         uint64_t dropped;
 };
 
-static void hang_up(Witness *w)
+static void stop_looking(Witness *w)
 {
-        timer_disarm(&w->timer);
         timer_disarm(&w->look_timer);
         timer_disarm(&w->answer_timer);
-        source_remove(&w->source);
-        if (w->pidfd >= 0)
-                (void)syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0); /* ESRCH: gone already. Reaped by the guard */
-        w->fd = fd_close(w->fd);
-        w->pidfd = fd_close(w->pidfd);
         w->look_again = false;
 }
 
@@ -66,48 +36,22 @@ Witness *witness_free(Witness *w)
 {
         if (!w)
                 return NULL;
-        hang_up(w);
+        stop_looking(w);
+        helper_done(&w->helper);
         free(w);
         return NULL;
 }
 
-static void give_up(Witness *w, const char *why)
+static void on_ended(Helper *helper, const char *what)
 {
-        hang_up(w);
-        w->state = WITNESS_OFF;
-        if (!supervisor_is_private(w->supervisor))
-                log_line("who leaves its node's cgroup is looked for, not seen: %s", why);
-}
-
-static int on_pause_over(Timer *timer, nsec_t now)
-{
-        Witness *w = container_of(timer, Witness, timer);
-
-        (void)now;
-        w->state = WITNESS_ASKED;
-        guard_fork_helper_order(w->supervisor, GUARD_HELPER_WITNESS, 0);
-        return 0;
-}
-
-/* It died, wedged, or speaks nonsense. */
-static void fail(Witness *w, const char *why)
-{
-        Supervisor *supervisor = w->supervisor;
-        char text[200];
-
-        if (w->state == WITNESS_WATCHING && nsec_add(w->since, CALM_SPAN) <= supervisor->loop.now)
-                w->n_failures = 0;
-        if (++w->n_failures >= FAILURES_MAX || supervisor->ending) {
-                (void)snprintf(text, sizeof(text), "the witness %s, %u times", why, w->n_failures);
-                give_up(w, text);
+        stop_looking(container_of(helper, Witness, helper));
+        if (supervisor_is_private(helper->supervisor))
                 return;
-        }
-        w->pause = w->n_failures == 1 ? PAUSE_MIN : MIN(2 * w->pause, PAUSE_MAX);
-        if (!supervisor_is_private(supervisor))
-                log_line("the witness (pid %d) %s; another one in %u s, who leaves its node's cgroup is looked for meanwhile", (int)w->pid, why, (unsigned)(w->pause / NSEC_PER_SEC));
-        hang_up(w);
-        w->state = WITNESS_PAUSING;
-        timer_arm(&supervisor->loop, &w->timer, nsec_add(supervisor->loop.now, w->pause), on_pause_over);
+        if (helper->state == HELPER_OFF)
+                log_line("who leaves its node's cgroup is looked for, not seen: %s", helper->why);
+        else
+                log_line("the witness (pid %d) %s; another one in %u s, who leaves its node's cgroup is looked for meanwhile", (int)helper->pid, what,
+                        (unsigned)(helper->pause / NSEC_PER_SEC));
 }
 
 /* ---- looks */
@@ -115,7 +59,7 @@ static void fail(Witness *w, const char *why)
 static int on_no_answer(Timer *timer, nsec_t now)
 {
         (void)now;
-        fail(container_of(timer, Witness, answer_timer), "does not answer");
+        helper_fail(&container_of(timer, Witness, answer_timer)->helper, "does not answer");
         return 0;
 }
 
@@ -128,14 +72,14 @@ static int on_look_due(Timer *timer, nsec_t now)
                 w->look_again = true;
                 return 0;
         }
-        (void)packet_send(w->fd, &order, sizeof(order), NULL, 0); /* not sent: not answered */
+        (void)packet_send(w->helper.fd, &order, sizeof(order), NULL, 0); /* not sent: not answered */
         timer_arm(&w->supervisor->loop, &w->answer_timer, nsec_add(now, ANSWER_SPAN), on_no_answer);
         return 0;
 }
 
 static void look_after(Witness *w, nsec_t span)
 {
-        if (w->state == WITNESS_WATCHING && !w->look_timer.loop)
+        if (w->helper.state == HELPER_READY && !w->look_timer.loop)
                 timer_arm(&w->supervisor->loop, &w->look_timer, nsec_add(w->supervisor->loop.now, span), on_look_due);
 }
 
@@ -211,16 +155,14 @@ static void on_left(Witness *w, const struct witness_record *record)
 
 static void on_ready(Witness *w, const struct witness_record *record)
 {
-        timer_disarm(&w->timer);
-        w->state = WITNESS_WATCHING;
-        w->since = w->supervisor->loop.now;
+        helper_is_ready(&w->helper);
         if (!supervisor_is_private(w->supervisor))
                 log_line("who leaves its node's cgroup is seen by the kernel (probe loaded in %u ms)", record->ms);
 }
 
 static bool on_record(Witness *w, const struct witness_record *record)
 {
-        bool ready = w->state == WITNESS_WATCHING;
+        bool ready = w->helper.state == HELPER_READY;
         char why[WITNESS_PATH_SIZE + 16];
 
         if (ready == (record->type == WITNESS_MSG_READY || record->type == WITNESS_MSG_UNAVAILABLE))
@@ -233,91 +175,56 @@ static bool on_record(Witness *w, const struct witness_record *record)
                 on_left(w, record);
         else {
                 (void)snprintf(why, sizeof(why), "%s", record->to);
-                give_up(w, why);
+                helper_give_up(&w->helper, why);
         }
         return true;
 }
 
 static int on_socket(Source *source, uint32_t revents)
 {
-        Witness *w = container_of(source, Witness, source);
+        Helper *helper = container_of(source, Helper, source);
 
         (void)revents;
-        for (unsigned i = 0; i < RECORDS_A_TURN && w->fd >= 0; i++) {
+        for (unsigned i = 0; i < RECORDS_A_TURN && helper->fd >= 0; i++) {
                 struct witness_record record;
                 size_t size = 0;
-                int r = packet_recv(w->fd, &record, sizeof(record), &size, NULL, 0, NULL);
+                int r = packet_recv(helper->fd, &record, sizeof(record), &size, NULL, 0, NULL);
 
                 if (r == PACKET_E_AGAIN)
                         return 0;
                 if (r == PACKET_E_CLOSED)
-                        fail(w, "is gone");
-                else if (r || witness_msg_check(WITNESS_SENDER_WITNESS, &record, size) || !on_record(w, &record))
-                        fail(w, "broke its protocol");
+                        helper_fail(helper, "is gone");
+                else if (r || witness_msg_check(WITNESS_SENDER_WITNESS, &record, size) || !on_record(container_of(helper, Witness, helper), &record))
+                        helper_fail(helper, "broke its protocol");
         }
         return 0;
 }
 
 /* ---- its beginning */
 
+static const HelperKind kind = {.which = GUARD_HELPER_WITNESS,
+        .program = "tidegate-witness",
+        .name = "the witness",
+        .n_tries = 5,
+        .growth = 2,
+        .on_socket = on_socket,
+        .ended = on_ended};
+
 void witness_want(Supervisor *supervisor)
 {
-        const char *off = getenv("TIDEGATE_PROBES");
         Witness *w = supervisor->witness;
 
         if (w) {
                 look_after(w, LOOK_PAUSE); /* one that is wedged shows when it matters */
                 return;
         }
-        if (geteuid() != 0 || supervisor->ending || (off && strcmp(off, "off") == 0))
+        if (supervisor->ending || helper_refusal())
                 return;
         w = calloc(1, sizeof(*w));
         if (!w)
                 return;
-        *w = (Witness){.supervisor = supervisor, .fd = -1, .pidfd = -1};
+        w->supervisor = supervisor;
+        helper_init(&w->helper, &kind, supervisor);
         supervisor->witness = w;
-        guard_fork_helper_order(supervisor, GUARD_HELPER_WITNESS, 0);
-}
-
-static int on_load_late(Timer *timer, nsec_t now)
-{
-        (void)now;
-        fail(container_of(timer, Witness, timer), "does not get its probe loaded");
-        return 0;
-}
-
-void witness_on_started(Supervisor *supervisor, int32_t pid, int take_sock, int take_pidfd)
-{
-        Witness *w = supervisor->witness;
-
-        if (!w || w->state != WITNESS_ASKED) { /* not ours any more: it ends when we close this */
-                (void)fd_close(take_sock);
-                (void)fd_close(take_pidfd);
-                return;
-        }
-        w->pid = pid;
-        w->fd = take_sock;
-        w->pidfd = take_pidfd;
-        w->state = WITNESS_LOADING;
-        if (source_add(&supervisor->loop, &w->source, w->fd, EPOLLIN, SOURCE_EXITS, on_socket)) {
-                give_up(w, strerror(ENOMEM));
-                return;
-        }
-        timer_arm(&supervisor->loop, &w->timer, nsec_add(supervisor->loop.now, LOAD_SPAN), on_load_late);
-}
-
-void witness_on_failed(Supervisor *supervisor, int error)
-{
-        Witness *w = supervisor->witness;
-        char why[128];
-
-        if (!w || w->state != WITNESS_ASKED)
-                return;
-        if (error == ENOTSUP)
-                (void)snprintf(why, sizeof(why), "nodes have no cgroup here");
-        else if (error == ENOENT)
-                (void)snprintf(why, sizeof(why), "there is no tidegate-witness beside tidegated (built without kernel probes)");
-        else
-                (void)snprintf(why, sizeof(why), "tidegate-witness could not be started: %s", error_text(-error));
-        give_up(w, why);
+        helper_ask(&w->helper);
 }

@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "bpf/call-view.h"
 #include "protocol/prober_msg.h"
+#include "supervisor/helper.h"
 #include "supervisor/packet.h"
 #include "supervisor/sample.h"
 #include "supervisor/supervisor.h"
@@ -139,7 +140,7 @@ static void start_prober(Fixture *fx)
         cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
         fx->prober_fd = fd_close(fx->prober_fd);
         fx->prober_fd = pair[1];
-        prober_on_started(&fx->supervisor, 4711, pair[0], -1);
+        helper_on_started(&fx->supervisor, GUARD_HELPER_PROBER, 4711, pair[0], -1);
 }
 
 static int on_turn_over(Job *job)
@@ -338,6 +339,9 @@ Test(prober, a_guard_that_does_not_answer_is_not_waited_for_without_end, .timeou
         cr_expect_str_eq(reason(fx), "tidegate-prober is not started: the guard does not answer");
         cr_expect_eq(pass(fx), 1000);
         cr_expect_gt(asked(fx), 0, "it is asked again");
+        start_prober(fx);
+        say(fx, PROBER_MSG_READY, "");
+        cr_expect(fx->dataflow->probe.watching, "an answer that was lost is not waited for any more");
         fixture_done(fx);
 }
 
