@@ -13,11 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/send.h"
 #include "bpf/call.h"
 #include "bpf/probe.h"
 #include "protocol/prober_msg.h"
@@ -25,21 +25,8 @@
 
 static int say(int sock, struct prober_record *record, const int *fds, size_t n_fds)
 {
-        union {
-                struct cmsghdr align;
-                char space[CMSG_SPACE(_PROBER_FD_MAX * sizeof(int))];
-        } control = {};
-        struct iovec iov = {.iov_base = record, .iov_len = sizeof(*record)};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-
         record->magic = PROBER_MAGIC;
-        if (n_fds > 0) {
-                msg.msg_control = control.space;
-                msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-                *CMSG_FIRSTHDR(&msg) = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n_fds * sizeof(int))};
-                memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), fds, n_fds * sizeof(int));
-        }
-        return sendmsg(sock, &msg, MSG_NOSIGNAL) == (ssize_t)sizeof(*record) ? 0 : -errno;
+        return send_message(sock, record, sizeof(*record), fds, n_fds, 0) == (ssize_t)sizeof(*record) ? 0 : -errno;
 }
 
 static int refuse(int sock, int error, const char *text)
