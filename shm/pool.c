@@ -11,7 +11,11 @@
 #include "shm/pool-internal.h"
 #include "shm/ring.h"
 
-#define PAGE UINT64_C(4096)
+#define PAGE POOL_PAGE
+
+/* Sizes that can be there at once: those below a page, and multiples of a page, which are different ones and in POOL_MAX_SEGMENTS
+ * segments of REGION_MAX_SIZE all the same. */
+#define MAX_BUCKETS 4096u
 
 PoolClass pool_class_for(uint64_t message_bytes, uint32_t n_chunks)
 {
@@ -93,8 +97,8 @@ static unsigned classes_of(const Region *segment, PoolClass classes[POOL_MAX_CLA
         return pool_size(classes, n) == segment->size ? n : 0;
 }
 
-/* The bucket of this size, made if need be; buckets stay sorted, so chunks of those above move up by one. */
-static uint32_t bucket_make(Pool *pool, uint32_t chunk_size)
+/* Buckets stay sorted, so chunks of those above move up by one. */
+uint32_t pool_bucket_make(Pool *pool, uint32_t chunk_size)
 {
         uint32_t b = 0;
 
@@ -102,6 +106,7 @@ static uint32_t bucket_make(Pool *pool, uint32_t chunk_size)
                 b++;
         if (b < pool->n_buckets && pool->bucket[b].chunk_size == chunk_size)
                 return b;
+        assert(pool->n_buckets < MIN(pool->n_chunks, MAX_BUCKETS));
         memmove(&pool->bucket[b + 1], &pool->bucket[b], (pool->n_buckets - b) * sizeof(pool->bucket[0]));
         pool->bucket[b] = (PoolBucket){.chunk_size = chunk_size, .first_free = CHUNK_NONE};
         pool->n_buckets++;
@@ -110,9 +115,19 @@ static uint32_t bucket_make(Pool *pool, uint32_t chunk_size)
         return b;
 }
 
+void pool_bucket_drop(Pool *pool, uint32_t b)
+{
+        assert(pool->bucket[b].n_chunks == 0);
+        pool->n_buckets--;
+        memmove(&pool->bucket[b], &pool->bucket[b + 1], (pool->n_buckets - b) * sizeof(pool->bucket[0]));
+        for (uint32_t i = 0; i < pool->n_chunks; i++)
+                pool->chunk[i].bucket -= pool->chunk[i].bucket > b;
+}
+
 static int grow(Pool *pool, uint32_t n_more)
 {
         uint32_t n = pool->n_chunks + n_more;
+        PoolBucket *bucket;
         uint32_t *queue;
         Chunk *chunk;
 
@@ -120,6 +135,10 @@ static int grow(Pool *pool, uint32_t n_more)
         if (!chunk)
                 return error_origin(-ENOMEM);
         pool->chunk = chunk; /* larger than n_chunks says: harmless if the next step fails */
+        bucket = realloc(pool->bucket, MIN(n, MAX_BUCKETS) * sizeof(*bucket));
+        if (!bucket)
+                return error_origin(-ENOMEM);
+        pool->bucket = bucket;
 
         queue = malloc((size_t)n * sizeof(*queue));
         if (!queue)
@@ -134,16 +153,35 @@ static int grow(Pool *pool, uint32_t n_more)
 
 static void add_class(Pool *pool, const PoolClass *c, uint64_t start)
 {
-        uint32_t b = bucket_make(pool, c->chunk_size);
+        uint32_t first = pool->n_chunks, b;
 
-        for (uint32_t i = 0; i < c->n_chunks; i++) {
-                uint32_t id = pool->n_chunks++;
-
-                pool->chunk[id] = (Chunk){.offset = start + (uint64_t)i * c->chunk_size,
-                        .segment = (uint16_t)pool->n_segments, .bucket = (uint8_t)b, .next = CHUNK_NONE};
-        }
+        pool->n_chunks += c->n_chunks;
+        for (uint32_t i = 0; i < c->n_chunks; i++)
+                pool->chunk[first + i] = (Chunk){.offset = start + (uint64_t)i * c->chunk_size,
+                        .segment = (uint8_t)pool->n_segments, .next = CHUNK_NONE, .after = CHUNK_NONE};
+        b = pool_bucket_make(pool, c->chunk_size);
+        pool->bucket[b].n_chunks += c->n_chunks;
+        for (uint32_t i = 0; i < c->n_chunks; i++)
+                pool->chunk[first + i].bucket = (uint16_t)b;
         for (uint32_t i = 0; i < c->n_chunks; i++) /* lowest offset first out */
                 pool_push_free(pool, pool->n_chunks - 1 - i);
+}
+
+/* Those of a page and more are the last ones of a segment, and there is no gap between them. */
+static void add_pages(Pool *pool, const PoolClass *c, uint32_t first)
+{
+        PoolPages *pages = &pool->pages[pool->n_segments];
+
+        if (c->chunk_size < PAGE)
+                return;
+        if (!pages->bytes)
+                pages->first = first;
+        else
+                pool->chunk[first - 1].after = first;
+        for (uint32_t id = first; id + 1 < pool->n_chunks; id++)
+                pool->chunk[id].after = id + 1;
+        pages->bytes += (uint64_t)c->chunk_size * c->n_chunks;
+        pool->most_pages = MAX(pool->most_pages, pages->bytes);
 }
 
 int pool_add_segment(Pool *pool, const Region *segment)
@@ -163,11 +201,15 @@ int pool_add_segment(Pool *pool, const Region *segment)
         if (r)
                 return error_fold(r);
 
+        if (!pool->n_chunks)
+                pool->spare = CHUNK_NONE;
         pool->segment[pool->n_segments] = segment->map;
         for (unsigned i = 0; i < n_classes; i++) {
                 uint64_t start = class_start(end, &classes[i]);
+                uint32_t first = pool->n_chunks;
 
                 add_class(pool, &classes[i], start);
+                add_pages(pool, &classes[i], first);
                 end = start + (uint64_t)classes[i].chunk_size * classes[i].n_chunks;
         }
         pool->n_segments++;
@@ -178,6 +220,7 @@ void pool_done(Pool *pool)
 {
         free(pool->chunk);
         free(pool->queue);
+        free(pool->bucket);
         *pool = (Pool){};
 }
 
@@ -222,11 +265,10 @@ void pool_push_free(Pool *pool, uint32_t id)
         Chunk *c = &pool->chunk[id];
         PoolBucket *b = &pool->bucket[c->bucket];
 
-        if (c->state == CHUNK_PUBLISHED || c->state == CHUNK_HELD)
-                b->n_busy--;
         c->state = CHUNK_FREE;
         c->next = b->first_free; /* last in, first out: the warmest cache lines are written next */
         b->first_free = id;
+        pool->n_freed++;
 }
 
 void pool_enqueue(Pool *pool, uint32_t id, uint64_t message)
@@ -238,7 +280,6 @@ void pool_enqueue(Pool *pool, uint32_t id, uint64_t message)
         c->state = CHUNK_PUBLISHED;
         c->message = message;
         c->n_holds = 0;
-        pool->bucket[c->bucket].n_busy++;
         pool->queue[at < pool->n_chunks ? at : at - pool->n_chunks] = id; /* at most n_chunks are published */
         pool->n_queue++;
         pool->queue_bytes += pool_chunk_size(pool, id);
@@ -257,13 +298,20 @@ void pool_pop_front(Pool *pool)
         pool->n_queue--;
 }
 
-uint64_t pool_oldest(const Pool *pool, uint32_t bucket, uint64_t from)
+uint64_t pool_oldest(const Pool *pool, uint64_t size_bytes, uint32_t n, uint64_t from, uint64_t end)
 {
-        for (uint32_t i = 0; i < pool->n_queue; i++) {
-                const Chunk *c = &pool->chunk[pool->queue[(pool->queue_first + i) % pool->n_chunks]];
+        uint64_t last = UINT64_MAX;
 
-                if (c->bucket >= bucket && c->message >= from)
-                        return c->message;
+        for (uint32_t i = 0; i < pool->n_queue && n > 0; i++) {
+                uint32_t id = pool->queue[(pool->queue_first + i) % pool->n_chunks];
+                const Chunk *c = &pool->chunk[id];
+
+                if (c->message >= end)
+                        break;
+                if (c->message < from || !pool_helps(pool, id, size_bytes))
+                        continue;
+                last = c->message;
+                n--;
         }
-        return UINT64_MAX;
+        return last;
 }

@@ -5,7 +5,8 @@
  * A reader needs the segment's sealed size alone.
  *
  * A chunk holds [payload][padding to 8][metadata]. Chunks, hence payloads, start at multiples of 64 bytes, those of
- * 4 KiB and more at multiples of 4 KiB.
+ * 4 KiB and more at multiples of 4 KiB. These are cut anew where sizes change and no segment can be added (pool-cut.c): the classes in
+ * the header are what a segment begins with.
  */
 #ifndef TG_SHM_POOL_H
 #define TG_SHM_POOL_H
@@ -19,7 +20,7 @@
 #define POOL_MAX_CHUNKS   (1u << 20) /* per segment */
 
 enum {
-        POOL_E_TOO_LARGE = 32, /* no segment has a chunk of that size: add one, or refuse the message */
+        POOL_E_TOO_LARGE = 32, /* no segment has a chunk of that size, or could have one: add one, or refuse the message */
         POOL_E_FULL,           /* all suitable chunks are in the producer's own hands, not published yet */
         POOL_E_HELD,           /* a consumer's claim or a backpressure tail is in the way; the block says whose */
 };

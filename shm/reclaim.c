@@ -15,7 +15,7 @@
 #include "shm/shm-internal.h"
 #include "shm/writer-internal.h"
 
-#define PRESSURE_STEPS 4 /* chunks asked for one by one before every window is given up */
+#define PRESSURE_STEPS 3 /* chunks asked for one by one before more are at once */
 
 /*
  * So much is published before it is looked, also while there are free chunks, which of it can be written again. Memory that was
@@ -136,19 +136,34 @@ static void floor_targets(RingWriter *w, uint64_t *ret_window, uint64_t *ret_lim
         *ret_limit = limit;
 }
 
-/* Gives up windows of drop_oldest links, oldest message first, for one chunk of this bucket or larger. */
-static void press(RingWriter *w, uint32_t bucket, uint64_t limit)
+/* Whether a chunk is to be had from what is free, by cutting anew if need be and @may_cut. */
+static bool has_chunk(RingWriter *w, uint64_t size_bytes, bool may_cut)
 {
-        for (unsigned i = 0; i < PRESSURE_STEPS; i++) {
-                uint64_t m = pool_oldest(&w->pool, bucket, w->floor);
+        return pool_has_free(&w->pool, pool_bucket_for(&w->pool, size_bytes), true) || (may_cut && pool_cut(&w->pool, size_bytes));
+}
 
-                if (m >= limit)
+/*
+ * Gives up windows of drop_oldest links, oldest message first, for one chunk. One by one, at first: then twice as many each time, for each
+ * look at the claims has its price, and many small chunks may have to go for one large.
+ */
+static void press(RingWriter *w, uint64_t size_bytes, uint64_t limit)
+{
+        uint32_t n = 1;
+
+        if (size_bytes > POOL_PAGE - POOL_ALIGN && !pool_could_cut(&w->pool, size_bytes, limit))
+                return; /* in vain: what is claimed lies in between */
+        for (unsigned i = 0;; i++) {
+                uint64_t m = pool_oldest(&w->pool, size_bytes, n, w->floor, limit);
+
+                if (m == UINT64_MAX)
                         return;
                 if (i == 0)
                         w->pressure++;
-                reclaim_to(w, i + 1 < PRESSURE_STEPS ? m + 1 : limit);
-                if (pool_has_free(&w->pool, bucket, true))
+                reclaim_to(w, m + 1);
+                if (has_chunk(w, size_bytes, true))
                         return;
+                if (i + 1 >= PRESSURE_STEPS)
+                        n *= 2;
         }
 }
 
@@ -163,10 +178,10 @@ static void block_add(RingBlock *block, bool *found, uint32_t link, uint64_t tar
         block->any |= block->link != link;
 }
 
-/* Names who keeps the chunks of this bucket and above. False: nobody but the producer itself. */
-static bool find_block(RingWriter *w, uint32_t bucket, RingBlock *ret)
+/* Names who keeps the chunks that would help, beside windows that can be given up. False: nobody but the producer itself. */
+static bool find_block(RingWriter *w, uint64_t size_bytes, uint64_t limit, RingBlock *ret)
 {
-        uint64_t m = pool_oldest(&w->pool, bucket, w->floor);
+        uint64_t m = pool_oldest(&w->pool, size_bytes, 1, MAX(w->floor, limit), UINT64_MAX);
         bool found = false;
 
         for (uint32_t l = 0; l < w->n_links; l++) {
@@ -175,7 +190,7 @@ static bool find_block(RingWriter *w, uint32_t bucket, RingBlock *ret)
                 if (m != UINT64_MAX && link->active && link->spec.policy == RING_BACKPRESSURE && link->tail <= m)
                         block_add(ret, &found, link->spec.id, m + 1);
                 for (unsigned k = 0; k < CURSOR_N_CLAIMS; k++)
-                        if (link->held_value[k] && w->pool.chunk[link->held_chunk[k]].bucket >= bucket)
+                        if (link->held_value[k] && pool_helps(&w->pool, link->held_chunk[k], size_bytes))
                                 block_add(ret, &found, link->spec.id, UINT64_MAX);
         }
         return found;
@@ -187,7 +202,7 @@ int reclaim_look(RingWriter *w, uint64_t size_bytes, bool may_press, RingBlock *
         RingBlock block = {};
         uint64_t window, limit;
 
-        if (bucket == w->pool.n_buckets)
+        if (bucket == w->pool.n_buckets && !pool_can_cut(&w->pool, size_bytes))
                 return POOL_E_TOO_LARGE;
         if (pool_has_free(&w->pool, bucket, false)) {
                 if (w->pool.queue_bytes < w->cool_bytes + COOL_BYTES)
@@ -202,16 +217,16 @@ int reclaim_look(RingWriter *w, uint64_t size_bytes, bool may_press, RingBlock *
         writer_publish_head(w); /* chunks of messages nobody can see yet would wait for themselves */
         floor_targets(w, &window, &limit);
         reclaim_to(w, window);
-        if (!pool_has_free(&w->pool, bucket, true) && may_press)
-                press(w, bucket, limit);
+        if (!has_chunk(w, size_bytes, may_press) && may_press)
+                press(w, size_bytes, limit);
         w->cool_bytes = w->pool.queue_bytes;
         store_relaxed(&w->shared->reclaims, w->reclaims); /* counters: for status only */
         store_relaxed(&w->shared->pressure, w->pressure);
         store_relaxed(&w->shared->over_quota, w->over_quota);
-        if (pool_has_free(&w->pool, bucket, true))
+        if (has_chunk(w, size_bytes, false))
                 return 0;
 
-        if (!find_block(w, bucket, &block))
+        if (!find_block(w, size_bytes, limit, &block))
                 return POOL_E_FULL;
         if (ret_block)
                 *ret_block = block;
@@ -227,6 +242,7 @@ static int alloc(RingWriter *w, uint64_t size_bytes, bool may_press, PoolChunk *
         if (r)
                 return r;
         id = pool_pop(&w->pool, pool_bucket_for(&w->pool, size_bytes), true);
+        pool_trim(&w->pool, id, size_bytes);
         *ret_chunk = (PoolChunk){
                 .data = pool_data(&w->pool, id),
                 .capacity = pool_chunk_size(&w->pool, id),

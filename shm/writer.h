@@ -131,15 +131,16 @@ bool ring_writer_has_stopped(const RingWriter *w, uint32_t link);
  * @ret_block:  set with POOL_E_HELD; may be NULL
  *
  * Takes a free chunk of the smallest class that fits, the last one that became free; reclaims by floor and claims when there is none, and
- * after each 4 MiB, so that memory that is warm is written again before memory that is not; else takes a larger chunk;
- * else moves the floor past drop_oldest windows (their readers count reason "pool"), never past a backpressure tail.
+ * after each 4 MiB, so that memory that is warm is written again before memory that is not; else takes a larger chunk; else makes one
+ * of smaller chunks that are free and lie side by side (pool-cut.c); else moves the floor past drop_oldest windows (their readers count
+ * reason "pool"), never past a backpressure tail.
  *
  * Return: 0, POOL_E_TOO_LARGE, POOL_E_FULL, POOL_E_HELD.
  */
 int ring_writer_alloc(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk, RingBlock *ret_block);
 
-/* ring_writer_alloc_gently() - the same without the last step: nobody's window is given up. POOL_E_HELD and POOL_E_FULL say that
- * another segment would help. */
+/* ring_writer_alloc_gently() - the same without the last two steps: nobody's window is given up, and chunks stay as they are. POOL_E_HELD
+ * and POOL_E_FULL say that another segment would help. */
 int ring_writer_alloc_gently(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk);
 
 /* ring_writer_give_back() - return a chunk that will not be published; sets *chunk to POOL_CHUNK_INIT. */

@@ -27,6 +27,7 @@
 #define MAX_CONSUMERS 4 /* three and a successor */
 #define POLL_MS       2000
 #define MAX_PAYLOAD   6000u
+#define MAX_LARGE     60000u
 
 typedef struct Case {
         const char *name;
@@ -41,6 +42,7 @@ typedef struct Case {
         PoolClass classes[2];
         unsigned max_batch;
         bool kill; /* the last consumer, which is then replaced */
+        uint32_t large; /* payloads of up to so many bytes, more than any chunk of the classes: they are cut anew. 0: MAX_PAYLOAD */
 } Case;
 
 static const Case cases[] = {
@@ -62,6 +64,11 @@ static const Case cases[] = {
                 {{512, 6}, {8192, 10}}, 3, true},
         {"latest-only reader killed and replaced", 2,
                 {{2, RING_BACKPRESSURE, 1, 0}, {5, RING_DROP_OLDEST, 7, 20}}, 14, {{512, 3}, {8192, 8}}, 2, true},
+        {"sizes that change, lossless", 2, {{5, RING_BACKPRESSURE, 2, 40}, {3, RING_BACKPRESSURE, 1, 0}}, 14, {{4096, 6}, {8192, 5}}, 2,
+                false, MAX_LARGE},
+        {"sizes that change, latest-only reader killed and replaced", 3,
+                {{4, RING_BACKPRESSURE, 2, 50}, {6, RING_DROP_OLDEST, 3, 0}, {5, RING_DROP_OLDEST, 7, 20}}, 14, {{4096, 6}, {8192, 5}}, 2,
+                true, MAX_LARGE},
 };
 
 typedef struct Result { /* in anonymous shared memory; each written by one party */
@@ -278,7 +285,8 @@ static void producer_send(Producer *p, uint64_t index)
 {
         bool pooled = next_random(&p->rng) % 16 < p->world->cs->pooled;
         uint32_t n_meta = (uint32_t)(next_random(&p->rng) % 3 * 7);
-        uint32_t n = (uint32_t)(next_random(&p->rng) % (pooled ? MAX_PAYLOAD : RING_INLINE_MAX - 24));
+        uint32_t large = p->world->cs->large ? p->world->cs->large : MAX_PAYLOAD;
+        uint32_t n = (uint32_t)(next_random(&p->rng) % (pooled ? large : RING_INLINE_MAX - 24));
         int r;
 
         if (pooled && next_random(&p->rng) % 2)
@@ -486,7 +494,7 @@ static void observer_main(World *world)
         must(ring_observer_init(&o, &ring));
         must(ring_observer_add_segment(&o, 0, &pool));
         while (r != RING_E_END && !res->failure[0]) {
-                uint8_t buf[MAX_PAYLOAD + 64];
+                uint8_t buf[MAX_LARGE + 64];
                 struct ring_descriptor d;
                 uint64_t i;
 
