@@ -41,10 +41,10 @@ static bool is_stamped(const uint8_t *p, size_t size)
         return i == end;
 }
 
+static uint8_t bytes[LARGE * 4];
+
 static int send_size(tg_node *node, uint64_t i, size_t size)
 {
-        static uint8_t bytes[LARGE * 4];
-
         stamp(bytes, i, size);
         return tg_send(node, "out", bytes, size, NULL);
 }
@@ -109,15 +109,20 @@ static int take_late(tg_node *node, void *arg)
 
 static int source, sink;
 
-static void two(FlowBody from, FlowBody to, const size_t *size, FlowLinkSpec spec, FlowGrowth growth)
+static void two_with(FlowBody from, FlowBody to, const size_t *size, FlowLinkSpec spec, FlowGrowth growth, uint64_t first, uint32_t n)
 {
         flow = flow_new();
         shared = flow_shared(flow);
         flow_growth(flow, growth);
         source = flow_node(flow, "source", from, (void *)(uintptr_t)size);
         sink = flow_node(flow, "sink", to, (void *)(uintptr_t)size);
-        flow_link(flow, source, flow_output(flow, source, "out", QUEUE, FIRST, 2), sink, "in", spec);
+        flow_link(flow, source, flow_output(flow, source, "out", QUEUE, first, n), sink, "in", spec);
         flow_start(flow);
+}
+
+static void two(FlowBody from, FlowBody to, const size_t *size, FlowLinkSpec spec, FlowGrowth growth)
+{
+        two_with(from, to, size, spec, growth, FIRST, 2);
 }
 
 static void stop_both(void)
@@ -453,4 +458,136 @@ Test(grow, a_pool_that_has_grown_costs_no_page_fault_not_even_with_its_first_mes
         cr_assert_leq(shared[FAULTS], 8, "the sender took %lu faults", (unsigned long)shared[FAULTS]);
         cr_assert_leq(shared[FAULTS_OF_READER], 8, "the reader took %lu faults", (unsigned long)shared[FAULTS_OF_READER]);
         flow_close(flow);
+}
+
+/* -------- sizes that grow past the bound -------- */
+
+static const size_t several = 3 * (size_t)LARGE; /* as long as three of those that the pool has grown for */
+
+/* Four of one size, four of the other, and again. */
+static int send_sizes_and_count_faults(tg_node *node, void *arg)
+{
+        uint64_t before = 0;
+
+        memset(bytes, 1, sizeof(bytes)); /* which are not the pool's */
+        for (uint64_t i = 0; i < N_SENT; i++) {
+                if (i == N_WARM)
+                        before = faults();
+                NODE_CHECK(send_size(node, i, i / 4 % 2 ? several : LARGE) == 0);
+        }
+        shared[FAULTS] = faults() - before;
+        shared[GO] = 1;
+        flow_note(flow);
+        return 0;
+}
+
+static int take_sizes_and_count_faults(tg_node *node, void *arg)
+{
+        uint64_t before = 0;
+        tg_event *ev;
+
+        for (uint64_t i = 0; i < N_SENT; i++) {
+                if (i == N_WARM)
+                        before = faults();
+                NODE_CHECK(tg_next(node, &ev, TG_FOREVER) == 0 && tg_event_type(ev) == TG_EVENT_INPUT);
+                NODE_CHECK(tg_event_size(ev) == (i / 4 % 2 ? several : LARGE) && is_stamped(tg_event_data(ev), tg_event_size(ev)));
+                NODE_CHECK(memcmp(tg_event_data(ev), &i, 8) == 0);
+                tg_event_free(ev);
+        }
+        shared[FAULTS_OF_READER] = faults() - before;
+        return 0;
+}
+
+Test(grow, a_message_that_fits_no_chunk_past_the_bound_is_put_where_smaller_ones_were, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two(send_sizes_and_count_faults, take_sizes_and_count_faults, &size, (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true},
+                (FlowGrowth){.n_segments = 1, .n_chunks = 4});
+        cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, source, NULL) && flow_exited(flow, sink, NULL)));
+        cr_assert_eq(shared[GO], 1, "one of them was refused, or lost");
+        cr_assert_leq(flow_n_grows(flow), 3, "one that was granted, and each size once that was not");
+#if !defined(__SANITIZE_ADDRESS__)
+        cr_assert_leq(shared[FAULTS], 8, "the sender took %lu faults", (unsigned long)shared[FAULTS]);
+        cr_assert_leq(shared[FAULTS_OF_READER], 8, "the reader took %lu faults", (unsigned long)shared[FAULTS_OF_READER]);
+#endif
+        flow_close(flow);
+}
+
+/* Keeps the first message until it has the second. */
+static int hold_the_first(tg_node *node, void *arg)
+{
+        tg_event *ev, *first = NULL;
+
+        while (tg_next(node, &ev, TG_FOREVER) == 0) {
+                bool stop = tg_event_type(ev) == TG_EVENT_STOP || tg_event_type(ev) == TG_EVENT_INPUT_CLOSED;
+
+                if (tg_event_type(ev) == TG_EVENT_INPUT) {
+                        NODE_CHECK(is_stamped(tg_event_data(ev), tg_event_size(ev)));
+                        if (shared[N_SEEN] == 0)
+                                first = TAKE_PTR(ev);
+                        else if (first) {
+                                NODE_CHECK(is_stamped(tg_event_data(first), tg_event_size(first)));
+                                tg_event_free(TAKE_PTR(first));
+                        }
+                }
+                tg_event_free(ev);
+                shared[N_SEEN]++;
+                flow_note(flow);
+                if (stop)
+                        break;
+        }
+        return 0;
+}
+
+static int send_past_what_is_held(tg_node *node, void *arg)
+{
+        const size_t all = 4 * (size_t)LARGE; /* with what is held in the only segment there is no room for it */
+
+        NODE_CHECK(send_size(node, 0, LARGE) == 0);
+        wait_for(N_SEEN, 1);
+        tg_set_send_timeout(node, (int64_t)(50 * NSEC_PER_MSEC));
+        shared[RESULT] = (uint64_t)send_size(node, 1, all);
+        tg_set_send_timeout(node, TG_FOREVER);
+        NODE_CHECK(send_size(node, 1, LARGE) == 0);
+        wait_for(N_SEEN, 2);
+        shared[MORE] = (uint64_t)send_size(node, 2, all) + 1;
+        flow_note(flow);
+        return 0;
+}
+
+Test(grow, what_a_reader_holds_is_waited_for_under_backpressure_and_costs_others_that_message, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        for (unsigned lossless = 0; lossless < 2; lossless++) {
+                two(send_past_what_is_held, hold_the_first, &size, (FlowLinkSpec){.queue_size = QUEUE, .backpressure = lossless},
+                        (FlowGrowth){.n_segments = 1, .n_chunks = 4});
+                cr_assert(FLOW_UNTIL(flow, 20, shared[MORE] > 0));
+                cr_assert_eq(shared[RESULT], lossless ? TG_E_TIMEOUT : TG_E_DROPPED);
+                cr_assert_eq(flow_ring(flow, source, 0).refused, !lossless);
+                cr_assert_eq(shared[MORE], 1, "it is free again");
+                cr_assert(FLOW_UNTIL(flow, 20, shared[N_SEEN] >= 3));
+                stop_both();
+        }
+}
+
+static int send_one_large(tg_node *node, void *arg)
+{
+        shared[RESULT] = (uint64_t)send_size(node, 0, several) + 1;
+        flow_note(flow);
+        return 0;
+}
+
+Test(grow, what_can_be_put_where_smaller_ones_were_waits_for_no_supervisor_that_does_not_answer, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two_with(send_one_large, take_all, &size, (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true},
+                (FlowGrowth){.n_segments = 1, .n_chunks = 2, .silent = true}, LARGE, 4);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[RESULT] > 0));
+        cr_assert_eq(shared[RESULT], 1);
+        cr_assert_eq(flow_n_grows(flow), 1, "it was asked");
+        cr_assert(FLOW_UNTIL(flow, 20, shared[N_SEEN] == 1));
+        stop_both();
 }

@@ -106,7 +106,7 @@ class Stream:
         self.want(1000)
         python = daemon.env["TIDEGATE_PYTHON"]
         graph = plan(
-            {**node("sender", [python, directory / "sender.py", self.wanted], outputs=["out"], pool_size=0, **keys), "inputs": [TICK]},
+            {**node("sender", [python, directory / "sender.py", self.wanted], outputs=["out"], **{"pool_size": 0, **keys}), "inputs": [TICK]},
             node("reader", [python, directory / "reader.py", self.log], inputs=[("in", "sender", "out")], restart=restarting()),
             *more,
         )
@@ -211,6 +211,23 @@ def test_a_grown_pool_grows_on_when_supervisor_and_guard_die_together(survivor, 
         now = stream.daemon.nodes()["flow", id]
         assert (now["state"], now["generation"], now.get("violations")) == ("running", 1, None), f"{now}\n{stream.daemon.output()}"
     assert stream.is_whole(), stream.seen()
+
+
+def test_past_its_bound_sizes_change_on_also_when_supervisor_and_reader_die(survivor, tmp_path):
+    """What was cut for messages of 1.9 MB holds one of 3.5 MB, and those again: no chunk of the pool was made for it."""
+    stream = Stream(survivor(), tmp_path, pool_size=8_000_000)
+    stream.until(1_900_000)
+    before = sorted(stream.segments())
+    stream.until(3_500_000)
+    assert sum(before) > 7_900_000 and sorted(stream.segments()) == before, "it was full already"
+    stream.daemon.send("supervisor")
+    stream.until(1_900_001)
+    stream.until(3_500_001)
+    stream.kill_reader()
+    stream.until(1_900_002)
+    stream.until(3_500_002)
+    assert eventually(lambda: sorted(stream.segments()) == before, 5)
+    assert stream.is_whole(lives=2), stream.seen()
 
 
 def test_the_death_of_a_supervisor_in_the_middle_of_growing_loses_nothing(survivor, tmp_path):
