@@ -133,7 +133,7 @@ static int explain(TopicCommand *t, const Topic *topic, int r, size_t size)
                 session_say(&t->session, "%s: there is no memory for one more message of %zu bytes (shared_memory_pool_size)", topic->name, size);
                 return CLI_FAILED;
         case -EMSGSIZE:
-                session_say(&t->session, "%s: a message of %zu bytes does not fit into its pool (shared_memory_pool_size)", topic->name, size);
+                session_say(&t->session, "%s: a message of %zu bytes does not fit into any segment of its pool (shared_memory_pool_size)", topic->name, size);
                 return CLI_FAILED;
         default:
                 session_say(&t->session, "%s: %s", topic->name, tg_strerror(r));

@@ -151,7 +151,7 @@ static int exceptions_add(PyObject *module)
                         "The output's shared memory had no free room: the message was dropped for every consumer, and counted."},
                 {&errors.closed, "Closed", "The node, or this output of it, was closed."},
                 {&errors.no_output, "NoSuchOutput", "The descriptor declares no output of that name."},
-                {&errors.too_large, "TooLarge", "The message can never fit the output's shared memory (shared_memory_pool_size)."},
+                {&errors.too_large, "TooLarge", "The message can never fit the output's shared memory (shared_memory_pool_size, expected_message_size)."},
                 {&errors.not_connected, "NotConnected", "This process was not started by Tidegate."},
         };
         PyObject *bases;

@@ -192,7 +192,8 @@ TG_API tg_event *tg_event_free(tg_event *ev);
  * nobody gets the message.
  *
  * Return: 0, TG_E_NO_OUTPUT, TG_E_CLOSED, TG_E_TIMEOUT, TG_E_STOPPING, TG_E_DROPPED, -EMSGSIZE when the message can never
- * fit the output's pool (shared_memory_pool_size), -EINTR, or another negative errno.
+ * fit the output's pool: it is larger than any segment of it, and the pool may not grow (shared_memory_pool_size;
+ * expected_message_size, when smaller messages came first), -EINTR, or another negative errno.
  */
 TG_API int tg_send(tg_node *node, const char *output, const void *data, size_t size, const tg_params *params);
 
