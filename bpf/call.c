@@ -141,7 +141,6 @@ static int load(CallProbe *probe, const CallProbeSpec *spec, ProbeReason *reason
 int call_probe_new(CallProbe **ret, const CallProbeSpec *spec, ProbeReason *reason)
 {
         _cleanup_(call_probe_freep) CallProbe *probe = NULL;
-        ProbeReason ignored;
         int r;
 
         if (spec->cgroup_id == 0 || spec->n_slots > CALL_SLOTS_MAX) /* 0 is what the kernel side reads of nothing */
@@ -151,10 +150,7 @@ int call_probe_new(CallProbe **ret, const CallProbeSpec *spec, ProbeReason *reas
         if (!probe)
                 return error_origin(-ENOMEM);
 
-        if (!reason)
-                reason = &ignored;
-        load_begin(reason);
-        r = load(probe, spec, reason);
+        r = load(probe, spec, load_begin(reason));
         load_end();
         if (r)
                 return r;

@@ -25,7 +25,6 @@ static int load(ExitProbe *probe, const ExitProbeSpec *spec, ProbeReason *reason
 int exit_probe_new(ExitProbe **ret, const ExitProbeSpec *spec, ProbeReason *reason)
 {
         _cleanup_(exit_probe_freep) ExitProbe *probe = NULL;
-        ProbeReason ignored;
         int r;
 
         if (spec->cgroup_id == 0) /* is_watched() would take "no such level" for a match */
@@ -36,10 +35,7 @@ int exit_probe_new(ExitProbe **ret, const ExitProbeSpec *spec, ProbeReason *reas
                 return error_origin(-ENOMEM);
         probe->records.size = sizeof(struct exit_event);
 
-        if (!reason)
-                reason = &ignored;
-        load_begin(reason);
-        r = load(probe, spec, reason);
+        r = load(probe, spec, load_begin(reason));
         load_end();
         if (r)
                 return r;

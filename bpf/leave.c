@@ -28,7 +28,6 @@ static int load(LeaveProbe *probe, const LeaveProbeSpec *spec, ProbeReason *reas
 int leave_probe_new(LeaveProbe **ret, const LeaveProbeSpec *spec, ProbeReason *reason)
 {
         _cleanup_(leave_probe_freep) LeaveProbe *probe = NULL;
-        ProbeReason ignored;
         int r;
 
         if (spec->cgroup_id == 0) /* what the kernel side reads of nothing */
@@ -40,10 +39,7 @@ int leave_probe_new(LeaveProbe **ret, const LeaveProbeSpec *spec, ProbeReason *r
         probe->stats_fd = -1;
         probe->records.size = sizeof(struct leave_event);
 
-        if (!reason)
-                reason = &ignored;
-        load_begin(reason);
-        r = load(probe, spec, reason);
+        r = load(probe, spec, load_begin(reason));
         load_end();
         if (r)
                 return r;

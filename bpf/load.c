@@ -31,11 +31,14 @@ __attribute__((format(printf, 2, 0))) static int on_message(enum libbpf_print_le
         return 0;
 }
 
-void load_begin(ProbeReason *reason)
+ProbeReason *load_begin(ProbeReason *reason)
 {
-        *reason = (ProbeReason){0};
-        listening = reason;
+        static ProbeReason ignored;
+
+        listening = reason ? reason : &ignored;
+        *listening = (ProbeReason){0};
         previous = libbpf_set_print(on_message);
+        return listening;
 }
 
 void load_end(void)

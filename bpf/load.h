@@ -6,10 +6,10 @@
 #include "bpf/probe.h"
 
 /*
- * load_begin() - from here on libbpf's first complaint goes into @reason, which is emptied; until load_end(). One at a time.
+ * load_begin() - from here on libbpf's first complaint goes into @reason (NULL: nobody's), which is emptied and returned; until load_end(). One at a time.
  * load_refused() - a step failed: PROBE_E_UNAVAILABLE with the reason, or the negative @err where it is scarcity, which is the caller's trouble.
  */
-void load_begin(ProbeReason *reason);
+ProbeReason *load_begin(ProbeReason *reason);
 void load_end(void);
 int load_refused(int err, const char *step, ProbeReason *reason);
 
