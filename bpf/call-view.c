@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "base/error.h"
+#include "bpf/table.h"
 
 static uint64_t load64(const __u64 *at)
 {
@@ -55,45 +56,24 @@ void call_view_close(CallView *view)
 
 /* ---- who is watched */
 
-static struct call_watch *place_of(const CallView *view, uint64_t cgroup_id)
+static Table table_of(const CallView *view)
 {
-        uint32_t at = call_watch_hash(cgroup_id);
-
-        for (uint32_t i = 0; i < CALL_WATCH_TRIES; i++) {
-                struct call_watch *watch = &view->watched->watches[(at + i) & (CALL_WATCHES - 1)];
-
-                if (load64(&watch->cgroup_id) == cgroup_id)
-                        return watch;
-        }
-        return NULL;
-}
-
-static struct call_watch *free_place_for(const CallView *view, uint64_t cgroup_id)
-{
-        uint32_t at = call_watch_hash(cgroup_id);
-
-        for (uint32_t i = 0; i < CALL_WATCH_TRIES; i++) {
-                struct call_watch *watch = &view->watched->watches[(at + i) & (CALL_WATCHES - 1)];
-                uint64_t id = load64(&watch->cgroup_id);
-
-                if (id == 0 || id == CALL_WATCH_GONE)
-                        return watch;
-        }
-        return NULL;
+        return (Table){view->watched->watches, sizeof(struct call_watch), CALL_WATCHES, CALL_WATCH_TRIES};
 }
 
 int call_view_watch(CallView *view, uint32_t slot, uint64_t cgroup_id)
 {
+        const Table table = table_of(view);
         struct call_slot *at;
         struct call_watch *watch;
         uint32_t life;
 
-        if (slot >= view->n_slots || cgroup_id == 0 || cgroup_id == CALL_WATCH_GONE)
+        if (slot >= view->n_slots || !table_id_is_valid(cgroup_id))
                 return -EINVAL;
         at = &view->slots[slot];
-        if (load64(&at->cgroup_id) || place_of(view, cgroup_id))
+        if (load64(&at->cgroup_id) || table_find(&table, call_watch_hash(cgroup_id), cgroup_id))
                 return -EEXIST;
-        watch = free_place_for(view, cgroup_id);
+        watch = table_find_free(&table, call_watch_hash(cgroup_id));
         if (!watch)
                 return -ENOSPC;
 
@@ -104,32 +84,23 @@ int call_view_watch(CallView *view, uint32_t slot, uint64_t cgroup_id)
         at->cgroup_id = cgroup_id;
         watch->slot = slot;
         watch->life = load32(&at->life);
-        __atomic_store_n(&watch->cgroup_id, cgroup_id, __ATOMIC_RELEASE); /* whoever finds it finds the rest */
+        table_set(watch, cgroup_id);
         view->watched->n_watched++;
         return 0;
 }
 
 void call_view_unwatch(CallView *view, uint32_t slot)
 {
-        struct call_watch *watch;
-        uint64_t cgroup_id;
-        uint32_t at;
+        const Table table = table_of(view);
+        uint64_t cgroup_id = call_view_cgroup(view, slot);
+        struct call_watch *watch = table_find(&table, call_watch_hash(cgroup_id), cgroup_id);
 
-        cgroup_id = call_view_cgroup(view, slot);
         if (!cgroup_id)
                 return;
-        watch = place_of(view, cgroup_id);
         if (watch)
-                __atomic_store_n(&watch->cgroup_id, CALL_WATCH_GONE, __ATOMIC_RELEASE);
+                table_remove(&table, watch);
         view->slots[slot].cgroup_id = 0;
         view->watched->n_watched--;
-
-        /* What is gone in front of a free place is free, too: a look for somebody else ends there. */
-        for (at = watch ? (uint32_t)(watch - view->watched->watches) : 0; watch; at = (at - 1) & (CALL_WATCHES - 1)) {
-                if (load64(&view->watched->watches[at].cgroup_id) != CALL_WATCH_GONE || load64(&view->watched->watches[(at + 1) & (CALL_WATCHES - 1)].cgroup_id))
-                        break;
-                __atomic_store_n(&view->watched->watches[at].cgroup_id, 0, __ATOMIC_RELEASE);
-        }
 }
 
 uint64_t call_view_cgroup(const CallView *view, uint32_t slot)

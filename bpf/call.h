@@ -25,13 +25,11 @@
 
 /* One place of the table of who is watched. */
 struct call_watch {
-        __u64 cgroup_id; /* 0: free, and so are all behind it; CALL_WATCH_GONE: free */
+        __u64 cgroup_id; /* bpf/table.h */
         __u32 slot;
         __u32 life;
 };
 _Static_assert(sizeof(struct call_watch) == 16, "shared with the BPF side");
-
-#define CALL_WATCH_GONE (~0ull)
 
 struct call_watched {
         __u32 magic;

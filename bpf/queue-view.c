@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "base/error.h"
+#include "bpf/table.h"
 
 static uint64_t load64(const __u64 *at)
 {
@@ -49,9 +50,16 @@ void queue_view_close(QueueView *view)
 
 /* ---- who is watched */
 
-static bool is_in_use(const struct queue_group *group)
+static Table table_of(const QueueView *view)
 {
-        return group->cgroup_id && group->cgroup_id != QUEUE_GROUP_GONE;
+        return (Table){view->watched->groups, sizeof(struct queue_group), QUEUE_GROUPS, QUEUE_GROUP_TRIES};
+}
+
+static struct queue_group *group_of(const QueueView *view, uint64_t cgroup_id)
+{
+        const Table table = table_of(view);
+
+        return table_find(&table, queue_group_hash(cgroup_id), cgroup_id);
 }
 
 /* Where its links are; false: nowhere, for whoever else has the memory has written there. */
@@ -60,32 +68,6 @@ static bool row_of(const QueueView *view, const struct queue_group *group, uint3
         *ret_first = __atomic_load_n(&group->first, __ATOMIC_RELAXED);
         *ret_n = __atomic_load_n(&group->n_links, __ATOMIC_RELAXED);
         return *ret_n <= view->n_links && *ret_first <= view->n_links - *ret_n;
-}
-
-static struct queue_group *place_of(const QueueView *view, uint64_t cgroup_id)
-{
-        uint32_t at = queue_group_hash(cgroup_id);
-
-        for (uint32_t i = 0; i < QUEUE_GROUP_TRIES; i++) {
-                struct queue_group *group = &view->watched->groups[(at + i) & (QUEUE_GROUPS - 1)];
-
-                if (group->cgroup_id == cgroup_id)
-                        return group;
-        }
-        return NULL;
-}
-
-static struct queue_group *free_place_for(const QueueView *view, uint64_t cgroup_id)
-{
-        uint32_t at = queue_group_hash(cgroup_id);
-
-        for (uint32_t i = 0; i < QUEUE_GROUP_TRIES; i++) {
-                struct queue_group *group = &view->watched->groups[(at + i) & (QUEUE_GROUPS - 1)];
-
-                if (!is_in_use(group))
-                        return group;
-        }
-        return NULL;
 }
 
 /* So many entries in a row that are nobody's: the first row there is. */
@@ -97,7 +79,7 @@ static bool find_row(const QueueView *view, uint32_t n, uint32_t *ret)
                 const struct queue_group *group = &view->watched->groups[i];
                 uint32_t its_first, its_n;
 
-                if (!is_in_use(group) || !row_of(view, group, &its_first, &its_n) || its_first >= first + n || its_first + its_n <= first)
+                if (!table_id_is_valid(group->cgroup_id) || !row_of(view, group, &its_first, &its_n) || its_first >= first + n || its_first + its_n <= first)
                         continue;
                 first = its_first + its_n; /* behind it, and from the beginning again */
                 i = UINT32_MAX;
@@ -108,46 +90,39 @@ static bool find_row(const QueueView *view, uint32_t n, uint32_t *ret)
 
 int queue_view_watch(QueueView *view, uint64_t cgroup_id, uint32_t n_links)
 {
+        const Table table = table_of(view);
         struct queue_group *group;
         uint32_t first;
 
-        if (cgroup_id == 0 || cgroup_id == QUEUE_GROUP_GONE || n_links == 0)
+        if (!table_id_is_valid(cgroup_id) || n_links == 0)
                 return -EINVAL;
-        if (place_of(view, cgroup_id))
+        if (group_of(view, cgroup_id))
                 return -EEXIST;
-        group = free_place_for(view, cgroup_id);
+        group = table_find_free(&table, queue_group_hash(cgroup_id));
         if (!group || n_links > view->n_links || !find_row(view, n_links, &first))
                 return -ENOSPC;
         memset(&view->links[first], 0, n_links * sizeof(*view->links));
         group->first = first;
         group->n_links = n_links;
         group->told = 0;
-        __atomic_store_n(&group->cgroup_id, cgroup_id, __ATOMIC_RELEASE); /* whoever finds it finds the rest */
+        table_set(group, cgroup_id);
         return 0;
 }
 
 void queue_view_unwatch(QueueView *view, uint64_t cgroup_id)
 {
-        struct queue_group *group = cgroup_id && cgroup_id != QUEUE_GROUP_GONE ? place_of(view, cgroup_id) : NULL;
-        uint32_t at;
+        const Table table = table_of(view);
+        struct queue_group *group = group_of(view, cgroup_id);
 
-        if (!group)
-                return;
-        __atomic_store_n(&group->cgroup_id, QUEUE_GROUP_GONE, __ATOMIC_RELEASE);
-
-        /* What is gone in front of a free place is free, too: a look for somebody else ends there. */
-        for (at = (uint32_t)(group - view->watched->groups);; at = (at - 1) & (QUEUE_GROUPS - 1)) {
-                if (view->watched->groups[at].cgroup_id != QUEUE_GROUP_GONE || view->watched->groups[(at + 1) & (QUEUE_GROUPS - 1)].cgroup_id)
-                        break;
-                __atomic_store_n(&view->watched->groups[at].cgroup_id, 0, __ATOMIC_RELEASE);
-        }
+        if (group)
+                table_remove(&table, group);
 }
 
 /* ---- what was counted */
 
 int queue_view_read(const QueueView *view, uint64_t cgroup_id, uint32_t link, struct queue_count *ret)
 {
-        const struct queue_group *group = cgroup_id && cgroup_id != QUEUE_GROUP_GONE ? place_of(view, cgroup_id) : NULL;
+        const struct queue_group *group = group_of(view, cgroup_id);
         const struct queue_link *from;
         uint32_t first, n_links;
 
@@ -168,7 +143,7 @@ int queue_view_read(const QueueView *view, uint64_t cgroup_id, uint32_t link, st
 
 uint64_t queue_view_told(const QueueView *view, uint64_t cgroup_id)
 {
-        const struct queue_group *group = cgroup_id && cgroup_id != QUEUE_GROUP_GONE ? place_of(view, cgroup_id) : NULL;
+        const struct queue_group *group = group_of(view, cgroup_id);
 
         return group ? load64(&group->told) : 0;
 }

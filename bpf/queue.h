@@ -16,7 +16,6 @@
 #define QUEUE_GROUP_TRIES   8     /* places that one group may be at, from its hash on */
 #define QUEUE_LINKS_MAX     65536
 #define QUEUE_LINKS_DEFAULT 1024
-#define QUEUE_GROUP_GONE    (~0ull) /* nobody's id: a place that was given up, behind which others may be */
 
 /* One link, since it is watched: what was told at the two sites of shm/probe.h. Each sum of buckets is the number of messages told of. */
 struct queue_link {
@@ -28,7 +27,7 @@ _Static_assert(sizeof(struct queue_link) == 512, "shared with the BPF side");
 
 /* The links 1 to n_links of a dataflow stand from `first` on. */
 struct queue_group {
-        __u64 cgroup_id; /* 0: free. Written last by who watches, who is one */
+        __u64 cgroup_id; /* bpf/table.h. Written last by who watches, who is one */
         __u32 first, n_links;
         __u64 told; /* messages that were counted, at both ends of all its links */
         __u64 reserved;
