@@ -64,15 +64,25 @@ static int head_look(RingReader *r)
         return 0;
 }
 
-/* Stores the tail. SC where the producer may be waiting for just that: it stored its room word, then looked at tail.
- * */
-static void tail_store(RingReader *r, uint64_t tail)
+/* Shows what was taken and dropped. The tail SC where the producer may be waiting for just that: it stored its room word, then
+ * looked at tail. */
+static void show(RingReader *r)
 {
-        r->tail = tail;
+        struct cursor_shared *c = r->cursor;
+
+        store_relaxed(&c->delivered, r->delivered); /* counters: for status only */
+        store_relaxed(&c->delivered_bytes, r->delivered_bytes);
+        if (r->more_to_show) {
+                store_relaxed(&c->copied, r->copied);
+                for (unsigned i = 0; i < _DROP_REASON_MAX; i++)
+                        store_relaxed(&c->dropped[i], r->dropped[i]);
+                r->more_to_show = false;
+        }
+        r->shown = r->tail;
         if (r->policy == RING_BACKPRESSURE)
-                store_sc(&r->cursor->tail, tail);
+                store_sc(&c->tail, r->tail);
         else
-                store_release(&r->cursor->tail, tail); /* release: the slot was read before it is given up */
+                store_release(&c->tail, r->tail); /* release: the slots were read before they are given up */
 }
 
 static void drop_count(RingReader *r, DropReason reason, uint64_t n)
@@ -81,10 +91,12 @@ static void drop_count(RingReader *r, DropReason reason, uint64_t n)
         store_relaxed(&r->cursor->dropped[reason], r->dropped[reason]); /* counters: for status only */
 }
 
+/* Passes @n messages, which is still to be shown. */
 static void drop(RingReader *r, DropReason reason, uint64_t n)
 {
-        drop_count(r, reason, n);
-        tail_store(r, r->tail + n);
+        r->dropped[reason] += n;
+        r->tail += n;
+        r->more_to_show = true;
 }
 
 typedef enum Gave { /* what the SC store just done may have given the producer */
@@ -128,7 +140,7 @@ static void counters_clear(struct cursor_shared *c)
 
 static void activate(RingReader *r, uint64_t tail)
 {
-        r->tail = tail;
+        r->tail = r->shown = tail;
         counters_clear(r->cursor);
         store_relaxed(&r->cursor->start, r->start);
         store_relaxed(&r->cursor->tail, tail); /* visible with ACTIVE */
@@ -144,7 +156,7 @@ int ring_reader_start(RingReader *r)
         activate(r, r->head);
         if (head_look(r)) /* what was published before the producer could know of us was for nobody */
                 return RING_E_VIOLATION;
-        r->start = r->safe_from = r->tail = r->head;
+        r->start = r->safe_from = r->tail = r->shown = r->head;
         store_relaxed(&r->cursor->start, r->start);
         store_sc(&r->cursor->tail, r->tail); /* SC: the producer may have blocked on the first value already */
         return 0;
@@ -195,14 +207,14 @@ static int violation(RingReader *r)
         return RING_E_VIOLATION;
 }
 
-/* Brings head up to date and skips what is out of reach. 0: there is a message at tail. */
-static int advance(RingReader *r)
+/* Brings head up to date and skips what is out of reach. 0: there is a message at tail. @again: we did so a moment ago. */
+static int advance(RingReader *r, bool again)
 {
         uint64_t reach = r->policy == RING_BACKPRESSURE ? r->n_slots : r->queue_size;
         int e;
 
         /* Backpressure: what head said once stays true. drop_oldest wants to know what is out of date now. */
-        if (r->policy == RING_DROP_OLDEST || r->tail == r->head) {
+        if ((r->policy == RING_DROP_OLDEST && !again) || r->tail == r->head) {
                 e = head_look(r);
                 if (e)
                         return e;
@@ -284,20 +296,17 @@ static __attribute__((noinline, cold)) void tell_taken(const RingReader *r, cons
         probe_dequeue(r->link, msg->index, ring_reader_backlog(r), now > msg->d.time_ns ? now - msg->d.time_ns : 0);
 }
 
-static void deliver(RingReader *r, RingMessage *msg, bool *ret_ring)
+/* The message is the caller's. What is shown of that comes after its claim was stored. */
+static void deliver(RingReader *r, RingMessage *msg)
 {
-        msg->index = r->tail;
+        msg->index = r->tail++;
         msg->meta = (const uint8_t *)msg->payload + (((uint64_t)msg->d.payload_len + 7) & ~UINT64_C(7));
         r->delivered++;
         r->delivered_bytes += msg->d.payload_len;
-        r->copied += msg->must_copy;
-        store_relaxed(&r->cursor->delivered, r->delivered); /* counters: for status only */
-        store_relaxed(&r->cursor->delivered_bytes, r->delivered_bytes);
-        if (msg->must_copy)
-                store_relaxed(&r->cursor->copied, r->copied);
-        tail_store(r, r->tail + 1); /* after the claim, which is SC */
-        if (r->policy == RING_BACKPRESSURE)
-                *ret_ring |= must_ring(r, GAVE_TAIL); /* under drop_oldest nobody ever waits for the tail */
+        if (msg->must_copy) {
+                r->copied++;
+                r->more_to_show = true;
+        }
         if (probe_dequeue_wanted())
                 tell_taken(r, msg);
 }
@@ -317,12 +326,12 @@ static inline void prefetch(const RingReader *r)
 }
 
 /* One attempt at the message at tail. RING_E_AGAIN: it was dropped, or head has to be looked at again. */
-static int take_one(RingReader *r, RingMessage *msg, bool *ret_ring)
+static int take_one(RingReader *r, RingMessage *msg, bool again, bool *ret_ring)
 {
         SlotState state;
         int e;
 
-        e = advance(r);
+        e = advance(r, again);
         if (e)
                 return e;
         prefetch(r);
@@ -345,23 +354,41 @@ static int take_one(RingReader *r, RingMessage *msg, bool *ret_ring)
                 if (e)
                         return e;
         }
-        deliver(r, msg, ret_ring);
+        deliver(r, msg);
         return 0;
 }
 
-int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring)
+static inline int take(RingReader *r, RingMessage *msg, bool again, bool *ret_ring)
 {
-        uint64_t tail = r->tail;
         int e = RING_E_AGAIN;
 
         *ret_ring = false;
         if (!r->active)
                 return r->broken ? RING_E_VIOLATION : RING_E_EMPTY;
         for (unsigned i = 0; i < TAKE_ROUNDS && e == RING_E_AGAIN; i++)
-                e = take_one(r, msg, ret_ring);
-        if (e && r->tail != tail && r->policy == RING_BACKPRESSURE)
-                *ret_ring |= must_ring(r, GAVE_TAIL); /* dropped without delivering: that is room, too */
+                e = take_one(r, msg, again && i == 0, ret_ring);
         return e;
+}
+
+int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring)
+{
+        int e = take(r, msg, false, ret_ring);
+
+        *ret_ring |= ring_reader_show(r); /* also what was dropped without delivering: that is room, too */
+        return e;
+}
+
+int ring_reader_take_more(RingReader *r, RingMessage *msg, bool *ret_ring)
+{
+        return take(r, msg, r->tail != r->shown, ret_ring);
+}
+
+bool ring_reader_show(RingReader *r)
+{
+        if (r->tail == r->shown)
+                return false;
+        show(r);
+        return r->policy == RING_BACKPRESSURE && must_ring(r, GAVE_TAIL); /* under drop_oldest nobody ever waits for the tail */
 }
 
 void ring_reader_count_wake(RingReader *r)
@@ -434,6 +461,7 @@ void ring_reader_skip(RingReader *r, DropReason reason, bool *ret_ring)
         if (!r->active || head_look(r) || r->tail == r->head)
                 return;
         drop(r, reason, 1);
+        show(r);
         *ret_ring = must_ring(r, GAVE_TAIL);
 }
 
@@ -469,12 +497,16 @@ uint64_t ring_reader_discard(RingReader *r, DropReason reason, bool *ret_ring)
         n = r->head - r->tail;
         if (n)
                 drop(r, reason, n);
+        if (r->tail != r->shown)
+                show(r);
         *ret_ring = must_ring(r, GAVE_TAIL);
         return n;
 }
 
 void ring_reader_stop(RingReader *r, bool *ret_ring)
 {
+        if (r->tail != r->shown)
+                show(r);
         store_sc(&r->cursor->state, CURSOR_INACTIVE); /* SC: then the room word, as for a tail */
         r->active = false;
         *ret_ring = must_ring(r, GAVE_UP);

@@ -27,6 +27,8 @@ typedef struct RingReader {
         RingPolicy policy;
         bool active, broken, draining;
         uint64_t tail;      /* private truth of cursor->tail */
+        uint64_t shown;     /* what stands there */
+        bool more_to_show;  /* counters that rarely change did, and were not stored yet */
         uint64_t head;      /* last head seen: the next one may not be smaller */
         uint64_t final;     /* with draining */
         uint64_t safe_from; /* backpressure promises hold from this index */
@@ -92,6 +94,21 @@ void ring_reader_name(RingReader *r, uint32_t attachment);
  * ring_reader_discard() counts the rest, then detach and report).
  */
 int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring);
+
+/**
+ * ring_reader_take_more() - the next message of several: as ring_reader_take(), but nobody sees it before ring_reader_show()
+ *
+ * Until then the cursor stands where it stood: a producer under backpressure keeps everything, so that the successor of a reader that
+ * dies meanwhile begins before the first of them; counters say nothing of them; whoever waits for room goes on waiting, so show before
+ * waiting for anything. Claims are stored at once, as the protocol of chunks wants it. Under drop_oldest the window is that of the first one's
+ * moment. ring_reader_skip(), _discard(), _stop() and ring_reader_take() show what there is to show.
+ *
+ * Return: as ring_reader_take(). @ret_ring is for claims alone.
+ */
+int ring_reader_take_more(RingReader *r, RingMessage *msg, bool *ret_ring);
+
+/* ring_reader_show() - store the cursor once for all that was taken more. True: the producer waits for that and is owed one byte. */
+bool ring_reader_show(RingReader *r);
 
 /* ring_reader_ready() - SC look before a sleep: whether take would say something else than EMPTY. */
 bool ring_reader_ready(const RingReader *r);

@@ -5,7 +5,11 @@
 #ifndef TG_SHM_RING_INTERNAL_H
 #define TG_SHM_RING_INTERNAL_H
 
+#include <string.h>
+
+#include "base/cleanup.h"
 #include "shm/ring.h"
+#include "shm/shm-internal.h"
 
 /* Slots of a ring by its sealed size; 0 when it is no ring. */
 uint32_t ring_slots(const Region *ring);
@@ -15,13 +19,6 @@ typedef enum SlotState {
         SLOT_OVERRUN, /* holds or becomes a later message */
         SLOT_TORN,    /* is not, or not yet, what head promises */
 } SlotState;
-
-/**
- * slot_copy() - message @index out of its slot, if it is whole and stays so while it is copied
- * @ret_d:     the descriptor, unchecked
- * @ret_bytes: RING_INLINE_MAX / 8 words: as many inline bytes as the descriptor claims, at most all
- */
-SlotState slot_copy(const struct ring_slot *slot, uint64_t index, struct ring_descriptor *ret_d, uint64_t *ret_bytes);
 
 /* slot_stable() - whether the slot still holds @index; call it after an acquire fence. */
 bool slot_stable(const struct ring_slot *slot, uint64_t index);
@@ -35,6 +32,52 @@ static inline uint64_t extent_of(uint64_t payload_len, uint64_t meta_len)
 static inline uint64_t descriptor_extent(const struct ring_descriptor *d)
 {
         return extent_of(d->payload_len, d->meta_len);
+}
+
+_Static_assert(RING_INLINE_MAX % 32 == 0, "copied by four words at a time");
+
+static inline void word_copy(void *to, const uint64_t *from)
+{
+        uint64_t word = load_relaxed(from);
+
+        memcpy(to, &word, 8);
+}
+
+static inline void four_words_copy(void *to, const uint64_t *from)
+{
+        word_copy(to, from);
+        word_copy((uint8_t *)to + 8, from + 1);
+        word_copy((uint8_t *)to + 16, from + 2);
+        word_copy((uint8_t *)to + 24, from + 3);
+}
+
+/**
+ * slot_copy() - message @index out of its slot, if it is whole and stays so while it is copied
+ * @ret_d:     the descriptor, unchecked
+ * @ret_bytes: RING_INLINE_MAX / 8 words: as many inline bytes as the descriptor claims, at most all
+ */
+static inline SlotState slot_copy(const struct ring_slot *slot, uint64_t index, struct ring_descriptor *ret_d, uint64_t *ret_bytes)
+{
+        uint64_t want = 2 * index + 2, seq;
+        uint64_t n = 0;
+
+        seq = load_acquire(&slot->seq); /* acquire: the words below are at least as new */
+        if (seq != want)
+                return seq > want ? SLOT_OVERRUN : SLOT_TORN;
+
+        for (size_t i = 0; i < ELEMENTSOF(slot->descriptor) - 3; i += 4)
+                four_words_copy((uint8_t *)ret_d + 8 * i, &slot->descriptor[i]); /* torn sets: the second look at seq */
+        for (size_t i = ELEMENTSOF(slot->descriptor) & ~UINT64_C(3); i < ELEMENTSOF(slot->descriptor); i++)
+                word_copy((uint8_t *)ret_d + 8 * i, &slot->descriptor[i]);
+
+        if (ret_d->flags & RING_FLAG_INLINE)
+                n = (MIN(descriptor_extent(ret_d), (uint64_t)RING_INLINE_MAX) + 7) / 8;
+        for (size_t i = 0; i < n; i += 4) /* up to three more than there are: all stand in the slot */
+                four_words_copy(&ret_bytes[i], &slot->bytes[i]);
+
+        fence_acquire(); /* the words were read before seq is read again */
+        seq = load_relaxed(&slot->seq);
+        return seq == want ? SLOT_WHOLE : seq > want ? SLOT_OVERRUN : SLOT_TORN;
 }
 
 /* descriptor_check() - 0, RING_E_INVALID, or RING_E_SEGMENT when it names a segment that is not attached. */

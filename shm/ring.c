@@ -77,31 +77,6 @@ bool slot_stable(const struct ring_slot *slot, uint64_t index)
         return load_relaxed(&slot->seq) == 2 * index + 2; /* ordered by the caller's acquire fence */
 }
 
-SlotState slot_copy(const struct ring_slot *slot, uint64_t index, struct ring_descriptor *ret_d, uint64_t *ret_bytes)
-{
-        uint64_t want = 2 * index + 2, seq;
-        uint64_t n = 0;
-
-        seq = load_acquire(&slot->seq); /* acquire: the words below are at least as new */
-        if (seq != want)
-                return seq > want ? SLOT_OVERRUN : SLOT_TORN;
-
-        for (size_t i = 0; i < ELEMENTSOF(slot->descriptor); i++) {
-                uint64_t word = load_relaxed(&slot->descriptor[i]); /* torn sets: the second look at seq */
-
-                memcpy((uint8_t *)ret_d + 8 * i, &word, 8);
-        }
-
-        if (ret_d->flags & RING_FLAG_INLINE)
-                n = (MIN(descriptor_extent(ret_d), (uint64_t)RING_INLINE_MAX) + 7) / 8;
-        for (size_t i = 0; i < n; i++)
-                ret_bytes[i] = load_relaxed(&slot->bytes[i]);
-
-        fence_acquire(); /* the words were read before seq is read again */
-        seq = load_relaxed(&slot->seq);
-        return seq == want ? SLOT_WHOLE : seq > want ? SLOT_OVERRUN : SLOT_TORN;
-}
-
 int descriptor_check(const struct ring_descriptor *d, const uint64_t segment_size[POOL_MAX_SEGMENTS])
 {
         uint64_t extent = descriptor_extent(d), size;

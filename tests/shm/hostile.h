@@ -91,7 +91,13 @@ static inline void hostile_take(Hostile *h, unsigned l)
                 ring_reader_release(&h->fx.r[l], h->held[l].claim);
                 h->holds[l] = false;
         }
-        r = ring_reader_take(&h->fx.r[l], &h->held[l], &ring);
+        if ((h->sum ^ h->fx.r[l].tail) & 1) { /* takes nothing from the bytes that others are made of */
+                r = ring_reader_take_more(&h->fx.r[l], &h->held[l], &ring);
+                if ((h->sum ^ h->fx.r[l].tail) & 6)
+                        (void)ring_reader_show(&h->fx.r[l]);
+        } else {
+                r = ring_reader_take(&h->fx.r[l], &h->held[l], &ring);
+        }
         HOSTILE_CHECK(r == 0 || (r >= RING_E_EMPTY && r <= RING_E_VIOLATION));
         if (r == RING_E_SEGMENT && h->held[l].d.segment == 1 && hostile_byte(h) & 1)
                 must(ring_reader_add_segment(&h->fx.r[l], 1, &h->more.ro));

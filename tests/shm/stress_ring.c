@@ -415,17 +415,33 @@ static void consumer_sleep(Consumer *c)
         bell_wake(&c->bell);
 }
 
+static void consumer_show(Consumer *c)
+{
+        if (ring_reader_show(&c->r))
+                ring_once(c->world->sock[c->i][1], c->res);
+}
+
+/* One by one, or several that are shown as taken at once. */
+static int consumer_take(Consumer *c, RingMessage *m)
+{
+        bool ring;
+        int r = next_random(&c->rng) % 8 ? ring_reader_take_more(&c->r, m, &ring) : ring_reader_take(&c->r, m, &ring);
+
+        if (ring)
+                ring_once(c->world->sock[c->i][1], c->res);
+        if (r == RING_E_EMPTY || r == RING_E_END)
+                consumer_show(c);
+        return r;
+}
+
 static void consumer_loop(Consumer *c)
 {
         unsigned slow = c->world->cs->c[c->i].slow;
 
         while (!c->res->failure[0]) {
                 RingMessage m;
-                bool ring;
-                int r = ring_reader_take(&c->r, &m, &ring);
+                int r = consumer_take(c, &m);
 
-                if (ring)
-                        ring_once(c->world->sock[c->i][1], c->res);
                 if (r == 0) {
                         consumer_accept(c, &m);
                         if (slow && next_random(&c->rng) % slow == 0)
