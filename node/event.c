@@ -8,28 +8,40 @@
 
 #include "node/node-internal.h"
 
-#define MAX_SPARE_EVENTS 16u
+#define MIN_SPARE_EVENTS 16u
+#define MAX_SPARE_EVENTS 256u /* 112 KiB */
 
-/* Aligned for inline payloads, which lie in the event itself. Kept for reuse, so that steady work allocates nothing. */
+void event_expect(tg_node *node, size_t n)
+{
+        node->max_spare_events = MAX(node->max_spare_events, (unsigned)MIN(n, (size_t)MAX_SPARE_EVENTS));
+}
+
+tg_event *event_alloc(tg_node *node)
+{
+        tg_event *event = aligned_alloc(64, (sizeof(*event) + 63) / 64 * 64); /* for inline payloads, which lie in the event itself */
+
+        if (event)
+                event->node = node;
+        return event;
+}
+
 tg_event *event_new(tg_node *node)
 {
-        tg_event *event = list_first(&node->spare_events, tg_event, link);
+        tg_event *event = event_get(node);
 
-        if (event) {
-                list_unlink(&event->link);
-                node->n_spare_events--;
-        } else {
-                event = aligned_alloc(64, (sizeof(*event) + 63) / 64 * 64);
-                if (!event)
-                        return NULL;
-        }
-        /* Not the message: it is filled by the taker, and large. */
-        memset((char *)event + sizeof(event->message), 0, sizeof(*event) - sizeof(event->message));
-        list_init(&event->link);
-        event->node = node;
-        event->claim = -1;
+        if (!event)
+                return NULL;
         event->message.must_copy = false;
         event->message.d.meta_len = 0;
+        event->message.index = 0;
+        event->kind = 0;
+        event->claim = -1;
+        event->id = NULL;
+        event->data = NULL;
+        event->size = 0;
+        event->params = NULL;
+        event->source = NULL;
+        event->owned = NULL;
         return event;
 }
 
@@ -49,7 +61,7 @@ int event_new_text(tg_node *node, tg_event_kind kind, const char *id, const char
         event->id = bytes;
         event->data = text_len ? bytes + id_len + 1 : NULL;
         event->size = text_len;
-        event->time_ns = clock_now();
+        event->message.d.time_ns = clock_now();
         event->owned = TAKE_PTR(bytes);
         *ret = event;
         return 0;
@@ -82,36 +94,56 @@ void event_drop(tg_event *event)
                         peer_send(node, event->source->peer);
                 event->source = source_unref(node, event->source);
         }
+        if (event->params)
+                event->params = params_free(event->params);
+        if (event->owned)
+                free(event->owned);
+        if (node->closed || node->n_spare_events >= MAX(node->max_spare_events, MIN_SPARE_EVENTS))
+                free(event);
+        else
+                event_put(node, event);
+}
+
+/* In a forked child: only what is this process's own, for the cursor is not mapped here. */
+static void event_forget(tg_event *event)
+{
         event->params = params_free(event->params);
         free(event->owned);
-        if (node->closed || node->n_spare_events >= MAX_SPARE_EVENTS) {
-                free(event);
-                return;
+        free(event);
+}
+
+/* Frees those of one node, from events[0] on, with one lock. Return: how many were done. */
+static size_t events_free(tg_event *const *events, size_t n)
+{
+        tg_node *node = events[0]->node;
+        size_t done = 0;
+        bool last;
+
+        if (node_forked(node)) {
+                event_forget(events[0]);
+                return 1;
         }
-        list_append(&node->spare_events, &event->link);
-        node->n_spare_events++;
+        lock_take(&node->lock);
+        while (done < n && events[done] && events[done]->node == node)
+                event_drop(events[done++]);
+        node->n_events_out -= (uint32_t)done;
+        last = node->n_events_out == 0 && node->closed;
+        lock_give(&node->lock);
+        if (last)
+                (void)node_unref(node);
+        return done;
+}
+
+void tg_events_free(tg_event *const *events, size_t n)
+{
+        for (size_t i = 0; i < n;)
+                i += events[i] ? events_free(events + i, n - i) : 1;
 }
 
 tg_event *tg_event_free(tg_event *ev)
 {
-        tg_node *node;
-        bool last;
-
-        if (!ev)
-                return NULL;
-        node = ev->node;
-        if (node_forked(node)) { /* only what is this process's own: the cursor is not mapped here */
-                ev->params = params_free(ev->params);
-                free(ev->owned);
-                free(ev);
-                return NULL;
-        }
-        lock_take(&node->lock);
-        event_drop(ev);
-        last = --node->n_events_out == 0 && node->closed;
-        lock_give(&node->lock);
-        if (last)
-                (void)node_unref(node);
+        if (ev)
+                (void)events_free(&ev, 1);
         return NULL;
 }
 
@@ -137,12 +169,12 @@ size_t tg_event_size(const tg_event *ev)
 
 uint64_t tg_event_seq(const tg_event *ev)
 {
-        return ev->seq;
+        return ev->message.index;
 }
 
 uint64_t tg_event_time_ns(const tg_event *ev)
 {
-        return ev->time_ns;
+        return ev->message.d.time_ns;
 }
 
 const tg_params *tg_event_params(const tg_event *ev)

@@ -122,7 +122,7 @@ static void release_claim(tg_event *event)
 }
 
 /* The part of taking that can want for memory; repeated at the next call if it does. */
-static int event_complete(Input *input, tg_event *event)
+static int event_complete_more(Input *input, tg_event *event)
 {
         int r;
 
@@ -143,7 +143,12 @@ static int event_complete(Input *input, tg_event *event)
         return 0;
 }
 
-static int event_fill(Input *input, Source *source, tg_event *event)
+static inline int event_complete(Input *input, tg_event *event)
+{
+        return event->message.d.meta_len || event->message.must_copy ? event_complete_more(input, event) : 0;
+}
+
+static inline int event_fill(Input *input, Source *source, tg_event *event)
 {
         const RingMessage *m = &event->message;
 
@@ -151,10 +156,10 @@ static int event_fill(Input *input, Source *source, tg_event *event)
         event->id = input->id;
         event->size = m->d.payload_len;
         event->data = event->size ? m->payload : NULL;
-        event->seq = m->index;
-        event->time_ns = m->d.time_ns;
         event->source = source;
         event->claim = m->claim;
+        event->params = NULL;
+        event->owned = NULL;
         source->n_refs++;
         return event_complete(input, event);
 }
@@ -196,23 +201,24 @@ static int source_lacks_segment(Input *input, Source *source)
 }
 
 /* Takes one message. What was taken but could not be completed waits in `pending`. */
-static int source_take(Input *input, Source *source, tg_event **ret)
+static inline int source_take(Input *input, Source *source, tg_event **ret)
 {
         tg_node *node = input->node;
         tg_event *event;
         bool ring;
         int r;
 
-        event = event_new(node);
+        event = event_get(node);
         if (!event)
                 return error_origin(-ENOMEM);
-        r = ring_reader_take(&source->reader, &event->message, &ring);
+        r = node->gathers ? ring_reader_take_more(&source->reader, &event->message, &ring)
+                          : ring_reader_take(&source->reader, &event->message, &ring);
         if (ring)
                 peer_send(node, source->peer);
-        if (input->policy == RING_BACKPRESSURE)
+        if (input->policy == RING_BACKPRESSURE && !node->gathers)
                 ring_reader_set_cpu(&source->reader, sched_getcpu()); /* it may wait for room */
         if (r) {
-                event_drop(event);
+                event_put(node, event);
                 switch (r) {
                 case RING_E_EMPTY:
                         return NODE_E_NOTHING;
@@ -312,6 +318,34 @@ int input_next(Input *input, nsec_t now, tg_event **ret)
         if (r == NODE_E_NOTHING && !node->stopping)
                 return input_timed_out(input, now, ret);
         return r;
+}
+
+size_t input_more(Input *input, tg_event **events, size_t n)
+{
+        Source *source = input->old ? input->old : input->now;
+        size_t done = 0;
+
+        if (input->timer_ns || input->pending || !source || source->ended || input->said_closed)
+                return 0;
+        while (done < n && source_take(input, source, &events[done]) == 0)
+                done++;
+        return done;
+}
+
+static void source_show(Input *input, Source *source)
+{
+        if (ring_reader_show(&source->reader))
+                peer_send(input->node, source->peer);
+        if (input->policy == RING_BACKPRESSURE)
+                ring_reader_set_cpu(&source->reader, sched_getcpu());
+}
+
+void input_show(Input *input)
+{
+        if (input->old)
+                source_show(input, input->old);
+        if (input->now)
+                source_show(input, input->now);
 }
 
 bool input_ready(const Input *input)

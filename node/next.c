@@ -31,9 +31,8 @@ static int deliver_queued(tg_node *node, tg_event **ret)
 }
 
 /* One round over the inputs, beginning where the last one ended. */
-static int look_at_inputs(tg_node *node, tg_event **ret)
+static int look_at_inputs(tg_node *node, nsec_t now, tg_event **ret)
 {
-        nsec_t now = node->timed ? clock_now() : 0;
         bool again = false;
 
         for (unsigned i = 0; i < node->n_inputs; i++) {
@@ -51,8 +50,20 @@ static int look_at_inputs(tg_node *node, tg_event **ret)
         return again ? NODE_E_AGAIN : NODE_E_NOTHING;
 }
 
+/* What is asked for, and what was found of it: the array is the caller's. */
+typedef struct Take {
+        tg_event **events;
+        size_t n, n_taken;
+} Take;
+
+static void take_add(tg_node *node, Take *take)
+{
+        node->n_events_out++;
+        node->n_taken += take->events[take->n_taken++]->source != NULL;
+}
+
 /* Return: 0, NODE_E_NOTHING, NODE_E_AGAIN, TG_E_END, or a negative errno. */
-static int look(tg_node *node, tg_event **ret)
+static int look_for_one(tg_node *node, nsec_t now, tg_event **ret)
 {
         int r;
 
@@ -61,7 +72,7 @@ static int look(tg_node *node, tg_event **ret)
                 return TG_E_END;
         if (!list_empty(&node->events))
                 return deliver_queued(node, ret);
-        r = look_at_inputs(node, ret);
+        r = look_at_inputs(node, now, ret);
         if (r != NODE_E_NOTHING)
                 return r;
         if (node->stopping) {
@@ -73,6 +84,58 @@ static int look(tg_node *node, tg_event **ret)
                 return node->stop_queued ? NODE_E_AGAIN : error_origin(-ENOMEM);
         }
         return NODE_E_NOTHING;
+}
+
+/* What more is there, in the order in which so many single calls would have found it. Trouble is left to the next call, which meets it again. */
+static void look_for_more(tg_node *node, nsec_t now, Take *take)
+{
+        if (node->n_inputs == 1 && take->events[0]->source && list_empty(&node->events)) { /* nobody else has a turn */
+                size_t n = input_more(&node->inputs[0], take->events + 1, take->n - 1);
+
+                node->n_events_out += (uint32_t)n;
+                node->n_taken += n;
+                take->n_taken += n;
+                return;
+        }
+        while (take->n_taken < take->n && !node->ended) {
+                tg_event **at = &take->events[take->n_taken];
+
+                if ((list_empty(&node->events) ? look_at_inputs(node, now, at) : deliver_queued(node, at)) != 0)
+                        return;
+                take_add(node, take);
+        }
+}
+
+/* Several at once, which the producers see to be taken when all of them are: before the caller has them, and before we wait for anything. */
+static int look_for_many(tg_node *node, nsec_t now, Take *take)
+{
+        int r;
+
+        event_expect(node, take->n);
+        node->gathers = true;
+        r = look_for_one(node, now, &take->events[0]);
+        if (r == 0) {
+                take_add(node, take);
+                look_for_more(node, now, take);
+        }
+        node->gathers = false;
+        for (unsigned i = 0; i < node->n_inputs; i++)
+                input_show(&node->inputs[i]);
+        return r;
+}
+
+/* Return: as look_for_one(), but that the events are in @take. */
+static int look(tg_node *node, Take *take)
+{
+        nsec_t now = node->timed ? clock_now() : 0;
+        int r;
+
+        if (take->n > 1)
+                return look_for_many(node, now, take);
+        r = look_for_one(node, now, &take->events[0]);
+        if (r == 0)
+                take_add(node, take);
+        return r;
 }
 
 /* The look between announcing a sleep and sleeping. */
@@ -180,12 +243,12 @@ static void learn_wake(tg_node *node, nsec_t sent_at)
 /* An event came after there was nothing: what does that say of the next ones? */
 static void learn(tg_node *node, const tg_event *event)
 {
-        nsec_t gap = event->time_ns > node->idle_since ? event->time_ns - node->idle_since : 0;
+        nsec_t sent_at = event->message.d.time_ns, gap = sent_at > node->idle_since ? sent_at - node->idle_since : 0;
 
         if (event->source) {
                 spin_arrived(&node->spin, &node->cost, gap, node->spun && !node->slept);
                 if (node->slept && gap)
-                        learn_wake(node, event->time_ns);
+                        learn_wake(node, sent_at);
         }
         node->idle_since = 0;
 }
@@ -245,7 +308,7 @@ static int leave_empty_handed(tg_node *node, int why, unsigned *n_rounds)
         return TG_E_TIMEOUT;
 }
 
-static int next(tg_node *node, tg_event **ret, int64_t timeout_ns, nsec_t deadline)
+static int next(tg_node *node, Take *take, int64_t timeout_ns, nsec_t deadline)
 {
         unsigned n_rounds = 0;
         int r;
@@ -253,7 +316,7 @@ static int next(tg_node *node, tg_event **ret, int64_t timeout_ns, nsec_t deadli
         for (;;) {
                 uint32_t pulse = node->pulse;
 
-                r = look(node, ret);
+                r = look(node, take);
                 if (r == 0 || r == TG_E_END || r < 0)
                         return r;
                 if (timeout_ns == 0) {
@@ -292,30 +355,27 @@ static void wake(tg_node *node)
         node->idle_since = 0;
 }
 
-static int delivered(tg_node *node, const tg_event *event)
+static void delivered(tg_node *node, const Take *take)
 {
         if (node->idle_since)
-                learn(node, event);
-        node->n_events_out++;
-        node->n_taken += event->source != NULL;
-        return 0;
+                learn(node, take->events[0]);
 }
 
 /*
  * The usual case, with one lock instead of two: nobody has the turn, and something is there. Who waits has the turn; it gives up
  * the lock only after it took the turn, so it is seen here. False: the long way.
  */
-static bool next_at_once(tg_node *node, tg_event **ret, int64_t timeout_ns, int *ret_r)
+static bool next_at_once(tg_node *node, Take *take, int64_t timeout_ns, int *ret_r)
 {
         int r = NODE_E_AGAIN;
 
         lock_take(&node->lock);
         if (lock_is_free(&node->next_turn)) {
                 wake(node);
-                r = look(node, ret);
+                r = look(node, take);
         }
         if (r == 0)
-                r = delivered(node, *ret);
+                delivered(node, take);
         else if (r == NODE_E_NOTHING && timeout_ns == 0 && node->outer_fd < 0)
                 r = TG_E_TIMEOUT;
         lock_give(&node->lock);
@@ -323,14 +383,14 @@ static bool next_at_once(tg_node *node, tg_event **ret, int64_t timeout_ns, int 
         return r < NODE_E_NOTHING;
 }
 
-int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns)
+static inline int next_some(tg_node *node, Take *take, int64_t timeout_ns)
 {
         nsec_t deadline;
         int r;
 
         if (node_forked(node))
                 return -EOWNERDEAD;
-        if (next_at_once(node, ret, timeout_ns, &r))
+        if (next_at_once(node, take, timeout_ns, &r))
                 return r;
         deadline = deadline_after(timeout_ns);
         r = lock_take_until(&node->next_turn, deadline);
@@ -338,11 +398,31 @@ int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns)
                 return r == -ETIMEDOUT ? TG_E_TIMEOUT : r;
         lock_take(&node->lock);
         wake(node);
-        r = next(node, ret, timeout_ns, deadline);
+        r = next(node, take, timeout_ns, deadline);
         if (r == 0)
-                r = delivered(node, *ret);
+                delivered(node, take);
         lock_give(&node->lock);
         lock_give(&node->next_turn);
+        return r;
+}
+
+int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns)
+{
+        Take take = {.events = ret, .n = 1};
+
+        return next_some(node, &take, timeout_ns);
+}
+
+int tg_next_batch(tg_node *node, tg_event **events, size_t n, size_t *ret_n, int64_t timeout_ns)
+{
+        Take take = {.events = events, .n = n};
+        int r;
+
+        *ret_n = 0;
+        if (n == 0)
+                return -EINVAL;
+        r = next_some(node, &take, timeout_ns);
+        *ret_n = take.n_taken;
         return r;
 }
 

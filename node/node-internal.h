@@ -166,18 +166,20 @@ typedef struct Packet { /* waits for room in the socket to the supervisor */
 } Packet;
 
 struct tg_event {
-        RingMessage message; /* first: wants 64-byte alignment */
-        ListLink link;
-        tg_node *node;
+        RingMessage message; /* first: wants 64-byte alignment. Of every event, number and time are here: index, d.time_ns */
         tg_event_kind kind;
+        int claim; /* in source->reader; -1: none */
         const char *id;
         const void *data;
         size_t size;
-        uint64_t seq, time_ns;
         Params *params;
         Source *source; /* NULL: no shared memory is held */
-        int claim;      /* in source->reader; -1: none */
         void *owned;    /* private bytes that id or data point into */
+        tg_node *node;
+        union {
+                ListLink link;       /* in node->events */
+                tg_event *next_spare;
+        };
 };
 
 struct tg_sample {
@@ -240,9 +242,10 @@ struct tg_node {
 
         Lock next_turn;
         unsigned first_input; /* whose turn it is */
+        bool gathers;         /* several messages are being taken, and shown as taken once for all of them: input_show() */
         List events;          /* made by the supervisor or by us; delivered before inputs */
-        List spare_events;
-        unsigned n_spare_events;
+        tg_event *spare_events; /* the last that was given back first: its bytes are in the caches */
+        unsigned n_spare_events, max_spare_events;
         bool stop_queued, stopping, ended;
         uint32_t told_to_stop; /* atomic, as the next: what a packet said, for a supervisor that has lost the control page */
         nsec_t stop_by;        /* NSEC_NEVER: no packet named a deadline */
@@ -351,6 +354,8 @@ int grow_wait(Output *output, uint64_t chunk_size, nsec_t span, nsec_t deadline)
 
 /* inputs.c */
 int input_next(Input *input, nsec_t now, tg_event **ret); /* 0, NODE_E_NOTHING, NODE_E_AGAIN, negative errno */
+size_t input_more(Input *input, tg_event **events, size_t n); /* after input_next() gave a message, in node->gathers: those behind it */
+void input_show(Input *input);                            /* after node->gathers, before anything is waited for */
 bool input_ready(const Input *input);                     /* SC look before a sleep */
 void input_drain(Input *input);                           /* what is there now is the last */
 
@@ -362,10 +367,33 @@ int timer_next(Input *input, nsec_t now, tg_event **ret);
 void timers_arm(tg_node *node);
 
 /* event.c */
-tg_event *event_new(tg_node *node); /* NULL: out of memory. Who delivers it counts it in n_events_out */
+tg_event *event_alloc(tg_node *node); /* one more, as by event_get() */
+
+/* An event of which only the node is set; NULL: out of memory. Kept for reuse, so that steady work allocates nothing. */
+static inline tg_event *event_get(tg_node *node)
+{
+        tg_event *event = node->spare_events;
+
+        if (!event)
+                return event_alloc(node);
+        node->spare_events = event->next_spare;
+        node->n_spare_events--;
+        return event;
+}
+
+/* Gives back one that holds nothing. */
+static inline void event_put(tg_node *node, tg_event *event)
+{
+        event->next_spare = node->spare_events;
+        node->spare_events = event;
+        node->n_spare_events++;
+}
+
+tg_event *event_new(tg_node *node); /* an empty one. NULL: out of memory. Who delivers it counts it in n_events_out */
 int event_new_text(tg_node *node, tg_event_kind kind, const char *id, const char *text, tg_event **ret);
 int event_queue(tg_node *node, tg_event_kind kind, const char *id, const char *text);
 void event_drop(tg_event *event); /* gives back all but the reference to the node */
+void event_expect(tg_node *node, size_t n); /* so many will be in use at once: as many are kept for that */
 void event_queue_stop(tg_node *node, const char *cause);
 
 /* wait.c */

@@ -28,8 +28,8 @@ static tg_node *node_free(tg_node *node)
         Heard *heard, *next;
         tg_event *event;
 
-        while ((event = list_first(&node->spare_events, tg_event, link))) {
-                list_unlink(&event->link);
+        while ((event = node->spare_events)) {
+                node->spare_events = event->next_spare;
                 free(event);
         }
         list_for_each(heard, next, &node->heard, link)
@@ -162,7 +162,6 @@ static int node_new(tg_node **ret)
         list_init(&n->peers);
         list_init(&n->sources);
         list_init(&n->events);
-        list_init(&n->spare_events);
         list_init(&n->heard);
         r = make_alive(n);
         if (r) {

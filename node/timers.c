@@ -22,10 +22,10 @@ int timer_next(Input *input, nsec_t now, tg_event **ret)
         missed = (now - input->tick_at) / input->timer_ns;
         event->kind = TG_EVENT_INPUT;
         event->id = input->id;
-        event->seq = input->n_ticks + missed;
-        event->time_ns = input->tick_at + missed * input->timer_ns;
-        input->n_ticks = event->seq + 1;
-        input->tick_at = nsec_add(event->time_ns, input->timer_ns); /* from the due time: no drift */
+        event->message.index = input->n_ticks + missed;
+        event->message.d.time_ns = input->tick_at + missed * input->timer_ns;
+        input->n_ticks = event->message.index + 1;
+        input->tick_at = nsec_add(event->message.d.time_ns, input->timer_ns); /* from the due time: no drift */
         input->past.delivered++;
         input->past.dropped_queue += missed;
         *ret = event;

@@ -23,7 +23,7 @@
  * tg_send() and friends take turns per output. Events, samples and maps of parameters have no lock: while one thread
  * changes, sends or frees one, no other may use it. The library starts no thread and installs no signal handler.
  *
- * Blocking: tg_node_open(), tg_next(), tg_send(), tg_send_batch(), tg_alloc(), tg_send_sample() and tg_log() may wait, as their comments
+ * Blocking: tg_node_open(), tg_next(), tg_next_batch(), tg_send(), tg_send_batch(), tg_alloc(), tg_send_sample() and tg_log() may wait, as their comments
  * say. No other function waits for anybody.
  *
  * Ownership: what is passed in is borrowed for the call and copied where it must last, unless a comment says consumed.
@@ -159,6 +159,20 @@ TG_API const char *tg_output_name(const tg_node *node, unsigned index);
 TG_API int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns);
 
 /**
+ * tg_next_batch() - take the next event, and those behind it that are there already
+ * @events: room for @n of them, 1 or more. The first *@ret_n are set: owned by the caller, released with tg_event_free(), or
+ *          together with tg_events_free(); of the others nothing is to be expected
+ * @ret_n:  set in every case; not 0 exactly when 0 is returned
+ *
+ * Waits for the first one as tg_next() does, and for no other: the same events in the same order as so many calls of tg_next(), but
+ * cheaper, with one lock, and one store for all of them that tells a producer what was taken. A producer that waits for room gets it when the
+ * call returns; who is killed inside the call has been given nothing. Of many large messages most are copied, as above.
+ *
+ * Return: as tg_next().
+ */
+TG_API int tg_next_batch(tg_node *node, tg_event **events, size_t n, size_t *ret_n, int64_t timeout_ns);
+
+/**
  * tg_node_fd() - a descriptor that polls readable when tg_next(node, &ev, 0) may have an event
  *
  * For any event loop (poll, epoll, asyncio). Call tg_next() with timeout 0 until TG_E_TIMEOUT after every wake-up: the
@@ -179,6 +193,9 @@ TG_API const tg_params *tg_event_params(const tg_event *ev); /* borrowed; NULL w
 
 /* tg_event_free() - release an event and its payload, also after tg_node_close(). NULL is fine. Return: NULL. */
 TG_API tg_event *tg_event_free(tg_event *ev);
+
+/* tg_events_free() - the same for @n of them, cheaper than one by one. They may be of any calls, also of several nodes' in turn, and NULL. */
+TG_API void tg_events_free(tg_event *const *events, size_t n);
 
 /**
  * tg_send() - send one message, copied from @data
