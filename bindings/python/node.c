@@ -41,15 +41,14 @@ int node_wait_goes_on(NodeObject *self, int64_t deadline_ns)
         return monotonic_ns() < deadline_ns;
 }
 
-/* @ret: an event; NULL with the result 0 at the end of the stream. Return: 0, TG_E_TIMEOUT, or -1 with an exception. */
-static int node_next_event(NodeObject *self, int64_t timeout_ns, PyObject **ret)
+/* At most @n events, and how many; none with the result 0 at the end of the stream. Return: 0, TG_E_TIMEOUT, or -1 with an exception. */
+static int node_next_events(NodeObject *self, int64_t timeout_ns, tg_event **events, size_t n, size_t *ret_n)
 {
         int64_t deadline_ns = INT64_MAX, left_ns;
-        tg_event *ev = NULL;
         tg_node *node;
         int r, go;
 
-        *ret = NULL;
+        *ret_n = 0;
         if (timeout_ns != TG_FOREVER && __builtin_add_overflow(monotonic_ns(), timeout_ns, &deadline_ns))
                 deadline_ns = INT64_MAX;
         for (;;) {
@@ -59,7 +58,10 @@ static int node_next_event(NodeObject *self, int64_t timeout_ns, PyObject **ret)
                 if (!node)
                         return -1;
                 Py_BEGIN_ALLOW_THREADS
-                r = tg_next(node, &ev, left_ns);
+                if (n == 1)
+                        *ret_n = (r = tg_next(node, events, left_ns)) == 0;
+                else
+                        r = tg_next_batch(node, events, n, ret_n, left_ns);
                 Py_END_ALLOW_THREADS
                 node_unuse(self);
                 if (r != TG_E_TIMEOUT && r != -EINTR)
@@ -76,8 +78,18 @@ static int node_next_event(NodeObject *self, int64_t timeout_ns, PyObject **ret)
                 error_set(r, "waiting for an event");
                 return -1;
         }
-        *ret = event_new(ev);
-        return *ret ? 0 : -1;
+        return 0;
+}
+
+/* @ret: an event; NULL with the result 0 at the end of the stream. Return: as above. */
+static int node_next_event(NodeObject *self, int64_t timeout_ns, PyObject **ret)
+{
+        tg_event *ev;
+        size_t n;
+        int r = node_next_events(self, timeout_ns, &ev, 1, &n);
+
+        *ret = r == 0 && n == 1 ? event_new(ev) : NULL;
+        return r == 0 && n == 1 && !*ret ? -1 : r;
 }
 
 static PyObject *node_next(PyObject *o, PyObject *args, PyObject *kwargs)
@@ -104,6 +116,44 @@ static PyObject *node_try_recv(PyObject *o, PyObject *unused)
         if (node_next_event((NodeObject *)o, 0, &event) < 0)
                 return NULL;
         return event ? event : Py_NewRef(Py_None);
+}
+
+/* @consume_events: owned by the list, or freed on failure. Return: NULL with an exception. */
+static PyObject *events_list(tg_event **consume_events, size_t n)
+{
+        PyObject *list = PyList_New((Py_ssize_t)n);
+        size_t i = 0;
+
+        while (list && i < n) {
+                PyObject *event = event_new(consume_events[i++]);
+
+                if (!event || PyList_SetItem(list, (Py_ssize_t)i - 1, event) < 0)
+                        Py_CLEAR(list);
+        }
+        tg_events_free(consume_events + i, n - i);
+        return list;
+}
+
+#define MAX_BATCH 1024 /* a larger limit is kept all the same: it is how many there are at most */
+
+static PyObject *node_next_batch(PyObject *o, PyObject *args, PyObject *kwargs)
+{
+        static char *names[] = {"limit", "timeout", NULL};
+        tg_event *events[MAX_BATCH];
+        PyObject *timeout = NULL;
+        Py_ssize_t limit = 64;
+        int64_t timeout_ns;
+        size_t n;
+        int r;
+
+        if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|nO:next_batch", names, &limit, &timeout) || timeout_parse(timeout, &timeout_ns) < 0)
+                return NULL;
+        if (limit < 1)
+                return PyErr_Format(PyExc_ValueError, "limit must be 1 or more, not %zd", limit);
+        r = node_next_events((NodeObject *)o, timeout_ns, events, limit > MAX_BATCH ? MAX_BATCH : (size_t)limit, &n);
+        if (r == TG_E_TIMEOUT)
+                return error_set(r, "waiting for an event");
+        return r < 0 ? NULL : events_list(events, n);
 }
 
 static PyObject *node_iternext(PyObject *o)
@@ -735,6 +785,9 @@ static PyGetSetDef node_getset[] = {
 static PyMethodDef node_methods[] = {
         {"next", WITH_KEYWORDS(node_next),
                 "next(timeout=None) -> Event | None\n\nWait for the next event; None at the end of the stream. Raises Timeout."},
+        {"next_batch", WITH_KEYWORDS(node_next_batch),
+                "next_batch(limit=64, timeout=None) -> list[Event]\n\nWait for the next event, and take those behind it that are there already, at "
+                "most limit in all. An empty list at the end of the stream. Raises Timeout."},
         {"try_recv", node_try_recv, METH_NOARGS, "try_recv() -> Event | None\n\nThe next event if one is there; never waits."},
         {"send_output", WITH_KEYWORDS(node_send_output),
                 "send_output(output_id, data=None, metadata=None)\n\nSend bytes, or what lends a C-contiguous buffer."},

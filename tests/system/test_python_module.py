@@ -42,6 +42,36 @@ def test_events_come_in_order_until_the_stream_ends():
 
 
 @played
+def test_a_batch_is_what_is_there_and_an_empty_one_is_the_end():
+    for i in range(5):
+        play.push(play.INPUT, "in", b"%d" % i, i)
+    node = tidegate.Node()
+    events = node.next_batch(2)
+    assert [bytes(e.data) for e in events] == [b"0", b"1"] and all(type(e) is tidegate.Event for e in events)
+    assert [bytes(e.data) for e in node.next_batch(timeout=0)] == [b"2", b"3", b"4"]
+    begin = time.monotonic()
+    raises(tidegate.Timeout, node.next_batch, 10, 0.05)
+    raises(tidegate.Timeout, node.next_batch, limit=10**9, timeout=0)
+    assert time.monotonic() - begin >= 0.05
+    for limit in [0, -1]:
+        assert "limit" in str(raises(ValueError, node.next_batch, limit))
+    raises(TypeError, node.next_batch, "x")
+    play.fail("tg_next_batch", -errno.ENOMEM)
+    raises(MemoryError, node.next_batch)
+    play.push(play.INPUT, "in", b"5")
+    assert [bytes(e.data) for e in node.next_batch(1)] == [b"5"], "one at a time, too"
+    play.push(play.INPUT_CLOSED, "in")
+    play.push(play.STOP, "ALL_INPUTS_CLOSED")
+    play.push(play.ERROR, "", b"it is over")
+    play.lib.fake_end()
+    assert [[e.type for e in events] for events in node.batches(2)] == [["INPUT_CLOSED", "STOP"], ["ERROR"]]
+    assert node.ended and node.next_batch() == [] and node.next_batch(timeout=0) == [] and list(node.batches()) == []
+    assert bytes(events[1].data) == b"1"
+    del events
+    assert play.live("events") == 0
+
+
+@played
 def test_an_event_reads_like_the_dict_of_a_dora_node():
     import collections.abc
     import datetime
@@ -265,17 +295,17 @@ def test_close_from_another_thread_ends_the_waits():
 
     calls = [
         node.next, lambda: next(node), lambda: node.send_output("out", b""), lambda: node.alloc_output("out", 1).send(),
-        lambda: node.send_batch("out", [b""]),
+        lambda: node.send_batch("out", [b""]), node.next_batch,
     ]  # fmt: skip
     threads = [threading.Thread(target=wait, args=[c]) for c in calls]
     for thread in threads:
         thread.start()
-    while play.lib.fake_live(b"calls") < 2 or play.lib.fake_live(b"samples") < 1:
+    while play.lib.fake_live(b"calls") < 3 or play.lib.fake_live(b"samples") < 1:
         time.sleep(0.001)
     node.close()
     for thread in threads:
         thread.join(10)
-    assert ends == [errno.EBADF] * 5
+    assert ends == [errno.EBADF] * 6
     del node, calls, threads, thread
     assert play.live("nodes") == 0 and play.live("samples") == 0
 
@@ -394,7 +424,7 @@ def test_nothing_works_after_close_and_nothing_crashes():
     node.close()
     assert node.closed
     calls = [
-        node.next, node.try_recv, lambda: next(node), node.fileno, node.restart_count, lambda: node.node_id,
+        node.next, node.try_recv, lambda: next(node), node.fileno, node.restart_count, lambda: node.node_id, node.next_batch, lambda: list(node.batches()),
         lambda: node.inputs, lambda: node.outputs, lambda: node.should_stop, lambda: node.stop_deadline,
         lambda: node.send_output("out", b""), lambda: node.send_batch("out", [b""]), lambda: node.alloc_output("out", 1), lambda: node.close_outputs(["out"]),
         lambda: node.log_info("x"), lambda: node.input_stats("in"), node.__enter__, lambda: asyncio.run(node.recv_async()),
@@ -460,7 +490,7 @@ def test_a_forked_child_may_not_use_the_node_and_does_not_hurt_it():
     if pid == 0:
         try:
             sends = [lambda: node.send_output("out", b""), lambda: node.send_batch("out", [b""]), lambda: node.alloc_output("out", 1)]
-            for call in [node.next, node.try_recv, *sends]:
+            for call in [node.next, node.next_batch, node.try_recv, *sends]:
                 assert raises(tidegate.Error, call).errno == errno.EOWNERDEAD
             assert bytes(event.data) == b"abc"
             node.close()

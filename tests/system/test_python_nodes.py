@@ -85,6 +85,36 @@ def test_every_size_and_type_arrives_as_it_was_sent(flow):
     assert printed(run, "receiver") == ["all right"]
 
 
+def test_batches_are_the_same_messages_and_hold_them(flow):
+    sender = """
+    import tidegate
+
+    with tidegate.Node() as node:
+        for i in range(3000):
+            node.send_output("out", b"%d " % i * (1 + i % 90), {"n": i})
+    """
+    receiver = """
+    import tidegate
+
+    node, kept, n, kinds, sizes = tidegate.Node(), [], 0, [], set()
+    for events in node.batches(limit=50):
+        assert 1 <= len(events) <= 50
+        sizes.add(len(events))
+        for event in events:
+            kinds.append(event.type)
+            if event.type == "INPUT":
+                assert event.metadata["n"] == event.seq == n and event.data == b"%d " % n * (1 + n % 90)
+                n += 1
+        kept += events[-1:]
+    assert n == 3000 and kinds[3000:] == ["INPUT_CLOSED", "STOP"] and max(sizes) > 1, sizes
+    for event in kept:
+        assert event.type != "INPUT" or event.data == b"%d " % event.seq * (1 + event.seq % 90)
+    print("all right")
+    """
+    run = flow({"sender": (sender, {"outputs": ["out"]}), "receiver": (receiver, {"inputs": {"in": lossless("sender/out")}})})
+    assert printed(run, "receiver") == ["all right"]
+
+
 def test_the_node_of_the_readme_inverts_what_it_gets(flow):
     (readme,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     both = """

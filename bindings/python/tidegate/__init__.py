@@ -12,7 +12,8 @@ Messages are bytes. `event.data` is a read-only memoryview of shared memory: not
 on it, and the message stays in place as long as the event or any view of it lives. A node holds at most 8 messages of an input
 like that; the library copies what comes beyond. `fill_output()` and `alloc_output()` give room in shared memory to write a message where its
 readers read it, so that nobody copies it; `send_output()` takes bytes, or any object that lends a C-contiguous buffer, and copies them once;
-`send_batch()` does so with several and wakes their readers once.
+`send_batch()` does so with several and wakes their readers once. Who gets many small messages takes those that are there at once:
+`for events in node.batches():`.
 
 Metadata is a dict of bool, int, float, str and lists of int, float or str. What arrives has a "timestamp" besides; the metadata of
 an event may be sent on as it is.
@@ -73,6 +74,11 @@ class Node(_tidegate.Node):
         self._waiting = {}  # event loop: the futures that wait in it
         self._async_fd = -1
         super().__init__(node_id, dataflow=dataflow)
+
+    def batches(self, limit=64):
+        """Iterate over lists of 1 to limit events, each what there is at that moment, until the stream ends."""
+        while events := self.next_batch(limit):
+            yield events
 
     # asyncio. The descriptor that event loops watch is a duplicate: close() may come from another thread, and a loop
     # must never be left with a number that means another file by then.

@@ -295,6 +295,19 @@ int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns)
         return ended ? TG_E_END : TG_E_TIMEOUT;
 }
 
+int tg_next_batch(tg_node *node, tg_event **events, size_t n, size_t *ret_n, int64_t timeout_ns)
+{
+        int r = failing(node, __func__);
+
+        *ret_n = 0;
+        if (r == 0)
+                r = tg_next(node, events, timeout_ns);
+        if (r == 0)
+                for (*ret_n = 1; *ret_n < n && tg_next(node, &events[*ret_n], 0) == 0;)
+                        ++*ret_n;
+        return r;
+}
+
 int tg_node_fd(tg_node *node)
 {
         int r = failing(node, __func__);
@@ -348,6 +361,12 @@ tg_event *tg_event_free(tg_event *ev)
         free(ev);
         __atomic_sub_fetch(&n_events, 1, __ATOMIC_RELAXED);
         return NULL;
+}
+
+void tg_events_free(tg_event *const *events, size_t n)
+{
+        for (size_t i = 0; i < n; i++)
+                (void)tg_event_free(events[i]);
 }
 
 /* Waits while sends are held, as a send on a full link does. */
