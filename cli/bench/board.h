@@ -42,6 +42,7 @@ typedef enum BenchWhat {
 enum {
         BENCH_COUNTED = 1u << 0, /* marks the measured part by a system call that a tracer knows */
         BENCH_AWAKE = 1u << 1,   /* the sink never sleeps: it looks again and again */
+        BENCH_BULK = 1u << 3,    /* BENCH_RATE: Tidegate sends with tg_send_batch(), and takes with tg_next_batch() */
         BENCH_BATCH = 1u << 2,   /* in the scheduling class SCHED_BATCH meanwhile */
 };
 

@@ -30,12 +30,18 @@
 #define CLOCK_STRIDE 64u          /* messages between two looks at the clock */
 #define OWN_MAX      (64ul << 20) /* a larger mapping is a sanitizer's */
 #define MAX_HELD     4096u        /* samples of an exhausted pool */
+#define MAX_BULK     64u          /* messages of one tg_send_batch(), and of one tg_next_batch() */
 
 typedef struct Me {
         int fd;
         unsigned index;
         tg_node *node;
         Raw raw;
+        tg_event *bulk[MAX_BULK];
+        size_t n_bulk, i_bulk; /* that are there, and of those looked at */
+        tg_message out[MAX_BULK]; /* those of one tg_send_batch() */
+        size_t n_out;
+        char out_bytes[MAX_BULK][INLINE_MAX] __attribute__((aligned(64)));
         char small[INLINE_MAX] __attribute__((aligned(64)));
 } Me;
 
@@ -105,6 +111,34 @@ static int ours_send(Me *me, uint64_t size, nsec_t stamp)
         return tg_send_sample(sample, NULL);
 }
 
+static int ours_send_rest(Me *me)
+{
+        size_t n = me->n_out;
+
+        me->n_out = 0;
+        return n ? tg_send_batch(me->node, "out", me->out, n, NULL) : 0;
+}
+
+/* One message, which goes with those behind it. */
+static int ours_send_bulk(Me *me, uint64_t size, nsec_t stamp)
+{
+        char *bytes = me->out_bytes[me->n_out];
+
+        payload_write(bytes, size, stamp);
+        me->out[me->n_out++] = (tg_message){.data = bytes, .size = size};
+        return me->n_out == MAX_BULK ? ours_send_rest(me) : 0;
+}
+
+/* What the message says. */
+static int ours_read(Me *me, const struct bench_order *order, const tg_event *event, nsec_t *ret_stamp)
+{
+        if (tg_event_type(event) != TG_EVENT_INPUT || tg_event_size(event) != order->size)
+                return -ECANCELED;
+        *ret_stamp = order->size < 8 ? load_acquire(&me->raw.board->stamp.word)
+                                     : payload_read(tg_event_data(event), order->size);
+        return 0;
+}
+
 static int ours_receive(Me *me, const struct bench_order *order, nsec_t *ret_stamp)
 {
         tg_event *event;
@@ -115,14 +149,29 @@ static int ours_receive(Me *me, const struct bench_order *order, nsec_t *ret_sta
         while (r == TG_E_TIMEOUT || r == -EINTR);
         if (r)
                 return r;
-        if (tg_event_type(event) != TG_EVENT_INPUT || tg_event_size(event) != order->size) {
-                (void)tg_event_free(event);
-                return -ECANCELED;
-        }
-        *ret_stamp = order->size < 8 ? load_acquire(&me->raw.board->stamp.word)
-                                     : payload_read(tg_event_data(event), order->size);
+        r = ours_read(me, order, event, ret_stamp);
         (void)tg_event_free(event);
-        return 0;
+        return r;
+}
+
+static void ours_free_bulk(Me *me)
+{
+        tg_events_free(me->bulk, me->n_bulk);
+        me->n_bulk = me->i_bulk = 0;
+}
+
+/* One message, of as many as are there. */
+static int ours_receive_bulk(Me *me, const struct bench_order *order, nsec_t *ret_stamp)
+{
+        int r = 0;
+
+        if (me->i_bulk == me->n_bulk) {
+                ours_free_bulk(me);
+                do
+                        r = tg_next_batch(me->node, me->bulk, MAX_BULK, &me->n_bulk, TG_FOREVER);
+                while (r == -EINTR);
+        }
+        return r ? r : ours_read(me, order, me->bulk[me->i_bulk++], ret_stamp);
 }
 
 static int ours_wait_answer(Me *me)
@@ -135,13 +184,16 @@ static int ours_wait_answer(Me *me)
 
 static int message_send(Me *me, const struct bench_order *order, uint64_t i, nsec_t stamp)
 {
-        return order->way == BENCH_WAY_TIDEGATE ? ours_send(me, order->size, stamp) : raw_send(&me->raw, i, stamp);
+        if (order->way != BENCH_WAY_TIDEGATE)
+                return raw_send(&me->raw, i, stamp);
+        return order->flags & BENCH_BULK ? ours_send_bulk(me, order->size, stamp) : ours_send(me, order->size, stamp);
 }
 
 static int message_receive(Me *me, const struct bench_order *order, uint64_t i, nsec_t *ret_stamp)
 {
-        return order->way == BENCH_WAY_TIDEGATE ? ours_receive(me, order, ret_stamp)
-                                                : raw_receive(&me->raw, i, ret_stamp);
+        if (order->way != BENCH_WAY_TIDEGATE)
+                return raw_receive(&me->raw, i, ret_stamp);
+        return order->flags & BENCH_BULK ? ours_receive_bulk(me, order, ret_stamp) : ours_receive(me, order, ret_stamp);
 }
 
 /* ---- latency */
@@ -248,7 +300,8 @@ static int rate_source(Me *me, const struct bench_order *order, Usage *usage, st
         part_end(usage, order, answer);
         answer->n = i + 1 - load_relaxed(&board->warm.word);
         store_sc(&board->final.word, i + 1);
-        return message_send(me, order, i, i + 1); /* sinks wait for it, and then know that it was the last */
+        r = message_send(me, order, i, i + 1); /* sinks wait for it, and then know that it was the last */
+        return r ? r : ours_send_rest(me);
 }
 
 static int rate_sink(Me *me, const struct bench_order *order, Usage *usage, struct bench_answer *answer)
@@ -408,6 +461,7 @@ static void obey(Me *me, const struct bench_order *order, struct bench_answer *a
                 raw_begin(&me->raw, order->way, order->size, order->n_sinks);
         (void)getrusage(RUSAGE_SELF, &usage.usage);
         r = carry_out(me, order, &usage, answer);
+        ours_free_bulk(me);
         if (usage.policy >= 0)
                 (void)sched_setscheduler(0, usage.policy, &none);
         answer->error = r;

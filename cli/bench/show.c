@@ -32,7 +32,7 @@ static const Table tables[] = {
                         {"source_wakes", "its wakes", COUNT, 10}, {"sink_calls", "sink", COUNT, 8},
                         {"sink_sleeps", "its sleeps", COUNT, 11}, {"memory_calls", "memory", COUNT, 7}}},
         {"throughput", "rows", "throughput: messages a second; CPU and sleeps of both sides, a message",
-                {{"place", "place", TEXT, -10}, {"size", "size", SIZE, -7}, {"way", "", TEXT, -16},
+                {{"place", "place", TEXT, -10}, {"size", "size", SIZE, -7}, {"way", "", TEXT, -17},
                         {"per_second", "messages", RATE, 10}, {"to_raw", "to raw", NUMBER, 7},
                         {"cpu_ns", "CPU ns", COUNT, 8}, {"source_sleeps", "sleeps", NUMBER, 8},
                         {"sink_sleeps", "sink's", NUMBER, 8}, {"faults", "faults", NUMBER, 8}}},

@@ -95,13 +95,15 @@ static json_t *rate_row(const RateCell *cell, const char *way, uint64_t size, do
 
 /* ---- one to one */
 
-/* Small ones stand in the slots of a ring, large ones in chunks that a ring tells of. Tidegate comes last. */
+/* Small ones stand in the slots of a ring, large ones in chunks that a ring tells of. Then comes Tidegate, one by one, as goals mean it; then what
+ * only small ones have. */
 static unsigned ways_for(uint64_t size, RateWay ret[MAX_WAYS])
 {
         ret[0] = (RateWay){
                 size <= 64 ? BENCH_WAY_RING : BENCH_WAY_DESC, 0, size <= 64 ? "raw ring" : "raw descriptors"};
         ret[1] = (RateWay){BENCH_WAY_TIDEGATE, 0, "tidegate"};
-        return 2;
+        ret[2] = (RateWay){BENCH_WAY_TIDEGATE, BENCH_BULK, "tidegate, batches"};
+        return size >= 8 && size <= 64 ? 3 : 2;
 }
 
 static RateCell *pair_cell(RateCell *cells, unsigned place, unsigned size, unsigned way)
@@ -128,11 +130,11 @@ static BenchFlowSpec pairs_spec(uint64_t size, unsigned place)
 static int pairs_warm_up(Bench *bench, BenchFlow *flow, uint64_t size)
 {
         RateWay ways[MAX_WAYS];
-        unsigned n = ways_for(size, ways);
 
+        (void)ways_for(size, ways);
         for (unsigned i = 0; i < WARM_UPS; i++) {
                 RateCell cell = {};
-                int r = rate_order(bench, flow, size, &ways[n - 1], &cell);
+                int r = rate_order(bench, flow, size, &ways[1], &cell);
 
                 if (r)
                         return r;
@@ -199,7 +201,7 @@ static void pairs_tell(Bench *bench, RateCell *cells)
                 for (unsigned place = 0; place < _BENCH_PLACE_MAX; place++) {
                         RateWay ways[MAX_WAYS];
                         unsigned n = ways_for(bench->sizes[size], ways);
-                        const RateCell *mine = pair_cell(cells, place, size, n - 1);
+                        const RateCell *mine = pair_cell(cells, place, size, 1);
                         double ratio = rate_ratio(mine, pair_cell(cells, place, size, 0));
 
                         for (unsigned way = 0; bench->places[place] && way < n; way++) {
@@ -255,6 +257,7 @@ static const RateWay fan_ways[] = {
         {BENCH_WAY_BCAST, 0, "raw broadcast"},
         {BENCH_WAY_BCAST, BENCH_BATCH, "raw broadcast, SCHED_BATCH"},
         {BENCH_WAY_TIDEGATE, 0, "tidegate"},
+        {BENCH_WAY_TIDEGATE, BENCH_BULK, "tidegate, batches"},
 };
 
 static void fan_tell(Bench *bench, RateCell cells[FAN_COUNTS][ELEMENTSOF(fan_ways)])
@@ -272,13 +275,13 @@ static void fan_tell(Bench *bench, RateCell cells[FAN_COUNTS][ELEMENTSOF(fan_way
                         (void)json_object_set_new(row, "sinks", json_integer(fan_counts[f]));
                         bench_row(bench, "fanout", "rows", row);
                 }
-                for (unsigned way = 0; way + 1 < ELEMENTSOF(fan_ways); way++)
+                for (unsigned way = 0; fan_ways[way].way != BENCH_WAY_TIDEGATE; way++)
                         if (rate_median(&cells[f][way]) > best) {
                                 best = rate_median(&cells[f][way]);
                                 ratio = rate_ratio(&cells[f][ELEMENTSOF(fan_ways) - 1], &cells[f][way]);
                         }
                 (void)snprintf(what, sizeof(what),
-                        "1 to %u, 64 B, default placement: deliveries a second to the better raw broadcast",
+                        "1 to %u, 64 B, batches, default placement: deliveries a second to the better raw broadcast",
                         fan_counts[f]);
                 if (fan_counts[f] > 1)
                         bench_goal(bench, "T3", what, ratio, 0.6, true);
