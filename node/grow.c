@@ -137,6 +137,24 @@ static bool somebody_answers(const tg_node *node)
         return node->fd >= 0 || socket_is_awaited(node);
 }
 
+/* What was refused for a smaller one is not asked for: so it is news to the supervisor. */
+void grow_tell(Output *output, uint64_t chunk_size)
+{
+        tg_node *node = output->node;
+
+        if (output->grow_told || chunk_size <= output->grow_largest || chunk_size > REGION_MAX_SIZE / 2)
+                return;
+        lock_take(&node->lock);
+        if (node->fd >= 0 && !output->grow_asked) {
+                output->grow_told = true;
+                (void)socket_answer(node, &(NodeMsg){ /* running: trouble became an event */
+                        .type = NODE_MSG_GROW,
+                        .grow = {.output = (uint32_t)(output - node->outputs), .chunk_size = chunk_size},
+                });
+        }
+        lock_give(&node->lock);
+}
+
 /* Only the thread that has the output's turn is here, so one at a time asks. */
 int grow_wait(Output *output, uint64_t chunk_size, nsec_t span, nsec_t deadline)
 {
@@ -156,6 +174,7 @@ int grow_wait(Output *output, uint64_t chunk_size, nsec_t span, nsec_t deadline)
                 lock_take(&output->lock);
                 output->grow_asked = chunk_size;
                 lock_give(&output->lock);
+                output->grow_largest = MAX(output->grow_largest, chunk_size);
                 r = ask(node, output);
         }
         while (r == 0 && output->grow_asked && somebody_answers(node) && !__atomic_load_n(&output->closed, __ATOMIC_RELAXED) && !node_told_to_stop(node) && clock_now() < until) {

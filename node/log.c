@@ -128,6 +128,8 @@ const char *tg_strerror(int r)
                 return "no parameter of that name and type";
         case TG_E_DROPPED:
                 return "no free chunk in the output's pool";
+        case -EMSGSIZE:
+                return "larger than what a segment of the output's pool can hold (shared_memory_pool_size), or than metadata may be";
         case -EOWNERDEAD:
                 return "the node belongs to the process that this one was forked from";
         case -ENOTCONN:

@@ -144,6 +144,8 @@ typedef struct Output {
         uint64_t grow_asked;    /* chunk size of a GROW that was not answered yet; 0: none */
         bool grow_late;         /* ... within the time that a sender waits for it */
         uint64_t grow_refused;  /* chunks of that size and larger were; 0: none was */
+        uint64_t grow_largest;  /* that was asked for; with the turn */
+        bool grow_told;         /* of one that was refused without being asked for; with the turn */
         RingWriter *writer; /* NULL: not announced yet */
         List links;
         unsigned n_backpressure;
@@ -351,6 +353,9 @@ bool grow_may(const Output *output, uint64_t chunk_size);
 /* grow_wait() - ask for it, and wait until it is there, or will not come, or @deadline, and for @span for each of the two answers at most
  * (NSEC_NEVER: as long as it takes). Without output->lock. 1: it is there, 0, -EINTR. */
 int grow_wait(Output *output, uint64_t chunk_size, nsec_t span, nsec_t deadline);
+/* grow_tell() - of a message that no segment can hold, if the supervisor has not heard of one: it says why, once. Nobody waits for it. With
+ * the turn, without output->lock. */
+void grow_tell(Output *output, uint64_t chunk_size);
 
 /* inputs.c */
 int input_next(Input *input, nsec_t now, tg_event **ret); /* 0, NODE_E_NOTHING, NODE_E_AGAIN, negative errno */

@@ -234,6 +234,17 @@ static int too_late(Send *send)
         return TG_E_DROPPED;
 }
 
+/* One that can never fit. With output->lock, which is given up meanwhile. */
+static int refuse(Send *send, size_t size)
+{
+        Output *output = send->output;
+
+        lock_give(&output->lock);
+        grow_tell(output, size);
+        lock_take(&output->lock);
+        return error_origin(-EMSGSIZE);
+}
+
 /*
  * A chunk without giving up what a consumer may still read: from a larger pool if need be, which is waited for once. With output->lock,
  * which is given up meanwhile. 0, what the last attempt said, -EINTR.
@@ -281,7 +292,7 @@ static int take_chunk(Send *send, size_t size, PoolChunk *ret)
                 case RING_E_CLOSED:
                         return TG_E_CLOSED;
                 case POOL_E_TOO_LARGE:
-                        return output->grow_late ? too_late(send) : error_origin(-EMSGSIZE);
+                        return output->grow_late ? too_late(send) : refuse(send, size);
                 case POOL_E_HELD:
                         if (output->n_backpressure) {
                                 r = wait_room(send, size);

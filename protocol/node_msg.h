@@ -58,7 +58,8 @@
  *
  * So a descriptor that names a segment which the consumer has not heard of, while its socket is empty, breaks the protocol. A consumer
  * that is attached later hears of grown segments right before its LINK_IN, under the generation of that. A GROW that comes while
- * another one of that output is under way is ignored; more than NODE_MSG_MAX_GROWS of an output are a breach.
+ * another one of that output is under way is ignored; more than NODE_MSG_MAX_GROWS of an output are a breach. Of a message that it refuses
+ * for good without having asked for so much a producer says GROW once as well, so that the supervisor can tell why.
  *
  * Supervisors die, and a successor takes over the same socket. It may repeat whatever it has no record of an answer to:
  *

@@ -70,6 +70,17 @@ uint64_t pool_size(const PoolClass *classes, unsigned n_classes)
         return (end + PAGE - 1) / PAGE * PAGE;
 }
 
+uint64_t pool_largest(const PoolClass *classes, unsigned n_classes)
+{
+        uint64_t pages = 0, largest = 0;
+
+        for (unsigned i = 0; i < n_classes; i++) {
+                largest = MAX(largest, (uint64_t)classes[i].chunk_size);
+                pages += classes[i].chunk_size >= PAGE ? (uint64_t)classes[i].chunk_size * classes[i].n_chunks : 0;
+        }
+        return MAX(largest, pages);
+}
+
 int pool_create(const PoolClass *classes, unsigned n_classes, int *ret_fd)
 {
         uint64_t layout[REGION_N_LAYOUT] = {};

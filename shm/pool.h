@@ -55,6 +55,9 @@ uint64_t pool_roomy(uint64_t message_bytes);
  */
 uint64_t pool_size(const PoolClass *classes, unsigned n_classes);
 
+/* pool_largest() - bytes of the largest message that a segment with these classes can hold, in a chunk of its own or cut anew. */
+uint64_t pool_largest(const PoolClass *classes, unsigned n_classes);
+
 /* pool_create() - region_create() of such a segment; the classes stand in its header. REGION_E_SIZE when not valid.
  * */
 int pool_create(const PoolClass *classes, unsigned n_classes, int *ret_fd);

@@ -134,18 +134,36 @@ static bool is_lossless_only(const Node *node, uint32_t output)
         return true;
 }
 
+/* What the segments that there are can hold: those that were added are of one class of pages. */
+static uint64_t largest_message(const Growth *growth)
+{
+        uint64_t largest = growth->node->outputs[growth->output].pool_largest;
+
+        for (uint32_t i = 1; i <= growth->n_segments; i++)
+                if (growth->segment[i].size)
+                        largest = MAX(largest, growth->segment[i].size - POOL_DATA_OFFSET);
+        return largest;
+}
+
 static void say_bound(Growth *growth, const GrowthNeed *need, int r)
 {
         const Node *node = growth->node;
         const char *what = is_lossless_only(node, growth->output) ? "send waits for its readers" : "messages are dropped (pool), and counted";
-        char text[300];
+        uint64_t largest = largest_message(growth);
+        bool never = need->chunk_size > largest, *said = never ? &growth->said_never : &growth->said;
+        char text[400], refused[120];
 
-        if (growth->said)
+        if (*said)
                 return;
-        growth->said = true;
+        *said = true;
+        if (never) {
+                (void)snprintf(refused, sizeof(refused), "it is refused, for no segment holds more than %.1f MiB (expected_message_size makes room beforehand)",
+                        (double)largest / (1 << 20));
+                what = refused;
+        }
         if (r)
                 (void)snprintf(text, sizeof(text), "the pool of output %s cannot grow: %s", node->plan->outputs[growth->output], error_text(r));
-        else if (need->n_segments >= NODE_MSG_MAX_SEGMENTS)
+        else if (need->n_segments >= NODE_MSG_MAX_SEGMENTS && !never)
                 (void)snprintf(text, sizeof(text), "the pool of output %s is full at %.1f MiB and has grown %u times, which is as often as it may: %s",
                         node->plan->outputs[growth->output], (double)need->present / (1 << 20), need->n_segments - 1, what);
         else

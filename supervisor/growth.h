@@ -37,6 +37,7 @@ typedef struct Growth { /* of one output, in one incarnation */
         uint64_t largest;    /* chunk that was asked for */
         uint32_t n_asked;
         bool said;           /* that it is at its bound */
+        bool said_never;     /* ... and that a message can never be held */
         Timer patience;
 } Growth;
 

@@ -85,6 +85,7 @@ typedef struct NodeOutput { /* regions of the present incarnation; kept after it
         int ring_fd, pool_fd; /* -1: none */
         uint32_t n_slots;
         uint64_t ring_size, pool_size;
+        uint64_t pool_largest; /* message that pool_fd can hold */
         struct Growth *growth; /* segments beyond pool_fd; NULL: nobody has asked for one */
         bool pool_lost; /* such a segment is in use, and was lost with a supervisor and its guard */
         bool closed; /* the node said that nothing more will come */

@@ -95,6 +95,7 @@ static unsigned output_measure(Node *node, uint32_t index, PoolClass classes[POO
         output->n_slots = ring_slots_for(max_queue);
         output->ring_size = ring_size(output->n_slots);
         output->pool_size = pool_size(classes, n);
+        output->pool_largest = pool_largest(classes, n);
         return n;
 }
 

@@ -41,7 +41,7 @@ static bool is_stamped(const uint8_t *p, size_t size)
         return i == end;
 }
 
-static uint8_t bytes[LARGE * 4];
+static uint8_t bytes[LARGE * 5];
 
 static int send_size(tg_node *node, uint64_t i, size_t size)
 {
@@ -589,5 +589,28 @@ Test(grow, what_can_be_put_where_smaller_ones_were_waits_for_no_supervisor_that_
         cr_assert_eq(shared[RESULT], 1);
         cr_assert_eq(flow_n_grows(flow), 1, "it was asked");
         cr_assert(FLOW_UNTIL(flow, 20, shared[N_SEEN] == 1));
+        stop_both();
+}
+
+static int send_what_never_fits(tg_node *node, void *arg)
+{
+        NODE_CHECK(send_size(node, 0, LARGE) == 0 && send_size(node, 1, several) == 0);
+        shared[RESULT] = (uint64_t)-send_size(node, 2, sizeof(bytes));
+        shared[MORE] = (uint64_t)-send_size(node, 2, sizeof(bytes));
+        NODE_CHECK(send_size(node, 2, several) == 0);
+        flow_note(flow);
+        return 0;
+}
+
+Test(grow, of_a_message_that_no_segment_can_hold_the_supervisor_hears_once_though_less_was_refused_already, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two(send_what_never_fits, take_all, &size, (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true},
+                (FlowGrowth){.n_segments = 1, .n_chunks = 4});
+        cr_assert(FLOW_UNTIL(flow, 20, shared[N_SEEN] == 3));
+        cr_assert_eq(shared[RESULT], EMSGSIZE);
+        cr_assert_eq(shared[MORE], EMSGSIZE);
+        cr_assert_eq(flow_n_grows(flow), 3, "one that was granted, one that was not, and this");
         stop_both();
 }

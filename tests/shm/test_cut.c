@@ -121,6 +121,8 @@ Test(cut, chunks_of_less_than_a_page_stay_what_they_are)
 
         fixture_ring(&fx, 16);
         fixture_pool(&fx, classes, 3);
+        cr_assert_eq(pool_largest(classes, 3), 2 * PAGE);
+        cr_assert_eq(pool_largest(classes, 2), 2048);
         cr_assert_eq(ring_writer_alloc(fx.w, 2 * PAGE + 1, &c, NULL), POOL_E_TOO_LARGE);
         must(ring_writer_alloc(fx.w, 2 * PAGE, &c, NULL));
         ring_writer_give_back(fx.w, &c);

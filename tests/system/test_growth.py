@@ -74,6 +74,14 @@ def test_past_its_bound_messages_are_dropped_and_counted_and_it_is_said_once(bui
     assert said.endswith("messages are dropped (pool), and counted") and "flood" in said
 
 
+def test_a_message_that_no_segment_can_hold_is_refused_with_the_figures_and_the_keys(build, dataflow, run_tidegate):
+    run = run_tidegate("run", dataflow(flood_and_tally(build, 2, 20_000_000, 0, pool="6 MB")), status=None)
+    (said,) = re.findall(r"^.*the pool of output out is full at .*$", run.output(), re.MULTILINE)
+    assert re.search(r"at 4\.0 MiB and may not grow to hold 20000000 bytes more \(shared_memory_pool_size: 6\.0 MiB\)", said), said
+    assert re.search(r"refused, for no segment holds more than 4\.0 MiB \(expected_message_size makes room beforehand\)", said), said
+    assert "larger than what a segment of the output's pool can hold" in run.output()
+
+
 def test_a_lossless_consumer_without_memory_for_what_a_pool_grows_by_says_that_it_is_its_own(build, dataflow, run_tidegate):
     graph = flood_and_tally(build, 6, 20_000_000, 0, policy="backpressure")
     tally = graph["nodes"][1]
