@@ -86,6 +86,8 @@ typedef struct Watched {
         bool runs;
         ProgressNode node;
         uint32_t waits_for;
+        uint32_t walk;     /* of find_circles(): 0 none, else 1 + the node at which the walk began that came here first */
+        bool in_circle;    /* waits, by way of others or not, for itself */
         nsec_t excused_at; /* 0: never */
 } Watched;
 
@@ -205,20 +207,6 @@ bool progress_wants_room(const Progress *progress, uint32_t link)
         return ring.blocked && ring.blocked_link == sight->spec.number;
 }
 
-/* Which of its consumers a producer waits for, by its own word: checked, and good for a hint only. */
-static uint32_t whom_it_waits_for(const Progress *progress, const Sight *sight, const RingStatus *ring)
-{
-        if (!ring->blocked)
-                return PROGRESS_NOBODY;
-        for (uint32_t i = 0; i < progress->n_links; i++) {
-                const ProgressLinkSpec *spec = &progress->links[i].spec;
-
-                if (progress->links[i].open && spec->source == sight->spec.source && spec->number == ring->blocked_link)
-                        return spec->target;
-        }
-        return PROGRESS_NOBODY;
-}
-
 static void look_at_link(Progress *progress, Sight *sight, nsec_t now)
 {
         Watched *target = &progress->nodes[sight->spec.target], *source = &progress->nodes[sight->spec.source];
@@ -228,8 +216,8 @@ static void look_at_link(Progress *progress, Sight *sight, nsec_t now)
 
         cursor_read(&sight->cursor, &cursor);
         ring_read_status(&sight->ring, &ring); /* after the cursor: a head read before it may lie below its tail */
-        if (source->waits_for == PROGRESS_NOBODY)
-                source->waits_for = whom_it_waits_for(progress, sight, &ring);
+        if (source->waits_for == PROGRESS_NOBODY && ring.blocked && ring.blocked_link == sight->spec.number)
+                source->waits_for = sight->spec.target; /* by its own word: good for a hint only */
         if (!cursor.active) {
                 sight->link.waiting_since = NSEC_NEVER;
                 sight->link.waiting = 0;
@@ -255,21 +243,29 @@ uint32_t progress_n_stuck(const Progress *progress, nsec_t *ret_since)
         return n;
 }
 
-/* For another one, and not around a circle for itself. */
-static bool waits_for_another(const Progress *progress, uint32_t node)
+/* Whoever is waited for around a circle. Each node is passed once: where a walk comes back to its own way it has found one. */
+static void find_circles(Progress *progress)
 {
-        uint32_t other = node;
+        Watched *nodes = progress->nodes;
 
-        for (uint32_t i = 0; i < progress->n_nodes && progress->nodes[other].waits_for != PROGRESS_NOBODY; i++) {
-                other = progress->nodes[other].waits_for;
-                if (other == node)
-                        return false;
+        for (uint32_t i = 0; i < progress->n_nodes; i++)
+                nodes[i].walk = nodes[i].in_circle = 0;
+        for (uint32_t i = 0; i < progress->n_nodes; i++) {
+                uint32_t at = i;
+
+                for (; at != PROGRESS_NOBODY && nodes[at].walk == 0; at = nodes[at].waits_for)
+                        nodes[at].walk = i + 1;
+                if (at == PROGRESS_NOBODY || nodes[at].walk != i + 1)
+                        continue;
+                for (; !nodes[at].in_circle; at = nodes[at].waits_for)
+                        nodes[at].in_circle = true;
         }
-        return other != node;
 }
 
 void progress_look(Progress *progress, nsec_t now, ProgressFn fn, void *userdata)
 {
+        uint32_t n_stuck;
+
         for (uint32_t i = 0; i < progress->n_nodes; i++) {
                 progress_node_round(&progress->nodes[i].node);
                 progress->nodes[i].waits_for = PROGRESS_NOBODY;
@@ -277,9 +273,11 @@ void progress_look(Progress *progress, nsec_t now, ProgressFn fn, void *userdata
         for (uint32_t i = 0; i < progress->n_links; i++)
                 if (progress->links[i].open)
                         look_at_link(progress, &progress->links[i], now);
+        find_circles(progress);
         for (uint32_t i = 0; i < progress->n_nodes; i++)
-                if (waits_for_another(progress, i))
+                if (progress->nodes[i].waits_for != PROGRESS_NOBODY && !progress->nodes[i].in_circle)
                         progress_excuse(progress, i, now);
+        n_stuck = progress_n_stuck(progress, NULL);
         for (uint32_t i = 0; i < progress->n_nodes; i++) {
                 Watched *watched = &progress->nodes[i];
                 nsec_t since = watched->node.stuck_since;
@@ -290,12 +288,13 @@ void progress_look(Progress *progress, nsec_t now, ProgressFn fn, void *userdata
                 change = progress_node_judge(&watched->node, now);
                 if (change == PROGRESS_CHANGE_NONE)
                         continue;
+                n_stuck = change == PROGRESS_CHANGE_STUCK ? n_stuck + 1 : n_stuck - 1;
                 fn(&(const ProgressEvent){.node = i,
                            .change = change,
                            .since = change == PROGRESS_CHANGE_STUCK ? watched->node.stuck_since : since,
                            .waiting = watched->node.waiting,
                            .waits_for = watched->waits_for,
-                           .n_stuck = progress_n_stuck(progress, NULL)},
+                           .n_stuck = n_stuck},
                         userdata);
         }
 }

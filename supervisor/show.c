@@ -117,9 +117,15 @@ void show_all(Dataflow *dataflow)
 
 static void progress_arm(Dataflow *dataflow);
 
+typedef struct Look {
+        Dataflow *dataflow;
+        bool changed;
+} Look;
+
 static void on_change(const ProgressEvent *event, void *userdata)
 {
-        Dataflow *dataflow = userdata;
+        Look *look = userdata;
+        Dataflow *dataflow = look->dataflow;
         Node *node = &dataflow->nodes[event->node];
         const Node *blamed = event->waits_for == PROGRESS_NOBODY ? NULL : &dataflow->nodes[event->waits_for];
         const Node *heir = blamed ? NULL : wiring_awaits(node);
@@ -146,14 +152,17 @@ static void on_change(const ProgressEvent *event, void *userdata)
                         log_line("RESUMED: node %s of %s: %s", node->plan->id, dataflow->plan->name, text);
         }
         show_node(node);
-        show_dataflow(dataflow);
+        look->changed = true;
 }
 
 static int on_look(Timer *timer, nsec_t now)
 {
         Dataflow *dataflow = container_of(timer, Dataflow, progress_timer);
+        Look look = {.dataflow = dataflow};
 
-        progress_look(dataflow->progress, now, on_change, dataflow);
+        progress_look(dataflow->progress, now, on_change, &look);
+        if (look.changed) /* once, however many: it counts all nodes */
+                show_dataflow(dataflow);
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 nsec_t span = dataflow->plan->nodes[i].health_check_timeout_ns;
 

@@ -341,6 +341,89 @@ Test(progress, nodes_that_wait_for_each_other_are_both_to_blame, .timeout = 10)
         cr_assert(first && second);
 }
 
+/* CPU time of a look at a line of so many nodes, each of which waits for room in the queue of the next one. */
+static uint64_t time_of_look(uint32_t n)
+{
+        Progress *progress;
+        uint64_t best = UINT64_MAX;
+        RingBlock block;
+        Told told = {};
+        Scene s;
+
+        scene_open(&s);
+        for (unsigned i = 0; i < 4; i++) {
+                cr_assert_eq(fx_send(&s.fx, i), 0);
+                cr_assert_eq(fx_take(&s.fx, 1, NULL), i);
+        }
+        cr_assert_eq(ring_writer_arm(s.fx.w, 1, 0, &block), RING_E_FULL);
+        must(progress_new(&progress, n, n - 1));
+        for (uint32_t i = 0; i < n - 1; i++) { /* the ring is the same: it says that its link 1 is full */
+                must(progress_open(progress, i, &(ProgressLinkSpec){.source = i, .target = i + 1, .number = 1, .queue_size = 4,
+                                                        .ring_fd = s.ring_fd, .cursor_fd = s.cursor_fd[0], .ring_size = ring_size(16)}));
+                progress_begin(progress, i + 1, 30 * SEC, 0);
+        }
+        for (unsigned i = 0; i < 5; i++) {
+                struct timespec begin, end;
+
+                (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin);
+                progress_look(progress, i * 31 * SEC, tell, &told);
+                (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
+                best = MIN(best, (uint64_t)(end.tv_sec - begin.tv_sec) * NSEC_PER_SEC + (uint64_t)end.tv_nsec - (uint64_t)begin.tv_nsec);
+        }
+        cr_assert_eq(told.n, n - 1, "all are stuck");
+        cr_assert_eq(told.last.n_stuck, n - 1);
+        cr_assert_eq(progress_state(progress, 1).waits_for, 2);
+        cr_assert(!progress_overdue(progress, 1, SEC, 4 * 31 * SEC));
+        cr_assert(progress_overdue(progress, n - 1, SEC, 4 * 31 * SEC), "it alone waits for nobody");
+        (void)progress_free(progress);
+        scene_close(&s);
+        return best;
+}
+
+Test(progress, a_line_of_many_that_wait_takes_so_many_times_as_long_as_a_short_one, .timeout = 60)
+{
+        uint64_t few = time_of_look(500), many = time_of_look(4000);
+
+        cr_assert_lt(many, 32 * few, "8 times as many: %llu ns, and %llu ns", (unsigned long long)few, (unsigned long long)many);
+}
+
+/* As they would be asked of one after the other. */
+Test(progress, who_waits_for_a_circle_is_excused_and_who_is_in_it_is_not, .timeout = 10)
+{
+        static const uint32_t waits_for[] = {1, 2, 0, 1, 3, 5, 5}; /* a circle of three, a line to it, one that waits for itself, one that does for that */
+        static const bool blamed[] = {true, true, true, false, false, true, false};
+        Progress *progress;
+        RingBlock block;
+        Told told = {};
+        Scene s;
+
+        scene_open(&s);
+        for (unsigned i = 0; i < 4; i++) {
+                cr_assert_eq(fx_send(&s.fx, i), 0);
+                cr_assert_eq(fx_take(&s.fx, 1, NULL), i);
+        }
+        cr_assert_eq(ring_writer_arm(s.fx.w, 1, 0, &block), RING_E_FULL);
+        must(progress_new(&progress, ELEMENTSOF(waits_for), 2 * ELEMENTSOF(waits_for)));
+        for (uint32_t i = 0; i < ELEMENTSOF(waits_for); i++) {
+                ProgressLinkSpec spec = {.source = i, .target = waits_for[i], .number = 1, .queue_size = 4, .ring_fd = s.ring_fd, .cursor_fd = s.cursor_fd[0], .ring_size = ring_size(16)};
+
+                must(progress_open(progress, i, &spec));
+                spec.source = waits_for[i];
+                spec.target = i;
+                spec.number = 2; /* so that something waits for everybody */
+                must(progress_open(progress, (uint32_t)ELEMENTSOF(waits_for) + i, &spec));
+                progress_begin(progress, i, 30 * SEC, 0);
+        }
+        progress_look(progress, SEC, tell, &told);
+        progress_look(progress, 31 * SEC, tell, &told);
+        for (uint32_t i = 0; i < ELEMENTSOF(waits_for); i++) {
+                cr_expect_eq(progress_state(progress, i).health, PROGRESS_STUCK);
+                cr_expect_eq(progress_overdue(progress, i, 30 * SEC, 31 * SEC), blamed[i], "node %u", i);
+        }
+        (void)progress_free(progress);
+        scene_close(&s);
+}
+
 Test(progress, nobody_wakes_up_while_there_is_nothing_to_see, .timeout = 10)
 {
         Scene s;
