@@ -142,6 +142,7 @@ struct Dataflow {
         Sampler sampler; /* prober-sample.c */
         QueueLooks queue_looks; /* queues-look.c */
         QueueWish queues; /* queues.c */
+        unsigned n_whys; /* node-why.c: questions under way */
         Progress *progress;
         Timer progress_timer;
         Timer keeper_timer;   /* it has so long to do it */

@@ -25,8 +25,19 @@ static bool is_told(const Node *node)
         return is_known(node) && (node->why.was_stuck == node->generation || node->why.was_late == node->generation);
 }
 
+/* Which question is under way; 0: none any more. */
+static void set_asked(Node *node, uint64_t asked)
+{
+        if (node->why.asked)
+                node->dataflow->n_whys--;
+        if (asked)
+                node->dataflow->n_whys++;
+        node->why.asked = asked;
+}
+
 void node_why_done(Node *node)
 {
+        set_asked(node, 0);
         timer_disarm(&node->why.timer);
         timer_disarm(&node->why.last_timer);
         free(node->why.cause);
@@ -49,26 +60,24 @@ static int on_silent(Timer *timer, nsec_t now)
 
         (void)now;
         node_why_flush(node);
-        node->why.asked = 0;
+        set_asked(node, 0);
         return 0;
 }
 
 static bool are_too_many(const Dataflow *dataflow)
 {
-        unsigned n = 0;
-
-        for (size_t i = 0; i < dataflow->plan->n_nodes; i++)
-                n += dataflow->nodes[i].why.asked != 0;
-        return n >= NODE_WHYS_MAX;
+        return dataflow->n_whys >= NODE_WHYS_MAX;
 }
 
 /* False: nothing will come. */
 static bool ask(Node *node, KeeperHaste haste, nsec_t until)
 {
         Dataflow *dataflow = node->dataflow;
+        uint64_t asked;
 
-        if (are_too_many(dataflow) || !node->spawned || node->empty || dataflow->adopting || why_ask(node, false, haste, until, &node->why.asked))
+        if (are_too_many(dataflow) || !node->spawned || node->empty || dataflow->adopting || why_ask(node, false, haste, until, &asked))
                 return false;
+        set_asked(node, asked);
         node->why.asked_last = haste == KEEPER_HASTE_LAST;
         timer_arm(dataflow->loop, &node->why.timer, until, on_silent);
         return true;
@@ -134,7 +143,7 @@ void node_why_killed(Node *node)
 {
         timer_disarm(&node->why.last_timer);
         if (node->why.asked && node->why.asked_last) { /* too late: nobody waits for it */
-                node->why.asked = 0;
+                set_asked(node, 0);
                 timer_disarm(&node->why.timer);
         }
         if (is_told(node))
@@ -149,8 +158,10 @@ void node_why_said(Node *node, uint64_t asked, const json_t *report)
 
         if (asked == 0 || asked != node->why.asked)
                 return;
-        node->why.asked = 0;
+        set_asked(node, 0);
         node->why.asked_last = false;
+        if ((uint64_t)json_integer_value(json_object_get(report, "generation")) != node->generation)
+                cause = NULL; /* of a life that is over */
         if (last && (!cause || strcmp(cause, "unknown") == 0 || strcmp(cause, "exiting") == 0))
                 cause = NULL; /* which says nothing of why it has not ended */
         timer_disarm(&node->why.timer);

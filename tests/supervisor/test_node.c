@@ -5,6 +5,8 @@
 
 #include "base/clock.h"
 #include "supervisor/node.h"
+#include "supervisor/progress.h"
+#include "supervisor/supervisor.h"
 
 static const struct {
         NodeState state;
@@ -105,4 +107,33 @@ Test(node, a_later_order_only_ever_moves_a_stop_earlier)
         cr_expect(node_ladder_tighten(&ladder, &now), "force begins with the kill");
         cr_expect_eq(ladder.term, 1020);
         cr_expect_eq(ladder.kill, 1020);
+}
+
+/* Asked of a node that was killed while it was stuck; @generation: of which life the answer is. What status tells of it then: owned, NULL: nothing. */
+static json_t *told_of(uint64_t generation)
+{
+        Dataflow dataflow = {.n_whys = 1};
+        Node node = {.dataflow = &dataflow, .generation = 2, .killed = true, .why = {.asked = 7, .was_stuck = 2}};
+        json_t *report = json_pack("{sI ss ss}", "generation", (json_int_t)generation, "cause", "sleeping", "text", "n sleeps"), *result = json_object(), *why;
+
+        dataflow.loop = &(Loop){.now = 1};
+        cr_assert_eq(progress_new(&dataflow.progress, 1, 0), 0);
+        node_why_said(&node, 7, report);
+        node_why_describe(&node, result);
+        cr_expect_eq(dataflow.n_whys, 0);
+        why = json_incref(json_object_get(result, "why"));
+        node_why_done(&node);
+        dataflow.progress = progress_free(dataflow.progress);
+        json_decref(report);
+        json_decref(result);
+        return why;
+}
+
+Test(node, what_is_said_of_a_life_that_is_over_is_not_taken_for_the_next_ones)
+{
+        json_t *why = told_of(2);
+
+        cr_expect_str_eq(json_string_value(json_object_get(why, "text")), "n sleeps");
+        json_decref(why);
+        cr_expect_null(told_of(1));
 }
