@@ -87,6 +87,21 @@ static int on_interval(Timer *timer, nsec_t now)
         return 0;
 }
 
+/* All of it once more, from the beginning; then it is over. */
+static void begin_last(Client *client)
+{
+        Call *call = &client->call;
+
+        call->last = true;
+        timer_disarm(&call->interval);
+        json_decref(call->results);
+        call->results = NULL;
+        call->more = false;
+        begin_reply(client);
+        if (!call->results) /* without memory */
+                client_reply(client, finish(client));
+}
+
 /* At once when it was attached, detached or given up; and the last of it, when the dataflow has ended and its places are still there. */
 static void look_for_changes(Client *client)
 {
@@ -95,14 +110,8 @@ static void look_for_changes(Client *client)
         bool settled;
 
         if (!flow_is_live(call->flow)) {
-                json_decref(call->results);
-                json_decref(call->probed_links);
-                call->results = json_array();
-                call->probed_links = json_array();
-                call->node_at = 0;
-                while (call->results && !add_node(call))
-                        ;
-                client_reply(client, finish(client));
+                if (!call->last)
+                        begin_last(client);
                 return;
         }
         if (call->changes_seen == prober_n_changes(client->server->supervisor))

@@ -7,6 +7,7 @@
 #include "base/cleanup.h"
 #include "base/error.h"
 #include "protocol/control_msg.h"
+#include "supervisor/json-text.h"
 #include "supervisor/server-internal.h"
 
 #define USAGE_SPAN  (5 * NSEC_PER_SEC) /* files of the kernel's; a kill of a large tree holds them up for a quarter of a second */
@@ -195,7 +196,7 @@ void server_frozen(Server *server, const Dataflow *dataflow, const Node *node, b
                         client_fail(it, CONTROL_E_TIMED_OUT, "%s is not %s yet: the kernel has not said so; the order stands (somebody may be in an uninterruptible sleep)",
                                 name_of(it, name, sizeof(name)), wanted);
                 else if (error == EAGAIN)
-                        client_fail(it, CONTROL_E_BUSY, "%s is not %s: somebody is being started; try again", name_of(it, name, sizeof(name)), wanted);
+                        client_fail(it, CONTROL_E_BUSY, "%s is not %s: somebody is being started, or looked at while it stands still; try again", name_of(it, name, sizeof(name)), wanted);
                 else if (error == EOPNOTSUPP)
                         client_fail(it, CONTROL_E_REFUSED, "%s is not %s: that needs cgroups, and nodes are ended without them here", name_of(it, name, sizeof(name)), wanted);
                 else if (error == ESRCH)
@@ -235,13 +236,16 @@ static void usage(Client *client, const Parameters *parameters)
 
 void server_measured(Server *server, const Dataflow *dataflow, json_t *nodes)
 {
+        json_t *reply = json_pack("{s{sO}}", "parameters", "usage", nodes);
+        _cleanup_free_ char *text = reply ? json_text(reply) : NULL; /* once: that takes long for thousands of nodes, and many may wait */
         Client *it, *next;
 
+        json_decref(reply);
         if (!server)
                 return;
         list_for_each(it, next, &server->calls, call.link)
                 if (is_meant(it, CALL_ORDER_USAGE, dataflow, NULL))
-                        client_reply(it, json_pack("{sO}", "usage", nodes));
+                        client_reply_text(it, text ? strdup(text) : NULL);
 }
 
 void server_look_again(Server *server)

@@ -93,6 +93,7 @@ typedef struct Call {
         /* Probe */
         bool probes; /* counts as a wish */
         bool queues; /* likewise, to see these */
+        bool last;   /* its dataflow has ended: the answer that is being put together is the last */
         nsec_t interval_ns;
         Timer interval;
         uint64_t changes_seen;
