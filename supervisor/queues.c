@@ -25,7 +25,8 @@
 #include "supervisor/wiring.h"
 
 #define LOAD_SPAN    (20 * NSEC_PER_SEC) /* some 50 ms, of a processor that is its own */
-#define SHOW_SPAN    (20 * NSEC_PER_SEC) /* for keeper and helper to be done with the files of one dataflow; the keeper's own deadline is shorter */
+#define SHOW_SPAN    (12 * NSEC_PER_SEC) /* for a keeper to show the files of its dataflow: its own deadline is shorter */
+#define LATE_SPAN    (8 * NSEC_PER_SEC)  /* ... and for the helper to be done with them after that */
 #define AGAIN_SPAN   (10 * NSEC_PER_SEC) /* what was not to be had is asked for again by whoever wants it anew, not sooner */
 #define COUNT_SPAN   (250 * NSEC_PER_MSEC)
 #define FIRST_MASK   UINT64_C(1023) /* until it is known how many messages there are: 1 in 1024 */
@@ -58,6 +59,7 @@ struct Queues {
         Dataflow *asked; /* whose files are being shown; NULL: nobody's */
         uint64_t n_asked, n_done; /* answers come in order: one to an earlier question is nobody's any more */
         nsec_t asked_at;
+        int from_fd; /* the helper's end of what files come by, too: to end that for it. Not the keeper's, for then it had no end. -1: that was done */
 };
 
 /* ---- who wants it */
@@ -160,16 +162,29 @@ static void tell_all_masks(Supervisor *supervisor)
 
 /* ---- watching */
 
+/* No more files come, also from a keeper that hangs, or has not read yet that it is asked. */
+static void cut(Queues *q)
+{
+        if (q->from_fd >= 0)
+                (void)shutdown(q->from_fd, SHUT_RDWR);
+        q->from_fd = fd_close(q->from_fd);
+}
+
+static void end_question(Queues *q)
+{
+        cut(q);
+        q->asked = NULL; /* the answers are nobody's then */
+        timer_disarm(&q->timer);
+}
+
 static void unwatch(Queues *q, Dataflow *dataflow)
 {
         QueueWish *wish = &dataflow->queues;
 
         if (wish->watching)
                 queue_view_unwatch(&q->view, wish->cgroup_id);
-        if (q->asked == dataflow) {
-                q->asked = NULL; /* the answers are nobody's then */
-                timer_disarm(&q->timer);
-        }
+        if (q->asked == dataflow)
+                end_question(q);
         wish->watching = wish->shown = wish->done = wish->waits = false;
         wish->share = 0;
 }
@@ -296,8 +311,14 @@ static void forget_question(Queues *q, Dataflow *dataflow, const char *why)
                 refuse(q, dataflow, why);
                 return;
         }
-        q->asked = NULL;
-        timer_disarm(&q->timer);
+        end_question(q);
+}
+
+static void keeper_is_late(Queues *q)
+{
+        forget_question(q, q->asked, "its keeper does not tell which files its nodes run of");
+        server_look_again(q->supervisor->server);
+        queues_look(q->supervisor);
 }
 
 /* Nobody begins another helper by himself then: while the kernel attaches, no process of the host can fork, and the guard would wait for that. */
@@ -305,14 +326,14 @@ static int on_show_late(Timer *timer, nsec_t now)
 {
         Queues *q = container_of(timer, Queues, timer);
 
-        (void)now;
-        if (!q->asked->queues.done) {
+        if (q->from_fd >= 0 && !q->asked->queues.done) { /* the helper may wait for the keeper */
+                cut(q);
+                timer_arm(&q->supervisor->loop, timer, nsec_add(now, LATE_SPAN), on_show_late);
+        } else if (!q->asked->queues.done) {
                 give_up(q, "tidegate-queues does not get the probe attached: some process that runs of the file holds it up");
-                return 0;
+        } else {
+                keeper_is_late(q);
         }
-        forget_question(q, q->asked, "its keeper does not tell which files its nodes run of");
-        server_look_again(q->supervisor->server);
-        queues_look(q->supervisor);
         return 0;
 }
 
@@ -348,6 +369,7 @@ static void ask_next(Queues *q)
         q->asked = dataflow;
         q->asked_at = clock_now();
         timer_arm(&supervisor->loop, &q->timer, nsec_add(supervisor->loop.now, SHOW_SPAN), on_show_late);
+        q->from_fd = TAKE_FD(from);
         if (keeper_order_files(dataflow, q->asked_at, to)) {
                 forget_question(q, dataflow, "its keeper cannot be asked");
                 ask_next(q);
@@ -360,8 +382,7 @@ static void look_at_answers(Queues *q, Dataflow *dataflow)
 
         if (!wish->shown || !wish->done)
                 return;
-        q->asked = NULL;
-        timer_disarm(&q->timer);
+        end_question(q);
         if (!wish->watching)
                 watch(q, dataflow);
         server_look_again(q->supervisor->server);
@@ -373,8 +394,8 @@ void queues_files_shown(Dataflow *dataflow, const KeeperMsg *msg)
         Queues *q = dataflow->supervisor->queues;
         char why[128];
 
-        if (!q || q->asked != dataflow || msg->files_shown.asked_ns != q->asked_at)
-                return; /* of no interest any more */
+        if (!q || q->asked != dataflow || msg->files_shown.asked_ns != q->asked_at || q->from_fd < 0)
+                return; /* of no interest any more, or too late */
         if (msg->files_shown.error && !dataflow->queues.watching) {
                 (void)snprintf(why, sizeof(why), "its keeper cannot tell which files its nodes run of: %s", error_text(-msg->files_shown.error));
                 refuse(q, dataflow, why);
@@ -394,6 +415,10 @@ static void on_done(Queues *q, const struct queues_record *record)
 
         if (++q->n_done < q->n_asked || !dataflow)
                 return;
+        if (q->from_fd < 0 && !dataflow->queues.shown) { /* what there is, for nothing else came in time */
+                keeper_is_late(q);
+                return;
+        }
         if (record->n_files == 0 && !dataflow->queues.watching) {
                 refuse(q, dataflow, record->error && text ? text : "none of its nodes runs of a file with probe sites");
                 queues_look(q->supervisor);
@@ -586,7 +611,7 @@ void queues_look(Supervisor *supervisor)
                 q = calloc(1, sizeof(*q));
                 if (!q)
                         return; /* asked for again with the next wish */
-                *q = (Queues){.supervisor = supervisor, .fd = -1, .pidfd = -1, .view = QUEUE_VIEW_INIT};
+                *q = (Queues){.supervisor = supervisor, .fd = -1, .pidfd = -1, .from_fd = -1, .view = QUEUE_VIEW_INIT};
                 supervisor->queues = q;
         }
         if (!q)

@@ -418,6 +418,30 @@ Test(queues, a_keeper_that_does_not_answer_is_not_the_helpers_fault, .timeout = 
         fixture_done(fx);
 }
 
+Test(queues, a_keeper_that_hangs_with_the_question_costs_its_own_dataflow_alone, .timeout = 20)
+{
+        Fixture *fx = fixture_new();
+        struct queues_record record;
+        size_t size = 0, n_fds = 0;
+        int from = -1;
+
+        attach(fx);
+        queues_want(fx->dataflows[1], 0.03); /* its keeper does not read that */
+        cr_assert_eq(packet_recv(fx->helper_fd, &record, sizeof(record), &size, &from, 1, &n_fds), 0);
+        cr_assert_eq(n_fds, 1);
+        cr_expect_eq(recv(from, (char[1]){0}, 1, MSG_DONTWAIT), -1, "files may come");
+        pass(fx, 12 * NSEC_PER_SEC);
+        cr_expect_eq(recv(from, (char[1]){0}, 1, MSG_DONTWAIT), 0, "nobody waits for more");
+        say(fx, QUEUES_MSG_DONE, 0, NULL);
+        cr_expect(strstr(reason(fx, 1), "its keeper does not tell"), "%s", reason(fx, 1));
+        pass(fx, 20 * NSEC_PER_SEC);
+        cr_expect(fx->dataflows[0]->queues.watching);
+        cr_expect_str_eq(reason(fx, 0), "");
+        cr_expect_eq(recv(fx->helper_fd, (char[1]){0}, 1, MSG_DONTWAIT), -1, "the helper stays");
+        (void)fd_close(from);
+        fixture_done(fx);
+}
+
 Test(queues, a_dataflow_whose_keeper_cannot_be_asked_does_not_hold_up_the_next_one, .timeout = 20)
 {
         Fixture *fx = fixture_new();
