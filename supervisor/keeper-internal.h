@@ -196,6 +196,7 @@ struct Keeper {
         unsigned n_measures, n_samples; /* MEASURE, SAMPLE, likewise */
         unsigned n_whys;  /* WHY, likewise */
         unsigned n_freezing; /* and freeze meanwhile */
+        unsigned n_freezes; /* FREEZE, likewise */
 
         List nodes;        /* NodeEntry */
         List incarnations; /* Incarnation */
@@ -303,6 +304,7 @@ void watch_tell(LimitsWatch *watch);
 void watch_again(LimitsWatch *watch); /* RESUME: what was felt so far is said once more */
 void watch_end(LimitsWatch *watch);
 void watch_frozen(LimitsWatch *watch, int events_fd); /* cgroup.events has changed */
+void watches_frozen(Keeper *k); /* all of them, perhaps */
 /*
  * keeper-pressure.c. pressure_try(): can the kernel's triggers be had in that cgroup? Else a line into the text of what is missing. pressure_end(): nothing is
  * watched for any more.

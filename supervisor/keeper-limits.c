@@ -194,9 +194,22 @@ void watch_frozen(LimitsWatch *watch, int events_fd)
 
         if (frozen < 0 || frozen == watch->frozen || (frozen && cgroup_populated(events_fd) != 1 && watch->inc))
                 return;
+        if (frozen && watch->inc && watch->keeper->n_freezing > 0)
+                return; /* for a look, which is nobody's business: what stays so is told at its end */
         watch->frozen = frozen;
         msg.frozen.frozen = (uint8_t)frozen;
         keeper_report(watch->keeper, &msg, -1);
+}
+
+void watches_frozen(Keeper *k)
+{
+        Incarnation *inc, *next;
+
+        if (k->phase == KEEPER_WORKING)
+                watch_frozen(&k->limits, k->events_fd);
+        list_for_each(inc, next, &k->incarnations, link)
+                if (inc->events_fd >= 0 && !inc->job)
+                        watch_frozen(&inc->limits, inc->events_fd);
 }
 
 /* ---- orders */
@@ -319,15 +332,11 @@ static void on_frozen(Job *job)
 {
         LimitsJob *j = container_of(job, LimitsJob, job);
         Keeper *k = j->keeper;
-        Incarnation *inc, *next;
         LimitsWatch *watch;
 
+        k->n_freezes--;
         (void)place_of(k, &j->order, &watch);
-        if (k->phase == KEEPER_WORKING)
-                watch_frozen(&k->limits, k->events_fd);
-        list_for_each(inc, next, &k->incarnations, link)
-                if (inc->events_fd >= 0 && !inc->job)
-                        watch_frozen(&inc->limits, inc->events_fd);
+        watches_frozen(k);
         answer_freeze(k, &j->order, watch && watch->frozen, -j->r);
         j = limits_job_free(j);
 }
@@ -355,5 +364,7 @@ void keeper_freeze(Keeper *k, const KeeperMsg *msg)
         if (jobs_submit(&k->jobs, &j->job, JOB_WORK)) {
                 answer_freeze(k, msg, watch->frozen, EAGAIN);
                 j = limits_job_free(j);
+                return;
         }
+        k->n_freezes++;
 }

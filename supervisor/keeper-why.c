@@ -182,15 +182,37 @@ static bool end_child(pid_t pid)
         }
 }
 
-/* What is frozen for the look: its file, that the last one who can may thaw it. -1: nothing will be; somebody has frozen it before. */
-static int open_freezer(const Why *why)
-{
-        int fd = why->freeze ? cgroup_open_file(why->nodes[why->target].dir_fd, "cgroup.freeze", O_RDWR) : -1;
-        char frozen = '1';
+/* ---- standing still */
 
-        if (fd >= 0 && (pread(fd, &frozen, 1, 0) != 1 || frozen != '0'))
-                fd = fd_close(fd);
-        return fd;
+typedef struct Freezer { /* of who may be frozen for the look: the last one who can thaw it does */
+        int fd;         /* its file; -1: nobody freezes it */
+        uint8_t *froze; /* shared with the child: whether it is ours */
+} Freezer;
+
+static Freezer freezer_open(Why *why)
+{
+        Freezer f = {.fd = why->freeze ? cgroup_open_file(why->nodes[why->target].dir_fd, "cgroup.freeze", O_WRONLY) : -1};
+
+        if (f.fd < 0)
+                return f;
+        f.froze = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        if (f.froze == MAP_FAILED) { /* then it is looked at while it runs */
+                f.froze = NULL;
+                f.fd = fd_close(f.fd);
+                why->freeze = false;
+        }
+        why->froze = f.froze;
+        return f;
+}
+
+/* Also when whoever was to do it has been killed, with whom it did it for. What somebody else has frozen meanwhile stays so. */
+static void freezer_done(Freezer *f)
+{
+        if (f->froze && __atomic_load_n(f->froze, __ATOMIC_SEQ_CST))
+                (void)!write(f->fd, "0", 1);
+        if (f->froze)
+                (void)munmap(f->froze, 1);
+        f->fd = fd_close(f->fd);
 }
 
 /* What there is when nobody can be forked for the rest. */
@@ -228,8 +250,8 @@ static bool has_few(const Why *why)
 static void run_why(Job *job)
 {
         WhyJob *j = container_of(job, WhyJob, job);
-        _cleanup_fd_ int freezer_fd = -1;
         pid_t pid, own = getpid();
+        Freezer freezer;
         int ends[2], place;
 
         j->error = j->order.why.haste == KEEPER_HASTE_LAST && !has_few(&j->why) ? E2BIG : -why_first(&j->why);
@@ -245,7 +267,7 @@ static void run_why(Job *job)
                 report_first(j);
                 return;
         }
-        freezer_fd = open_freezer(&j->why);
+        freezer = freezer_open(&j->why);
         pid = keeper_fork(j->keeper);
         if (pid == 0)
                 be_child(&j->why, j->order.why.haste, own, ends[1], j->keeper->reset_oom);
@@ -260,8 +282,7 @@ static void run_why(Job *job)
                 pid = 0;
         }
         leave_place(place, MAX(pid, 0));
-        if (freezer_fd >= 0)
-                (void)!write(freezer_fd, "0", 1); /* also when whoever was to do it has been killed, with whom it did it for */
+        freezer_done(&freezer);
         if (pid < 0)
                 report_first(j);
         else if (!j->report)
@@ -291,8 +312,10 @@ static void on_why(Job *job)
         int fd = j->report ? in_memory(j->report, j->size) : -1;
 
         j->keeper->n_whys--;
-        j->keeper->n_freezing -= j->why.freeze;
+        j->keeper->n_freezing -= j->order.why.freeze;
         answer(j->keeper, &j->order, fd >= 0 ? 0 : j->error ? j->error : ENOMEM, fd >= 0 ? j->size : 0, fd);
+        if (j->order.why.freeze)
+                watches_frozen(j->keeper);
         why_job_free(j);
 }
 
@@ -334,6 +357,10 @@ void keeper_why(Keeper *k, const KeeperMsg *msg, int *fds)
                 answer(k, msg, ESRCH, 0, -1);
                 return;
         }
+        if (msg->why.freeze && k->n_freezes > 0) { /* what is not frozen yet would be taken for ours, and run again afterwards */
+                answer(k, msg, EAGAIN, 0, -1);
+                return;
+        }
         j = k->n_whys < JOBS_MAX ? calloc(1, sizeof(*j)) : NULL;
         if (!j) {
                 answer(k, msg, EAGAIN, 0, -1);
@@ -351,10 +378,10 @@ void keeper_why(Keeper *k, const KeeperMsg *msg, int *fds)
         j->job.run = run_why;
         j->job.on_done = on_why;
         k->n_whys++;
-        k->n_freezing += j->why.freeze;
+        k->n_freezing += msg->why.freeze;
         if (j->why.flow_fd < 0 || !take_nodes(j, inc) || jobs_submit(&k->jobs, &j->job, JOB_WORK)) {
                 k->n_whys--;
-                k->n_freezing -= j->why.freeze;
+                k->n_freezing -= msg->why.freeze;
                 answer(k, msg, EAGAIN, 0, -1);
                 why_job_free(j);
         }

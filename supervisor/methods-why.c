@@ -132,7 +132,7 @@ static void answer(Client *client, int error, const json_t *report)
         if (error == ESRCH)
                 client_fail(client, CONTROL_E_NOT_RUNNING, "node %.128s does not run: nobody of it is there", id);
         else if (error == EAGAIN || error == EBUSY)
-                client_fail(client, CONTROL_E_BUSY, "node %.128s is not looked at: too many looks are under way; try again", id);
+                client_fail(client, CONTROL_E_BUSY, "node %.128s is not looked at: too many looks are under way, or it is being frozen; try again", id);
         else if (error == ETIMEDOUT)
                 client_fail(client, CONTROL_E_TIMED_OUT, "the look at node %.128s took too long", id);
         else if (error || !report)

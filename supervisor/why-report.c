@@ -286,6 +286,8 @@ static int freeze(Why *why, pid_t *ret_thawer, nsec_t *ret_until)
                 be_thawer(*ret_until, fd, ends[0]);
         }
         (void)close(ends[0]);
+        if (why->froze)
+                __atomic_store_n(why->froze, 1, __ATOMIC_SEQ_CST);
         if (*ret_thawer < 0 || write(fd, "1", 1) != 1) {
                 (void)close(ends[1]);
                 return -1;

@@ -101,6 +101,7 @@ typedef struct Why {
         int flow_fd, context_fd; /* the dataflow's cgroup; what the supervisor knows, as JSON */
         bool brief;  /* a few threads of each node, no stacks */
         bool freeze; /* the node stands still while memory is read */
+        uint8_t *froze; /* shared with who waits for the report: set before it is frozen for that. NULL: nobody wants to know */
         uid_t uid;   /* whose dataflow it is */
         gid_t gid;
         nsec_t until;
