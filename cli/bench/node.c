@@ -30,7 +30,7 @@
 #define CLOCK_STRIDE 64u          /* messages between two looks at the clock */
 #define OWN_MAX      (64ul << 20) /* a larger mapping is a sanitizer's */
 #define MAX_HELD     4096u        /* samples of an exhausted pool */
-#define MAX_BULK     64u          /* messages of one tg_send_batch(), and of one tg_next_batch() */
+#define MAX_BULK     32u          /* messages of one tg_send_batch(), and of one tg_next_batch() */
 
 typedef struct Me {
         int fd;
