@@ -248,6 +248,7 @@ struct tg_node {
         List events;          /* made by the supervisor or by us; delivered before inputs */
         tg_event *spare_events; /* the last that was given back first: its bytes are in the caches */
         unsigned n_spare_events, max_spare_events;
+        tg_sample *spare_sample; /* atomic */
         bool stop_queued, stopping, ended;
         uint32_t told_to_stop; /* atomic, as the next: what a packet said, for a supervisor that has lost the control page */
         nsec_t stop_by;        /* NSEC_NEVER: no packet named a deadline */

@@ -32,6 +32,7 @@ static tg_node *node_free(tg_node *node)
                 node->spare_events = event->next_spare;
                 free(event);
         }
+        free(node->spare_sample);
         list_for_each(heard, next, &node->heard, link)
                 free(heard);
         setup_undo(node);

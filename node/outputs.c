@@ -426,6 +426,15 @@ static int take_turn(Send *send)
         return r == -ETIMEDOUT ? TG_E_TIMEOUT : r;
 }
 
+/* For who needs no time: the clock is read only if there is something to wait for by it, or may be. */
+static int take_turn_at_once(Send *send)
+{
+        if (__atomic_load_n(&send->output->node->send_timeout_ns, __ATOMIC_RELAXED) >= 0 || !lock_try(&send->output->turn))
+                return take_turn(send);
+        send->deadline = NSEC_NEVER;
+        return 0;
+}
+
 static int send_any(Send *send)
 {
         return !send->chunk.data && fits_inline(send->size, send->meta_size) ? send_inline(send) : send_pooled(send);
@@ -567,6 +576,19 @@ int tg_send_batch(tg_node *node, const char *output, const tg_message *messages,
 
 /* -------- messages written in place -------- */
 
+/* One sample is kept for reuse, as events are, so that steady work allocates nothing: aligned memory is dear to get. */
+static tg_sample *sample_new(tg_node *node)
+{
+        tg_sample *sample = __atomic_exchange_n(&node->spare_sample, NULL, __ATOMIC_ACQUIRE); /* acquire, release: its last owner has done with it */
+
+        return sample ? sample : aligned_alloc(64, sizeof(*sample));
+}
+
+static void sample_drop(tg_node *node, tg_sample *sample)
+{
+        free(__atomic_exchange_n(&node->spare_sample, sample, __ATOMIC_ACQ_REL));
+}
+
 int tg_alloc(tg_node *node, const char *output, size_t size, tg_sample **ret)
 {
         _cleanup_free_ tg_sample *sample = NULL;
@@ -578,7 +600,7 @@ int tg_alloc(tg_node *node, const char *output, size_t size, tg_sample **ret)
         send.output = output_find(node, output);
         if (!send.output)
                 return TG_E_NO_OUTPUT;
-        sample = aligned_alloc(64, sizeof(*sample));
+        sample = sample_new(node);
         if (!sample)
                 return error_origin(-ENOMEM);
         sample->output = send.output;
@@ -587,7 +609,7 @@ int tg_alloc(tg_node *node, const char *output, size_t size, tg_sample **ret)
         if (__atomic_load_n(&send.output->closed, __ATOMIC_RELAXED))
                 return TG_E_CLOSED;
         if (size > RING_INLINE_MAX) {
-                r = take_turn(&send);
+                r = take_turn_at_once(&send);
                 if (r)
                         return r;
                 lock_take(&send.output->lock);
@@ -628,7 +650,7 @@ tg_sample *tg_sample_free(tg_sample *sample)
                 ring_writer_give_back(sample->output->writer, &sample->chunk);
                 lock_give(&sample->output->lock);
         }
-        free(sample);
+        sample_drop(node, sample);
         (void)node_unref(node);
         return NULL;
 }
