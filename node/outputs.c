@@ -50,8 +50,10 @@ void output_tell(Output *output)
 /* What was published becomes visible, and whoever sleeps is woken once for all of it. With output->lock. */
 static void flush(Output *output)
 {
-        if (ring_writer_flush(output->writer))
+        if (ring_writer_flush(output->writer)) {
                 output_tell(output);
+                ring_writer_tidy(output->writer);
+        }
         ring_writer_set_cpu(output->writer, sched_getcpu()); /* not before: somebody waits for the message */
 }
 

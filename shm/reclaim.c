@@ -196,6 +196,17 @@ static bool find_block(RingWriter *w, uint64_t size_bytes, uint64_t limit, RingB
         return found;
 }
 
+void ring_writer_tidy(RingWriter *w)
+{
+        uint64_t window, limit;
+
+        if (w->pool.queue_bytes < w->cool_bytes + COOL_BYTES)
+                return;
+        floor_targets(w, &window, &limit);
+        reclaim_to(w, window);
+        w->cool_bytes = w->pool.queue_bytes; /* is still to be read */
+}
+
 int reclaim_look(RingWriter *w, uint64_t size_bytes, bool may_press, RingBlock *ret_block)
 {
         uint32_t bucket = pool_bucket_for(&w->pool, size_bytes);
@@ -205,11 +216,7 @@ int reclaim_look(RingWriter *w, uint64_t size_bytes, bool may_press, RingBlock *
         if (bucket == w->pool.n_buckets && !pool_can_cut(&w->pool, size_bytes))
                 return POOL_E_TOO_LARGE;
         if (pool_has_free(&w->pool, bucket, false)) {
-                if (w->pool.queue_bytes < w->cool_bytes + COOL_BYTES)
-                        return 0;
-                floor_targets(w, &window, &limit);
-                reclaim_to(w, window);
-                w->cool_bytes = w->pool.queue_bytes; /* is still to be read */
+                ring_writer_tidy(w);
                 return 0;
         }
 

@@ -167,6 +167,10 @@ int ring_writer_publish(RingWriter *w, const RingPost *post, PoolChunk *chunk, R
  * means nobody needs to be rung. */
 uint64_t ring_writer_flush(RingWriter *w);
 
+/* ring_writer_tidy() - looks which chunks can be written again, if enough was published since the last look. ring_writer_alloc() does it as well; after a
+ * flush nobody waits for it. */
+void ring_writer_tidy(RingWriter *w);
+
 /* ring_writer_look() - whether n more messages, one of them with a chunk of chunk_bytes (0: inline), can be sent now.
  * Reads cursors, reclaims. Return: 0, RING_E_FULL, POOL_E_HELD, POOL_E_FULL, POOL_E_TOO_LARGE; ret_block as above. */
 int ring_writer_look(RingWriter *w, uint32_t n, uint64_t chunk_bytes, RingBlock *ret_block);

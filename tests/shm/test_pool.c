@@ -202,6 +202,39 @@ Test(floor, also_moves_after_four_mebibytes_so_that_warm_chunks_are_written_agai
         fixture_close(&fx);
 }
 
+Test(floor, moves_behind_a_message_too_where_nobody_waits_for_it)
+{
+        const PoolClass class = {1 << 20, 16};
+        const void *last = NULL;
+        RingMessage msg;
+        Fixture fx;
+
+        fixture_ring(&fx, 64);
+        fixture_pool(&fx, &class, 1);
+        fixture_link(&fx, 10, RING_BACKPRESSURE);
+        for (uint64_t i = 0; i < 4; i++) {
+                ring_writer_tidy(fx.w);
+                cr_assert_eq(fx_ring(&fx)->floor, 0, "fewer than four mebibytes went out");
+                must(fx_send_pooled(&fx, i, 1 << 20));
+                cr_assert_eq(fx_take(&fx, 0, &msg), i);
+                if (i < 3) /* the last one is still in use */
+                        ring_reader_release(&fx.r[0], msg.claim);
+                else
+                        cr_assert_neq(msg.payload, last);
+                last = msg.payload;
+        }
+        ring_writer_tidy(fx.w);
+        cr_assert_eq(fx_ring(&fx)->floor, 4);
+        ring_writer_tidy(fx.w);
+        for (uint64_t i = 4; i < 7; i++) {
+                must(fx_send_pooled(&fx, i, 1 << 20));
+                cr_assert_eq(fx_ring(&fx)->floor, 4, "the allocation had not to look");
+                cr_assert_eq(fx_take(&fx, 0, &msg), i);
+                cr_assert_neq(msg.payload, last, "what is in use is not written");
+        }
+        fixture_close(&fx);
+}
+
 Test(floor, that_moves_early_passes_nothing_that_is_still_to_be_read)
 {
         const PoolClass class = {1 << 20, 16};
