@@ -51,12 +51,12 @@ typedef struct Pool {
         uint64_t queue_bytes; /* of all chunks in the queue */
         PoolBucket *bucket; /* ascending by chunk_size; room for every chunk, or for as many sizes as there can be */
         uint32_t n_buckets;
-        uint8_t *segment[POOL_MAX_SEGMENTS];
-        PoolPages pages[POOL_MAX_SEGMENTS];
-        uint64_t most_pages;    /* bytes of the largest of these */
-        uint32_t n_segments;
         uint32_t spare;         /* list of SPARE ones */
         uint64_t n_freed;       /* how often a chunk became FREE */
+        uint8_t *segment[POOL_MAX_SEGMENTS];
+        uint32_t n_segments;
+        PoolPages pages[POOL_MAX_SEGMENTS];
+        uint64_t most_pages;    /* bytes of the largest of these */
         uint64_t uncut_at;      /* n_freed when no run of FREE chunks was long enough ... */
         uint64_t uncut_bytes;   /* ... for so much */
 } Pool;

@@ -249,7 +249,8 @@ static int alloc(RingWriter *w, uint64_t size_bytes, bool may_press, PoolChunk *
         if (r)
                 return r;
         id = pool_pop(&w->pool, pool_bucket_for(&w->pool, size_bytes), true);
-        pool_trim(&w->pool, id, size_bytes);
+        if (w->pool.spare != CHUNK_NONE) /* else nothing was cut */
+                pool_trim(&w->pool, id, size_bytes);
         *ret_chunk = (PoolChunk){
                 .data = pool_data(&w->pool, id),
                 .capacity = pool_chunk_size(&w->pool, id),
