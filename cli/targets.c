@@ -128,26 +128,28 @@ int targets_the_one(Session *session, const json_t *dataflows, json_t **ret)
 
 /* ---- nodes */
 
+/* One that runs is meant rather than one of the past, and of those of one name the last. */
 static int find_among(Session *session, const json_t *dataflows, const char *id, json_t **ret_dataflow, json_t **ret_node)
 {
         json_t *dataflow, *node, *at = NULL, *found = NULL;
-        bool live = false;
         size_t i;
 
-        json_array_foreach(dataflows, i, dataflow) {
-                bool is_live = !dataflow_has_ended(dataflow);
+        for (int ended = 0; ended < 2 && !found; ended++) {
+                json_array_foreach(dataflows, i, dataflow) {
+                        bool same = at && strcmp(json_get_text(at, "name"), json_get_text(dataflow, "name")) == 0;
+                        const char *key = same ? "uuid" : "name";
 
-                node = dataflow_find_node(dataflow, id);
-                if (!node || (found && live && !is_live)) /* one that runs is meant rather than one of the past */
-                        continue;
-                if (found && live == is_live) {
-                        session_say(session, "several dataflows have a node %s: say %s:%s or %s:%s", id,
-                                json_get_text(at, "name"), id, json_get_text(dataflow, "name"), id);
-                        return CLI_USAGE;
+                        node = dataflow_has_ended(dataflow) == (ended == 1) ? dataflow_find_node(dataflow, id) : NULL;
+                        if (!node)
+                                continue;
+                        if (found && !(ended && same)) {
+                                session_say(session, "several dataflows have a node %s: say %s:%s or %s:%s", id,
+                                        json_get_text(at, key), id, json_get_text(dataflow, key), id);
+                                return CLI_USAGE;
+                        }
+                        at = dataflow;
+                        found = node;
                 }
-                at = dataflow;
-                found = node;
-                live = is_live;
         }
         if (!found) {
                 session_say(session, "%s: no such node", id);

@@ -168,6 +168,16 @@ def test_an_id_that_two_dataflows_have_is_not_guessed(talk, fake):
     assert talk("node", "info", "x", "-d", "b").returncode == 0
 
 
+def test_one_that_runs_is_meant_rather_than_those_of_the_past_and_of_these_the_last(talk, fake):
+    ended = [dataflow("d", node("n", "stopped", pid=k), state="ended", uuid=f"{k}aaa0000-1111-4000-8000-000000000000") for k in (1, 2)]
+    fake.dataflows = [*ended, dataflow("d", node("n", pid=3))]
+    assert json.loads(talk("node", "info", "n", "--json").stdout)["pid"] == 3
+    fake.dataflows = ended
+    assert json.loads(talk("node", "info", "n", "--json").stdout)["pid"] == 2
+    fake.dataflows = [dataflow("d", node("n", pid=k), uuid=f"{k}aaa0000-1111-4000-8000-000000000000") for k in (1, 2)]
+    assert "say 1aaa0000-1111-4000-8000-000000000000:n or 2aaa0000" in talk("node", "info", "n").stderr
+
+
 def test_names_with_control_characters_do_not_reach_the_screen(talk, fake):
     fake.dataflows = [dataflow("a\x1b[2Jb", node("n\nx", "failed", error="\x1b]0;title\x07"))]
     for args in (["status"], ["list"], ["node", "list"], ["status", fake.dataflows[0]["uuid"]]):
