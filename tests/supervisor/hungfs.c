@@ -10,9 +10,11 @@
 #include <errno.h>
 #include <fuse_lowlevel.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -120,6 +122,7 @@ int main(int argc, char **argv)
         struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
         struct fuse_session *session;
 
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* not even a test that is killed leaves somebody hanging */
         if (argc != 2 || fuse_opt_add_arg(&args, argv[0]) || fuse_opt_add_arg(&args, "-oallow_other"))
                 return 1;
         session = fuse_session_new(&args, &ops, sizeof(ops), NULL);
