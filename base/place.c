@@ -94,12 +94,13 @@ bool place_is_below(const char *path)
         return false;
 }
 
-/* ---- /proc/PID/stat, without stdio */
+/* ---- files of /proc/PID, without stdio */
 
 typedef struct Facts {
         pid_t pid, ppid;
         char state;
-        uint64_t n_threads, start_time;
+        bool dead;         /* all of it: the first thread may be dead and others live */
+        uint64_t identity; /* of this process for as long as it lives and nobody wants the memory back in which procfs knows it; of no other, ever */
 } Facts;
 
 static uint64_t number(const char **at)
@@ -122,36 +123,99 @@ static const char *decimal(char *end, uint64_t n)
         return end;
 }
 
-/* @proc_fd: of /proc */
-static int read_facts(int proc_fd, pid_t pid, Facts *ret)
+/* A file of @pid's into @buf, as a string. @proc_fd: of /proc. @ret_identity may be NULL. */
+static int read_file(int proc_fd, pid_t pid, const char *name, char *buf, size_t size, uint64_t *ret_identity)
 {
-        char path[32], digits[24], buf[1024];
-        const char *text = decimal(digits + sizeof(digits), (uint64_t)pid), *at;
+        char path[48], digits[24];
+        const char *text = decimal(digits + sizeof(digits), (uint64_t)pid);
         size_t n_text = strlen(text);
         _cleanup_fd_ int fd = -1;
+        struct stat st;
         ssize_t n;
 
         memcpy(path, text, n_text);
-        memcpy(path + n_text, "/stat", sizeof("/stat"));
+        memcpy(path + n_text, name, strlen(name) + 1);
         fd = openat(proc_fd, path, O_RDONLY | O_CLOEXEC);
         if (fd < 0)
                 return -errno;
-        n = read(fd, buf, sizeof(buf) - 1);
+        n = read(fd, buf, size - 1);
         if (n <= 0)
                 return n < 0 ? -errno : -ESRCH;
         buf[n] = '\0';
-        at = strrchr(buf, ')'); /* the name before it may hold anything */
-        if (!at || at[1] != ' ' || !at[2])
-                return -EBADMSG;
-        *ret = (Facts){.pid = pid, .state = at[2]};
-        at += 3;
-        ret->ppid = (pid_t)number(&at);
-        for (int i = 5; i < 20; i++) /* fields 5 to 19 */
-                (void)number(&at);
-        ret->n_threads = number(&at);
-        (void)number(&at);
-        ret->start_time = number(&at);
+        if (ret_identity && fstat(fd, &st) < 0)
+                return -errno;
+        if (ret_identity)
+                *ret_identity = st.st_ino;
         return 0;
+}
+
+/* Behind "\nKey:\t"; the name in the first line cannot forge it, its newlines are escaped. */
+static const char *value_of(const char *status, const char *key)
+{
+        const char *at = strstr(status, key);
+
+        return at ? at + strlen(key) : "";
+}
+
+/* Fields 4 and on of stat: one of them. 0: there is none. */
+static uint64_t stat_field(const char *stat, int field)
+{
+        const char *at = strrchr(stat, ')'); /* the name before it may hold anything */
+
+        if (!at || at[1] != ' ' || !at[2])
+                return 0;
+        at += 3;
+        for (int i = 4; i < field; i++)
+                (void)number(&at);
+        return number(&at);
+}
+
+/*
+ * Not from stat, which waits for one that hangs in execve() (base/procstat.h): anybody on the host may have such a one, and then no look would ever end.
+ * Who has exited is not in there any more.
+ */
+static int read_facts(int proc_fd, pid_t pid, Facts *ret)
+{
+        char buf[1024]; /* what is wanted stands at the beginning, before what may be long */
+        const char *parent;
+        int r;
+
+        *ret = (Facts){.pid = pid};
+        r = read_file(proc_fd, pid, "/status", buf, sizeof(buf), &ret->identity);
+        if (r)
+                return r;
+        parent = value_of(buf, "\nPPid:\t");
+        ret->state = *value_of(buf, "\nState:\t");
+        if (!ret->state || !*parent)
+                return -EBADMSG;
+        ret->ppid = (pid_t)number(&parent);
+        ret->dead = ret->state == 'X';
+        if (ret->state == 'Z') {
+                r = read_file(proc_fd, pid, "/stat", buf, sizeof(buf), NULL);
+                ret->dead = !r && stat_field(buf, 20) <= 1;
+        }
+        return r;
+}
+
+/* In clock ticks after boot. Of a reaper, which never executes anything: who is at that has its number and is somebody else. */
+static int read_start_time(int proc_fd, pid_t pid, uint64_t *ret)
+{
+        char buf[1024];
+        const char *at = buf;
+        uint64_t all;
+        int r = read_file(proc_fd, pid, "/statm", buf, sizeof(buf), NULL);
+
+        if (r)
+                return r;
+        all = number(&at);
+        (void)number(&at);
+        (void)number(&at);
+        if (all > 0 && number(&at) == 0)
+                return -ESRCH;
+        r = read_file(proc_fd, pid, "/stat", buf, sizeof(buf), NULL);
+        if (!r)
+                *ret = stat_field(buf, 22);
+        return r;
 }
 
 static int open_proc(void)
@@ -167,14 +231,14 @@ int place_set_reaper(int dir_fd, pid_t pid, bool is_init)
 {
         _cleanup_fd_ int proc_fd = open_proc();
         char text[64], digits[24];
-        Facts facts;
+        uint64_t start_time;
         size_t n = 0;
-        int r = proc_fd < 0 ? proc_fd : read_facts(proc_fd, pid, &facts);
+        int r = proc_fd < 0 ? proc_fd : read_start_time(proc_fd, pid, &start_time);
 
         if (r)
                 return r;
         for (int i = 0; i < 2; i++) {
-                const char *part = decimal(digits + sizeof(digits), i ? facts.start_time : (uint64_t)pid);
+                const char *part = decimal(digits + sizeof(digits), i ? start_time : (uint64_t)pid);
 
                 memcpy(text + n, part, strlen(part));
                 n += strlen(part);
@@ -190,8 +254,7 @@ int place_reaper(int dir_fd, bool *ret_is_init, pid_t *ret_pid)
         char text[64];
         const char *at = text;
         ssize_t n = readlinkat(dir_fd, REAPER, text, sizeof(text) - 1);
-        uint64_t pid, start_time;
-        Facts facts;
+        uint64_t pid, start_time, found;
 
         if (n < 0)
                 return errno == EINVAL ? -ENOENT : -errno;
@@ -212,7 +275,7 @@ int place_reaper(int dir_fd, bool *ret_is_init, pid_t *ret_pid)
         proc_fd = open_proc();
         if (proc_fd < 0)
                 return proc_fd;
-        if (read_facts(proc_fd, (pid_t)pid, &facts) || facts.start_time != start_time)
+        if (read_start_time(proc_fd, (pid_t)pid, &found) || found != start_time)
                 return -ESRCH; /* the number is another's by now */
         return TAKE_FD(pidfd);
 }
@@ -255,7 +318,7 @@ typedef enum Kin { KIN_UNKNOWN, KIN_NO, KIN_YES, KIN_IN_NAMESPACE } Kin;
 
 typedef struct Row {
         pid_t pid, ppid;
-        uint64_t start_time;
+        uint64_t identity;
         uint8_t kin; /* Kin */
         bool root, dead, stopped;
 } Row;
@@ -279,9 +342,9 @@ static int table_add(Table *t, pid_t pid)
         t->sorted &= t->n == 0 || t->rows[t->n - 1].pid < pid;
         t->rows[t->n++] = (Row){.pid = pid,
                 .ppid = facts.ppid,
-                .start_time = facts.start_time,
+                .identity = facts.identity,
                 .stopped = facts.state == 'T' || facts.state == 't',
-                .dead = facts.state == 'X' || (facts.state == 'Z' && facts.n_threads <= 1)}; /* the first thread may be dead and others live */
+                .dead = facts.dead};
         return 0;
 }
 
@@ -494,7 +557,7 @@ static bool row_signal(const Table *t, const Row *row, int signo, PlaceResult *r
         _cleanup_fd_ int pidfd = (int)syscall(SYS_pidfd_open, row->pid, 0);
         Facts facts;
 
-        if (pidfd < 0 || read_facts(t->proc_fd, row->pid, &facts) || facts.start_time != row->start_time)
+        if (pidfd < 0 || read_facts(t->proc_fd, row->pid, &facts) || facts.identity != row->identity)
                 return false;
         if (syscall(SYS_pidfd_send_signal, pidfd, signo, NULL, 0) < 0) {
                 if (errno != ESRCH && !result->error)

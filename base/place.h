@@ -6,7 +6,7 @@
  * us, can tell who belongs to that life, whether anybody does, and end it.
  *
  * Nothing allocates or uses stdio: usable in a thread (stack of 32 KiB) and in a child forked from a threaded process. Thread-safe. Reads only
- * /proc/PID/stat, which takes no lock of the process for long; threads of one process that look at the same time share what one of them reads.
+ * files of /proc that wait for nobody (base/procstat.h); threads of one process that look at the same time share what one of them reads.
  *
  * Does not know: nodes, who asked.
  */

@@ -9,9 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/procstat.h"
 
 #define FLAG_KERNEL_THREAD 0x00200000u /* PF_KTHREAD of the kernel's; in stat since 2.6 */
 
@@ -171,6 +173,27 @@ static nsec_t age_of(const Task *task)
         return nsec_left((nsec_t)now.tv_sec * NSEC_PER_SEC + (nsec_t)now.tv_nsec, started);
 }
 
+/* In the middle of execve(): what waits for that is left out. It has one thread, or those beside it are about to end. */
+static int read_executing(Task *ret, pid_t pid, pid_t tid)
+{
+        Task task = {.pid = pid, .tid = tid, .call = SYS_execve, .fd = -1};
+        const char *state;
+        char buf[4096];
+
+        if (!slurp(&task, "status", buf, sizeof(buf)))
+                return errno == ENOENT || errno == ESRCH ? -ESRCH : -EIO;
+        state = status_value(buf, "State");
+        if (!state || state[0] != '\t' || !task_parse_status(&task, buf))
+                return -EBADMSG;
+        task.state = state[1];
+        if (slurp(&task, "comm", buf, sizeof(buf)))
+                copy_text(task.comm, sizeof(task.comm), buf, strlen(buf));
+        read_tracer(&task);
+        task.kind = kind_of(&task, 0);
+        *ret = task;
+        return 0;
+}
+
 int task_read(Task *ret, pid_t pid, pid_t tid)
 {
         Task task = {.pid = pid, .tid = tid, .call = -1, .fd = -1};
@@ -178,6 +201,8 @@ int task_read(Task *ret, pid_t pid, pid_t tid)
         int32_t parent, session;
         uint32_t flags;
 
+        if (procstat_is_executing(pid))
+                return read_executing(ret, pid, tid);
         if (!slurp(&task, "stat", buf, sizeof(buf)))
                 return errno == ENOENT || errno == ESRCH ? -ESRCH : -EIO;
         if (!task_parse_stat(&task, buf, &flags, &parent, &session))
@@ -200,6 +225,11 @@ int task_read(Task *ret, pid_t pid, pid_t tid)
         task.kind = kind_of(&task, flags);
         *ret = task;
         return 0;
+}
+
+bool task_is_executing(const Task *task)
+{
+        return task->start_time == 0 && task->call == SYS_execve;
 }
 
 void task_read_cgroup(Task *task)

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a task (a thread) is doing, and why a signal does not end it: from those files of /proc that take no lock of the process
- * they tell of for long (comm, stat, status, wchan, syscall, stack, cgroup, and the targets of links; never cmdline, environ or
- * maps), so that looking at a wedged process does not wedge the one that looks. A link is read and never followed.
+ * What a task (a thread) is doing, and why a signal does not end it: from files of /proc that do not wait for a process that is wedged
+ * (comm, stat, status, wchan, syscall, stack, cgroup, and the targets of links; never cmdline, environ or maps). Of one that is in the middle
+ * of execve() only those are read that do not wait for that (base/procstat.h): then it is said that it is in execve, and where in there is not.
+ * A link is read and never followed.
  *
  * Nothing allocates. Texts are cut to their room; control characters in them are '?', bytes beyond ASCII are as they came.
  *
- * Does not know: cgroups, nodes, who asks. Still to be called where blocking hurts nobody: it is the kernel's word that this is short.
+ * Does not know: cgroups, nodes, who asks. Still to be called where blocking hurts nobody: a program may be executed between two reads.
  */
 #ifndef TG_BASE_TASK_H
 #define TG_BASE_TASK_H
@@ -36,9 +37,9 @@ typedef struct Task {
         char state;          /* R, S, D, T, t, Z, X, I */
         bool leader_exited;  /* of a process whose first thread has exited while others live: this is that one */
         bool frozen;         /* by the freezer of its cgroup, or of the system */
-        uint64_t start_time; /* clock ticks after boot */
+        uint64_t start_time; /* clock ticks after boot; 0: not known, it is in the middle of execve() */
         uint64_t switches;   /* how often it has left the processor */
-        nsec_t age_ns;       /* since it was started */
+        nsec_t age_ns;       /* since it was started; 0: not known */
         nsec_t still_ns;     /* at least so long it has not run: between two looks nothing of it changed. 0: it was looked at once */
         int32_t call;        /* number of the system call it is in; -1: in none, or not to be seen */
         int32_t fd;          /* that the call is about; -1: none */
@@ -54,9 +55,12 @@ typedef struct Task {
 /**
  * task_read() - look at one thread
  *
- * Return: 0; -ESRCH when it is gone; -errno when not even its state can be read. What else cannot be read is left out.
+ * Return: 0; -ESRCH when it is gone; -errno when not even its state can be read, but for one in the middle of execve(). What else cannot be read is left out.
  */
 int task_read(Task *ret, pid_t pid, pid_t tid);
+
+/* task_is_executing() - as it was read: in the middle of execve(), so that not all of it is known. */
+bool task_is_executing(const Task *task);
 
 /* task_read_cgroup() - into task->cgroup, its path in the hierarchy of version 2; "" when it cannot be read. */
 void task_read_cgroup(Task *task);

@@ -100,13 +100,13 @@ static char *read_whole(const char *path, size_t *ret_size)
         return procfs_read_whole(fd, TEXT_MAX_READ, ret_size);
 }
 
-/* Seconds of CLOCK_REALTIME at which it began. */
-static json_int_t began(const char *stat_text)
+/* Seconds of CLOCK_REALTIME at which it began; 0: not known. */
+static json_int_t began(long pid)
 {
         ProcStat stat;
         struct timespec boot, wall;
 
-        if (procstat_parse(&stat, stat_text) || clock_gettime(CLOCK_BOOTTIME, &boot) < 0 || clock_gettime(CLOCK_REALTIME, &wall) < 0)
+        if (procstat_read(&stat, (pid_t)pid) || clock_gettime(CLOCK_BOOTTIME, &boot) < 0 || clock_gettime(CLOCK_REALTIME, &wall) < 0)
                 return 0;
         return (json_int_t)wall.tv_sec - (json_int_t)boot.tv_sec + (json_int_t)(stat.start_time / (uint64_t)sysconf(_SC_CLK_TCK));
 }
@@ -114,25 +114,19 @@ static json_int_t began(const char *stat_text)
 /* {pid, uid, comm, state, since}, or NULL when it is gone or a zombie. Takes none of its locks. */
 static json_t *describe_process(long pid)
 {
-        _cleanup_free_ char *text = NULL, *clean = NULL;
-        char path[64], *open_, *close_;
+        _cleanup_free_ char *clean = NULL;
+        char path[64];
         struct stat st;
-        ProcStat stat;
-        size_t size;
+        ProcUse use;
 
         (void)snprintf(path, sizeof(path), "/proc/%ld", pid);
         if (lstat(path, &st) < 0)
                 return NULL;
-        (void)snprintf(path, sizeof(path), "/proc/%ld/stat", pid);
-        text = read_whole(path, &size);
-        if (!text || procstat_parse(&stat, text) || stat.state == 'Z' || stat.state == 'X')
+        if (procstat_use(&use, (pid_t)pid) || use.state == 'Z' || use.state == 'X')
                 return NULL;
-        open_ = strchr(text, '(');
-        close_ = strrchr(text, ')');
-        if (open_ && close_ && close_ > open_)
-                clean = utf8_clean(open_ + 1, (size_t)(close_ - open_ - 1), NULL);
-        return json_pack("{sI sI ss ss# sI}", "pid", (json_int_t)pid, "uid", (json_int_t)st.st_uid, "comm", clean ? clean : "?", "state", &stat.state, 1, "since",
-                began(text));
+        clean = utf8_clean(use.comm, strlen(use.comm), NULL);
+        return json_pack("{sI sI ss ss# sI}", "pid", (json_int_t)pid, "uid", (json_int_t)st.st_uid, "comm", clean ? clean : "?", "state", &use.state, 1, "since",
+                began(pid));
 }
 
 /* ---- cgroups */

@@ -81,7 +81,10 @@ static void show_state(Block *b, const json_t *task)
         if (still)
                 (void)snprintf(span, sizeof(span), " for %.1f s or more", (double)json_integer_value(still) / 1000);
         format_span(age, sizeof(age), json_get_number(task, "age_ms"));
-        (void)snprintf(text, sizeof(text), "%s (%s)%s, started %s before", task_state_name(state[0]), state, span, age);
+        if (json_object_get(task, "age_ms"))
+                (void)snprintf(text, sizeof(text), "%s (%s)%s, started %s before", task_state_name(state[0]), state, span, age);
+        else
+                (void)snprintf(text, sizeof(text), "%s (%s)%s", task_state_name(state[0]), state, span);
         put_field(b, "state", text);
 }
 

@@ -17,6 +17,7 @@
 
 #include "base/cleanup.h"
 #include "base/place.h"
+#include "base/procstat.h"
 #include "base/utf8.h"
 
 #define DEPTH_MAX     16
@@ -31,51 +32,23 @@ typedef struct Look {
 
 /* ---- in the child */
 
-static ssize_t read_file(const char *path, char *buffer, size_t size)
+static json_t *look_at_process(Look *look, pid_t pid)
 {
-        _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-        ssize_t n = fd < 0 ? -1 : read(fd, buffer, size - 1);
-
-        buffer[n > 0 ? n : 0] = '\0';
-        return n;
-}
-
-/* "123 (a b) S 1 ...": fields 14 and 15 are user and system time in ticks. */
-static bool parse_stat(char *text, char **ret_comm, char *ret_state, int *ret_ppid, unsigned long long *ret_ticks)
-{
-        char *open_ = strchr(text, '('), *close_ = strrchr(text, ')');
-        unsigned long long user, system;
-
-        if (!open_ || !close_ || close_ < open_ ||
-                sscanf(close_ + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", ret_state, ret_ppid, &user, &system) != 4)
-                return false;
-        *close_ = '\0';
-        *ret_comm = open_ + 1;
-        *ret_ticks = user + system;
-        return true;
-}
-
-static json_t *look_at_process(Look *look, long pid)
-{
-        char path[64], text[1024], *comm, state[2] = "";
         _cleanup_free_ char *clean = NULL;
-        unsigned long long ticks, pages = 0;
         long long cpu_ms, memory;
-        int ppid;
+        char state[2] = "";
+        ProcUse use;
 
-        (void)snprintf(path, sizeof(path), "/proc/%ld/stat", pid);
-        if (read_file(path, text, sizeof(text)) <= 0 || !parse_stat(text, &comm, state, &ppid, &ticks))
+        if (procstat_use(&use, pid))
                 return NULL; /* gone meanwhile */
-        clean = utf8_clean(comm, strlen(comm), NULL);
-        cpu_ms = (long long)(ticks * 1000 / (unsigned long long)sysconf(_SC_CLK_TCK));
-        (void)snprintf(path, sizeof(path), "/proc/%ld/statm", pid);
-        if (read_file(path, text, sizeof(text)) > 0)
-                (void)sscanf(text, "%*u %llu", &pages);
-        memory = (long long)(pages * (unsigned long long)sysconf(_SC_PAGESIZE));
+        state[0] = use.state;
+        clean = utf8_clean(use.comm, strlen(use.comm), NULL);
+        cpu_ms = (long long)(use.own * 1000 / (uint64_t)sysconf(_SC_CLK_TCK));
+        memory = (long long)(use.pages * (uint64_t)sysconf(_SC_PAGESIZE));
         look->memory += memory;
         look->cpu_ms += cpu_ms;
         look->n++;
-        return json_pack("{sI si ss ss sI sI}", "pid", (json_int_t)pid, "ppid", ppid, "comm", clean ? clean : "?", "state", state, "memory",
+        return json_pack("{sI si ss ss sI sI}", "pid", (json_int_t)pid, "ppid", (int)use.parent, "comm", clean ? clean : "?", "state", state, "memory",
                 (json_int_t)memory, "cpu_ms", (json_int_t)cpu_ms);
 }
 
@@ -105,7 +78,7 @@ static json_t *look_at_group(Look *look, int dir_fd, unsigned *budget)
         long pid;
 
         while (f && *budget > 0 && fscanf(f, "%ld", &pid) == 1) {
-                json_t *process = look_at_process(look, pid);
+                json_t *process = look_at_process(look, (pid_t)pid);
 
                 if (process)
                         (void)json_array_append_new(processes, process);

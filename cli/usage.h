@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Usage: who is in a cgroup and what they use, from cgroup.procs and /proc/PID/{stat,statm} (never cmdline, environ or maps,
+ * Usage: who is in a cgroup and what they use, from cgroup.procs and by base/procstat.h (never cmdline, environ or maps,
  * which wait for locks of the process looked at). A forked child looks, because a kernel may hold it up; we wait for it until
  * a deadline.
  */

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/procstat.h"
 #include "base/error.h"
 
 #define LEVELS_MAX 64 /* from an incarnation up to the root of the hierarchy */
@@ -221,6 +222,8 @@ bool confine_is_apart(pid_t pid)
         char name[64], ours[64], theirs[64];
         ssize_t n, m;
 
+        if (procstat_is_executing(pid))
+                return false;
         (void)snprintf(name, sizeof(name), "/proc/%d/ns/mnt", (int)pid);
         n = readlink("/proc/self/ns/mnt", ours, sizeof(ours));
         m = readlink(name, theirs, sizeof(theirs));

@@ -56,7 +56,8 @@ int confine_namespace(Confine *confine);
  */
 int confine_make_namespace(void);
 
-/* confine_is_apart() - does this process live in another mount namespace than we do? False also when it is gone. Reads two links of /proc. */
+/* confine_is_apart() - does this process live in another mount namespace than we do? False also when it is gone, or in the middle of execve(). Reads two
+ * links of /proc. */
 bool confine_is_apart(pid_t pid);
 
 #endif

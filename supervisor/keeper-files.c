@@ -16,6 +16,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/procstat.h"
 #include "protocol/queues_msg.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
@@ -112,6 +113,8 @@ static int show_process(pid_t pid, void *userdata)
         FILE *maps;
         int r = 0;
 
+        if (procstat_is_executing(pid))
+                return 0; /* it has no program, and may not have one for long */
         (void)snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
         maps = fopen(path, "re");
         if (!maps)

@@ -12,7 +12,7 @@
 #include "supervisor/measure.h"
 #include "supervisor/sample.h"
 
-#define JOBS_MAX 2 /* of a kind at a time: one may hang, in a process that hangs where it executes a program */
+#define JOBS_MAX 2 /* of a kind at a time: one may hang, in a process that begins to execute a program and hangs there */
 
 typedef struct Measured {
         uint32_t node;

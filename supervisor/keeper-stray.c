@@ -151,10 +151,19 @@ static void run_strays(Job *job)
 
 /* ---- in the loop */
 
+/* By when it began; while that is not known, by its number, which is nobody else's before it has ended. */
+static bool is_known_as(const KnownStray *known, const Stray *stray)
+{
+        if (known->pid != stray->pid)
+                return false;
+        return known->start_time == stray->start_time ||
+                ((known->start_time == 0 || stray->start_time == 0) && known->pidfd >= 0 && !has_exited(known->pidfd));
+}
+
 bool strays_remember(Incarnation *inc, Stray *stray)
 {
         for (unsigned i = 0; i < inc->n_strays; i++)
-                if (inc->strays[i].pid == stray->pid && inc->strays[i].start_time == stray->start_time)
+                if (is_known_as(&inc->strays[i], stray))
                         return false;
         if (inc->n_strays < STRAYS_KNOWN_MAX)
                 inc->strays[inc->n_strays++] = (KnownStray){stray->pid, stray->start_time, TAKE_FD(stray->pidfd)};

@@ -49,13 +49,14 @@ static void set_stack(json_t *object, const Task *task)
 static json_t *describe_task(const Task *task)
 {
         char state[2] = {task->state};
-        json_t *object = json_pack("{si si ss ss sI}", "pid", (int)task->pid, "tid", (int)task->tid, "verdict",
-                task_kind_to_string(task->kind), "state", state, "age_ms", (json_int_t)(task->age_ns / NSEC_PER_MSEC));
+        json_t *object = json_pack("{si si ss ss}", "pid", (int)task->pid, "tid", (int)task->tid, "verdict", task_kind_to_string(task->kind), "state", state);
         const char *call = task_call_name(task->call);
 
         if (!object)
                 return NULL;
         set_text(object, "comm", task->comm);
+        if (task->age_ns > 0)
+                (void)json_object_set_new(object, "age_ms", json_integer((json_int_t)(task->age_ns / NSEC_PER_MSEC)));
         if (task->still_ns > 0)
                 (void)json_object_set_new(object, "still_ms", json_integer((json_int_t)(task->still_ns / NSEC_PER_MSEC)));
         if (task->call >= 0)

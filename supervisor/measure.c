@@ -24,46 +24,22 @@ typedef struct Sum {
         uint32_t n, n_threads;
 } Sum;
 
-typedef struct ProcessUse {
-        char state;
-        unsigned long long own, waited; /* ticks: its own, and of children that it has waited for */
-        unsigned long long threads, pages;
-} ProcessUse;
-
-static int read_process(ProcessUse *ret, pid_t pid)
-{
-        unsigned long long user, system, waited_user, waited_system;
-        char path[64], text[1024];
-        const char *p;
-
-        (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-        if (procfs_read(path, text, sizeof(text)))
-                return -ESRCH;
-        p = strrchr(text, ')'); /* the name before it may hold anything */
-        if (!p || sscanf(p, ") %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu %llu %llu %*d %*d %llu %*d %*u %*u %llu", &ret->state, &user, &system,
-                          &waited_user, &waited_system, &ret->threads, &ret->pages) != 7)
-                return -EBADMSG;
-        ret->own = user + system;
-        ret->waited = waited_user + waited_system;
-        return 0;
-}
-
 static int add_process(pid_t pid, void *userdata)
 {
         Sum *sum = userdata;
-        ProcessUse use;
+        ProcUse use;
 
         if (pid == sum->reaper)
                 return 0;
         if (!sum->look) {
                 sum->n++;
-        } else if (read_process(&use, pid) == 0) {
+        } else if (procstat_use(&use, pid) == 0) {
                 bool dead = use.state == 'Z' || use.state == 'X';
 
                 sum->ticks += use.own + use.waited;
                 sum->pages += dead ? 0 : use.pages;
                 sum->n += !dead;
-                sum->n_threads += dead ? 0 : (uint32_t)use.threads;
+                sum->n_threads += dead ? 0 : (uint32_t)use.n_threads;
         }
         return sum->n < PROCESSES_MAX ? 0 : CGROUP_E_MANY;
 }
@@ -107,7 +83,7 @@ int measure_read(KeeperMeasure *ret, int dir_fd, pid_t reaper)
         Sum sum = {.reaper = reaper};
         bool has_cpu, has_memory, has_threads;
         char text[4096];
-        ProcessUse use;
+        ProcUse use;
         int r;
 
         has_cpu = cgroup_read_text(dir_fd, "cpu.stat", text, sizeof(text)) == 0 && cgroup_text_find(text, "usage_usec");
@@ -137,7 +113,7 @@ int measure_read(KeeperMeasure *ret, int dir_fd, pid_t reaper)
                 m.n_threads = sum.n_threads;
         if (!has_memory)
                 m.memory = sum.pages * (uint64_t)sysconf(_SC_PAGESIZE);
-        if (!has_cpu && reaper > 0 && read_process(&use, reaper) == 0)
+        if (!has_cpu && reaper > 0 && procstat_use(&use, reaper) == 0)
                 sum.ticks += use.waited;
         if (!has_cpu)
                 m.cpu_ns = sum.ticks * (NSEC_PER_SEC / (nsec_t)sysconf(_SC_CLK_TCK));

@@ -6,7 +6,7 @@
  * CPU time is that of everybody who ever lived there. Without a cgroup those who have ended are in their parents' account, and at the top in the
  * reaper's, once they were waited for. Memory that is summed is what is resident, so pages that several of them share count for each.
  *
- * Reads files of cgroups and /proc/PID/stat, which waits for a process that hangs while it executes a program (6.18): for a thread, which may hang.
+ * Reads files of cgroups and, of each process, what base/procstat.h reads: for a thread, which may hang.
  */
 #ifndef TG_SUPERVISOR_MEASURE_H
 #define TG_SUPERVISOR_MEASURE_H

@@ -8,19 +8,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/procstat.h"
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77 /* Linux 6.5 */
 #endif
 
-/* Those in which a process sees or is held to something else than we do. */
-static const char *const namespaces[] = {"user", "mnt", "pid", "net"};
+/* Those in which a process sees or is held to something else than we do; and the request to its pidfd for it, since Linux 6.11. */
+static const struct {
+        const char *name;
+        unsigned request;
+} namespaces[] = {{"user", _IO(0xFF, 9)}, {"mnt", _IO(0xFF, 3)}, {"pid", _IO(0xFF, 5)}, {"net", _IO(0xFF, 4)}};
 
 /* What /proc/PID/status says about how confined somebody is. */
 typedef struct Confinement {
@@ -109,18 +115,33 @@ static int read_confinement(int proc_fd, Confinement *ret)
         return 0;
 }
 
-static const char *look_at_namespaces(int proc_fd, int self_fd)
+/* The link waits for one that hangs in execve(), which a caller may arrange; its pidfd does not. */
+static int look_at_namespace(const Peer *peer, int pidfd, int proc_fd, const char *path, unsigned request, struct stat *ret)
+{
+        _cleanup_fd_ int fd = ioctl(pidfd, request, 0);
+
+        if (fd >= 0)
+                return fstat(fd, ret) < 0 ? -errno : 0;
+        if (errno != ENOTTY && errno != EINVAL)
+                return -errno;
+        if (procstat_is_executing(peer->pid))
+                return -EBUSY;
+        return fstatat(proc_fd, path, ret, 0) < 0 ? -errno : 0;
+}
+
+static const char *look_at_namespaces(const Peer *peer, int pidfd, int proc_fd, int self_fd)
 {
         for (size_t i = 0; i < ELEMENTSOF(namespaces); i++) {
-                char path[16], theirs[64] = "", ours[64] = "";
+                struct stat ours, theirs;
+                char path[16];
 
-                (void)snprintf(path, sizeof(path), "ns/%s", namespaces[i]);
-                if (readlinkat(self_fd, path, ours, sizeof(ours) - 1) < 0)
+                (void)snprintf(path, sizeof(path), "ns/%s", namespaces[i].name);
+                if (fstatat(self_fd, path, &ours, 0) < 0)
                         continue; /* a kernel without it: there is only one */
-                if (readlinkat(proc_fd, path, theirs, sizeof(theirs) - 1) < 0)
+                if (look_at_namespace(peer, pidfd, proc_fd, path, namespaces[i].request, &theirs))
                         return "its namespaces cannot be read";
-                if (strcmp(ours, theirs) != 0)
-                        return namespaces[i];
+                if (ours.st_ino != theirs.st_ino || ours.st_dev != theirs.st_dev)
+                        return namespaces[i].name;
         }
         return NULL;
 }
@@ -174,13 +195,13 @@ static int refuse(char *ret_why, size_t size, const char *what)
         return PEER_E_REFUSED;
 }
 
-static int look_for_sandbox(int proc_fd, char *ret_why, size_t why_size)
+static int look_for_sandbox(const Peer *peer, int pidfd, int proc_fd, char *ret_why, size_t why_size)
 {
         _cleanup_fd_ int self_fd = open_proc(getpid());
         const char *what;
         char text[96];
 
-        what = self_fd < 0 ? "our own namespaces cannot be read" : look_at_namespaces(proc_fd, self_fd);
+        what = self_fd < 0 ? "our own namespaces cannot be read" : look_at_namespaces(peer, pidfd, proc_fd, self_fd);
         if (what && strlen(what) <= 4) {
                 (void)snprintf(text, sizeof(text), "it lives in another %s namespace", what);
                 what = text;
@@ -215,7 +236,7 @@ int peer_examine(const Peer *peer, int sock, const struct rlimit *nofile, PeerFa
         int r = 0;
 
         if (proc_fd >= 0 && peer->uid != 0)
-                r = look_for_sandbox(proc_fd, ret_why, why_size);
+                r = look_for_sandbox(peer, pidfd, proc_fd, ret_why, why_size);
         if (!r && proc_fd >= 0) {
                 r = read_nofile(proc_fd, &limit);
                 if (r) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Who is at the other end of a control connection, as the kernel says: never as the peer does. Asks procfs about one process;
- * that answers from memory and does not block.
+ * and its pidfd, which answer from memory and do not block.
  */
 #ifndef TG_SUPERVISOR_PEER_H
 #define TG_SUPERVISOR_PEER_H

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 
 #include "base/procstat.h"
 #include "supervisor/cgroup.h"
@@ -60,6 +61,11 @@ static int look_at_process(pid_t pid, void *userdata)
         char path[64];
         DIR *dir;
 
+        if (procstat_is_executing(pid)) {
+                look->sample->n_threads++;
+                add_call(look->sample, SYS_execve);
+                return 0;
+        }
         (void)snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
         dir = pid == look->reaper ? NULL : opendir(path);
         while (dir && (entry = readdir(dir)) && look->sample->n_threads + look->sample->n_unseen < SAMPLE_THREADS_MAX)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * In which system calls the threads of one life of a node are at a moment: what stands in for counting where the kernel is not asked to. Reads
- * /proc/PID/task/TID/syscall, which waits for a process that hangs while it executes a program: for a thread, which may hang.
+ * /proc/PID/task/TID/syscall, but of one in the middle of execve() (base/procstat.h): for a thread, which may hang.
  */
 #ifndef TG_SUPERVISOR_SAMPLE_H
 #define TG_SUPERVISOR_SAMPLE_H

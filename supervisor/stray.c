@@ -25,7 +25,7 @@
 
 typedef struct Proc {
         pid_t pid, parent, session;
-        uint64_t start_time; /* 0: not read yet */
+        uint64_t start_time; /* 0: not read yet, or it is in the middle of execve() */
         size_t home;
         bool member; /* it is where it belongs */
         char state;
@@ -36,7 +36,7 @@ typedef struct Table {
         size_t n, capacity;
 } Table;
 
-/* Not stat: that waits for a process that hangs while it executes a program (6.18), and anybody on the host may have one. */
+/* Not stat, which waits for one that hangs in execve() (base/procstat.h): anybody on the host may have such a one. */
 static int read_proc(pid_t pid, Proc *ret)
 {
         char path[64], text[1024];
@@ -63,7 +63,21 @@ static int read_start(Proc *proc)
 
         if (!r && !proc->start_time)
                 proc->start_time = stat.start_time;
-        return r;
+        return r == -EBUSY ? 0 : r;
+}
+
+/* After its pidfd was opened: is that who it was? Of one in the middle of execve() that is told by who else it belongs to. */
+static bool is_who_it_was(const Proc *proc)
+{
+        ProcStat stat;
+        Proc again;
+        int r = procstat_read(&stat, proc->pid);
+
+        if (r && r != -EBUSY)
+                return false;
+        if (r == 0 && proc->start_time)
+                return stat.start_time == proc->start_time;
+        return read_proc(proc->pid, &again) == 0 && again.session == proc->session && again.parent == proc->parent;
 }
 
 static int compare_pids(const void *a, const void *b)
@@ -177,7 +191,7 @@ static bool is_line(const Table *table, Proc *proc, const Proc *first)
         while (proc != first) {
                 Proc *parent = find(table, proc->parent);
 
-                if (read_start(proc) || read_start(parent) || parent->start_time > proc->start_time)
+                if (read_start(proc) || read_start(parent) || (proc->start_time && parent->start_time > proc->start_time))
                         return false;
                 proc = parent;
         }
@@ -299,8 +313,6 @@ static void read_name(pid_t pid, char *ret, size_t size)
 
 static bool take(Proc *proc, const char *place, Stray *ret)
 {
-        ProcStat again;
-
         *ret = (Stray){.home = proc->home, .pid = proc->pid, .pidfd = -1};
         if (read_start(proc))
                 return false;
@@ -310,8 +322,7 @@ static bool take(Proc *proc, const char *place, Stray *ret)
                 return false;
         read_name(proc->pid, ret->comm, sizeof(ret->comm));
         /* What is read from here on is of the process that the pidfd holds, if it began when that one did. */
-        if (is_elsewhere(proc, place, ret->pidfd, ret->to, sizeof(ret->to)) && procstat_read(&again, proc->pid) == 0 &&
-                again.start_time == proc->start_time)
+        if (is_elsewhere(proc, place, ret->pidfd, ret->to, sizeof(ret->to)) && is_who_it_was(proc))
                 return true;
         ret->pidfd = fd_close(ret->pidfd);
         return false;

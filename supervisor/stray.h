@@ -8,8 +8,8 @@
  * number as long as anybody is in it; or if one that belongs to it is its parent. A daemon that has taken a session of its own
  * and whose parent has ended is known by neither: it is found only while its parent lives.
  *
- * Reads status and cgroup of /proc/PID, which wait for no lock of a process. Of those who are found, and of their parents up to the incarnation, stat, too,
- * which waits for one that hangs while it executes a program. Allocates; blocks as /proc and cgroupfs do: for a thread. Nobody is signalled here.
+ * Reads status and cgroup of /proc/PID, which wait for nobody; of those who are found, and of their parents up to the incarnation, stat, too, but not
+ * while they are in the middle of execve() (base/procstat.h). Allocates; blocks as /proc and cgroupfs do: for a thread. Nobody is signalled here.
  */
 #ifndef TG_SUPERVISOR_STRAY_H
 #define TG_SUPERVISOR_STRAY_H
@@ -30,7 +30,7 @@ typedef struct StrayHome {
 typedef struct Stray {
         size_t home; /* index */
         pid_t pid;
-        uint64_t start_time;
+        uint64_t start_time; /* 0: not known, it is in the middle of execve() */
         int pidfd; /* the caller's */
         char comm[65];
         char to[256]; /* where it is: path in the hierarchy, cut if it is longer */

@@ -172,6 +172,10 @@ static bool blame_file_system(Why *why, WhyThread *t)
         char call[32], path[256];
         bool remote = is_remote(t);
 
+        if (task_is_executing(&t->task) && t->task.state != 'R') {
+                why_say(t, BLAME_FILE_SYSTEM, "waits in execve for a file that it reads or closes there (the kernel tells of no place)");
+                return true;
+        }
         if (!remote && t->task.state != 'D')
                 return false;
         read_object(why, t);

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/procstat.h"
 
 #define FDS_MAX       32768 /* pipes and sockets of the dataflow that are known */
 #define FDS_EACH_MAX  1024  /* of one process */
@@ -101,6 +102,8 @@ static bool each_fd(pid_t pid, EachFd each, void *userdata)
         unsigned n = 0;
         DIR *d;
 
+        if (procstat_is_executing(pid))
+                return false;
         (void)snprintf(path, sizeof(path), "/proc/%d/fd", pid);
         d = opendir(path);
         if (!d)

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/procstat.h"
 #include "supervisor/cgroup.h"
 
 #define SAMPLES     10
@@ -25,6 +26,8 @@ bool why_slurp(pid_t pid, pid_t tid, const char *name, char *buffer, size_t size
         ssize_t more;
         char path[96];
 
+        if (pid && (strcmp(name, "stat") == 0 || strcmp(name, "syscall") == 0) && procstat_is_executing(pid))
+                return false; /* we would wait for that */
         if (tid)
                 (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/%s", pid, tid, name);
         else if (pid)
@@ -121,6 +124,8 @@ static void read_more(WhyThread *t)
         t->call = (BlameCall){.number = -1};
         if (why_slurp(pid, tid, "syscall", text, sizeof(text)))
                 (void)blame_parse_call(text, &t->call);
+        else if (task_is_executing(&t->task))
+                t->call.number = t->task.call;
         if (why_slurp(pid, tid, "stat", text, sizeof(text)))
                 (void)blame_parse_stat(text, &t->stat);
         if (why_slurp(pid, tid, "status", text, sizeof(text))) {

@@ -243,7 +243,7 @@ static bool can_see(const WhyThread *t)
 {
         char text[256];
 
-        return why_slurp(t->task.pid, t->task.tid, "syscall", text, sizeof(text));
+        return task_is_executing(&t->task) || why_slurp(t->task.pid, t->task.tid, "syscall", text, sizeof(text));
 }
 
 /* ---- standing still */

@@ -2,7 +2,7 @@
 /*
  * Why a node makes no progress: two looks at every thread of a dataflow, and what they mean together (base/task.h, base/blame.h).
  *
- * why_first() is the first look, at files of /proc that take no lock of anybody; it runs in a thread of the keeper, which is an ancestor of
+ * why_first() is the first look, at files of /proc that wait for nobody (base/task.h); it runs in a thread of the keeper, which is an ancestor of
  * those it looks at. All else can hang with the process that is looked at, or be led astray by it, and runs in a process of its own that is
  * abandoned at its deadline: why_child() takes the second look, writes a report of what both have shown, and then a better one for which memory,
  * descriptors and file names were read. Each is one line of JSON; the last whole one counts.

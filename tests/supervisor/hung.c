@@ -64,6 +64,22 @@ void hung_wait_asked(Hung *h)
         wait_for(h->out, "asked");
 }
 
+pid_t hung_execute(Hung *h)
+{
+        char path[300];
+        pid_t pid = fork();
+
+        cr_assert(pid >= 0);
+        if (pid == 0) {
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+                snprintf(path, sizeof(path), "%s/open", h->dir);
+                execl(helper_path("hangexec"), "hangexec", path, NULL);
+                _exit(127);
+        }
+        hung_wait_asked(h);
+        return pid;
+}
+
 void hung_end(Hung *h)
 {
         cr_assert_eq(pidfd_send_signal(h->pidfd, SIGKILL, NULL, 0), 0);

@@ -4,6 +4,7 @@
 #define TG_TESTS_SUPERVISOR_HUNG_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 typedef struct Hung {
         int pidfd;
@@ -14,6 +15,7 @@ typedef struct Hung {
 bool private_mounts(void); /* from here on our mounts are nobody else's; false: not allowed, or no FUSE */
 Hung hung_start(const char *parent_dir);
 void hung_wait_asked(Hung *h); /* until somebody hangs on it */
+pid_t hung_execute(Hung *h);   /* a child, and leader of a session, that hangs in the middle of execve(); it ends with this process */
 void hung_end(Hung *h);        /* whoever hangs is released with an error */
 
 #endif

@@ -120,7 +120,7 @@ Test(stray, a_zombie_is_nobody, .timeout = 30)
 /* It closes a file as it executes a program, and is not answered: Linux 6.18 has whoever reads its stat wait for it. */
 Test(stray, a_stranger_that_hangs_in_execve_holds_up_nobody, .timeout = 30)
 {
-        char dir[] = "/tmp/tidegate-stray-XXXXXX", path[300];
+        char dir[] = "/tmp/tidegate-stray-XXXXXX";
         StrayHome home = {.leader_held = true, .by_parent = true, .cgroup_fd = -1, .place = "/no-such-dataflow/a.1"};
         bool parent, child;
         pid_t stranger;
@@ -131,16 +131,7 @@ Test(stray, a_stranger_that_hangs_in_execve_holds_up_nobody, .timeout = 30)
                 cr_skip_test("no private mount namespace, or no FUSE");
         cr_assert_not_null(mkdtemp(dir));
         h = hung_start(dir);
-        snprintf(path, sizeof(path), "%s/open", h.dir);
-        stranger = fork();
-        cr_assert(stranger >= 0);
-        if (stranger == 0) {
-                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-                if (open(path, O_RDONLY | O_CLOEXEC) >= 0)
-                        execl("/bin/sleep", "sleep", "60", NULL);
-                _exit(1);
-        }
-        hung_wait_asked(&h);
+        stranger = hung_execute(&h);
         f = family_new();
         home.leader = f.parent;
         cr_expect_eq(look(&home, &f, &parent, &child), 2);

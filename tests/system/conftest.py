@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What system tests share: the build they look at, ways to run its programs that cannot hang, and a look for leftovers."""
 
+import contextlib
 import fcntl
 import functools
 import json
@@ -212,13 +213,24 @@ def _lock_is_free(directory):
         os.close(fd)
 
 
-def marked_processes(mark):
+def hangs_in_execve(proc):
+    """Somebody in the middle of execve(): a memory without a program. On Linux 6.18 whoever reads his environment waits for that (base/procstat.h)."""
+
+    def executes():
+        with contextlib.suppress(OSError):
+            fields = (proc / "statm").read_text().split()
+            return fields[0] != "0" and fields[3] == "0"
+
+    return executes() and not eventually(lambda: not executes(), 0.05)
+
+
+def marked_processes(mark, name=MARK):
     """pid: command of every process, zombies excepted, that was started with this mark in its environment."""
     found = {}
-    needle = f"{MARK}={mark}".encode()
+    needle = f"{name}={mark}".encode()
     for proc in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            if needle in (proc / "environ").read_bytes().split(b"\0") and (command := (proc / "cmdline").read_bytes()):
+            if not hangs_in_execve(proc) and needle in (proc / "environ").read_bytes().split(b"\0") and (command := (proc / "cmdline").read_bytes()):
                 found[int(proc.name)] = command.replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             pass
@@ -254,6 +266,8 @@ def is_of(pid, mark, directory, older):
     """Is it this test's? Not if it, or an ancestor, has another's mark, or an ancestor was there before. Else by its cgroup, or if its program,
     arguments or folder are of the test or of what it was built into."""
     proc = pathlib.Path(f"/proc/{pid}")
+    if hangs_in_execve(proc):
+        return False  # whoever has such a one, and it is left, says so itself
     cgroup, arguments = text_of(proc / "cgroup"), text_of(proc / "cmdline")
     if "tidegate-test-" in cgroup:
         return f"tidegate-test-{mark[:12]}" in cgroup

@@ -21,12 +21,12 @@ LONG = os.environ.get("TIDEGATE_LONG") == "1"
 
 
 def stat_of(pid):
-    """(state, parent) of a process, or None when it is gone."""
+    """(state, parent) of a process, or None when it is gone. From status, which waits for nobody (base/procstat.h)."""
     try:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        status = pathlib.Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:
         return None
-    return fields[0], int(fields[1])
+    return re.search(r"\nState:\t(.)", status)[1], int(re.search(r"\nPPid:\t(\d+)", status)[1])
 
 
 def children_of(pid):

@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import ROOT, eventually, unified_root
+from conftest import ROOT, eventually, marked_processes, unified_root
 
 BENCH = ROOT / "scripts/bench-stop"
 MARK = "TIDEGATE_BENCH"
@@ -67,7 +67,7 @@ def test_survivors_are_counted_and_ended_with_the_benchmark(build, tmp_path):
         def subjects():
             for folder in tmp_path.glob("bench-stop.*"):
                 mark = json.loads((folder / "spec.json").read_text())["mark"] if (folder / "spec.json").exists() else None
-                if mark and len(found := [p for p, command in marked_by(mark).items() if "bench_subject tree" in command]) >= 200:
+                if mark and len(found := [p for p, command in marked_processes(mark, MARK).items() if "bench_subject tree" in command]) >= 200:
                     return mark, found
             return None
 
@@ -75,18 +75,7 @@ def test_survivors_are_counted_and_ended_with_the_benchmark(build, tmp_path):
         assert len(found) == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
-        assert marked_by(mark) == {} and left(tmp_path) == ([], [])
+        assert marked_processes(mark, MARK) == {} and left(tmp_path) == ([], [])
     finally:
         process.kill()
         process.wait()
-
-
-def marked_by(mark):
-    found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if f"{MARK}={mark}".encode() in open(f"/proc/{pid}/environ", "rb").read().split(b"\0"):
-                found[int(pid)] = open(f"/proc/{pid}/cmdline", "rb").read().replace(b"\0", b" ").decode()
-        except OSError:
-            pass
-    return found

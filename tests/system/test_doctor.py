@@ -18,6 +18,7 @@ import time
 import uuid
 
 import pytest
+from conftest import marked_processes
 
 pytestmark = pytest.mark.sanitized
 
@@ -47,14 +48,7 @@ def homes():
 
 def marked(mark):
     """Processes with that mark in their environment."""
-    found = []
-    for entry in pathlib.Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:
-            pass
-    return found
+    return list(marked_processes(mark, MARK))
 
 
 def eventually(condition, seconds=10):
