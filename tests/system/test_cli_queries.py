@@ -3,9 +3,11 @@
 
 import json
 import os
+import pathlib
 import re
 
 import pytest
+from conftest import eventually
 from supervisor import dataflow, node, now_ms
 
 pytestmark = pytest.mark.sanitized
@@ -111,6 +113,8 @@ def test_status_and_node_list_look_into_the_cgroup(talk, fake, home):
         os.execv("/bin/sleep", ["sleep", "60"])
     try:
         (leaf / "cgroup.procs").write_text(str(pid))
+        comm = pathlib.Path(f"/proc/{pid}/comm")
+        assert eventually(lambda: comm.read_text() == "sleep\n", 10), "it executes it"
         fake.dataflows = [dataflow("audio", node("camera", pid=pid), cgroup=str(home))]
         out = talk("status", "audio").stdout
         assert f"└─camera.1\n" in out and f"└─{pid} sleep" in out
