@@ -196,7 +196,7 @@ static bool find_block(RingWriter *w, uint64_t size_bytes, uint64_t limit, RingB
         return found;
 }
 
-void ring_writer_tidy(RingWriter *w)
+static void look_early(RingWriter *w)
 {
         uint64_t window, limit;
 
@@ -205,6 +205,12 @@ void ring_writer_tidy(RingWriter *w)
         floor_targets(w, &window, &limit);
         reclaim_to(w, window);
         w->cool_bytes = w->pool.queue_bytes; /* is still to be read */
+}
+
+void ring_writer_tidy(RingWriter *w)
+{
+        if (w->n_links > 0) /* else a message that was just published would be gone before any observer had seen it */
+                look_early(w);
 }
 
 int reclaim_look(RingWriter *w, uint64_t size_bytes, bool may_press, RingBlock *ret_block)
@@ -216,7 +222,7 @@ int reclaim_look(RingWriter *w, uint64_t size_bytes, bool may_press, RingBlock *
         if (bucket == w->pool.n_buckets && !pool_can_cut(&w->pool, size_bytes))
                 return POOL_E_TOO_LARGE;
         if (pool_has_free(&w->pool, bucket, false)) {
-                ring_writer_tidy(w);
+                look_early(w);
                 return 0;
         }
 
