@@ -111,6 +111,11 @@ int queue_probe_attach(QueueProbe *probe, int fd, size_t *ret_n, ProbeReason *re
         abort();
 }
 
+int queue_probe_attach_sites(QueueProbe *probe, int fd, const Site *sites, size_t n, ProbeReason *reason)
+{
+        abort();
+}
+
 int queue_probe_fd(const QueueProbe *probe, QueueProbeFd which)
 {
         abort();

@@ -17,6 +17,7 @@
 
 #include "bpf/exit.h"
 #include "bpf/leave.h"
+#include "bpf/sites.h"
 
 enum {
         _PROBE_E_SUCCESS,
@@ -192,6 +193,9 @@ QueueProbe *queue_probe_free(QueueProbe *probe);
  * that lock, this does not return. Return: 0, PROBE_E_UNAVAILABLE (none of its sites is attached), or a negative errno, likewise.
  */
 int queue_probe_attach(QueueProbe *probe, int fd, size_t *ret_n, ProbeReason *reason);
+
+/* queue_probe_attach_sites() - the same, of sites that somebody else has found in it (bpf/sites.h): SITES_MAX of them at the most. */
+int queue_probe_attach_sites(QueueProbe *probe, int fd, const Site *sites, size_t n, ProbeReason *reason);
 
 /* queue_probe_fd() - borrowed: to be handed to another process, which needs no privilege for it. It is attached for as long as the probe is there. */
 int queue_probe_fd(const QueueProbe *probe, QueueProbeFd which);

@@ -92,10 +92,20 @@ int queue_probe_attach(QueueProbe *probe, int fd, size_t *ret_n, ProbeReason *re
                 *reason = (ProbeReason){.err = -r, .text = "the file's notes of probe sites do not hold together"};
                 return PROBE_E_UNAVAILABLE;
         }
-        if (r || *ret_n == 0)
-                return r;
+        return r ? r : queue_probe_attach_sites(probe, fd, sites, *ret_n, reason);
+}
+
+int queue_probe_attach_sites(QueueProbe *probe, int fd, const Site *sites, size_t n, ProbeReason *reason)
+{
+        ProbeReason ignored;
+        int r;
+
+        if (n == 0)
+                return 0;
+        if (!reason)
+                reason = &ignored;
         load_begin(reason);
-        r = attach_sites(probe, fd, sites, *ret_n, reason);
+        r = attach_sites(probe, fd, sites, n, reason);
         load_end();
         return r;
 }

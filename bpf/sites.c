@@ -252,3 +252,14 @@ int sites_find(int fd, Site *ret, size_t *ret_n)
         r = read_new(&file, &bytes, notes->sh_size, notes->sh_offset);
         return r ? r : read_notes(&file, bytes, notes->sh_size, base->sh_addr, ret, ret_n);
 }
+
+static bool lies_within(uint64_t at, uint64_t size, uint64_t file_size)
+{
+        return at <= file_size && size <= file_size - at;
+}
+
+bool site_is_sound(const Site *site, uint64_t file_size)
+{
+        return (unsigned)site->kind < _SITE_KIND_MAX && lies_within(site->offset, sizeof(nop), file_size) && site->semaphore % sizeof(uint16_t) == 0 &&
+                lies_within(site->semaphore, sizeof(uint16_t), file_size);
+}

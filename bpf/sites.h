@@ -7,6 +7,7 @@
 #ifndef TG_BPF_SITES_H
 #define TG_BPF_SITES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,5 +36,8 @@ typedef struct Site {
  * -EBADMSG (ELF, and does not hold together).
  */
 int sites_find(int fd, Site *ret, size_t *ret_n);
+
+/* site_is_sound() - of a file of that size, whoever says so: what the kernel is told lies within the file. Pure. */
+bool site_is_sound(const Site *site, uint64_t file_size);
 
 #endif

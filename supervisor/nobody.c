@@ -38,7 +38,7 @@ static int keep_what_loading_takes(uint32_t more)
         return set_capabilities(more, CAP_TO_MASK(CAP_BPF) | CAP_TO_MASK(CAP_PERFMON)) ? set_capabilities(0, 0) : 0;
 }
 
-static int change_user(uint32_t more)
+static int change_user(void)
 {
         struct sched_param param = {};
         int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -51,7 +51,7 @@ static int change_user(uint32_t more)
                 return -errno;
         if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0)
                 return -errno;
-        return keep_what_loading_takes(more);
+        return 0;
 }
 
 static void set_bounds(rlim_t n_files)
@@ -99,23 +99,35 @@ int nobody_begin(const char *name, int sock)
 
 static int become(uint32_t more, rlim_t n_files)
 {
-        int r = change_user(more);
+        int r = change_user();
 
+        if (r == 0)
+                r = keep_what_loading_takes(more);
         if (r)
                 return r;
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* after the change of user, which resets it */
         set_bounds(n_files);
         return 0;
 }
 
 int nobody_become(void)
 {
-        return become(0, FILES_MAX);
+        int r = become(0, FILES_MAX);
+
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* after the change of user, which resets it */
+        return r;
 }
 
 int nobody_become_attacher(void)
 {
         return become(CAP_TO_MASK(CAP_SYS_ADMIN), FILES_MAX_ATTACHER);
+}
+
+int nobody_become_starter(uint32_t capabilities)
+{
+        int r = change_user();
+
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        return r ? r : set_capabilities(capabilities, 0);
 }
 
 int nobody_drop(void)

@@ -8,6 +8,7 @@
 #define TG_SUPERVISOR_NOBODY_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /**
  * nobody_begin() - only @sock is left, as standard input; the other two standard descriptors are /dev/null, the working directory is /
@@ -24,8 +25,17 @@ int nobody_begin(const char *name, int sock);
  */
 int nobody_become(void);
 
-/* nobody_become_attacher() - the same, with CAP_SYS_ADMIN besides: what the kernel wants of who puts probes into programs (uprobes, as of 6.18). */
+/*
+ * nobody_become_attacher() - the same, with CAP_SYS_ADMIN besides: what the kernel wants of who puts probes into programs (uprobes, as of 6.18). It does not end with its
+ * parent: what it has attached it is to take out with care.
+ */
 int nobody_become_attacher(void);
+
+/*
+ * nobody_become_starter() - user and group nobody with these capabilities alone (of the first 32, as a mask), and an end with its parent. It may start processes. 0 or a
+ * negative errno.
+ */
+int nobody_become_starter(uint32_t capabilities);
 
 /* nobody_drop() - the last capabilities, once the probe is loaded. 0 or a negative errno. */
 int nobody_drop(void);

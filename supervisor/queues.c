@@ -2,6 +2,7 @@
 #include "supervisor/queues.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,7 +50,8 @@ struct Queues {
         Timer timer;       /* of ASKED and LOADING, and of READY while somebody is asked */
         unsigned n_orders; /* to the guard, and not answered */
         Timer count_timer; /* of READY */
-        Timer linger_timer; /* it may still be attached, though nobody holds it any more */
+        Timer linger_timer; /* it may still be attached, though nobody wants it any more ... */
+        int lingers_pidfd;  /* ... for as long as this one is there; -1: that is not known */
         nsec_t tried_at;
         char why[160]; /* UNAVAILABLE */
 
@@ -216,19 +218,37 @@ static void watch(Queues *q, Dataflow *dataflow)
 
 /* ---- its end */
 
+/* It takes out what it has attached before it ends, and waits with that while some process is stuck. */
 static int on_lingered(Timer *timer, nsec_t now)
 {
-        (void)now;
-        tell_all_masks(container_of(timer, Queues, linger_timer)->supervisor);
+        Queues *q = container_of(timer, Queues, linger_timer);
+        struct pollfd p = {.fd = q->lingers_pidfd, .events = POLLIN};
+
+        if (q->lingers_pidfd >= 0 && poll(&p, 1, 0) == 0) {
+                timer_arm(&q->supervisor->loop, timer, nsec_add(now, LINGER_SPAN), on_lingered);
+                return 0;
+        }
+        q->lingers_pidfd = fd_close(q->lingers_pidfd);
+        tell_all_masks(q->supervisor);
         return 0;
 }
 
+static void linger(Queues *q)
+{
+        q->lingers_pidfd = fd_close(q->lingers_pidfd);
+        q->lingers_pidfd = TAKE_FD(q->pidfd);
+        if (q->lingers_pidfd >= 0)
+                (void)syscall(SYS_pidfd_send_signal, q->lingers_pidfd, SIGCONT, NULL, 0); /* one that stands still would not hear that we hang up */
+        timer_arm(&q->supervisor->loop, &q->linger_timer, nsec_add(q->supervisor->loop.now, LINGER_SPAN), on_lingered);
+}
+
+/* Whoever may have something attached is not killed: the kernel would take it out at once, and stop every fork of the host if some process is stuck with its memory. */
 static void hang_up(Queues *q)
 {
         Dataflow *it, *next;
 
         if (q->state == QUEUES_READY)
-                timer_arm(&q->supervisor->loop, &q->linger_timer, nsec_add(q->supervisor->loop.now, LINGER_SPAN), on_lingered);
+                linger(q);
         list_for_each(it, next, &q->supervisor->dataflows, link)
                 unwatch(q, it);
         q->n_asked = q->n_done = 0;
@@ -239,7 +259,7 @@ static void hang_up(Queues *q)
                 (void)syscall(SYS_pidfd_send_signal, q->pidfd, SIGKILL, NULL, 0); /* ESRCH: gone already. Reaped by the guard */
         q->fd = fd_close(q->fd);
         q->pidfd = fd_close(q->pidfd);
-        queue_view_close(&q->view); /* it is detached by the end of who holds it */
+        queue_view_close(&q->view);
 }
 
 Queues *queues_free(Queues *q)
@@ -248,6 +268,7 @@ Queues *queues_free(Queues *q)
                 return NULL;
         hang_up(q);
         timer_disarm(&q->linger_timer);
+        q->lingers_pidfd = fd_close(q->lingers_pidfd);
         free(q);
         return NULL;
 }
@@ -611,7 +632,7 @@ void queues_look(Supervisor *supervisor)
                 q = calloc(1, sizeof(*q));
                 if (!q)
                         return; /* asked for again with the next wish */
-                *q = (Queues){.supervisor = supervisor, .fd = -1, .pidfd = -1, .from_fd = -1, .view = QUEUE_VIEW_INIT};
+                *q = (Queues){.supervisor = supervisor, .fd = -1, .pidfd = -1, .lingers_pidfd = -1, .from_fd = -1, .view = QUEUE_VIEW_INIT};
                 supervisor->queues = q;
         }
         if (!q)

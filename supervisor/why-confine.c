@@ -8,11 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -21,14 +17,9 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/seccomp.h"
 
 #define DATA_MAX (512u * 1024 * 1024) /* more than there is */
-
-#if defined(__x86_64__)
-#define ARCH AUDIT_ARCH_X86_64
-#elif defined(__aarch64__)
-#define ARCH AUDIT_ARCH_AARCH64
-#endif
 
 /* ---- rights */
 
@@ -95,10 +86,6 @@ static bool limit(int resource, rlim_t most)
 
 #ifdef ARCH
 
-#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
-#define SAY(verdict) BPF_STMT(BPF_RET | BPF_K, verdict)
-#define ALLOW(call) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##call, 0, 1), SAY(SECCOMP_RET_ALLOW)
-#define REFUSE (SECCOMP_RET_ERRNO | EPERM)
 /* The low halves of arguments alone: both are ints. */
 #define ALLOW_TO(call, fd) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##call, 0, 4), LOAD(args[0]), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(fd), 0, 1), SAY(SECCOMP_RET_ALLOW), SAY(REFUSE)
 #define ALLOW_READING(call, flags) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_##call, 0, 4), LOAD(args[flags]), \
@@ -108,7 +95,7 @@ static bool limit(int resource, rlim_t most)
 static bool only_read(int out_fd)
 {
         struct sock_filter filter[] = {
-                LOAD(arch), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH, 1, 0), SAY(REFUSE), LOAD(nr),
+                SECCOMP_BEGIN,
                 ALLOW(read), ALLOW(pread64), ALLOW(process_vm_readv), ALLOW(close), ALLOW(fstat), ALLOW(newfstatat), ALLOW(lseek), ALLOW(getdents64), ALLOW(readlinkat), ALLOW(faccessat),
                 ALLOW(mmap), ALLOW(munmap), ALLOW(mprotect), ALLOW(mremap), ALLOW(madvise), ALLOW(brk), ALLOW(futex), ALLOW(getrandom), ALLOW(clock_gettime), ALLOW(getpid),
                 ALLOW(gettid), ALLOW(rt_sigprocmask), ALLOW(rt_sigreturn), ALLOW(exit), ALLOW(exit_group), ALLOW_TO(write, out_fd), ALLOW_READING(openat, 2),
@@ -117,9 +104,8 @@ static bool only_read(int out_fd)
 #endif
                 SAY(REFUSE),
         };
-        struct sock_fprog program = {.len = ELEMENTSOF(filter), .filter = filter};
 
-        return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+        return seccomp_install(filter, ELEMENTSOF(filter));
 }
 
 #else

@@ -39,21 +39,24 @@ static void wait_for(int fd, const char *word)
 Hung hung_start(const char *parent_dir)
 {
         Hung h = {};
-        int out[2];
+        int in[2], out[2];
         pid_t pid;
 
         snprintf(h.dir, sizeof(h.dir), "%s/hung", parent_dir);
         cr_assert_eq(mkdir(h.dir, 0755), 0);
-        cr_assert_eq(pipe2(out, O_CLOEXEC), 0);
+        cr_assert(pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0);
         pid = fork();
         if (pid == 0) {
                 (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* not even a test that crashes leaves somebody hanging */
+                (void)dup2(in[0], STDIN_FILENO);
                 (void)dup2(out[1], STDOUT_FILENO);
                 execl(helper_path("hungfs"), "hungfs", h.dir, NULL);
                 _exit(127);
         }
         h.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+        close(in[0]);
         close(out[1]);
+        h.in = in[1];
         h.out = out[0];
         wait_for(h.out, "ready");
         return h;
@@ -80,11 +83,18 @@ pid_t hung_execute(Hung *h)
         return pid;
 }
 
+void hung_let_go(Hung *h)
+{
+        cr_assert_eq(write(h->in, "!", 1), 1);
+        wait_for(h->out, "let go");
+}
+
 void hung_end(Hung *h)
 {
         cr_assert_eq(pidfd_send_signal(h->pidfd, SIGKILL, NULL, 0), 0);
         cr_assert_eq(waitid(P_PIDFD, (id_t)h->pidfd, &(siginfo_t){}, WEXITED), 0);
         close(h->pidfd);
+        close(h->in);
         close(h->out);
         cr_assert_eq(umount2(h->dir, MNT_DETACH), 0);
 }

@@ -8,7 +8,7 @@
 
 typedef struct Hung {
         int pidfd;
-        int out;
+        int in, out;
         char dir[256];
 } Hung;
 
@@ -16,6 +16,7 @@ bool private_mounts(void); /* from here on our mounts are nobody else's; false: 
 Hung hung_start(const char *parent_dir);
 void hung_wait_asked(Hung *h); /* until somebody hangs on it */
 pid_t hung_execute(Hung *h);   /* a child, and leader of a session, that hangs in the middle of execve(); it ends with this process */
+void hung_let_go(Hung *h);     /* who hangs is told that it failed; whoever asks next hangs */
 void hung_end(Hung *h);        /* whoever hangs is released with an error */
 
 #endif

@@ -2,7 +2,7 @@
 /*
  * hungfs DIR - a FUSE file system that takes every question and never answers: whoever asks is in uninterruptible
  * sleep until this process ends. To be mounted in a private mount namespace. Says "ready" when mounted and "asked" at
- * each question. One file, "open", can be opened: whoever reads it, or closes it, is asked to wait for ever. "dHEX" are folders: of
+ * each question. Two files can be opened: "open", whose readers and closers wait for ever, and "mapped", of one page, whose readers do, and those who ask what file system it lies on. "dHEX" are folders: of
  * those who look for something in one folder the first asks, and the others wait for it. At each character of its standard
  * input all who ask are let go, with EIO; it says "let go" then.
  */
@@ -18,7 +18,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define OPEN_INO 2
+#define OPEN_INO   2
+#define MAPPED_INO 3
+#define MAPPED_SIZE 4096
 #define HELD_MAX 4096
 
 static fuse_req_t held[HELD_MAX];
@@ -52,7 +54,9 @@ static void on_init(void *userdata, struct fuse_conn_info *conn)
 
 static void on_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-        struct stat st = {.st_ino = ino, .st_mode = ino == OPEN_INO ? S_IFREG | 0666 : S_IFDIR | 0777, .st_nlink = 2};
+        struct stat st = {.st_ino = ino, .st_mode = ino == OPEN_INO || ino == MAPPED_INO ? S_IFREG | 0666 : S_IFDIR | 0777, .st_nlink = 2};
+
+        st.st_size = ino == MAPPED_INO ? MAPPED_SIZE : 0;
 
         (void)fuse_reply_attr(req, &st, 1000);
 }
@@ -64,7 +68,10 @@ static void on_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void on_close(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-        hold(req);
+        if (ino == MAPPED_INO)
+                (void)fuse_reply_err(req, 0);
+        else
+                hold(req);
 }
 
 static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -76,7 +83,12 @@ static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
                 entry.attr.st_mode = S_IFDIR | 0777;
                 entry.attr_timeout = entry.entry_timeout = 1000;
         }
-        if (parent == FUSE_ROOT_ID && (strcmp(name, "open") == 0 || S_ISDIR(entry.attr.st_mode))) {
+        if (parent == FUSE_ROOT_ID && strcmp(name, "mapped") == 0) {
+                entry.ino = entry.attr.st_ino = MAPPED_INO;
+                entry.attr.st_size = MAPPED_SIZE;
+                entry.attr_timeout = 1000;
+        }
+        if (entry.ino == MAPPED_INO || (parent == FUSE_ROOT_ID && (strcmp(name, "open") == 0 || S_ISDIR(entry.attr.st_mode)))) {
                 (void)fuse_reply_entry(req, &entry);
                 return;
         }
@@ -86,6 +98,16 @@ static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
         hold(req);
+}
+
+static void on_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+        const struct statvfs fs = {.f_namemax = 255};
+
+        if (ino == MAPPED_INO)
+                hold(req);
+        else
+                (void)fuse_reply_statfs(req, &fs);
 }
 
 /* fuse_session_loop(), with an ear for who lets go. */
@@ -118,7 +140,7 @@ static int serve(struct fuse_session *session)
 
 int main(int argc, char **argv)
 {
-        static const struct fuse_lowlevel_ops ops = {.init = on_init, .getattr = on_getattr, .lookup = on_lookup, .open = on_open, .flush = on_close, .release = on_close, .read = on_read};
+        static const struct fuse_lowlevel_ops ops = {.init = on_init, .getattr = on_getattr, .lookup = on_lookup, .open = on_open, .flush = on_close, .release = on_close, .read = on_read, .statfs = on_statfs};
         struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
         struct fuse_session *session;
 

@@ -6,10 +6,14 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -460,5 +464,40 @@ Test(queues, a_dataflow_whose_keeper_cannot_be_asked_does_not_hold_up_the_next_o
         answer(fx, 1, at, 0);
         say(fx, QUEUES_MSG_DONE, 1, NULL);
         cr_expect(fx->dataflows[1]->queues.watching);
+        fixture_done(fx);
+}
+
+/* Killed, it would take out at once what it has attached, and stop every fork of the host while some process is stuck with its memory. */
+Test(queues, whoever_has_something_attached_is_not_killed_and_waited_for_until_it_is_gone, .timeout = 20)
+{
+        Fixture *fx = fixture_new();
+        pid_t pid = fork();
+        uint64_t at;
+        int pair[2];
+
+        if (pid == 0) {
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+                for (;;)
+                        (void)pause();
+        }
+        queues_want(fx->dataflows[0], 0.03);
+        cr_assert(asked(fx));
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+        fx->helper_fd = pair[1];
+        queues_on_started(&fx->supervisor, pid, pair[0], (int)syscall(SYS_pidfd_open, pid, 0));
+        say(fx, QUEUES_MSG_READY, 0, NULL);
+        cr_assert(is_shown(fx, 0, &at));
+        answer(fx, 0, at, 0);
+        say(fx, QUEUES_MSG_DONE, 1, NULL);
+        queues_unwant(fx->dataflows[0]);
+        cr_expect_eq(recv(fx->helper_fd, (char[1]){0}, 1, MSG_DONTWAIT), 0, "it hears that nobody wants it any more");
+        pass(fx, 10 * NSEC_PER_SEC);
+        cr_expect_not(list_empty(&fx->supervisor.loop.timers), "nodes go on to tell of no message");
+        cr_assert_eq(kill(pid, 0), 0);
+        cr_expect_eq(waitpid(pid, NULL, WNOHANG), 0, "it is left alone");
+        cr_assert_eq(kill(pid, SIGKILL), 0);
+        cr_assert_eq(waitpid(pid, NULL, 0), pid);
+        pass(fx, 2 * NSEC_PER_SEC);
+        cr_expect(list_empty(&fx->supervisor.loop.timers), "it is gone");
         fixture_done(fx);
 }
