@@ -20,6 +20,8 @@
 #include "supervisor/guard-internal.h"
 #include "supervisor/sweep.h"
 
+#define FORK_SPAN (200 * NSEC_PER_MSEC) /* what forks usually wait for at the most: that a probe has been attached */
+
 /* Until the cgroup is empty or @at. The kernel tells at most one change per 10 ms, so look again at that pace. */
 static void wait_until_empty(int events_fd, nsec_t at)
 {
@@ -215,6 +217,30 @@ static int leader_of(const GuardEscrow *escrow)
         return -1;
 }
 
+/*
+ * Without a process, when it has waited for one long enough: all of it is killed with one write, if the kernel has cgroup.kill. Nobody is counted, told or removed; that is for the
+ * enforcer, who comes when there can be one.
+ */
+static void kill_without_enforcer(GuardEscrow *escrow)
+{
+        const GuardSlot *slot = &escrow->guard->slots[escrow->slot];
+        char path[GUARD_NAME_MAX + 16];
+        _cleanup_fd_ int fd = -1;
+
+        if (clock_now() < nsec_add(escrow->at, MIN(FORK_SPAN, (escrow->until - escrow->at) / 4)))
+                return;
+        if (!escrow->enforced_at) {
+                escrow->enforced_at = MAX(escrow->at, escrow->guard->loop.now);
+                escrow->owes_notice = true;
+                guard_pump(escrow->guard); /* heard before the ends that follow from it */
+        }
+        if (escrow->name) {
+                (void)snprintf(path, sizeof(path), "%s/cgroup.kill", escrow->name);
+                fd = openat(slot->dir_fd, path, O_WRONLY | O_CLOEXEC);
+        }
+        (void)!write(escrow->name ? fd : slot->kill_fd, "1", 1); /* EBADF, EISDIR: it has none */
+}
+
 int guard_enforce(GuardEscrow *escrow, bool remove)
 {
         Guard *guard = escrow->guard;
@@ -230,6 +256,10 @@ int guard_enforce(GuardEscrow *escrow, bool remove)
                 i++;
         if (i == GUARD_MAX_ENFORCERS)
                 return error_origin(-EAGAIN);
+        if (guard_forks_may_hang(guard)) {
+                kill_without_enforcer(escrow);
+                return -EAGAIN;
+        }
         guard->results[i] = (struct guard_result){};
         if (!escrow->enforced_at)
                 escrow->enforced_at = MAX(escrow->at, guard->loop.now);
@@ -256,7 +286,7 @@ int guard_enforce(GuardEscrow *escrow, bool remove)
 /* Its keeper does that, if it lives to the end. In a child, for cgroupfs may hold us up; nobody waits for it. */
 void guard_remove_dataflow(Guard *guard, GuardSlot *slot)
 {
-        if (slot->dir_fd < 0 || guard_slot_is_gone(slot))
+        if (slot->dir_fd < 0 || guard_slot_is_gone(slot) || guard_forks_may_hang(guard))
                 return;
         if (fork_pidfd(0, NULL) == 0) {
                 keep_slot_only(slot, -1);

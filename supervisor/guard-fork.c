@@ -1,40 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Forking ourselves in another role: the child keeps the descriptors it is meant to have and nothing else of the guard. */
+/* Starting ourselves in another role: the child has the descriptors it is meant to have and nothing else of the guard. */
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
-#include "base/fork.h"
 #include "supervisor/guard-internal.h"
-
-static void keep_fd(int fd)
-{
-        if (fd >= 0)
-                (void)fcntl(fd, F_SETFD, 0); /* a bad number shows when the role uses it */
-}
+#include "supervisor/guard-spawn.h"
 
 static int guard_fork_role(char *const argv[], const int *fds, size_t n_fds, GuardProcess *ret)
 {
         int pidfd = -1;
-        pid_t pid = fork_pidfd(0, &pidfd);
+        pid_t pid = guard_spawn(-1, argv, fds, n_fds, &pidfd);
 
         if (pid < 0)
-                return error_origin(-errno);
-        if (pid == 0) {
-                for (size_t i = 0; i < n_fds; i++)
-                        keep_fd(fds[i]);
-                (void)execve("/proc/self/exe", argv, environ);
-                _exit(127);
-        }
+                return error_origin(pid);
         *ret = (GuardProcess){.pid = pid, .pidfd = pidfd};
         return 0;
 }

@@ -25,6 +25,8 @@
 #define GUARD_BACKOFF_CALM (10 * NSEC_PER_SEC)
 #define GUARD_LINGER_SPAN (4 * NSEC_PER_SEC) /* what a supervisor gets to leave once its instance was enforced; it may be stopped or wedged */
 #define GUARD_HELPER_SPAN (200 * NSEC_PER_MSEC) /* what the helpers get to be gone, last of all */
+#define GUARD_DETACH_SPAN (3 * NSEC_PER_SEC) /* one that is to take out what it has attached, until it does; one that has to wait for a process that is stuck goes on without us */
+#define GUARD_FORKS_SPAN (8 * NSEC_PER_SEC) /* how long the last enforcer is put off while a helper detaches */
 #define GUARD_REAP_SPAN (2 * NSEC_PER_SEC) /* what keepers get to flush and leave in order before they are killed */
 
 typedef struct Guard Guard;
@@ -182,7 +184,10 @@ struct Guard {
                 int program;          /* found at the start, for no path is looked up in the loop; or a negative errno */
                 GuardProcess process; /* what the supervisor had started last */
         } helpers[_GUARD_HELPER_MAX]; /* guard-helper.c */
+        nsec_t helpers_until; /* so long they are waited for; 0: they are not yet */
+        nsec_t forks_until; /* so long the last enforcer waits for its fork; 0: it does not yet */
         bool helpers_late; /* they were killed, and waited for long enough */
+        GuardProcess retired[4]; /* of GUARD_HELPER_QUEUES, before the last: each may still take out what it has attached. Without pidfd */
 
         GuardProcess supervisor;
         int supervisor_fd;
@@ -246,6 +251,12 @@ void guard_helper_start(Guard *guard, GuardHelper which, uint32_t word); /* answ
 bool guard_helper_on_exit(Guard *guard, const siginfo_t *si); /* false: it was none of them */
 void guard_helpers_kill(Guard *guard);
 bool guard_helpers_are_gone(const Guard *guard);
+
+/*
+ * guard_forks_may_hang() - one of our helpers is attaching to programs, or detaching, and as long as it does a fork waits in the kernel: milliseconds, but for as long as some process does
+ * not let go of its memory
+ */
+bool guard_forks_may_hang(const Guard *guard);
 
 /* guard-children.c */
 void guard_add_child(Guard *guard, const struct guard_record *record, int *take_pidfd);

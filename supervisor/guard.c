@@ -108,8 +108,8 @@ static void on_keeper_record(GuardSlot *slot, const struct guard_record *record,
                 slot->kill_fd = TAKE_FD(fds[1]);
                 slot->events_fd = TAKE_FD(fds[2]);
                 slot->keeper_guard_fd = fd_close(slot->keeper_guard_fd); /* it has its own end */
-                if (slot->escrow.at <= guard->loop.now) /* its time came while it was being made */
-                        (void)guard_enforce(&slot->escrow, false);
+                if (slot->escrow.at <= guard->loop.now && guard_enforce(&slot->escrow, false)) /* its time came while it was being made */
+                        guard_escrow_again(&slot->escrow);
         }
 }
 
@@ -556,15 +556,37 @@ static int on_helpers_late(Timer *timer, nsec_t now)
 {
         Guard *guard = container_of(timer, Guard, phase_timer);
 
-        (void)now;
-        guard->helpers_late = true;
+        guard->helpers_late = now >= guard->helpers_until;
         guard_advance(guard);
         return 0;
+}
+
+static int on_forks_late(Timer *timer, nsec_t now)
+{
+        (void)now;
+        guard_advance(container_of(timer, Guard, phase_timer));
+        return 0;
+}
+
+/* A helper is taking out what it had attached, or there is no process to be had: for as long as that usually takes it is put off. */
+static bool put_off_cleaning(Guard *guard)
+{
+        nsec_t now = guard->loop.now;
+
+        if (!guard->forks_until)
+                guard->forks_until = nsec_add(now, GUARD_FORKS_SPAN);
+        if (now >= guard->forks_until)
+                return false;
+        guard->state = GUARD_REAPING;
+        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(now, 10 * NSEC_PER_MSEC), on_forks_late);
+        return true;
 }
 
 /* One state at a time, each left once what it waits for has happened. Called after every exit. */
 static void guard_advance(Guard *guard)
 {
+        int r;
+
         if (guard->state == GUARD_RUNNING && guard->supervisor.pid == 0 && !guard->restart_timer.loop)
                 guard->state = GUARD_ENDING;
         if (guard->state == GUARD_ENDING && (guard->bye || guard_has_ended(guard))) {
@@ -575,15 +597,19 @@ static void guard_advance(Guard *guard)
         if (guard->state == GUARD_REAPING && !guard_has_keepers(guard)) {
                 timer_disarm(&guard->phase_timer);
                 guard->state = GUARD_CLEANING;
-                if (guard_clean(guard))
+                r = guard_clean(guard);
+                if (r && (r != -EAGAIN || !put_off_cleaning(guard)))
                         loop_exit(&guard->loop, 3);
                 return;
         }
         if (guard->state == GUARD_CLEANING && !guard_enforcing(guard)) {
                 if (guard_helpers_are_gone(guard) || guard->helpers_late)
                         loop_exit(&guard->loop, guard->n_left > 0 ? 3 : 0);
-                else if (!guard->phase_timer.loop)
-                        timer_arm(&guard->loop, &guard->phase_timer, nsec_add(guard->loop.now, GUARD_HELPER_SPAN), on_helpers_late);
+                else if (!guard->phase_timer.loop) {
+                        if (!guard->helpers_until)
+                                guard->helpers_until = nsec_add(guard->loop.now, guard->helpers[GUARD_HELPER_QUEUES].process.pid > 0 ? GUARD_DETACH_SPAN : GUARD_HELPER_SPAN);
+                        timer_arm(&guard->loop, &guard->phase_timer, MIN(nsec_add(guard->loop.now, 20 * NSEC_PER_MSEC), guard->helpers_until), on_helpers_late);
+                }
         }
 }
 
