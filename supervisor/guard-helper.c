@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/procstat.h"
 #include "supervisor/guard-internal.h"
 #include "supervisor/guard-spawn.h"
 
@@ -178,7 +179,7 @@ static bool waits_for_memory(pid_t pid)
         const char *name;
         ssize_t n;
 
-        if (pid <= 0)
+        if (pid <= 0 || procstat_is_executing(pid)) /* so far it has attached nothing, and to look at it may take for ever */
                 return false;
         (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
         fd = open(path, O_RDONLY | O_CLOEXEC);

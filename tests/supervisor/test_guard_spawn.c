@@ -143,9 +143,11 @@ Test(guard_spawn, while_a_fork_may_hang_whose_time_is_over_is_killed_without_one
         guard.slots[0] = (GuardSlot){.guard = &guard, .dir_fd = g.fd, .kill_fd = cgroup_open_kill(g.fd)};
         *escrow = (GuardEscrow){.guard = &guard, .at = now + NSEC_PER_SEC * 3600, .until = now + NSEC_PER_SEC * 3602, .term_ns = NSEC_PER_SEC};
         victim = fork();
-        if (victim == 0)
+        if (victim == 0) {
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
                 for (;;)
                         (void)pause();
+        }
         (void)snprintf(path, sizeof(path), "%s/cgroup.procs", g.path);
         procs = fopen(path, "we");
         cr_assert_not_null(procs);
