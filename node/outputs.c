@@ -380,9 +380,10 @@ static int send_pooled(Send *send)
         Output *output = send->output;
         PoolChunk chunk = send->chunk;
         size_t need = send->meta_size ? round8(send->size) + send->meta_size : send->size;
+        bool copies = !chunk.data || chunk.capacity < need;
         int r;
 
-        if (!chunk.data || chunk.capacity < need) {
+        if (copies) {
                 r = take_chunk(send, need, &chunk);
                 if (r)
                         return r;
@@ -394,10 +395,10 @@ static int send_pooled(Send *send)
                 (void)params_encode(send->params, (uint8_t *)chunk.data + round8(send->size), send->meta_size);
         lock_take(&output->lock);
         r = publish(send, &chunk, NULL);
-        if (chunk.data != send->chunk.data)
+        if (copies)
                 ring_writer_give_back(output->writer, &chunk); /* nothing when it was published */
         else
-                send->chunk = chunk;
+                send->chunk = chunk; /* nothing, likewise: it is not the caller's any more, and may be another's by now */
         return r;
 }
 

@@ -9,6 +9,7 @@
  * not in its entry at the last scan: between the old and the new floor it counts; below the old floor its owner is
  * about to see, or has seen, that it lost.
  */
+#include <assert.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -277,8 +278,10 @@ int ring_writer_alloc_gently(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_
 
 void ring_writer_give_back(RingWriter *w, PoolChunk *chunk)
 {
-        if (chunk->data && chunk->id < w->pool.n_chunks && w->pool.chunk[chunk->id].state == CHUNK_OWNED)
+        if (chunk->data) {
+                assert(chunk->id < w->pool.n_chunks && w->pool.chunk[chunk->id].state == CHUNK_OWNED); /* another may have it by now */
                 pool_push_free(&w->pool, chunk->id);
+        }
         *chunk = POOL_CHUNK_INIT;
 }
 
