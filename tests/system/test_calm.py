@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who waits sleeps: guard, supervisor and keepers use no processor while nothing happens, whatever it is that they wait for."""
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -17,8 +18,12 @@ SHARE = 0.05  # of it, of one CPU: a loop that never sleeps uses all
 
 
 def used(pid):
-    """Seconds of CPU of all its threads."""
-    return sum(int((t / "schedstat").read_text().split()[0]) for t in pathlib.Path(f"/proc/{pid}/task").iterdir()) / 1e9
+    """Seconds of CPU of all its threads that there are: one that did a job may end at any moment, and who spins does not."""
+    total = 0
+    for thread in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            total += int((thread / "schedstat").read_text().split()[0])
+    return total / 1e9
 
 
 def everybody(daemon):

@@ -65,7 +65,7 @@ def test_the_installed_benchmarks_find_the_node_that_they_run(installed):
     p = subprocess.run([installed / "bin/tidegate", "bench", "throughput", "--quick", "--size", "64", "--place", "default", "--json"],
                        capture_output=True, text=True, timeout=60)  # fmt: skip
     assert p.returncode == 0, p.stderr
-    assert {row["way"] for row in json.loads(p.stdout)["throughput"]["rows"]} == {"raw ring", "tidegate"}
+    assert {row["way"] for row in json.loads(p.stdout)["throughput"]["rows"]} == {"raw ring", "tidegate", "tidegate, batches"}
 
 
 @pytest.mark.skipif(not shutil.which("pkg-config"), reason="no pkg-config")
