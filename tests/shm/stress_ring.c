@@ -102,6 +102,7 @@ typedef struct Producer {
         int sock[MAX_CONSUMERS];
         Result *res;
         uint64_t rng;
+        bool may_end;
 } Producer;
 
 static void (*on_fork)(unsigned part); /* in the child: as which consumer, MAX_CONSUMERS: as the producer */
@@ -212,7 +213,7 @@ static void producer_detach(Producer *p, unsigned i)
         p->sock[i] = -1;
 }
 
-/* Orders of the test, in the role of a supervisor: 'A' or 'D' and a link; answered by one byte. */
+/* Orders of the test, in the role of a supervisor: 'A' or 'D' and a link, or 'E', there will be none any more; answered by one byte. */
 static void producer_obey(Producer *p)
 {
         char order[2];
@@ -221,6 +222,8 @@ static void producer_obey(Producer *p)
                 return;
         if (order[0] == 'A')
                 producer_attach(p, (unsigned)order[1]);
+        else if (order[0] == 'E')
+                p->may_end = true;
         else
                 producer_detach(p, (unsigned)order[1]);
         must(send(p->world->command[0], "k", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);
@@ -316,7 +319,8 @@ static void *producer_main(void *arg)
                 producer_attach(&p, i);
         must(send(world->command[0], "k", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);
 
-        while (clock_now() < world->end && (!world->n_messages || index < world->n_messages) && !p.res->failure[0]) {
+        p.may_end = !world->cs->kill || world->n_messages; /* else on a busy machine its time may be over before the reader was replaced */
+        while ((!p.may_end || clock_now() < world->end) && (!world->n_messages || index < world->n_messages) && !p.res->failure[0]) {
                 uint64_t n = 1 + next_random(&p.rng) % world->cs->max_batch;
 
                 for (uint64_t i = 0; i < n; i++)
@@ -686,7 +690,7 @@ static pid_t kill_and_replace(World *world, pid_t victim, unsigned i)
         Region cursor;
         pid_t pid;
 
-        (void)poll(NULL, 0, (int)((world->end - now) / NSEC_PER_MSEC / 3 + world->seed % 50));
+        (void)poll(NULL, 0, (int)((MAX(world->end, now) - now) / NSEC_PER_MSEC / 3 + world->seed % 50));
         must(kill(victim, SIGKILL));
         must(waitpid(victim, NULL, 0) != victim);
         must(region_map_read(&cursor, world->cursor[i].fd, REGION_CURSOR, cursor_size()));
@@ -702,6 +706,7 @@ static pid_t kill_and_replace(World *world, pid_t victim, unsigned i)
         go(world, heir);
         if (lossless)
                 order(world, 'D', i); /* until its heir is active the dead one goes on gating: nothing is lost */
+        order(world, 'E', 0);
         return pid;
 }
 
