@@ -191,8 +191,14 @@ static int read_facts(int proc_fd, pid_t pid, Facts *ret)
         ret->ppid = (pid_t)number(&parent);
         ret->dead = ret->state == 'X';
         if (ret->state == 'Z') {
-                r = read_file(proc_fd, pid, "/stat", buf, sizeof(buf), NULL);
-                ret->dead = !r && stat_field(buf, 20) <= 1;
+                const char *threads = value_of(buf, "\nThreads:\t"); /* no memory is told of before it, but it may be of many groups */
+
+                if (*threads)
+                        ret->dead = number(&threads) <= 1;
+                else {
+                        r = read_file(proc_fd, pid, "/stat", buf, sizeof(buf), NULL);
+                        ret->dead = !r && stat_field(buf, 20) <= 1;
+                }
         }
         return r;
 }
