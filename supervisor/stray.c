@@ -22,6 +22,7 @@
 #define NO_HOME     SIZE_MAX
 #define PARENTS_MAX 128 /* generations that are followed upwards */
 #define ENDS_MS     100 /* from its leaving its cgroup to its end: microseconds, but for its CPU */
+#define EXECUTES_SPAN (200 * NSEC_PER_MSEC)
 
 typedef struct Proc {
         pid_t pid, parent, session;
@@ -328,11 +329,22 @@ static bool take(Proc *proc, const char *place, Stray *ret)
         return false;
 }
 
+/* Who leaves often executes a program right then, which is over soon; only one that hangs in there stays unknown. */
+static int read_start_soon(Proc *proc)
+{
+        nsec_t until = nsec_add(clock_now(), EXECUTES_SPAN);
+        int r;
+
+        while ((r = read_start(proc)) == 0 && proc->start_time == 0 && clock_now() < until)
+                (void)poll(NULL, 0, 1);
+        return r;
+}
+
 bool stray_take(pid_t pid, uint64_t start_ns, const char *place, Stray *ret)
 {
         Proc proc;
 
-        if (read_proc(pid, &proc) || proc.state == 'Z' || proc.state == 'X' || read_start(&proc) ||
+        if (read_proc(pid, &proc) || proc.state == 'Z' || proc.state == 'X' || read_start_soon(&proc) ||
                 proc.start_time != start_ns / (NSEC_PER_SEC / (uint64_t)sysconf(_SC_CLK_TCK)))
                 return false;
         proc.home = 0;

@@ -58,7 +58,8 @@ int strays_find(const StrayHome *homes, size_t n_homes, Stray *ret, size_t max);
  * @start_ns: CLOCK_BOOTTIME: when it began; another one with its number is not it
  * @place:    as in StrayHome
  *
- * Return: true: @ret is filled, home is 0. False: it is gone or back, or cannot be looked at.
+ * One in the middle of execve() is waited for, 0.2 s at the most. Return: true: @ret is filled, home is 0. False: it is gone or back, or cannot be
+ * looked at, or hangs there.
  */
 bool stray_take(pid_t pid, uint64_t start_ns, const char *place, Stray *ret);
 
