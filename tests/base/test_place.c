@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -93,6 +94,59 @@ Test(place, a_number_that_is_another_s_by_now_names_nobody, .timeout = 20)
         cr_assert(place_end(fd, 0, &result) == 0 && result.n_sent == 0, "we live");
         cr_assert(place_forget(fd) == 0 && rmdir(path) == 0);
         (void)fd_close(fd);
+}
+
+/* ---- a first thread that has ended */
+
+static void *say_and_stay(void *arg)
+{
+        char path[32], text[512];
+        const int *ready = arg;
+        bool gone = false;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)getpid());
+        while (!gone) { /* of the leader: a zombie once it has ended */
+                _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+                ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+                text[n > 0 ? n : 0] = '\0';
+                gone = strstr(text, "State:\tZ") != NULL;
+                (void)sched_yield();
+        }
+        (void)!write(ready[1], "", 1);
+        for (;;)
+                (void)pause();
+        return NULL;
+}
+
+Test(place, who_lives_on_without_its_first_thread_counts_and_who_is_only_not_waited_for_does_not, .timeout = 20)
+{
+        PlaceResult result;
+        pid_t living, dead;
+        int ready[2];
+        char byte;
+
+        cr_assert(pipe(ready) == 0);
+        living = fork();
+        if (living == 0) {
+                pthread_t thread;
+
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+                if (pthread_create(&thread, NULL, say_and_stay, ready))
+                        _exit(1);
+                pthread_exit(NULL);
+        }
+        dead = fork();
+        if (dead == 0)
+                _exit(0);
+        cr_assert(read(ready[0], &byte, 1) == 1);
+        cr_assert(waitid(P_PID, (id_t)dead, &(siginfo_t){}, WEXITED | WNOWAIT) == 0, "it is a zombie");
+        cr_assert(place_signal_descendants(getpid(), NULL, 0, SIGKILL, &result) == 0);
+        cr_assert_eq(result.n_found, 1);
+        cr_assert_eq(result.n_sent, 1);
+        cr_assert(waitpid(living, NULL, 0) == living && waitpid(dead, NULL, 0) == dead);
+        (void)close(ready[0]);
+        (void)close(ready[1]);
 }
 
 Test(place, nobody_is_born_in_a_directory_that_was_removed)
