@@ -7,7 +7,7 @@
 
 A stage is a folder that holds any of
     testlog.json    of `meson test`, one JSON object a line (TAP programs are counted test by test)
-    *.xml           JUnit, of pytest
+    *.xml           JUnit, of pytest; a property "note" of a test is shown, however it went
     results.tsv     passed|failed|skipped <TAB> name <TAB> reason
     reports/*       of the sanitizers: each file is a failure
     skip            why the whole stage was left out
@@ -39,6 +39,7 @@ class Result(NamedTuple):
     outcome: str
     name: str
     reason: str = ""
+    note: str = ""
 
 
 def tap(program: str, output: str, meson_result: str) -> list[Result]:
@@ -103,14 +104,15 @@ def junit(path: pathlib.Path) -> list[Result]:
     results = []
     for case in xml.parse(path).getroot().iter("testcase"):
         name = f"{case.get('classname', '').rpartition('.')[2]}: {case.get('name')}"
+        note = "; ".join(p.get("value", "") for p in case.iter("property") if p.get("name") == "note")
         bad = case.find("failure") if case.find("failure") is not None else case.find("error")
         skip = case.find("skipped")
         if bad is not None:
-            results.append(Result(FAILED, name, (bad.get("message") or "").partition("\n")[0][:300]))
+            results.append(Result(FAILED, name, (bad.get("message") or "").partition("\n")[0][:300], note))
         elif skip is not None:
-            results.append(Result(SKIPPED, name, skip.get("message") or "no reason given"))
+            results.append(Result(SKIPPED, name, skip.get("message") or "no reason given", note))
         else:
-            results.append(Result(PASSED, name))
+            results.append(Result(PASSED, name, note=note))
     return results
 
 
@@ -194,6 +196,9 @@ def main() -> int:
 
     if args.one:
         results = stage(args.folder, args.filtered)
+        for r in results:
+            if r.note:
+                print(f"   note    {r.name}: {r.note}")
         show(results, SKIPPED, "skipped")
         show(results, FAILED, "FAILED ")
         if any(r.outcome == FAILED for r in results) and (args.folder / "log").exists():

@@ -116,6 +116,13 @@ def test_a_skipped_test_keeps_its_reason(run, root, tmp_path):
     assert "no cgroup v2 here" in one.stdout
 
 
+def test_a_note_of_a_test_is_shown_however_it_went(run, root, tmp_path):
+    noted = '<properties><property name="note" value="a kernel crashed" /></properties>'
+    assert run({"pytest.xml": JUNIT % f'<testcase classname="t" name="test_noted">{noted}</testcase>'})[:4] == (0, 2, 0, 1)
+    one = subprocess.run([sys.executable, root / "scripts/summary.py", "--one", tmp_path / "01-stage"], text=True, stdout=subprocess.PIPE)
+    assert "   note    t: test_noted: a kernel crashed\n" in one.stdout
+
+
 def test_only_skips_is_no_test_run(run):
     assert run({"skip": "nothing to do here"})[:4] == (1, 0, 0, 1)
 

@@ -35,6 +35,8 @@ LONG = bool(os.environ.get("TIDEGATE_LONG"))
 BOOT = 120  # seconds for a boot on a very busy host
 TEST = 20  # and for an average test
 AT_ONCE = 2
+BOOTS = 3  # of one guest that ends before its tests
+CRASHED = "vm: the guest's kernel crashed: "  # scripts/vm
 collect_ignore = ["guest"]  # pytest itself may not import what ends on a host
 
 
@@ -71,20 +73,29 @@ def pytest_generate_tests(metafunc):
 
 
 class Guest:
-    """One boot. Its thread reads results as they come."""
+    """A kernel and a mode. Its thread reads results as they come.
+
+    Where it ends too early, the tests that are left have another boot, without the one it ended in. That one is tried again, too, if a kernel
+    crashed: once, and the crash is told with its result.
+    """
 
     def __init__(self, kernel, mode, tests):
         self.kernel, self.mode, self.tests = kernel, mode, tests
-        self.results, self.changed = {}, threading.Condition()
+        self.results, self.lost, self.crashes, self.changed = {}, {}, {}, threading.Condition()
         self.skip = self.ended = self.running = None
-        self.console, self.started = [], 0.0
+        self.console = []
         self.process = None
 
     def run(self):
         """To be called in a thread of its own."""
         try:
             if self.prepare():
-                self.boot()
+                for _ in range(BOOTS):
+                    left = [t for t in self.tests if t.id not in self.results and t.id not in self.lost]
+                    if not left:
+                        break
+                    self.boot(left)
+                    self.blame()
         except Exception as e:  # every test shall hear of it
             self.console.append(f"{type(e).__name__}: {e}")
         with self.changed:
@@ -99,20 +110,32 @@ class Guest:
             self.console.append(made.stderr)
         return made.returncode == 0
 
-    def boot(self):
-        seconds = BOOT + TEST * len(self.tests)
+    def boot(self, tests):
+        seconds = BOOT + TEST * len(tests)
         command = [VM, "-k", KERNELS[self.kernel], "-t", seconds, "-d", 64, *(["-s"] if self.mode == "systemd" else [])]
         if not BUILD.is_relative_to(ROOT) and BUILD.parts[1] in ("tmp", "run"):
             command += ["-r", BUILD]
-        command += ["--", "/usr/bin/env", f"TIDEGATE_BUILD={BUILD}", "/usr/bin/python3", GUEST / "run.py", *(t.id for t in self.tests)]
-        self.started = time.monotonic()
+        command += ["--", "/usr/bin/env", f"TIDEGATE_BUILD={BUILD}", "/usr/bin/python3", GUEST / "run.py", *(t.id for t in tests)]
+        self.console, started = [], time.monotonic()
         self.process = subprocess.Popen(
             [str(word) for word in command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
         with self.process:
             for line in self.process.stdout:
                 self.take(line)
-        self.console.append(f"scripts/vm: status {self.process.returncode} after {time.monotonic() - self.started:.0f} s")
+        self.console.append(f"scripts/vm: status {self.process.returncode} after {time.monotonic() - started:.0f} s")
+
+    def blame(self):
+        """Which test it ended in, if in one."""
+        with self.changed:
+            culprit, self.running = self.running, None
+            if culprit:
+                crash = next((line.removeprefix(CRASHED).strip() for line in self.console if line.startswith(CRASHED)), None)
+                if crash and culprit not in self.crashes:
+                    self.crashes[culprit] = crash
+                else:
+                    self.lost[culprit] = "".join(self.console)
+            self.changed.notify_all()
 
     def take(self, line):
         words = None
@@ -130,9 +153,9 @@ class Guest:
             self.changed.notify_all()
 
     def result(self, test):
-        """Wait for it; None when the guest ended without one."""
+        """Wait for it; None when the guest ended in it or before."""
         with self.changed:
-            self.changed.wait_for(lambda: test.id in self.results or self.ended, 1200)
+            self.changed.wait_for(lambda: test.id in self.results or test.id in self.lost or self.ended, 1200)
             return self.results.get(test.id)
 
     def stop(self):

@@ -4,14 +4,16 @@
 import pytest
 
 
-def test_guest(guests, kernel, guest_test):
+def test_guest(guests, kernel, guest_test, request):
     guest = guests.guests[kernel, guest_test.mode]
     result = guest.result(guest_test)
     if guest.skip:
         pytest.skip(guest.skip)
+    if guest_test.id in guest.crashes:
+        request.node.user_properties.append(("note", f"a kernel crashed in it, and it was tried again: {guest.crashes[guest_test.id]}"))
     if not result:
-        was = f"in {guest.running}" if guest.running != guest_test.id else "in it"
-        pytest.fail(f"the guest ended {was if guest.running else 'before this test'}:\n{''.join(guest.console)[-4000:]}", pytrace=False)
+        lost = guest.lost.get(guest_test.id)
+        pytest.fail(f"the guest ended {'in it' if lost else 'before it'}:\n{(lost or ''.join(guest.console))[-8000:]}", pytrace=False)
     print(result["output"])
     if result["outcome"] == "skipped":
         pytest.skip(result["reason"])

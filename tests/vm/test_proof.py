@@ -5,8 +5,9 @@ import os
 import subprocess
 import sys
 
+import conftest
 import pytest
-from conftest import GUEST, VM, collect
+from conftest import GUEST, VM, Guest, GuestTest, collect
 
 
 def call(*command, env=None):
@@ -70,3 +71,67 @@ def test_without_a_kernel_it_ends_with_77_and_leaves_nothing(tmp_path):
     assert result.returncode == 77, result.stderr
     assert "vm: no kernel linux-image-amd64 here: no guest" in result.stderr
     assert sorted(p.name for p in cache.iterdir()) == ["lock"]
+
+
+def test_a_kernel_that_crashes_is_quoted_from_where_it_says_why():
+    result = call(VM, "-t", 40, "--", "/bin/sh", "-c", "echo c >/proc/sysrq-trigger")
+    if result.returncode == 77:
+        pytest.skip(result.stderr.strip().splitlines()[-1])
+    assert result.returncode == 125, result.stderr
+    said = result.stderr[result.stderr.index(conftest.CRASHED) :].splitlines()
+    assert said[0] == conftest.CRASHED + "Kernel panic - not syncing: sysrq triggered crash"
+    assert any("Call Trace" in line for line in said)
+
+
+def begin(name):
+    return f"echo '@@{{\"begin\": \"test_x::{name}\"}}'\n"
+
+
+def end(name):
+    return f"echo '@@{{\"end\": \"test_x::{name}\", \"outcome\": \"passed\"}}'\n"
+
+
+CRASH = f'echo "{conftest.CRASHED}BUG: unable to handle"\nexit 125\n'
+
+
+@pytest.fixture
+def guest(tmp_path, monkeypatch):
+    """One with tests a, b and c, whose boots do what the given scripts say."""
+    vm = tmp_path / "vm"
+    monkeypatch.setattr(conftest, "VM", vm)
+
+    def boot(*scripts):
+        for i, script in enumerate(scripts):
+            (tmp_path / f"boot{i}").write_text(script)
+        vm.write_text(f'#!/bin/sh\n[ "$3" != -p ] || exit 0\ncd {tmp_path}\necho "$@" >>booted\n. ./boot$(($(wc -l <booted) - 1))\n')
+        vm.chmod(0o755)
+        made = Guest("6.1", "run", [GuestTest("test_x", name, "run") for name in "abc"])
+        made.run()
+        booted = [[w.removeprefix("test_x::") for w in line.split() if w.startswith("test_x::")] for line in (tmp_path / "booted").read_text().splitlines()]
+        return made, booted
+
+    return boot
+
+
+def test_a_test_that_ends_its_guest_has_failed_and_the_others_go_on_in_another(guest):
+    made, booted = guest(begin("a") + end("a") + begin("b") + "echo the last words\nexit 125\n", begin("c") + end("c"))
+    assert booted == [["a", "b", "c"], ["c"]]
+    assert sorted(made.results) == ["test_x::a", "test_x::c"] and "the last words" in made.lost["test_x::b"] and not made.crashes
+
+
+def test_a_test_in_which_a_kernel_crashes_is_tried_once_more_and_the_crash_is_told(guest):
+    made, booted = guest(begin("a") + end("a") + begin("b") + CRASH, begin("b") + end("b") + begin("c") + end("c"))
+    assert booted == [["a", "b", "c"], ["b", "c"]]
+    assert len(made.results) == 3 and not made.lost and made.crashes == {"test_x::b": "BUG: unable to handle"}
+
+
+def test_a_test_in_which_kernels_crash_has_failed(guest):
+    made, booted = guest(begin("a") + CRASH, begin("a") + CRASH, begin("b") + end("b") + begin("c") + end("c"))
+    assert booted == [["a", "b", "c"], ["a", "b", "c"], ["b", "c"]]
+    assert "BUG: unable to handle" in made.lost["test_x::a"] and len(made.results) == 2
+
+
+def test_a_guest_that_never_gets_to_a_test_is_given_up(guest):
+    made, booted = guest(*["echo no disk\nexit 125\n"] * conftest.BOOTS)
+    assert len(booted) == conftest.BOOTS and not made.results and not made.lost
+    assert made.ended and "no disk\n" in made.console
