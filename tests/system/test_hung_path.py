@@ -51,7 +51,8 @@ def test_startup_timeout_ends_a_start_from_a_hung_path(ports, hung, beside, data
     assert result["left"] == 1
     (task,) = stuck["tasks"]
     assert (result["verdict"], task["verdict"], task["state"]) == ("unkillable-uninterruptible",) * 2 + ("D",), stuck
-    assert task["syscall"] in ("execve", "openat") and task["pending"] == ["KILL"] and not task["frozen"], task
+    # Supervisor and keeper give the start up at the same moment. Who of them comes first decides whether the child gets a SIGTERM, too.
+    assert task["syscall"] in ("execve", "openat") and task["pending"] in (["KILL"], ["KILL", "TERM"]) and not task["frozen"], task
     assert "fuse" in " ".join([*task["stack"], task["wchan"]]) or "request_wait" in task["wchan"], task
     assert task["still_ms"] >= 0 and task["age_ms"] >= 1000
     assert run.node("beside")["verdict"] == "empty"
