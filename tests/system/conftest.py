@@ -25,9 +25,10 @@ os.environ.setdefault("TIDEGATE_PROBES", "off")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "alone: not beside other tests, for it measures or shares a folder with others")
+    config.addinivalue_line("markers", "alone: not beside other tests, for it loads the machine or shares a folder with others")
     config.addinivalue_line("markers", "cgroup_only: about what only the enforcer cgroup does")
     config.addinivalue_line("markers", "each_enforcer: once with every way to end nodes, and not with cgroups alone")
+    config.addinivalue_line("markers", "measures: alone, and not beside a build either")
     config.addinivalue_line("markers", "sanitized: also run on the build with address and undefined sanitizers")
 
 

@@ -26,7 +26,7 @@ from daemon import plan, program
 from lives import LONG, Process, stat_of
 from survive import Seen, Survivor, appends, lines, node, restarting
 
-pytestmark = pytest.mark.alone  # it measures, or loads the machine
+pytestmark = pytest.mark.alone  # it loads the machine
 
 SEED = int(os.environ.get("TIDEGATE_SEED", "20251125"))
 POINTS = os.environ.get("TIDEGATE_FAULT_POINTS", "500" if LONG else "60")

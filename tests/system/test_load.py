@@ -18,7 +18,7 @@ from daemon import plan, program
 from hungmount import HungMount
 from lives import LONG, children_of, status_field
 
-pytestmark = pytest.mark.alone  # it measures, or loads the machine
+pytestmark = [pytest.mark.alone, pytest.mark.measures]
 
 N_FLOWS, N_NODES = (50, 1000) if LONG else (15, 300)
 LOAD_SECONDS = 10 if LONG else 4

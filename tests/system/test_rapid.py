@@ -13,7 +13,7 @@ from conftest import eventually
 from daemon import plan, program
 from lives import LONG
 
-pytestmark = pytest.mark.alone  # it measures, or loads the machine
+pytestmark = pytest.mark.alone  # it loads the machine
 
 SEED = int(os.environ.get("TIDEGATE_SEED", "20251125"))
 N_CLIENTS, N_DATAFLOWS = 8, 20
