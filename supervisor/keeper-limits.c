@@ -122,6 +122,18 @@ void watch_end(LimitsWatch *watch)
         pressure_end(watch);
 }
 
+/* What cannot be read this time reads as nothing; what was counted already stays. */
+static void no_less(KeeperUsage *now, const KeeperUsage *before)
+{
+        now->oom = MAX(now->oom, before->oom);
+        now->oom_kills = MAX(now->oom_kills, before->oom_kills);
+        now->forks_refused = MAX(now->forks_refused, before->forks_refused);
+        now->n_throttled = MAX(now->n_throttled, before->n_throttled);
+        now->throttled_us = MAX(now->throttled_us, before->throttled_us);
+        now->n_high = MAX(now->n_high, before->n_high);
+        now->memory_peak = MAX(now->memory_peak, before->memory_peak);
+}
+
 void watch_tell(LimitsWatch *watch)
 {
         KeeperMsg msg = about(watch, KEEPER_MSG_USAGE);
@@ -129,6 +141,7 @@ void watch_tell(LimitsWatch *watch)
 
         if (!watch->keeper->controllers || dir_of(watch) < 0 || !limits_read_usage(dir_of(watch), &now))
                 return;
+        no_less(&now, &before);
         if (watch->inc && now.oom_kills != before.oom_kills)
                 watch_tell(&watch->keeper->limits); /* first: at whose limit memory ran out is seen there */
         before.memory_peak = now.memory_peak; /* alone it is no news */

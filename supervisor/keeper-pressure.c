@@ -95,28 +95,37 @@ static uint64_t counter_of(PressureKind kind, const KeeperUsage *usage)
         return kind == PRESSURE_MEMORY_HIGH ? usage->n_high : usage->forks_refused;
 }
 
-static uint64_t read_waited(const PressureTrigger *t, int dir_fd, uint16_t *ret_average)
+/* 0, or why it cannot be read: for want of a descriptor, or because the cgroup goes. */
+static int read_waited(const PressureTrigger *t, int dir_fd, uint64_t *ret, uint16_t *ret_average)
 {
         const char *file = pressure_file(t->condition.kind), *line, *total;
         char text[4096];
         uint16_t some, full;
+        int r;
 
         *ret_average = KEEPER_PRESSURE_UNKNOWN;
+        *ret = 0;
         if (pressure_counts(t->condition.kind)) {
                 KeeperUsage usage;
 
                 (void)limits_read_usage(dir_fd, &usage);
-                return counter_of(t->condition.kind, &usage);
+                *ret = counter_of(t->condition.kind, &usage);
+                return 0;
         }
-        (void)cgroup_read_text(dir_fd, file ? file : "cpu.stat", text, sizeof(text)); /* "": nothing is known */
-        if (!file)
-                return cgroup_text_number(text, "throttled_usec");
+        r = cgroup_read_text(dir_fd, file ? file : "cpu.stat", text, sizeof(text));
+        if (r)
+                return r;
+        if (!file) {
+                *ret = cgroup_text_number(text, "throttled_usec");
+                return 0;
+        }
         measure_parse_pressure(text, &some, &full);
         line = pressure_line(t->condition.kind);
         *ret_average = strcmp(line, "some") == 0 ? some : full;
         line = cgroup_text_find(text, line);
         total = line ? strstr(line, "total=") : NULL;
-        return total ? strtoull(total + 6, NULL, 10) : 0;
+        *ret = total ? strtoull(total + 6, NULL, 10) : 0;
+        return 0;
 }
 
 /* ---- making a trigger */
@@ -204,7 +213,10 @@ static void on_trigger(KeeperSource *source, uint32_t events)
                 keeper_loop_remove(&t->watch->keeper->loop, source);
                 return;
         }
-        waited = read_waited(t, dir_of(t->watch), &average);
+        if (read_waited(t, dir_of(t->watch), &waited, &average) || waited < before) {
+                report(t, 0, 0, KEEPER_PRESSURE_UNKNOWN);
+                return;
+        }
         t->at = now;
         t->waited_us = waited;
         if (span <= 2 * t->condition.window_ns && (waited - before) * NSEC_PER_USEC >= t->condition.threshold)
@@ -222,11 +234,12 @@ static void look(PressureTrigger *t, nsec_t now)
 
         if (now < t->due)
                 return;
-        waited = read_waited(t, dir_of(t->watch), &average);
-        more = waited > t->waited_us ? (waited - t->waited_us) * NSEC_PER_USEC : 0;
+        t->due = nsec_add(now, t->condition.window_ns);
+        if (read_waited(t, dir_of(t->watch), &waited, &average) || waited < t->waited_us)
+                return; /* the next look is about this window, too */
+        more = (waited - t->waited_us) * NSEC_PER_USEC;
         t->at = now;
         t->waited_us = waited;
-        t->due = nsec_add(now, t->condition.window_ns);
         if ((double)more * (double)t->condition.window_ns >= (double)t->condition.threshold * (double)span)
                 report(t, more, span, average);
 }
@@ -298,10 +311,13 @@ static void run_pressure(Job *job)
 
                 if (pressure_file(t->condition.kind))
                         t->error = open_trigger(t, j->dir_fd);
-                t->waited_us = read_waited(t, j->dir_fd, &average);
+                if (!t->error) /* against nothing that is known nothing can be held */
+                        t->error = read_waited(t, j->dir_fd, &t->waited_us, &average);
                 t->at = t->looked_at = clock_now();
                 t->looked = t->waited_us;
-                if (!pressure_file(t->condition.kind) && !pressure_counts(t->condition.kind))
+                if (t->error)
+                        t->fd = fd_close(t->fd);
+                else if (!pressure_file(t->condition.kind) && !pressure_counts(t->condition.kind))
                         t->due = nsec_add(t->at, t->condition.window_ns);
         }
 }
@@ -319,10 +335,13 @@ static void begin(LimitsWatch *watch, PressureSet *set)
                 PressureTrigger *t = &set->triggers[i];
 
                 t->watch = watch;
+                if (pressure_counts(t->condition.kind))
+                        t->waited_us = t->looked = MAX(t->looked, counter_of(t->condition.kind, &watch->usage));
                 if (t->fd >= 0 && keeper_loop_add(&watch->keeper->loop, &t->source, t->fd, EPOLLPRI, on_trigger))
                         t->error = -ENOMEM;
                 if (t->error && n < sizeof(why))
-                        n += (size_t)snprintf(why + n, sizeof(why) - n, "%" PRIu32 "=%s\n", t->condition.index, why_not(t->error, t->condition.window_ns));
+                        n += (size_t)snprintf(why + n, sizeof(why) - n, "%" PRIu32 "=%s\n", t->condition.index,
+                                pressure_file(t->condition.kind) ? why_not(t->error, t->condition.window_ns) : error_text(t->error));
         }
         if (n > 0)
                 keeper_report(watch->keeper, &(KeeperMsg){.type = KEEPER_MSG_UNWATCHED, .node = inc ? inc->entry->node : KEEPER_NODE_ALL,

@@ -216,6 +216,51 @@ Test(keeper_limits, throttling_is_looked_at_once_a_window_and_held_against_the_t
         cr_expect_eq(watches_deadline(&keeper), NSEC_NEVER);
 }
 
+static void gone(const char *file)
+{
+        cr_assert_eq(unlinkat(inc.cgroup_fd, file, 0), 0);
+}
+
+Test(keeper_limits, what_cannot_be_read_for_a_while_is_not_held_against_the_node_afterwards)
+{
+        nsec_t s = NSEC_PER_SEC, due, now;
+
+        cr_assert_eq(jobs_init(&keeper.jobs, &keeper.loop), 0);
+        throttled(100000);
+        refused(500);
+        watch_felt(&inc.limits, clock_now());
+        watches_tick(&keeper, clock_now());
+        cr_assert_eq(told().usage.usage.forks_refused, 500);
+        order_pressure("3 cpu_throttled 500000000 1000000000\n4 memory_some 1000 1000000000\n7 forks_refused 10 3000000000\n");
+        (void)told_after_job(KEEPER_MSG_UNWATCHED);
+        due = now = watches_deadline(&keeper);
+
+        gone("cpu.stat");
+        gone("pids.events");
+        watch_felt(&inc.limits, now);
+        watches_tick(&keeper, now);
+        cr_expect_eq(told().type, 0, "nothing is felt less than before");
+        throttled(100000 + 900);
+        refused(501);
+        now = due + s;
+        watch_felt(&inc.limits, now);
+        watches_tick(&keeper, now);
+        for (KeeperMsg msg = told(); msg.type; msg = told())
+                cr_expect(msg.type == KEEPER_MSG_USAGE && msg.usage.usage.forks_refused == 501, "%d: 0.9 s of two windows, and one of ten", (int)msg.type);
+        gone("cpu.stat");
+        watches_tick(&keeper, due + 2 * s);
+        cr_expect_eq(told().type, 0);
+        throttled(100000 + 900 + 1000);
+        watches_tick(&keeper, due + 3 * s);
+        cr_expect(told().pressed.measured == s, "half of both");
+
+        gone("cpu.stat");
+        order_pressure("5 cpu_throttled 500000000 1000000000\n");
+        cr_expect_str_eq(told_after_job(KEEPER_MSG_UNWATCHED).unwatched.text, "5=No such file or directory\n");
+        cr_expect_eq(watches_deadline(&keeper), NSEC_NEVER);
+        watch_end(&inc.limits);
+}
+
 Test(keeper_limits, what_is_counted_is_held_against_a_window_that_begins_with_the_first)
 {
         nsec_t s = NSEC_PER_SEC, until = nsec_add(clock_now(), 20 * s), now;
