@@ -16,6 +16,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/stdio_null.h"
 #include "cli/commands.h"
 #include "cli/print.h"
 #include "cli/session.h"
@@ -48,15 +49,6 @@ typedef struct Child {
         bool done;
 } Child;
 
-/* One that is left behind must not keep open what somebody reads to its end. */
-static void forget_output(void)
-{
-        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-        for (int fd = STDIN_FILENO; null >= 0 && fd <= STDERR_FILENO; fd++)
-                (void)dup2(null, fd);
-}
-
 static int child_start(Child *child, const Audit *audit, AuditStage stage, long from)
 {
         int fds[2];
@@ -69,7 +61,7 @@ static int child_start(Child *child, const Audit *audit, AuditStage stage, long 
         if (child->pid == 0) {
                 (void)signal(SIGPIPE, SIG_DFL);
                 (void)fd_close(fds[0]);
-                forget_output();
+                (void)stdio_to_null();
                 audit_child(audit, stage, fds[1], from);
                 _exit(0);
         }

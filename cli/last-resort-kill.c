@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "base/place.h"
 #include "base/procstat.h"
+#include "base/stdio_null.h"
 
 #define KILL_BUDGET (2 * NSEC_PER_SEC)
 #define KILL_STEP   (50 * NSEC_PER_MSEC)
@@ -343,6 +344,7 @@ int last_resort_kill(const char *path, const LastResortKill *kill, LastResortVer
                 LastResortVerdict v = {};
 
                 (void)setsid(); /* Ctrl-C ends the command that waits, and not the kill */
+                (void)stdio_to_null();
                 if (place_is_below(path))
                         end_places(path, kill, command, &v);
                 else

@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/place.h"
 #include "base/receive.h"
+#include "base/stdio_null.h"
 #include "cli/beside.h"
 #include "protocol/control_msg.h"
 
@@ -267,6 +268,7 @@ static void in_child(void (*what)(const char *cgroup), const char *cgroup, nsec_
                 return;
         pid = fork();
         if (pid == 0) {
+                (void)stdio_to_null();
                 what(cgroup);
                 _exit(0);
         }

@@ -18,6 +18,7 @@
 #include "base/cleanup.h"
 #include "base/place.h"
 #include "base/procstat.h"
+#include "base/stdio_null.h"
 #include "base/utf8.h"
 
 #define DEPTH_MAX     16
@@ -161,6 +162,7 @@ int usage_look_begin(UsageLook *ret, const char *const *paths, size_t n)
         pid = fork();
         if (pid == 0) {
                 (void)fd_close(pipe_fds[0]);
+                (void)stdio_to_null();
                 child(pipe_fds[1], paths, n);
         }
         (void)fd_close(pipe_fds[1]);

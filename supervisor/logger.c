@@ -18,6 +18,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/stdio_null.h"
 #include "protocol/log_msg.h"
 #include "supervisor/logger-json.h"
 
@@ -371,15 +372,15 @@ static int drop_privileges(const LoggerConfig *c)
 /* Descriptors: 0 to 2 on /dev/null, the feed at 3, the reports at 4, nothing else. */
 static int isolate(LoggerConfig *c)
 {
-        int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC), feed, report_fd;
+        int feed, report_fd, r;
 
         feed = fcntl(c->feed_fd, F_DUPFD_CLOEXEC, 5);
         report_fd = fcntl(c->report_fd, F_DUPFD_CLOEXEC, 5);
-        if (null_fd < 0 || feed < 0 || report_fd < 0)
+        if (feed < 0 || report_fd < 0)
                 return -errno;
-        for (int fd = 0; fd < 3; fd++)
-                if (dup2(null_fd, fd) < 0)
-                        return -errno;
+        r = stdio_to_null();
+        if (r)
+                return r;
         if (dup2(feed, 3) < 0 || dup2(report_fd, 4) < 0)
                 return -errno;
         c->feed_fd = 3;

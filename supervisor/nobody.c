@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/stdio_null.h"
 
 #define NOBODY      65534
 #define FILES_MAX   ((rlim_t)64)
@@ -85,12 +86,11 @@ void nobody_hand_over(bool begin)
 
 int nobody_begin(const char *name, int sock)
 {
-        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+        int r = stdio_to_null(); /* its starter's log is not held open */
 
         (void)prctl(PR_SET_NAME, name);
-        for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) /* its starter's log is not held open */
-                if (null < 0 || dup2(null, fd) < 0)
-                        return -errno;
+        if (r)
+                return r;
         if (dup2(sock, STDIN_FILENO) < 0 || chdir("/") < 0)
                 return -errno;
         (void)close_range(STDERR_FILENO + 1, ~0U, 0);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -16,6 +18,7 @@
 #include "base/procstat.h"
 #include "base/receive.h"
 #include "base/send.h"
+#include "base/stdio_null.h"
 #include "base/utf8.h"
 
 typedef struct Item {
@@ -212,4 +215,29 @@ Test(send, to_nobody_is_an_error_and_no_signal)
         cr_assert_eq(close(pair[1]), 0);
         cr_assert_eq(send_message(pair[0], "f", 1, NULL, 0, 0), -1);
         cr_assert_eq(errno, EPIPE);
+}
+
+Test(stdio_null, who_reads_our_output_hears_its_end_while_the_child_lives, .timeout = 20)
+{
+        struct pollfd reader = {.events = POLLIN};
+        int out[2];
+        pid_t pid;
+
+        cr_assert_eq(pipe2(out, O_CLOEXEC), 0);
+        pid = fork();
+        if (pid == 0) {
+                for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+                        (void)dup2(out[1], fd);
+                (void)fd_close(out[1]);
+                if (stdio_to_null() == 0)
+                        (void)pause();
+                _exit(1);
+        }
+        out[1] = fd_close(out[1]);
+        reader.fd = out[0];
+        cr_assert_eq(poll(&reader, 1, 10000), 1);
+        cr_expect(reader.revents & POLLHUP);
+        cr_expect_eq(waitpid(pid, NULL, WNOHANG), 0, "it lives");
+        cr_assert(kill(pid, SIGKILL) == 0 && waitpid(pid, NULL, 0) == pid);
+        (void)fd_close(out[0]);
 }
