@@ -5,8 +5,8 @@ To add one: write a function `test_...` without parameters in a file guest/test_
 kernel; `from guest import ...` has what it needs (guest/guest.py: tidegate(), doctor(), Cgroup, eventually() and more). It fails by an
 exception, skips by `raise Skip("why")`, ends within 60 s or what `@deadline(seconds)` says, and leaves no process and no cgroup: that is looked
 at after each. A file with `MODE = "systemd"` runs in guests where systemd is PID 1,
-with --long under both kernels, else under 6.1: what is tried there is systemd; so it is with one that has `KERNELS = ["6.1"]`. There is a disk for whoever
-wants it: /dev/vda, 64 MiB.
+with --long under both kernels, else under 6.1: what is tried there is systemd; so it is with one that has `KERNELS = ["6.1"]`. A guest has one processor, or
+two for tests with the decorator @two_cpus. There is a disk for whoever wants it: /dev/vda, 64 MiB.
 
 Here one process boots a guest for each kernel and mode, two at a time, and hands it the names of all selected tests (-k works); the results of
 the guest's run.py become results of pytest's. See what happens in one: scripts/vm -d 64 -- python3 tests/vm/guest/run.py test_host::test_...
@@ -34,7 +34,7 @@ WITH_SYSTEMD = "6.1"  # it belongs to Debian 12, as this systemd does
 LONG = bool(os.environ.get("TIDEGATE_LONG"))
 BOOT = 120  # seconds for a boot on a very busy host
 TEST = 20  # and for an average test
-AT_ONCE = 2
+AT_ONCE = 2  # of one processor each: two of two are slower together than one after the other, for a processor waits for one that does not run
 BOOTS = 3  # of one guest that ends before its tests
 CRASHED = "vm: the guest's kernel crashed: "  # scripts/vm
 collect_ignore = ["guest"]  # pytest itself may not import what ends on a host
@@ -45,6 +45,7 @@ class GuestTest(NamedTuple):
     name: str
     mode: str
     kernels: tuple = tuple(KERNELS)  # without --long
+    cpus: int = 1
 
     @property
     def id(self):
@@ -60,7 +61,10 @@ def collect(folder=GUEST):
         assert all(m in ("run", "systemd") for m in modes), f"{path}: MODE is run or systemd"
         kernels = [ast.literal_eval(s.value) for s in body if isinstance(s, ast.Assign) and getattr(s.targets[0], "id", "") == "KERNELS"]
         kernels = (WITH_SYSTEMD,) if modes == ["systemd"] else tuple(kernels[0]) if kernels else tuple(KERNELS)
-        found += [GuestTest(path.stem, s.name, modes[0] if modes else "run", kernels) for s in body if isinstance(s, ast.FunctionDef) and s.name.startswith("test_")]
+        for s in body:
+            if isinstance(s, ast.FunctionDef) and s.name.startswith("test_"):
+                cpus = 2 if any(getattr(d, "id", "") == "two_cpus" for d in s.decorator_list) else 1
+                found.append(GuestTest(path.stem, s.name, modes[0] if modes else "run", kernels, cpus))
     return found
 
 
@@ -79,8 +83,8 @@ class Guest:
     crashed: once, and the crash is told with its result.
     """
 
-    def __init__(self, kernel, mode, tests):
-        self.kernel, self.mode, self.tests = kernel, mode, tests
+    def __init__(self, kernel, mode, cpus, tests):
+        self.kernel, self.mode, self.cpus, self.tests = kernel, mode, cpus, tests
         self.results, self.lost, self.crashes, self.changed = {}, {}, {}, threading.Condition()
         self.skip = self.ended = self.running = None
         self.console = []
@@ -112,7 +116,7 @@ class Guest:
 
     def boot(self, tests):
         seconds = BOOT + TEST * len(tests)
-        command = [VM, "-k", KERNELS[self.kernel], "-t", seconds, "-d", 64, *(["-s"] if self.mode == "systemd" else [])]
+        command = [VM, "-k", KERNELS[self.kernel], "-t", seconds, "-c", self.cpus, "-d", 64, *(["-s"] if self.mode == "systemd" else [])]
         if not BUILD.is_relative_to(ROOT) and BUILD.parts[1] in ("tmp", "run"):
             command += ["-r", BUILD]
         command += ["--", "/usr/bin/env", f"TIDEGATE_BUILD={BUILD}", "/usr/bin/python3", GUEST / "run.py", *(t.id for t in tests)]
@@ -165,10 +169,10 @@ class Guest:
 
 class Guests:
     def __init__(self, wanted):
-        """@wanted: {(kernel, mode): tests}. Those without systemd, which are done first, begin."""
+        """@wanted: {(kernel, mode, cpus): tests}. Those with many tests begin; the guests of two processors come beside systemd's."""
         self.guests = {key: Guest(*key, tests) for key, tests in wanted.items()}
         waiting = queue.SimpleQueue()
-        for key in sorted(self.guests, key=lambda k: k[1]):
+        for key in sorted(self.guests, key=lambda k: (k[2], k[1])):
             waiting.put(self.guests[key])
 
         def work():
@@ -195,7 +199,7 @@ def guests(request):
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         if "guest_test" in parameters:
             test = parameters["guest_test"]
-            wanted.setdefault((parameters["kernel"], test.mode), []).append(test)
+            wanted.setdefault((parameters["kernel"], test.mode, test.cpus), []).append(test)
     all_of_them = Guests(wanted)
     yield all_of_them
     all_of_them.stop()

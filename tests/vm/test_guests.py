@@ -5,7 +5,7 @@ import pytest
 
 
 def test_guest(guests, kernel, guest_test, request):
-    guest = guests.guests[kernel, guest_test.mode]
+    guest = guests.guests[kernel, guest_test.mode, guest_test.cpus]
     result = guest.result(guest_test)
     if guest.skip:
         pytest.skip(guest.skip)

@@ -105,7 +105,7 @@ def guest(tmp_path, monkeypatch):
             (tmp_path / f"boot{i}").write_text(script)
         vm.write_text(f'#!/bin/sh\n[ "$3" != -p ] || exit 0\ncd {tmp_path}\necho "$@" >>booted\n. ./boot$(($(wc -l <booted) - 1))\n')
         vm.chmod(0o755)
-        made = Guest("6.1", "run", [GuestTest("test_x", name, "run") for name in "abc"])
+        made = Guest("6.1", "run", 1, [GuestTest("test_x", name, "run") for name in "abc"])
         made.run()
         booted = [[w.removeprefix("test_x::") for w in line.split() if w.startswith("test_x::")] for line in (tmp_path / "booted").read_text().splitlines()]
         return made, booted

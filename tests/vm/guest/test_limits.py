@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 
-from guest import BUILD, CGROUPS, UID, Cgroup, deadline, doctor, eventually, pids_in, probe, processes, tidegate
+from guest import BUILD, CGROUPS, UID, Cgroup, deadline, doctor, eventually, pids_in, probe, processes, tidegate, two_cpus
 
 GREEDY = BUILD / "tests/vm/greedy"
 
@@ -85,6 +85,7 @@ def test_the_dataflows_memory_max_counts_all_nodes_together():
         assert daemon.flow()["felt"]["memory_peak"] == 60 << 20
 
 
+@two_cpus  # cpuset_cpus
 def test_each_limit_is_written_felt_and_told_once():
     subprocess.run(["modprobe", "virtio_blk"], check=False)
     assert eventually(lambda: os.path.exists("/sys/class/block/vda/dev")), "the scratch disk"

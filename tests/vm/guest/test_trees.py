@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-from guest import BUILD, CGROUPS, SLACK, deadline, eventually, frozen_disk, run, start
+from guest import BUILD, CGROUPS, SLACK, deadline, eventually, frozen_disk, run, start, two_cpus
 
 TESTS = pathlib.Path(__file__).resolve().parents[2]
 sys.path += [str(TESTS / "hostile"), str(TESTS / "system")]
@@ -72,6 +72,7 @@ def limits_are_felt(grove):
     assert eventually(lambda: not missing(), 40), missing()
 
 
+@two_cpus
 @deadline(120)
 def test_random_trees_at_their_limits():
     from grove import Grove, forest
