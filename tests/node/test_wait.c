@@ -4,6 +4,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 
@@ -213,6 +214,52 @@ Test(wait_modes, one_that_spins_never_sleeps, .timeout = 60)
         BellCounters c = play(NODE_WAIT_SPIN, false);
 
         cr_assert_eq(c.n_sleeps, 0);
+}
+
+/* -------- a lock that is never put down -------- */
+
+#define N_SENT 20000u
+
+static void *send_many(void *node)
+{
+        for (uint64_t i = 0; i < N_SENT; i++)
+                NODE_CHECK(tg_send(node, "out", &i, 8, NULL) == 0);
+        shared[DONE] = 1;
+        flow_note(flow);
+        return NULL;
+}
+
+/* Its other thread waits for what does not come, and never sleeps. */
+static int spin_and_send(tg_node *node, void *arg)
+{
+        pthread_t thread;
+        tg_event *ev;
+
+        NODE_CHECK(pthread_create(&thread, NULL, send_many, node) == 0);
+        while (tg_next(node, &ev, TG_FOREVER) == 0)
+                tg_event_free(ev);
+        NODE_CHECK(pthread_join(thread, NULL) == 0);
+        return 0;
+}
+
+Test(wait_modes, who_never_sleeps_lets_its_other_threads_send, .timeout = 60)
+{
+        int a, b, out;
+
+        flow = flow_new();
+        shared = flow_shared(flow);
+        a = flow_node(flow, "spin", spin_and_send, NULL);
+        b = flow_node(flow, "silent", answer, NULL);
+        flow_wait_mode(flow, a, NODE_WAIT_SPIN);
+        out = flow_output(flow, b, "out", 10, 1000, 20);
+        flow_link(flow, b, out, a, "in", (FlowLinkSpec){});
+        (void)flow_output(flow, a, "out", 10, 1000, 20);
+        flow_start(flow);
+        cr_expect(FLOW_UNTIL(flow, 10, shared[DONE]), "it has to wait for who waits for nothing");
+        flow_stop(flow, a, NSEC_PER_SEC);
+        flow_stop(flow, b, NSEC_PER_SEC);
+        cr_assert(FLOW_UNTIL(flow, 10, flow_exited(flow, a, NULL) && flow_exited(flow, b, NULL)));
+        flow_close(flow);
 }
 
 /* Whatever the machine does meanwhile: the other one cannot run while we look. */

@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 
@@ -143,10 +144,13 @@ class Stream:
         gaps = [b - a for a, b in zip(numbers, numbers[1:]) if b != a + 1]
         return len(gaps) < lives and all(gap == 2 for gap in gaps)
 
+    def memfds(self):
+        folder = f"/proc/{self.daemon.parts('supervisor')[0]}/fd"
+        return [os.stat(f"{folder}/{fd}") for fd in os.listdir(folder) if "/memfd:tidegate-pool" in os.readlink(f"{folder}/{fd}")]
+
     def segments(self):
         """Bytes of each segment of the sender's pool: what the supervisor holds."""
-        folder = f"/proc/{self.daemon.parts('supervisor')[0]}/fd"
-        return [os.stat(f"{folder}/{fd}").st_size for fd in os.listdir(folder) if "/memfd:tidegate-pool" in os.readlink(f"{folder}/{fd}")]
+        return [st.st_size for st in self.memfds()]
 
     def n_segments(self):
         return len(self.segments())
@@ -215,6 +219,26 @@ def test_a_grown_pool_grows_on_when_supervisor_and_guard_die_together(survivor, 
     assert stream.n_segments() == 0
     stream.until(9_000_000)
     assert stream.n_segments() >= 1
+    for id in ("sender", "reader"):
+        now = stream.daemon.nodes()["flow", id]
+        assert (now["state"], now["generation"], now.get("violations")) == ("running", 1, None), f"{now}\n{stream.daemon.output()}"
+    assert stream.is_whole(), stream.seen()
+
+
+def test_a_pool_that_grows_waits_for_a_reader_that_has_not_come_back_yet(survivor, tmp_path):
+    """It cannot be told of the new segment: what lay in there it would have to take for lost, or for something else."""
+    stream = Stream(survivor(), tmp_path)
+    stream.until(3_000_000)
+    reader = stream.daemon.pids()["flow", "reader"]
+    stream.daemon.send_to(reader, signal.SIGSTOP)
+    stream.daemon.kill_both()
+    stream.daemon.again()
+    stream.daemon.wait_until_ready()
+    stream.want(9_000_000)
+    assert eventually(lambda: any(st.st_blocks * 512 >= st.st_size for st in stream.memfds()), 10), "the sender has it"
+    time.sleep(0.05)  # it would be used now
+    stream.daemon.send_to(reader, signal.SIGCONT)
+    stream.until(9_000_000)
     for id in ("sender", "reader"):
         now = stream.daemon.nodes()["flow", id]
         assert (now["state"], now["generation"], now.get("violations")) == ("running", 1, None), f"{now}\n{stream.daemon.output()}"
