@@ -212,6 +212,7 @@ def test_a_grown_pool_grows_on_when_supervisor_and_guard_die_together(survivor, 
     """The next daemon has none of its segments, and gives no other one the number of one that the reader has."""
     stream = Stream(survivor(), tmp_path)
     stream.until(3_000_000)
+    stream.until(1000)  # for which it need not grow meanwhile
     stream.daemon.kill_both()
     stream.daemon.again()
     stream.daemon.wait_until_ready()
