@@ -194,9 +194,10 @@ class Seen:
         self.file = pathlib.Path(file)
 
     def all(self):
-        """(messages, wrong, the one expected next, whether one may be in its hands that it has not noted)"""
+        """(messages, wrong, the one expected next, how many of its lives were killed when one may have been in their hands that they had not noted)"""
         try:
-            return struct.unpack("=QQQQ", self.file.read_bytes())
+            messages, wrong, expects, _, n_killed = struct.unpack("=QQQQQ", self.file.read_bytes())
+            return messages, wrong, expects, n_killed
         except (OSError, struct.error):
             return 0, 0, 0, 0
 

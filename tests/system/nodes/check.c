@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * check FILE US: what comes on input `in` has to be 0, 1, 2, ... as `count` sends it. FILE is shared memory for whoever looks: number of messages,
- * number of those that were not the one expected, the one expected next, and whether one may be in its hands that is not noted yet; a new incarnation goes
- * on with what is there. Each is looked at for US microseconds.
+ * number of those that were not the one expected, the one expected next, whether one may be in its hands that is not noted yet, and how many incarnations
+ * before were killed in such a moment; a new one goes on with what is there. Each is looked at for US microseconds.
  */
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -21,11 +21,13 @@ int main(int argc, char **argv)
         if (argc != 3)
                 DIE("usage: check FILE US");
         fd = open(argv[1], O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-        if (fd < 0 || ftruncate(fd, 4 * sizeof(*seen)) < 0)
+        if (fd < 0 || ftruncate(fd, 5 * sizeof(*seen)) < 0)
                 DIE("%s: %s", argv[1], strerror(errno));
-        seen = mmap(NULL, 4 * sizeof(*seen), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        seen = mmap(NULL, 5 * sizeof(*seen), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (seen == MAP_FAILED)
                 DIE("%s: %s", argv[1], strerror(errno));
+        seen[4] += seen[3]; /* here, and by nobody who looks after a death: we may have begun by then */
+        seen[3] = 0;
         node = open_node();
         for (;;) {
                 seen[3] = 1;
@@ -45,6 +47,7 @@ int main(int argc, char **argv)
                 }
                 tg_event_free(ev);
         }
+        seen[3] = 0;
         tg_node_close(node);
         return 0;
 }
