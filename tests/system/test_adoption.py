@@ -318,6 +318,7 @@ def test_a_stop_ends_on_time_whoever_dies_or_is_stopped_in_it(whom, signo, after
     for pid in struck:
         if stat_of(pid):
             daemon.send_to(pid, signal.SIGCONT)
+    assert eventually(lambda: set(living(struck)) <= {daemon.guard_pid()}, 10), f"{struck}: who was replaced meanwhile has nothing left to do\n{daemon.output()}"
 
 
 def test_a_pending_stop_keeps_its_deadline(survivor):
