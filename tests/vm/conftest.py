@@ -87,6 +87,7 @@ class Guest:
         self.kernel, self.mode, self.cpus, self.tests = kernel, mode, cpus, tests
         self.results, self.lost, self.crashes, self.changed = {}, {}, {}, threading.Condition()
         self.skip = self.ended = self.running = None
+        self.stopped = False
         self.console = []
         self.process = None
 
@@ -96,7 +97,7 @@ class Guest:
             if self.prepare():
                 for _ in range(BOOTS):
                     left = [t for t in self.tests if t.id not in self.results and t.id not in self.lost]
-                    if not left:
+                    if not left or self.stopped:
                         break
                     self.boot(left)
                     self.blame()
@@ -163,6 +164,7 @@ class Guest:
             return self.results.get(test.id)
 
     def stop(self):
+        self.stopped = True  # it has no other boot
         if self.process and self.process.poll() is None:
             self.process.terminate()
 

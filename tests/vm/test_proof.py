@@ -131,6 +131,13 @@ def test_a_test_in_which_kernels_crash_has_failed(guest):
     assert "BUG: unable to handle" in made.lost["test_x::a"] and len(made.results) == 2
 
 
+def test_a_guest_that_is_stopped_boots_no_more(guest, monkeypatch):
+    blame = Guest.blame
+    monkeypatch.setattr(Guest, "blame", lambda self: (blame(self), self.stop()))
+    _, booted = guest(begin("a") + CRASH, begin("a") + end("a"))
+    assert len(booted) == 1
+
+
 def test_a_guest_that_never_gets_to_a_test_is_given_up(guest):
     made, booted = guest(*["echo no disk\nexit 125\n"] * conftest.BOOTS)
     assert len(booted) == conftest.BOOTS and not made.results and not made.lost
