@@ -48,16 +48,8 @@ static void abandon(Feed *feed)
 static void on_writable(KeeperSource *source, uint32_t events)
 {
         Feed *feed = container_of(source, Feed, pipe);
-        bool was_stuck = feed->stuck;
 
         feed_flush(feed);
-        if (was_stuck && !feed->stuck && feed->pipe_fd >= 0) {
-                char text[160];
-
-                snprintf(text, sizeof(text), "log files are written again; %llu lines were dropped",
-                        (unsigned long long)feed->dropped);
-                feed->ops->note(feed->userdata, text);
-        }
         if (feed->pipe_fd >= 0 && !feed->blocked && (events & EPOLLERR))
                 abandon(feed); /* the logger closed its end: on_exit tells why */
 }
@@ -214,6 +206,20 @@ bool feed_lost(Feed *feed, uint32_t node, uint64_t n_lines)
         return !feed->stuck && put_frame(feed, &frame, NULL);
 }
 
+/* Everything went into the pipe. */
+static void unblock(Feed *feed)
+{
+        bool was_stuck = feed->stuck;
+        char text[160];
+
+        set_blocked(feed, false);
+        if (!was_stuck)
+                return;
+        snprintf(text, sizeof(text), "log files are written again; %llu lines were dropped",
+                (unsigned long long)feed->dropped);
+        feed->ops->note(feed->userdata, text);
+}
+
 void feed_flush(Feed *feed)
 {
         while (feed->pipe_fd >= 0 && feed->at < feed->size) {
@@ -242,7 +248,7 @@ void feed_flush(Feed *feed)
                 feed->capacity = 0;
         }
         if (feed->blocked)
-                set_blocked(feed, false);
+                unblock(feed);
         if (feed->closing)
                 close_pipe(feed);
 }
