@@ -99,6 +99,19 @@ def test_an_empty_sanitizer_report_is_red(run):
     assert run({"testlog.json": program(PASS), "reports/asan.17": ""})[:3] == (1, 2, 1)
 
 
+def test_an_empty_sanitizer_report_beside_noise_is_a_note(run, root, tmp_path):
+    noise = "==9==Running thread 7 was not suspended. False leaks are possible.\n"
+    assert run({"testlog.json": program(PASS), "reports/asan.9": noise, "reports/asan.17": ""})[:4] == (0, 2, 0, 0)
+    one = subprocess.run([sys.executable, root / "scripts/summary.py", "--one", tmp_path / "01-stage"], text=True, stdout=subprocess.PIPE)
+    assert "   note    sanitizer report 01-stage/reports/asan.17: empty: its process was killed" in one.stdout
+    assert "asan.9" not in one.stdout
+
+
+def test_a_note_alone_is_no_test_run(run):
+    noise = "==9==Running thread 7 was not suspended. False leaks are possible.\n"
+    assert run({"reports/asan.9": noise, "reports/asan.17": ""})[:3] == (1, 0, 1)
+
+
 def test_what_the_leak_checker_says_about_threads_is_no_report_of_its_own(run):
     noise = "==9==Running thread 7 was not suspended. False leaks are possible.\n==9==Unable to get registers from thread 8.\n"
     leak = "==9==ERROR: LeakSanitizer: detected memory leaks\n"
