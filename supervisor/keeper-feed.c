@@ -28,13 +28,9 @@ static void close_pipe(Feed *feed)
 
 static void set_blocked(Feed *feed, bool blocked)
 {
-        bool throttled = feed->blocked && !feed->stuck;
-
         feed->blocked = blocked;
         feed->stuck &= blocked;
         keeper_loop_watch(feed->loop, &feed->pipe, blocked ? EPOLLOUT : 0);
-        if ((blocked && !feed->stuck) != throttled)
-                feed->ops->throttle(feed->userdata, !throttled);
 }
 
 /* No logger from here on: every further line is dropped and counted. */
@@ -253,9 +249,14 @@ void feed_flush(Feed *feed)
                 close_pipe(feed);
 }
 
+bool feed_throttles(const Feed *feed)
+{
+        return feed->blocked && !feed->stuck;
+}
+
 nsec_t feed_deadline(const Feed *feed)
 {
-        return feed->blocked && !feed->stuck ? nsec_add(feed->moved_at, FEED_STUCK_SPAN) : NSEC_NEVER;
+        return feed_throttles(feed) ? nsec_add(feed->moved_at, FEED_STUCK_SPAN) : NSEC_NEVER;
 }
 
 void feed_tick(Feed *feed, nsec_t now)
@@ -263,7 +264,6 @@ void feed_tick(Feed *feed, nsec_t now)
         if (now < feed_deadline(feed))
                 return;
         feed->stuck = true;
-        feed->ops->throttle(feed->userdata, false);
         feed->ops->note(feed->userdata, "log files cannot be written: the logger makes no progress (a hung disk?); "
                                         "nodes go on, lines are dropped and counted until it does");
 }

@@ -25,8 +25,7 @@
 typedef struct Feed Feed;
 
 typedef struct FeedOps {
-        void (*note)(void *userdata, const char *text);   /* for a person, once per change */
-        void (*throttle)(void *userdata, bool throttled); /* stop or resume reading the nodes */
+        void (*note)(void *userdata, const char *text); /* for a person, once per change */
 } FeedOps;
 
 struct Feed {
@@ -75,6 +74,9 @@ bool feed_lost(Feed *feed, uint32_t node, uint64_t n_lines);
 
 /* feed_flush() - write what was gathered; once per turn. */
 void feed_flush(Feed *feed);
+
+/* feed_throttles() - the pipe is full: no node is to be read now. */
+bool feed_throttles(const Feed *feed);
 
 /* feed_deadline() - when feed_tick() wants to be called; NSEC_NEVER. */
 nsec_t feed_deadline(const Feed *feed);

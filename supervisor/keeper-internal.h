@@ -163,8 +163,8 @@ typedef enum KeeperPhase {
 
 struct Keeper {
         KeeperLoop loop;
-        KeeperLoop outputs; /* nested in loop, so that throttling is one call */
-        KeeperSource supervisor, guard, signals, outputs_source, events, listener;
+        KeeperLoop outputs; /* beside loop, so that to throttle is not to look at it */
+        KeeperSource supervisor, guard, signals, events, listener;
         int supervisor_fd, guard_fd, signal_fd, instance_fd; /* -1 after a hang-up */
         Jobs jobs;
         Feed feed;
@@ -355,7 +355,8 @@ void keeper_tell_unshown(Keeper *k);
 extern const FeedOps keeper_feed_ops;
 extern const StreamOps keeper_stream_ops;
 void keeper_look_on(Keeper *k, int take_fd); /* a lossy log stream, in place of the one there was */
-void keeper_on_outputs(KeeperSource *source, uint32_t events);
+bool outputs_are_throttled(const Keeper *k);
+void outputs_read(Keeper *k); /* for OUTPUT_TURN_SPAN */
 
 /* keeper-look.c: who is in a cgroup and below. Runs in a thread, and may take LOOK_SPAN. */
 #define LOOK_SPAN  (250 * NSEC_PER_MSEC)

@@ -2,6 +2,7 @@
 #include "supervisor/keeper-loop.h"
 
 #include <errno.h>
+#include <poll.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -47,10 +48,23 @@ void keeper_loop_remove(KeeperLoop *loop, KeeperSource *source)
                         loop->batch[i].data.ptr = NULL;
 }
 
+static int timeout_ms(nsec_t deadline)
+{
+        return deadline ? nsec_poll_ms(deadline, clock_now()) : 0;
+}
+
+int keeper_loop_wait(const KeeperLoop *loop, const KeeperLoop *other, nsec_t deadline, bool *ret_other)
+{
+        struct pollfd ready[] = {{.fd = loop->epoll_fd, .events = POLLIN}, {.fd = other ? other->epoll_fd : -1, .events = POLLIN}};
+        int n = poll(ready, ELEMENTSOF(ready), timeout_ms(deadline));
+
+        *ret_other = n > 0 && ready[1].revents;
+        return n < 0 && errno != EINTR ? error_origin(-errno) : 0;
+}
+
 int keeper_loop_turn(KeeperLoop *loop, nsec_t deadline)
 {
-        int timeout = deadline ? nsec_poll_ms(deadline, clock_now()) : 0;
-        int n = epoll_wait(loop->epoll_fd, loop->batch, KEEPER_LOOP_BATCH, timeout);
+        int n = epoll_wait(loop->epoll_fd, loop->batch, KEEPER_LOOP_BATCH, timeout_ms(deadline));
 
         if (n < 0)
                 return errno == EINTR ? 0 : error_origin(-errno);

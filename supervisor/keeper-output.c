@@ -247,9 +247,9 @@ void output_close(Output *out)
         out->n_part = out->part_capacity = 0;
 }
 
-static bool is_throttled(const Keeper *k)
+bool outputs_are_throttled(const Keeper *k)
 {
-        return (k->feed.blocked && !k->feed.stuck) || stream_throttles(&k->stream);
+        return feed_throttles(&k->feed) || stream_throttles(&k->stream);
 }
 
 static void on_readable(KeeperSource *source, uint32_t events)
@@ -267,7 +267,7 @@ static void on_readable(KeeperSource *source, uint32_t events)
         if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN) ||
                 (out->last && (n < (ssize_t)sizeof(k->scratch) || out->n_last >= OUTPUT_LAST_MAX)))
                 output_close(out);
-        if (is_throttled(k) || clock_now() >= k->outputs_until)
+        if (outputs_are_throttled(k) || clock_now() >= k->outputs_until)
                 k->outputs.pause = true; /* the others keep theirs in their pipes for now */
 }
 
@@ -307,14 +307,14 @@ bool outputs_drain_last(Keeper *k)
         if (k->n_last == 0)
                 return false;
         if (in_a_hurry(k))
-                return !is_throttled(k);
+                return !outputs_are_throttled(k);
         k->outputs_until = nsec_add(clock_now(), OUTPUT_TURN_SPAN);
         list_for_each(inc, next, &k->incarnations, link)
                 for (int i = 0; i < 2; i++)
-                        if (inc->out[i].last && inc->out[i].fd >= 0 && !is_throttled(k) &&
+                        if (inc->out[i].last && inc->out[i].fd >= 0 && !outputs_are_throttled(k) &&
                                 clock_now() < k->outputs_until)
                                 on_readable(&inc->out[i].source, EPOLLIN);
-        return k->n_last > 0 && !is_throttled(k);
+        return k->n_last > 0 && !outputs_are_throttled(k);
 }
 
 bool output_is_open(const Output *out)
@@ -322,35 +322,17 @@ bool output_is_open(const Output *out)
         return out->fd >= 0;
 }
 
-/* Throttled, the nested epoll is simply not looked at. */
-static void throttle(Keeper *k)
-{
-        keeper_loop_watch(&k->loop, &k->outputs_source, is_throttled(k) ? 0 : EPOLLIN);
-}
-
-static void on_feed_throttle(void *userdata, bool throttled)
-{
-        throttle(userdata);
-}
-
-static void on_stream_throttle(void *userdata)
-{
-        throttle(userdata);
-}
-
 static void note(void *userdata, const char *text)
 {
         keeper_note(userdata, "%s", text);
 }
 
-const FeedOps keeper_feed_ops = {.note = note, .throttle = on_feed_throttle};
-const StreamOps keeper_stream_ops = {.throttle = on_stream_throttle, .lost = on_stream_lost, .room = on_stream_room};
+const FeedOps keeper_feed_ops = {.note = note};
+const StreamOps keeper_stream_ops = {.lost = on_stream_lost, .room = on_stream_room};
 
-void keeper_on_outputs(KeeperSource *source, uint32_t events)
+void outputs_read(Keeper *k)
 {
-        Keeper *k = container_of(source, Keeper, outputs_source);
-
-        if (in_a_hurry(k))
+        if (outputs_are_throttled(k) || in_a_hurry(k))
                 return;
         k->outputs_until = nsec_add(clock_now(), OUTPUT_TURN_SPAN);
         (void)keeper_loop_turn(&k->outputs, 0);

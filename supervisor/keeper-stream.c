@@ -21,13 +21,9 @@ bool stream_throttles(const Stream *stream)
 
 static void set_state(Stream *stream, bool full, bool dropping)
 {
-        bool throttled = stream_throttles(stream);
-
         stream->full = full;
         stream->dropping = dropping;
         keeper_loop_watch(stream->loop, &stream->source, full ? EPOLLOUT : 0);
-        if (stream_throttles(stream) != throttled)
-                stream->ops->throttle(stream->userdata);
 }
 
 /* 0, -EAGAIN when the reader has no room now, or -EPIPE for a reader that is gone, which is forgotten. */
@@ -170,8 +166,6 @@ int stream_open(Stream *stream, KeeperLoop *loop, int take_fd, const StreamOps *
 
 void stream_close(Stream *stream)
 {
-        bool throttled = stream_throttles(stream);
-
         if (stream->fd < 0)
                 return;
         keeper_loop_remove(stream->loop, &stream->source);
@@ -180,8 +174,6 @@ void stream_close(Stream *stream)
         stream->buf = NULL;
         stream->at = stream->size = stream->capacity = 0;
         stream->full = stream->dropping = false;
-        if (throttled)
-                stream->ops->throttle(stream->userdata);
 }
 
 bool stream_put(Stream *stream, const LogMsg *msg)

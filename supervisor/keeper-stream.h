@@ -26,9 +26,8 @@
 #define STREAM_DROP_SPAN  (250 * NSEC_PER_MSEC) /* before the keeper must have left: no more waiting, however it reads */
 
 typedef struct StreamOps {
-        void (*throttle)(void *userdata);                            /* stream_throttles() has changed */
         void (*lost)(void *userdata, uint32_t node, uint64_t n_lines); /* these were taken and will not be shown */
-        void (*room)(void *userdata);                                /* after dropping: lines are taken again */
+        void (*room)(void *userdata);                                  /* after dropping: lines are taken again */
 } StreamOps;
 
 typedef struct Stream {

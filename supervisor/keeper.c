@@ -646,7 +646,7 @@ static int keeper_init(Keeper *k)
         list_init(&k->nodes);
         list_init(&k->incarnations);
         list_init(&k->reports);
-        k->supervisor = k->guard = k->signals = k->outputs_source = k->events = k->listener = KEEPER_SOURCE_INIT;
+        k->supervisor = k->guard = k->signals = k->events = k->listener = KEEPER_SOURCE_INIT;
         watch_init(&k->limits, k, NULL);
         k->signal_fd = k->dataflow_fd = k->events_fd = k->loop.epoll_fd = k->outputs.epoll_fd = -1;
         k->stream = STREAM_NULL;
@@ -671,8 +671,6 @@ static int keeper_init(Keeper *k)
                 r = jobs_init(&k->jobs, &k->loop);
         if (!r)
                 r = watch_signals(k);
-        if (!r)
-                r = keeper_loop_add(&k->loop, &k->outputs_source, k->outputs.epoll_fd, EPOLLIN, keeper_on_outputs);
         if (!r)
                 r = keeper_loop_add(&k->loop, &k->supervisor, k->supervisor_fd, EPOLLIN, on_supervisor);
         if (!r)
@@ -700,7 +698,7 @@ static int keeper_run(Keeper *k)
 
         while (k->phase != KEEPER_GONE) {
                 nsec_t now = clock_now();
-                bool more = outputs_drain_last(k);
+                bool more = outputs_drain_last(k), readable;
                 int r;
 
                 feed_tick(&k->feed, now);
@@ -710,9 +708,13 @@ static int keeper_run(Keeper *k)
                 step_phase(k, now);
                 if (k->phase == KEEPER_GONE)
                         break;
-                r = keeper_loop_turn(&k->loop, next_deadline(k, more));
+                r = keeper_loop_wait(&k->loop, outputs_are_throttled(k) ? NULL : &k->outputs, next_deadline(k, more), &readable);
+                if (!r)
+                        r = keeper_loop_turn(&k->loop, 0);
                 if (r)
                         return r;
+                if (readable)
+                        outputs_read(k);
                 if (k->persistent)
                         hurried = priority_turn(hurried);
         }

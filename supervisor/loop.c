@@ -2,6 +2,7 @@
 #include "supervisor/loop.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 
@@ -34,9 +35,6 @@ int loop_init(Loop *loop)
                 return error_origin(-errno);
         client_epoll_fd = epoll_create1(EPOLL_CLOEXEC);
         if (client_epoll_fd < 0)
-                return error_origin(-errno);
-        ev.data.ptr = loop;
-        if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, client_epoll_fd, &ev) < 0)
                 return error_origin(-errno);
 
         loop->epoll_fd = TAKE_FD(epoll_fd);
@@ -182,18 +180,9 @@ static bool clients_paused(const Loop *loop)
         return loop->client_pause.loop != NULL;
 }
 
-static void clients_watch(Loop *loop, bool watch)
-{
-        struct epoll_event ev = {.events = watch ? EPOLLIN : 0, .data.ptr = loop};
-
-        (void)epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, loop->client_epoll_fd, &ev); /* it is in: there is nothing to fail */
-}
-
 static int on_client_pause(Timer *timer, nsec_t now)
 {
-        (void)now;
-        clients_watch(container_of(timer, Loop, client_pause), true);
-        return 0;
+        return 0; /* they are looked at again, for it is not armed any more */
 }
 
 static void clients_charge(Loop *loop, nsec_t begin)
@@ -205,7 +194,6 @@ static void clients_charge(Loop *loop, nsec_t begin)
         loop->client_budget_at = now;
         if (loop->client_budget >= 0 || clients_paused(loop))
                 return;
-        clients_watch(loop, false);
         timer_arm(loop, &loop->client_pause, nsec_add(now, (nsec_t)-loop->client_budget * LOOP_CLIENTS_SHARE), on_client_pause);
 }
 
@@ -218,10 +206,10 @@ static bool loop_has_work(const Loop *loop)
                (!clients_paused(loop) && (!list_empty(&loop->client_jobs) || !list_empty(&loop->ready[SOURCE_CLIENTS])));
 }
 
-static int loop_collect_from(Loop *loop, int epoll_fd, int timeout)
+static int loop_collect_from(Loop *loop, int epoll_fd)
 {
         struct epoll_event events[LOOP_EVENTS_PER_TURN];
-        int n = epoll_wait(epoll_fd, events, LOOP_EVENTS_PER_TURN, timeout);
+        int n = epoll_wait(epoll_fd, events, LOOP_EVENTS_PER_TURN, 0);
 
         if (n < 0)
                 return errno == EINTR ? 0 : error_origin(-errno);
@@ -233,11 +221,6 @@ static int loop_collect_from(Loop *loop, int epoll_fd, int timeout)
 
                         (void)!read(loop->timer_fd, &ticks, sizeof(ticks));
                         loop->armed_at = NSEC_NEVER;
-                } else if (events[i].data.ptr == loop) {
-                        int r = loop_collect_from(loop, loop->client_epoll_fd, 0);
-
-                        if (r)
-                                return r;
                 } else {
                         source->revents = events[i].events;
                         if (list_empty(&source->ready)) /* else it still waits, where it stands */
@@ -249,7 +232,19 @@ static int loop_collect_from(Loop *loop, int epoll_fd, int timeout)
 
 static int loop_collect(Loop *loop)
 {
-        return loop_collect_from(loop, loop->epoll_fd, loop_has_work(loop) ? 0 : -1);
+        struct pollfd ready[] = {
+                {.fd = loop->epoll_fd, .events = POLLIN},
+                {.fd = clients_paused(loop) ? -1 : loop->client_epoll_fd, .events = POLLIN},
+        };
+        int r = 0;
+
+        if (poll(ready, ELEMENTSOF(ready), loop_has_work(loop) ? 0 : -1) < 0)
+                return errno == EINTR ? 0 : error_origin(-errno);
+        if (ready[0].revents)
+                r = loop_collect_from(loop, loop->epoll_fd);
+        if (!r && ready[1].revents)
+                r = loop_collect_from(loop, loop->client_epoll_fd);
+        return r;
 }
 
 static int loop_deliver(Loop *loop, SourcePriority priority)

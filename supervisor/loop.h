@@ -19,7 +19,9 @@
  * wedged one. The lag of a turn is how late its work was done: its duration, plus how late the earliest of its
  * deadlines was delivered. A deadline armed for the past is due when it was armed.
  *
- * Nothing here blocks but loop_run() itself, in epoll_wait.
+ * Nothing here blocks but loop_run() itself, in poll. It asks two epolls, and none of them stands in another: to add anything to one
+ * that does takes a lock of the whole host, which whoever lets an epoll_wait() of his own run into a page that never comes keeps for
+ * as long as he likes, and the wait for it cannot be killed. So no Source is an epoll either.
  */
 #ifndef TG_SUPERVISOR_LOOP_H
 #define TG_SUPERVISOR_LOOP_H
@@ -79,7 +81,7 @@ struct Loop {
         List timers;      /* sorted by at */
         List jobs;
         List ready[_SOURCE_PRIORITY_MAX];
-        int client_epoll_fd; /* in epoll_fd, so that not looking at any of them is one call */
+        int client_epoll_fd; /* of the clients, so that not to look at any of them is not to look at it */
         List client_jobs;
         int64_t client_budget;   /* nanoseconds; below 0: they are paused until it is not */
         nsec_t client_budget_at; /* when it was that */

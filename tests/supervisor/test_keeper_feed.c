@@ -2,6 +2,7 @@
 /* What the keeper says of its logger: a real one, stopped and let go, and a clock that the test sets. */
 #include <criterion/criterion.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -17,7 +18,6 @@ static struct {
         Feed feed;
         unsigned n_notes;
         char note[256]; /* the last one */
-        bool throttled;
 } fx;
 
 static char *dir; /* of the log */
@@ -28,12 +28,7 @@ static void on_note(void *userdata, const char *text)
         (void)snprintf(fx.note, sizeof(fx.note), "%s", text);
 }
 
-static void on_throttle(void *userdata, bool throttled)
-{
-        fx.throttled = throttled;
-}
-
-static const FeedOps ops = {.note = on_note, .throttle = on_throttle};
+static const FeedOps ops = {.note = on_note};
 
 static void begin(void)
 {
@@ -65,8 +60,7 @@ static void fill_pipe(void)
                 cr_assert(feed_line(&fx.feed, 0, 1, 1, line, sizeof(line), 0));
                 feed_flush(&fx.feed);
         }
-        cr_assert(fx.feed.blocked);
-        cr_assert(fx.throttled);
+        cr_assert(feed_throttles(&fx.feed));
 }
 
 static void end(void)
@@ -92,7 +86,7 @@ static void becomes_stuck(void)
         fill_pipe();
         feed_tick(&fx.feed, nsec_add(feed_deadline(&fx.feed), 1));
         cr_assert(fx.feed.stuck);
-        cr_assert(!fx.throttled);
+        cr_assert(!feed_throttles(&fx.feed));
         cr_assert_eq(fx.n_notes, 1);
         cr_assert(strstr(fx.note, "no progress"), "%s", fx.note);
         cr_assert(!feed_line(&fx.feed, 0, 1, 1, "lost", 4, 0));
@@ -148,7 +142,7 @@ Test(keeper_feed, says_nothing_of_a_pipe_that_was_full_for_a_moment, .timeout = 
                 cr_assert_lt(clock_now(), until, "the logger took nothing");
                 cr_assert_eq(keeper_loop_turn(&fx.loop, until), 0);
         }
-        cr_assert(!fx.throttled);
+        cr_assert(!feed_throttles(&fx.feed));
         end();
         cr_assert_eq(fx.n_notes, 0, "%s", fx.note);
         cr_assert(feed_clean(&fx.feed));
