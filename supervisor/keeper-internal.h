@@ -21,6 +21,7 @@
 #include "supervisor/keeper-feed.h"
 #include "supervisor/keeper-jobs.h"
 #include "supervisor/keeper-loop.h"
+#include "supervisor/keeper-reader.h"
 #include "supervisor/keeper-stream.h"
 #include "base/enforcer.h"
 #include "supervisor/reaper.h"
@@ -28,8 +29,6 @@
 #include "supervisor/stray.h"
 
 #define REPORTS_MAX      1024                 /* beyond: no orders are read, and notes are dropped */
-#define OUTPUT_READ_SIZE (16 * 1024)          /* one read, one per output and turn; may be as many empty lines */
-#define OUTPUT_TURN_SPAN (5 * NSEC_PER_MSEC)  /* then the other outputs wait for the next turn: orders come first */
 #define OUTPUT_LAST_MAX  (1024 * 1024)        /* read from a pipe after the node's end: all that a pipe can hold */
 #define REMOVE_SPAN      (2 * NSEC_PER_SEC)   /* for EBUSY after the last exit */
 #define ALONE_WAIT_SPAN  (60 * NSEC_PER_SEC)  /* nobody is left, and neither guard nor supervisor: how long exits are kept for the next ones */
@@ -82,7 +81,11 @@ typedef struct Output {
         char *part; /* beginning of a line whose end has not come */
         size_t n_part, part_capacity;
         uint64_t n_cut;  /* bytes of that line that were not kept */
+        Reader *reader;  /* at work on it; NULL: none */
+        bool late;       /* and does not come back */
         bool last;       /* the incarnation is over: what the pipe still holds, then the end */
+        bool asked_last; /* the read that is under way was begun since */
+        nsec_t last_until; /* late, it is not waited for any longer */
         size_t n_last;   /* read since */
 } Output;
 
@@ -204,7 +207,8 @@ struct Keeper {
         unsigned n_reports;
 
         Stream stream;        /* to the client */
-        nsec_t outputs_until; /* of this turn */
+        Readers readers;
+        nsec_t readers_again; /* there was no thread: not before then */
         unsigned n_last;      /* outputs of incarnations that are over, still open */
 
         KeeperPhase phase;
@@ -215,7 +219,6 @@ struct Keeper {
         bool kill_done;
         bool outputs_finished;
         bool logger_killed;
-        char scratch[OUTPUT_READ_SIZE];
 };
 
 /* keeper.c */
@@ -342,21 +345,22 @@ int output_open(Output *out, int take_fd); /* begins to read it */
 
 /*
  * output_last() - the incarnation is over: no more than what is in the pipe now. Its end is not waited for, as a
- * grandchild elsewhere may hold it open for ever. outputs_drain_last() reads it, a chunk of each per turn; true:
- * there is more, do not wait.
+ * grandchild elsewhere may hold it open for ever. outputs_drain_last() has it read, a chunk a turn, and tells when it wants to be called
+ * again: 0 at once, NSEC_NEVER after something has happened.
  */
 void output_last(Output *out);
-bool outputs_drain_last(Keeper *k);
+nsec_t outputs_drain_last(Keeper *k);
 bool output_is_open(const Output *out);
 void output_close(Output *out);
 NodeEntry *keeper_node(Keeper *k, uint32_t node, const char *id); /* found or made; NULL without memory */
 void keeper_tell_unlogged(Keeper *k);
 void keeper_tell_unshown(Keeper *k);
 extern const FeedOps keeper_feed_ops;
+extern const ReadersOps keeper_readers_ops;
 extern const StreamOps keeper_stream_ops;
 void keeper_look_on(Keeper *k, int take_fd); /* a lossy log stream, in place of the one there was */
-bool outputs_are_throttled(const Keeper *k);
-void outputs_read(Keeper *k); /* for OUTPUT_TURN_SPAN */
+bool outputs_may_be_read(const Keeper *k);
+void outputs_read(Keeper *k); /* a chunk of the next one that has something */
 
 /* keeper-look.c: who is in a cgroup and below. Runs in a thread, and may take LOOK_SPAN. */
 #define LOOK_SPAN  (250 * NSEC_PER_MSEC)

@@ -62,15 +62,14 @@ int keeper_loop_wait(const KeeperLoop *loop, const KeeperLoop *other, nsec_t dea
         return n < 0 && errno != EINTR ? error_origin(-errno) : 0;
 }
 
-int keeper_loop_turn(KeeperLoop *loop, nsec_t deadline)
+static int take(KeeperLoop *loop, int max, int timeout)
 {
-        int n = epoll_wait(loop->epoll_fd, loop->batch, KEEPER_LOOP_BATCH, timeout_ms(deadline));
+        int n = epoll_wait(loop->epoll_fd, loop->batch, max, timeout);
 
         if (n < 0)
                 return errno == EINTR ? 0 : error_origin(-errno);
         loop->n_batch = n;
-        loop->pause = false;
-        for (loop->at = 0; loop->at < loop->n_batch && !loop->pause;) {
+        for (loop->at = 0; loop->at < loop->n_batch;) {
                 struct epoll_event *ev = &loop->batch[loop->at++];
                 KeeperSource *source = ev->data.ptr;
 
@@ -79,4 +78,14 @@ int keeper_loop_turn(KeeperLoop *loop, nsec_t deadline)
         }
         loop->n_batch = loop->at = 0;
         return 0;
+}
+
+int keeper_loop_next(KeeperLoop *loop)
+{
+        return take(loop, 1, 0);
+}
+
+int keeper_loop_turn(KeeperLoop *loop, nsec_t deadline)
+{
+        return take(loop, KEEPER_LOOP_BATCH, timeout_ms(deadline));
 }

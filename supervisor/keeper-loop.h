@@ -31,7 +31,6 @@ typedef struct KeeperLoop {
         int epoll_fd;
         struct epoll_event batch[KEEPER_LOOP_BATCH];
         int n_batch, at; /* being delivered */
-        bool pause;      /* set by a callback: the rest of the batch another time (level-triggered: nothing is lost) */
 } KeeperLoop;
 
 #define KEEPER_SOURCE_INIT ((KeeperSource){.fd = -1})
@@ -46,6 +45,9 @@ void keeper_loop_remove(KeeperLoop *loop, KeeperSource *source);                
 
 /* keeper_loop_wait() - until one of both has events, or @deadline (absolute; 0: do not wait). Delivers nothing. 0 or -errno. */
 int keeper_loop_wait(const KeeperLoop *loop, const KeeperLoop *other /* NULL: one only */, nsec_t deadline, bool *ret_other);
+
+/* keeper_loop_next() - one event, of whoever has waited longest for it, if there is one. 0 or -errno. */
+int keeper_loop_next(KeeperLoop *loop);
 
 /* keeper_loop_turn() - wait until @deadline (absolute; 0: do not wait) for events and deliver them. 0 or -errno. */
 int keeper_loop_turn(KeeperLoop *loop, nsec_t deadline);

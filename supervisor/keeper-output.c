@@ -10,6 +10,8 @@
 #include "supervisor/keeper-internal.h"
 #include "supervisor/priority.h"
 
+#define READER_AGAIN_SPAN (50 * NSEC_PER_MSEC) /* when there was no thread */
+#define OUTPUT_LATE_SPAN  NSEC_PER_SEC /* for a thread that has not come back when the incarnation is over */
 #define PART_IDLE 4096 /* of a line buffer that is kept between lines */
 
 NodeEntry *keeper_node(Keeper *k, uint32_t node, const char *id)
@@ -239,7 +241,11 @@ void output_close(Output *out)
         if (out->n_part > 0)
                 emit(out, out->part, out->n_part); /* its newline never came */
         keeper_loop_remove(&out->inc->keeper->outputs, &out->source);
-        out->fd = fd_close(out->fd);
+        if (out->reader)
+                reader_forget(TAKE_PTR(out->reader)); /* and closes it */
+        else
+                (void)fd_close(out->fd);
+        out->fd = -1;
         if (out->last)
                 out->inc->keeper->n_last--;
         free(out->part);
@@ -247,29 +253,81 @@ void output_close(Output *out)
         out->n_part = out->part_capacity = 0;
 }
 
-bool outputs_are_throttled(const Keeper *k)
+static bool is_throttled(const Keeper *k)
 {
         return feed_throttles(&k->feed) || stream_throttles(&k->stream);
 }
 
+/* With a priority that is lent for something else nobody's output is read: it is there the turn after. */
+static bool in_a_hurry(const Keeper *k)
+{
+        return k->persistent && priority_is_prompt();
+}
+
+bool outputs_may_be_read(const Keeper *k)
+{
+        return !is_throttled(k) && !readers_are_busy(&k->readers) && clock_now() >= k->readers_again;
+}
+
+static void begin_read(Output *out)
+{
+        Keeper *k = out->inc->keeper;
+
+        if (out->reader)
+                return;
+        if (readers_read(&k->readers, out->fd, out, &out->reader) == 0)
+                out->asked_last = out->last;
+        else
+                k->readers_again = nsec_add(clock_now(), READER_AGAIN_SPAN);
+}
+
 static void on_readable(KeeperSource *source, uint32_t events)
 {
-        Output *out = container_of(source, Output, source);
-        Keeper *k = out->inc->keeper;
-        ssize_t n = read(out->fd, k->scratch, sizeof(k->scratch));
+        begin_read(container_of(source, Output, source));
+}
 
+static int output_watch(Output *out)
+{
+        return keeper_loop_add(&out->inc->keeper->outputs, &out->source, out->fd, EPOLLIN, on_readable);
+}
+
+static void on_read(void *what, const char *data, ssize_t n)
+{
+        Output *out = what;
+        Keeper *k = out->inc->keeper;
+
+        out->reader = NULL;
+        if (out->late && output_watch(out) < 0)
+                n = n > 0 ? n : 0; /* it cannot be read on */
+        out->late = false;
         if (n > 0) {
-                take_bytes(out, k->scratch, (size_t)n);
-                out->n_last += out->last ? (size_t)n : 0;
+                take_bytes(out, data, (size_t)n);
+                out->n_last += out->asked_last ? (size_t)n : 0;
                 feed_flush(&k->feed);
         }
-        /* A pipe gives all it has: less than was asked for means that it is empty now. */
-        if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN) ||
-                (out->last && (n < (ssize_t)sizeof(k->scratch) || out->n_last >= OUTPUT_LAST_MAX)))
+        /* A pipe gives all it has: less than was asked for means that it is empty now, if it was asked since nobody writes any more. */
+        if (n == 0 || (n < 0 && n != -EINTR && n != -EAGAIN) || (out->asked_last && (n < READER_SIZE || out->n_last >= OUTPUT_LAST_MAX)))
                 output_close(out);
-        if (outputs_are_throttled(k) || clock_now() >= k->outputs_until)
-                k->outputs.pause = true; /* the others keep theirs in their pipes for now */
 }
+
+/* Not looked at meanwhile: it may well be readable. */
+static void on_late(void *what)
+{
+        Output *out = what;
+
+        out->late = true;
+        keeper_loop_remove(&out->inc->keeper->outputs, &out->source);
+}
+
+static void on_hung(void *what)
+{
+        Output *out = what;
+
+        keeper_note(out->inc->keeper, "node %s: whoever writes its %s keeps that from being read, and does not go on (a page of a file system that hangs?)", out->inc->entry->id,
+                out->stream == 1 ? "stdout" : "stderr");
+}
+
+const ReadersOps keeper_readers_ops = {.done = on_read, .late = on_late, .hung = on_hung};
 
 void output_init(Output *out, Incarnation *inc, int stream)
 {
@@ -283,7 +341,7 @@ int output_open(Output *out, int take_fd)
         out->fd = take_fd;
         if (flags < 0 || fcntl(take_fd, F_SETFL, flags | O_NONBLOCK) < 0)
                 return error_origin(-errno);
-        return keeper_loop_add(&out->inc->keeper->outputs, &out->source, out->fd, EPOLLIN, on_readable);
+        return output_watch(out);
 }
 
 void output_last(Output *out)
@@ -291,30 +349,35 @@ void output_last(Output *out)
         if (out->fd < 0 || out->last)
                 return;
         out->last = true;
+        out->last_until = nsec_add(clock_now(), OUTPUT_LATE_SPAN);
         out->inc->keeper->n_last++;
 }
 
-/* With a priority that is lent for something else nobody's output is read: it is there the turn after. */
-static bool in_a_hurry(const Keeper *k)
+nsec_t outputs_drain_last(Keeper *k)
 {
-        return k->persistent && priority_is_prompt();
-}
-
-bool outputs_drain_last(Keeper *k)
-{
+        nsec_t now = clock_now(), deadline = NSEC_NEVER;
         Incarnation *inc, *next;
 
         if (k->n_last == 0)
-                return false;
-        if (in_a_hurry(k))
-                return !outputs_are_throttled(k);
-        k->outputs_until = nsec_add(clock_now(), OUTPUT_TURN_SPAN);
+                return NSEC_NEVER;
         list_for_each(inc, next, &k->incarnations, link)
-                for (int i = 0; i < 2; i++)
-                        if (inc->out[i].last && inc->out[i].fd >= 0 && !outputs_are_throttled(k) &&
-                                clock_now() < k->outputs_until)
-                                on_readable(&inc->out[i].source, EPOLLIN);
-        return k->n_last > 0 && !outputs_are_throttled(k);
+                for (int i = 0; i < 2; i++) {
+                        Output *out = &inc->out[i];
+
+                        if (!out->last || out->fd < 0)
+                                continue;
+                        if (out->late && now >= out->last_until) {
+                                on_hung(out);
+                                output_close(out);
+                        } else if (out->late) {
+                                deadline = MIN(deadline, out->last_until);
+                        } else if (outputs_may_be_read(k) && in_a_hurry(k)) {
+                                deadline = 0;
+                        } else if (outputs_may_be_read(k)) {
+                                begin_read(out);
+                        }
+                }
+        return deadline;
 }
 
 bool output_is_open(const Output *out)
@@ -332,8 +395,6 @@ const StreamOps keeper_stream_ops = {.lost = on_stream_lost, .room = on_stream_r
 
 void outputs_read(Keeper *k)
 {
-        if (outputs_are_throttled(k) || in_a_hurry(k))
-                return;
-        k->outputs_until = nsec_add(clock_now(), OUTPUT_TURN_SPAN);
-        (void)keeper_loop_turn(&k->outputs, 0);
+        if (outputs_may_be_read(k) && !in_a_hurry(k))
+                (void)keeper_loop_next(&k->outputs);
 }

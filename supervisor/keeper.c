@@ -649,6 +649,7 @@ static int keeper_init(Keeper *k)
         k->supervisor = k->guard = k->signals = k->events = k->listener = KEEPER_SOURCE_INIT;
         watch_init(&k->limits, k, NULL);
         k->signal_fd = k->dataflow_fd = k->events_fd = k->loop.epoll_fd = k->outputs.epoll_fd = -1;
+        k->readers = READERS_NULL;
         k->stream = STREAM_NULL;
         k->feed = FEED_NULL;
         k->confine = CONFINE_NULL;
@@ -670,6 +671,8 @@ static int keeper_init(Keeper *k)
         if (!r)
                 r = jobs_init(&k->jobs, &k->loop);
         if (!r)
+                r = readers_init(&k->readers, &k->loop, &keeper_readers_ops);
+        if (!r)
                 r = watch_signals(k);
         if (!r)
                 r = keeper_loop_add(&k->loop, &k->supervisor, k->supervisor_fd, EPOLLIN, on_supervisor);
@@ -678,17 +681,21 @@ static int keeper_init(Keeper *k)
         return r;
 }
 
-static nsec_t next_deadline(const Keeper *k, bool more)
+static nsec_t next_deadline(const Keeper *k, nsec_t last)
 {
         nsec_t deadline = k->phase == KEEPER_WORKING ? NSEC_NEVER : k->phase_deadline;
 
-        if (more)
+        if (last == 0)
                 return 0;
+        deadline = MIN(deadline, last);
         if (k->alone_since)
                 deadline = MIN(deadline, nsec_add(k->alone_since, ALONE_WAIT_SPAN));
         deadline = MIN(deadline, incarnations_deadline(k));
         deadline = MIN(deadline, watches_deadline(k));
         deadline = MIN(deadline, stream_deadline(&k->stream));
+        deadline = MIN(deadline, readers_deadline(&k->readers));
+        if (k->readers_again > clock_now())
+                deadline = MIN(deadline, k->readers_again);
         return MAX(MIN(deadline, feed_deadline(&k->feed)), UINT64_C(1)); /* 0 means: do not wait */
 }
 
@@ -698,17 +705,19 @@ static int keeper_run(Keeper *k)
 
         while (k->phase != KEEPER_GONE) {
                 nsec_t now = clock_now();
-                bool more = outputs_drain_last(k), readable;
+                nsec_t last = outputs_drain_last(k);
+                bool readable;
                 int r;
 
                 feed_tick(&k->feed, now);
+                readers_tick(&k->readers, now);
                 stream_tick(&k->stream, now);
                 watches_tick(k, now);
                 incarnations_tick(k, now);
                 step_phase(k, now);
                 if (k->phase == KEEPER_GONE)
                         break;
-                r = keeper_loop_wait(&k->loop, outputs_are_throttled(k) ? NULL : &k->outputs, next_deadline(k, more), &readable);
+                r = keeper_loop_wait(&k->loop, outputs_may_be_read(k) ? &k->outputs : NULL, next_deadline(k, last), &readable);
                 if (!r)
                         r = keeper_loop_turn(&k->loop, 0);
                 if (r)
@@ -746,6 +755,7 @@ static bool keeper_done(Keeper *k)
         k->events_fd = fd_close(k->events_fd);
         k->dataflow_fd = fd_close(k->dataflow_fd);
         k->signal_fd = fd_close(k->signal_fd);
+        readers_done(&k->readers);
         keeper_loop_done(&k->outputs);
         keeper_loop_done(&k->loop);
         free(k->uuid);

@@ -219,6 +219,115 @@ Test(keeper_output, somebody_who_holds_stdout_open_delays_nothing, .timeout = 60
         fx_close(fx);
 }
 
+/*
+ * A node has printed "first". The keeper stands still while "second" is written, and then somebody whom a page fault keeps inside write() has the
+ * pipe's mutex: what the keeper reads next it reads for ever. Returns who that is; 0: this machine lets nobody.
+ */
+static pid_t hold_stdout(Fixture *fx)
+{
+        char number[16], packet[LOG_MSG_MAX], word[8] = "";
+        int held = -1, said[2];
+        siginfo_t si;
+        LogMsg line;
+        pid_t pid;
+
+        (void)fx_start(fx, &(FxSpawn){.node = 1, .argv = SH("echo first; exec sleep 1000"), .keep_out = &held});
+        fx_line(fx, &line, packet);
+        cr_assert_str_eq(line.text, "first");
+        cr_assert_eq(kill(fx->keeper_pid, SIGSTOP), 0);
+        cr_assert_eq(waitid(P_PID, (id_t)fx->keeper_pid, &si, WSTOPPED), 0);
+        cr_assert_eq(write(held, "second\n", 7), 7);
+        cr_assert_eq(pipe2(said, O_CLOEXEC), 0);
+        snprintf(number, sizeof(number), "%d", held);
+        pid = fork();
+        cr_assert(pid >= 0);
+        if (pid == 0) {
+                (void)dup2(said[1], STDOUT_FILENO);
+                (void)fcntl(held, F_SETFD, 0);
+                execl(helper_path("pipeholder"), "pipeholder", number, NULL);
+                _exit(1);
+        }
+        close(said[1]);
+        close(held);
+        cr_assert(wait_readable(said[0], FX_SPAN));
+        (void)!read(said[0], word, sizeof(word) - 1);
+        close(said[0]);
+        if (strcmp(word, "ready\n") != 0) {
+                int status;
+
+                cr_assert_eq(waitpid(pid, &status, 0), pid);
+                cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 77, "%d", status);
+                pid = 0;
+        }
+        cr_assert_eq(kill(fx->keeper_pid, SIGCONT), 0);
+        return pid;
+}
+
+static void let_go_of_stdout(pid_t pid)
+{
+        cr_assert_eq(kill(pid, SIGKILL), 0);
+        cr_assert_eq(waitpid(pid, NULL, 0), pid);
+}
+
+static void skip_if_not_held(Fixture *fx, pid_t pid)
+{
+        if (pid > 0)
+                return;
+        fx_kill(fx, 1, FX_SPAN);
+        wait_over(fx, 1);
+        cr_assert(fx_end(fx, FX_SPAN));
+        fx_close(fx);
+        cr_skip_test("userfaultfd is not for us");
+}
+
+Test(keeper_output, a_pipe_that_nobody_can_read_holds_up_nothing_else_and_is_read_afterwards, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        pid_t holder = hold_stdout(fx);
+        char packet[LOG_MSG_MAX];
+        LogMsg line;
+        Log log;
+
+        skip_if_not_held(fx, holder);
+        run(fx, 2, "echo other");
+        wait_over(fx, 2);
+        fx_line(fx, &line, packet);
+        cr_assert(line.node == 2 && strcmp(line.text, "other") == 0, "%u: %s", line.node, line.text);
+        do
+                (void)fx_wait(fx, KEEPER_MSG_NOTE);
+        while (!strstr(fx->note, "keeps that from being read"));
+        let_go_of_stdout(holder);
+        for (unsigned i = 0; i < 2; i++) {
+                fx_line(fx, &line, packet);
+                cr_assert(line.node == 1 && strcmp(line.text, i ? "third" : "second") == 0, "%u: %s", line.node, line.text);
+        }
+        fx_kill(fx, 1, FX_SPAN);
+        wait_over(fx, 1);
+        cr_assert(fx_end(fx, FX_SPAN), "lines were lost");
+        log = read_log(fx, "n1");
+        cr_assert_eq(json_array_size(log.lines), 3);
+        json_decref(log.lines);
+        fx_close(fx);
+}
+
+Test(keeper_output, a_pipe_that_nobody_can_read_is_not_waited_for_at_the_end, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        pid_t holder = hold_stdout(fx);
+        nsec_t began = clock_now();
+
+        skip_if_not_held(fx, holder);
+        fx_kill(fx, 1, FX_SPAN);
+        wait_over(fx, 1);
+        fx_order(fx, &(KeeperMsg){.type = KEEPER_MSG_END, .end = {nsec_add(clock_now(), FX_SPAN)}}, NULL, 0);
+        (void)fx_wait(fx, KEEPER_MSG_ENDED);
+        cr_assert_lt(clock_now() - began, 10 * NSEC_PER_SEC);
+        cr_assert(strstr(fx->note, "keeps that from being read"), "%s", fx->note);
+        let_go_of_stdout(holder); /* in whose pipe the keeper's thread still is */
+        fx_wait_exit(fx, FX_SPAN, 0);
+        fx_close(fx);
+}
+
 /* Lines @from .. @to of `seq` are next on the stream, every one of them. */
 static void expect_seq(Fixture *fx, uint32_t node, int from, int to)
 {
