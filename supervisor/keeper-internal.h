@@ -75,7 +75,8 @@ typedef struct KnownStray {
 /* One of the two pipes of an incarnation. */
 typedef struct Output {
         Incarnation *inc;
-        KeeperSource source;
+        KeeperSource source; /* one shot: told once, and again after a read */
+        ListLink ready;      /* in readable */
         int fd;     /* -1: closed */
         int stream; /* 1 stdout, 2 stderr */
         char *part; /* beginning of a line whose end has not come */
@@ -166,7 +167,6 @@ typedef enum KeeperPhase {
 
 struct Keeper {
         KeeperLoop loop;
-        KeeperLoop outputs; /* beside loop, so that to throttle is not to look at it */
         KeeperSource supervisor, guard, signals, events, listener;
         int supervisor_fd, guard_fd, signal_fd, instance_fd; /* -1 after a hang-up */
         Jobs jobs;
@@ -208,6 +208,7 @@ struct Keeper {
 
         Stream stream;        /* to the client */
         Readers readers;
+        List readable;        /* Output, in the order in which they became so */
         nsec_t readers_again; /* there was no thread: not before then */
         unsigned n_last;      /* outputs of incarnations that are over, still open */
 
@@ -345,11 +346,10 @@ int output_open(Output *out, int take_fd); /* begins to read it */
 
 /*
  * output_last() - the incarnation is over: no more than what is in the pipe now. Its end is not waited for, as a
- * grandchild elsewhere may hold it open for ever. outputs_drain_last() has it read, a chunk a turn, and tells when it wants to be called
- * again: 0 at once, NSEC_NEVER after something has happened.
+ * grandchild elsewhere may hold it open for ever.
  */
 void output_last(Output *out);
-nsec_t outputs_drain_last(Keeper *k);
+nsec_t outputs_read(Keeper *k); /* once a turn: has a chunk of one of them read. When it wants to be called again: 0 at once */
 bool output_is_open(const Output *out);
 void output_close(Output *out);
 NodeEntry *keeper_node(Keeper *k, uint32_t node, const char *id); /* found or made; NULL without memory */
@@ -359,8 +359,6 @@ extern const FeedOps keeper_feed_ops;
 extern const ReadersOps keeper_readers_ops;
 extern const StreamOps keeper_stream_ops;
 void keeper_look_on(Keeper *k, int take_fd); /* a lossy log stream, in place of the one there was */
-bool outputs_may_be_read(const Keeper *k);
-void outputs_read(Keeper *k); /* a chunk of the next one that has something */
 
 /* keeper-look.c: who is in a cgroup and below. Runs in a thread, and may take LOOK_SPAN. */
 #define LOOK_SPAN  (250 * NSEC_PER_MSEC)

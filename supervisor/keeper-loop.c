@@ -2,7 +2,6 @@
 #include "supervisor/keeper-loop.h"
 
 #include <errno.h>
-#include <poll.h>
 
 #include "base/cleanup.h"
 #include "base/error.h"
@@ -48,23 +47,10 @@ void keeper_loop_remove(KeeperLoop *loop, KeeperSource *source)
                         loop->batch[i].data.ptr = NULL;
 }
 
-static int timeout_ms(nsec_t deadline)
+int keeper_loop_turn(KeeperLoop *loop, nsec_t deadline)
 {
-        return deadline ? nsec_poll_ms(deadline, clock_now()) : 0;
-}
-
-int keeper_loop_wait(const KeeperLoop *loop, const KeeperLoop *other, nsec_t deadline, bool *ret_other)
-{
-        struct pollfd ready[] = {{.fd = loop->epoll_fd, .events = POLLIN}, {.fd = other ? other->epoll_fd : -1, .events = POLLIN}};
-        int n = poll(ready, ELEMENTSOF(ready), timeout_ms(deadline));
-
-        *ret_other = n > 0 && ready[1].revents;
-        return n < 0 && errno != EINTR ? error_origin(-errno) : 0;
-}
-
-static int take(KeeperLoop *loop, int max, int timeout)
-{
-        int n = epoll_wait(loop->epoll_fd, loop->batch, max, timeout);
+        int timeout = deadline ? nsec_poll_ms(deadline, clock_now()) : 0;
+        int n = epoll_wait(loop->epoll_fd, loop->batch, KEEPER_LOOP_BATCH, timeout);
 
         if (n < 0)
                 return errno == EINTR ? 0 : error_origin(-errno);
@@ -78,14 +64,4 @@ static int take(KeeperLoop *loop, int max, int timeout)
         }
         loop->n_batch = loop->at = 0;
         return 0;
-}
-
-int keeper_loop_next(KeeperLoop *loop)
-{
-        return take(loop, 1, 0);
-}
-
-int keeper_loop_turn(KeeperLoop *loop, nsec_t deadline)
-{
-        return take(loop, KEEPER_LOOP_BATCH, timeout_ms(deadline));
 }

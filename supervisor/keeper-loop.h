@@ -4,7 +4,7 @@
  * before the fd is closed. Any source may be removed from inside any callback: nothing is delivered to a removed
  * source.
  *
- * Two loops are waited for side by side, for none stands in another, and no source is an epoll: see supervisor/loop.h.
+ * No source is an epoll, see supervisor/loop.h, and nobody polls this one: to ask a PSI trigger takes what it tells.
  *
  * One thread. Does not know: what the sources are for.
  */
@@ -42,12 +42,6 @@ void keeper_loop_done(KeeperLoop *loop);
 int keeper_loop_add(KeeperLoop *loop, KeeperSource *source, int fd, uint32_t events, KeeperSourceEvent on_event);
 void keeper_loop_watch(KeeperLoop *loop, KeeperSource *source, uint32_t events); /* changes what is waited for */
 void keeper_loop_remove(KeeperLoop *loop, KeeperSource *source);                 /* harmless when it is not in */
-
-/* keeper_loop_wait() - until one of both has events, or @deadline (absolute; 0: do not wait). Delivers nothing. 0 or -errno. */
-int keeper_loop_wait(const KeeperLoop *loop, const KeeperLoop *other /* NULL: one only */, nsec_t deadline, bool *ret_other);
-
-/* keeper_loop_next() - one event, of whoever has waited longest for it, if there is one. 0 or -errno. */
-int keeper_loop_next(KeeperLoop *loop);
 
 /* keeper_loop_turn() - wait until @deadline (absolute; 0: do not wait) for events and deliver them. 0 or -errno. */
 int keeper_loop_turn(KeeperLoop *loop, nsec_t deadline);

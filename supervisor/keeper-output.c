@@ -240,7 +240,8 @@ void output_close(Output *out)
                 return;
         if (out->n_part > 0)
                 emit(out, out->part, out->n_part); /* its newline never came */
-        keeper_loop_remove(&out->inc->keeper->outputs, &out->source);
+        keeper_loop_remove(&out->inc->keeper->loop, &out->source);
+        list_unlink(&out->ready);
         if (out->reader)
                 reader_forget(TAKE_PTR(out->reader)); /* and closes it */
         else
@@ -264,31 +265,31 @@ static bool in_a_hurry(const Keeper *k)
         return k->persistent && priority_is_prompt();
 }
 
-bool outputs_may_be_read(const Keeper *k)
+/* When the next read may begin: 0 at once, NSEC_NEVER after something has happened. */
+static nsec_t next_read(const Keeper *k)
 {
-        return !is_throttled(k) && !readers_are_busy(&k->readers) && clock_now() >= k->readers_again;
+        if (is_throttled(k) || readers_are_busy(&k->readers))
+                return NSEC_NEVER;
+        return clock_now() >= k->readers_again ? 0 : k->readers_again;
 }
 
 static void begin_read(Output *out)
 {
         Keeper *k = out->inc->keeper;
 
-        if (out->reader)
-                return;
-        if (readers_read(&k->readers, out->fd, out, &out->reader) == 0)
+        if (readers_read(&k->readers, out->fd, out, &out->reader) == 0) {
                 out->asked_last = out->last;
-        else
+                list_unlink(&out->ready);
+        } else
                 k->readers_again = nsec_add(clock_now(), READER_AGAIN_SPAN);
 }
 
 static void on_readable(KeeperSource *source, uint32_t events)
 {
-        begin_read(container_of(source, Output, source));
-}
+        Output *out = container_of(source, Output, source);
 
-static int output_watch(Output *out)
-{
-        return keeper_loop_add(&out->inc->keeper->outputs, &out->source, out->fd, EPOLLIN, on_readable);
+        if (!out->reader && list_empty(&out->ready))
+                list_append(&out->inc->keeper->readable, &out->ready);
 }
 
 static void on_read(void *what, const char *data, ssize_t n)
@@ -297,8 +298,6 @@ static void on_read(void *what, const char *data, ssize_t n)
         Keeper *k = out->inc->keeper;
 
         out->reader = NULL;
-        if (out->late && output_watch(out) < 0)
-                n = n > 0 ? n : 0; /* it cannot be read on */
         out->late = false;
         if (n > 0) {
                 take_bytes(out, data, (size_t)n);
@@ -308,15 +307,15 @@ static void on_read(void *what, const char *data, ssize_t n)
         /* A pipe gives all it has: less than was asked for means that it is empty now, if it was asked since nobody writes any more. */
         if (n == 0 || (n < 0 && n != -EINTR && n != -EAGAIN) || (out->asked_last && (n < READER_SIZE || out->n_last >= OUTPUT_LAST_MAX)))
                 output_close(out);
+        else
+                keeper_loop_watch(&k->loop, &out->source, EPOLLIN | EPOLLONESHOT);
 }
 
-/* Not looked at meanwhile: it may well be readable. */
 static void on_late(void *what)
 {
         Output *out = what;
 
         out->late = true;
-        keeper_loop_remove(&out->inc->keeper->outputs, &out->source);
 }
 
 static void on_hung(void *what)
@@ -332,6 +331,7 @@ const ReadersOps keeper_readers_ops = {.done = on_read, .late = on_late, .hung =
 void output_init(Output *out, Incarnation *inc, int stream)
 {
         *out = (Output){.inc = inc, .source = KEEPER_SOURCE_INIT, .fd = -1, .stream = stream};
+        list_init(&out->ready);
 }
 
 int output_open(Output *out, int take_fd)
@@ -341,7 +341,7 @@ int output_open(Output *out, int take_fd)
         out->fd = take_fd;
         if (flags < 0 || fcntl(take_fd, F_SETFL, flags | O_NONBLOCK) < 0)
                 return error_origin(-errno);
-        return output_watch(out);
+        return keeper_loop_add(&out->inc->keeper->loop, &out->source, out->fd, EPOLLIN | EPOLLONESHOT, on_readable);
 }
 
 void output_last(Output *out)
@@ -353,13 +353,13 @@ void output_last(Output *out)
         out->inc->keeper->n_last++;
 }
 
-nsec_t outputs_drain_last(Keeper *k)
+/* One whose writers have ended is read whether it says that there is something or not, and then closed. */
+static Output *next_last(Keeper *k, nsec_t *ret_deadline)
 {
-        nsec_t now = clock_now(), deadline = NSEC_NEVER;
+        nsec_t now = clock_now();
         Incarnation *inc, *next;
+        Output *ret = NULL;
 
-        if (k->n_last == 0)
-                return NSEC_NEVER;
         list_for_each(inc, next, &k->incarnations, link)
                 for (int i = 0; i < 2; i++) {
                         Output *out = &inc->out[i];
@@ -369,15 +369,27 @@ nsec_t outputs_drain_last(Keeper *k)
                         if (out->late && now >= out->last_until) {
                                 on_hung(out);
                                 output_close(out);
-                        } else if (out->late) {
-                                deadline = MIN(deadline, out->last_until);
-                        } else if (outputs_may_be_read(k) && in_a_hurry(k)) {
-                                deadline = 0;
-                        } else if (outputs_may_be_read(k)) {
-                                begin_read(out);
-                        }
+                                *ret_deadline = 0; /* that may have been the last one */
+                        } else if (out->late)
+                                *ret_deadline = MIN(*ret_deadline, out->last_until);
+                        else if (!out->reader)
+                                ret = ret ? ret : out;
                 }
-        return deadline;
+        return ret;
+}
+
+nsec_t outputs_read(Keeper *k)
+{
+        nsec_t deadline = NSEC_NEVER, at = next_read(k);
+        Output *last = k->n_last > 0 ? next_last(k, &deadline) : NULL;
+        Output *out = last ? last : list_first(&k->readable, Output, ready);
+
+        if (!out)
+                return deadline;
+        if (at > 0 || in_a_hurry(k))
+                return MIN(deadline, at);
+        begin_read(out);
+        return MIN(deadline, next_read(k));
 }
 
 bool output_is_open(const Output *out)
@@ -392,9 +404,3 @@ static void note(void *userdata, const char *text)
 
 const FeedOps keeper_feed_ops = {.note = note};
 const StreamOps keeper_stream_ops = {.lost = on_stream_lost, .room = on_stream_room};
-
-void outputs_read(Keeper *k)
-{
-        if (outputs_may_be_read(k) && !in_a_hurry(k))
-                (void)keeper_loop_next(&k->outputs);
-}

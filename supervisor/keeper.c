@@ -646,9 +646,10 @@ static int keeper_init(Keeper *k)
         list_init(&k->nodes);
         list_init(&k->incarnations);
         list_init(&k->reports);
+        list_init(&k->readable);
         k->supervisor = k->guard = k->signals = k->events = k->listener = KEEPER_SOURCE_INIT;
         watch_init(&k->limits, k, NULL);
-        k->signal_fd = k->dataflow_fd = k->events_fd = k->loop.epoll_fd = k->outputs.epoll_fd = -1;
+        k->signal_fd = k->dataflow_fd = k->events_fd = k->loop.epoll_fd = -1;
         k->readers = READERS_NULL;
         k->stream = STREAM_NULL;
         k->feed = FEED_NULL;
@@ -667,8 +668,6 @@ static int keeper_init(Keeper *k)
         if (!r)
                 r = keeper_loop_init(&k->loop);
         if (!r)
-                r = keeper_loop_init(&k->outputs);
-        if (!r)
                 r = jobs_init(&k->jobs, &k->loop);
         if (!r)
                 r = readers_init(&k->readers, &k->loop, &keeper_readers_ops);
@@ -681,21 +680,19 @@ static int keeper_init(Keeper *k)
         return r;
 }
 
-static nsec_t next_deadline(const Keeper *k, nsec_t last)
+static nsec_t next_deadline(const Keeper *k, nsec_t reads)
 {
         nsec_t deadline = k->phase == KEEPER_WORKING ? NSEC_NEVER : k->phase_deadline;
 
-        if (last == 0)
+        if (reads == 0)
                 return 0;
-        deadline = MIN(deadline, last);
+        deadline = MIN(deadline, reads);
         if (k->alone_since)
                 deadline = MIN(deadline, nsec_add(k->alone_since, ALONE_WAIT_SPAN));
         deadline = MIN(deadline, incarnations_deadline(k));
         deadline = MIN(deadline, watches_deadline(k));
         deadline = MIN(deadline, stream_deadline(&k->stream));
         deadline = MIN(deadline, readers_deadline(&k->readers));
-        if (k->readers_again > clock_now())
-                deadline = MIN(deadline, k->readers_again);
         return MAX(MIN(deadline, feed_deadline(&k->feed)), UINT64_C(1)); /* 0 means: do not wait */
 }
 
@@ -704,9 +701,7 @@ static int keeper_run(Keeper *k)
         bool hurried = false;
 
         while (k->phase != KEEPER_GONE) {
-                nsec_t now = clock_now();
-                nsec_t last = outputs_drain_last(k);
-                bool readable;
+                nsec_t now = clock_now(), reads;
                 int r;
 
                 feed_tick(&k->feed, now);
@@ -717,13 +712,10 @@ static int keeper_run(Keeper *k)
                 step_phase(k, now);
                 if (k->phase == KEEPER_GONE)
                         break;
-                r = keeper_loop_wait(&k->loop, outputs_may_be_read(k) ? &k->outputs : NULL, next_deadline(k, last), &readable);
-                if (!r)
-                        r = keeper_loop_turn(&k->loop, 0);
+                reads = outputs_read(k); /* behind whatever may have ended a throttle */
+                r = keeper_loop_turn(&k->loop, next_deadline(k, reads));
                 if (r)
                         return r;
-                if (readable)
-                        outputs_read(k);
                 if (k->persistent)
                         hurried = priority_turn(hurried);
         }
@@ -756,7 +748,6 @@ static bool keeper_done(Keeper *k)
         k->dataflow_fd = fd_close(k->dataflow_fd);
         k->signal_fd = fd_close(k->signal_fd);
         readers_done(&k->readers);
-        keeper_loop_done(&k->outputs);
         keeper_loop_done(&k->loop);
         free(k->uuid);
         free(k->name);
