@@ -81,6 +81,8 @@ static int on_reader_late(Timer *timer, nsec_t now)
         guard_process_kill(&guard->reader);
         guard->reader.pid = 0; /* one that hangs in the kernel is reaped as a stranger */
         guard->reader.pidfd = fd_close(guard->reader.pidfd);
+        if (guard->read_again)
+                guard_config_reload(guard);
         return 0;
 }
 
@@ -88,8 +90,9 @@ void guard_config_reload(Guard *guard)
 {
         pid_t pid;
 
-        if (guard->reader.pid > 0)
-                return; /* being read */
+        guard->read_again = guard->reader.pid > 0;
+        if (guard->read_again)
+                return; /* being read, and it may have been written since */
         guard->config->error = EIO;
         (void)strcpy(guard->config->why, "its reader was ended");
         pid = fork_pidfd(0, &guard->reader.pidfd);
@@ -110,13 +113,10 @@ void guard_config_reload(Guard *guard)
         timer_arm(&guard->loop, &guard->reader_timer, nsec_add(guard->loop.now, READ_SPAN), on_reader_late);
 }
 
-void guard_config_on_reader_exit(Guard *guard)
+static void on_read(Guard *guard)
 {
         struct guard_record record = {.type = GUARD_MSG_RELOAD, .epoch = guard->epoch};
 
-        timer_disarm(&guard->reader_timer);
-        guard->reader.pid = 0;
-        guard->reader.pidfd = fd_close(guard->reader.pidfd);
         if (guard->config->error) {
                 log_line("%s; nothing is changed", guard->config->why);
                 return;
@@ -129,4 +129,14 @@ void guard_config_on_reader_exit(Guard *guard)
         record.until_ns = guard->budget_ns;
         record.term_ns = guard->watchdog_ns;
         (void)guard_record_send(guard->supervisor_fd, &record, NULL, 0); /* lost: its successor is started with them */
+}
+
+void guard_config_on_reader_exit(Guard *guard)
+{
+        timer_disarm(&guard->reader_timer);
+        guard->reader.pid = 0;
+        guard->reader.pidfd = fd_close(guard->reader.pidfd);
+        on_read(guard);
+        if (guard->read_again)
+                guard_config_reload(guard);
 }

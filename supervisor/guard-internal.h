@@ -157,6 +157,7 @@ struct Guard {
         Enforcer enforcer;    /* that is asked for, likewise; what it became is the instance's. After a guard that was another: unknown, ENFORCER_AUTO */
         GuardConfig *config;  /* shared with the reader */
         GuardProcess reader;  /* of the configuration */
+        bool read_again;      /* another SIGHUP has come meanwhile: what it reads may be older than that */
         Timer reader_timer;
         GuardProbe probe;
         unsigned n_refusals; /* to become another program */

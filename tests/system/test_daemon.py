@@ -156,6 +156,26 @@ def test_a_configuration_that_hangs_holds_nothing_up(start_daemon, tmp_path):
     logged(daemon, "no answer for 10 s; nothing is changed", 20)
 
 
+def test_what_was_written_while_the_configuration_is_read_is_read_too(start_daemon, tmp_path):
+    """A SIGHUP that comes meanwhile is not forgotten: the file that is being read is older than it."""
+    file = tmp_path / "tidegated.conf"
+    file.write_text("")
+    daemon = start_daemon("--config", file)
+    file.unlink()
+    os.mkfifo(file)
+    daemon.process.send_signal(signal.SIGHUP)
+    older = os.open(file, os.O_WRONLY)  # once it is being read
+    file.unlink()
+    file.write_text("watchdog = 9s\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.process.send_signal(signal.SIGUSR1)
+    logged(daemon, "end of state")  # both have come: the lower number comes first
+    os.write(older, b"watchdog = 7s\n")
+    os.close(older)
+    logged(daemon, "was read: grace 10.0 s, kill budget 2.0 s, watchdog 7.0 s")
+    logged(daemon, "was read: grace 10.0 s, kill budget 2.0 s, watchdog 9.0 s")
+
+
 def test_a_daemon_with_a_wrong_configuration_does_not_start(build, tmp_path):
     file = tmp_path / "tidegated.conf"
     file.write_text("grace_duration 5s\n")
