@@ -122,13 +122,13 @@ static void on_read(Guard *guard)
                 return;
         }
         apply(guard);
-        log_line("%s was read: grace %.1f s, kill budget %.1f s, watchdog %.1f s", config_path(guard), (double)guard->grace_ns / 1e9,
-                (double)guard->budget_ns / 1e9, (double)guard->watchdog_ns / 1e9);
-        tell_enforcer(guard);
         record.at_ns = guard->grace_ns;
         record.until_ns = guard->budget_ns;
         record.term_ns = guard->watchdog_ns;
         (void)guard_record_send(guard->supervisor_fd, &record, NULL, 0); /* lost: its successor is started with them */
+        log_line("%s was read: grace %.1f s, kill budget %.1f s, watchdog %.1f s", config_path(guard), (double)guard->grace_ns / 1e9,
+                (double)guard->budget_ns / 1e9, (double)guard->watchdog_ns / 1e9);
+        tell_enforcer(guard);
 }
 
 void guard_config_on_reader_exit(Guard *guard)
