@@ -45,10 +45,12 @@ class Survivor(Daemon):
         return pid in marked_processes(self.mark)
 
     def parts(self, role):
-        """Pids of the processes in that role. A guard that was a supervisor has no parent of ours: they are found by their mark."""
+        """Pids of the processes in that role. A guard that was a supervisor has no parent of ours: they are found by their mark. So is a keeper's child
+        that has not executed its node yet, and it is not meant."""
         if role == "guard":
             return [p for p in [self.guard_pid()] if p]
-        return sorted(p for p in marked_processes(self.mark) if f"--role={role}" in arguments_of(p) and pathlib.Path(f"/proc/{p}/exe").exists())
+        found = {p for p in marked_processes(self.mark) if f"--role={role}" in arguments_of(p) and pathlib.Path(f"/proc/{p}/exe").exists()}
+        return sorted(p for p in found if (s := stat_of(p)) and s[1] not in found)
 
     def take(self, role, index=0):
         pids = eventually(lambda: (p := self.parts(role)) and len(p) > index and p, 10)
