@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon whose parts are killed and stopped while it works: who they are, what it says of itself afterwards, and that at the end nothing is left."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -53,9 +54,13 @@ class Survivor(Daemon):
         return sorted(p for p in found if (s := stat_of(p)) and s[1] not in found)
 
     def take(self, role, index=0):
-        pids = eventually(lambda: (p := self.parts(role)) and len(p) > index and p, 10)
-        assert pids, f"there is no {role}\n{self.output()}"
-        return Process(pids[index])
+        def found():
+            with contextlib.suppress(IndexError, ProcessLookupError):  # one that was killed before may be found and be gone: another comes
+                return Process(self.parts(role)[index])
+
+        process = eventually(found, 10)
+        assert process, f"there is no {role}\n{self.output()}"
+        return process
 
     def send(self, *roles, signo=signal.SIGKILL):
         """A signal to the first of each of these, all at once."""
