@@ -16,7 +16,7 @@ import pytest
 from client import Client
 from conftest import eventually, marked_processes
 from daemon import plan, program
-from lives import LONG, SLACK, Process, stat_of, status_field
+from lives import LONG, SLACK, stat_of, status_field
 from survive import Seen, appends, lines, n_descriptors, node, restarting, stream
 
 SEED = int(os.environ.get("TIDEGATE_SEED", "20251125"))
@@ -157,11 +157,10 @@ def test_what_a_keeper_tells_a_supervisor_that_dies_meanwhile_is_not_the_next_on
     daemon.talk("Wait", dataflow="flow", state="running")
     pids = daemon.pids()
     withhold.write_text(str(RESUMED))
-    daemon.send("supervisor")
-    assert eventually(lambda: any(holds(p, pids["flow", "a"]) for p in daemon.parts("supervisor")), 10), daemon.output()
-    reader = Process(daemon.parts("supervisor")[0])
-    reader.send(signal.SIGKILL)
-    reader.close()
+    (dead,) = daemon.send("supervisor")  # which holds one too, until it has died
+    reader = eventually(lambda: next((p for p in daemon.parts("supervisor") if p != dead and holds(p, pids["flow", "a"])), None), 10)
+    assert reader, daemon.output()
+    daemon.send_to(reader, signal.SIGKILL)
     withhold.unlink()
     _, lost, duplicated, _ = daemon.until_adopted(1)
     assert (lost, duplicated) == (0, 0) and daemon.pids() == pids, daemon.output()
