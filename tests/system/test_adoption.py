@@ -310,9 +310,13 @@ def test_a_stop_ends_on_time_whoever_dies_or_is_stopped_in_it(whom, signo, after
     daemon = survivor("--watchdog", "2s")
     stubborn(daemon)
     pids = list(daemon.pids().values())
+    processes = [daemon.take(role) for role in whom]  # by now: once the stop is over the keeper is gone
     ordered = order_stop(daemon)
     time.sleep(after)
-    struck = daemon.send(*whom, signo=signo)
+    for process in processes:
+        process.send(signo)
+        process.close()
+    struck = [process.pid for process in processes]
     ended = eventually(lambda: not living(pids), 10)
     seconds = time.monotonic() - ordered
     assert ended, f"{living(pids)} live on\n{daemon.output()}"
