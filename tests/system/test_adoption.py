@@ -248,7 +248,7 @@ def test_a_stopped_supervisor_is_found_and_replaced(scene):
 def test_backoff_and_counters_are_kept(survivor, tmp_path):
     daemon = survivor()
     crashes = tmp_path / "crashes"
-    daemon.talk("Start", plan=plan(program("crash", appends(crashes, "exit 3"), restart=restarting(delay=1.0, max_restarts=2)), name="loop"), grace_ms=500)
+    daemon.talk("Start", plan=plan(program("crash", appends(crashes, "exit 3"), restart=restarting(delay=2.0, max_delay=2.0, max_restarts=2)), name="loop"), grace_ms=500)
     assert eventually(lambda: daemon.nodes()["loop", "crash"]["state"] == "backoff", 10), daemon.output()
     since = daemon.nodes()["loop", "crash"]["since_at_ms"]
     daemon.send("supervisor")
@@ -257,7 +257,7 @@ def test_backoff_and_counters_are_kept(survivor, tmp_path):
     assert (node["state"], node["restarts"], node["generation"], node["since_at_ms"]) == ("backoff", 1, 1, since)
     assert eventually(lambda: lines(crashes) == 2, 5)
     waited = daemon.nodes()["loop", "crash"]["since_at_ms"] - since
-    assert waited >= 900, f"the second life began {waited} ms after the first one's end"
+    assert waited >= 1900, f"the second life began {waited} ms after the first one's end"
     assert eventually(lambda: daemon.nodes()["loop", "crash"]["state"] == "backoff", 10)
     daemon.send("supervisor")
     daemon.until_adopted(2)
