@@ -262,16 +262,21 @@ def test_a_failed_node_is_reset(daemon, tmp_path):
 # Waiting
 
 
-def test_wait_replies_when_it_is_so_or_cannot_be_any_more(daemon):
-    start(daemon, program("a", "exec sleep 0.4"), program("b", "exec sleep 0.8"))
+def test_wait_replies_when_it_is_so_or_cannot_be_any_more(daemon, tmp_path):
+    gates = {id: tmp_path / id for id in "ab"}
+    start(daemon, *(program(id, f"while ! test -e {gate}; do sleep 0.02; done") for id, gate in gates.items()))
     client = daemon.client()
     begin = time.monotonic()
     refused(client, "TimedOut", "Wait", dataflow="flow", state="ended", timeout_ms=100)
     assert 0.1 <= time.monotonic() - begin < 0.4
     assert client.call("Wait", dataflow="flow", state="running") == {"state": "running"}
-    assert client.call("Wait", dataflow="flow", node="a", state="stopping") == {"state": "stopping"}, "if only for a moment"
+    client.send("Wait", dataflow="flow", node="a", state="stopping")
+    daemon.call("GetHealth")  # it came later, so the other call has been taken
+    gates["a"].touch()
+    assert client.reply() == ({"state": "stopping"}, False), "if only for a moment"
     assert client.call("Wait", dataflow="flow", node="a", state="ended") == {"state": "stopped"}
     assert refused(client, "NotReachable", "Wait", dataflow="flow", node="a", state="running")["state"] == "stopped"
+    gates["b"].touch()
     assert client.call("Wait", dataflow="flow", state="ended") == {"state": "ended"}
     assert refused(client, "NotReachable", "Wait", dataflow="flow", state="running")["state"] == "ended"
     assert refused(client, "InvalidParameter", "Wait", dataflow="flow", state="purple") == {"parameter": "state"}
