@@ -18,11 +18,13 @@ SHARE = 0.05  # of it, of one CPU: a loop that never sleeps uses all
 
 
 def used(pid):
-    """Seconds of CPU of all its threads that there are: one that did a job may end at any moment, and who spins does not."""
+    """Seconds of CPU of all its threads that there are: one that did a job may end at any moment, as may the keeper of a dataflow that has ended, and
+    who spins does not."""
     total = 0
-    for thread in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            total += int((thread / "schedstat").read_text().split()[0])
+    with contextlib.suppress(FileNotFoundError):
+        for thread in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                total += int((thread / "schedstat").read_text().split()[0])
     return total / 1e9
 
 
