@@ -309,6 +309,7 @@ def test_a_keeper_is_in_a_hurry_for_the_turn_in_which_it_tells_of_an_exit(daemon
     assert eventually(lambda: os.sched_getscheduler(keeper) == os.SCHED_OTHER, 10)
     with daemon.client() as client:
         client.send("Events", more=True)
+        daemon.call("GetHealth")  # it came later, so the other call has been taken
         os.kill(nodes["b"]["pid"], signal.SIGKILL)
         exited = next(e["event"] for e in client.replies() if e["event"].get("event") == "exited")
     assert exited["node"] == "b" and 0 < exited["seen_at_us"] <= exited["known_at_us"] <= (exited["at_ms"] + 1) * 1000
