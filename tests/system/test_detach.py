@@ -83,13 +83,14 @@ def test_one_that_is_being_stopped_is_waited_for(daemon):
     until_deaf(daemon, "flow.keeps")
     old = pid_of(daemon, "flow.keeps", "keeps")
     with Client(daemon.socket) as stopping:
-        stopping.send("Stop", dataflow="flow.keeps", grace_ms=500)
-        assert eventually(lambda: alive(daemon)["flow.keeps"]["state"] == "stopping", 10)
+        stopping.send("Stop", more=True, dataflow="flow.keeps", grace_ms=500)
+        told = stopping.replies()
+        assert next(r for r in told if r["event"].get("state") == "stopping")
         notes, _ = start(daemon, program("a", SLEEP), detached(), replace=True, wait="running")
         assert "it runs as dataflow flow.keeps" in notes["keeps"]
         assert eventually(lambda: alive(daemon).get("flow.keeps", {}).get("state") == "running", 10)
         assert has_ended(old), "never two beside each other"
-        stopping.reply()
+        assert list(told)[-1]["results"]
 
 
 def test_it_is_found_and_stopped_by_the_name_of_the_node(daemon, tidegate):
