@@ -39,7 +39,7 @@ def has_ended(pid):
     """Gone, or a zombie, which a supervisor that sleeps lets nobody reap."""
     try:
         return status_field(pid, "State")[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # also one that goes between open() and read()
         return True
 
 
