@@ -319,7 +319,7 @@ Test(keeper_spawn, a_quarantined_start_is_reported_empty_when_the_file_system_wa
         fx = fx_new();
         h = hung_start(fx->dir);
         snprintf(cwd, sizeof(cwd), "%s/cwd", h.dir);
-        fx_spawn(fx, &(FxSpawn){.node = 1, .argv = SH("exit 0"), .cwd = cwd, .span = 300 * NSEC_PER_MSEC});
+        fx_spawn(fx, &(FxSpawn){.node = 1, .argv = SH("exit 0"), .cwd = cwd, .span = 1500 * NSEC_PER_MSEC}); /* it gets there in time */
         m = fx_expect(fx, KEEPER_MSG_SPAWN_FAILED);
         cr_assert_eq(m->msg.spawn_failed.stage, KEEPER_STAGE_DEADLINE);
         cr_assert(strstr(m->msg.spawn_failed.text, cwd), "%s", m->msg.spawn_failed.text);
