@@ -42,6 +42,14 @@ static void run(Fixture *fx, uint32_t node, const char *script)
         (void)fx_start(fx, &(FxSpawn){.node = node, .argv = SH(script), .cwd = fx->dir});
 }
 
+static void touch(Fixture *fx, const char *name)
+{
+        char path[512];
+
+        snprintf(path, sizeof(path), "%s/%s", fx->dir, name);
+        close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+}
+
 static void wait_over(Fixture *fx, uint32_t node)
 {
         cr_assert_eq(fx_wait(fx, KEEPER_MSG_EMPTY)->msg.node, node);
@@ -91,8 +99,10 @@ Test(keeper_output, lines_arrive_on_the_stream_and_in_the_file_with_their_stream
         LogMsg line;
         Log log;
 
-        run(fx, 4, "echo one; echo; echo two >&2; sleep 0.05; printf 'no newline'");
+        run(fx, 4, "echo one; echo; echo two >&2; while ! [ -e go ]; do sleep 0.01; done; printf 'no newline'");
         for (int i = 0; i < 4; i++) {
+                if (i == 3)
+                        touch(fx, "go"); /* its two pipes are read in any order */
                 fx_line(fx, &line, packet);
                 cr_assert_eq(line.type, LOG_MSG_LINE);
                 cr_assert_eq(line.node, 4);
@@ -657,14 +667,6 @@ Test(keeper_output, a_log_directory_that_cannot_be_made_is_one_note_with_the_rea
         cr_assert(strstr(fx->note, "2000 lines are missing in the log files of /proc/version/out"), "%s", fx->note);
         cr_assert_eq(fx->n_notes, 2);
         fx_close(fx);
-}
-
-static void touch(Fixture *fx, const char *name)
-{
-        char path[512];
-
-        snprintf(path, sizeof(path), "%s/%s", fx->dir, name);
-        close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
 }
 
 Test(keeper_output, a_full_disk_is_one_note_no_half_lines_and_logging_resumes, .timeout = 60)
