@@ -460,25 +460,30 @@ Test(keeper_output, a_reader_that_does_not_read_holds_up_the_nodes_once_and_no_o
 static unsigned long long end_with_full_pipes(Fixture *fx, uint32_t n, nsec_t *ret_took)
 {
         unsigned long long shown = 0;
-        uint32_t n_spawned = 0, n_empty = 0;
         char packet[LOG_MSG_MAX];
-        FxMsg m = {.fd = -1};
+        siginfo_t si = {};
+        int held[8];
         nsec_t start;
         LogMsg line;
         ssize_t size;
 
-        for (uint32_t i = 1; i <= n; i++)
-                fx_spawn(fx, &(FxSpawn){.node = i, .argv = SH("seq 1 40000"), .cwd = fx->dir});
-        while (n_spawned < n || fx_receive(fx, &m, 100 * NSEC_PER_MSEC)) {
-                if (n_spawned < n)
-                        cr_assert(fx_receive(fx, &m, FX_SPAN));
-                n_spawned += m.msg.type == KEEPER_MSG_SPAWNED;
-                n_empty += m.msg.type == KEEPER_MSG_EMPTY;
+        cr_assert_leq(n, ELEMENTSOF(held));
+        for (uint32_t i = 0; i < n; i++)
+                fx_spawn(fx, &(FxSpawn){.node = i + 1, .argv = SH("while ! [ -e go ]; do sleep 0.01; done; exec seq 1 40000"), .cwd = fx->dir,
+                        .keep_out = &held[i]});
+        for (uint32_t i = 0; i < n; i++)
+                (void)fx_wait(fx, KEEPER_MSG_SPAWNED);
+        cr_assert_eq(kill(fx->keeper_pid, SIGSTOP), 0); /* nobody is held up, and lets go again, before all are */
+        cr_assert_eq(waitid(P_PID, (id_t)fx->keeper_pid, &si, WSTOPPED), 0);
+        touch(fx, "go");
+        for (uint32_t i = 0; i < n; i++) {
+                wait_full(held[i]);
+                close(held[i]);
         }
         fx_kill(fx, KEEPER_NODE_ALL, FX_SPAN);
-        for (; n_empty < n; n_empty++)
+        cr_assert_eq(kill(fx->keeper_pid, SIGCONT), 0);
+        for (uint32_t i = 0; i < n; i++)
                 (void)fx_wait(fx, KEEPER_MSG_EMPTY);
-        m.fd = fd_close(m.fd);
         start = clock_now();
         cr_assert(fx_end(fx, FX_SPAN));
         *ret_took = clock_now() - start;
