@@ -20,7 +20,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/blame.h"
 #include "base/cleanup.h"
+#include "base/place.h"
+#include "base/procstat.h"
 
 static void be_the_keeper(int supervisor, int guard, int cgroup)
 {
@@ -469,9 +472,45 @@ const char *fx_left(const FxMsg *left)
         return text;
 }
 
+/* Its cgroup is without it a moment before it is its parent's zombie. */
+static bool is_exiting(pid_t pid)
+{
+        char path[64], text[1024];
+        BlameStat stat = {};
+
+        snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+        return procfs_read(path, text, sizeof(text)) == 0 && blame_parse_stat(text, &stat) && stat.exiting;
+}
+
+static int note_living(pid_t pid, void *userdata)
+{
+        if (!is_exiting(pid))
+                *(pid_t *)userdata = pid;
+        return 0;
+}
+
+/* Whoever is not on its way out yet lives on. */
+static void reap_the_dead(void)
+{
+        nsec_t until = clock_now() + FX_SPAN;
+        pid_t living = 0;
+        siginfo_t si;
+
+        for (;;) {
+                si.si_pid = 0;
+                if (waitid(P_ALL, 0, &si, WEXITED | WNOHANG) < 0)
+                        break;
+                if (si.si_pid)
+                        continue;
+                cr_assert_eq(place_each_child(getpid(), note_living, &living), 0);
+                cr_assert(living == 0 && clock_now() < until, "somebody lives on: %d", living);
+                (void)poll(NULL, 0, 1);
+        }
+        cr_assert_eq(errno, ECHILD);
+}
+
 void fx_close(Fixture *fx)
 {
-        siginfo_t si;
 
         if (fx->keeper >= 0)
                 cr_assert(fx_end(fx, FX_SPAN), "END was not clean");
@@ -480,9 +519,7 @@ void fx_close(Fixture *fx)
         fx->guard = fd_close(fx->guard);
         fx->stream = fd_close(fx->stream);
         /* Whom the keeper did not reap is ours now, dead. */
-        while (waitid(P_ALL, 0, &si, WEXITED | WNOHANG) == 0 && si.si_pid)
-                si.si_pid = 0;
-        cr_assert(waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD, "somebody lives on");
+        reap_the_dead();
         testgroup_remove_dir(fx->dir);
         testgroup_done(&fx->group);
         free(fx);
