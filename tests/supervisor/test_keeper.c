@@ -16,6 +16,7 @@
 
 #include "base/cleanup.h"
 #include "keeper_fixture.h"
+#include "base/procstat.h"
 #include "base/task.h"
 
 __attribute__((visibility("default"))) int main(int argc, char **argv)
@@ -42,6 +43,16 @@ static uint32_t expect_empty(Fixture *fx, uint32_t node)
         cr_assert_eq(m->msg.node, node);
         cr_assert_eq(m->msg.empty.removed, 1);
         return m->msg.empty.n_killed;
+}
+
+static void wait_state(pid_t pid, char state)
+{
+        nsec_t until = clock_now() + FX_SPAN;
+        ProcStat stat = {};
+
+        while ((procstat_read(&stat, pid) != 0 || stat.state != state) && clock_now() < until)
+                (void)poll(NULL, 0, 1);
+        cr_assert_eq(stat.state, state, "it is in state %c, not %c", stat.state, state);
 }
 
 Test(keeper, begins_registers_its_cgroup_and_ends_without_leaving_anything, .timeout = 60)
@@ -227,11 +238,14 @@ Test(keeper, a_stopped_node_acts_on_sigterm_and_dies_of_a_kill, .timeout = 60)
         Fixture *fx = fx_new();
         char packet[LOG_MSG_MAX];
         LogMsg line;
+        pid_t pid;
 
-        (void)fx_start(fx, &(FxSpawn){.node = 1,
+        pid = fx_start(fx, &(FxSpawn){.node = 1,
                 .argv = SH("trap 'exit 5' TERM; echo trapped; kill -STOP $$; while :; do sleep 100 & wait; done")});
         fx_line(fx, &line, packet); /* an earlier signal would end it */
-        (void)fx_start(fx, &(FxSpawn){.node = 2, .argv = SH("kill -STOP $$")});
+        wait_state(pid, 'T');       /* one right before it stops would find it stopped behind the SIGCONT that comes with it */
+        pid = fx_start(fx, &(FxSpawn){.node = 2, .argv = SH("kill -STOP $$")});
+        wait_state(pid, 'T');
         fx_signal(fx, 1, SIGTERM);
         (void)fx_expect(fx, KEEPER_MSG_SIGNALLED);
         expect_exit(fx, 1, CLD_EXITED, 5);
