@@ -269,9 +269,11 @@ Test(keeper, somebody_who_cannot_die_is_named_and_the_sweep_ends_in_time, .timeo
         fx_line(fx, &line, packet);
         snprintf(pid_text, sizeof(pid_text), "%d", pid);
         tracer = testgroup_spawn(fx->group.fd, ARGV(helper_path("undying"), (char *)"--trace", pid_text), NULL);
-        fx_kill(fx, 1, 500 * NSEC_PER_MSEC);
+        cr_assert_eq(kill(pid, SIGKILL), 0);
+        wait_state(pid, 't'); /* else it might be looked at for the first time on its way there */
+        fx_kill(fx, 1, 1500 * NSEC_PER_MSEC);
         (void)fx_expect(fx, KEEPER_MSG_KILLING);
-        cr_assert(!fx_receive(fx, &none, NSEC_PER_SEC), "somebody who cannot die is said to be gone");
+        cr_assert(!fx_receive(fx, &none, 2 * NSEC_PER_SEC), "somebody who cannot die is said to be gone");
         fx_order(fx, &look, NULL, 0);
         m = fx_expect(fx, KEEPER_MSG_LEFT);
         cr_assert_eq(m->msg.left.n, 1);
