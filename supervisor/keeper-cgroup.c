@@ -224,7 +224,7 @@ static void on_killed(Job *job)
                         incarnation_kill_leader(inc);
                 incarnation_look_again(inc);
         }
-        if (k->phase == KEEPER_ALONE)
+        if (k->phase == KEEPER_ALONE && j->order.node == KEEPER_NODE_ALL) /* and not one that was ordered before, about one of them */
                 k->kill_done = true;
         j = cgroup_job_free(j);
 }

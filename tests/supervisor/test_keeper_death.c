@@ -76,6 +76,29 @@ Test(keeper_death, without_supervisor_and_guard_everything_is_killed_and_removed
         fx_close(fx);
 }
 
+Test(keeper_death, the_end_of_a_kill_that_was_ordered_before_is_not_that_of_everybody, .timeout = 60)
+{
+        Fixture *fx = fx_new();
+        char packet[LOG_MSG_MAX], pid_text[16];
+        LogMsg line;
+        int tracer;
+
+        snprintf(pid_text, sizeof(pid_text), "%d", fx_start(fx, &(FxSpawn){.node = 1, .argv = SH("echo ready; exec sleep 1000")}));
+        fx_line(fx, &line, packet);
+        tracer = testgroup_spawn(fx->group.fd, (char *[]){helper_path("undying"), (char *)"--trace", pid_text, NULL}, NULL);
+        fx_kill(fx, 1, 300 * NSEC_PER_MSEC);
+        (void)fx_expect(fx, KEEPER_MSG_KILLING);
+        fx->guard = fd_close(fx->guard);
+        fx->supervisor = fd_close(fx->supervisor);
+        cr_assert(!wait_readable(fx->keeper, 700 * NSEC_PER_MSEC), "the keeper left somebody alone whom it still had time to kill");
+        cr_assert_eq(pidfd_send_signal(tracer, SIGKILL, NULL, 0), 0); /* now he can die */
+        fx_wait_exit(fx, FX_SPAN, 0);
+        reap_everybody();
+        close(tracer);
+        cr_assert(access(fx->dataflow, F_OK) < 0 && errno == ENOENT, "its cgroup is left");
+        fx_close(fx);
+}
+
 Test(keeper_death, without_a_guard_orders_are_still_carried_out, .timeout = 60)
 {
         Fixture *fx = fx_new();
