@@ -7,9 +7,11 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/clock.h"
 
 #define PRIORITY_SUPERVISOR 1
 #define LOCK_ROOM           ((size_t)1 << 30) /* more than any limit of locked memory but that of who has none */
@@ -85,10 +87,20 @@ void priority_leave_supervisor(void)
                 (void)setrlimit(RLIMIT_RTTIME, &found); /* what it was: not refused */
 }
 
+/* What was used at a real-time priority counts until a sleep at one, also while it had none: the next tick of the clock would take it for a spin again. */
+static void begin_anew(void)
+{
+        priority_leave_supervisor();
+        be_prompt(PRIORITY_SUPERVISOR);
+        (void)nanosleep(&(struct timespec){.tv_nsec = NSEC_PER_MSEC}, NULL);
+}
+
 void priority_supervisor(void)
 {
         if (!priority_is_prompt() && !lost)
                 return;
+        if (lost)
+                begin_anew();
         lost = 0;
         watch_for_sleep();
         be_prompt(PRIORITY_SUPERVISOR);

@@ -21,7 +21,8 @@ void priority_guard(void);
 
 /*
  * priority_supervisor() - the guard goes before it. Whoever runs so and does not sleep for PRIORITY_SPAN_US, which no work takes that
- * has been seen, has gone astray, and must not take the CPU from those who could help: it is an ordinary process from that moment on. Called again, it is prompt again
+ * has been seen, has gone astray, and must not take the CPU from those who could help: it is an ordinary process from that moment on. Called
+ * again, it sleeps for a millisecond, and is prompt again
  */
 void priority_supervisor(void);
 

@@ -66,8 +66,7 @@ static int child(void)
                         return __LINE__;
                 (void)sigwaitinfo(&(sigset_t){{1UL << (PRIORITY_LOST - 1)}}, NULL);
                 priority_supervisor();
-                (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* what was used counts until a sleep at that priority */
-                if (!priority_is_prompt() || priority_was_lost())
+                if (!work(SPAN / 2) || priority_was_lost() || was_told()) /* what it used before does not count any more */
                         return __LINE__;
         }
         priority_leave_supervisor();
