@@ -31,7 +31,8 @@ typedef struct Fixture {
         int peer;
         bool hold; /* do not answer calls */
         unsigned n_calls, n_gone, n_room;
-        char last[64]; /* method called */
+        nsec_t called_at; /* the turn of the last one */
+        char last[64];    /* method called */
         bool (*until)(struct Fixture *fx);
         Timer look, end;
         bool timed_out;
@@ -43,6 +44,7 @@ static void on_call(void *owner, const ControlCall *call)
         Fixture *fx = owner;
 
         fx->n_calls++;
+        fx->called_at = fx->loop.now;
         (void)snprintf(fx->last, sizeof(fx->last), "%s", call->method);
         if (!fx->hold)
                 control_reply(fx->control, json_pack("{ss}", "method", call->method));
@@ -510,20 +512,23 @@ Test(control, large_calls_of_one_user_are_paced_and_small_ones_are_not, .timeout
         ControlQuota quota = {.max = 16u << 20};
         Fixture *one = fx_new(&patient, &quota), *two = fx_new(&patient, &quota);
         _cleanup_free_ char *large = NULL;
-        nsec_t first;
+        nsec_t cpu, until;
         size_t size;
 
         large = large_call(500000, &size);
+        cpu = clock_cpu();
         put_all(one, large, size);
         fx_turn(one, has_one);
-        first = clock_now();
-        cr_assert_gt(quota.paced_until, first);
+        cr_assert_gt(quota.paced_until, one->called_at + (clock_cpu() - cpu), "it is longer than what the call took");
+        quota.paced_until = until = nsec_add(clock_now(), 2 * NSEC_PER_SEC); /* as after a call that took longer: what follows may take its time */
         put_all(one, large, size);
         one->peer = fd_close(one->peer); /* what it asked for is done nevertheless */
         put(two, small, sizeof(small));
         fx_turn(two, has_one);
+        cr_assert_lt(two->called_at, until);
         cr_assert_eq(one->n_calls, 1);
         fx_turn(one, has_two);
+        cr_assert_geq(one->called_at, until);
         fx_turn(one, is_gone);
         fx_close(two);
         fx_close(one);
