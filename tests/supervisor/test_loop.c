@@ -185,17 +185,32 @@ Test(loop, lag_is_the_length_of_a_turn_and_how_late_it_makes_the_next_deadline, 
         loop_done(&loop);
 }
 
+/* Of clients, a millisecond each: in this turn, and in the turn that had most of it. */
+static struct {
+        uint64_t turn;
+        int n, most;
+} done_in_turn;
+
+static void toil_for_client(void)
+{
+        if (done_in_turn.turn != loop.pulse->turns)
+                done_in_turn.n = 0;
+        done_in_turn.turn = loop.pulse->turns;
+        done_in_turn.most = MAX(done_in_turn.most, ++done_in_turn.n);
+        toil(NSEC_PER_MSEC);
+}
+
 static int on_busy_client(Source *source, uint32_t revents)
 {
         (void)revents;
-        toil(NSEC_PER_MSEC);
+        toil_for_client();
         container_of(source, Probe, source)->n++;
         return 0;
 }
 
 static int on_client_job(Job *job)
 {
-        toil(NSEC_PER_MSEC);
+        toil_for_client();
         container_of(job, Probe, job)->n++;
         job_post_client(&loop, job, on_client_job);
         return 0;
@@ -267,7 +282,7 @@ Test(loop, clients_that_ask_without_a_pause_get_half_of_the_time_and_each_its_tu
         cr_expect_lt(share, 0.6, "they had %.2f of it", share);
         cr_expect_gt(best, 0.1, "they had %.2f of what others left us", best);
         cr_expect_eq(node.n, 1);
-        cr_expect_eq(n_turns_later_than(100000), 0);
+        cr_expect_leq(done_in_turn.most, 20, "%d ms of it in one turn", done_in_turn.most); /* 8 ms are LOOP_CLIENTS_BURST and what is earned meanwhile */
         job_cancel(&jobs.job);
         fd_close(node_fd);
         loop_done(&loop);
