@@ -300,16 +300,8 @@ Test(loop, a_deadline_armed_for_the_past_is_no_lag, .timeout = 5)
         loop_done(&loop);
 }
 
-static nsec_t first_started;
+static nsec_t first_started, due;
 static struct status_pulse at_wake_up;
-
-static int on_first_turn(Job *job)
-{
-        (void)job;
-        first_started = loop.pulse->turn_started_ns;
-        cr_assert(status_pulse_is_stale(loop.pulse, 5, first_started + 6), "in the middle of a turn");
-        return 0;
-}
 
 /* The end is a turn of its own, however late this one is. */
 static int on_wake_up(Timer *timer, nsec_t now)
@@ -319,17 +311,25 @@ static int on_wake_up(Timer *timer, nsec_t now)
         return 0;
 }
 
+/* Sets the deadline itself: whatever held us up before, this turn ends long before it. */
+static int on_first_turn(Job *job)
+{
+        first_started = loop.pulse->turn_started_ns;
+        cr_assert(status_pulse_is_stale(loop.pulse, 5, first_started + 6), "in the middle of a turn");
+        due = nsec_add(clock_now(), 500 * NSEC_PER_MSEC);
+        timer_arm(&loop, &container_of(job, Probe, job)->victim->timer, due, on_wake_up);
+        return 0;
+}
+
 Test(loop, a_loop_that_sleeps_has_completed_its_turn_and_works_on_in_a_page, .timeout = 5)
 {
         struct status_pulse page = {.turn_started_ns = NSEC_NEVER}; /* left by a predecessor */
-        nsec_t due = nsec_add(clock_now(), 100 * NSEC_PER_MSEC);
-        Probe first = {}, wake = {};
+        Probe wake = {}, first = {.victim = &wake};
 
         cr_assert_eq(loop_init(&loop), 0);
         loop_set_pulse(&loop, &page);
         cr_assert_eq(page.turn_started_ns, 0);
         job_post(&loop, &first.job, on_first_turn);
-        timer_arm(&loop, &wake.timer, due, on_wake_up);
         loop.stop = false;
         cr_assert_eq(loop_run(&loop), 42);
         cr_assert_geq(at_wake_up.turn_completed_ns, first_started, "before it slept");
