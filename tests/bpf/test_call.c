@@ -37,6 +37,7 @@ static const char *const places[] = {"in", "in/flow", "in/flow/a.1", "in/flow/a.
 typedef struct Shared {
         uint64_t log2_ns[64];
         int status;       /* of a child of the puppet's */
+        int n_reads;      /* that it is in, or about to make */
         bool spins, stop; /* it makes no call */
 } Shared;
 
@@ -233,8 +234,10 @@ static void read_what_comes(void)
 {
         char byte;
 
-        for (int i = 0; i < N_READS; i++)
+        for (int i = 0; i < N_READS; i++) {
+                __atomic_add_fetch(&fx.shared->n_reads, 1, __ATOMIC_SEQ_CST);
                 MEASURED(read(feed[0], &byte, 1));
+        }
 }
 
 static void wait_for_nothing(void)
@@ -476,7 +479,14 @@ Test(bpf_call, whoever_is_not_watched_is_not_counted)
         puppet_end(&watched);
 }
 
-/* Outside of what is watched: writes a byte every so often. */
+static void sleep_for(nsec_t span)
+{
+        struct timespec ts = {.tv_nsec = (long)span};
+
+        (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
+}
+
+/* Outside of what is watched: writes a byte for each read, some time after it was begun. */
 static pid_t start_feeder(void)
 {
         pid_t pid = fork();
@@ -485,9 +495,9 @@ static pid_t start_feeder(void)
                 return pid;
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         for (int i = 0; i < N_READS; i++) {
-                struct timespec span = {.tv_nsec = READ_NS};
-
-                (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &span, NULL);
+                while (__atomic_load_n(&fx.shared->n_reads, __ATOMIC_SEQ_CST) <= i)
+                        sleep_for(NSEC_PER_MSEC / 10);
+                sleep_for(READ_NS);
                 (void)!write(feed[1], "", 1);
         }
         _exit(0);
