@@ -47,15 +47,16 @@ static bool wait_for(const Apart *apart, int pidfd, nsec_t span, nsec_t until)
         nsec_t now = clock_now(), since = now, own;
 
         while (!has_ended(pidfd, MIN(nsec_add(now, LOOK_SPAN), until))) {
-                uint32_t n = atomic_load_explicit(&apart->n_steps, memory_order_relaxed);
+                uint32_t n;
 
                 now = clock_now();
                 if (atomic_load_explicit(&apart->done, memory_order_relaxed))
                         break;
+                own = atomic_load_explicit(&apart->span_ms, memory_order_acquire) * (nsec_t)NSEC_PER_MSEC;
+                n = atomic_load_explicit(&apart->n_steps, memory_order_relaxed); /* the step that this span is of, or a later one */
                 if (n != n_steps)
                         since = now;
                 n_steps = n;
-                own = atomic_load_explicit(&apart->span_ms, memory_order_relaxed) * (nsec_t)NSEC_PER_MSEC;
                 if (now >= until || now - since >= (own ? own : span))
                         break;
         }

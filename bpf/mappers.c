@@ -83,8 +83,7 @@ static void step(const Look *look, uint32_t opens_ms)
         Answer *answer = (Answer *)(void *)look->apart->answer;
 
         answer->opening = opens_ms > 0;
-        atomic_store_explicit(&look->apart->span_ms, opens_ms, memory_order_relaxed);
-        atomic_fetch_add_explicit(&look->apart->n_steps, 1, memory_order_release);
+        apart_step(look->apart, opens_ms);
 }
 
 /* 1: it has one of them mapped, 0: none, or nobody may look (some security modules keep even root from it), -ENODATA: it has no memory, or is gone. */

@@ -162,8 +162,7 @@ Test(mappers, a_file_is_known_by_its_number_and_the_last_part_of_its_name)
 static void stand_still(Apart *apart, void *userdata)
 {
         apart->answer[0] = 'x';
-        atomic_store(&apart->span_ms, STILL / NSEC_PER_MSEC);
-        atomic_fetch_add(&apart->n_steps, 1);
+        apart_step(apart, STILL / NSEC_PER_MSEC);
         for (;;)
                 (void)pause();
         (void)userdata;
