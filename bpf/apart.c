@@ -17,6 +17,7 @@
 #include "base/fork.h"
 
 #define LOOK_SPAN (20 * NSEC_PER_MSEC)  /* how often it is seen whether it gets on */
+#define LOOK_MOST (2 * LOOK_SPAN)       /* that counts of the time between two looks: where we had no processor nobody saw what it did */
 #define DIE_SPAN  (200 * NSEC_PER_MSEC) /* whoever can be killed is gone by then */
 
 Apart *apart_new(void)
@@ -44,7 +45,7 @@ static bool has_ended(int pidfd, nsec_t at)
 static bool wait_for(const Apart *apart, int pidfd, nsec_t span, nsec_t until)
 {
         uint32_t n_steps = 0;
-        nsec_t now = clock_now(), since = now, own;
+        nsec_t now = clock_now(), before = now, stood = 0, own;
 
         while (!has_ended(pidfd, MIN(nsec_add(now, LOOK_SPAN), until))) {
                 uint32_t n;
@@ -54,10 +55,10 @@ static bool wait_for(const Apart *apart, int pidfd, nsec_t span, nsec_t until)
                         break;
                 own = atomic_load_explicit(&apart->span_ms, memory_order_acquire) * (nsec_t)NSEC_PER_MSEC;
                 n = atomic_load_explicit(&apart->n_steps, memory_order_relaxed); /* the step that this span is of, or a later one */
-                if (n != n_steps)
-                        since = now;
+                stood = n == n_steps ? stood + MIN(now - before, LOOK_MOST) : 0;
+                before = now;
                 n_steps = n;
-                if (now >= until || now - since >= (own ? own : span))
+                if (now >= until || stood >= (own ? own : span))
                         break;
         }
         if (atomic_load_explicit(&apart->done, memory_order_relaxed))

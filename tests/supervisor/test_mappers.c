@@ -193,6 +193,42 @@ static void never_end(Apart *apart, void *userdata)
         }
 }
 
+#define STALL (5 * SPAN / 3)
+
+static volatile sig_atomic_t stalled;
+
+/* In who waits: the machine stands still, with the child. */
+static void on_stall(int signo, siginfo_t *si, void *context)
+{
+        (void)signo;
+        (void)context;
+        (void)waitid(P_PID, (id_t)si->si_pid, &(siginfo_t){}, WSTOPPED | WNOWAIT);
+        (void)poll(NULL, 0, STALL / NSEC_PER_MSEC);
+        stalled = 1;
+        (void)kill(si->si_pid, SIGCONT);
+}
+
+static void stall(Apart *apart, void *userdata)
+{
+        (void)kill(getppid(), SIGUSR1);
+        (void)raise(SIGSTOP);
+        (void)poll(NULL, 0, 50); /* it goes on, but has not yet when it is looked for again */
+        apart->answer[0] = 'z';
+        (void)userdata;
+}
+
+Test(apart, time_in_which_nobody_looked_does_not_count, .timeout = 60)
+{
+        _cleanup_(apart_freep) Apart *apart = apart_new();
+        struct sigaction action = {.sa_sigaction = on_stall, .sa_flags = SA_SIGINFO};
+
+        cr_assert_not_null(apart);
+        cr_assert_eq(sigaction(SIGUSR1, &action, NULL), 0);
+        cr_expect_eq(apart_run(apart, stall, NULL, SPAN, clock_now() + 40 * NSEC_PER_SEC), 0);
+        cr_expect(stalled && apart->answer[0] == 'z');
+        while (waitpid(-1, NULL, 0) > 0) {}
+}
+
 Test(apart, who_stands_still_is_killed_and_who_gets_on_is_waited_for, .timeout = 60)
 {
         _cleanup_(apart_freep) Apart *apart = apart_new();
