@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
+#include "base/procstat.h"
 #include "tests/node/harness.h"
 
 static Flow *flow;
@@ -794,6 +795,14 @@ static int have_a_handler(tg_node *node, void *arg)
         return 0;
 }
 
+/* It has said that it goes to sleep, and the kernel says that it does: in nothing else does it wait. */
+static bool sleeps(int node)
+{
+        ProcStat stat;
+
+        return flow_bell(flow, node).n_sleeps > 0 && procstat_read(&stat, flow_pid(flow, node)) == 0 && stat.state == 'S';
+}
+
 Test(events, a_signal_handler_ends_the_wait, .timeout = 30)
 {
         int a;
@@ -803,7 +812,7 @@ Test(events, a_signal_handler_ends_the_wait, .timeout = 30)
         flow_timer(flow, a, "tick", 3600 * NSEC_PER_SEC);
         flow_start(flow);
         cr_assert(FLOW_UNTIL(flow, 10, shared[MARK]));
-        flow_turn(flow, clock_now() + 20 * NSEC_PER_MSEC); /* before it sleeps the signal would be no interruption */
+        cr_assert(FLOW_UNTIL(flow, 10, sleeps(a))); /* before that the signal would be no interruption */
         kill(flow_pid(flow, a), SIGUSR1);
         cr_assert(FLOW_UNTIL(flow, 10, ended(a)));
         flow_close(flow);
