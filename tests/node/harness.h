@@ -63,12 +63,15 @@ void flow_hold_start(Flow *flow, bool hold); /* keep back START */
 /* One turn: what sockets and exits have to say, at most until @deadline. False once that has passed. */
 bool flow_turn(Flow *flow, nsec_t deadline);
 
+/* What held once was there, also if it is over by now, as "blocked" is for each look of who waits for room. */
 #define FLOW_UNTIL(flow, seconds, condition)                                                                           \
         ({                                                                                                             \
                 nsec_t flow_deadline_ = nsec_add(clock_now(), (nsec_t)((seconds) * 1e9));                              \
-                while (!(condition) && flow_turn((flow), flow_deadline_))                                              \
-                        ;                                                                                              \
-                (bool)(condition);                                                                                     \
+                bool flow_met_, flow_more_ = true;                                                                     \
+                                                                                                                       \
+                while (!(flow_met_ = (bool)(condition)) && flow_more_)                                                 \
+                        flow_more_ = flow_turn((flow), flow_deadline_);                                                \
+                flow_met_;                                                                                             \
         })
 
 pid_t flow_pid(const Flow *flow, int node);
