@@ -31,6 +31,7 @@
 #define NODE_GLANCE_NS    (50 * NSEC_PER_MSEC) /* a node that never sleeps looks around at least this often */
 #define NODE_CPU_SPAN     (200 * NSEC_PER_MSEC) /* and asks at most this often what CPU time it has used */
 #define NODE_RELOOK_NS    (10 * NSEC_PER_MSEC) /* a blocked sender looks again at least this often */
+#define NODE_GROW_SPAN    (100 * NSEC_PER_MSEC) /* a sender that may drop waits so long for each step to a larger pool, once until it is answered */
 #define NODE_MAX_LINKS    1024u /* per output */
 #define JOIN_SPAN_MIN     (100 * NSEC_PER_MSEC) /* between two attempts to find a supervisor by name */
 #define JOIN_SPAN_MAX     NSEC_PER_SEC
@@ -234,6 +235,7 @@ struct tg_node {
         bool timed;                     /* some input is a timer or has a timeout */
         nsec_t timer_armed;
         int64_t send_timeout_ns; /* atomic */
+        nsec_t grow_span; /* NODE_GROW_SPAN; longer where a test wants the answer, whoever has the processors meanwhile */
 
         NodeWaitMode wait_mode;
         SpinCost cost;

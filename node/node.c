@@ -156,6 +156,7 @@ static int node_new(tg_node **ret)
         n->join_span = JOIN_SPAN_MIN;
         n->verdict_by = NSEC_NEVER;
         n->send_timeout_ns = TG_FOREVER;
+        n->grow_span = NODE_GROW_SPAN;
         n->wait_mode = NODE_WAIT_ADAPTIVE;
         n->last_serial = NODE_TAG_PEERS;
         n->self.current = true;

@@ -11,7 +11,6 @@
 #include "node/copy.h"
 #include "node/node-internal.h"
 
-#define GROW_SPAN (100 * NSEC_PER_MSEC) /* a sender that may drop waits so long for each step to a larger pool, once until it is answered */
 #define BATCH_LOCKED     64  /* messages of a batch before the output's lock is offered to others */
 #define VIOLATION_STRIDE 256 /* messages; cursors are judged by the ring, and asked for here now and then */
 
@@ -259,7 +258,7 @@ static int take_chunk_gently(Send *send, size_t size, PoolChunk *ret)
                 int r = ring_writer_alloc_gently(output->writer, size, ret);
                 bool needed = r == POOL_E_TOO_LARGE;
                 int grew;
-                nsec_t span = needed && output->n_backpressure ? NSEC_NEVER : GROW_SPAN;
+                nsec_t span = needed && output->n_backpressure ? NSEC_NEVER : output->node->grow_span;
 
                 if (r == 0 || output->closed || !grow_may(output, size) || (output->grow_late && !(needed && output->n_backpressure)))
                         return r;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "node/node-internal.h"
 #include "tests/node/harness.h"
 
 #define N_MESSAGES 200u
@@ -167,6 +168,7 @@ static int send_what_cannot_be(tg_node *node, void *arg)
         const tg_message too_large[] = {{"a", 1, NULL}, {large, sizeof(large), NULL}, {"b", 1, NULL}};
         size_t n = 99;
 
+        node->grow_span = 20 * NSEC_PER_SEC; /* until the supervisor has said no, however long that takes it */
         NODE_CHECK(tg_send_batch(node, "in", good, 2, &n) == TG_E_NO_OUTPUT && n == 0);
         NODE_CHECK(tg_send_batch(node, "out", no_data, 2, &n) == -EINVAL && n == 0);
         NODE_CHECK(tg_send_batch(node, "out", NULL, 0, &n) == 0 && n == 0);

@@ -18,6 +18,7 @@
 
 #include "base/cleanup.h"
 #include "base/procstat.h"
+#include "node/node-internal.h"
 #include "tests/node/harness.h"
 
 static Flow *flow;
@@ -440,6 +441,7 @@ static int exhaust_the_pool(tg_node *node, void *arg)
         tg_sample *s[4], *t;
         uint8_t bytes[1000] = {};
 
+        node->grow_span = 20 * NSEC_PER_SEC; /* until the supervisor has said no, however long that takes it */
         for (unsigned i = 0; i < 4; i++)
                 NODE_CHECK(tg_alloc(node, "out", 1000, &s[i]) == 0);
         NODE_CHECK(tg_alloc(node, "out", 1000, &t) == TG_E_DROPPED);

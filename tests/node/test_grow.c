@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
+#include "node/node-internal.h"
 #include "tests/node/harness.h"
 
 #define LARGE  100000u /* bytes; the first segment has two chunks of FIRST */
@@ -55,6 +56,12 @@ static void wait_for(int word, uint64_t value)
                 NODE_CHECK(clock_now() < until);
 }
 
+/* Who may drop does not wait for long, and a supervisor that answers may be slow for once: here it is the answer that counts. */
+static void wait_for_answers(tg_node *node)
+{
+        node->grow_span = 20 * NSEC_PER_SEC;
+}
+
 /* A burst at once, then waits to be stopped. */
 static int burst(tg_node *node, void *arg)
 {
@@ -81,6 +88,12 @@ static int burst(tg_node *node, void *arg)
                         break;
         }
         return 0;
+}
+
+static int burst_with_answers(tg_node *node, void *arg)
+{
+        wait_for_answers(node);
+        return burst(node, arg);
 }
 
 /* Begins to take when the burst is over. */
@@ -142,7 +155,7 @@ Test(grow, a_burst_larger_than_the_pool_loses_nothing, .timeout = 60)
         const size_t sizes[] = {FIRST, LARGE};
 
         for (size_t i = 0; i < ELEMENTSOF(sizes); i++) {
-                two(burst, take_late, &sizes[i], (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 15, .n_chunks = 3});
+                two(burst_with_answers, take_late, &sizes[i], (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 15, .n_chunks = 3});
                 cr_assert(FLOW_UNTIL(flow, 20, shared[DELIVERED] == QUEUE), "%lu of %u", (unsigned long)shared[DELIVERED], QUEUE);
                 cr_assert_eq(shared[SENT], QUEUE);
                 cr_assert_eq(shared[DROPPED_POOL] + shared[DROPPED], 0);
@@ -168,7 +181,7 @@ Test(grow, what_does_not_fit_past_the_bound_is_dropped_and_counted_and_not_asked
 {
         const size_t size = LARGE;
 
-        two(burst, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 1, .n_chunks = 3});
+        two(burst_with_answers, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 1, .n_chunks = 3});
         cr_assert(FLOW_UNTIL(flow, 20, shared[DELIVERED] + shared[DROPPED_POOL] == QUEUE));
         cr_assert_eq(shared[SENT], QUEUE);
         cr_assert_geq(shared[DROPPED_POOL], QUEUE - 3);
@@ -182,7 +195,7 @@ Test(grow, a_message_that_can_never_fit_is_refused_at_once, .timeout = 60)
 {
         const size_t size = LARGE;
 
-        two(burst, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){});
+        two(burst_with_answers, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){});
         cr_assert(FLOW_UNTIL(flow, 20, shared[GO] == 1));
         cr_assert_eq(shared[SENT], 0);
         cr_assert_eq(shared[RESULT], EMSGSIZE);
@@ -266,7 +279,7 @@ Test(grow, a_descriptor_in_a_segment_that_nobody_told_of_ends_the_link_alone, .t
 {
         const size_t size = LARGE;
 
-        two(burst, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 1, .n_chunks = QUEUE, .secret = true});
+        two(burst_with_answers, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE}, (FlowGrowth){.n_segments = 1, .n_chunks = QUEUE, .secret = true});
         cr_assert(FLOW_UNTIL(flow, 20, flow_n_violations(flow) == 1));
         cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, sink, NULL)), "its input was closed, and it ended by itself");
         cr_assert_eq(shared[DELIVERED], 0);
@@ -289,7 +302,7 @@ static int take_late_without_memory(tg_node *node, void *arg)
 static int burst_after_it(tg_node *node, void *arg)
 {
         wait_for(MORE, 1);
-        return burst(node, arg);
+        return burst_with_answers(node, arg);
 }
 
 Test(grow, a_consumer_without_memory_for_a_segment_loses_what_lies_in_there_and_lives_on, .timeout = 60)
@@ -330,6 +343,7 @@ Test(grow, under_backpressure_it_lets_go_of_the_link_and_blames_nobody, .timeout
 /* Sends whenever told to, so that a consumer that comes later has something to read. */
 static int send_on_demand(tg_node *node, void *arg)
 {
+        wait_for_answers(node);
         for (uint64_t i = 0; !tg_should_stop(node); i++) {
                 while (shared[GO] <= i && !tg_should_stop(node)) {
                         tg_event *ev;
@@ -544,6 +558,7 @@ static int send_past_what_is_held(tg_node *node, void *arg)
 {
         const size_t all = 4 * (size_t)LARGE; /* with what is held in the only segment there is no room for it */
 
+        wait_for_answers(node);
         NODE_CHECK(send_size(node, 0, LARGE) == 0);
         wait_for(N_SEEN, 1);
         tg_set_send_timeout(node, (int64_t)(50 * NSEC_PER_MSEC));
