@@ -63,6 +63,12 @@ void flow_hold_start(Flow *flow, bool hold); /* keep back START */
 /* One turn: what sockets and exits have to say, at most until @deadline. False once that has passed. */
 bool flow_turn(Flow *flow, nsec_t deadline);
 
+/* What nodes have said until now is heard: for what is counted here, after news that came by shared memory. */
+static inline void flow_hear(Flow *flow)
+{
+        (void)flow_turn(flow, 0);
+}
+
 /* What held once was there, also if it is over by now, as "blocked" is for each look of who waits for room. */
 #define FLOW_UNTIL(flow, seconds, condition)                                                                           \
         ({                                                                                                             \

@@ -213,6 +213,7 @@ Test(grow, a_supervisor_that_does_not_answer_holds_up_nobody_who_may_drop, .time
                 cr_assert_eq(shared[SENT], sizes[i] == FIRST ? QUEUE : 0);
                 cr_assert_eq(shared[RESULT], sizes[i] == FIRST ? 0 : TG_E_DROPPED);
                 cr_assert_lt(shared[SPAN], 2 * NSEC_PER_SEC);
+                flow_hear(flow);
                 cr_assert_eq(flow_n_grows(flow), 1, "asked once");
                 cr_assert_eq(flow_ring(flow, source, 0).refused, sizes[i] == FIRST ? 0 : QUEUE);
                 stop_both();
@@ -245,6 +246,7 @@ Test(grow, under_backpressure_a_send_waits_for_the_answer_until_its_timeout_or_s
                         (FlowGrowth){.n_segments = 1, .n_chunks = 2, .silent = true});
                 cr_assert(FLOW_UNTIL(flow, 20, shared[GO] == 1));
                 cr_assert_eq(shared[RESULT], TG_E_TIMEOUT);
+                flow_hear(flow);
                 cr_assert_eq(flow_n_grows(flow), 1);
                 if (answered)
                         flow_grow_now(flow, source, 0);
@@ -602,6 +604,7 @@ Test(grow, what_can_be_put_where_smaller_ones_were_waits_for_no_supervisor_that_
                 (FlowGrowth){.n_segments = 1, .n_chunks = 2, .silent = true}, LARGE, 4);
         cr_assert(FLOW_UNTIL(flow, 20, shared[RESULT] > 0));
         cr_assert_eq(shared[RESULT], 1);
+        flow_hear(flow);
         cr_assert_eq(flow_n_grows(flow), 1, "it was asked");
         cr_assert(FLOW_UNTIL(flow, 20, shared[N_SEEN] == 1));
         stop_both();
@@ -626,6 +629,7 @@ Test(grow, of_a_message_that_no_segment_can_hold_the_supervisor_hears_once_thoug
         cr_assert(FLOW_UNTIL(flow, 20, shared[N_SEEN] == 3));
         cr_assert_eq(shared[RESULT], EMSGSIZE);
         cr_assert_eq(shared[MORE], EMSGSIZE);
+        flow_hear(flow);
         cr_assert_eq(flow_n_grows(flow), 3, "one that was granted, one that was not, and this");
         stop_both();
 }

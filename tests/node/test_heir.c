@@ -412,6 +412,7 @@ Test(verdict, that_nobody_comes_ends_the_wait, .timeout = 60)
         place_is_kept();
         flow_detach(fx.flow, fx.link, false); /* the restart was given up */
         source_goes_on(10);
+        flow_hear(fx.flow);
         cr_assert_eq(flow_n_detach_acks(fx.flow), 2);
         flow_close(fx.flow);
 }
