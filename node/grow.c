@@ -178,7 +178,7 @@ int grow_wait(Output *output, uint64_t chunk_size, nsec_t span, nsec_t deadline)
                 r = ask(node, output);
         }
         while (r == 0 && output->grow_asked && somebody_answers(node) && !__atomic_load_n(&output->closed, __ATOMIC_RELAXED) && !node_told_to_stop(node) && clock_now() < until) {
-                r = node_wait(node, node->pulse, until);
+                r = node_wait(node, node->pulse, MIN(until, nsec_add(clock_now(), NODE_RELOOK_NS))); /* a new supervisor does not ring, nor the page */
                 if (!mapped && output->grown[n].map) { /* half way: to touch it may have taken long */
                         mapped = true;
                         until = MIN(nsec_add(clock_now(), span), deadline);

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
+#include "base/procstat.h"
 #include "node/node-internal.h"
 #include "tests/node/harness.h"
 
@@ -272,6 +273,59 @@ Test(grow, under_backpressure_nobody_waits_for_an_answer_that_cannot_come, .time
         flow_hang_up(flow, source);
         cr_assert(FLOW_UNTIL(flow, 20, shared[MORE] > 0), "its supervisor is lost for good, and it sends for ever");
         cr_assert_eq((int)shared[MORE] - 1, -EMSGSIZE);
+        stop_both();
+}
+
+static int send_one(tg_node *node, void *arg)
+{
+        shared[MORE] = (uint64_t)send_size(node, 0, LARGE) + 1;
+        flow_note(flow);
+        return 0;
+}
+
+/* Nobody else wakes it: it looks for the next one by itself, as who waits for room does. */
+Test(grow, under_backpressure_a_send_finds_the_next_supervisor_and_asks_that_one, .timeout = 60)
+{
+        flow = flow_new();
+        shared = flow_shared(flow);
+        flow_growth(flow, (FlowGrowth){.n_segments = 1, .n_chunks = 2, .silent = true});
+        source = flow_node(flow, "source", send_one, NULL);
+        sink = flow_node(flow, "sink", take_late, NULL);
+        flow_link(flow, source, flow_output(flow, source, "out", QUEUE, FIRST, 2), sink, "in", (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true});
+        flow_by_name(flow);
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 20, flow_n_grows(flow) == 1));
+        flow_hang_up(flow, source);
+        flow_listen(flow, true);
+        cr_assert(FLOW_UNTIL(flow, 20, flow_n_joined(flow) == 1 || flow_exited(flow, sink, NULL)));
+        cr_assert(!flow_exited(flow, sink, NULL), "it looks for another only when somebody rings");
+        cr_assert(FLOW_UNTIL(flow, 20, flow_n_grows(flow) == 2));
+        flow_grow_now(flow, source, 0);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[MORE] > 0));
+        cr_assert_eq(shared[MORE], 1);
+        shared[GO] = 1;
+        cr_assert(FLOW_UNTIL(flow, 20, shared[DELIVERED] == 1));
+        stop_both();
+}
+
+static bool sleeps(int node)
+{
+        ProcStat stat;
+
+        return procstat_read(&stat, flow_pid(flow, node)) == 0 && stat.state == 'S';
+}
+
+Test(grow, under_backpressure_the_word_on_the_page_alone_ends_a_send_that_waits_for_an_answer, .timeout = 60)
+{
+        const size_t size = LARGE;
+
+        two(send_one, take_late, &size, (FlowLinkSpec){.queue_size = QUEUE, .backpressure = true}, (FlowGrowth){.n_segments = 1, .n_chunks = 2, .silent = true});
+        cr_assert(FLOW_UNTIL(flow, 20, flow_n_grows(flow) == 1));
+        cr_assert(FLOW_UNTIL(flow, 20, sleeps(source)));
+        flow_stop_page(flow, source, NSEC_PER_SEC);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[MORE] > 0), "it waits on");
+        cr_assert_eq(shared[MORE], TG_E_STOPPING + 1);
+        shared[GO] = 1;
         stop_both();
 }
 
