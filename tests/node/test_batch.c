@@ -46,6 +46,14 @@ static void make(tg_message *m, unsigned i)
         *m = (tg_message){bytes, size_of(i), params};
 }
 
+static void unmake(const tg_message *m, unsigned n)
+{
+        for (unsigned i = 0; i < n; i++) {
+                free((void *)(uintptr_t)m[i].data);
+                (void)tg_params_free((tg_params *)(uintptr_t)m[i].params);
+        }
+}
+
 static int send_one_batch(tg_node *node, void *arg)
 {
         tg_message *m = calloc(N_MESSAGES, sizeof(*m));
@@ -55,6 +63,8 @@ static int send_one_batch(tg_node *node, void *arg)
                 make(&m[i], i);
         NODE_CHECK(tg_send_batch(node, "out", m, N_MESSAGES, &n) == 0);
         shared[SENT] = n;
+        unmake(m, N_MESSAGES);
+        free(m);
         return 0;
 }
 
@@ -143,6 +153,7 @@ static int send_more_than_fits(tg_node *node, void *arg)
                 make(&m[i], i);
         tg_set_send_timeout(node, 30 * 1000000);
         NODE_CHECK(tg_send_batch(node, "out", m, 30, &n) == TG_E_TIMEOUT);
+        unmake(m, 30);
         shared[SENT] = n;
         shared[BLOCKED] = 1;
         flow_note(flow);
