@@ -18,6 +18,13 @@
 
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
 
+/* Whatever has libcriterion in its stack is passed over (tests/lsan.supp), and a node's process is forked below it: stacks end before that. */
+__attribute__((visibility("default"))) const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+        return "malloc_context_size=4";
+}
+
 static void child(FlowNode *node, int fd)
 {
         Flow *flow = node->flow;
