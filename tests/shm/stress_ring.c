@@ -213,7 +213,7 @@ static void producer_detach(Producer *p, unsigned i)
         p->sock[i] = -1;
 }
 
-/* Orders of the test, in the role of a supervisor: 'A' or 'D' and a link, or 'E', there will be none any more; answered by one byte. */
+/* Orders of the test, in the role of a supervisor: 'A' or 'D' and a link, or 'E', it may end; answered by one byte. */
 static void producer_obey(Producer *p)
 {
         char order[2];
@@ -310,6 +310,7 @@ static void *producer_main(void *arg)
         World *world = arg;
         Producer p = {.world = world, .res = &world->result[MAX_CONSUMERS], .rng = world->seed | 1};
         uint64_t index = 0;
+        bool last = false;
 
         must(ring_writer_new(&p.w, &world->ring.rw, MAX_CONSUMERS));
         must(ring_writer_add_segment(p.w, &world->pool.rw));
@@ -319,10 +320,11 @@ static void *producer_main(void *arg)
                 producer_attach(&p, i);
         must(send(world->command[0], "k", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);
 
-        p.may_end = !world->cs->kill || world->n_messages; /* else on a busy machine its time may be over before the reader was replaced */
-        while ((!p.may_end || clock_now() < world->end) && (!world->n_messages || index < world->n_messages) && !p.res->failure[0]) {
+        p.may_end = world->n_messages > 0; /* else on a busy machine its time may be over before every reader has begun, or was replaced */
+        while (!last && (!world->n_messages || index < world->n_messages) && !p.res->failure[0]) {
                 uint64_t n = 1 + next_random(&p.rng) % world->cs->max_batch;
 
+                last = p.may_end && clock_now() >= world->end; /* looked at before: after the order there is a message for whoever came last */
                 for (uint64_t i = 0; i < n; i++)
                         producer_send(&p, index++);
                 producer_ring_peers(&p);
@@ -664,6 +666,12 @@ static void order(World *world, char what, unsigned link)
         expect(world->command[1], "producer obeys");
 }
 
+/* All have begun, and none will come: the producer may end. Its answer is not waited for: it may have failed, and then says so in its result. */
+static void let_end(World *world)
+{
+        must(send(world->command[1], "E", 2, MSG_NOSIGNAL) == 2 ? 0 : -errno);
+}
+
 static void go(World *world, unsigned i)
 {
         must(send(world->go[i][0], "g", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);
@@ -706,7 +714,6 @@ static pid_t kill_and_replace(World *world, pid_t victim, unsigned i)
         go(world, heir);
         if (lossless)
                 order(world, 'D', i); /* until its heir is active the dead one goes on gating: nothing is lost */
-        order(world, 'E', 0);
         return pid;
 }
 
@@ -742,6 +749,7 @@ static int run_processes(World *world)
         }
         if (world->cs->kill)
                 heir = kill_and_replace(world, consumer[n - 1], n - 1);
+        let_end(world);
 
         check_exit(producer, "producer", &failures);
         for (unsigned i = 0; i < n; i++)
@@ -768,7 +776,9 @@ static int run_threads(World *world)
         for (unsigned i = 0; i < n; i++) {
                 c[i] = (Consumer){.world = world, .i = i};
                 must(pthread_create(&consumer[i], NULL, consumer_main, &c[i]));
+                expect(world->go[i][0], "consumer starts");
         }
+        let_end(world);
         must(pthread_join(producer, NULL));
         for (unsigned i = 0; i < n; i++)
                 must(pthread_join(consumer[i], NULL));
