@@ -187,6 +187,7 @@ def test_f08_a_verdict_with_a_cause_at_the_deadline(place, tree_program):
     """containerd: a kill was repeated for ever, and nobody was told why."""
     place.start(program("traced", f'echo $$ >"$HERE/pid"; {SLEEP}'))
     pid = place.pid("pid")
+    assert eventually(lambda: pathlib.Path(f"/proc/{pid}/comm").read_text() == "sleep\n", 20)
     with tracer_of(tree_program, pid):
         result, seconds = place.stop()
         within_the_ladder(result, seconds, left=1)
