@@ -266,18 +266,21 @@ def test_f13_what_the_leader_leaves_behind_has_a_grace_of_its_own(place):
 def test_f14_a_stop_outlives_its_supervisor_and_waits_for_no_reply(place):
     """dora: the stop waited for replies of nodes; who answered it was lost; a dynamic node never "finished"."""
     never = {**program("never", ""), "kind": "dynamic", "argv": [], "capture": False}
-    place.start(program("deaf", f'{DEAF}; echo $$ >"$HERE/pid"; {FOREVER}'), never, grace=0.4)
+    grace = 1  # the supervisor is killed before it can have answered
+    place.start(program("deaf", f'{DEAF}; echo $$ >"$HERE/pid"; {FOREVER}'), never, grace=grace)
     pid = place.pid("pid")
     place.running("deaf")
+    supervisor = place.daemon.take("supervisor")
     with Client(place.daemon.socket) as client:
         begin = time.monotonic()
         client.send("Stop", dataflow="flow")
         assert eventually(lambda: "escrow: confirmed" in place.daemon.log.read_text(), 5)
-        place.daemon.send("supervisor")
+        supervisor.send(signal.SIGKILL)
+        supervisor.close()
         with pytest.raises((EOFError, ConnectionError)):
             client.receive(10)
     assert eventually(lambda: not lives(pid), 5)
-    assert time.monotonic() - begin < 1.5 * 0.4 + 2 + SLACK
+    assert time.monotonic() - begin < 1.5 * grace + 2 + SLACK
     assert place.daemon.talk("Wait", dataflow="flow", state="ended")["state"] == "ended"
 
 
