@@ -515,6 +515,6 @@ def test_f27_a_zombie_is_nobody(place):
         (cgroup / "cgroup.procs").write_text(str(mine.pid))
         result, seconds = place.stop()
         os.kill(mine.pid, 0)  # it is there, for whoever asks so
-        assert state_of(mine.pid) == "Z"
+        assert eventually(lambda: state_of(mine.pid) == "Z", 5), "it has left its cgroup before it is one"
         within_the_ladder(result, seconds)
         assert seconds < 1 + SLACK and cgroups_in(place.daemon.home) == [c for c in cgroups_in(place.daemon.home) if "n.1" not in c]
