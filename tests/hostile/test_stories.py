@@ -99,9 +99,9 @@ def test_f01_middle_of_three_dies_first(place):
 
 def test_f02_leader_leaves_early(place):
     """process-compose: the first process ended on SIGTERM, so the rest was taken for ended too, with status 0."""
-    place.start(program("n", f'(trap "" TERM; echo $(exec sh -c "echo \\$PPID") >"$HERE/member"; {FOREVER}) & trap "exit 0" TERM; echo >"$HERE/up"; wait'))
+    place.start(program("n", f'(trap "" TERM; echo $(exec sh -c "echo \\$PPID") >"$HERE/member"; {FOREVER}) & trap "exit 0" TERM; echo up >"$HERE/up"; wait'))
     member = place.pid("member")
-    place.said("up") if (place.directory / "up").read_text().strip() else None
+    place.said("up")
     result, seconds = place.stop()
     within_the_ladder(result, seconds)
     assert not lives(member) and result["killed"] >= 1
@@ -310,8 +310,9 @@ def test_f16_the_reply_comes_when_all_have_gone(grove):
 
 def test_f17_no_group_is_signalled_by_its_number(root, place):
     """dora: kill(-pgid), when the number was a stranger's group already."""
-    place.start(program("n", f'(trap "" TERM; echo $(exec sh -c "echo \\$PPID") >"$HERE/member"; {FOREVER}) & trap "exit 0" TERM; wait'))
+    place.start(program("n", f'(trap "" TERM; echo $(exec sh -c "echo \\$PPID") >"$HERE/member"; {FOREVER}) & trap "exit 0" TERM; echo up >"$HERE/up"; wait'))
     leader, member = place.running("n"), place.pid("member")
+    place.said("up")
     # One that is in the group of the first process, and is none of this dataflow's: in the same session, forked by it, and moved out by root.
     assert os.getpgid(member) == leader
     outside = place.daemon.home / "outside"
