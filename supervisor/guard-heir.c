@@ -29,6 +29,7 @@ static int on_keeper_pidfd(Source *source, uint32_t revents)
 
         (void)revents;
         guard_on_keeper_exit(slot->guard, slot, &(siginfo_t){});
+        guard_advance(slot->guard); /* no SIGCHLD follows */
         return 0;
 }
 

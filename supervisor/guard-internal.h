@@ -238,6 +238,7 @@ void guard_pump(Guard *guard);   /* go on telling, as far as its socket takes it
 int guard_adopt_keeper(Guard *guard, GuardSlot *slot, pid_t pid, int take_socket, int take_pidfd, const char *cgroup);
 int guard_restore(Guard *guard, int state_fd); /* closes it; 0 or a negative errno */
 void guard_on_keeper_exit(Guard *guard, GuardSlot *slot, const siginfo_t *si);
+void guard_advance(Guard *guard); /* after every exit: it may have been the last one that the guard's own end waits for */
 int guard_keeper_watch(GuardSlot *slot, int take_fd); /* our end of its socket */
 int guard_tell_slot(Guard *guard, const GuardSlot *slot);
 int guard_open_instance_files(Guard *guard);

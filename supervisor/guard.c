@@ -26,7 +26,6 @@
 #define CLIENT_WORDS_MAX 2048 /* more than a socket holds */
 #define SUPERVISOR_LAST_READS 64 /* of 32 records each: more than a socket holds */
 
-static void guard_advance(Guard *guard);
 static void guard_replace_supervisor(Guard *guard, const siginfo_t *si);
 
 /* ---- records out: never blocking; a peer that does not read loses them, and its deadlines hold all the same */
@@ -583,7 +582,7 @@ static bool put_off_cleaning(Guard *guard)
 }
 
 /* One state at a time, each left once what it waits for has happened. Called after every exit. */
-static void guard_advance(Guard *guard)
+void guard_advance(Guard *guard)
 {
         int r;
 

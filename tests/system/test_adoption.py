@@ -403,6 +403,27 @@ def test_when_both_die_the_next_daemon_adopts(scene):
     s.finish()
 
 
+def test_who_took_over_a_keeper_ends_with_it_also_where_that_is_the_last_to_go(survivor, build):
+    """It is no child of that guard. Its tracer keeps it from being gone before the supervisor is."""
+    daemon = survivor()
+    daemon.talk("Start", plan=plan(program("n", "exec sleep 1000")), environment=[], grace_ms=1000, budget_ms=1000)
+    assert eventually(lambda: daemon.pids(), 10), daemon.output()
+    daemon.kill_both()
+    daemon.again()
+    daemon.wait_until_ready()
+    daemon.until_adopted(1)
+    (keeper,) = daemon.parts("keeper")
+    with subprocess.Popen([build / "tests/hostile/hostile_tree", "--trace", "exit", str(keeper)], stdout=subprocess.PIPE, text=True) as tracer:
+        try:
+            assert tracer.stdout.readline() == "ready\n"
+            daemon.send("guard", signo=signal.SIGTERM)
+            assert eventually(lambda: not daemon.parts("supervisor"), 10), daemon.output()
+            assert daemon.process.poll() is None, "it waits for the keeper"
+        finally:
+            tracer.kill()
+    assert daemon.process.wait(10) == 0, daemon.output()
+
+
 # Keepers
 
 
