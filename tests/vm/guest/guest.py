@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pathlib
+import signal
 import struct
 import subprocess
 import sys
@@ -136,6 +137,16 @@ def _enter(user, cgroup):
 
 def tidegate(*args, **kwargs):
     return run(BUILD / "bin/tidegate", *args, **kwargs)
+
+
+def kill_daemon(call=tidegate):
+    """Guard and supervisor, neither of which sees the other one die: it would make another. They are gone then, and with them the socket, which still takes
+    connections of one that is only about to die."""
+    guard, supervisor = int(call("pid", "--guard").stdout), int(call("pid").stdout)
+    os.kill(guard, signal.SIGSTOP)
+    os.kill(supervisor, signal.SIGKILL)
+    os.kill(guard, signal.SIGKILL)
+    assert eventually(lambda: state_of(guard) is None and state_of(supervisor) is None), (state_of(guard), state_of(supervisor))
 
 
 def doctor(**kwargs):

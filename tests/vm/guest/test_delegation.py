@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 
-from guest import BUILD, CGROUPS, SLACK, UID, USER, Cgroup, cgroups, descriptor, doctor, eventually, pids_in, probe, processes, run, start, state_of, tidegate
+from guest import BUILD, CGROUPS, SLACK, UID, USER, Cgroup, cgroups, descriptor, doctor, eventually, kill_daemon, pids_in, probe, processes, run, start, state_of, tidegate
 
 LEAF = "tidegate-self"
 
@@ -116,8 +116,7 @@ def test_the_daemon_of_a_user_in_his_delegated_cgroup_is_adopted_there():
         assert call("start", file, "--name", "flow", "--detach").returncode == 0
         a = int(call("pid", "flow:a").stdout)
         assert int(call("pid", "--guard").stdout) in pids_in(home / LEAF)
-        for pid in {int(call("pid", "--guard").stdout), int(call("pid").stdout)}:
-            os.kill(pid, signal.SIGKILL)
+        kill_daemon(call)
         assert call("up").returncode == 0
         assert eventually(lambda: call("pid", "flow:a").stdout.strip() == str(a))
         assert state_of(a) is not None

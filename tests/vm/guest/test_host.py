@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 
-from guest import BUILD, CGROUPS, SLACK, SOURCE, cgroup_of, cgroups, descriptor, doctor, eventually, pids_in, probe, start, state_of, tidegate
+from guest import BUILD, CGROUPS, SLACK, SOURCE, cgroup_of, cgroups, descriptor, doctor, eventually, kill_daemon, pids_in, probe, start, state_of, tidegate
 
 DEAF = "trap '' TERM HUP INT; (setsid sh -c \"trap '' TERM; while :; do sleep 1; done\" &) ; echo ready; while :; do sleep 1; done"
 
@@ -67,8 +67,7 @@ def test_nodes_of_a_daemon_that_was_killed_whole_are_adopted():
     assert tidegate("up").returncode == 0
     assert tidegate("start", file, "--name", "flow", "--detach").returncode == 0
     a = int(tidegate("pid", "flow:a").stdout)
-    for pid in {int(tidegate("pid", "--guard").stdout), int(tidegate("pid").stdout)}:
-        os.kill(pid, signal.SIGKILL)
+    kill_daemon()
     assert tidegate("up").returncode == 0
     assert eventually(lambda: tidegate("pid", "flow:a").stdout.strip() == str(a))
     assert tidegate("down").returncode == 0
