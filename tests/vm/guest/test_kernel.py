@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 
-from guest import BUILD, CGROUPS, Cgroup, eventually, libc, pids_in, state_of
+from guest import BUILD, CGROUPS, Cgroup, eventually, libc, pids_in, start, state_of
 
 SYS_CLONE3, SYS_PIDFD_OPEN, SYS_PIDFD_SEND_SIGNAL, SYS_EXIT = 435, 434, 424, 60
 CLONE_PIDFD, CLONE_INTO_CGROUP = 0x1000, 0x200000000
@@ -162,8 +162,7 @@ def pressed(cgroup, file, trigger, *greedy):
         os.write(fd, trigger + b"\0")
         poll = select.poll()
         poll.register(fd, select.POLLPRI)
-        with subprocess.Popen([BUILD / "tests/vm/greedy", *greedy], stdout=subprocess.DEVNULL) as child:
-            (cgroup / "cgroup.procs").write_text(str(child.pid))
+        with start(BUILD / "tests/vm/greedy", *greedy, cgroup=cgroup, stdout=subprocess.DEVNULL) as child:  # moved later it may have all that it wants
             told = poll.poll(20_000)
             child.kill()
     finally:
