@@ -128,6 +128,7 @@ def test_pressure_is_told_and_acted_on_and_a_storm_of_restarts_ends():
         daemon.start(file, "--grace-duration", "20s")  # a guest on a busy host takes its time to end somebody
         nodes = lambda: {n["id"]: n for n in ask("Status", names=["flow"])["dataflows"][0]["nodes"]}
         assert eventually(lambda: nodes()["again"]["state"] == "failed" == nodes()["end"]["state"] and "pressed" in nodes()["bomb"], 100), nodes()
+        assert eventually(lambda: nodes()["tell"].get("pressed", {}).get("count", 0) >= 2), nodes()
         again, end, tell, bomb, calm = (nodes()[id] for id in ("again", "end", "tell", "bomb", "calm"))
         assert again["restarts"] == 1 and re.search(r"was ended for its pressure: memory_full (at least )?[\d.]+ m?s in .*restart at 20 ms in 500 ms", again["error"]), again
         assert again["pressed"]["count"] == 2, "once in each life"
