@@ -32,7 +32,8 @@ VM = ROOT / "scripts/vm"
 KERNELS = {"6.1": "linux-image-amd64", "6.12": "linux-image-6.12-amd64"}
 WITH_SYSTEMD = "6.1"  # it belongs to Debian 12, as this systemd does
 LONG = bool(os.environ.get("TIDEGATE_LONG"))
-BOOT = 120  # seconds for a boot on a very busy host
+PREPARE = 400  # seconds, when it has to be fetched
+BOOT = 120  # for a boot on a very busy host
 TEST = 20  # and for an average test
 AT_ONCE = 2  # of one processor each: two of two are slower together than one after the other, for a processor waits for one that does not run
 BOOTS = 3  # of one guest that ends before its tests
@@ -108,7 +109,7 @@ class Guest:
             self.changed.notify_all()
 
     def prepare(self):
-        made = subprocess.run([VM, "-k", KERNELS[self.kernel], "-p"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=400)
+        made = subprocess.run([VM, "-k", KERNELS[self.kernel], "-p"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PREPARE)
         if made.returncode == 77:
             self.skip = made.stderr.strip().splitlines()[-1]
         elif made.returncode != 0:

@@ -10,9 +10,9 @@ import pytest
 from conftest import GUEST, VM, Guest, GuestTest, collect
 
 
-def call(*command, env=None):
+def call(*command, env=None, seconds=60):
     return subprocess.run(
-        [str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, env={**os.environ, **(env or {})}
+        [str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, env={**os.environ, **(env or {})}
     )
 
 
@@ -74,7 +74,7 @@ def test_without_a_kernel_it_ends_with_77_and_leaves_nothing(tmp_path):
 
 
 def test_a_kernel_that_crashes_is_quoted_from_where_it_says_why():
-    result = call(VM, "-t", 40, "--", "/bin/sh", "-c", "echo c >/proc/sysrq-trigger")
+    result = call(VM, "-t", conftest.BOOT, "--", "/bin/sh", "-c", "echo c >/proc/sysrq-trigger", seconds=conftest.BOOT + conftest.PREPARE)
     if result.returncode == 77:
         pytest.skip(result.stderr.strip().splitlines()[-1])
     assert result.returncode == 125, result.stderr
