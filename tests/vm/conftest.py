@@ -126,6 +126,8 @@ class Guest:
         self.process = subprocess.Popen(
             [str(word) for word in command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
+        if self.stopped:
+            self.process.terminate()  # stop() may have come before it was there
         with self.process:
             for line in self.process.stdout:
                 self.take(line)

@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import conftest
 import pytest
@@ -136,6 +137,14 @@ def test_a_guest_that_is_stopped_boots_no_more(guest, monkeypatch):
     monkeypatch.setattr(Guest, "blame", lambda self: (blame(self), self.stop()))
     _, booted = guest(begin("a") + CRASH, begin("a") + end("a"))
     assert len(booted) == 1
+
+
+def test_a_guest_that_is_stopped_just_before_its_boot_is_ended(guest, monkeypatch, tmp_path):
+    boot, begin = Guest.boot, time.monotonic()
+    monkeypatch.setattr(Guest, "boot", lambda self, tests: (self.stop(), boot(self, tests)))
+    (tmp_path / "booted").touch()  # it may not even get to that
+    guest("exec sleep 20\n")
+    assert time.monotonic() - begin < 15
 
 
 def test_a_guest_that_never_gets_to_a_test_is_given_up(guest):
