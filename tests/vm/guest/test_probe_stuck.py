@@ -166,7 +166,7 @@ nodes:
                 assert in_thread(fork).wait(10)
             os.kill(helper, signal.SIGTERM)
             tidegate("down", "--runtime-dir", work / "run", check=True)
-            assert state_of(helper) == "S", "it does not end before it may"
+            assert eventually(lambda: state_of(helper) == "S"), "it does not end before it may, and sleeps between its looks"
         finally:
             stuck.end()
         assert eventually(lambda: state_of(helper) is None, 60)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Last words that a host must not suffer: a thread of the kernel among a node's processes, and one of root's that a user cannot end."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -29,7 +30,11 @@ def cgroup_of_node(tool=tidegate):
 
 def move_kernel_thread(cgroup):
     """Move one that the kernel lets move into @cgroup; its pid."""
-    threads = {comm_of(p): p for p in pids_in(CGROUPS) if pathlib.Path(f"/proc/{p}/cmdline").read_bytes() == b""}
+    threads = {}
+    for pid in pids_in(CGROUPS):
+        with contextlib.suppress(OSError):  # who is gone by now is none of them
+            if pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() == b"":
+                threads[comm_of(pid)] = pid
     for name in MOVABLE:
         if name in threads:
             try:
