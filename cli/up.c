@@ -240,8 +240,12 @@ static int wait_until_it_answers(Up *up)
 
 static int up_(Up *up)
 {
-        int status = CLI_FAILED, r = ask(up, true, &status);
+        nsec_t until = nsec_add(clock_now(), UP_LATER);
+        int status = CLI_FAILED, r;
 
+        /* Who hangs up without a word was about to die when it took the question: its guard makes another, or nobody is there. */
+        while ((r = ask(up, true, &status)) == CLIENT_E_CLOSED && clock_now() < until)
+                (void)poll(NULL, 0, nsec_poll_ms(UP_STEP, 0));
         if (!r)
                 return status;
         if (r != CLIENT_E_ABSENT) /* there is one, and it is not well: another would not get the lock */

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -97,6 +98,28 @@ def test_one_that_is_there_but_silent_is_not_doubled(place, fake, tmp_path):
     p = place("up", "--timeout", "0.4s", daemon="#!/bin/sh\ntouch $0.was-started\n")
     assert p.returncode == 5 and "does not answer" in p.stderr
     assert not (tmp_path / "bin/tidegated.was-started").exists()
+
+
+def test_one_that_dies_of_the_question_is_followed(place, fake):
+    """It was killed, and its socket still took a connection."""
+
+    def die(connection, _):
+        fake.listener.shutdown(socket.SHUT_RDWR)
+        connection.hang_up()
+
+    fake.answers["GetHealth"] = die
+    p = place("up")
+    assert p.returncode == 0 and p.stdout.startswith("tidegated runs: supervisor "), p.stderr
+
+
+def test_one_whose_guard_makes_another_is_there(place, fake):
+    def die(connection, _):
+        fake.answers["GetHealth"] = lambda c, p: c.reply(health=fake.health())
+        connection.hang_up()
+
+    fake.answers["GetHealth"] = die
+    p = place("up")
+    assert p.returncode == 0 and p.stdout.startswith("tidegated is running already: supervisor "), p.stderr
 
 
 def test_two_at_once_agree(place, tmp_path):
