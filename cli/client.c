@@ -263,6 +263,13 @@ int client_read(Client *client, Reply *ret)
         }
 }
 
+bool client_holds_reply(const Client *client)
+{
+        const size_t n = client->in_size - client->in_seen;
+
+        return n > 0 && memchr(client->in + client->in_seen, '\0', n);
+}
+
 const char *client_explain(int r)
 {
         switch (r) {

@@ -75,6 +75,9 @@ int client_send(Client *client, const char *method, bool more, json_t *take_para
 /* client_read() - the next reply if it is there. Never blocks. 0, CLIENT_E_AGAIN, _CLOSED, _GARBAGE or a negative errno. */
 int client_read(Client *client, Reply *ret);
 
+/* client_holds_reply() - one is here that client_read() has not returned yet: the socket, when it is waited for, says nothing of it. */
+bool client_holds_reply(const Client *client);
+
 /* client_take_fd() - descriptor number @i of the last reply, the caller's from now on; -1: there is none. client_drop_fds(): close the others. */
 int client_take_fd(Client *client, size_t i);
 void client_drop_fds(Client *client);

@@ -31,6 +31,7 @@
 #define STOP_SLACK     (5 * NSEC_PER_SEC)
 #define PROBE_SPAN     (2 * NSEC_PER_SEC)
 #define LINES_A_TURN   256
+#define LAST_TURNS     256 /* of a supervisor whose lines have no end */
 
 typedef struct Start {
         Session session;
@@ -389,22 +390,34 @@ static void read_main(Start *s)
         }
 }
 
-static void read_logs(Start *s)
+/* True: there may be more now. */
+static bool read_logs(Start *s)
 {
-        for (unsigned i = 0; i < LINES_A_TURN && !screen_is_full(&s->follow.screen); i++) {
+        for (unsigned i = 0; i < LINES_A_TURN; i++) {
                 Reply reply = {};
-                int r = client_read(&s->logs, &reply);
+                int r;
 
+                if (screen_is_full(&s->follow.screen))
+                        return false;
+                r = client_read(&s->logs, &reply);
                 if (r == CLIENT_E_AGAIN)
-                        return;
+                        return false;
                 if (!r && !reply.error && json_is_object(json_object_get(reply.parameters, "line")))
                         follow_line(&s->follow, json_object_get(reply.parameters, "line"));
                 if (r || reply.error || !reply.continues) /* the end of the stream is told by the other one */
                         client_done(&s->logs);
                 reply_done(&reply);
                 if (s->logs.fd < 0)
-                        return;
+                        return false;
         }
+        return true;
+}
+
+/* What was printed before the end. */
+static void read_last_lines(Start *s)
+{
+        for (unsigned i = 0; i < LAST_TURNS && read_logs(s); i++)
+                ;
 }
 
 static void read_order(Start *s, Client *order)
@@ -425,6 +438,8 @@ static void start_turn(Start *s)
 {
         enum { SIGNAL, MAIN, LOGS, STOP, FORCE, _N };
         const bool full = screen_is_full(&s->follow.screen);
+        /* Read already, but more than one turn takes: no socket tells of it again. */
+        const bool logs_wait = !full && client_holds_reply(&s->logs), main_waits = !full && client_holds_reply(&s->main);
         struct pollfd p[_N] = {
                 [SIGNAL] = {.fd = s->session.signal_fd, .events = POLLIN},
                 [MAIN] = {.fd = full ? -1 : s->main.fd, .events = POLLIN},
@@ -438,11 +453,13 @@ static void start_turn(Start *s)
         if (full) /* a terminal that does not take more: look again shortly, the supervisor counts what it must drop meanwhile
                    */
                 wake = MIN(wake, nsec_add(now, 20 * NSEC_PER_MSEC));
+        if (logs_wait || main_waits)
+                wake = now;
         if (poll(p, _N, nsec_poll_ms(wake, now)) < 0)
                 return; /* EINTR: every signal we care for comes by signalfd */
-        if (p[LOGS].revents)
-                read_logs(s);
-        if (p[MAIN].revents)
+        if (p[LOGS].revents || logs_wait)
+                (void)read_logs(s);
+        if (p[MAIN].revents || main_waits)
                 read_main(s);
         if (p[STOP].revents)
                 read_order(s, &s->orders[false]);
@@ -492,7 +509,7 @@ static int start(Start *s)
                 return CLI_FAILED;
         while (s->status < 0)
                 start_turn(s);
-        read_logs(s); /* what was printed before the end */
+        read_last_lines(s);
         if (s->reattached && s->attach && s->status == CLI_OK)
                 show_end(s);
         return s->status;

@@ -277,15 +277,18 @@ static bool stop_turn(Stop *stop, struct pollfd *p)
         nsec_t now = clock_now(), overdue_at = nsec_add(stop_until(stop), STOP_SLACK);
         nsec_t wake = MIN(stop_tick(stop, now), MIN(stop->silent_at, overdue_at));
 
-        for (size_t i = 0; i < stop->n_orders; i++)
+        for (size_t i = 0; i < stop->n_orders; i++) {
                 p[i] = (struct pollfd){.fd = stop->orders[i].client.fd, .events = POLLIN};
+                if (client_holds_reply(&stop->orders[i].client)) /* more than one turn takes: its socket does not tell of it again */
+                        wake = now;
+        }
         p[stop->n_orders] = (struct pollfd){.fd = stop->session->signal_fd, .events = POLLIN};
         if (poll(p, stop->n_orders + 1, nsec_poll_ms(wake, now)) < 0)
                 return true; /* EINTR: signals we care for come by signalfd */
         if (p[stop->n_orders].revents && on_signal(stop))
                 return false;
         for (size_t i = 0; i < stop->n_orders; i++)
-                if (p[i].revents && !stop->orders[i].done)
+                if ((p[i].revents || client_holds_reply(&stop->orders[i].client)) && !stop->orders[i].done)
                         read_order(stop, &stop->orders[i]);
         now = clock_now();
         if (now >= overdue_at && !all_done(stop) && stop->restart) {

@@ -5,9 +5,12 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 
 import pytest
+from conftest import eventually
+from lives import stat_of
 from supervisor import now_ms, result
 
 pytestmark = pytest.mark.sanitized
@@ -115,6 +118,22 @@ def test_a_start_that_times_out_goes_on_and_says_so(talk, fake, flow):
     assert p.returncode == 3 and f"the start of {UUID} goes on" in p.stderr
 
 
+def test_what_comes_at_once_is_all_read_though_nothing_follows(talk, fake, flow):
+    """More than one turn takes: no socket tells of the rest again."""
+
+    def start(c, p):
+        accept(c)
+        notes = [{"continues": True, "parameters": {"event": {"type": "note", "text": f"note {i}"}}} for i in range(300)]
+        c.at_once(*notes, {"parameters": {"uuid": UUID, "state": "running"}})
+        c.silence()
+
+    fake.answers["Start"] = start
+    p = talk("start", flow, "--detach", timeout=20)
+    assert p.returncode == 0, p.stderr
+    assert [line for line in p.stdout.splitlines() if "note" in line] == [f"tidegate: note {i}" for i in range(300)]
+    assert f"flow ({UUID}) is running" in p.stdout
+
+
 # ---- attached
 
 
@@ -122,9 +141,7 @@ class Attached:
     """Conversation of an attached start: lines come, and the end comes when a Stop does (or when told)."""
 
     def __init__(self, fake):
-        import threading
-
-        self.fake, self.stops, self.stopped = fake, [], threading.Event()
+        self.fake, self.stops, self.stopped, self.told = fake, [], threading.Event(), threading.Event()
         self.needs_force = False
         fake.answers.update(Start=self.start, Logs=self.logs, Stop=self.stop)
 
@@ -135,6 +152,7 @@ class Attached:
         self.stopped.wait(60)
         c.event(type="ledger", at_ms=100, name="flow", node="beat", rung="term", count=1, result="sent")
         c.reply(uuid=UUID, state="ended", result=result(shown()))
+        self.told.set()
 
     def logs(self, c, p):
         assert p == {"dataflow": UUID}
@@ -157,6 +175,43 @@ def read_until(process, text, seconds=20):
         assert line and time.monotonic() < end, said
         said += line
     return said
+
+
+def packet(*lines):
+    return [{"continues": True, "parameters": {"line": {"node": "beat", "line": f"line {i}"}}} for i in lines]
+
+
+def test_lines_that_come_at_once_are_all_shown_though_nothing_follows(talk_on, fake, flow):
+    attached = Attached(fake)
+    fake.answers["Logs"] = lambda c, p: (c.at_once(*packet(*range(300))), c.silence())
+    t = talk_on("start", flow, "--attach")
+    said = read_until(t.process, "[beat] line 299\n")
+    assert said.count("[beat] line ") == 300
+    attached.stopped.set()
+    assert t.finish().returncode == 0
+
+
+def test_the_last_lines_are_all_shown_when_they_come_with_the_end(talk_on, fake, flow):
+    """Of a command that could not read meanwhile."""
+    attached, stopped = Attached(fake), threading.Event()
+
+    def logs(c, p):
+        stopped.wait(20)
+        for i in range(0, 780, 260):
+            c.at_once(*packet(*range(i, i + 260)))
+        attached.stopped.set()
+        c.silence()
+
+    fake.answers["Logs"] = logs
+    t = talk_on("start", flow, "--attach")
+    fake.called("Logs")
+    t.interrupt(signal.SIGSTOP)
+    assert eventually(lambda: stat_of(t.process.pid)[0] == "T", 20)
+    stopped.set()
+    assert eventually(lambda: attached.told.is_set(), 20)
+    t.interrupt(signal.SIGCONT)
+    t.finish()
+    assert t.returncode == 0 and [line for line in t.stdout.splitlines() if "line" in line] == [f"[beat] line {i}" for i in range(780)]
 
 
 def test_ctrl_c_stops_an_attached_dataflow(talk_on, fake, flow):

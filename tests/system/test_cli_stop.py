@@ -95,6 +95,20 @@ def test_json_has_every_event_and_the_results(talk, one):
     assert lines[-1]["ledger"][0]["rung"] == "stop"
 
 
+def test_a_ledger_that_comes_at_once_is_all_read_though_nothing_follows(talk, one):
+    """More than one turn takes, and the last word is behind it: no socket tells of the rest again."""
+
+    def stop(c, p):
+        event = {"type": "ledger", "at_ms": 1000, "name": "audio", "node": "camera", "rung": "term", "count": 2, "result": "sent"}
+        c.at_once(*[{"continues": True, "parameters": {"event": event}}] * 150, {"parameters": {"results": [result(one.dataflows[0])]}})
+        c.silence()
+
+    one.answers["Stop"] = stop
+    p = talk("stop", "--grace-duration", "1s", timeout=30)
+    assert p.returncode == 0 and p.stderr == "" and "audio succeeded" in p.stdout
+    assert p.stdout.count("SIGTERM to 2 processes of camera: sent") == 150
+
+
 def test_without_a_name_only_one_may_run(talk, one):
     one.dataflows.append(dataflow("video", node("grab")))
     p = talk("stop")
