@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 from conftest import eventually
+from lives import stat_of
 from supervisor import dataflow, node
 
 pytestmark = pytest.mark.sanitized
@@ -76,6 +77,7 @@ def test_status_and_list_are_from_the_page_and_say_so(talk, page):
 def test_json_says_where_it_is_from(talk, page, home):
     supervisor = page("camera", UUID, "grab")
     supervisor.send_signal(signal.SIGSTOP)
+    assert eventually(lambda: stat_of(supervisor.pid)[0] == "T", 10)
     p = talk("status", "--timeout", "0.3s", "--json")
     said = json.loads(p.stdout)
     assert said["source"] == "status page" and said["verdict"] == "wedged" and said["reason"] == "stopped"
