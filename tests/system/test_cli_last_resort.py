@@ -40,14 +40,14 @@ def page(build, fake, home, tmp_path):
 
 @pytest.fixture
 def victims(home):
-    """Processes of the dataflow UUID, in node cgroups of their own: `victims(node, script)`."""
+    """Processes of the dataflow UUID, in node cgroups of their own: `victims(node, script)`, which has done @first by then."""
     top, started = home / UUID, []
     top.mkdir()
 
-    def start(node, script):
+    def start(node, script, first=":"):
         leaf = top / f"{node}.1"
         leaf.mkdir(exist_ok=True)
-        p = subprocess.Popen(["/bin/sh", "-c", f"echo $$ > {leaf}/cgroup.procs; {script}"], start_new_session=True)
+        p = subprocess.Popen(["/bin/sh", "-c", f"{first}; echo $$ > {leaf}/cgroup.procs; {script}"], start_new_session=True)
         started.append(p)
         assert eventually(lambda: str(p.pid) in (leaf / "cgroup.procs").read_text().split(), 20)
         return p
@@ -85,7 +85,7 @@ def test_json_says_where_it_is_from(talk, page, home):
 
 
 def test_stop_ends_the_dataflow_from_here(talk, page, victims):
-    tame, wild = victims("grab", "exec sleep 60"), victims("show", "trap '' TERM; while :; do sleep 0.1; done")
+    tame, wild = victims("grab", "exec sleep 60"), victims("show", "while :; do sleep 0.1; done", first="trap '' TERM")
     supervisor = page("camera", UUID, "grab", "show")
     supervisor.send_signal(signal.SIGSTOP)
     p = talk("stop", "camera", "--timeout", "0.3s", "--grace-duration", "1s")

@@ -38,12 +38,12 @@ def stop_well(fake, c, p, seconds=0.0):
 
 @pytest.fixture
 def victims(home):
-    """Processes in a cgroup of their own: `victims(script)` starts one; they are gone at the end."""
+    """Processes in a cgroup of their own: `victims(script)` starts one, which has done @first by then; they are gone at the end."""
     leaf, started = home / "victims", []
     leaf.mkdir()
 
-    def start(script):
-        p = subprocess.Popen(["/bin/sh", "-c", f"echo $$ > {leaf}/cgroup.procs; {script}"], start_new_session=True)
+    def start(script, first=":"):
+        p = subprocess.Popen(["/bin/sh", "-c", f"{first}; echo $$ > {leaf}/cgroup.procs; {script}"], start_new_session=True)
         started.append(p)
         assert eventually(lambda: str(p.pid) in (leaf / "cgroup.procs").read_text().split(), 20)
         return p
@@ -55,9 +55,6 @@ def victims(home):
         p.wait(20)
     eventually(lambda: "populated 0" in (leaf / "cgroup.events").read_text(), 10)
     leaf.rmdir()
-
-
-IGNORES = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
 
 
 # ---- as it should be
@@ -204,7 +201,7 @@ def test_a_stop_that_outlives_its_supervisor_is_followed_at_the_next(talk, one):
 
 def test_a_dead_supervisor_is_passed_by_through_the_cgroup(talk, one, victims):
     """It had named the cgroup, then it and its guard vanish in the middle of the stop."""
-    tame, wild = victims("exec sleep 60"), victims(IGNORES)
+    tame, wild = victims("exec sleep 60"), victims("while :; do sleep 0.1; done", first="trap '' TERM")
     one.dataflows[0]["cgroup"] = str(victims.path)
 
     def stop(c, p):
