@@ -3,11 +3,13 @@
 
 import json
 import signal
+import threading
 import time
 
 import pytest
 from conftest import eventually
 from supervisor import dataflow, node
+from test_cli_start import read_until
 
 pytestmark = pytest.mark.sanitized
 
@@ -169,19 +171,23 @@ def test_an_answer_in_single_bytes_is_put_together(talk, fake):
     assert p.returncode == 0 and "x:n" in p.stdout
 
 
-def test_a_slow_call_goes_on_while_the_supervisor_lives(talk, fake):
+def test_a_slow_call_goes_on_while_the_supervisor_lives(talk_on, fake):
     """Longer than --timeout, but another connection says that it lives."""
     fake.dataflows = [dataflow("x", node("n"))]
+    said = threading.Event()
 
     def slowly(c, p):
-        time.sleep(1.5)
+        fake.called("GetHealth", 2)
+        said.wait(20)
         c.reply(node=node("n", "stopped"))
 
     fake.answers["StopNode"] = slowly
-    p = talk("node", "stop", "x:n", "--timeout", "0.3s")
-    assert p.returncode == 0 and "x:n: stopped" in p.stdout
+    t = talk_on("node", "stop", "x:n", "--timeout", "0.8s")
+    read_until(t.process, "waiting for x:n to be stopped, at most")  # longer than a second: it says so
+    said.set()
+    t.finish()
+    assert t.returncode == 0 and "x:n: stopped" in t.stdout
     assert len([m for m, _ in fake.calls if m == "GetHealth"]) >= 2
-    assert "waiting for x:n to be stopped, at most" in p.stdout  # longer than a second: it says so
 
 
 def test_a_slow_call_ends_when_the_supervisor_does_not_live(talk, fake):

@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import termios
+import threading
 import time
 
 import pytest
@@ -197,24 +198,34 @@ def test_fed_from_a_pipe_it_says_no_prompt(build, two, tmp_path):
 
 
 def test_a_status_line_is_repainted_and_goes_away(terminal, two):
+    seen = threading.Event()
+
     def slow(c, p):
         two.dataflows[0].update(state="stopping", stop_until_at_ms=now_ms() + 17_000)
         c.event(type="dataflow", at_ms=now_ms(), name="audio", state="stopping")
-        time.sleep(2.5)
+        seen.wait(20)
         c.reply(results=[result(two.dataflows[0])])
+
+    def left():
+        n = int(t.until(r"\r\x1b\[Ktidegate: stopping, at most (\d+) s more: waiting for camera")[1])
+        assert (two.dataflows[0]["stop_until_at_ms"] - now_ms()) / 1000 - 0.5 <= n <= 17, "of what was left when it was painted"
+        return n
 
     two.answers["Stop"] = slow
     t = terminal("stop", "audio")
-    t.until(r"\r\x1b\[Ktidegate: stopping, at most 16 s more: waiting for camera")
-    t.until(r"\r\x1b\[Ktidegate: stopping, at most 15 s more: waiting for camera")
+    assert left() > left()
+    seen.set()
     t.until(r"\r\x1b\[Ktidegate: ledger of audio:")
     assert t.status() == 0
 
 
 def test_a_query_that_waits_says_so(terminal, two):
-    two.answers["List"] = lambda c, p: (time.sleep(1.5), c.reply(dataflows=two.dataflows))
+    seen, begun = threading.Event(), time.monotonic()
+    two.answers["List"] = lambda c, p: (seen.wait(20), c.reply(dataflows=two.dataflows))
     t = terminal("list")
-    t.until(r"waiting for the supervisor, at most 4 s more")
+    left = int(t.until(r"waiting for the supervisor, at most (\d+) s more")[1])
+    assert 5 - (time.monotonic() - begun) - 0.5 <= left <= 4, "after a second"
+    seen.set()
     t.until(r"\r\x1b\[KUUID")
     assert t.status() == 0
 

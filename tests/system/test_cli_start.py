@@ -96,16 +96,21 @@ def test_a_dataflow_that_failed_to_start_is_no_success(talk, fake, flow):
     assert p.returncode == 1 and "node beat (line 2) failed: no such program" in p.stderr
 
 
-def test_a_start_that_takes_long_says_what_it_waits_for(talk, fake, flow):
+def test_a_start_that_takes_long_says_what_it_waits_for(talk_on, fake, flow):
+    said = threading.Event()
+
     def slow(c, p):
         accept(c)
         c.event(type="dataflow", at_ms=now_ms(), name="flow", state="starting")
-        time.sleep(1.6)
+        fake.called("GetHealth")  # longer than --timeout
+        said.wait(20)
         c.reply(uuid=UUID, state="running")
 
     fake.answers["Start"] = slow
-    p = talk("start", flow, "--detach", "--timeout", "0.4s")
-    assert p.returncode == 0 and "starting: waiting for beat" in p.stdout
+    t = talk_on("start", flow, "--detach", "--timeout", "0.8s")
+    read_until(t.process, "starting: waiting for beat")
+    said.set()
+    assert t.finish().returncode == 0, t.stderr
 
 
 def test_a_start_that_times_out_goes_on_and_says_so(talk, fake, flow):

@@ -12,6 +12,7 @@ import time
 import pytest
 from conftest import eventually
 from supervisor import dataflow, node, now_ms, result
+from test_cli_start import read_until
 
 pytestmark = pytest.mark.sanitized
 
@@ -23,13 +24,14 @@ def one(fake):
     return fake
 
 
-def stop_well(fake, c, p, seconds=0.0):
+def stop_well(fake, c, p, until=None):
     chosen = [d for d in fake.dataflows if p.get("all") or d["uuid"] == p["dataflow"]]
     for d in chosen:
         d.update(state="stopping", stop_until_at_ms=now_ms() + 17_000)
         c.event(type="dataflow", at_ms=now_ms(), dataflow=d["uuid"], name=d["name"], state="stopping")
         c.event(type="ledger", at_ms=1000, name=d["name"], node=d["nodes"][0]["id"], rung="term", count=2, result="sent")
-    time.sleep(seconds)
+    if until:
+        until.wait(30)
     for d in chosen:
         d.update(state="ended", result="succeeded")
         c.event(type="dataflow", at_ms=now_ms(), dataflow=d["uuid"], name=d["name"], state="ended")
@@ -172,7 +174,7 @@ def test_restart_says_the_new_uuid(talk, one):
 
 
 def test_ctrl_c_leaves_and_says_that_the_stop_goes_on(talk_on, one):
-    one.answers["Stop"] = lambda c, p: stop_well(one, c, p, seconds=30)
+    one.answers["Stop"] = lambda c, p: stop_well(one, c, p, until=threading.Event())
     t = talk_on("stop")
     one.called("Status", 2)  # asked for the deadline: the first event was seen
     begin = time.monotonic()
@@ -239,11 +241,15 @@ def test_a_supervisor_that_falls_silent_is_asked_and_passed_by(talk, one, victim
     assert tame.wait(5) == -signal.SIGTERM and p.seconds < 10
 
 
-def test_a_slow_stop_of_a_supervisor_that_lives_is_waited_for(talk, one):
-    one.answers["Stop"] = lambda c, p: stop_well(one, c, p, seconds=2)
-    p = talk("stop", "--timeout", "0.3s")
-    assert p.returncode == 0 and p.stderr == ""
-    assert "stopping, at most" in p.stdout  # longer than a second: it says what it waits for and until when
+def test_a_slow_stop_of_a_supervisor_that_lives_is_waited_for(talk_on, one):
+    said = threading.Event()
+    one.answers["Stop"] = lambda c, p: stop_well(one, c, p, until=said)
+    t = talk_on("stop", "--timeout", "0.8s")
+    read_until(t.process, "stopping, at most")  # longer than a second: it says what it waits for and until when
+    one.called("GetHealth")
+    said.set()
+    t.finish()
+    assert t.returncode == 0 and t.stderr == ""
 
 
 def test_a_deadline_that_is_not_kept_is_not_waited_for_for_ever(talk, one, victims):
@@ -324,10 +330,9 @@ def test_down_waits_for_the_guard(talk, one, guard):
 
 def test_down_does_not_wait_for_ever_for_a_guard_that_stays(talk_on, one, guard):
     one.answers["GetHealth"] = lambda c, p: c.reply(health=one.health(guard_pid=guard.pid))
-    one.answers["Shutdown"] = lambda c, p: c.reply()
+    one.answers["Shutdown"] = lambda c, p: c.reply(results=[result(one.dataflows[0])])
     t = talk_on("down", "--force")
-    one.called("Shutdown")
-    time.sleep(0.3)
+    read_until(t.process, "audio succeeded")  # that was the last word: it waits for the guard now
     t.interrupt()
     t.finish()
     assert t.returncode == 1 and "goes on ending the daemon" in t.stderr
