@@ -61,6 +61,10 @@ def eventually(condition, seconds=10):
     return True
 
 
+def is_in_state(pid, letter):
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == letter
+
+
 class Doctor:
     """One doctor of our own, told from others on this machine by a mark in its environment."""
 
@@ -288,8 +292,11 @@ def test_a_system_call_that_never_returns_is_cut_off_at_its_deadline(doctor):
 def test_a_doctor_that_is_ended_leaves_nothing(doctor, signo):
     process = doctor.start(stdout=subprocess.DEVNULL)
     assert eventually(lambda: doctor.home() or process.poll() is not None)
+    process.send_signal(signal.SIGSTOP)  # it would be over in less time than it may take us to look again
+    assert eventually(lambda: process.poll() is not None or is_in_state(process.pid, "T"))
     home = doctor.home()
     process.send_signal(signo)
+    process.send_signal(signal.SIGCONT)
     status = process.wait(timeout=30)
     if home is None:
         pytest.skip("it was over before it could be ended")
@@ -308,13 +315,25 @@ def test_two_doctors_at_once_do_not_disturb_each_other(build):
         assert failed == [] or os.geteuid() != 0
 
 
+def made_and_held(path):
+    """A directory, and what holds its lock: doctors of other tests would remove it, and may do so until then."""
+    while True:
+        path.mkdir(exist_ok=True)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if path.exists() and os.path.samestat(os.stat(path), os.fstat(fd)):
+            return fd
+        os.close(fd)
+
+
 @needs_root
 @needs_cgroup
 def test_what_a_killed_doctor_left_the_next_one_removes(doctor):
     left = v2_root() / "tidegate-doctor-00000000"
-    left.mkdir()
-    fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
-    fcntl.flock(fd, fcntl.LOCK_EX)  # until it is as it is to be: doctors of other tests would remove it, too
+    fd = made_and_held(left)  # until it is as it is to be
     (left / "below").mkdir()
     sleeper = subprocess.Popen(["sleep", "300"])
     (left / "below" / "cgroup.procs").write_text(str(sleeper.pid))
@@ -335,10 +354,8 @@ def test_what_a_killed_doctor_left_the_next_one_removes(doctor):
 @needs_cgroup
 def test_a_cgroup_that_somebody_holds_is_left_alone(doctor):
     left = v2_root() / "tidegate-doctor-00000001"
-    left.mkdir()
-    fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+    fd = made_and_held(left)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         doctor.run()
         assert left.exists()
     finally:
@@ -352,8 +369,8 @@ def test_children_that_it_did_not_start_live_on(doctor):
     p = subprocess.run(["/bin/sh", "-c", script], stdout=subprocess.PIPE, text=True, timeout=60)
     job = int(p.stdout.splitlines()[0])
     try:
-        assert pathlib.Path(f"/proc/{job}/comm").read_text().strip() == "sleep"
-        assert pathlib.Path(f"/proc/{job}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+        # It may be about to execute it still.
+        assert eventually(lambda: pathlib.Path(f"/proc/{job}/comm").read_text().strip() == "sleep" and is_in_state(job, "S"))
     finally:
         os.kill(job, signal.SIGKILL)
 
