@@ -123,6 +123,12 @@ def cgroup_of(pid, task=None):
     return next(line for line in text.splitlines() if line.startswith("0::")).partition("0::")[2]
 
 
+def listens(path):
+    """The file alone is there before."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(path) == 0
+
+
 def is_gone(pid):
     s = stat_of(pid)
     return s is None or s[0] == "Z"
@@ -217,9 +223,8 @@ def test_a_restart_or_a_stop_of_the_node_ends_it(daemon, hand):
     with contextlib.suppress(Exception):  # the new life waits for somebody to come
         daemon.client().call("RestartNode", dataflow="flow", node="viewer", timeout_ms=1, timeout=20)
     assert h.wait(10) == -signal.SIGKILL
-    h = hand(daemon)
-    assert eventually(lambda: viewer_of(daemon)["generation"] == 2, 10)
-    h.joined()
+    assert eventually(lambda: viewer_of(daemon)["generation"] == 2, 10)  # who comes before that is refused
+    h = hand(daemon).joined()
     assert daemon.client().call("StopNode", dataflow="flow", node="viewer", timeout=20)["node"]["state"] in ("stopped", "failed")
     assert h.wait(10) == -signal.SIGKILL
     assert next(n for n in daemon.status("flow")["nodes"] if n["id"] == "a")["state"] == "running"
@@ -318,7 +323,7 @@ def test_the_daemon_of_another_user_captures_nobody(build, home, traces, node_en
                    f"{place}/tidegated", "--runtime-dir", f"{place}/run"]  # fmt: skip
         process = subprocess.Popen(command, env={**node_environment, MARK: traces.mark}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
-            assert eventually(lambda: os.path.exists(f"{place}/run/control.sock"), 10)
+            assert eventually(lambda: listens(f"{place}/run/control.sock"), 10)
             error, text = as_user(NOBODY, lambda: error_of(f"{place}/run/control.sock", "Start", plan=plan(program("a", SLEEP), dynamic(line=7))))
             assert error == "InvalidPlan" and 'viewer (line 7): "capture: true" is for root alone: this is the daemon of user 65534' in text
         finally:

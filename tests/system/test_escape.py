@@ -14,6 +14,7 @@ from client import Client
 from conftest import MARK, eventually, unified_root
 from daemon import plan, program
 from test_control_hostile import NOBODY, as_user, open_daemon  # noqa: F401
+from test_dynamic import listens
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -100,7 +101,7 @@ def test_a_delegated_user_s_own_nodes_can_leave_and_status_says_so(build, home, 
                    f"{place}/tidegated", "--runtime-dir", f"{place}/run"]  # fmt: skip
         process = subprocess.Popen(command, env={**node_environment, MARK: traces.mark}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
-            assert eventually(lambda: os.path.exists(f"{place}/run/control.sock"), 10)
+            assert eventually(lambda: listens(f"{place}/run/control.sock"), 10)
 
             (pathlib.Path(place) / "flow.yml").write_text("nodes:\n- {id: a, path: /bin/sleep, args: '1000'}\n")
 
