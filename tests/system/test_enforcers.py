@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -16,6 +17,7 @@ from conftest import MARK, eventually, marked_processes, unified_root
 from daemon import plan, program
 from lives import Process, arguments_of, children_of
 from survive import restarting
+from test_cli_health import has_ended
 
 NOBODY = 65534
 DEAF = "trap '' TERM INT HUP\n(trap '' TERM; exec sleep 1000) &\nsetsid sleep 1000 &\necho ready\nexec sleep 1000"
@@ -77,10 +79,20 @@ def processes_max(out):
 
 @pytest.mark.parametrize("name", ["pidns", "subreaper"])
 def test_processes_of_a_user_s_node_are_bounded_where_no_cgroup_bounds_them(name, build, run_as):
-    threads = lambda: int(re.search(r"/(\d+)", pathlib.Path("/proc/loadavg").read_text())[1])  # noqa: E731
-    before = threads()
-    node, reaper = processes_max(run_as(LIMITS, "--enforcer", name, prefix=["prlimit", "--nproc=50000:60000", *as_nobody(build)]))
-    assert node[0] == node[1] and before / 2 < int(node[0]) - 4096 < 2 * threads() + 100
+    seen, over = [], threading.Event()
+
+    def look():
+        while not over.wait(0.01):  # other tests' come and go
+            seen.append(int(re.search(r"/(\d+)", pathlib.Path("/proc/loadavg").read_text())[1]))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        node, reaper = processes_max(run_as(LIMITS, "--enforcer", name, prefix=["prlimit", "--nproc=50000:60000", *as_nobody(build)]))
+    finally:
+        over.set()
+        looking.join()
+    assert node[0] == node[1] and min(seen) / 2 < int(node[0]) - 4096 < 2 * max(seen) + 100
     assert reaper == ("50000", "60000"), "the caller's own is as it was"
 
 
@@ -95,15 +107,16 @@ def test_root_s_processes_are_not_counted_and_have_no_bound(run_as):
 
 
 @pytest.mark.parametrize("name", ["pidns", "subreaper"])
-def test_a_user_s_fork_bomb_at_its_bound_ends_in_time_and_leaves_nobody(name, build, run_as):
+def test_a_user_s_fork_bomb_at_its_bound_ends_in_time_and_leaves_nobody(name, build, run_as, elsewhere):
     """The user's own limit, which the keeper that has to end it is under as well: nothing of it may need another process then."""
-    bomb = build / "tests/vm/greedy"
+    bomb, said = build / "tests/vm/greedy", elsewhere / "said"
+    script = f"trap '' TERM\nmkfifo {said}\n{bomb} fork 300 >{said} &\nread -r said <{said}\necho $said\nexec {bomb} fork 2000000000"
     begin = time.monotonic()
-    out = run_as(f"trap '' TERM\n{bomb} fork 300 &\nsleep 0.3\nexec {bomb} fork 2000000000", "--enforcer", name, "--stop-after", "1s", "--grace-duration", "200ms",
+    out = run_as(script, "--enforcer", name, "--stop-after", "1500ms", "--grace-duration", "200ms",
                  prefix=["prlimit", "--nproc=150:150", *as_somebody(build, 900000 + os.getpid())], status=1)  # fmt: skip
     forked, refused = map(int, re.search(r"forked (\d+) refused (\d+)", out).groups())
     assert 100 < forked < 150 and forked + refused == 300, out
-    assert time.monotonic() - begin < 1 + 0.3 + 2 + 3 and " 0 left" in out, out
+    assert time.monotonic() - begin < 1.5 + 0.3 + 2 + 3 and " 0 left" in out, out
 
 
 # What is chosen
@@ -119,8 +132,8 @@ def test_a_user_without_a_cgroup_gets_a_pid_namespace_for_each_life(build, run_a
 
 def test_a_user_s_deaf_tree_ends_in_time(build, run_as):
     begin = time.monotonic()
-    out = run_as(DEAF, "--stop-after", "500ms", "--grace-duration", "400ms", prefix=as_nobody(build), status=1)
-    assert "0 left" in out and time.monotonic() - begin < 0.5 + 0.6 + 2 + 3
+    out = run_as(DEAF, "--stop-after", "1500ms", "--grace-duration", "400ms", prefix=as_nobody(build), status=1)
+    assert "0 left" in out and time.monotonic() - begin < 1.5 + 0.6 + 2 + 3
 
 
 def test_a_node_in_a_pid_namespace_cannot_signal_those_who_hold_it(build, run_as, traces):
@@ -132,7 +145,7 @@ def test_root_on_a_host_whose_cgroups_are_read_only(run_as, elsewhere):
     """In a mount namespace of the test's own; /run too, so that nothing is made on the host's."""
     mounts = 'mount -o remount,bind,ro "$1" && mount --bind "$2" /run && shift 2 && exec "$@"'
     prefix = ["unshare", "--mount", "sh", "-c", mounts, "sh", unified_root(), elsewhere]
-    out = run_as(DEAF, "--stop-after", "500ms", "--grace-duration", "400ms", prefix=prefix, status=1)
+    out = run_as(DEAF, "--stop-after", "1500ms", "--grace-duration", "400ms", prefix=prefix, status=1)
     assert "0 left" in out
     assert "Read-only file system" in run_as("true", "--enforcer", "cgroup", prefix=prefix, status=1)
 
@@ -145,7 +158,7 @@ def test_one_that_is_not_to_be_had_is_refused_with_the_reason(name, why, run_as)
 
 def test_without_namespaces_and_cgroups_there_is_the_process_table(build, run_as):
     prefix = [*as_nobody(build), "/usr/bin/python3", pathlib.Path(__file__).parent / "no_namespaces.py"]
-    assert "0 left" in run_as(DEAF, "--stop-after", "500ms", "--grace-duration", "400ms", prefix=prefix, status=1)
+    assert "0 left" in run_as(DEAF, "--stop-after", "1500ms", "--grace-duration", "400ms", prefix=prefix, status=1)
 
 
 def test_an_unknown_one_is_a_usage_error(tidegate):
@@ -170,8 +183,7 @@ def test_nodes_end_with_their_keeper_and_are_restarted_by_their_policy(survivor,
     first = Process(node["pid"])
     daemon.send("keeper")
     assert eventually(lambda: lives() == 2, 10), daemon.output()
-    with pytest.raises(ProcessLookupError):
-        signal.pidfd_send_signal(first.fd, 0)
+    assert has_ended(first)  # whether or not its reaper has come
     first.close()
     n_sleeps = lambda: sum(c.startswith("sleep") for c in marked_processes(daemon.mark).values())  # noqa: E731
     assert eventually(lambda: n_sleeps() == 3, 5), "one life, and not two"
