@@ -14,7 +14,7 @@ from client import Client
 from conftest import MARK, eventually, unified_root
 from daemon import plan, program
 from test_control_hostile import NOBODY, as_user, open_daemon  # noqa: F401
-from test_dynamic import listens
+from test_dynamic import is_gone, listens
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -216,7 +216,8 @@ def test_a_child_that_leaves_is_told_of_and_gone_when_the_node_is_over(daemon, h
     events = while_it_runs(daemon, 10, act, lambda e: escapes(e) and any(x["type"] == "dataflow" and x.get("state") == "ended" for x in e))
     pid = int((tmp_path / "pid").read_text())
     assert [e["pid"] for e in escapes(events)] == [pid], events
-    assert not os.path.exists(f"/proc/{pid}"), "nobody is left of it"
+    assert is_gone(pid), "nobody is left of it"
+    assert eventually(lambda: not os.path.exists(f"/proc/{pid}"), 5), "and it is reaped"
 
 
 def test_a_stop_finds_whoever_left_and_took_a_session_of_its_own(daemon, home, tmp_path):
