@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pools that grow: with a burst, to a bound, and across the deaths of supervisor, guard and reader."""
 
+import contextlib
 import json
 import os
 import re
@@ -145,8 +146,12 @@ class Stream:
         return len(gaps) < lives and all(gap == 2 for gap in gaps)
 
     def memfds(self):
-        folder = f"/proc/{self.daemon.parts('supervisor')[0]}/fd"
-        return [os.stat(f"{folder}/{fd}") for fd in os.listdir(folder) if "/memfd:tidegate-pool" in os.readlink(f"{folder}/{fd}")]
+        folder, found = f"/proc/{self.daemon.parts('supervisor')[0]}/fd", []
+        for fd in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # closed since: a client's who has hung up
+                if "/memfd:tidegate-pool" in os.readlink(f"{folder}/{fd}"):
+                    found.append(os.stat(f"{folder}/{fd}"))
+        return found
 
     def segments(self):
         """Bytes of each segment of the sender's pool: what the supervisor holds."""
