@@ -263,6 +263,9 @@ void feed_tick(Feed *feed, nsec_t now)
 {
         if (now < feed_deadline(feed))
                 return;
+        feed_flush(feed); /* it may be us who were held up, and the pipe has had room since */
+        if (now < feed_deadline(feed))
+                return;
         feed->stuck = true;
         feed->ops->note(feed->userdata, "log files cannot be written: the logger makes no progress (a hung disk?); "
                                         "nodes go on, lines are dropped and counted until it does");

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the keeper says of its logger: a real one, stopped and let go, and a clock that the test sets. */
 #include <criterion/criterion.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -143,6 +144,30 @@ Test(keeper_feed, says_nothing_of_a_pipe_that_was_full_for_a_moment, .timeout = 
                 cr_assert_eq(keeper_loop_turn(&fx.loop, until), 0);
         }
         cr_assert(!feed_throttles(&fx.feed));
+        end();
+        cr_assert_eq(fx.n_notes, 0, "%s", fx.note);
+        cr_assert(feed_clean(&fx.feed));
+}
+
+/* The keeper does in a turn what may take its time, and looks at the clock before it looks at the pipe. */
+Test(keeper_feed, does_not_take_for_hung_whom_it_did_not_look_at, .timeout = 60)
+{
+        struct pollfd p = {.events = POLLOUT};
+        nsec_t until;
+
+        begin();
+        stop_logger();
+        fill_pipe();
+        cr_assert_eq(kill(fx.feed.pid, SIGCONT), 0);
+        p.fd = fx.feed.pipe_fd;
+        cr_assert_eq(poll(&p, 1, (int)(SPAN / NSEC_PER_MSEC)), 1, "the logger took nothing");
+        feed_tick(&fx.feed, nsec_add(feed_deadline(&fx.feed), 1));
+        cr_assert(!fx.feed.stuck);
+        until = nsec_add(clock_now(), SPAN);
+        while (fx.feed.blocked) {
+                cr_assert_lt(clock_now(), until, "the logger took nothing");
+                cr_assert_eq(keeper_loop_turn(&fx.loop, until), 0);
+        }
         end();
         cr_assert_eq(fx.n_notes, 0, "%s", fx.note);
         cr_assert(feed_clean(&fx.feed));
