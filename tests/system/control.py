@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands that talk to a supervisor which plays conversations (fake/supervisor.py)."""
 
+import contextlib
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +39,23 @@ def talk(build, tmp_path):
     return run
 
 
+def holders(pipe):
+    """Who has an end of it: a line a descriptor, with where its process is in the kernel."""
+    name, found = os.readlink(f"/proc/self/fd/{pipe.fileno()}"), []
+    for proc in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            fds = os.listdir(proc / "fd")
+        except OSError:
+            continue
+        for fd in fds:
+            with contextlib.suppress(OSError):
+                if os.readlink(proc / "fd" / fd) == name:
+                    state = re.search(r"State:\t(.*)", (proc / "status").read_text())[1]
+                    found.append(f"{proc}/fd/{fd}: {state}: {(proc / 'cmdline').read_bytes()}")
+                    found.append((proc / "stack").read_text())
+    return "\n".join(found)
+
+
 class Talking:
     """A command that goes on while the test looks."""
 
@@ -47,7 +66,11 @@ class Talking:
         self.process.send_signal(signo)
 
     def finish(self, timeout=30):
-        out, err = self.process.communicate(timeout=timeout)
+        try:
+            out, err = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as e:
+            held = [holders(p) for p in (self.process.stdout, self.process.stderr) if not p.closed]
+            pytest.fail(f"no end after {timeout} s, status {self.process.poll()}; it said {e.stdout} {e.stderr}, and is held by\n" + "\n".join(held))
         self.stdout, self.stderr, self.returncode = out, err, self.process.returncode
         return self
 
