@@ -19,9 +19,9 @@ import os, sys, threading, time, tidegate
 if sys.argv[1] == "mixed":
     threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # this thread alone
-node = tidegate.Node()
 if sys.argv[1] == "own":
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before it runs for the supervisor: from then on it may be placed any moment
+node = tidegate.Node()
 if sys.argv[1] == "threads":
     threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
 for event in node:
