@@ -284,9 +284,10 @@ def test_nobody_is_started_in_a_frozen_dataflow(daemon):
 def test_a_frozen_node_is_late_for_nothing(daemon, python, node_environment, tmp_path):
     """Its startup_timeout would pass while it stands still; with the thaw it has all of it again."""
     slow = tmp_path / "slow.py"
-    slow.write_text("import os, time\nopen(os.environ['BEGUN'], 'w').close()\ntime.sleep(0.5)\nimport tidegate\nfor event in tidegate.Node():\n    pass\n")
+    slow.write_text("import os, time\nopen(os.environ['BEGUN'], 'w').close()\nwhile not os.path.exists(os.environ['GO']):\n    time.sleep(0.02)\n"
+                    "import tidegate\nfor event in tidegate.Node():\n    pass\n")  # fmt: skip
     node = program("slow", "") | {
-        "kind": "node", "argv": [python, str(slow)], "env": {"BEGUN": str(tmp_path / "begun")}, "outputs": ["o"], "startup_timeout_ns": 2 * 10**9,
+        "kind": "node", "argv": [python, str(slow)], "env": {"BEGUN": str(tmp_path / "begun"), "GO": str(tmp_path / "go")}, "outputs": ["o"], "startup_timeout_ns": 2 * 10**9,
     }  # fmt: skip
     environment = [f"{key}={value}" for key, value in node_environment.items() if "\n" not in value]
     daemon.call("Start", plan=plan(node), environment=environment)
@@ -295,6 +296,7 @@ def test_a_frozen_node_is_late_for_nothing(daemon, python, node_environment, tmp
     late = time.monotonic() + 2.3
     assert eventually(lambda: time.monotonic() > late, 5)
     assert node_of(daemon, "slow")["state"] == "starting" and node_of(daemon, "slow")["frozen"] is True
+    (tmp_path / "go").touch()
     daemon.call("Thaw", dataflow="flow", node="slow")
     assert eventually(lambda: daemon.status("flow")["state"] == "running", 10), daemon.output()
     daemon.call("Stop", dataflow="flow")
