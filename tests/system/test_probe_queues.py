@@ -228,6 +228,7 @@ class TestAttached:
         assert eventually(lambda: all_of_them(once(probed)), 20), probed.output()
         with probed.client() as events:
             events.send("Events", more=True, dataflow="flow")
+            assert all_of_them(once(probed))  # the call above was read
             os.kill(helpers(probed)[0], 9)
             event = events.reply()[0]["event"]
         assert (event["type"], event["text"]) == ("probe-detached", "tidegate-queues is gone")
