@@ -196,6 +196,7 @@ class Order:
         events.send("Events", more=True, dataflow="flow")
         daemon.call("GetHealth")  # it is served, so events are followed by now
         self.client = daemon.client()
+        self.sent = time.monotonic()  # nothing is due sooner after this than it is after the order
         self.client.send(method, dataflow="flow", node=node, **parameters)
         for reply in events.replies():
             event = reply.get("event") or {}
@@ -235,7 +236,7 @@ def test_one_node_ends_on_time_though_the_supervisor_was_stopped_after_it_accept
     struck = daemon.send(*whom, signo=signal.SIGSTOP)
     assert lives(pid)
     until_dead(pid, order.at, daemon)
-    assert time.monotonic() - order.at >= T - 0.2, "not before its time"
+    assert time.monotonic() - order.sent >= T - 0.2, "not before its time"
     for p in struck:
         daemon.send_to(p, signal.SIGCONT)
     node = order.node()
@@ -475,7 +476,7 @@ def test_an_order_is_kept_or_was_never_given_at_whatever_call_its_supervisor_die
         pytest.skip("there are not so many calls")
     assert eventually(lambda: "the next one starts in 3200 ms" in daemon.log.read_text(), 2), daemon.output()
     died = eventually(lambda: not lives(pid), 2.8)  # its time is 0.7 s
-    assert len(daemon.adoptions()) == 7, "this machine is too slow for this test"
+    assert not died or len(daemon.adoptions()) == 7, "this machine is too slow for this test"
     daemon.until_adopted(8)
     if died:
         until = {"Stop": lambda: daemon.talk("List", all=True)["dataflows"][0]["state"] == "ended",
