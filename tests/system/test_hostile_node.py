@@ -73,15 +73,13 @@ class Scene:
         return self.daemon.nodes()["flow", id]
 
     def failures(self):
-        """generation: why it failed, of the hostile node, as far as it has been told."""
+        """generation: why it failed, of each life of the hostile node that has an attack."""
         told = {}
-        while True:
-            try:
-                event = self.events.reply(timeout=0.05)[0]["event"]
-            except TimeoutError:
-                return told
+        while len(self.attacks) not in told:
+            event = self.events.reply()[0]["event"]
             if event["type"] == "node" and event.get("node") == "hostile" and event.get("error"):
                 told[event["generation"]] = event["error"]
+        return told
 
     def ratio(self, part, life):
         """What a message costs under attack by what it costs before, and how many come: None when there were too few to tell."""
