@@ -142,16 +142,17 @@ static int sample_send_params(SampleObject *self, const tg_params *params)
         int64_t deadline_ns = node_send_deadline(node);
         int r, go;
 
+        self->busy = true; /* also between two tries, where handlers of signals run, and other threads beside them */
         do {
+                go = -1;
                 if (!node_use(node))
-                        return -1;
-                self->busy = true;
+                        break;
                 Py_BEGIN_ALLOW_THREADS
                 r = tg_send_sample(self->sample, params);
                 Py_END_ALLOW_THREADS
-                self->busy = false;
                 node_unuse(node);
                 if (r != -EINTR && r != TG_E_TIMEOUT) {
+                        self->busy = false;
                         self->sent = true; /* consumed, whatever came of it */
                         if (r)
                                 error_set(r, "output '%s', %zd bytes", self->output, self->size);
@@ -162,6 +163,7 @@ static int sample_send_params(SampleObject *self, const tg_params *params)
                 if (go == 0)
                         error_set(TG_E_TIMEOUT, "output '%s'", self->output);
         } while (go > 0);
+        self->busy = false;
         return -1;
 }
 

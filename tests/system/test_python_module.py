@@ -611,10 +611,36 @@ def test_one_thread_sends_a_sample_that_another_is_sending():
     sample = node.alloc_output("out", 3)
     thread = threading.Thread(target=sample.send)
     thread.start()
-    time.sleep(0.1)
+    while play.lib.fake_live(b"waits") < 1:
+        time.sleep(0.001)
     raises(BufferError, sample.send)
     raises(BufferError, memoryview, sample)
     raises(BufferError, sample.discard)
     play.lib.fake_hold_sends(False)
     thread.join(10)
+    assert len(play.sent()) == 1 and play.live("samples") == 0
+
+
+@played
+def test_who_handles_a_signal_may_not_use_the_sample_whose_sending_it_interrupts():
+    node = tidegate.Node()
+    play.lib.fake_hold_sends(True)
+    sample = node.alloc_output("out", 3)
+    refused = []
+
+    def handle(*args):
+        refused.extend(raises(BufferError, call) for call in [lambda: memoryview(sample), sample.discard, sample.send])
+        play.lib.fake_hold_sends(False)
+
+    def interrupt():
+        while play.lib.fake_live(b"waits") < 1:
+            time.sleep(0.001)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+
+    signal.signal(signal.SIGALRM, handle)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    sample.send()
+    thread.join(10)
+    assert len(refused) == 3 and all("already sent" in str(e) for e in refused)
     assert len(play.sent()) == 1 and play.live("samples") == 0

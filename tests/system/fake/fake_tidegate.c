@@ -66,7 +66,7 @@ static bool ended, held;
 static int n_room = -1; /* messages for which there is room before sends are held; -1: no end of it */
 static uint64_t stop_deadline_ns = UINT64_MAX;
 static int64_t send_timeout_ns = TG_FOREVER;
-static int n_events, n_samples, n_nodes, n_calls_next, n_calls_batch;
+static int n_events, n_samples, n_nodes, n_calls_next, n_calls_batch, n_waits;
 static struct {
         char function[32];
         int r, times;
@@ -156,6 +156,7 @@ int fake_live(const char *what)
                 : strcmp(what, "nodes") == 0   ? n_nodes
                 : strcmp(what, "calls") == 0   ? n_calls_next
                 : strcmp(what, "batches") == 0 ? n_calls_batch
+                : strcmp(what, "waits") == 0   ? n_waits
                                                : -1;
 }
 
@@ -374,6 +375,7 @@ static int wait_room(void)
 {
         int64_t begin = now_ns();
 
+        __atomic_add_fetch(&n_waits, __atomic_load_n(&held, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
         while (__atomic_load_n(&held, __ATOMIC_RELAXED)) {
                 int64_t left = send_timeout_ns < 0 ? 1000000 : send_timeout_ns - (now_ns() - begin);
 
