@@ -213,9 +213,9 @@ class Order:
 def deaf(survivor, tmp_path):
     """A deaf node beside a polite one; returns the daemon and the pid of the deaf one."""
 
-    def start(*args):
+    def start(*args, budget=BUDGET):
         daemon = survivor(*args)
-        begin(daemon, program("deaf", DEAF.format(tmp_path / "pid")), program("polite", POLITE))
+        begin(daemon, program("deaf", DEAF.format(tmp_path / "pid")), program("polite", POLITE), budget=budget)
         return daemon, told(tmp_path / "pid")
 
     return start
@@ -257,7 +257,7 @@ def test_a_keeper_that_comes_later_and_finds_the_dying_has_not_killed_them(deaf,
     undying = build / "tests/supervisor/undying"
     if not undying.exists():
         pytest.skip("tests/supervisor/undying is not built (needs Criterion)")
-    daemon, pid = deaf("--watchdog", "0")
+    daemon, pid = deaf("--watchdog", "0", budget=20)  # no verdict before the tracer has gone
     with subprocess.Popen([undying, "--trace", str(pid)], stdout=subprocess.PIPE, text=True) as tracer:
         try:
             assert tracer.stdout.readline() == "ready\n"
