@@ -213,7 +213,8 @@ void node_next_rung(Node *node)
                 break;
         case NODE_RUNG_VERDICT:
                 keeper_order_look(node);
-                break;
+                node_set_deadline(node, nsec_add(MAX(node->ladder.verdict, now), NODE_LOOK_SPAN)); /* also who slept beyond it hears the answer */
+                return;
         default:
                 node_quarantine(node, in_exec);
                 node_tell_end(node, false, true);

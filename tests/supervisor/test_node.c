@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "supervisor/node.h"
+#include "supervisor/node-internal.h"
 #include "supervisor/progress.h"
 #include "supervisor/supervisor.h"
 
@@ -136,4 +136,30 @@ Test(node, what_is_said_of_a_life_that_is_over_is_not_taken_for_the_next_ones)
         cr_expect_str_eq(json_string_value(json_object_get(why, "text")), "n sleeps");
         json_decref(why);
         cr_expect_null(told_of(1));
+}
+
+/* When the verdict falls, of a node that was killed in vain, if who is left is asked for at @now. */
+static nsec_t verdict_of_who_asks_at(nsec_t now)
+{
+        const PlanNode plan = {.id = (char[]){"n"}, .kind = PLAN_KIND_PROGRAM};
+        Loop loop;
+        Dataflow dataflow = {.loop = &loop, .keeper_fd = -1};
+        Node node = {.dataflow = &dataflow, .plan = &plan, .spawned = true, .rung = NODE_RUNG_KILL, .foreseen = true};
+        nsec_t at;
+
+        node.ladder = (NodeLadder){.term = NSEC_PER_SEC, .kill = 2 * NSEC_PER_SEC, .verdict = 3 * NSEC_PER_SEC};
+        cr_assert_eq(loop_init(&loop), 0);
+        loop.now = now;
+        node_next_rung(&node);
+        cr_expect_eq(node.rung, NODE_RUNG_VERDICT);
+        at = node.deadline.at;
+        timer_disarm(&node.deadline);
+        loop_done(&loop);
+        return at;
+}
+
+Test(node, who_slept_beyond_the_verdict_hears_the_answer_as_well)
+{
+        cr_expect_eq(verdict_of_who_asks_at(2600 * NSEC_PER_MSEC), 3100 * NSEC_PER_MSEC);
+        cr_expect_eq(verdict_of_who_asks_at(9000 * NSEC_PER_MSEC), 9100 * NSEC_PER_MSEC);
 }
