@@ -9,6 +9,9 @@ import tempfile
 import pytest
 from conftest import MARK, Traces, eventually, instance_folders
 
+# What is left here for a moment every other test would find at its end; and a run beside this one sweeps it.
+pytestmark = pytest.mark.alone
+
 
 def test_a_process_is_seen_by_its_mark():
     t = Traces()
