@@ -411,7 +411,7 @@ def test_a_node_that_left_the_dataflow_and_lives_on_has_closed_its_outputs(build
         {"id": "hear", "path": f"{build}/tests/system/hear", "inputs": {"in": "leaver/out"}},
     ]}))  # fmt: skip
     run.until_event(type="node", node="hear", to="stopped")
-    assert "INPUT_CLOSED in " in heard(run)
+    assert eventually(lambda: "INPUT_CLOSED in " in heard(run), 20), "what it prints comes another way than that it has ended"
     run.process.send_signal(signal.SIGINT)
     run.wait(20)
     assert run.status == 0 and run.node("leaver")["restarts"] == 0
