@@ -133,7 +133,7 @@ class Service(Survivor):
 
     def holder(self):
         """The pid of the one holder."""
-        pids = [p for p in marked_processes(self.mark) if "--role=holder" in arguments_of(p) and stat_of(p)[0] != "Z"]
+        pids = [p for p in marked_processes(self.mark) if "--role=holder" in arguments_of(p) and (s := stat_of(p)) and s[0] != "Z"]
         return pids[0] if len(pids) == 1 else None
 
     def start(self, plan):
