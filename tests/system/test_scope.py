@@ -241,7 +241,9 @@ def test_the_next_daemon_adopts_what_outlived_the_service(service, manager, buil
     seen, once = Seen(tmp_path / "seen"), tmp_path / "once"
     daemon.start(stream(build, seen.file))
     daemon.start(plan(program("steady", "exec /bin/sleep 1000"), program("once", appends(once), restart=restarting()), name="programs"))
-    assert eventually(lambda: len(daemon.pids()) == 4 and lines(once) == 1, 20), daemon.output()
+    live = [("stream", "count"), ("stream", "relay"), ("stream", "check"), ("programs", "steady")]
+    states = {**dict.fromkeys(live, "running"), ("programs", "once"): "stopped"}  # any four of them could be running, with one still to begin
+    assert eventually(lambda: {key: n["state"] for key, n in daemon.nodes().items()} == states and lines(once) == 1, 20), daemon.output()
     pids, scope, holder = daemon.pids(), manager.scope(), daemon.holder()
     if first == "guard":  # as it is killed by hand; what its heir gets to do until systemd is there does not matter
         daemon.send("guard")
