@@ -367,9 +367,9 @@ def test_ctrl_c_never_reaches_a_node_and_counts_up(script, dataflow, terminal, n
 def test_ctrl_c_three_times_aborts(script, dataflow, terminal, nothing_left):
     t = terminal(dataflow(programs(node=script("node", INTERRUPTIBLE))), "--grace-duration", "30s")
     t.until("ready")
-    for _ in range(3):
+    for said in ("once more to stop now", "once more to abort", ""):
         t.ctrl_c()
-        time.sleep(0.02)  # three in one line discipline read would be one signal
+        t.until(said)  # two that wait are one signal
     assert t.end() == 1
     nothing_left()
 
