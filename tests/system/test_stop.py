@@ -77,12 +77,13 @@ def test_a_child_that_ignores_sigterm_is_ended_though_its_leader_left_at_once(sc
 @pytest.mark.sanitized
 def test_a_tree_whose_middle_dies_first_is_ended_whole(script, dataflow, live, nothing_left):
     grandchild = script("grandchild", STUBBORN)
-    middle = script("middle", f"{grandchild} &\nsetsid {grandchild} &\nwait")  # dies of SIGTERM at once
-    leader = script("leader", f"trap '' TERM\n{middle}\nwhile :; do sleep 1000; done")
-    run = live(dataflow(programs(leader=leader)), "--grace-duration", "400ms")
-    until_ready(run, 2)
+    middle = script("middle", f"trap 'echo left; exit' TERM\n{grandchild} &\nsetsid {grandchild} &\nwait")
+    leader = script("leader", f"{middle} &\ntrap '' TERM\necho ready\nwhile :; do sleep 1000; done")  # in this order: what is ignored is inherited
+    run = live(dataflow(programs(leader=leader)), "--grace-duration", "1s")
+    until_ready(run, 3)
     run.process.send_signal(signal.SIGTERM)
     run.wait(15)
+    assert '"text":"left"' in run.stdout.read_text(), "the one in the middle"
     assert run.result()["left"] == 0 and run.result()["killed"] >= 3
     nothing_left()
 
