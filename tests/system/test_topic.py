@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Topics: what outputs send, seen by whom nobody waits for."""
 
+import fcntl
 import json
 import os
 import re
 import resource
 import signal
 import socket
+import struct
 import subprocess
+import termios
 
 import pytest
 from client import Client
@@ -81,6 +84,11 @@ def observe(daemon, output, node="beat", **parameters):
         client.buffer = data
         reply, _ = client.reply()
         return reply["observed"], fds
+
+
+def n_unread(client):
+    """Bytes that lie in its socket."""
+    return struct.unpack("i", fcntl.ioctl(client.socket, termios.FIONREAD, b"\0" * 4))[0]
 
 
 def beat(build, interval_us=2000, **keys):
@@ -165,8 +173,10 @@ def test_what_is_known_is_not_sent_again_and_a_client_without_room_gets_the_repl
     again, fds = observe(daemon, "out", ring=reply["ring"], segments=reply["segments"])
     assert (again["regions"], fds, again["ring"]) == ([], [], reply["ring"])
     with Client(daemon.socket) as client:  # descriptors that nobody takes are few
-        for _ in range(2):
+        for _ in range(2):  # the first answer lies there until the second one has come, too
+            before = n_unread(client)
             client.send("Observe", dataflow="flow", node="beat", output="out")
+            assert eventually(lambda: n_unread(client) > before, 20)
         assert len(client.receive()["parameters"]["observed"]["regions"]) == 2
         assert client.receive()["error"].endswith(".QuotaExceeded")
         for parameters, error in [({"output": "in"}, "NoSuchOutput"), ({"node": "x"}, "NoSuchNode"), ({"dataflow": "x"}, "NoSuchDataflow")]:
