@@ -210,7 +210,7 @@ void server_frozen(Server *server, const Dataflow *dataflow, const Node *node, b
 
 /* ---- Usage */
 
-/* Also when the keeper that was asked has died: its successor is asked as soon as it has taken over. */
+/* Also when the keeper that was asked has died, or is dead and the guard has not said so yet: its successor is asked as soon as it has taken over. */
 static void look_for_usage(Client *client)
 {
         Dataflow *dataflow = client->call.flow->dataflow;
@@ -222,7 +222,7 @@ static void look_for_usage(Client *client)
                 return;
         }
         r = dataflow->adopting ? 0 : usage_ask(dataflow);
-        if (r)
+        if (r && r != -ENOTCONN)
                 client_fail(client, CONTROL_E_BUSY, "the keeper of %s cannot be asked: %s", name_of(client, name, sizeof(name)), error_text(r));
 }
 

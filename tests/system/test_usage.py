@@ -9,6 +9,7 @@ import signal
 import pytest
 from conftest import PYTHON, eventually
 from daemon import plan, program
+from lives import stat_of
 from test_control import SLEEP, refused, start
 
 BURNED, HELD = 0.15, 48 << 20
@@ -99,7 +100,9 @@ def test_the_question_survives_the_keeper_and_the_supervisor(survivor):
     (keeper,) = daemon.parts("keeper")
     os.kill(keeper, signal.SIGSTOP)  # the question lies in its socket when it dies
     asking = daemon.client()
+    asking.call("GetHealth")
     asking.send("Usage", dataflow="flow")
+    daemon.status("flow")  # who is heard only while another keeper takes over is Busy
     os.kill(keeper, signal.SIGKILL)
     assert asking.reply()[0]["usage"][0]["node"] == "a", "its successor is asked again"
     os.kill(daemon.supervisor(), signal.SIGKILL)
@@ -111,6 +114,27 @@ def test_the_question_survives_the_keeper_and_the_supervisor(survivor):
             return False
 
     assert eventually(answered, 10), daemon.output()
+
+
+def test_a_question_that_comes_when_the_keeper_is_dead_and_nobody_has_heard_of_it_waits_for_the_next_one(survivor):
+    """The guard tells of its death, and is stopped."""
+    daemon = survivor()
+    start(daemon, program("a", SLEEP))
+    keeper, guard = daemon.take("keeper"), daemon.take("guard")
+    guard.send(signal.SIGSTOP)
+    assert eventually(lambda: stat_of(guard.pid)[0] == "T", 10)
+    try:
+        keeper.send(signal.SIGKILL)
+        assert eventually(lambda: stat_of(keeper.pid)[0] == "Z", 10)
+        refused(daemon.client(), "TimedOut", "Usage", dataflow="flow", timeout_ms=100)
+        asking = daemon.client()
+        asking.send("Usage", dataflow="flow")
+        assert daemon.status("flow")["state"] == "running", "which was asked later: the question was heard"
+    finally:
+        guard.send(signal.SIGCONT)
+    assert asking.reply()[0]["usage"][0]["node"] == "a"
+    for process in (keeper, guard):
+        process.close()
 
 
 def test_usage_of_what_does_not_run_is_refused(daemon):
