@@ -346,4 +346,4 @@ def test_who_left_the_cgroup_and_hangs_in_a_dead_file_system_is_the_last_word_wi
         event = next(e["event"] for e in events.replies() if e["event"]["type"] == "cleared")
         assert (event["node"], event["generation"]) == ("victim", 1), event
     cleared(daemon)
-    assert not os.path.exists(f"/proc/{pid}")
+    assert eventually(lambda: not os.path.exists(f"/proc/{pid}"), 10), "the guard waits for it"
