@@ -137,6 +137,7 @@ def test_who_looks_is_not_spared_when_memory_is_short(wedged):
 def test_who_asks_while_many_look_is_told_what_one_look_shows(daemon):
     daemon.call("Start", plan=plan(program("a", "", argv=["/bin/sleep", "1000"])))
     assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    assert eventually(lambda: daemon.call("Why", dataflow="flow", node="a")["why"]["cause"] == "sleeping", 20), "it begins with other things"
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(daemon.client()) for _ in range(8)]
         for client in clients:
