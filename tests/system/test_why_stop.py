@@ -34,7 +34,8 @@ def stop(daemon, *names):
 
 
 def test_who_is_killed_at_the_end_of_its_grace_is_told_with_what_it_did_instead(daemon, tmp_path):
-    start(daemon, flow=DEAF.format(""), slow=f"trap 'sleep 0.5; exit 0' TERM; : >{tmp_path / 'slow'}; while :; do sleep 0.05; done")
+    slow = f"trap 'sleep 1.5; exit 0' TERM; : >{tmp_path / 'slow'}; while :; do sleep 0.05; done"
+    start(daemon, graces={"slow": 2000}, flow=DEAF.format(""), slow=slow)  # looked at after 1 s, killed after 3
     assert eventually((tmp_path / "slow").exists, 20)
     said = stop(daemon, "flow", "slow")
     node, events = said["slow"]
