@@ -119,5 +119,5 @@ def test_orders_at_random_from_all_sides_leave_what_the_last_one_asked_for(daemo
     assert len(running) == len([f for f in flows if f["state"] == "running"]), "of one name two live"
     wrong = {n: w for n, w in orders.wanted.items() if w is not None and (w == "running") != (n in running)}
     assert not wrong, f"seed {SEED}: wanted {wrong}, running {sorted(running)}"
-    results = daemon.call("Stop", all=True, timeout=20)["results"]
+    results = daemon.call("Stop", all=True, grace_ms=10000, timeout=20)["results"]  # forty at once, who need a processor to end
     assert {r["name"] for r in results} == running and all(r["success"] for r in results)
