@@ -332,9 +332,9 @@ def test_who_waits_for_the_next_life_of_a_reader_is_not_to_blame_for_it(build, d
     nodes = build / "tests/system"
     run = live(dataflow({"nodes": [
         {"id": "beat", "path": f"{nodes}/beat", "args": "200", "outputs": ["out"]},
-        {"id": "relay", "path": f"{nodes}/relay", "outputs": ["out"], "health_check_timeout": 0.5, "restart_policy": "on-failure",
+        {"id": "relay", "path": f"{nodes}/relay", "outputs": ["out"], "health_check_timeout": 2.0, "restart_policy": "on-failure",
          "inputs": {"in": {"source": "beat/out", "queue_policy": "backpressure"}}},
-        {"id": "mortal", "path": f"{nodes}/mortal", "args": "20 1 die", "restart_policy": "on-failure", "restart_delay": 3.0,
+        {"id": "mortal", "path": f"{nodes}/mortal", "args": "20 1 die", "restart_policy": "on-failure", "restart_delay": 6.0,
          "inputs": {"in": {"source": "relay/out", "queue_policy": "backpressure"}}},
     ]}))  # fmt: skip
     assert eventually(lambda: len(took(run)) == 2, 30), run.output()
@@ -449,16 +449,16 @@ def test_a_node_that_takes_none_of_its_messages_for_so_long_has_failed_and_begin
     nodes = build / "tests/system"
     run = live(dataflow({"nodes": [
         {"id": "beat", "path": f"{nodes}/beat", "args": "1000", "outputs": ["out"]},
-        {"id": "hear", "path": f"{nodes}/hear", "inputs": {"in": "beat/out"}, "health_check_timeout": 0.5, "restart_policy": "on-failure"},
+        {"id": "hear", "path": f"{nodes}/hear", "inputs": {"in": "beat/out"}, "health_check_timeout": 2.0, "restart_policy": "on-failure"},
     ]}), "--grace-duration", "500ms")  # fmt: skip
     hear = Process(run.until_event(type="node", to="running", node="hear")["pid"])
     hear.send(signal.SIGSTOP)
     hear.close()
     run.until_event(type="log", node="hear", text="OPEN 1")
-    assert eventually(lambda: any(e["type"] == "log" and e["text"].startswith("INPUT in 0:") for e in run.events()[-20:]), 20), "it hears again"
+    assert eventually(lambda: heard(run)[-1].startswith("INPUT in 0:"), 20), "it hears again"
     run.process.send_signal(signal.SIGINT)
     run.wait(20)
-    assert "within health_check_timeout (0.5 s)" in run.output(), "why it was ended"
+    assert "within health_check_timeout (2 s)" in run.output(), "why it was ended"
     assert run.node("beat")["restarts"] == 0, "the other node is not to blame"
     assert run.node("hear")["restarts"] == 1, "one that takes its messages is left alone"
     nothing_left()
