@@ -95,6 +95,16 @@ def beat(build, interval_us=2000, **keys):
     return node("beat", [build / "tests/system/beat", interval_us], outputs=["out"], **keys)
 
 
+def until_it_sends(daemon):
+    """The first node goes on: it has sent more than lies in a queue, so who reads it under backpressure has begun, too."""
+
+    def published():
+        (dataflow,) = daemon.call("Status", names=["flow"], links=True)["dataflows"]
+        return dataflow["nodes"][0]["outputs"][0].get("published", 0)
+
+    assert eventually(lambda: published() >= 50, 20), daemon.output()
+
+
 # What an observer gets
 
 # As the user that the argument names: what can be done with descriptors 10, 11, ...; each must fail.
@@ -295,6 +305,7 @@ def test_list_tells_topics_their_readers_and_their_rate(start_daemon, start, bui
     daemon, nodes = start_daemon(), build / "tests/system"
     start(daemon, beat(build), node("hear", [nodes / "hear"], inputs=[("in", "beat", "out"), ("more", "beat", "out")]), node("mute", [nodes / "quiet", "/nowhere", 1], outputs=["a/b"]))
     assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    until_it_sends(daemon)
     topics = json.loads(tidegate("topic", "list", "--json", "--runtime-dir", daemon.runtime).stdout)["topics"]
     assert [(t["topic"], t["dataflow"], t["subscribers"], t["closed"]) for t in topics] == [
         ("beat/out", "flow", ["hear/in", "hear/more"], False), ("mute/a/b", "flow", [], False)]  # fmt: skip
@@ -358,6 +369,7 @@ def test_hz_tells_rate_and_intervals(start_daemon, start, build, tidegate):
     daemon = start_daemon()
     start(daemon, beat(build), node("mute", [build / "tests/system/quiet", "/nowhere", 1], outputs=["out"]))
     assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    until_it_sends(daemon)
     p = tidegate("topic", "hz", "beat/out", "mute/out", "--for", "400ms", "--window", "5s", "--json", "--runtime-dir", daemon.runtime)
     assert p.returncode == 0, p.stderr
     beats, mute = [json.loads(line) for line in p.stdout.splitlines()][-2:]
@@ -422,6 +434,7 @@ def test_info_tells_who_sends_and_who_reads(start_daemon, start, build, tidegate
     daemon, nodes = start_daemon(), build / "tests/system"
     start(daemon, beat(build), node("hear", [nodes / "hear"], inputs=[("in", "beat", "out")]))
     assert eventually(lambda: daemon.status("flow")["state"] == "running", 20), daemon.output()
+    until_it_sends(daemon)
     p = tidegate("topic", "info", "beat/out", "--for", "300ms", "--json", "--runtime-dir", daemon.runtime)
     info = json.loads(p.stdout)
     assert info["publisher"] == {"node": "beat", "kind": "node", "state": "running", "generation": 1} and info["dataflow"] == "flow"
