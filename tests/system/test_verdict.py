@@ -220,7 +220,9 @@ def test_a_policy_starts_nothing_beside_what_would_not_die(daemon, hold):
     child = daemon.runtime.parent / "child"
     pid = int(eventually(lambda: child.exists() and child.read_text().strip(), 20))
     let_go = hold(pid)
-    os.kill(node_of(daemon)["pid"], signal.SIGKILL)
+    leader = eventually(lambda: node_of(daemon)["pid"], 20)  # 0 until its keeper has said it, and that would be we
+    assert leader > 0
+    os.kill(leader, signal.SIGKILL)
     assert eventually(lambda: node_of(daemon)["quarantined"], LADDER + 10)
     node = node_of(daemon)
     assert (node["state"], node["generation"], node["verdict"]) == ("failed", 1, "unkillable-traced")
