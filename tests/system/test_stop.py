@@ -93,7 +93,7 @@ def test_a_tree_whose_middle_dies_first_is_ended_whole(script, dataflow, live, n
 def test_children_that_a_program_leaves_behind_do_not_outlive_it(stubborn, script, dataflow, live, nothing_left):
     child = script("child", STUBBORN if stubborn else "echo ready\nexec sleep 1000")
     leader = script("leader", f"{child} &\nsetsid {child} &\nwhile [ ! -e go ]; do sleep 0.01; done")
-    run = live(dataflow(programs(leader=leader)), "--grace-duration", "600ms")
+    run = live(dataflow(programs(leader=leader)), "--grace-duration", "600ms" if stubborn else "20s")  # half of it from their SIGTERM on
     until_ready(run, 2)
     (leader.parent / "go").touch()
     run.wait(15)
