@@ -57,10 +57,10 @@ def start_victim(daemon, hold, *others, name="flow", script=IMMORTAL, **keys):
     return hold(node_of(daemon, name)["pid"])
 
 
-def stop_in_time(daemon, name="flow"):
+def stop_in_time(daemon, name="flow", grace=GRACE):
     begin = time.monotonic()
-    (result,) = daemon.call("Stop", timeout=60, dataflow=name)["results"]
-    assert time.monotonic() - begin < LADDER + 2 + SLACK
+    (result,) = daemon.call("Stop", timeout=60, dataflow=name, grace_ms=int(grace * 1000))["results"]
+    assert time.monotonic() - begin < 1.5 * (grace - GRACE) + LADDER + 2 + SLACK
     return result
 
 
@@ -89,7 +89,7 @@ def test_who_is_held_by_a_tracer_is_named_watched_and_cleared(daemon, hold, talk
     pid = node_of(daemon)["pid"]
     with daemon.client() as events:
         events.send("Events", more=True)
-        result = stop_in_time(daemon)
+        result = stop_in_time(daemon, grace=1.0)  # the other one has to end in that
         victim, other = (next(n for n in result["nodes"] if n["id"] == i) for i in ("victim", "other"))
         assert (result["verdict"], victim["verdict"], other["verdict"]) == ("unkillable-traced", "unkillable-traced", "empty")
         (task,) = victim["tasks"]
