@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 
 #define MS_MAX          ((json_int_t)7 * 24 * 3600 * 1000) /* a week */
+#define TIMEOUT_MS_MAX  ((json_int_t)366 * 24 * 3600 * 1000) /* a year: of who follows a dataflow to its end (cli/start.c) */
 #define NAME_LENGTH_MAX 256
 #define STRINGS_MAX     4096
 
@@ -62,7 +63,7 @@ static const ParamInfo infos[_PARAM_MAX] = {
         [PARAM_SEGMENTS] = INFO(segments, TYPE_INT, 0, INT_MAX),
         [PARAM_SIGNAL] = INFO(signal, TYPE_INT, 1, 64),
         [PARAM_STATE] = INFO(state, TYPE_STRING, 1, NAME_LENGTH_MAX),
-        [PARAM_TIMEOUT_MS] = INFO(timeout_ms, TYPE_INT, 0, MS_MAX),
+        [PARAM_TIMEOUT_MS] = INFO(timeout_ms, TYPE_INT, 0, TIMEOUT_MS_MAX),
         [PARAM_UMASK] = INFO(umask, TYPE_INT, 0, 0777),
         [PARAM_WAIT] = INFO(wait, TYPE_STRING, 1, NAME_LENGTH_MAX),
 };

@@ -337,3 +337,17 @@ def test_half_an_answer(talk, fake, flow, tail):
     fake.answers["Wait"] = lambda c, p: c.reply(state="running")
     p = talk("start", flow, "--detach")
     assert p.returncode == 0 and "asking its successor" in p.stderr and re.search("is running", p.stdout)
+
+
+def test_a_daemon_takes_who_follows_its_dataflow_to_the_end_and_so_does_its_next_supervisor(start_daemon, start_tidegate, flow):
+    """No stand-in: it is asked to answer within a year."""
+    daemon = start_daemon()
+    t = start_tidegate("start", flow, "--attach", "--runtime-dir", daemon.runtime)
+    assert eventually(lambda: [d["state"] for d in daemon.call("List")["dataflows"]] == ["running"] or t.process.poll() is not None, 20)
+    before = daemon.supervisor()
+    assert t.process.poll() is None, t.output()
+    os.kill(before, signal.SIGKILL)
+    assert eventually(lambda: "asking its successor" in t.output(), 20), t.output()
+    daemon.wait_until_ready()
+    daemon.call("Stop", dataflow="flow")
+    assert t.wait(20).status == 0, t.output()
