@@ -21,7 +21,8 @@
  *
  * Nothing here blocks but loop_run() itself, in poll. It asks two epolls, and none of them stands in another: to add anything to one
  * that does takes a lock of the whole host, which whoever lets an epoll_wait() of his own run into a page that never comes keeps for
- * as long as he likes, and the wait for it cannot be killed. So no Source is an epoll either.
+ * as long as he likes, and the wait for it cannot be killed. So no Source is an epoll either; nor is one allowed whose poll() takes what
+ * it tells (of a PSI trigger, of /proc/self/mountinfo): poll() would ask it, and epoll_wait() hear of nothing.
  */
 #ifndef TG_SUPERVISOR_LOOP_H
 #define TG_SUPERVISOR_LOOP_H
