@@ -178,6 +178,9 @@ TG_API int tg_next_batch(tg_node *node, tg_event **events, size_t n, size_t *ret
  * For any event loop (poll, epoll, asyncio). Call tg_next() with timeout 0 until TG_E_TIMEOUT after every wake-up: the
  * library then arms the descriptor. Borrowed; do not read, write or close it. Readable until the first such call.
  *
+ * It is an epoll that holds another one. To make it, and to add it to an epoll of yours, takes a lock that the kernel has once for the whole host,
+ * and that any process there can keep if it means harm; a program that must not be held up calls tg_next() with a timeout instead.
+ *
  * Return: the descriptor (close-on-exec), or a negative errno (-EMFILE and what else making it may meet; it is made once).
  */
 TG_API int tg_node_fd(tg_node *node);
