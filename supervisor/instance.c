@@ -32,7 +32,8 @@ static int open_base(const char *root)
 
         if (root_fd < 0)
                 return -errno;
-        if (mkdirat(root_fd, INSTANCE_BASE, 0755) < 0 && errno != EEXIST)
+        /* Nobody else may list it, as the runtime directory: see close_to_listing(). */
+        if (mkdirat(root_fd, INSTANCE_BASE, 0711) < 0 && errno != EEXIST)
                 return -errno;
         fd = openat(root_fd, INSTANCE_BASE, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
         if (fd < 0) {

@@ -220,6 +220,18 @@ static int make_folders(Runtime *runtime, char *ret_why, size_t why_size)
         return 0;
 }
 
+/*
+ * Nobody else may list it: who lists a directory into a page that never comes keeps its lock meanwhile, and whoever makes, removes or
+ * renames anything in there waits for that in the kernel, without an end. To connect is to know the name.
+ */
+static void close_to_listing(const Runtime *runtime)
+{
+        struct stat st;
+
+        if (fstat(runtime->dir_fd, &st) == 0 && (st.st_mode & 044))
+                (void)fchmod(runtime->dir_fd, st.st_mode & 07777 & ~044u); /* refused: as it was */
+}
+
 /* Nobody else may put files there, or have put it there: everything in it is believed. */
 static int check_owner(const Runtime *runtime, char *ret_why, size_t why_size)
 {
@@ -257,7 +269,7 @@ int runtime_open(Runtime *ret, const char *path, char *ret_why, size_t why_size)
                 (void)snprintf(ret_why, why_size, path ? "--runtime-dir is too long" : "XDG_RUNTIME_DIR is not set; say --runtime-dir DIR");
                 return r;
         }
-        if (mkdir(chosen, 0755) < 0 && errno != EEXIST) {
+        if (mkdir(chosen, 0711) < 0 && errno != EEXIST) {
                 (void)snprintf(ret_why, why_size, "cannot make %.200s: %s", chosen, strerror(errno));
                 return error_origin(-errno);
         }
@@ -268,8 +280,10 @@ int runtime_open(Runtime *ret, const char *path, char *ret_why, size_t why_size)
         }
         if (!r)
                 r = check_owner(&runtime, ret_why, why_size);
-        if (!r)
+        if (!r) {
+                close_to_listing(&runtime);
                 r = take_lock(&runtime, ret_why, why_size);
+        }
         locked = r == 0;
         if (!r)
                 read_instance(&runtime);

@@ -60,6 +60,14 @@ def test_a_second_sigterm_means_now(start_daemon):
     assert time.monotonic() - begun < 10
 
 
+def test_nobody_else_can_list_where_it_makes_entries(daemon):
+    """Who lists a directory into a page that never comes keeps its lock, and whoever changes it then waits for ever."""
+    base = daemon.home / "tidegate"
+    (instance,) = (p for p in base.iterdir() if p.is_dir())
+    for directory in (daemon.runtime, base, instance):
+        assert directory.stat().st_mode & 0o055 in (0, 0o011), directory
+
+
 @pytest.mark.parametrize("signo", [signal.SIGUSR1, signal.SIGHUP, signal.SIGPIPE, signal.SIGALRM, signal.SIGWINCH, signal.SIGQUIT])
 def test_no_other_signal_ends_any_part_of_it(daemon, signo):
     start(daemon, program("a", SLEEP))
