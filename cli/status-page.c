@@ -228,20 +228,22 @@ static bool lock_is_held(const struct stat *st, bool *ret_known)
         return held;
 }
 
+/* Nobody but its owner may open it, for whoever may could hold it: others learn whether it is held, and not by whom. */
 static void look_at_lock(StatusFacts *facts, int dir_fd)
 {
-        _cleanup_fd_ int fd = openat(dir_fd, LOCK_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        _cleanup_fd_ int fd = -1;
         char text[16] = "";
         struct stat st;
 
-        if (fd < 0) {
+        if (fstatat(dir_fd, LOCK_NAME, &st, AT_SYMLINK_NOFOLLOW) < 0) {
                 facts->lock_known = errno == ENOENT; /* then nobody holds it */
                 return;
         }
-        if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+        if (!S_ISREG(st.st_mode))
                 return;
         facts->locked = lock_is_held(&st, &facts->lock_known);
-        if (pread(fd, text, sizeof(text) - 1, 0) > 0)
+        fd = openat(dir_fd, LOCK_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        if (fd >= 0 && pread(fd, text, sizeof(text) - 1, 0) > 0)
                 facts->lock_pid = (pid_t)strtol(text, NULL, 10);
 }
 

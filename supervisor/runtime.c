@@ -58,11 +58,13 @@ static int try_lock(Runtime *runtime, char *ret_why, size_t why_size)
         char pid[32] = "";
 
         runtime->lock_fd = fd_close(runtime->lock_fd);
-        runtime->lock_fd = openat(runtime->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+        /* Whoever may open it may lock it, and keep the next daemon from its start when this one has died. */
+        runtime->lock_fd = openat(runtime->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (runtime->lock_fd < 0) {
                 (void)snprintf(ret_why, why_size, "cannot make %.200s/lock: %s", runtime->path, strerror(errno));
                 return error_origin(-errno);
         }
+        (void)fchmod(runtime->lock_fd, 0600); /* of an older version, or another mask */
         if (flock(runtime->lock_fd, LOCK_EX | LOCK_NB) == 0)
                 return 0;
         if (errno != EWOULDBLOCK)

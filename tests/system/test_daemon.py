@@ -66,6 +66,7 @@ def test_nobody_else_can_list_where_it_makes_entries(daemon):
     (instance,) = (p for p in base.iterdir() if p.is_dir())
     for directory in (daemon.runtime, base, instance):
         assert directory.stat().st_mode & 0o055 in (0, 0o011), directory
+    assert (daemon.runtime / "lock").stat().st_mode & 0o077 == 0, "whoever may open it may hold it when this daemon has died"
 
 
 @pytest.mark.parametrize("signo", [signal.SIGUSR1, signal.SIGHUP, signal.SIGPIPE, signal.SIGALRM, signal.SIGWINCH, signal.SIGQUIT])
