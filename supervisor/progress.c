@@ -336,6 +336,16 @@ void progress_excuse(Progress *progress, uint32_t node, nsec_t now)
         progress->nodes[node].excused_at = now;
 }
 
+void progress_forgive(Progress *progress, nsec_t late)
+{
+        for (uint32_t i = 0; i < progress->n_nodes; i++) {
+                Watched *watched = &progress->nodes[i];
+
+                if (watched->node.health == PROGRESS_STUCK)
+                        watched->excused_at = nsec_add(MAX(watched->node.stuck_since, watched->excused_at), late);
+        }
+}
+
 bool progress_overdue(const Progress *progress, uint32_t node, nsec_t span, nsec_t now)
 {
         const Watched *watched = &progress->nodes[node];

@@ -154,6 +154,12 @@ ProgressState progress_state(const Progress *progress, uint32_t node);
 void progress_excuse(Progress *progress, uint32_t node, nsec_t now);
 
 /*
+ * progress_forgive() - a look was late by @late: where nobody looked although it was time to, nobody may have run either (a machine that was
+ * halted, or the supervisor together with its nodes), so that time counts for no node.
+ */
+void progress_forgive(Progress *progress, nsec_t late);
+
+/*
  * progress_overdue() - it has been stuck for @span and is itself to blame: it was excused at no look within that. A single look is
  * not enough: a send that waits clears its word whenever it tries again, and again before the next message is taken.
  */

@@ -115,6 +115,8 @@ void show_all(Dataflow *dataflow)
 
 /* ---- progress */
 
+#define LATE_SPAN (100 * NSEC_PER_MSEC) /* more than a loop is late by that does its work */
+
 static void progress_arm(Dataflow *dataflow);
 
 typedef struct Look {
@@ -159,10 +161,13 @@ static int on_look(Timer *timer, nsec_t now)
 {
         Dataflow *dataflow = container_of(timer, Dataflow, progress_timer);
         Look look = {.dataflow = dataflow};
+        nsec_t late = now - MIN(now, timer->at);
 
         progress_look(dataflow->progress, now, on_change, &look);
         if (look.changed) /* once, however many: it counts all nodes */
                 show_dataflow(dataflow);
+        if (late > LATE_SPAN)
+                progress_forgive(dataflow->progress, late);
         for (size_t i = 0; i < dataflow->plan->n_nodes; i++) {
                 nsec_t span = dataflow->plan->nodes[i].health_check_timeout_ns;
 

@@ -219,6 +219,13 @@ Test(progress, a_stuck_consumer_is_told_once_and_its_producer_names_whom_it_wait
         cr_assert_eq(progress_state(s.progress, 2).health, PROGRESS_IDLE);
         cr_assert(progress_overdue(s.progress, 1, 31 * SEC, 33 * SEC));
         cr_assert(!progress_overdue(s.progress, 1, 31 * SEC, 33 * SEC - 1));
+        progress_forgive(s.progress, 3 * SEC);
+        cr_assert(!progress_overdue(s.progress, 1, 31 * SEC, 36 * SEC - 1), "nobody ran for three of these seconds");
+        cr_assert(progress_overdue(s.progress, 1, 31 * SEC, 36 * SEC));
+        progress_forgive(s.progress, SEC);
+        cr_assert(!progress_overdue(s.progress, 1, 31 * SEC, 37 * SEC - 1), "nor for another one");
+        progress_forgive(s.progress, 0);
+        cr_assert(progress_overdue(s.progress, 1, 31 * SEC, 37 * SEC));
         cr_assert(!progress_overdue(s.progress, 2, 1, 33 * SEC), "it keeps up");
         cr_assert_eq(progress_n_stuck(s.progress, &since), 1);
         cr_assert_eq(since, 2 * SEC);

@@ -298,6 +298,26 @@ def test_a_debugger_may_stop_a_supervisor_that_nobody_watches(start_daemon):
     assert daemon.call("GetHealth")["health"]["epoch"] == 1
 
 
+def test_a_machine_that_stands_still_is_no_node_s_fault(start_daemon, build):
+    daemon = start_daemon("--watchdog", "0")
+    programs = build / "tests/system"
+    start(
+        daemon, node("beat", [programs / "beat", 1000], outputs=["out"]),
+        node("hear", [programs / "hear"], inputs=[("in", "beat", "out")], stuck_timeout_ns=2_000_000_000, health_check_timeout_ns=2_000_000_000),
+    )  # fmt: skip
+    hear, supervisor = nodes_of(daemon)["hear"]["pid"], daemon.supervisor()
+    os.kill(hear, signal.SIGSTOP)
+    halted = time.monotonic()
+    assert eventually(lambda: time.monotonic() > halted + 0.6, 5), "two looks have seen messages that wait for it"
+    os.kill(supervisor, signal.SIGSTOP)
+    assert eventually(lambda: time.monotonic() > halted + 3, 5)
+    os.kill(supervisor, signal.SIGCONT)
+    assert nodes_of(daemon)["hear"]["state"] == "running", "the first look after it"
+    os.kill(hear, signal.SIGCONT)
+    assert eventually(lambda: nodes_of(daemon)["hear"]["health"] in ("ok", "idle"), 10)
+    assert (nodes_of(daemon)["hear"]["pid"], nodes_of(daemon)["hear"]["state"]) == (hear, "running")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may have it so")
 def test_a_keeper_is_in_a_hurry_for_the_turn_in_which_it_tells_of_an_exit(daemon):
     """Its supervisor has seen the death, and lends it the priority; a keeper that stands still shows it."""
