@@ -14,10 +14,11 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "base/doorbell.h"
 #include "node/node-internal.h"
 
 #define PEER_BEFORE      1024u /* bytes for messages that it published before we began to read there, while an adoption took its time */
-#define PEER_UNEXPLAINED 64u /* bytes of a doorbell more than there was a reason for; honest libraries send none */
+#define PEER_UNEXPLAINED 64u /* rings more than there was a reason for; honest libraries send none */
 
 /* -------- peers -------- */
 
@@ -43,12 +44,27 @@ Peer *peer_by_serial(tg_node *node, uint64_t serial)
         return NULL;
 }
 
+/* Others have the doorbell too, so to close it is not enough. */
+static void peer_ignore(tg_node *node, const Peer *peer)
+{
+        (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->fd, NULL);
+        if (peer->heard_fd >= 0)
+                (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->heard_fd, NULL);
+}
+
+void peer_close_fds(Peer *peer)
+{
+        peer->fd = fd_close(peer->fd);
+        peer->heard_fd = fd_close(peer->heard_fd);
+        peer->rung_fd = fd_close(peer->rung_fd);
+}
+
 static void peer_free(tg_node *node, Peer *peer)
 {
         list_unlink(&peer->link);
-        if (peer->fd >= 0 && node->epoll_fd >= 0)
-                (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->fd, NULL);
-        (void)fd_close(peer->fd);
+        if (node->epoll_fd >= 0)
+                peer_ignore(node, peer);
+        peer_close_fds(peer);
         region_unmap(&peer->bell_map);
         free(peer);
 }
@@ -74,7 +90,7 @@ void peer_send(tg_node *node, Peer *peer)
         if (peer == &node->self) {
                 __atomic_store_n(&node->self_rung, true, __ATOMIC_RELAXED); /* a hint: what is not emptied now disturbs nobody */
                 (void)!write(node->self_fd, &one, sizeof(one));
-        } else {
+        } else if (peer->rung_fd < 0 || !doorbell_ring(peer->rung_fd)) {
                 (void)send(peer->fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
         }
         errno = saved;
@@ -118,6 +134,8 @@ static void peer_convict(tg_node *node, Peer *peer)
 
         peer->convicted = true;
         (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_MOD, peer->fd, &ev); /* else: as before, it keeps us awake */
+        if (peer->heard_fd >= 0)
+                (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->heard_fd, NULL);
         list_for_each(source, next, &node->sources, link) {
                 if (source->peer != peer)
                         continue;
@@ -145,11 +163,12 @@ void peer_empty(tg_node *node, Peer *peer)
         ssize_t n = sizeof(bytes);
 
         /* Bounded: a peer that floods us fills its own socket, and what stays in there disturbs nobody. */
-        for (unsigned i = 0; i < 4 && !peer->gone && n == (ssize_t)sizeof(bytes); i++) {
+        for (unsigned i = 0; i < 4 && peer->by_socket && !peer->gone && n == (ssize_t)sizeof(bytes); i++) {
                 n = recv(peer->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
                 if (n > 0)
                         peer->n_heard += (uint64_t)n;
         }
+        peer->by_socket &= n == (ssize_t)sizeof(bytes);
         if (!peer->gone && !peer->convicted && peer->n_heard > PEER_UNEXPLAINED && peer->n_heard - PEER_UNEXPLAINED > peer_reasons(node, peer))
                 peer_convict(node, peer);
 }
@@ -157,12 +176,17 @@ void peer_empty(tg_node *node, Peer *peer)
 static int peer_watch(tg_node *node, Peer *peer)
 {
         struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u64 = peer->serial};
+        struct epoll_event heard = {.events = EPOLLIN | EPOLLET, .data.u64 = peer->serial | NODE_TAG_DOORBELL};
 
-        return epoll_ctl(node->epoll_fd, EPOLL_CTL_ADD, peer->fd, &ev) < 0 ? error_origin(-errno) : 0;
+        if (epoll_ctl(node->epoll_fd, EPOLL_CTL_ADD, peer->fd, &ev) < 0)
+                return error_origin(-errno);
+        if (peer->heard_fd >= 0 && epoll_ctl(node->epoll_fd, EPOLL_CTL_ADD, peer->heard_fd, &heard) < 0)
+                return error_origin(-errno);
+        return 0;
 }
 
-/* A doorbell is a stream socket; anything else could block us or never hang up. */
-static bool is_doorbell(int fd)
+/* Anything else could block us or never hang up. */
+static bool is_stream_socket(int fd)
 {
         int domain = 0, type = 0;
         socklen_t len = sizeof(int);
@@ -194,7 +218,7 @@ int links_peer(tg_node *node, const NodeMsg *msg, int *fds)
                 if (!older->gone)
                         peer_gone(node, older);
         }
-        if (!is_doorbell(fds[1]))
+        if (!is_stream_socket(fds[1]))
                 return error_origin(-EPROTO);
         peer = calloc(1, sizeof(*peer));
         if (!peer)
@@ -204,6 +228,8 @@ int links_peer(tg_node *node, const NodeMsg *msg, int *fds)
                 .id = msg->peer.peer,
                 .generation = msg->peer.generation,
                 .fd = TAKE_FD(fds[1]),
+                .heard_fd = TAKE_FD(fds[2]), /* -1, and so the next, if it brings none */
+                .rung_fd = TAKE_FD(fds[3]),
                 .n_reasons = PEER_BEFORE, /* it may know of a link, and ring, long before we are told of that; each LINK_IN gives back what that took */
                 .current = true,
         };
@@ -713,7 +739,7 @@ void peer_gone(tg_node *node, Peer *peer)
         OutLink *link, *next;
 
         peer->gone = true;
-        (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->fd, NULL);
+        peer_ignore(node, peer);
         peer->n_refs++; /* until we are through */
         for (unsigned i = 0; i < node->n_outputs; i++) {
                 Output *output = &node->outputs[i];

@@ -27,7 +27,7 @@
 #include "shm/writer.h"
 #include "tidegate/tidegate.h"
 
-#define NODE_DRAIN_EPOCHS 8u /* doorbells are emptied once in so many announcements: of 32 that takes 10 us at once, and their buffers hold hundreds */
+#define NODE_DRAIN_EPOCHS 8u /* sockets that somebody rings by are emptied, and who rings is judged, once in so many announcements: of 32 that takes 10 us at once, and their buffers hold hundreds */
 #define NODE_GLANCE_NS    (50 * NSEC_PER_MSEC) /* a node that never sleeps looks around at least this often */
 #define NODE_CPU_SPAN     (200 * NSEC_PER_MSEC) /* and asks at most this often what CPU time it has used */
 #define NODE_RELOOK_NS    (10 * NSEC_PER_MSEC) /* a blocked sender looks again at least this often */
@@ -42,6 +42,8 @@ enum { /* what epoll says is ready; peers by their serial number */
         NODE_TAG_SELF = 3,
         NODE_TAG_PEERS = 16,
 };
+
+#define NODE_TAG_DOORBELL (UINT64_C(1) << 63) /* ... and this: its doorbell, and not the socket */
 
 /* Outcomes inside the library, beside TG_E_*. */
 enum {
@@ -62,13 +64,15 @@ typedef struct Peer {
         ListLink link;
         uint64_t serial; /* names it in epoll, where a pointer could outlive it */
         uint32_t id, generation;
-        int fd;          /* our end of the doorbell; -1: this node itself */
+        int fd;          /* our end of the pair's socket; -1: this node itself */
+        int heard_fd, rung_fd; /* doorbells: we hear, and ring; -1: a byte through the socket does */
         Region bell_map;
         BellPeer bell;
         unsigned n_refs; /* links and sources */
         bool current;    /* newest incarnation of its id */
         bool gone;       /* its last process is gone, or its bell is not one */
-        uint64_t n_heard; /* bytes that came by the doorbell */
+        bool by_socket;   /* it has rung by that, and nobody has emptied it since */
+        uint64_t n_heard; /* how often it woke us by its doorbell, and bytes that came by the socket */
         uint64_t n_reasons; /* of links that are over: how often it may have had a reason to send one */
         bool convicted;  /* it rang without a reason: nobody listens to it any more */
 } Peer;
@@ -336,8 +340,9 @@ void links_look_for_verdicts(tg_node *node); /* forgets places of the dead once 
 void peer_gone(tg_node *node, Peer *peer);
 Peer *peer_by_serial(tg_node *node, uint64_t serial);
 void peer_unref(tg_node *node, Peer *peer);
-void peer_send(tg_node *node, Peer *peer);  /* one byte */
-void peer_empty(tg_node *node, Peer *peer); /* takes what is in the doorbell */
+void peer_send(tg_node *node, Peer *peer);  /* rings */
+void peer_empty(tg_node *node, Peer *peer); /* takes what is in the socket, and judges how often it rang */
+void peer_close_fds(Peer *peer);
 Source *source_unref(tg_node *node, Source *source);
 void input_retire(tg_node *node, Input *input, Source **source);
 void node_drop_links(tg_node *node);

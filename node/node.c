@@ -100,7 +100,7 @@ tg_node *tg_node_close(tg_node *node)
                 return NULL;
         if (node_forked(node)) { /* this process's copies only: a doorbell it keeps would hide the parent's death */
                 list_for_each(peer, next, &node->peers, link)
-                        peer->fd = fd_close(peer->fd);
+                        peer_close_fds(peer);
                 close_fds(node);
                 return NULL;
         }
@@ -151,7 +151,7 @@ static int node_new(tg_node **ret)
         if (!n)
                 return error_origin(-ENOMEM);
         n->n_refs = 1;
-        n->fd = n->epoll_fd = n->timer_fd = n->self_fd = n->outer_fd = n->outer_nudge_fd = n->self.fd = -1;
+        n->fd = n->epoll_fd = n->timer_fd = n->self_fd = n->outer_fd = n->outer_nudge_fd = n->self.fd = n->self.heard_fd = n->self.rung_fd = -1;
         n->timer_armed = n->stop_by = NSEC_NEVER;
         n->join_span = JOIN_SPAN_MIN;
         n->verdict_by = NSEC_NEVER;

@@ -220,7 +220,7 @@ static int read_one(tg_node *node)
                 .msg_control = &control,
                 .msg_controllen = sizeof(control),
         };
-        int fds[NODE_MSG_MAX_FDS] = {-1, -1}, n_fds, r;
+        int fds[NODE_MSG_MAX_FDS] = {-1, -1, -1, -1}, n_fds, r;
         ssize_t n;
 
         n = receive_message(node->fd, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);

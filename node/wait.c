@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Waiting. One thread polls for all (the leader), the others wait for the pulse; see node-internal.h. The doorbells
- * are edge-triggered and emptied lazily: their bytes carry nothing, so reading them with every wake-up would be one
- * system call for nothing. They are emptied before a pulse that makes everybody announce anew: a byte that is taken between somebody's look
+ * Waiting. One thread polls for all (the leader), the others wait for the pulse; see node-internal.h. Doorbells are
+ * edge-triggered, and not read at all. Where the kernel has none a byte through the pair's socket rings, which is edge-triggered, too, and
+ * emptied lazily: the bytes carry nothing, so reading them with every wake-up would be one
+ * system call for nothing. They are taken before a pulse that makes everybody announce anew: a byte that is taken between somebody's look
  * and poll would be a lost wake-up. By whoever is about to sleep, for then there is time, and nobody waits for the message that
  * was rung for; by the leader after its poll only where nobody else does, as in a node that only sends. Not while somebody polls: it may have
  * been woken, and would find nothing. See tests/models/threads.pml.
@@ -45,7 +46,10 @@ static void on_peer(tg_node *node, uint64_t serial, uint32_t events)
 {
         Peer *peer = peer_by_serial(node, serial);
 
-        if (!peer || peer->gone || !(events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)))
+        if (!peer || peer->gone)
+                return;
+        peer->by_socket |= (events & EPOLLIN) != 0;
+        if (!(events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)))
                 return;
         /* What the supervisor said before the death, it said of the living: whether another one may follow, for example. */
         if (node->state == NODE_RUNNING)
@@ -53,6 +57,14 @@ static void on_peer(tg_node *node, uint64_t serial, uint32_t events)
         peer = peer_by_serial(node, serial);
         if (peer && !peer->gone)
                 peer_gone(node, peer);
+}
+
+static void on_doorbell(tg_node *node, uint64_t serial)
+{
+        Peer *peer = peer_by_serial(node, serial);
+
+        if (peer)
+                peer->n_heard++;
 }
 
 void node_empty_doorbells(tg_node *node)
@@ -69,6 +81,8 @@ static void leader_take(tg_node *node, const struct epoll_event *ready, int n)
         for (int i = 0; i < n; i++) {
                 if (ready[i].data.u64 == NODE_TAG_SOCKET)
                         (void)socket_read(node); /* running: trouble became an event */
+                else if (ready[i].data.u64 & NODE_TAG_DOORBELL)
+                        on_doorbell(node, ready[i].data.u64 & ~NODE_TAG_DOORBELL);
                 else if (ready[i].data.u64 >= NODE_TAG_PEERS)
                         on_peer(node, ready[i].data.u64, ready[i].events);
         }

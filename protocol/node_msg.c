@@ -201,6 +201,7 @@ static void walk_peer(Codec *c, NodeMsg *m)
         walk_u32(c, &m->peer.generation);
         walk_id(c, &m->peer.node);
         walk_size(c, &m->peer.bell_size);
+        walk_flag(c, &m->peer.doorbells);
 }
 
 static void walk_link_out(Codec *c, NodeMsg *m)
@@ -429,9 +430,10 @@ int node_msg_n_fds(const NodeMsg *msg)
         switch (msg->type) {
         case NODE_MSG_WELCOME:
         case NODE_MSG_OUTPUT:
-        case NODE_MSG_PEER:
         case NODE_MSG_LINK_IN:
                 return 2;
+        case NODE_MSG_PEER:
+                return msg->peer.doorbells ? 4 : 2;
         case NODE_MSG_LINK_OUT:
         case NODE_MSG_SEGMENT:
         case NODE_MSG_LINK_SEGMENT:

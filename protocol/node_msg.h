@@ -17,7 +17,7 @@
  *                          ◄──   INPUT, one per input (cursor: mapped and touched for writing; none for a timer)
  *                          ◄──   SETUP_END
  *   MAPPED                 ──►   the supervisor seals FUTURE_WRITE | SEAL
- *                          ◄──   PEER, once per pair of nodes that share a link (the peer's bell, our end of the doorbell)
+ *                          ◄──   PEER, once per pair of nodes that share a link (the peer's bell, our end of the pair's socket, doorbells)
  *                          ◄──   LINK_OUT to the producer (the consumer's cursor)
  *   LINK_OUT_ACK           ──►   producer has mapped the cursor and scans its claims
  *                          ◄──   LINK_IN to the consumer (ring, pool), after both ends' PEER
@@ -27,7 +27,7 @@
  * A link is known by (link, generation): the generation grows with every new attachment, and messages about an older one
  * are ignored, not errors. The same holds for (peer, generation).
  *
- * The death of a consumer. The producer may hear of it before the supervisor does, by the doorbell's hang-up, and then does
+ * The death of a consumer. The producer may hear of it before the supervisor does, by the hang-up of their socket, and then does
  * not know whether another incarnation will follow. Under backpressure that makes the difference between a place that is to
  * be kept and a wait without end, so LINK_OUT says whether one may (`restartable`), and it is the supervisor who decides:
  *
@@ -65,7 +65,7 @@
  *
  *   WELCOME .. SETUP_END   a node that has not said MAPPED starts over; one that has keeps what it mapped, takes the control page
  *                          (which may be a new one) and says MAPPED again. Another dataflow, node or generation is -EPROTO
- *   PEER                   the same (peer, generation) is ignored, unless the doorbell that the node has was hung up: then the
+ *   PEER                   the same (peer, generation) is ignored, unless the socket that the node has was hung up: then the
  *                          new one takes its place
  *   LINK_OUT, LINK_IN,     answered again; a LINK_OUT may say something else of `restartable`, which then holds
  *   DETACH
@@ -94,10 +94,10 @@
  *
  * The answer is what stands between RESUMED with the epoch of the question and the last HELLO before it; all that is in the
  * socket ahead of that was said to a predecessor, another RESUMED too. A link that both its ends name in their answers is up,
- * and so is the pair of doorbells below it. Of a consumer that has ended for good the producer is told by DETACH, again perhaps:
- * it may keep its place. For any other link the successor cannot know whether both ends have their doorbell,
+ * and so is the pair's socket, with its doorbells, below it. Of a consumer that has ended for good the producer is told by DETACH, again perhaps:
+ * it may keep its place. For any other link the successor cannot know whether both ends have their socket,
  * or whether one end's hang-up was taken for a death already: it attaches the link anew, under a higher generation, and
- * introduces the pair anew too unless another link of it is up. So never two doorbells between two nodes that use the first.
+ * introduces the pair anew too unless another link of it is up. So never two sockets between two nodes that use the first.
  *
  * A node whose socket hung up and that knows a path connects there and says HELLO with what it knows. What it had to say in
  * between is not kept: the supervisor asks it by RESUME. ABORT in place of an answer turns it away for good.
@@ -111,9 +111,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NODE_MSG_VERSION    7
+#define NODE_MSG_VERSION    8
 #define NODE_MSG_MAX        8192
-#define NODE_MSG_MAX_FDS    2
+#define NODE_MSG_MAX_FDS    4
 #define NODE_MSG_ID_MAX     128 /* bytes of a node, input or output id */
 #define NODE_MSG_NAME_MAX   256
 #define NODE_MSG_TEXT_MAX   4096
@@ -261,10 +261,12 @@ typedef struct NodeMsg {
                         uint32_t link;       /* the link this input belongs to; 0 for a timer */
                         uint64_t cursor_size;
                 } input;
-                struct { /* PEER; fds: the peer's bell (read), our end of the doorbell (stream socket) */
+                struct { /* PEER; fds: the peer's bell (read), our end of the pair's socket (stream), whose hang-up tells that the peer is
+                          * gone; with doorbells the one that we hear and the one that we ring (base/doorbell.h), else a byte through the socket rings */
                         uint32_t peer, generation;
                         const char *node;
                         uint64_t bell_size;
+                        uint8_t doorbells;
                 } peer;
                 struct { /* LINK_OUT; fds: the consumer's cursor (read) */
                         uint32_t link, generation;
@@ -330,7 +332,7 @@ int node_msg_encode(const NodeMsg *msg, void *buffer, size_t size);
  */
 int node_msg_decode(NodeMsg *msg, void *packet, size_t size);
 
-/* node_msg_n_fds() - how many descriptors a message carries; -1 for an unknown type. INPUT: 0 for a timer, else 1. */
+/* node_msg_n_fds() - how many descriptors a message carries; -1 for an unknown type. INPUT: 0 for a timer, else 1; PEER: 4 with doorbells, else 2. */
 int node_msg_n_fds(const NodeMsg *msg);
 
 /* node_msg_from_node() - true for what a node may send. */

@@ -14,6 +14,7 @@
  * wiring.c. node_send(): one message, with as many descriptors as are not -1; who does not read it is given up. wiring_listen(): to @fd, which is
  * to be node->sock. wiring_release_socket(): it may be gone already.
  */
+void node_send_all(Node *node, const NodeMsg *msg, const int *fds, size_t n_fds);
 void node_send(Node *node, const NodeMsg *msg, int fd0, int fd1);
 void wiring_send_setup(Node *node);
 int wiring_listen(Node *node, int fd);

@@ -5,12 +5,15 @@
 #include <sys/socket.h>
 
 #include "base/cleanup.h"
+#include "base/doorbell.h"
 #include "base/error.h"
 #include "shm/bell.h"
 #include "shm/cursor.h"
 #include "shm/ring.h"
 #include "supervisor/growth.h"
 #include "supervisor/show.h"
+
+#define DOORBELL_LINKS 64u /* a node with more rings by its peers' sockets: it has only so many descriptors, and needs three for each peer otherwise */
 
 static Pair *pair_of(Dataflow *dataflow, uint32_t n_links, Node *source, Node *target)
 {
@@ -101,20 +104,24 @@ bool link_is_lossless(const Link *link)
         return link->target->plan->inputs[link->input].backpressure;
 }
 
-static void send_peer(Node *to, const Node *peer, uint32_t generation, int doorbell)
+static void send_peer(Node *to, const Node *peer, uint32_t generation, int sock, int heard, int rung)
 {
         NodeMsg msg = {.type = NODE_MSG_PEER,
-                .peer = {.peer = peer->index + 1, .generation = generation, .node = peer->plan->id, .bell_size = bell_size()}};
+                .peer = {.peer = peer->index + 1, .generation = generation, .node = peer->plan->id, .bell_size = bell_size(), .doorbells = heard >= 0 && rung >= 0}};
+        const int fds[] = {peer->bell_fd, sock, heard, rung};
 
-        node_send(to, &msg, peer->bell_fd, doorbell);
+        node_send_all(to, &msg, fds, (size_t)node_msg_n_fds(&msg));
 }
 
-/* One doorbell for each pair of incarnations. A dead side's end is closed at once, which is how the living one learns of it. */
+/*
+ * One socket and two doorbells for each pair of incarnations. A dead side's end of the socket is closed at once, which is how the living one
+ * learns of it.
+ */
 static int pair_tell(Link *link)
 {
         Pair *pair = link->pair;
         Node *a = pair->a, *b = pair->b;
-        _cleanup_fd_ int end_a = -1, end_b = -1;
+        _cleanup_fd_ int end_a = -1, end_b = -1, heard_by_a = -1, heard_by_b = -1;
         int fds[2];
 
         if (a == b || (pair->generation > 0 && pair->a_generation == a->generation && pair->b_generation == b->generation))
@@ -123,14 +130,18 @@ static int pair_tell(Link *link)
                 return error_origin(-errno);
         end_a = fds[0];
         end_b = fds[1];
+        if (a->n_links <= DOORBELL_LINKS && b->n_links <= DOORBELL_LINKS) {
+                heard_by_a = doorbell_make(); /* not both: they ring by a byte through the socket, too */
+                heard_by_b = doorbell_make();
+        }
         pair->generation++;
         pair->a_generation = a->generation;
         pair->b_generation = b->generation;
         link_journal(link);
         if (node_is_there(a))
-                send_peer(a, b, pair->generation, end_a);
+                send_peer(a, b, pair->generation, end_a, heard_by_a, heard_by_b);
         if (node_is_there(b))
-                send_peer(b, a, pair->generation, end_b);
+                send_peer(b, a, pair->generation, end_b, heard_by_b, heard_by_a);
         return 0;
 }
 

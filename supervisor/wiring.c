@@ -27,10 +27,10 @@
 
 /* ---- sending */
 
-void node_send(Node *node, const NodeMsg *msg, int fd0, int fd1)
+void node_send_all(Node *node, const NodeMsg *msg, const int *fds, size_t n_fds)
 {
         char buffer[NODE_MSG_MAX];
-        int fds[2] = {fd0, fd1}, n, r;
+        int n, r;
 
         if (node->sock < 0)
                 return;
@@ -39,13 +39,18 @@ void node_send(Node *node, const NodeMsg *msg, int fd0, int fd1)
                 node_give_up(node, "cannot be sent %s: it is too long", node_msg_name(msg->type));
                 return;
         }
-        r = packet_queue_send(&node->out, node->sock, buffer, (size_t)n, fds, (size_t)(fd0 >= 0) + (size_t)(fd1 >= 0));
+        r = packet_queue_send(&node->out, node->sock, buffer, (size_t)n, fds, n_fds);
         if (r == PACKET_E_FULL)
                 node_give_up(node, "does not read its socket");
         else if (r < 0)
                 node_give_up(node, "cannot be sent %s: %s", node_msg_name(msg->type), error_text(r));
         if (packet_queue_pending(&node->out))
                 (void)source_set_events(&node->sock_source, EPOLLIN | EPOLLOUT);
+}
+
+void node_send(Node *node, const NodeMsg *msg, int fd0, int fd1)
+{
+        node_send_all(node, msg, (int[]){fd0, fd1}, (size_t)(fd0 >= 0) + (size_t)(fd1 >= 0));
 }
 
 void wiring_send(Node *node, const NodeMsg *msg, int fd)

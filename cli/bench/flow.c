@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/doorbell.h"
 #include "base/error.h"
 #include "base/receive.h"
 #include "base/send.h"
@@ -184,8 +185,15 @@ static int make_board(BenchFlow *flow)
         if (map == MAP_FAILED)
                 return error_origin(-errno);
         flow->board = map;
-        if (pipe2(flow->pipe_fds, O_CLOEXEC) < 0 || pipe2(flow->pipe_fds + 2, O_CLOEXEC) < 0 ||
-                socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, flow->bell_fds) < 0)
+        if (pipe2(flow->pipe_fds, O_CLOEXEC) < 0 || pipe2(flow->pipe_fds + 2, O_CLOEXEC) < 0)
+                return error_origin(-errno);
+        for (unsigned i = 0; i < 2; i++)
+                flow->bell_fds[i] = doorbell_make();
+        if (flow->bell_fds[0] >= 0 && flow->bell_fds[1] >= 0)
+                return 0;
+        for (unsigned i = 0; i < 2; i++)
+                flow->bell_fds[i] = fd_close(flow->bell_fds[i]);
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, flow->bell_fds) < 0)
                 return error_origin(-errno);
         return 0;
 }

@@ -16,9 +16,10 @@ typedef struct Raw {
         uint8_t *payload;
         uint64_t room; /* bytes of payload */
         int pipe_fds[4]; /* read, write there; read, write back */
-        int bell_fds[2]; /* the source's end, the sink's */
+        int bell_fds[2]; /* doorbells: the source hears the first, the sink the second; else a socket pair: the source's end, the sink's */
+        bool by_socket;  /* they turned out to be that */
         int epoll_fd;    /* raw_watch_bell(); -1: not yet */
-        unsigned n_rung; /* since the end was emptied */
+        unsigned n_rung; /* ... and how often since the end was emptied */
         BenchWay way;
         uint64_t size, chunk_size;
         uint32_t n_chunks;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -13,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/doorbell.h"
 #include "base/error.h"
 #include "base/list.h"
 #include "base/procstat.h"
@@ -215,6 +218,72 @@ Test(send, to_nobody_is_an_error_and_no_signal)
         cr_assert_eq(close(pair[1]), 0);
         cr_assert_eq(send_message(pair[0], "f", 1, NULL, 0, 0), -1);
         cr_assert_eq(errno, EPIPE);
+}
+
+static int wait_for_ring(int epoll_fd, int ms)
+{
+        struct epoll_event ev = {};
+
+        return epoll_wait(epoll_fd, &ev, 1, ms);
+}
+
+Test(doorbell, each_ring_is_an_event_although_nobody_reads_it, .timeout = 20)
+{
+        int epoll_fd = epoll_create1(EPOLL_CLOEXEC), bell = doorbell_make();
+
+        if (bell == -ENOTSUP)
+                cr_skip_test("this kernel has no TFD_IOC_SET_TICKS");
+        cr_assert(epoll_fd >= 0 && bell >= 0);
+        cr_assert_eq(epoll_ctl(epoll_fd, EPOLL_CTL_ADD, bell, &(struct epoll_event){.events = EPOLLIN | EPOLLET}), 0);
+        cr_assert_eq(wait_for_ring(epoll_fd, 0), 0, "a new one is silent");
+        for (unsigned i = 0; i < 100; i++) {
+                cr_assert(doorbell_ring(bell));
+                cr_assert_eq(wait_for_ring(epoll_fd, 10000), 1);
+                cr_assert_eq(wait_for_ring(epoll_fd, 0), 0, "once");
+        }
+        (void)fd_close(bell);
+        (void)fd_close(epoll_fd);
+}
+
+Test(doorbell, who_rang_before_anybody_listened_is_heard, .timeout = 20)
+{
+        int epoll_fd = epoll_create1(EPOLL_CLOEXEC), bell = doorbell_make();
+
+        if (bell == -ENOTSUP)
+                cr_skip_test("this kernel has no TFD_IOC_SET_TICKS");
+        cr_assert(doorbell_ring(bell));
+        cr_assert_eq(epoll_ctl(epoll_fd, EPOLL_CTL_ADD, bell, &(struct epoll_event){.events = EPOLLIN | EPOLLET}), 0);
+        cr_assert_eq(wait_for_ring(epoll_fd, 10000), 1);
+        (void)fd_close(bell);
+        (void)fd_close(epoll_fd);
+}
+
+/* A pipe or an eventfd would block here: it is full, or its count is at the end. */
+Test(doorbell, whoever_has_it_cannot_make_a_ring_wait, .timeout = 20)
+{
+        const struct itimerspec often = {{.tv_nsec = 1}, {.tv_nsec = 1}};
+        int bell = doorbell_make();
+
+        if (bell == -ENOTSUP)
+                cr_skip_test("this kernel has no TFD_IOC_SET_TICKS");
+        cr_assert_eq(fcntl(bell, F_SETFL, 0), 0);
+        cr_assert_eq(timerfd_settime(bell, 0, &often, NULL), 0);
+        for (unsigned i = 0; i < 100000; i++)
+                cr_assert(doorbell_ring(bell));
+        (void)fd_close(bell);
+}
+
+Test(doorbell, what_is_none_says_so, .timeout = 20)
+{
+        int pair[2];
+
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+        errno = 7;
+        cr_assert(!doorbell_ring(pair[0]));
+        cr_assert(!doorbell_ring(-1));
+        cr_assert_eq(errno, 7);
+        (void)fd_close(pair[0]);
+        (void)fd_close(pair[1]);
 }
 
 Test(stdio_null, who_reads_our_output_hears_its_end_while_the_child_lives, .timeout = 20)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Two threads of one node wait, one for messages and one for room to send: who comes first polls for both (the leader), the other one
- * waits for the pulse. node_wait(), leader_poll(), leader_take(), next(), wait_room(). Edges of the doorbells are gone once poll has told of
+ * waits for the pulse. node_wait(), leader_poll(), leader_take(), next(), wait_room(). Doorbells are sockets here, as where the kernel has no others
+ * (those of base/doorbell.h are not emptied: that is this with D without an end). Their edges are gone once poll has told of
  * them, and doorbells are emptied every D announcements, which takes away an edge that was not told yet: by the leader when it is back, or by
  * who is about to announce that it waits for messages, if nobody polls just then. Checked: nobody waits for
  * ever although what it waits for is there; -DLIVE: every fair run gets to its end.

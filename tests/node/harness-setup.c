@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include "base/cleanup.h"
+#include "base/doorbell.h"
 
 /* -------- sending -------- */
 
@@ -104,28 +105,40 @@ void flow_seal(Flow *flow, FlowNode *node)
         node->mapped = true;
 }
 
-/* The doorbell of two nodes: each gets one end, nobody else keeps one. */
+/* The socket and the doorbells of two nodes: each gets what is its, nobody else keeps any. */
 static void introduce(Flow *flow, int a, int b)
 {
         FlowNode *na = &flow->nodes[a], *nb = &flow->nodes[b];
-        int pair[2];
+        int pair[2], doorbell[2] = {-1, -1};
 
         if (a == b || (na->peers[b] == nb->generation && nb->peers[a] == na->generation))
                 return;
         cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+        for (int i = 0; i < 2 && !flow->no_doorbells; i++) {
+                doorbell[i] = doorbell_make();
+                cr_assert(doorbell[i] >= 0 || doorbell[i] == -ENOTSUP);
+                flow->no_doorbells = doorbell[i] < 0;
+        }
         for (int i = 0; i < 2; i++) {
                 FlowNode *to = i ? nb : na, *other = i ? na : nb;
                 NodeMsg m = {.type = NODE_MSG_PEER, .peer = {.peer = (uint32_t)(i ? a : b) + 1,
                         /* grows when either starts anew, or when a successor does not trust what is there */
                         .generation = (to->generation * 1000 + other->generation) * 1000 + flow->pairs[MIN(a, b)][MAX(a, b)],
-                        .node = other->id, .bell_size = bell_size()}};
+                        .node = other->id, .bell_size = bell_size(), .doorbells = !flow->no_doorbells}};
 
-                flow_send_fds(to, &m, (int[]){other->bell_fd, pair[i]}, 2);
+                flow_send_fds(to, &m, (int[]){other->bell_fd, pair[i], doorbell[i], doorbell[!i]}, node_msg_n_fds(&m));
         }
         na->peers[b] = nb->generation;
         nb->peers[a] = na->generation;
         (void)fd_close(pair[0]);
         (void)fd_close(pair[1]);
+        (void)fd_close(doorbell[0]);
+        (void)fd_close(doorbell[1]);
+}
+
+void flow_without_doorbells(Flow *flow)
+{
+        flow->no_doorbells = true;
 }
 
 /* A producer that begins anew while a consumer is to come. */

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "base/doorbell.h"
 #include "node/node-internal.h"
 #include "tests/node/harness-internal.h"
 
@@ -255,14 +256,17 @@ Test(hostile, noise_all_over_ring_and_pool_never_crashes_a_consumer, .timeout = 
         }
 }
 
-/* A flood of the doorbell may cost the flooder its own wake-ups, for its socket is full; it hides nobody else's. */
+/* Where the doorbell is a byte through the socket a flood costs the flooder its own wake-ups, for that is full; it hides nobody else's. */
 static int flood_the_doorbell(tg_node *node, void *arg)
 {
         Peer *peer = list_first(&node->peers, Peer, link);
         static const char bytes[4096];
 
         while (!tg_should_stop(node)) {
-                (void)send(peer->fd, bytes, sizeof(bytes), MSG_DONTWAIT | MSG_NOSIGNAL);
+                if (peer->rung_fd >= 0)
+                        NODE_CHECK(doorbell_ring(peer->rung_fd));
+                else
+                        (void)send(peer->fd, bytes, sizeof(bytes), MSG_DONTWAIT | MSG_NOSIGNAL);
                 shared[GO] = 1;
                 (void)sched_yield();
         }
@@ -282,11 +286,13 @@ static int be_honest_beside(tg_node *node, void *arg)
         return 0;
 }
 
-Test(hostile, a_flooded_doorbell_hides_nobody_elses_messages, .timeout = 60)
+static void flood_hides_nobody_elses_messages(bool doorbells)
 {
         int other;
 
         flow = flow_new();
+        if (!doorbells)
+                flow_without_doorbells(flow);
         shared = flow_shared(flow);
         source = flow_node(flow, "flooder", flood_the_doorbell, NULL);
         other = flow_node(flow, "honest", be_honest_beside, NULL);
@@ -305,6 +311,16 @@ Test(hostile, a_flooded_doorbell_hides_nobody_elses_messages, .timeout = 60)
         flow_close(flow);
 }
 
+Test(hostile, a_flooded_doorbell_hides_nobody_elses_messages, .timeout = 60)
+{
+        flood_hides_nobody_elses_messages(true);
+}
+
+Test(hostile, a_flooded_socket_hides_nobody_elses_messages_where_that_is_the_doorbell, .timeout = 60)
+{
+        flood_hides_nobody_elses_messages(false);
+}
+
 /* A consumer that floods: of its producer nothing more can be expected of what it says about the link, and the others go on. */
 static int be_held_up(tg_node *node, void *arg)
 {
@@ -320,11 +336,13 @@ static int be_held_up(tg_node *node, void *arg)
         return 0;
 }
 
-Test(hostile, a_consumer_that_floods_the_doorbell_has_no_say_any_more, .timeout = 60)
+static void a_flooding_consumer_has_no_say(bool doorbells)
 {
         int producer;
 
         flow = flow_new();
+        if (!doorbells)
+                flow_without_doorbells(flow);
         shared = flow_shared(flow);
         producer = flow_node(flow, "producer", be_held_up, NULL);
         source = flow_node(flow, "flooder", flood_the_doorbell, NULL); /* and takes nothing: without a verdict it would hold up the producer */
@@ -338,6 +356,16 @@ Test(hostile, a_consumer_that_floods_the_doorbell_has_no_say_any_more, .timeout 
         flow_kill(flow, source);
         cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
         flow_close(flow);
+}
+
+Test(hostile, a_consumer_that_floods_the_doorbell_has_no_say_any_more, .timeout = 60)
+{
+        a_flooding_consumer_has_no_say(true);
+}
+
+Test(hostile, a_consumer_that_floods_the_socket_has_no_say_any_more_where_that_is_the_doorbell, .timeout = 60)
+{
+        a_flooding_consumer_has_no_say(false);
 }
 
 /* Rings far more often than there are messages, and never more than it has taken: as often as an honest one may at the most. */

@@ -27,7 +27,7 @@ static const NodeMsg samples[] = {
                 .input = {.index = 0, .id = "tick", .source = "dora/timer/millis/10", .timer_ns = 10000000,
                         .queue_size = 1, .policy = NODE_QUEUE_DROP_OLDEST}},
         {.type = NODE_MSG_SETUP_END},
-        {.type = NODE_MSG_PEER, .peer = {.peer = 1, .generation = 9, .node = "sink", .bell_size = 4096}},
+        {.type = NODE_MSG_PEER, .peer = {.peer = 1, .generation = 9, .node = "sink", .bell_size = 4096, .doorbells = 1}},
         {.type = NODE_MSG_LINK_OUT,
                 .link_out = {.link = 4, .generation = 1, .output = 0, .peer = 0, .queue_size = 65535,
                         .policy = NODE_QUEUE_DROP_OLDEST, .cursor_size = 4096}},
@@ -355,6 +355,8 @@ Test(node_msg, ranges_are_checked_when_they_arrive)
 Test(node_msg, descriptors_are_counted_as_the_header_says)
 {
         cr_assert_eq(node_msg_n_fds(&samples[7]), 2);
+        cr_assert_eq(node_msg_n_fds(&(NodeMsg){.type = NODE_MSG_PEER, .peer = {.doorbells = 1}}), 4);
+        cr_assert_eq(node_msg_n_fds(&(NodeMsg){.type = NODE_MSG_PEER}), 2);
         cr_assert_eq(node_msg_n_fds(&samples[9]), 1);
         cr_assert_eq(node_msg_n_fds(&samples[10]), 0); /* a timer */
         for (size_t i = 0; i < ELEMENTSOF(samples); i++) {

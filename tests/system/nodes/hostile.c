@@ -15,12 +15,15 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 
 #include "arena.h"
+#include "base/doorbell.h"
 #include "node/node-internal.h"
 
 #define MAX_KEPT 256
@@ -336,6 +339,43 @@ static void doorbell_fds(void)
         memcpy(CMSG_DATA(&control.c), fds, sizeof(fds));
         list_for_each(peer, next, &self->peers, link)
                 (void)sendmsg(peer->fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL);
+        be_honest();
+}
+
+static void doorbells_rung(void)
+{
+        Peer *peer, *next;
+
+        list_for_each(peer, next, &self->peers, link)
+                for (unsigned i = 0; i < 50 && peer->rung_fd >= 0; i++)
+                        (void)doorbell_ring(peer->rung_fd);
+        (void)sched_yield();
+        be_honest();
+}
+
+/* All that can be done to a timerfd by who has it: emptied, armed, made to block, and polled by a crowd. */
+static void doorbells_spoiled(void)
+{
+        static const struct itimerspec often = {{.tv_nsec = 1}, {.tv_nsec = 1}};
+        static int crowd[64];
+        Peer *peer, *next;
+        uint64_t n;
+
+        list_for_each(peer, next, &self->peers, link) {
+                const int fds[] = {peer->rung_fd, peer->heard_fd};
+
+                for (size_t i = 0; i < ELEMENTSOF(fds); i++) {
+                        int *epoll = &crowd[any() % ELEMENTSOF(crowd)];
+
+                        if (fds[i] < 0)
+                                continue;
+                        *epoll = *epoll ? *epoll : epoll_create1(EPOLL_CLOEXEC);
+                        (void)epoll_ctl(*epoll, EPOLL_CTL_ADD, fds[i], &(struct epoll_event){.events = EPOLLIN});
+                        (void)timerfd_settime(fds[i], 0, &often, NULL);
+                        (void)!read(fds[i], &n, sizeof(n));
+                        (void)fcntl(fds[i], F_SETFL, 0);
+                }
+        }
         be_honest();
 }
 
@@ -733,6 +773,8 @@ static const struct {
         {"flood_bytes", "nothing", flood_bytes, BESIDE},
         {"flood_pages", "told", flood_pages, REPEATED},
         {"doorbell_fds", "nothing", doorbell_fds, BESIDE},
+        {"doorbells_rung", "nothing", doorbells_rung, BESIDE},
+        {"doorbells_spoiled", "nothing", doorbells_spoiled, BESIDE},
         {"doorbells_shut", "nothing", doorbells_shut, BESIDE},
         {"every_file", "refused", every_file, BESIDE},
         {"every_map", "nothing", every_map, REPEATED},
