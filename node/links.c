@@ -239,8 +239,11 @@ int links_peer(tg_node *node, const NodeMsg *msg, int *fds)
                 return error_fold(r);
         if (r == 0 && peer->bell_map.size == bell_size())
                 bell_peer_init(&peer->bell, &peer->bell_map);
-        else
+        else {
                 peer->gone = true; /* it spoiled its bell: nothing is linked with it, see links_out() and links_in() */
+                peer->heard_fd = fd_close(peer->heard_fd); /* nor is it heard, for nobody would judge how often it rings */
+                peer->rung_fd = fd_close(peer->rung_fd);
+        }
         r = peer_watch(node, peer);
         if (r)
                 return r;

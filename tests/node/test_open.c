@@ -3,6 +3,7 @@
  * tg_node_open() against supervisors that lie, leave, or say no.
  */
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -17,6 +18,7 @@
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
+#include "base/doorbell.h"
 #include "tests/node/harness.h"
 
 typedef struct Lone { /* a process that opens, and the supervisor's end of its socket */
@@ -540,6 +542,58 @@ static void introduce_doorbell(Lone *lone, const Regions *r, uint32_t generation
         lone_says_msg(lone, &m, (int[]){r->bell, pair[0]}, 2);
         (void)fd_close(pair[0]);
         *ret_end = pair[1];
+}
+
+static unsigned count_timerfds(pid_t pid)
+{
+        char path[64], target[64];
+        struct dirent *e;
+        unsigned n = 0;
+        DIR *dir;
+
+        (void)snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+        dir = opendir(path);
+        cr_assert_not_null(dir);
+        while ((e = readdir(dir))) {
+                ssize_t length = readlinkat(dirfd(dir), e->d_name, target, sizeof(target) - 1);
+
+                target[MAX(length, (ssize_t)0)] = '\0';
+                n += strcmp(target, "anon_inode:[timerfd]") == 0;
+        }
+        (void)closedir(dir);
+        return n;
+}
+
+/* A doorbell that rings without an end costs nothing but CPU time, and its owner's name: where nobody can be named it is not listened to. */
+static void introduce_with_doorbells(bool sealed, unsigned n_kept)
+{
+        NodeMsg m = {.type = NODE_MSG_PEER, .peer = {.peer = 3, .generation = 1, .node = "p", .bell_size = bell_size(), .doorbells = 1}};
+        Lone lone = lone_start_and(take_to_the_end);
+        Regions r = regions(), other = regions();
+        int pair[2], doorbells[2] = {doorbell_make(), doorbell_make()};
+
+        if (doorbells[0] == -ENOTSUP)
+                cr_skip_test("this kernel has no TFD_IOC_SET_TICKS");
+        gets_as_far_as_links(&lone, &r);
+        cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+        if (sealed)
+                cr_assert_eq(region_seal(other.bell, REGION_BELL), 0);
+        lone_says_msg(&lone, &m, (int[]){other.bell, pair[0], doorbells[0], doorbells[1]}, 4);
+        lone_says_msg(&lone, &(NodeMsg){.type = NODE_MSG_RESUME}, NULL, 0);
+        cr_assert_eq(lone_hears(&lone).type, NODE_MSG_HELLO, "it has read what came before");
+        cr_assert_eq(count_timerfds(lone.pid), 1 + n_kept);
+        cr_assert(kill(lone.pid, SIGKILL) == 0 && waitpid(lone.pid, NULL, 0) == lone.pid);
+        for (int i = 0; i < 2; i++) {
+                (void)fd_close(pair[i]);
+                (void)fd_close(doorbells[i]);
+        }
+        (void)fd_close(lone.fd);
+}
+
+Test(open, who_has_spoiled_its_bell_is_not_heard, .timeout = 20)
+{
+        introduce_with_doorbells(true, 2);
+        introduce_with_doorbells(false, 0);
 }
 
 /* A repeated LINK_OUT is answered with what will last: not with a link whose doorbell was hung up, of which the node just
