@@ -57,7 +57,7 @@ static int is_asleep(void)
         snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)adder);
         fd = open(path, O_RDONLY | O_CLOEXEC);
         if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
-                fail(path);
+                fail("the lock was not kept");
         close(fd);
         return strncmp(strrchr(text, ')'), ") D", 3) == 0;
 }
@@ -68,7 +68,7 @@ int main(void)
         struct uffdio_register area = {.mode = UFFDIO_REGISTER_MODE_MISSING};
         struct uffdio_zeropage zero = {};
         struct epoll_event ev = {.events = EPOLLIN};
-        int fault = (int)syscall(SYS_userfaultfd, O_CLOEXEC), event = eventfd(1, EFD_CLOEXEC);
+        int fault = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), event = eventfd(1, EFD_CLOEXEC);
         struct pollfd p = {.fd = fault, .events = POLLIN};
         pthread_t threads[2];
         char c;
@@ -82,7 +82,7 @@ int main(void)
         outer = epoll_create1(EPOLL_CLOEXEC);
         if (inner < 0 || outer < 0 || epoll_ctl(inner, EPOLL_CTL_ADD, event, &ev) < 0)
                 fail("epoll");
-        if (pthread_create(&threads[0], NULL, wait_into_page, NULL) != 0 || poll(&p, 1, 20000) != 1)
+        if (pthread_create(&threads[0], NULL, wait_into_page, NULL) != 0 || poll(&p, 1, 20000) != 1 || p.revents != POLLIN)
                 fail("no page fault");
         if (pthread_create(&threads[1], NULL, add_nested, NULL) != 0)
                 fail("pthread_create");

@@ -31,7 +31,7 @@ int main(int argc, char **argv)
 {
         struct uffdio_api api = {.api = UFFD_API};
         struct uffdio_register area = {.mode = UFFDIO_REGISTER_MODE_MISSING};
-        int fault = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+        int fault = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
         struct pollfd p = {.fd = fault, .events = POLLIN};
         pthread_t thread;
 
@@ -41,7 +41,7 @@ int main(int argc, char **argv)
         area.range.len = 4096;
         if (argc != 2 || fault < 0 || page == MAP_FAILED || ioctl(fault, UFFDIO_API, &api) < 0 || ioctl(fault, UFFDIO_REGISTER, &area) < 0)
                 return 77;
-        if (pthread_create(&thread, NULL, body, argv[1]) != 0 || poll(&p, 1, 20000) != 1)
+        if (pthread_create(&thread, NULL, body, argv[1]) != 0 || poll(&p, 1, 20000) != 1 || p.revents != POLLIN)
                 return 1;
         puts("ready");
         fflush(stdout);
