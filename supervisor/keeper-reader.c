@@ -2,10 +2,14 @@
 #include "supervisor/keeper-reader.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -23,6 +27,7 @@ struct Reader {
         pthread_mutex_t lock;
         pthread_cond_t wake;
         int event_fd; /* the readers' */
+        pid_t tid;    /* the thread's, once it runs */
         int fd;      /* of the pipe */
         bool asked;  /* the thread is to read it */
         bool back;   /* the thread has, and the loop has not heard of it */
@@ -45,6 +50,7 @@ static void *thread_main(void *arg)
         uint64_t one = 1;
 
         (void)pthread_mutex_lock(&r->lock);
+        r->tid = (pid_t)syscall(SYS_gettid);
         for (;;) {
                 ssize_t n;
                 int fd;
@@ -78,6 +84,26 @@ static void dismiss(Reader *r)
         r->leaves = true; /* as soon as it is back */
         (void)pthread_cond_signal(&r->wake);
         (void)pthread_mutex_unlock(&r->lock);
+}
+
+/* It sleeps in the kernel. One that is only late, for others have the processors, is not: another thread beside it would help nobody. */
+static bool is_held(Reader *r)
+{
+        char path[64], text[256];
+        _cleanup_fd_ int fd = -1;
+        const char *name;
+        pid_t tid;
+        ssize_t n;
+
+        (void)pthread_mutex_lock(&r->lock);
+        tid = r->tid;
+        (void)pthread_mutex_unlock(&r->lock);
+        (void)snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
+        fd = tid ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+        n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+        text[MAX(n, (ssize_t)0)] = '\0';
+        name = strrchr(text, ')');
+        return name && strncmp(name, ") D", 3) == 0;
 }
 
 static bool is_back(Reader *r)
@@ -211,7 +237,9 @@ void readers_tick(Readers *readers, nsec_t now)
 {
         Reader *r, *next;
 
-        if (readers->busy && now >= readers->until) {
+        if (readers->busy && now >= readers->until && !is_held(readers->busy))
+                readers->until = nsec_add(now, READER_SPAN);
+        else if (readers->busy && now >= readers->until) {
                 r = TAKE_PTR(readers->busy);
                 r->since = now;
                 r->told = r->what == NULL;

@@ -4,7 +4,7 @@
  *
  * Whoever writes to a pipe from a page that does not come (of a file system that hangs, or of a userfaultfd) keeps the pipe's mutex meanwhile,
  * and a read() of it then sleeps in the kernel, O_NONBLOCK or not, and cannot be killed. So a thread reads for the loop, one pipe at a time.
- * One that does not come back within READER_SPAN is left behind with its pipe, and another thread reads the others. What it brings when it
+ * One that sleeps uninterruptibly after READER_SPAN is left behind with its pipe, and another thread reads the others. What it brings when it
  * comes back after all is delivered as ever.
  *
  * Every function is called by the loop's thread.
@@ -20,7 +20,7 @@
 #include "supervisor/keeper-loop.h"
 
 #define READER_SIZE (16 * 1024)           /* of one read(); may be as many empty lines */
-#define READER_SPAN (200 * NSEC_PER_MSEC) /* a thread that is only late comes back to no harm */
+#define READER_SPAN (200 * NSEC_PER_MSEC)
 #define READER_HUNG_SPAN (2 * NSEC_PER_SEC)
 
 typedef struct Reader Reader; /* a thread, and what it reads */
