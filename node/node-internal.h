@@ -27,7 +27,9 @@
 #include "shm/writer.h"
 #include "tidegate/tidegate.h"
 
-#define NODE_DRAIN_EPOCHS 8u /* sockets that somebody rings by are emptied, and who rings is judged, once in so many announcements: of 32 that takes 10 us at once, and their buffers hold hundreds */
+/* Sockets that somebody rings by are emptied, and who rings is judged, once in so many announcements: of 32 that takes 10 us at once, and
+ * their buffers hold hundreds. */
+#define NODE_DRAIN_EPOCHS 8u
 #define NODE_GLANCE_NS    (50 * NSEC_PER_MSEC) /* a node that never sleeps looks around at least this often */
 #define NODE_CPU_SPAN     (200 * NSEC_PER_MSEC) /* and asks at most this often what CPU time it has used */
 #define NODE_RELOOK_NS    (10 * NSEC_PER_MSEC) /* a blocked sender looks again at least this often */

@@ -98,7 +98,7 @@ tg_node *tg_node_close(tg_node *node)
 
         if (!node)
                 return NULL;
-        if (node_forked(node)) { /* this process's copies only: a doorbell it keeps would hide the parent's death */
+        if (node_forked(node)) { /* this process's copies only: a peer's socket it keeps would hide the parent's death */
                 list_for_each(peer, next, &node->peers, link)
                         peer_close_fds(peer);
                 close_fds(node);

@@ -11,7 +11,7 @@
 #define WIRING_STAYS_SPAN (5 * NSEC_PER_SEC) /* after that a process without its socket is taken for one that stays, without its node */
 
 /*
- * wiring.c. node_send(): one message, with as many descriptors as are not -1; who does not read it is given up. wiring_listen(): to @fd, which is
+ * wiring.c. node_send(), node_send_all(): one message, with as many descriptors as are not -1, or with @n_fds; who does not read it is given up. wiring_listen(): to @fd, which is
  * to be node->sock. wiring_release_socket(): it may be gone already.
  */
 void node_send_all(Node *node, const NodeMsg *msg, const int *fds, size_t n_fds);
