@@ -78,6 +78,8 @@ void node_empty_doorbells(tg_node *node)
 /* Under node->lock, by the leader. */
 static void leader_take(tg_node *node, const struct epoll_event *ready, int n)
 {
+        bool empties = doorbells_are_due(node, 2 * NODE_DRAIN_EPOCHS);
+
         for (int i = 0; i < n; i++) {
                 if (ready[i].data.u64 == NODE_TAG_SOCKET)
                         (void)socket_read(node); /* running: trouble became an event */
@@ -86,11 +88,11 @@ static void leader_take(tg_node *node, const struct epoll_event *ready, int n)
                 else if (ready[i].data.u64 >= NODE_TAG_PEERS)
                         on_peer(node, ready[i].data.u64, ready[i].events);
         }
-        if (doorbells_are_due(node, 2 * NODE_DRAIN_EPOCHS))
+        if (empties)
                 empty_doorbells(node);
         join_if_due(node);
         links_look_for_verdicts(node);
-        if (n > 0 && node->outer_armed) { /* somebody polls outer_fd, and we have just taken what would have woken it */
+        if ((n > 0 || empties) && node->outer_armed) { /* somebody polls outer_fd, and we may have just taken what would have woken it */
                 uint64_t one = 1;
 
                 (void)!write(node->outer_nudge_fd, &one, sizeof(one));

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
@@ -586,6 +587,129 @@ Test(events, a_foreign_loop_is_woken_beside_a_thread_that_waits_for_room, .timeo
         flow_stop(flow, b, NSEC_PER_SEC);
         cr_assert(FLOW_UNTIL(flow, 10, ended(a) && ended(b)));
         flow_close(flow);
+}
+
+/*
+ * The thread that waits for room has come back from its poll with nothing, and is about to empty what doorbells are emptied: what rings
+ * just now is taken with it, and the loop's descriptor must say so instead.
+ */
+static bool sender_has_polled(tg_node *node)
+{
+        return node->leading && lock_is_wanted(&node->lock); /* by nobody else: whoever leads gave it up for the poll */
+}
+
+/* Under node->lock. */
+static void hold_up_the_sender(tg_node *node)
+{
+        nsec_t deadline = clock_now() + 10 * NSEC_PER_SEC;
+
+        while (!sender_has_polled(node)) {
+                NODE_CHECK(clock_now() < deadline);
+                if (!node->leading) {
+                        lock_give(&node->lock);
+                        (void)sched_yield();
+                        lock_take(&node->lock);
+                } else
+                        (void)sched_yield();
+        }
+}
+
+static void ring_by_ourselves(tg_node *node)
+{
+        NODE_CHECK(tg_send(node, "loop", "x", 1, NULL) == 0);
+}
+
+static void let_the_source_ring(tg_node *node)
+{
+        Source *source = list_first(&node->sources, Source, link);
+        int before, now = 0;
+
+        NODE_CHECK(source->peer->rung_fd < 0);
+        source->peer->by_socket = true; /* bytes of earlier have been told, and not been taken yet */
+        NODE_CHECK(ioctl(source->peer->fd, FIONREAD, &before) == 0);
+        tell(GO, shared[GO] + 1);
+        for (nsec_t deadline = clock_now() + 10 * NSEC_PER_SEC; now <= before; (void)sched_yield()) {
+                NODE_CHECK(clock_now() < deadline);
+                NODE_CHECK(ioctl(source->peer->fd, FIONREAD, &now) == 0);
+        }
+}
+
+static int poll_while_doorbells_are_emptied(tg_node *node, void *arg)
+{
+        struct pollfd pfd = {.fd = tg_node_fd(node), .events = POLLIN};
+        pthread_t thread;
+        tg_event *ev;
+
+        NODE_CHECK(pthread_create(&thread, NULL, send_to_the_slow_one, node) == 0);
+        for (unsigned i = 0; i < 10; i++) {
+                uint32_t pulse;
+
+                NODE_CHECK(tg_next(node, &ev, 0) == TG_E_TIMEOUT);
+                lock_take(&node->lock);
+                hold_up_the_sender(node);
+                NODE_CHECK(node->outer_armed);
+                pulse = node->pulse;
+                __atomic_store_n(&node->n_announced, 2 * NODE_DRAIN_EPOCHS, __ATOMIC_RELAXED); /* it is due */
+                if (shared[A])
+                        ring_by_ourselves(node);
+                else
+                        let_the_source_ring(node);
+                lock_give(&node->lock);
+                for (nsec_t deadline = clock_now() + 10 * NSEC_PER_SEC; __atomic_load_n(&node->pulse, __ATOMIC_ACQUIRE) == pulse; (void)sched_yield())
+                        NODE_CHECK(clock_now() < deadline);
+                NODE_CHECK(poll(&pfd, 1, 5000) == 1);
+                NODE_CHECK(tg_next(node, &ev, 0) == 0 && tg_event_type(ev) == TG_EVENT_INPUT);
+                tg_event_free(ev);
+        }
+        tell(MARK, 1);
+        NODE_CHECK(pthread_join(thread, NULL) == 0); /* stop ends it */
+        return 0;
+}
+
+static int send_when_told(tg_node *node, void *arg)
+{
+        for (uint64_t i = 1; !tg_should_stop(node); (void)sched_yield()) {
+                if (shared[GO] < i)
+                        continue;
+                NODE_CHECK(tg_send(node, "out", &i, 8, NULL) == 0);
+                i++;
+        }
+        return 0;
+}
+
+static void a_loop_is_told_of_what_is_emptied(bool by_itself)
+{
+        int a = -1, b, c;
+
+        begin();
+        flow_without_doorbells(flow);
+        tell(A, by_itself);
+        b = flow_node(flow, "middle", poll_while_doorbells_are_emptied, NULL);
+        c = flow_node(flow, "slow", take_nothing, NULL);
+        flow_link(flow, b, flow_output(flow, b, "out", 10, 1000, 20), c, "in", (FlowLinkSpec){.backpressure = true});
+        if (by_itself)
+                flow_link(flow, b, flow_output(flow, b, "loop", 10, 100, 20), b, "in", (FlowLinkSpec){.backpressure = true});
+        else {
+                a = flow_node(flow, "source", send_when_told, NULL);
+                flow_link(flow, a, flow_output(flow, a, "out", 10, 100, 20), b, "in", (FlowLinkSpec){.backpressure = true});
+        }
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 30, shared[MARK] || flow_exited(flow, b, NULL)));
+        flow_stop(flow, b, NSEC_PER_SEC);
+        if (a >= 0)
+                flow_stop(flow, a, NSEC_PER_SEC);
+        cr_assert(FLOW_UNTIL(flow, 10, ended(b) && (a < 0 || ended(a))));
+        flow_close(flow);
+}
+
+Test(events, a_foreign_loop_is_woken_by_a_byte_that_a_waiting_sender_empties, .timeout = 60)
+{
+        a_loop_is_told_of_what_is_emptied(false);
+}
+
+Test(events, a_foreign_loop_is_woken_by_a_message_to_itself_that_a_waiting_sender_empties, .timeout = 60)
+{
+        a_loop_is_told_of_what_is_emptied(true);
 }
 
 /* -------- threads -------- */
