@@ -11,7 +11,7 @@
 typedef struct BenchCount {
         uint64_t calls;  /* but those that pace the source */
         uint64_t sleeps; /* calls that wait: epoll, or a futex */
-        uint64_t wakes;  /* calls that wake another: a byte into a doorbell, or a futex */
+        uint64_t wakes;  /* calls that wake another: a doorbell, a byte through a socket where there is none, or a futex */
         uint64_t memory; /* mmap, munmap, and messages with descriptors */
 } BenchCount;
 

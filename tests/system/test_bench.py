@@ -79,7 +79,9 @@ def test_latency_has_a_row_for_each_way_and_counts_what_a_message_costs(bench):
             assert row["source_wakes"] == 0, row
         else:
             assert row["n"] * 0.5 <= row["sink_sleeps"] and row["sink_calls"] <= 2 * row["sink_sleeps"], row
-            assert row["source_wakes"] <= row["sink_sleeps"], row
+            # Some sleeps are ended by the look in 50 ms, and a wake that comes just before a sleep leaves none to be ended.
+            assert 0 < row["source_wakes"] <= row["n"] and row["sink_wakes"] == 0, row
+            assert row["sink_sleeps"] - row["looks"] / 2 <= row["source_wakes"] <= row["sink_sleeps"] + row["n"] * 0.05, row
     assert [goal["reached"] for goal in goals(found, "T4")] == [True, True]
     assert [goal["reached"] for goal in goals(found, "M1")] == [True, True, True]
     assert {goal["id"] for goal in found["goals"]} == {"L1", "L2", "L3", "L4", "M1", "T4"}
