@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The bell of a node: a sleep epoch in memory that only the node writes, odd while it sleeps. A peer that has
- * published something looks at it and, once per odd value, must send one byte into the socketpair it shares with that
- * node. No system call here: sending, polling and draining are the node library's.
+ * published something looks at it and, once per odd value, must ring that node: by the doorbell that it has of it
+ * (base/doorbell.h), or by one byte through the socket that the two share. No system call here: ringing, polling and
+ * emptying are the node library's.
  *
  * Sleep, in this order (each omission loses wake-ups; see tests/models/):
  *
  *   bell_sleep(b);                      a new odd epoch every time, also after a spurious wake-up
  *   look at every ring, room, control   ring_reader_ready(), ring_writer_arm(), control_epoch(): all SC
- *   nothing? poll()                     never drain between look and poll
- *   drain, bell_wake(b), look again
+ *   nothing? poll()                     never empty a socket between look and poll; a doorbell is not read
+ *   bell_wake(b), look again
  *
- * Wake: publish (SC store of head, tail or claim), then for each peer node: if (bell_peer_must_ring(p)) send 1 byte.
+ * Wake: publish (SC store of head, tail or claim), then for each peer node: if (bell_peer_must_ring(p)) ring it.
  */
 #ifndef TG_SHM_BELL_H
 #define TG_SHM_BELL_H
@@ -77,10 +78,10 @@ typedef struct BellPeer {
 void bell_peer_init(BellPeer *peer, const Region *map); /* map: read-only, borrowed */
 
 /**
- * bell_peer_must_ring() - whether the caller, having published, owes this peer one byte
+ * bell_peer_must_ring() - whether the caller, having published, owes this peer a ring
  *
  * Call it after the SC store that published. At most once true per sleep of the peer, over all threads. The epoch is
- * a hostile value: a peer that toggles it costs one send per call and nothing else.
+ * a hostile value: a peer that toggles it costs one ring per call and nothing else.
  */
 bool bell_peer_must_ring(BellPeer *peer);
 

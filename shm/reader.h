@@ -83,7 +83,7 @@ void ring_reader_name(RingReader *r, uint32_t attachment);
 /**
  * ring_reader_take() - the next message
  * @msg:      filled on success
- * @ret_ring: set in every case: the producer waits for us and is owed one byte. Never NULL
+ * @ret_ring: set in every case: the producer waits for us and is owed a ring. Never NULL
  *
  * drop_oldest skips (and counts) what fell out of the window. On success a pooled message is claimed with one owner:
  * ring_reader_release(msg->claim) when done. Bounded work per call.
@@ -107,7 +107,7 @@ int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring);
  */
 int ring_reader_take_more(RingReader *r, RingMessage *msg, bool *ret_ring);
 
-/* ring_reader_show() - store the cursor once for all that was taken more. True: the producer waits for that and is owed one byte. */
+/* ring_reader_show() - store the cursor once for all that was taken more. True: the producer waits for that and is owed a ring. */
 bool ring_reader_show(RingReader *r);
 
 /* ring_reader_ready() - SC look before a sleep: whether take would say something else than EMPTY. */
@@ -117,7 +117,7 @@ bool ring_reader_ready(const RingReader *r);
 uint64_t ring_reader_backlog(const RingReader *r);
 
 /* One more owner of a claimed message / one less. The last release frees the chunk for reuse. The returned flag says:
- * the producer waits for a chunk and is owed one byte. A claim of -1 (inline) is ignored. */
+ * the producer waits for a chunk and is owed a ring. A claim of -1 (inline) is ignored. */
 void ring_reader_ref(RingReader *r, int claim);
 bool ring_reader_release(RingReader *r, int claim);
 uint32_t ring_reader_n_held(const RingReader *r);

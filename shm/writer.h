@@ -10,12 +10,12 @@
  *   ring_writer_alloc(w, bytes, &chunk, &block), fill it,
  *   ring_writer_publish(w, &post, &chunk, &block)
  *   ring_writer_flush(w)                                    once per batch
- *   for each peer node fed by it: if (bell_peer_must_ring(p)) send 1 byte
+ *   for each peer node fed by it: if (bell_peer_must_ring(p)) ring it
  *
  * When one says RING_E_FULL or POOL_E_HELD, wait:
  *
  *   r = ring_writer_arm(w, 1, bytes)   announces whom we wait for, then looks again; every time before polling
- *   r == 0: there is room now; else poll(the sockets of the peers, <= 10 ms and <= the deadline), drain
+ *   r == 0: there is room now; else poll(the doorbells of the peers, <= 10 ms and <= the deadline)
  *   ring_writer_disarm(w); try again; look once more before reporting a timeout
  *
  * The room word is its own epoch: the node's bell stays even unless it wants messages at the same time.

@@ -23,7 +23,7 @@ typedef enum BenchWay {
         BENCH_WAY_SPIN = 0, /* a line of memory that the reader looks at without pause */
         BENCH_WAY_FUTEX,    /* the same line, and a reader that sleeps on a word */
         BENCH_WAY_PIPE,     /* 8 bytes through a pipe with blocking ends, the payload in shared memory */
-        BENCH_WAY_BELL,     /* a byte through a Unix stream socket, waited for in an edge-triggered epoll, as by Tidegate: docs/benchmarks.md says why */
+        BENCH_WAY_BELL,     /* a doorbell (base/doorbell.h; else a byte through a socket) waited for in an edge-triggered epoll, as by Tidegate */
         BENCH_WAY_RING,     /* ring of 64-byte slots, one producer and one consumer, either sleeps on a word */
         BENCH_WAY_DESC,     /* ring of descriptors of counted chunks */
         BENCH_WAY_BCAST,    /* one ring of 64-byte slots, a cursor for each consumer, one word for all that sleep */
