@@ -4,7 +4,9 @@
 import collections
 import html.parser
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,23 +21,28 @@ PLACES = {"same CPU", "other CPU", "default"}
 
 
 class Page(html.parser.HTMLParser):
-    """How often each element is there, and which were not closed in order."""
+    """The elements in their order, with their attributes and text, how often each is there, and which were not closed in order."""
 
     def __init__(self, text):
         super().__init__()
-        self.count, self.open = collections.Counter(), []
+        self.count, self.elements, self.open = collections.Counter(), [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.count[tag] += 1
+        self.handle_startendtag(tag, attrs)
         if tag != "meta":
-            self.open.append(tag)
+            self.open.append(self.elements[-1])
 
     def handle_startendtag(self, tag, attrs):
         self.count[tag] += 1
+        self.elements.append({"tag": tag, "class": "", "text": "", **dict(attrs)})
 
     def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+        assert self.open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        if self.open:
+            self.open[-1]["text"] += data
 
 
 @pytest.fixture
@@ -179,6 +186,56 @@ def test_the_report_is_one_file_that_asks_nobody_for_anything(bench, tmp_path):
     assert page.open == [] and page.count["svg"] == 1 and page.count["rect"] == 10, "two placements, two sizes, two ways, and one more of the smaller size"
     assert not page.count.keys() & {"script", "link", "img", "iframe", "object"}
     assert "http" not in report.read_text() and "url(" not in report.read_text() and "@import" not in report.read_text()
+
+
+def plots(page):
+    """Of each drawing the heading above it, and its elements."""
+    heading, drawn, found = "", [], []
+    for element in page.elements:
+        if element["tag"] == "h3":
+            heading = element["text"]
+        elif element["tag"] == "svg":
+            drawn = []
+            found.append((heading, drawn))
+        drawn.append(element)
+    return found
+
+
+def test_the_report_draws_each_latency_where_the_scale_says_with_a_whisker_up_to_p99(bench, tmp_path):
+    report = tmp_path / "bench.html"
+    rows = json.loads(bench("latency", "--quick", "--json", "--size", "64,64K", "--place", "same,other", "--report", report).stdout)["latency"]["rows"]
+    page = Page(report.read_text())
+    assert page.open == [] and [heading for heading, _ in plots(page)] == ["back to back, microseconds", "1 kHz, microseconds"]
+    for heading, drawn in plots(page):
+        places = [e for e in drawn if e["class"] == "t"]
+        sizes = [e for e in drawn if e.get("text-anchor") == "middle"]
+        powers = [float(e["text"].replace(" k", "e3").replace(" M", "e6")) for e in drawn if e.get("text-anchor") == "end"]
+        lines = [float(e["y1"]) for e in drawn if e["class"] == "g" and e["x1"] == places[0]["x"]]
+        assert len(powers) == len(lines) > 1 and all(b == pytest.approx(10 * a) for a, b in zip(powers, powers[1:]))
+
+        def height(us, powers=powers, lines=lines):
+            return pytest.approx(lines[0] + math.log10(us / powers[0]) / math.log10(powers[-1] / powers[0]) * (lines[-1] - lines[0]), abs=0.06)  # as printed
+
+        assert lines == [height(power) for power in powers]
+        points, colours = {}, {}
+        for whisker, point, title in zip(drawn, drawn[1:], drawn[2:]):
+            if point["tag"] != "circle":
+                continue
+            x, way = float(point["cx"]), title["text"].partition(": p50")[0]
+            place = [e["text"] for e in places if float(e["x"]) <= x][-1]
+            size = min(sizes, key=lambda e: abs(float(e["x"]) - x))["text"]
+            assert (place, size, way) not in points
+            points[place, size, way] = (title["text"], float(point["cy"]), float(whisker["y2"]))
+            assert (whisker["x1"], whisker["x2"], whisker["y1"]) == (point["cx"], point["cx"], point["cy"])
+            assert whisker["class"].split() == ["w", colours.setdefault(way, point["class"].split()[1])]
+        assert len(set(colours.values())) == len(colours) == 7, "a colour for each way"
+        assert points == {
+            (row["place"], {64: "64 B", 65536: "64 KiB"}[row["size"]], row["way"]): (
+                f"{row['way']}: p50 {row['p50_us']:.2f} us, p99 {row['p99_us']:.2f} us", height(row["p50_us"]), height(row["p99_us"]))
+            for row in rows if row["pace"] == heading.partition(",")[0]
+        }  # fmt: skip
+        joined = [xy for e in drawn if e["class"].startswith("s ") for xy in re.findall(r"[ML]([\d.]+) ([\d.]+)", e["d"])]
+        assert joined == [(e["cx"], e["cy"]) for e in drawn if e["tag"] == "circle"], "the line of a way goes through its points"
 
 
 def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(bench, tmp_path):
