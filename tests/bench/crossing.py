@@ -6,6 +6,7 @@ import os
 import time
 import traceback
 
+from own import OWN
 from pythons import PYTHONS
 from tools import Tools
 from transports import TRANSPORTS, Failed, Session
@@ -68,10 +69,13 @@ class Run:
                 for cls in TRANSPORTS:
                     if cls.name in wanted:
                         self.attempt(cls, size, number, lambda t, size=size: t.session(size, queue_of(size), steps(span_ms), seconds(span_ms)))
+            if all(cls.name in wanted for cls in OWN):
+                for cls in OWN[:: -1 if number % 2 else 1]:
+                    self.attempt(cls, "own", number, lambda t: t.own(span_ms))
             for pattern in ("ping", "pattern"):
                 for cls in PYTHONS:
                     if cls.name in wanted and pattern in self.spec["patterns"]:
-                        self.attempt(cls, pattern, number, lambda t, pattern=pattern: t.session(pattern))
+                        self.attempt(cls, pattern, number, lambda t, pattern=pattern: t.session(pattern, span_ms))
             self.say(f"round {number + 1} of {self.spec['rounds']} is done")
         failed = [{"peer": peer, "size": size, "why": why} for (peer, size), whys in self.failed.items() for why in whys]
         return {"samples": self.samples, "failed": failed}

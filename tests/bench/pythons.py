@@ -22,7 +22,7 @@ class Python(Transport):
     def command(self, file):
         raise NotImplementedError
 
-    def descriptor(self, pattern, result):
+    def descriptor(self, pattern, span_ms, result):
         """A dataflow in the grammar that both read."""
         node = f"path: {self.tools.root}/tests/bench/peers/node.py"
         if pattern == "pattern":
@@ -41,7 +41,7 @@ class Python(Transport):
         return f"""nodes:
   - id: ask
     {node}
-    args: {self.runtime} ask {result}
+    args: {self.runtime} ask {result} {span_ms}
     outputs: [out, unanswered]
 {self.keys}    inputs:
       in: {{source: answer/out, queue_size: 10}}
@@ -54,10 +54,10 @@ class Python(Transport):
       unanswered: {{source: ask/unanswered, queue_size: 1}}
 """
 
-    def session(self, pattern):
+    def session(self, pattern, span_ms):
         """Lines of JSON. The nodes do not end by themselves: the dataflow is stopped when the result is there, or will not be."""
         result = self.folder / "result"
-        (self.folder / "dataflow.yml").write_text(self.descriptor(pattern, result))
+        (self.folder / "dataflow.yml").write_text(self.descriptor(pattern, span_ms, result))
         process = self.child(*self.command())
         deadline = time.monotonic() + PATTERN_S + PATIENCE
 

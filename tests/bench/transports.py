@@ -158,8 +158,7 @@ class Tidegate(Transport):
     def environment(self):
         return {"NO_COLOR": "1", "TIDEGATE_RUNTIME_DIR": str(self.folder / "runtime")}
 
-    def session(self, size, queue, steps, seconds):
-        result = self.folder / "result"
+    def descriptor(self, size, queue, steps, result):
         text = "nodes:\n"
         for side, (name, other) in enumerate((("ask", "answer"), ("answer", "ask"))):
             argv = self.arguments(side, size, queue) + ([result, *steps] if side == 0 else [])
@@ -168,7 +167,11 @@ class Tidegate(Transport):
                 f"    shared_memory_pool_size: {max(8 << 20, (queue + 10) * (size + 4096))}\n    expected_message_size: {size}\n"
                 f"    inputs:\n      in: {{source: {other}/out, queue_size: {queue}, queue_policy: backpressure}}\n"
             )
-        (self.folder / "dataflow.yml").write_text(text)
+        return text
+
+    def session(self, size, queue, steps, seconds):
+        result = self.folder / "result"
+        (self.folder / "dataflow.yml").write_text(self.descriptor(size, queue, steps, result))
         self.place.nodes.mkdir(exist_ok=True)
         command = [self.tools.build / "bin/tidegate", "run", "dataflow.yml", "--cgroup-root", self.place.nodes, "--grace-duration", "1s"]
         self.wait(self.child(*command), seconds + PATIENCE)

@@ -3,10 +3,12 @@
 
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
 import sys
+import types
 
 import pytest
 from conftest import ROOT, eventually, unified_root
@@ -16,6 +18,7 @@ HELLO, ECHO, STAMP, SINK, REPORT, QUIT = range(1, 7)
 HEAD, RESULT = struct.Struct("=IIQQ"), struct.Struct("=IIIIIIQ")
 
 sys.path.insert(0, str(ROOT / "tests/bench"))
+import own  # noqa: E402
 import ratios  # noqa: E402
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -30,23 +33,40 @@ def run(build, tmp_path, *args):
 
 @needs_root
 def test_everybody_does_every_step_and_nothing_is_left(build, tmp_path):
-    done = run(build, tmp_path, "--json", "--size", "64", "--size", "1048576", "--only", "socket", "--only", "tidegate")
+    python = "tidegate, Python"
+    done = run(build, tmp_path, "--json", "--size", "64", "--size", "1048576", "--only", "socket", "--only", "tidegate", "--only", python)
     report = json.loads(done.stdout)
     assert report["failed"] == [] and report["left"] == {}
     seen = {(s["peer"], s["size"], s["step"]): s for s in report["samples"]}
-    assert set(seen) == {(p, n, s) for p in ("pipe", "socket", "tidegate") for n in (64, 1 << 20) for s in ("ping", "paced", "flood")}
+    expected = {(p, n, s) for p in ("pipe", "socket", "tidegate") for n in (64, 1 << 20) for s in ("ping", "paced", "flood")}
+    expected |= {(python, 64, "ping"), (python, 4096000, "ping"), (python, 4096000, "call")}
+    assert set(seen) == expected | {("tidegate", 64, "own"), (python, 64, "own")}, "own: what Python takes beside what C takes"
     for sample in seen.values():
         assert sample["n"] > 0 and sample["missing"] == 0, sample
         if sample["step"] == "paced":
             assert 40 <= sample["n"] <= 49, "one a millisecond in 50, the first after one; a start may be late"
-        if sample["step"] == "ping":
+        if sample["step"] in ("ping", "own"):
             assert sample["cpu_us"] > 0
         if sample["step"] != "flood":
             assert 0 < sample["p50_us"] <= sample["p99_us"] <= sample["max_us"], sample
         else:
             assert sample["per_s"] > 0
+    assert sum("with the same wait (goal 3)" in text for _, text, _ in ratios.judged(report)) == 2
     assert list(tmp_path.glob("bench-peers.*")) == []
     assert [c.name for c in unified_root().glob("bench-peers.*") if not os.path.exists(f"/proc/{c.name.split('.')[1].split('-')[0]}")] == []
+
+
+def settings(text):
+    """Of a dataflow, all but which program it is."""
+    return [line for line in text.splitlines() if line.split(":")[0].strip() not in ("path", "args")]
+
+
+def test_the_dataflows_that_python_is_compared_in_sleep_on_one_cpu_and_differ_in_the_program_alone(build, tmp_path):
+    made = types.SimpleNamespace(root=ROOT, build=build)
+    in_c = own.OwnC(None, made, tmp_path).descriptor(64, 64, ["ping:1"], tmp_path / "result")
+    in_python = own.OwnPython(None, made, tmp_path).descriptor("own", 1, tmp_path / "result")
+    assert settings(in_c) == settings(in_python) and in_c != in_python
+    assert in_c.count("wait: block") == 2 and len(set(re.findall(r"cpu_affinity: \[\d+\]", in_c))) == 1
 
 
 @needs_root
@@ -160,13 +180,32 @@ def test_goals_are_judged_by_the_median_of_the_ratios_of_rounds():
     assert "messages/s: 0.3 times" in found[2][1]
 
 
-def test_what_python_adds_is_told_from_rounds_that_have_both():
-    def ping(peer, number, value):
-        return sample(peer, number, value, step="ping", key="p50_us")
+def pings(peer, number, us, cpu_us):
+    return sample(peer, number, us, step="own", key="p50_us", cpu_us=cpu_us)
 
-    samples = [ping("tidegate", 0, 5), ping("tidegate, Python", 0, 7.5), ping("tidegate, Python", 1, 99)]
-    ((goal, text, reached),) = ratios.judged({"samples": samples})
-    assert (goal, reached) == ("P1", True) and text.startswith("64 B in Python: 2.50 us more a message than in C")
+
+def test_what_python_adds_is_told_from_rounds_that_have_both():
+    samples = [pings("tidegate", 0, 5, 4), pings("tidegate, Python", 0, 7.5, 6), pings("tidegate, Python", 1, 99, 99), pings("tidegate", 2, 1, 1)]
+    assert [text.partition(" more")[0] for _, text, _ in ratios.judged({"samples": samples})] == ["64 B in Python: 2.50 us", "64 B in Python: 2.00 us"]
+
+
+@pytest.mark.parametrize("more, reached", [((0.5, 3, 9), True), ((0.5, 3.1, 3.2), False), ((-40, 3.1, 9), False)])
+def test_what_python_adds_is_judged_by_the_median_of_its_rounds(more, reached):
+    samples = [pings("tidegate", r, 5, 5) for r in range(3)] + [pings("tidegate, Python", r, 5 + us, 5 + us) for r, us in enumerate(more)]
+    assert [(goal, got) for goal, _, got in ratios.judged({"samples": samples})] == [("P1", reached)] * 2
+
+
+def test_what_python_adds_is_not_told_of_nodes_that_wait_as_they_do_by_themselves():
+    samples = [sample(peer, 0, us, step="ping", key="p50_us", cpu_us=us) for peer, us in (("tidegate", 21.9), ("tidegate, Python", 0.75))]
+    assert ratios.judged({"samples": samples}) == [] and ratios.own_table({"samples": samples}) == ""
+
+
+def test_the_table_of_what_python_adds_has_both_and_the_difference_of_each_round():
+    samples = [pings("tidegate", r, us, 1) for r, us in enumerate((5, 9, 2))] + [pings("tidegate, Python", r, us, 3) for r, us in enumerate((4, 10, 5))]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in ratios.own_table({"samples": samples}).splitlines()[2:]]
+    assert rows == [
+        ["tidegate", "5.00 (2.00-9.00)", "1.00 (1.00-1.00)"], ["tidegate, Python", "5.00 (4.00-10.0)", "3.00 (3.00-3.00)"],
+        ["Python more than C, of the same round", "1.00 (-1.00 to 3.00)", "2.00 (2.00 to 2.00)"]]  # fmt: skip
 
 
 def test_the_call_that_copies_is_judged_by_what_memcpy_takes():

@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node in Python for Tidegate and for Dora: the same program, but for what they call a message.
 
-    node.py RUNTIME source|sink|ask|answer [RESULT]
+    node.py RUNTIME source|sink|answer [RESULT]
+    node.py RUNTIME ask RESULT MS [SIZE]
 
 source and sink: the pattern of Dora's own benchmark. For each of ten sizes 100 messages 5 ms apart; 2 s later, for each size, 100 back to back, and
 one byte that says so. ask and answer: a message and its echo. Writers use `send_output(output, array, metadata)`; "tidegate-in-place" writes into
 shared memory what it sends, "tidegate" and "dora" have their array copied there. In the end ask sends to an input that answer does not answer: what
-the call takes, beside what memcpy() of the same array takes just before.
+the call takes, beside what memcpy() of the same array takes just before. How often ask does each goes by MS; with a SIZE it asks with messages of
+that size, and no more.
 """
 
 import ctypes
@@ -25,9 +27,9 @@ SIZES = (0, 8, 64, 512, 2048, 4096, 16384, 40960, 409600, 4096000)
 COUNT = 100
 GAP_S = 0.005
 PAUSE_S = 2
-PINGS = {64: 10000, 4096000: 300}
+PINGS = {64: 25, 4096000: 0.75}  # a millisecond
 WARM = 5  # of pings, one of so many comes before as many are measured
-COPIES = 300
+COPIES = 0.75
 COPIED = 4096000
 
 runtime, role, *rest = sys.argv[1:]
@@ -138,10 +140,11 @@ def finish(result, lines):
         f.write("\n")  # all of it is there
 
 
-def ask(node, result):
+def ask(node, result, ms, only=None):
     lines = []
     events = iter(node)
-    for size, count in PINGS.items():
+    for size in PINGS if only is None else [int(only)]:
+        count = int(PINGS[size] * int(ms))
         send = sender(node, "out", numpy.ones(size, numpy.uint8))
         samples = []
         gc.disable()
@@ -160,11 +163,12 @@ def ask(node, result):
         used = time.process_time_ns() - used
         gc.enable()
         lines.append({**line("ping", size, samples, count), "cpu_us": used / count / 1e3})
-    lines.append(copies(node))
+    if only is None:
+        lines.append(copies(node, int(COPIES * int(ms))))
     finish(result, lines)
 
 
-def copies(node):
+def copies(node, count):
     """send_output() beside memcpy() of the same array, in turns: into the output's own memory, where there is a way to it."""
     array = numpy.ones(COPIED, numpy.uint8)
     send = sender(node, "unanswered", array)
@@ -185,17 +189,17 @@ def copies(node):
 
     copied, sent = [], []
     gc.disable()
-    for i in range(COPIES // WARM + COPIES):
+    for i in range(count // WARM + count):
         took = copy(memfd.ctypes.data) if runtime == "dora" else copy_in_place()
         begin = time.monotonic_ns()
         send(None)
         end = time.monotonic_ns()
-        if i >= COPIES // WARM:
+        if i >= count // WARM:
             copied.append(took)
             sent.append(end - begin)
     gc.enable()
     ratio = statistics.median(b / a for a, b in zip(copied, sent))
-    return {**line("call", COPIED, sent, COPIES), "memcpy_us": statistics.median(copied) / 1e3, "to_memcpy": ratio}
+    return {**line("call", COPIED, sent, count), "memcpy_us": statistics.median(copied) / 1e3, "to_memcpy": ratio}
 
 
 def answer(node):
