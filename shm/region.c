@@ -105,6 +105,18 @@ int region_seal(int fd, RegionKind kind)
         return 0;
 }
 
+static uint64_t touched_of(RegionKind kind, uint64_t size_bytes)
+{
+        return kind == REGION_POOL ? MIN(size_bytes, REGION_POOL_TOUCHED) : size_bytes;
+}
+
+bool region_is_touched(int fd, RegionKind kind)
+{
+        struct stat st;
+
+        return fstat(fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= touched_of(kind, (uint64_t)st.st_size);
+}
+
 static int check_sealed(int fd, int want, uint64_t size_bytes)
 {
         struct stat st;
@@ -221,11 +233,6 @@ static int map_region(Region *ret, int fd, RegionKind kind, uint64_t size_bytes,
         *ret = region;
         region.map = NULL;
         return 0;
-}
-
-static uint64_t touched_of(RegionKind kind, uint64_t size_bytes)
-{
-        return kind == REGION_POOL ? MIN(size_bytes, REGION_POOL_TOUCHED) : size_bytes;
 }
 
 int region_map_write(Region *ret, int fd, RegionKind kind, uint64_t size_bytes)

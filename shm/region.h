@@ -12,7 +12,7 @@
  *   either      region_seal()      adds FUTURE_WRITE | SEAL: from now on nobody can map it writable, write, truncate
  *   or
  *                                  punch it; the writer's mapping stays
- *   supervisor  region_check()     proves that before it hands the fd to a reader
+ *   supervisor  region_is_touched() and region_check() prove that before it hands the fd to a reader
  *   reader      region_map_read()  proves it again, checks the header, maps read-only
  *
  * The header is written once, by the maker, before the first seal. Readers copy it once and hold it against what the
@@ -102,6 +102,16 @@ int region_create(RegionKind kind, uint64_t size_bytes, const uint64_t layout[RE
  * Return: 0, REGION_E_SEALS when the fd cannot be sealed (not a memfd, or sealed by SEAL without the rest).
  */
 int region_seal(int fd, RegionKind kind);
+
+/**
+ * region_is_touched() - are the pages there that its writer touches while mapping it?
+ * @fd:   sealed by region_seal(), so that its writer can give no page back any more; borrowed
+ * @kind: what it was made for
+ *
+ * Else its readers would pay for them: whoever reads a page that is not there makes it, and is charged for it. Pages are counted: of a
+ * pool segment that is larger than REGION_POOL_TOUCHED it may be any that many.
+ */
+bool region_is_touched(int fd, RegionKind kind);
 
 /**
  * region_check() - prove by the seals alone that a region is safe to hand to a reader

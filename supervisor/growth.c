@@ -335,14 +335,6 @@ void growth_on_read(Node *consumer)
         }
 }
 
-/* Else the first reader would pay for its pages. It is sealed by now: who wrote it can give no page back any more. */
-static bool is_touched(const GrowthSegment *segment)
-{
-        struct stat st;
-
-        return fstat(segment->fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= MIN(segment->size, REGION_POOL_TOUCHED);
-}
-
 /*
  * The readers may have been told of it, and go on with what they have: so its number names nothing else, even if it is not used. What
  * its producer has in use counts.
@@ -377,7 +369,7 @@ void growth_on_ack(Node *node, const NodeMsg *msg)
                 node_give_up(node, "broke the protocol of its socket: its shared memory could not be sealed");
                 return;
         }
-        if (!segment->mapped && !is_touched(segment)) {
+        if (!segment->mapped && !region_is_touched(segment->fd, REGION_POOL)) {
                 node_give_up(node, "broke the protocol of its socket: it says that it has touched what it has not");
                 return;
         }

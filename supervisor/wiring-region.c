@@ -173,6 +173,22 @@ int regions_seal(Node *node)
         return r;
 }
 
+static bool is_touched_if_there(int fd, RegionKind kind)
+{
+        return fd < 0 || region_is_touched(fd, kind);
+}
+
+bool regions_are_touched(const Node *node)
+{
+        for (uint32_t i = 0; i < node->plan->n_outputs; i++) {
+                const NodeOutput *output = &node->outputs[i];
+
+                if (!is_touched_if_there(output->ring_fd, REGION_RING) || !is_touched_if_there(output->pool_fd, REGION_POOL))
+                        return false;
+        }
+        return true;
+}
+
 /* A few at a time, to the guard. */
 typedef struct Store {
         const Node *node;

@@ -244,6 +244,10 @@ static void on_mapped(Node *node)
                 node_give_up(node, BROKE "its shared memory could not be sealed");
                 return;
         }
+        if (!regions_are_touched(node)) { /* its readers would pay for it */
+                node_give_up(node, BROKE "it says that it has touched what it has not");
+                return;
+        }
         node->mapped = true;
         node_journal(node);
         for (uint32_t i = 0; i < node->n_links && !node->resuming; i++) {

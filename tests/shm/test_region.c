@@ -330,6 +330,46 @@ static bool collapses_by_hand(size_t size)
         return works;
 }
 
+static bool pool_is_touched(uint64_t n_pages, uint64_t n_made)
+{
+        _cleanup_fd_ int fd = -1;
+
+        must(region_create(REGION_POOL, n_pages * 4096, NULL, &fd));
+        must(fallocate(fd, 0, 0, (off_t)(n_made * 4096)));
+        must(region_seal(fd, REGION_POOL));
+        return region_is_touched(fd, REGION_POOL);
+}
+
+Test(region, is_touched_once_its_writer_has_mapped_it)
+{
+        const PoolClass class = {1 << 16, 4};
+        _cleanup_fd_ int ring = -1, pool = -1;
+        Region rw[2];
+
+        must(ring_create(64, &ring));
+        must(pool_create(&class, 1, &pool));
+        cr_assert_not(region_is_touched(ring, REGION_RING));
+        cr_assert_not(region_is_touched(pool, REGION_POOL));
+        must(region_map_write(&rw[0], ring, REGION_RING, ring_size(64)));
+        must(region_map_write(&rw[1], pool, REGION_POOL, pool_size(&class, 1)));
+        cr_assert(region_is_touched(ring, REGION_RING));
+        cr_assert(region_is_touched(pool, REGION_POOL));
+        must(fallocate(pool, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 1 << 16, 4096));
+        cr_assert_not(region_is_touched(pool, REGION_POOL), "given back before it was sealed");
+        region_unmap(&rw[0]);
+        region_unmap(&rw[1]);
+}
+
+Test(region, is_touched_when_no_page_is_missing_that_is_touched_while_mapping)
+{
+        const uint64_t most = REGION_POOL_TOUCHED / 4096;
+
+        cr_assert(pool_is_touched(100, 100));
+        cr_assert_not(pool_is_touched(100, 99));
+        cr_assert(pool_is_touched(most + 1000, most), "so much of a large pool");
+        cr_assert_not(pool_is_touched(most + 1000, most - 1));
+}
+
 static long faults_of_a_reader(const PoolClass *class)
 {
         struct rusage before, after;

@@ -520,7 +520,21 @@ def of_header(name):
 
 
 HELLO, WELCOME, VERSION = of_header("NODE_MSG_HELLO "), of_header("NODE_MSG_WELCOME "), of_header("#define NODE_MSG_VERSION ")
-MAPPED, GROW = of_header("NODE_MSG_MAPPED "), of_header("NODE_MSG_GROW ")
+MAPPED, GROW, SETUP_END = of_header("NODE_MSG_MAPPED "), of_header("NODE_MSG_GROW "), of_header("NODE_MSG_SETUP_END ")
+
+
+def map_setup(sock, hollow=None):
+    """Takes all that it is given, makes its pages, and says so. @hollow: of what has that in its name the last page is not there."""
+    said = None
+    while said != SETUP_END:
+        data, fds, _, _ = socket.recv_fds(sock, 65536, 2)
+        said = data[0]
+        for fd in fds:
+            lacks = hollow and hollow in os.readlink(f"/proc/self/fd/{fd}")
+            os.posix_fallocate(fd, 0, os.fstat(fd).st_size - 4096 * bool(lacks))
+            os.close(fd)
+    sock.send(bytes([MAPPED]))
+
 
 MUTE = """
 import os, sys, time
@@ -601,15 +615,26 @@ def test_one_that_hangs_up_before_it_has_begun_may_come_again_and_nobody_else(da
 
 def test_one_that_asks_and_never_reads_is_let_go_of_and_harms_nobody(daemon):
     """Its queue is full of answers: then there is no room for the last word either."""
-    start(daemon, program("a", SLEEP), dynamic(capture=False, outputs=[f"o{i}" for i in range(256)]), grace_ms=300)
+    start(daemon, program("a", SLEEP), dynamic(capture=False, outputs=[f"o{i}" for i in range(256)], pool_size=1 << 16), grace_ms=300)
     supervisor = daemon.supervisor()
     with greet(daemon.runtime / "node.sock", "viewer") as sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        sock.send(bytes([MAPPED]))
+        map_setup(sock)
         for i in range(5000):  # in a second it may say 5 096, and 4 096 answers are kept
             sock.send(struct.pack("<BIQ", GROW, i % 256, 1 << 29))
     assert eventually(lambda: viewer_of(daemon)["generation"] == 2, 20), daemon.output()
     assert "does not read its socket" in daemon.output()
     assert daemon.supervisor() == supervisor, daemon.output()
+    assert daemon.status("flow")["state"] == "running"
+
+
+@pytest.mark.parametrize("hollow", ["ring", "pool", None])
+def test_one_that_says_it_has_touched_what_it_has_not_is_let_go_of(hollow, daemon):
+    """What it has not touched its readers would pay for: one page of all is enough."""
+    start(daemon, program("a", SLEEP), dynamic(capture=False, outputs=["out"]), grace_ms=300)
+    with greet(daemon.runtime / "node.sock", "viewer") as sock:
+        map_setup(sock, hollow)
+        over = "viewer: stopping -> backoff (restart): broke the protocol of its socket: it says that it has touched what it has not"
+        assert eventually(lambda: over in daemon.output() if hollow else viewer_of(daemon)["state"] == "running", 10), daemon.output()
     assert daemon.status("flow")["state"] == "running"
 
 

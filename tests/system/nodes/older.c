@@ -3,8 +3,10 @@
  * older VERSION LATER: a node that is linked with another libtidegate. It says HELLO of version VERSION, does what it is told, and says HELLO of version
  * LATER when a supervisor asks who it is. "ABORT TEXT" is printed when it is turned away.
  */
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "node.h"
@@ -59,6 +61,30 @@ static void on_message(int fd, const NodeMsg *msg, unsigned later)
         }
 }
 
+/* Makes the pages of all memory that comes with it, for it is going to say that it has. */
+static ssize_t hear(int fd, void *bytes, size_t size)
+{
+        union {
+                struct cmsghdr c;
+                char bytes[CMSG_SPACE(NODE_MSG_MAX_FDS * sizeof(int))];
+        } control;
+        struct iovec iov = {.iov_base = bytes, .iov_len = size};
+        struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+        ssize_t n = recvmsg(fd, &mh, MSG_CMSG_CLOEXEC);
+        const struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL;
+
+        for (size_t i = 0; c && CMSG_LEN((i + 1) * sizeof(int)) <= c->cmsg_len; i++) {
+                struct stat st;
+                int given;
+
+                memcpy(&given, CMSG_DATA(c) + i * sizeof(int), sizeof(given));
+                if (fstat(given, &st) == 0 && st.st_size > 0)
+                        (void)posix_fallocate(given, 0, st.st_size);
+                close(given);
+        }
+        return n;
+}
+
 int main(int argc, char **argv)
 {
         const char *text = getenv(NODE_MSG_FD_ENV);
@@ -74,7 +100,7 @@ int main(int argc, char **argv)
         for (;;) {
                 if (poll(&p, 1, 60000) != 1)
                         DIE("nobody says anything");
-                n = recv(p.fd, bytes, sizeof(bytes), 0); /* descriptors are not wanted */
+                n = hear(p.fd, bytes, sizeof(bytes));
                 if (n <= 0 || node_msg_decode(&msg, bytes, (size_t)n))
                         DIE("the supervisor is gone, or says what is not known here");
                 on_message(p.fd, &msg, (unsigned)number(argv[2]));
