@@ -193,6 +193,28 @@ def test_a_lower_memory_max_ends_whoever_has_more():
         assert "was oom-killed, peak" in daemon.node("a")["error"] and "of 8M" in daemon.node("a")["error"]
 
 
+@deadline(100)
+def test_the_memory_of_a_pool_is_its_producers_and_not_its_readers():
+    nodes, directory = BUILD / "tests/system", pathlib.Path("/tmp/pool")
+    directory.mkdir(exist_ok=True)
+    file = directory / "flow.yml"
+    file.write_text(
+        f"nodes:\n  - {{id: source, path: {nodes}/flood, args: 100000 900000, outputs: [out], shared_memory_pool_size: 33554432}}\n"
+        f"  - {{id: reader, path: {nodes}/tally, inputs: {{in: {{source: source/out, queue_policy: backpressure, queue_size: 40}}}}}}\n"
+    )
+    with Daemon() as daemon:
+        daemon.start(file, "--grace-duration", "100ms")  # `flood` does not listen
+        links = lambda: next(n for n in ask("Status", names=["flow"], links=True)["dataflows"][0]["nodes"] if n["id"] == "reader")["links"]
+        read = lambda: links()[0].get("counters", {}).get("delivered", 0)
+        has = lambda id: int((daemon.cgroup / f"{id}.1/memory.current").read_text())
+        shared = lambda id: int(re.search(r"^shmem (\d+)", (daemon.cgroup / f"{id}.1/memory.stat").read_text(), re.M).group(1))
+        assert eventually(lambda: shared("source") > 30 << 20, 30), shared("source")
+        begun = read()
+        assert eventually(lambda: read() > begun + 80, 30), (begun, read())  # it has room for 30
+        assert has("source") > 30 << 20
+        assert shared("reader") < 64 << 10 and has("reader") < 8 << 20, (shared("reader"), has("reader"))
+
+
 def test_what_the_kernel_refuses_is_refused_with_the_reason():
     result = tidegate("run", write("flow", ("a", "fork 1", "{cpuset_cpus: 70}")))
     assert result.returncode == 1 and "node a (line 2) failed: cpuset_cpus (line 2) cannot be enforced here: the kernel refused cpuset.cpus" in result.stdout
