@@ -176,36 +176,44 @@ static int open_to(const Runtime *runtime, const char *name, mode_t for_group, m
         return fchmodat(runtime->dir_fd, name, group ? for_group : for_all, 0) < 0 ? -errno : 0;
 }
 
-/* Bound through /proc/self/fd, so that a long path does not matter. A predecessor's socket file is replaced: we hold the lock. */
-static int listen_at(const Runtime *runtime, const char *name, int type, bool rights, int *ret)
+/*
+ * Bound through /proc/self/fd, so that a long path does not matter, and by a name of its own: only when it listens and may be connected
+ * to has it the name by which it is found, in place of a predecessor's. We hold the lock.
+ */
+static int listen_at(const Runtime *runtime, const char *name, int type, bool rights, mode_t for_group, mode_t for_all, int *ret)
 {
         struct sockaddr_un address = {.sun_family = AF_UNIX};
         _cleanup_fd_ int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        int off = 0;
+        char fresh[40];
+        int off = 0, r;
 
         if (fd < 0)
                 return error_origin(-errno);
         if (!rights) /* accepted sockets inherit it; older kernels: no room is given for descriptors */
                 (void)setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof(off));
-        if (unlinkat(runtime->dir_fd, name, 0) < 0 && errno != ENOENT)
+        (void)snprintf(fresh, sizeof(fresh), "%s.new", name);
+        if (unlinkat(runtime->dir_fd, fresh, 0) < 0 && errno != ENOENT)
                 return error_origin(-errno);
-        (void)snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s", runtime->dir_fd, name);
-        if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, RUNTIME_BACKLOG) < 0)
+        (void)snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s", runtime->dir_fd, fresh);
+        if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
                 return error_origin(-errno);
+        r = open_to(runtime, fresh, for_group, for_all);
+        if (r == 0 && (listen(fd, RUNTIME_BACKLOG) < 0 || renameat(runtime->dir_fd, fresh, runtime->dir_fd, name) < 0))
+                r = error_origin(-errno);
+        if (r) {
+                (void)unlinkat(runtime->dir_fd, fresh, 0);
+                return r;
+        }
         *ret = TAKE_FD(fd);
         return 0;
 }
 
 static int make_sockets(Runtime *runtime, char *ret_why, size_t why_size)
 {
-        int r = listen_at(runtime, "control.sock", SOCK_STREAM, false, &runtime->control_fd);
+        int r = listen_at(runtime, "control.sock", SOCK_STREAM, false, 0660, 0666, &runtime->control_fd);
 
         if (!r)
-                r = open_to(runtime, "control.sock", 0660, 0666);
-        if (!r)
-                r = listen_at(runtime, "node.sock", SOCK_SEQPACKET, false, &runtime->node_fd);
-        if (!r)
-                r = open_to(runtime, "node.sock", 0666, 0666);
+                r = listen_at(runtime, "node.sock", SOCK_SEQPACKET, false, 0666, 0666, &runtime->node_fd);
         if (r)
                 (void)snprintf(ret_why, why_size, "cannot make the sockets in %.200s: %s", runtime->path, strerror(-r));
         return r;
@@ -307,18 +315,14 @@ int runtime_open(Runtime *ret, const char *path, char *ret_why, size_t why_size)
 int runtime_listen_keeper(const Runtime *runtime, unsigned slot, int *ret_fd)
 {
         char name[32];
-        int r;
 
         (void)snprintf(name, sizeof(name), "keeper/%u.sock", slot);
-        r = listen_at(runtime, name, SOCK_SEQPACKET, true, ret_fd); /* orders to a keeper carry descriptors */
-        return r ? r : fchmodat(runtime->dir_fd, name, 0600, 0) < 0 ? -errno : 0;
+        return listen_at(runtime, name, SOCK_SEQPACKET, true, 0600, 0600, ret_fd); /* orders to a keeper carry descriptors */
 }
 
 int runtime_listen_holder(const Runtime *runtime, int *ret_fd)
 {
-        int r = listen_at(runtime, RUNTIME_HOLDER, SOCK_SEQPACKET, true, ret_fd);
-
-        return r ? r : fchmodat(runtime->dir_fd, RUNTIME_HOLDER, 0600, 0) < 0 ? -errno : 0;
+        return listen_at(runtime, RUNTIME_HOLDER, SOCK_SEQPACKET, true, 0600, 0600, ret_fd);
 }
 
 void runtime_forget_holder(const Runtime *runtime)
@@ -376,7 +380,8 @@ static void remove_files(int dir_fd, const char *folder, bool (*is_ours)(const c
 
 void runtime_remove(Runtime *runtime)
 {
-        static const char *const files[] = {"control.sock", "node.sock", RUNTIME_HOLDER, "instance", "instance.new"};
+        static const char *const files[] = {
+                "control.sock", "node.sock", RUNTIME_HOLDER, "instance", "control.sock.new", "node.sock.new", RUNTIME_HOLDER ".new", "instance.new"};
 
         if (runtime->dir_fd < 0)
                 return;

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon as a process: its signals, its configuration, its service manager, an upgrade in place; order and dynamic nodes."""
 
+import ctypes
 import os
 import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import time
 
@@ -34,6 +36,30 @@ def nodes_of(daemon, name="flow"):
 
 def logged(daemon, text, seconds=10):
     assert eventually(lambda: text in daemon.output(), seconds), f"{text!r} was not logged:\n{daemon.output()}"
+
+
+# Its sockets
+
+
+def test_who_finds_a_socket_can_connect_to_it(start_daemon, tmp_path):
+    """It has another name until it listens. The kernel tells what came by that name and how: made there, or renamed to it."""
+    libc, made, moved = ctypes.CDLL(None, use_errno=True), 0x100, 0x80
+    runtime = tmp_path / "daemon/runtime"
+    runtime.mkdir(0o700, parents=True)
+    watch = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        assert libc.inotify_add_watch(watch, os.fsencode(runtime), made | moved) >= 0, os.strerror(ctypes.get_errno())
+        start_daemon(directory=runtime.parent)
+        told, seen = os.read(watch, 1 << 16), []
+        while told:
+            _, mask, _, size = struct.unpack_from("iIII", told)
+            seen.append((told[16 : 16 + size].rstrip(b"\0").decode(), mask))
+            told = told[16 + size :]
+    finally:
+        os.close(watch)
+    for name in ("control.sock", "node.sock"):
+        assert [mask for n, mask in seen if n == name] == [moved], seen
+        assert (f"{name}.new", made) in seen and not (runtime / f"{name}.new").exists()
 
 
 # Signals
