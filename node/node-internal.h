@@ -242,6 +242,7 @@ struct tg_node {
         nsec_t timer_armed;
         int64_t send_timeout_ns; /* atomic */
         nsec_t grow_span; /* NODE_GROW_SPAN; longer where a test wants the answer, whoever has the processors meanwhile */
+        nsec_t relook_span; /* NODE_RELOOK_NS; longer where a test wants a ring to end a wait for room, and nothing else */
 
         NodeWaitMode wait_mode;
         SpinCost cost;

@@ -157,6 +157,7 @@ static int node_new(tg_node **ret)
         n->verdict_by = NSEC_NEVER;
         n->send_timeout_ns = TG_FOREVER;
         n->grow_span = NODE_GROW_SPAN;
+        n->relook_span = NODE_RELOOK_NS;
         n->wait_mode = NODE_WAIT_ADAPTIVE;
         n->last_serial = NODE_TAG_PEERS;
         n->self.current = true;

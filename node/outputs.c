@@ -202,7 +202,7 @@ static int wait_room(Send *send, size_t chunk_size)
         else {
                 lock_give(&output->lock);
                 lock_take(&node->lock);
-                r = node_wait(node, pulse, MIN(send->deadline, now + NODE_RELOOK_NS));
+                r = node_wait(node, pulse, MIN(send->deadline, nsec_add(now, node->relook_span)));
                 spin_arrived(&output->spin, &node->cost, clock_now() - now > 2 * spin_window(&node->cost) ? NSEC_NEVER : 0, false);
                 links_look_for_verdicts(node); /* whoever leads may sleep for long */
                 lock_give(&node->lock);
