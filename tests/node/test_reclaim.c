@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A reader is killed while it holds every chunk that its producer waits for. The producer hears of it from the doorbell, by itself: each
- * chunk is back as soon as the kernel has ended the reader, and nothing is lost over any number of kills. TIDEGATE_LONG=1: 10 000 of
- * them. Prints how long it took from the kill, beside what the kernel alone takes to end the process.
+ * chunk is back as soon as the kernel has ended the reader, and nothing is lost over any number of kills, whether the two ring by doorbells or
+ * by their socket. The supervisor says nothing of the death, and the producer never looks again by time: there is nothing else by which it
+ * can hear. TIDEGATE_LONG=1: 10 000 kills. Prints how long it took from the kill, beside what the kernel alone takes to end the process.
  */
 #include <criterion/criterion.h>
 #include <dirent.h>
@@ -16,7 +17,7 @@
 #include <sys/wait.h>
 
 #include "base/cleanup.h"
-#include "shm/reader.h"
+#include "node/node-internal.h"
 #include "tests/node/harness.h"
 
 #define N_CHUNKS (RING_N_HOLDS + 1u) /* all but one are held, and one waits to be read */
@@ -56,6 +57,7 @@ static int send_until_blocked(tg_node *node, void *arg)
 {
         static uint8_t bytes[SIZE];
 
+        node->relook_span = NSEC_NEVER;
         for (uint64_t round = 1;; round++) {
                 while (shared[ROUND] < round) { /* attaches the next reader meanwhile */
                         tg_event *ev;
@@ -94,7 +96,6 @@ static int hold_all(tg_node *node, void *arg)
                 pause();
 }
 
-/* Once is enough: it looks again every few milliseconds, and says so anew. */
 static bool has_blocked(void)
 {
         nsec_t until = clock_now() + 20 * NSEC_PER_SEC;
@@ -120,18 +121,21 @@ static double ms_at(nsec_t *spans, unsigned n, unsigned permille)
         return (double)spans[MIN(n * permille / 1000, n - 1)] / NSEC_PER_MSEC;
 }
 
-Test(reclaim, what_a_killed_reader_held_is_back_at_once_however_often, .timeout = 900)
+static void what_they_held_is_back(bool doorbells)
 {
         const char *text = getenv("TIDEGATE_LONG");
         unsigned n = text && strcmp(text, "1") == 0 ? N_LONG : N_KILLS;
         nsec_t *raw = calloc(n, sizeof(*raw)), *back = calloc(n, sizeof(*back)), *more = calloc(n, sizeof(*more));
 
         flow = flow_new();
+        if (!doorbells)
+                flow_without_doorbells(flow);
         shared = flow_shared(flow);
         source = flow_node(flow, "source", send_until_blocked, NULL);
         sink = flow_node(flow, "sink", hold_all, NULL);
         flow_link(flow, source, flow_output(flow, source, "out", 16, SIZE, N_CHUNKS), sink, "in",
                 (FlowLinkSpec){.queue_size = 16, .backpressure = true});
+        flow_hold_verdicts(flow, true);
         flow_spawn(flow);
         for (uint64_t round = 1; round <= n; round++) {
                 struct pollfd p = {.events = POLLIN};
@@ -164,4 +168,14 @@ Test(reclaim, what_a_killed_reader_held_is_back_at_once_however_often, .timeout 
         free(raw);
         free(back);
         free(more);
+}
+
+Test(reclaim, what_a_killed_reader_held_is_back_at_once_however_often, .timeout = 900)
+{
+        what_they_held_is_back(true);
+}
+
+Test(reclaim, what_a_killed_reader_held_is_back_at_once_where_they_ring_by_the_socket, .timeout = 900)
+{
+        what_they_held_is_back(false);
 }
