@@ -141,6 +141,11 @@ void flow_without_doorbells(Flow *flow)
         flow->no_doorbells = true;
 }
 
+bool flow_has_doorbells(const Flow *flow)
+{
+        return !flow->no_doorbells;
+}
+
 /* A producer that begins anew while a consumer is to come. */
 void flow_await_consumers(Flow *flow, int node)
 {

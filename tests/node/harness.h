@@ -89,6 +89,7 @@ void flow_will_restart(Flow *flow, int node, bool will); /* LINK_CLOSED says so 
 void flow_restart(Flow *flow, int node); /* after its exit was seen */
 void flow_hold_verdicts(Flow *flow, bool hold); /* a death is not followed by DETACH */
 void flow_without_doorbells(Flow *flow); /* as where the kernel has none: before flow_start() */
+bool flow_has_doorbells(const Flow *flow); /* once it runs: whether the kernel has */
 void flow_detach(Flow *flow, int link, bool restarting); /* ... but by this one */
 void flow_hold_in(Flow *flow, bool hold); /* keep back LINK_IN. Let go: those that are due are sent */
 void flow_set_restartable(Flow *flow, int link); /* LINK_OUT again, which says so now; the page does not tell of it */

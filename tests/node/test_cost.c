@@ -56,7 +56,7 @@ static int take_awake(tg_node *node, void *arg)
 }
 
 typedef struct Count {
-        uint64_t all, waits;
+        uint64_t all, waits, ioctls, sends;
 } Count;
 
 static void count_stop(Count *count, pid_t pid)
@@ -67,10 +67,31 @@ static void count_stop(Count *count, pid_t pid)
         if (info.op != PTRACE_SYSCALL_INFO_ENTRY || info.entry.nr == SYS_rt_sigaction)
                 return; /* to attach interrupts a wait, and the library then asks whether a handler did */
         count->all++;
+        count->ioctls += info.entry.nr == SYS_ioctl;
+        count->sends += info.entry.nr == SYS_sendto;
         count->waits += info.entry.nr == SYS_epoll_pwait;
 #ifdef SYS_epoll_wait
         count->waits += info.entry.nr == SYS_epoll_wait;
 #endif
+}
+
+static void seize(pid_t pid)
+{
+        int status;
+
+        cr_assert_eq(ptrace(PTRACE_SEIZE, pid, NULL, PTRACE_O_TRACESYSGOOD), 0);
+        cr_assert_eq(ptrace(PTRACE_INTERRUPT, pid, NULL, NULL), 0);
+        cr_assert_eq(waitpid(pid, &status, __WALL), pid);
+        cr_assert_eq(ptrace(PTRACE_SYSCALL, pid, NULL, NULL), 0);
+}
+
+static void let_go(pid_t pid)
+{
+        int status;
+
+        cr_assert_eq(ptrace(PTRACE_INTERRUPT, pid, NULL, NULL), 0);
+        cr_assert_eq(waitpid(pid, &status, __WALL), pid);
+        cr_assert_eq(ptrace(PTRACE_DETACH, pid, NULL, NULL), 0);
 }
 
 /* System calls of one process, counted by stopping it at each one's entry, while it goes through n messages. */
@@ -81,10 +102,7 @@ static Count count_syscalls(pid_t pid, uint64_t n)
         nsec_t deadline = clock_now() + 20 * NSEC_PER_SEC;
         int status;
 
-        cr_assert_eq(ptrace(PTRACE_SEIZE, pid, NULL, PTRACE_O_TRACESYSGOOD), 0);
-        cr_assert_eq(ptrace(PTRACE_INTERRUPT, pid, NULL, NULL), 0);
-        cr_assert_eq(waitpid(pid, &status, __WALL), pid);
-        cr_assert_eq(ptrace(PTRACE_SYSCALL, pid, NULL, NULL), 0);
+        seize(pid);
         while (shared[TAKEN] < until) {
                 cr_assert_lt(clock_now(), deadline);
                 if (waitpid(pid, &status, __WALL | WNOHANG) != pid) {
@@ -96,9 +114,7 @@ static Count count_syscalls(pid_t pid, uint64_t n)
                         count_stop(&count, pid);
                 cr_assert_eq(ptrace(PTRACE_SYSCALL, pid, NULL, NULL), 0);
         }
-        cr_assert_eq(ptrace(PTRACE_INTERRUPT, pid, NULL, NULL), 0);
-        cr_assert_eq(waitpid(pid, &status, __WALL), pid);
-        cr_assert_eq(ptrace(PTRACE_DETACH, pid, NULL, NULL), 0);
+        let_go(pid);
         return count;
 }
 
@@ -161,7 +177,7 @@ static int send_when_asleep(tg_node *node, void *arg)
         return 0;
 }
 
-Test(cost, one_that_sleeps_between_messages_polls_and_does_little_else, .timeout = 60)
+static void who_sleeps_polls_and_does_little_else(bool doorbells)
 {
         uint64_t sleeps, allowed;
         nsec_t began;
@@ -169,6 +185,8 @@ Test(cost, one_that_sleeps_between_messages_polls_and_does_little_else, .timeout
         int a, b;
 
         flow = flow_new();
+        if (!doorbells)
+                flow_without_doorbells(flow);
         shared = flow_shared(flow);
         a = flow_node(flow, "source", send_when_asleep, NULL);
         b = flow_node(flow, "sink", take_asleep, NULL);
@@ -190,7 +208,107 @@ Test(cost, one_that_sleeps_between_messages_polls_and_does_little_else, .timeout
         allowed = 8 + 2 * ((clock_now() - began) / (50 * NSEC_PER_MSEC)); /* looks at the supervisor's socket */
         cr_assert_gt(sleeps, 20);
         cr_assert_leq(n.all, sleeps + allowed, "%lu system calls for %lu sleeps", (unsigned long)n.all, (unsigned long)sleeps);
+        cr_assert_gt(flow_has_doorbells(flow) ? n.ioctls : n.sends, 0);
+        cr_assert_eq(flow_has_doorbells(flow) ? n.sends : n.ioctls, 0, "it rings both ways");
         flow_close(flow);
+}
+
+Test(cost, one_that_sleeps_between_messages_polls_and_does_little_else, .timeout = 60)
+{
+        who_sleeps_polls_and_does_little_else(true);
+}
+
+Test(cost, one_that_sleeps_between_messages_does_so_where_it_is_rung_for_by_the_socket, .timeout = 60)
+{
+        who_sleeps_polls_and_does_little_else(false);
+}
+
+/* -------- a batch -------- */
+
+#define N_BATCH 200u
+
+static int send_a_batch(tg_node *node, void *arg)
+{
+        static const uint8_t bytes[500];
+        tg_message m[N_BATCH];
+        size_t n;
+
+        for (unsigned i = 0; i < N_BATCH; i++)
+                m[i] = (tg_message){bytes, i % 2 ? sizeof(bytes) : 8, NULL};
+        while (!shared[READY])
+                (void)usleep(1000);
+        NODE_CHECK(tg_send_batch(node, "out", m, N_BATCH, &n) == 0 && n == N_BATCH);
+        shared[RESULT] = 1;
+        while (!tg_should_stop(node))
+                (void)usleep(1000);
+        return 0;
+}
+
+/* Whether it has just rung. */
+static bool has_rung(pid_t pid, bool *calls)
+{
+        struct __ptrace_syscall_info info;
+        bool was_called = *calls;
+
+        cr_assert_gt(ptrace(PTRACE_GET_SYSCALL_INFO, pid, sizeof(info), &info), 0);
+        *calls = info.op == PTRACE_SYSCALL_INFO_ENTRY && (info.entry.nr == SYS_ioctl || info.entry.nr == SYS_sendto);
+        return info.op == PTRACE_SYSCALL_INFO_EXIT && was_called;
+}
+
+/* How often it rings until it has sent: after each time it is held until @sink has taken what there is, and sleeps again. */
+static unsigned count_rings(pid_t pid, int sink)
+{
+        nsec_t deadline = clock_now() + 20 * NSEC_PER_SEC;
+        uint64_t sleeps = flow_bell(flow, sink).n_sleeps;
+        bool calls = false;
+        unsigned n = 0;
+        int status;
+
+        seize(pid);
+        shared[READY] = 1;
+        while (!shared[RESULT]) {
+                cr_assert_lt(clock_now(), deadline);
+                if (waitpid(pid, &status, __WALL | WNOHANG) != pid) {
+                        (void)sched_yield();
+                        continue;
+                }
+                cr_assert(WIFSTOPPED(status));
+                if (WSTOPSIG(status) == (SIGTRAP | 0x80) && has_rung(pid, &calls)) {
+                        n++;
+                        cr_assert(FLOW_UNTIL(flow, 10, flow_bell(flow, sink).n_sleeps > sleeps), "who was rung for does not wake");
+                        sleeps = flow_bell(flow, sink).n_sleeps;
+                }
+                cr_assert_eq(ptrace(PTRACE_SYSCALL, pid, NULL, NULL), 0);
+        }
+        let_go(pid);
+        return n;
+}
+
+static void a_batch_rings_once(bool doorbells)
+{
+        unsigned n;
+        int a, b;
+
+        flow = flow_new();
+        if (!doorbells)
+                flow_without_doorbells(flow);
+        shared = flow_shared(flow);
+        a = flow_node(flow, "source", send_a_batch, NULL);
+        b = flow_node(flow, "sink", take_asleep, NULL);
+        flow_wait_mode(flow, b, NODE_WAIT_BLOCK);
+        flow_link(flow, a, flow_output(flow, a, "out", N_BATCH, 500, N_BATCH + 14), b, "in", (FlowLinkSpec){.queue_size = N_BATCH});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 10, flow_bell(flow, b).n_sleeps > 0));
+        n = count_rings(flow_pid(flow, a), b);
+        cr_assert(FLOW_UNTIL(flow, 10, shared[TAKEN] == N_BATCH));
+        cr_assert_eq(n, 1, "it rang %u times for %u messages", n, N_BATCH);
+        flow_close(flow);
+}
+
+Test(cost, a_batch_wakes_a_sleeping_reader_once, .timeout = 60)
+{
+        a_batch_rings_once(true);
+        a_batch_rings_once(false);
 }
 
 /* -------- page faults and memory -------- */
