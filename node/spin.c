@@ -24,7 +24,8 @@ void spin_cost_init(SpinCost *cost, int epoll_fd)
                 (void)epoll_wait(epoll_fd, &ev, 1, 0);
                 best = MIN(best, clock_now() - began);
         }
-        *cost = (SpinCost){.call_ns = MIN(best, SPIN_COST_MAX / CALLS_PER_WAKE), .n_cpus = (unsigned)get_nprocs()};
+        *cost = (SpinCost){.call_ns = MIN(best, SPIN_COST_MAX / CALLS_PER_WAKE), .n_cpus = (unsigned)get_nprocs(),
+                .load_path = "/proc/loadavg"};
         cost->wake_ns = MAX(cost->call_ns * CALLS_PER_WAKE, SPIN_COST_MIN);
 }
 
@@ -41,7 +42,7 @@ void spin_cost_learn(SpinCost *cost, nsec_t ns)
 /* /proc/loadavg: "0.20 0.18 0.12 RUNNABLE/ALL LAST". The number is of this moment, ourselves included. */
 static bool is_loaded(const SpinCost *cost)
 {
-        _cleanup_fd_ int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+        _cleanup_fd_ int fd = open(cost->load_path, O_RDONLY | O_CLOEXEC);
         char text[128];
         unsigned runnable;
         ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);

@@ -40,6 +40,7 @@ typedef struct SpinCost {
         nsec_t call_ns; /* a system call */
         nsec_t wake_ns; /* from the moment of sending until we run */
         unsigned n_cpus;
+        const char *load_path; /* the kernel's; a test may have one that says what it likes */
 } SpinCost;
 
 /* One thing that is waited for, by one thread at a time: the messages of a node, or the room of one output. */

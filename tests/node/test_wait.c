@@ -7,16 +7,19 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
 
 #include "base/cleanup.h"
-#include "node/spin.h"
+#include "node/node-internal.h"
 #include "tests/node/harness.h"
 
 /* -------- the rules -------- */
 
 #define MANY 100000u /* CPUs: more than tasks that run here */
 
-static SpinCost cost = {.call_ns = 1000, .wake_ns = 10000, .n_cpus = MANY};
+static SpinCost cost = {.call_ns = 1000, .wake_ns = 10000, .n_cpus = MANY, .load_path = "/proc/loadavg"};
 
 static void arrive(Spin *spin, unsigned n, nsec_t gap)
 {
@@ -96,6 +99,56 @@ Test(spin, it_is_not_tried_while_more_tasks_want_to_run_than_there_are_cpus)
         cr_assert(spin_worth_it(&spin, &crowded, NSEC_PER_SEC + SPIN_LOAD_SPAN));
 }
 
+static void *be_busy(void *stop)
+{
+        (void)sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){}); /* wants to run all the same */
+        while (!atomic_load_explicit((_Atomic bool *)stop, memory_order_relaxed))
+                ;
+        return NULL;
+}
+
+Test(spin, it_is_not_tried_while_one_more_wants_to_run_than_this_machine_has_cpus, .timeout = 60)
+{
+        _Atomic bool stop = false;
+        pthread_t *threads;
+        Spin spin = {};
+        bool worth;
+        SpinCost c;
+
+        spin_cost_init(&c, -1);
+        cr_assert_gt(c.n_cpus, 0);
+        threads = calloc(c.n_cpus, sizeof(*threads));
+        for (unsigned i = 0; i < c.n_cpus; i++)
+                cr_assert_eq(pthread_create(&threads[i], NULL, be_busy, &stop), 0);
+        arrive(&spin, SPIN_NEED_MIN, 0);
+        worth = spin_worth_it(&spin, &c, NSEC_PER_SEC); /* these want to run, and we */
+        stop = true;
+        for (unsigned i = 0; i < c.n_cpus; i++)
+                cr_assert_eq(pthread_join(threads[i], NULL), 0);
+        free(threads);
+        cr_assert_not(worth);
+}
+
+Test(spin, it_is_tried_while_each_that_wants_to_run_has_a_cpu)
+{
+        static const char text[] = "9.20 8.18 7.12 3/512 4711\n";
+        int fd = memfd_create("load", MFD_CLOEXEC);
+        char path[64];
+
+        cr_assert_eq(write(fd, text, sizeof(text) - 1), sizeof(text) - 1);
+        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        for (unsigned n_cpus = 1; n_cpus < 6; n_cpus++) {
+                Spin spin = {};
+                SpinCost c = cost;
+
+                c.n_cpus = n_cpus;
+                c.load_path = path;
+                arrive(&spin, SPIN_NEED_MIN, 0);
+                cr_expect_eq(spin_worth_it(&spin, &c, NSEC_PER_SEC), n_cpus >= 3, "three want to run, on %u CPUs", n_cpus);
+        }
+        (void)fd_close(fd);
+}
+
 Test(spin, a_cpu_that_is_taken_away_ends_it_for_a_while)
 {
         Spin spin = {};
@@ -170,12 +223,14 @@ static int answer(tg_node *node, void *arg)
 }
 
 /* Asks and answers, N_ROUNDS times; what both say of their waiting. Who is preempted by the other may find its message without a sleep. */
-static BellCounters play(NodeWaitMode mode, bool alone)
+static BellCounters play(NodeWaitMode mode, bool alone, bool doorbells)
 {
         BellCounters counters, other;
         int a, b, out_a, out_b;
 
         flow = flow_new();
+        if (!doorbells)
+                flow_without_doorbells(flow);
         shared = flow_shared(flow);
         shared[ALONE] = alone;
         a = flow_node(flow, "ask", ask, NULL);
@@ -203,15 +258,17 @@ static BellCounters play(NodeWaitMode mode, bool alone)
 
 Test(wait_modes, one_that_blocks_sleeps_and_never_looks, .timeout = 60)
 {
-        BellCounters c = play(NODE_WAIT_BLOCK, false);
+        for (int doorbells = 0; doorbells < 2; doorbells++) {
+                BellCounters c = play(NODE_WAIT_BLOCK, false, doorbells);
 
-        cr_assert_eq(c.n_looks, 0);
-        cr_assert_gt(c.n_sleeps, N_ROUNDS / 10);
+                cr_assert_eq(c.n_looks, 0);
+                cr_assert_gt(c.n_sleeps, N_ROUNDS / 10);
+        }
 }
 
 Test(wait_modes, one_that_spins_never_sleeps, .timeout = 60)
 {
-        BellCounters c = play(NODE_WAIT_SPIN, false);
+        BellCounters c = play(NODE_WAIT_SPIN, false, true);
 
         cr_assert_eq(c.n_sleeps, 0);
 }
@@ -265,17 +322,209 @@ Test(wait_modes, who_never_sleeps_lets_its_other_threads_send, .timeout = 60)
 /* Whatever the machine does meanwhile: the other one cannot run while we look. */
 Test(wait_modes, nobody_looks_for_what_has_to_be_sent_on_its_own_cpu, .timeout = 60)
 {
-        BellCounters c = play(NODE_WAIT_ADAPTIVE, true);
+        BellCounters c = play(NODE_WAIT_ADAPTIVE, true, true);
 
         cr_assert_leq(c.n_looks, 10, "%lu times in %u rounds", (unsigned long)c.n_looks, N_ROUNDS);
 }
 
 Test(wait_modes, sleeps_that_a_message_ended_are_measured, .timeout = 60)
 {
-        BellCounters c = play(NODE_WAIT_BLOCK, true);
+        for (int doorbells = 0; doorbells < 2; doorbells++) {
+                BellCounters c = play(NODE_WAIT_BLOCK, true, doorbells);
 
-        cr_assert_gt(c.n_woken, N_ROUNDS / 10);
-        cr_assert_leq(c.n_woken, c.n_sleeps);
-        cr_assert_gt(c.woken_ns, c.n_woken * 100);
-        cr_assert_leq(c.woken_ns, c.n_woken * BELL_WOKEN_MAX);
+                cr_assert_gt(c.n_woken, N_ROUNDS / 10);
+                cr_assert_leq(c.n_woken, c.n_sleeps);
+                cr_assert_gt(c.woken_ns, c.n_woken * 100);
+                cr_assert_leq(c.woken_ns, c.n_woken * BELL_WOKEN_MAX);
+        }
+}
+
+/* -------- how long it looks -------- */
+
+#define N_WAITS 201u
+
+enum { WINDOW = 8, LOOKING, ASLEEP, LOOKS, LOOKED_AWAY, LOOKED_BESIDE, LOOKED_BLOCKING, LOOKED_CROWDED, TAKEN }; /* DONE, ALONE */
+
+/* All that arrives came in time, and the machine has CPUs enough: it will look. */
+static const Spin hot = {.run = SPIN_NEED_MAX, .load_at = NSEC_NEVER}, cold = {.load_at = NSEC_NEVER};
+
+static nsec_t cpu_now(void)
+{
+        struct timespec t;
+
+        NODE_CHECK(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0);
+        return (nsec_t)t.tv_sec * NSEC_PER_SEC + (nsec_t)t.tv_nsec;
+}
+
+static int by_size(const void *a, const void *b)
+{
+        nsec_t x = *(const nsec_t *)a, y = *(const nsec_t *)b;
+
+        return (x > y) - (x < y);
+}
+
+static void next_in_vain(tg_node *node)
+{
+        tg_event *ev;
+
+        NODE_CHECK(tg_next(node, &ev, (int64_t)NSEC_PER_MSEC) == TG_E_TIMEOUT);
+}
+
+static void send_in_vain(tg_node *node)
+{
+        tg_set_send_timeout(node, (int64_t)NSEC_PER_MSEC);
+        NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == TG_E_TIMEOUT);
+}
+
+/* CPU time that it usually takes, with a look before the sleep or without: what others have of the CPU meanwhile is not counted. */
+static nsec_t cpu_of(void (*wait)(tg_node *node), tg_node *node, Spin *spin, Spin as)
+{
+        nsec_t spans[N_WAITS];
+
+        for (unsigned i = 0; i < N_WAITS; i++) {
+                nsec_t before = cpu_now();
+
+                *spin = as;
+                wait(node);
+                spans[i] = cpu_now() - before;
+        }
+        qsort(spans, N_WAITS, sizeof(*spans), by_size);
+        return spans[N_WAITS / 2];
+}
+
+static void tell_how_long(void (*wait)(tg_node *node), tg_node *node, Spin *spin)
+{
+        for (unsigned i = 0; i < 1000; i++)
+                spin_cost_learn(&node->cost, NSEC_PER_SEC); /* as long as it may become: then it can be told from a sleep */
+        shared[WINDOW] = spin_window(&node->cost);
+        shared[ASLEEP] = cpu_of(wait, node, spin, cold);
+        shared[LOOKING] = cpu_of(wait, node, spin, hot);
+        shared[LOOKS] = node->bell.counters.n_looks;
+        shared[DONE] = 1;
+        flow_note(flow);
+}
+
+static int look_in_vain(tg_node *node, void *arg)
+{
+        tell_how_long(next_in_vain, node, &node->spin);
+        return 0;
+}
+
+static int be_silent(tg_node *node, void *arg)
+{
+        while (!tg_should_stop(node))
+                (void)usleep(1000);
+        return 0;
+}
+
+static void it_looked_for_the_window(void)
+{
+        nsec_t more = shared[LOOKING] > shared[ASLEEP] ? shared[LOOKING] - shared[ASLEEP] : 0;
+
+        cr_assert_leq(more, shared[WINDOW] * 3 / 2, "%lu ns more than a sleep, of %lu that it costs", (unsigned long)more,
+                (unsigned long)shared[WINDOW]);
+        cr_assert_geq(more, shared[WINDOW] / 4, "%lu ns more than a sleep: it never looked", (unsigned long)more);
+}
+
+Test(looks, who_waits_for_a_message_looks_for_no_longer_than_a_sleep_costs, .timeout = 60)
+{
+        int a, b;
+
+        flow = flow_new();
+        shared = flow_shared(flow);
+        a = flow_node(flow, "waits", look_in_vain, NULL);
+        b = flow_node(flow, "silent", be_silent, NULL);
+        flow_link(flow, b, flow_output(flow, b, "out", 10, 1000, 20), a, "in", (FlowLinkSpec){});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[DONE]));
+        cr_assert_leq(shared[LOOKS], N_WAITS, "it looks once before a sleep");
+        cr_assert_geq(shared[LOOKS], N_WAITS / 2, "and not only when others had the CPU until the time was over");
+        it_looked_for_the_window();
+        flow_close(flow);
+}
+
+/* -------- who waits for room -------- */
+
+static int second_cpu(void)
+{
+        int cpu = first_cpu() + 1;
+        cpu_set_t set;
+
+        NODE_CHECK(sched_getaffinity(0, sizeof(set), &set) == 0);
+        while (cpu < CPU_SETSIZE && !CPU_ISSET(cpu, &set))
+                cpu++;
+        return cpu < CPU_SETSIZE ? cpu : -1;
+}
+
+static int take_one(tg_node *node, void *arg)
+{
+        tg_event *ev;
+
+        pin(first_cpu());
+        NODE_CHECK(tg_next(node, &ev, TG_FOREVER) == 0);
+        tg_event_free(ev);
+        shared[TAKEN] = 1;
+        return be_silent(node, arg);
+}
+
+/* Until the first one is taken, whose consumer then has said where it runs; and one more, for which there is room as well. */
+static void fill(tg_node *node)
+{
+        NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+        while (!shared[TAKEN])
+                (void)usleep(1000);
+        NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+}
+
+/* A look in vain says so. */
+static bool looks_for_room(tg_node *node, Spin as)
+{
+        Spin *spin = &node->outputs[0].spin;
+
+        *spin = as;
+        send_in_vain(node);
+        return spin->need > 0;
+}
+
+static int look_for_room(tg_node *node, void *arg)
+{
+        NodeWaitMode mode = node->wait_mode;
+        cpu_set_t all;
+
+        NODE_CHECK(sched_getaffinity(0, sizeof(all), &all) == 0);
+        node->cost.n_cpus = MANY;
+        fill(node);
+        pin(first_cpu());
+        shared[LOOKED_BESIDE] = looks_for_room(node, hot);
+        NODE_CHECK(sched_setaffinity(0, sizeof(all), &all) == 0);
+        pin(second_cpu());
+        shared[LOOKED_AWAY] = looks_for_room(node, hot);
+        node->wait_mode = NODE_WAIT_BLOCK;
+        shared[LOOKED_BLOCKING] = looks_for_room(node, hot);
+        node->wait_mode = mode;
+        node->cost.n_cpus = 0;
+        shared[LOOKED_CROWDED] = looks_for_room(node, (Spin){.run = SPIN_NEED_MAX}); /* asks */
+        tell_how_long(send_in_vain, node, &node->outputs[0].spin);
+        return be_silent(node, arg);
+}
+
+Test(looks, who_waits_for_room_looks_as_long_and_only_where_the_reader_can_run_meanwhile, .timeout = 60)
+{
+        int a, b;
+
+        if (second_cpu() < 0)
+                cr_skip("one CPU");
+        flow = flow_new();
+        shared = flow_shared(flow);
+        a = flow_node(flow, "sends", look_for_room, NULL);
+        b = flow_node(flow, "full", take_one, NULL);
+        flow_link(flow, a, flow_output(flow, a, "out", 10, 1000, 20), b, "in", (FlowLinkSpec){.queue_size = 1, .backpressure = true});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[DONE]));
+        cr_assert(shared[LOOKED_AWAY]);
+        cr_assert_not(shared[LOOKED_BESIDE], "for room that has to be made on its own CPU");
+        cr_assert_not(shared[LOOKED_BLOCKING], "and is to sleep");
+        cr_assert_not(shared[LOOKED_CROWDED], "while others want its CPU");
+        it_looked_for_the_window();
+        flow_close(flow);
 }
