@@ -45,7 +45,8 @@ void link_counters_read(const Region *ring, const Region *cursor, uint32_t queue
 {
         CursorStatus c, again;
         RingStatus r;
-        uint64_t tail, time, late = 0;
+        uint64_t tail, time, late = 0, taken, told;
+        bool in_order;
 
         cursor_read(cursor, &c);
         for (unsigned i = 0;; i++) {
@@ -68,8 +69,11 @@ void link_counters_read(const Region *ring, const Region *cursor, uint32_t queue
         };
         memcpy(ret->dropped, c.dropped, sizeof(ret->dropped));
         tail = MIN(c.tail, r.head); /* a head that was read before the tail moved */
-        ret->adds_up = c.start <= c.tail && c.tail <= r.head && r.head <= RING_INDEX_LIMIT &&
-                c.tail - c.start == c.delivered + sum_of(c.dropped);
+        in_order = c.start <= c.tail && c.tail <= r.head && r.head <= RING_INDEX_LIMIT;
+        taken = c.tail - c.start;
+        told = c.delivered + sum_of(c.dropped);
+        ret->adds_up = in_order && told == taken;
+        ret->plausible = in_order && told >= taken && told <= r.head - c.start + 1; /* 1: ring_reader_reject() */
         ret->depth = r.head - tail;
         if (policy != RING_DROP_OLDEST)
                 ret->depth = MIN(ret->depth, RING_MAX_SLOTS); /* no ring holds more: a producer that says so is not honest */

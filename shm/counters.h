@@ -3,6 +3,12 @@
  * What became of the messages of one link, read from the mappings of ring and cursor: nobody is asked, nobody waits, and neither end notices.
  * Both ends write their counters while they run, so what is read is of one moment only when nothing moves (`still`); what they write is
  * their word, and hostile: every number is in range whatever stands there, and `adds_up` says whether they agree with each other.
+ *
+ * Of a consumer that was killed: a message is delivered once it is the caller's and the tail is past it, whether the caller had finished with
+ * it or not. What it had taken of a batch that it had not shown yet waits, and is its successor's. The counters are stored before the tail, so one
+ * that dies between them leaves the messages of one such batch counted twice, as delivered (or dropped) and as waiting. Nobody can tell it from
+ * the counters which of the two they were to it. Hence its numbers need not add up, but they are `plausible`: no message that was passed is
+ * missing from them, and no more is counted than was published.
  */
 #ifndef TG_SHM_COUNTERS_H
 #define TG_SHM_COUNTERS_H
@@ -13,6 +19,7 @@ typedef struct LinkCounters {
         bool active;
         bool still;   /* nothing moved while it was read */
         bool adds_up; /* what was taken is what was delivered and dropped, and no more than was published */
+        bool plausible; /* adds up, or its consumer stands, or was killed, in the middle of telling: see below */
         uint64_t published; /* messages since the consumer began to read: delivered + sum of dropped + depth */
         uint64_t delivered, delivered_bytes, copied;
         uint64_t dropped[_DROP_REASON_MAX]; /* messages that are out of the window already, and not yet passed, included */

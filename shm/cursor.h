@@ -40,7 +40,8 @@ struct cursor_shared {
         uint64_t claim[CURSOR_N_CLAIMS]; /* message index + 1; 0: free. A claim stays in its entry for life */
         uint32_t cpu; /* where the consumer last took, + 1; 0: not said. A hint, as the ring's */
         uint8_t pad1[44];
-        /* 256: counters, for status only. tail - start == delivered + sum of dropped */
+        /* 256: counters, for status only. tail - start == delivered + sum of dropped; less than that while the next tail is being told,
+         * for they are stored before it */
         uint64_t start; /* tail at activation */
         uint64_t delivered;
         uint64_t delivered_bytes; /* payload */

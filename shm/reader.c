@@ -64,8 +64,8 @@ static int head_look(RingReader *r)
         return 0;
 }
 
-/* Shows what was taken and dropped. The tail SC where the producer may be waiting for just that: it stored its room word, then
- * looked at tail. */
+/* Shows what was taken and dropped, the tail last: whoever is killed in here has counted too much and never too little (shm/counters.h).
+ * The tail SC where the producer may be waiting for just that: it stored its room word, then looked at tail. */
 static void show(RingReader *r)
 {
         struct cursor_shared *c = r->cursor;
@@ -398,11 +398,11 @@ void ring_reader_count_wake(RingReader *r)
 
 void ring_reader_reject(RingReader *r, const RingMessage *msg)
 {
+        drop_count(r, DROP_INVALID, 1); /* first: for a moment it is counted twice, and at no moment not at all */
         r->delivered--;
         r->delivered_bytes -= msg->d.payload_len;
-        store_relaxed(&r->cursor->delivered, r->delivered); /* counters: for status only */
+        store_release(&r->cursor->delivered, r->delivered); /* counters: for status only */
         store_relaxed(&r->cursor->delivered_bytes, r->delivered_bytes);
-        drop_count(r, DROP_INVALID, 1);
 }
 
 bool ring_reader_ready(const RingReader *r)

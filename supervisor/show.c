@@ -234,7 +234,10 @@ bool show_link_counters(const Link *link, LinkCounters *ret)
         return link->counted;
 }
 
-/* A quiet moment: an honest consumer that has ended by itself leaves counters that say where each message went. */
+/*
+ * A quiet moment: an honest consumer that has ended by itself leaves counters that say where each message went. One that was killed, or failed, may have
+ * been in the middle of telling, and what it was just telling of is counted twice then; but nothing that it has passed is missing.
+ */
 static void check_counters(const Link *link)
 {
         const Node *target = link->target;
@@ -243,7 +246,7 @@ static void check_counters(const Link *link)
         uint64_t dropped = 0;
         char text[300];
 
-        if (!by_itself || c->adds_up || (link->state != LINK_ACTIVE && link->state != LINK_CLOSED))
+        if ((by_itself ? c->adds_up : c->plausible || !c->still) || (link->state != LINK_ACTIVE && link->state != LINK_CLOSED))
                 return;
         for (unsigned i = 0; i < _DROP_REASON_MAX; i++)
                 dropped += c->dropped[i];

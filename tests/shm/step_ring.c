@@ -9,7 +9,7 @@
  *
  * What must hold: whoever is left gets to the end; every byte is the one published; nothing is lost under backpressure, also
  * not for the one that takes a dead reader's place; what is missing is counted. A stopped reader that wants the latest only
- * holds up nobody. Of a producer that died everything below its head is there.
+ * holds up nobody. Of a producer that died everything below its head is there. The counters of a reader that died miss nothing that it passed.
  *
  * Usage: step_ring [--seconds S] [--seed N] [--list]. TIDEGATE_STEP_SECONDS sets S as well (default 5), TIDEGATE_LONG makes it
  * 600. A failure names part, step, occurrence, action and seed.
@@ -18,6 +18,7 @@ int stress_main(int argc, char **argv); /* not used here */
 #define main stress_main
 #include "stress_ring.c"
 #undef main
+#include "shm/counters.h"
 
 #define MAX_STEPS  256u
 #define N_MESSAGES 40u
@@ -42,6 +43,7 @@ typedef struct Step {
 typedef struct Board { /* in shared memory; the steps of a part are written by its process alone */
         Step step[N_PARTS][MAX_STEPS];
         uint32_t n_steps[N_PARTS];
+        uint32_t n_dead, n_amid; /* readers that died once they had begun; of these, in the middle of telling */
         struct {
                 unsigned part, step, nth;
                 Action action;
@@ -201,6 +203,23 @@ static bool begin(Round *r)
         return true;
 }
 
+/* What a reader has counted, whose death nobody chose a good moment for: too much is possible, if it was just telling, and too little is not. */
+static void check_dead(Round *r, unsigned i, const Region *cursor)
+{
+        const Case *cs = r->world.cs;
+        LinkCounters counters;
+        Region ring;
+
+        must(region_map_read(&ring, r->world.ring.fd, REGION_RING, r->world.ring.size));
+        link_counters_read(&ring, cursor, cs->c[i].queue_size, cs->c[i].policy, clock_now(), &counters);
+        region_unmap(&ring);
+        board->n_dead++;
+        board->n_amid += !counters.adds_up;
+        if (!counters.still || !counters.plausible)
+                FAIL(r, "%s has left counters that nobody can leave: published %lu, delivered %lu, waiting %lu", part_names[i], counters.published,
+                        counters.delivered, counters.depth);
+}
+
 /* Another reader in the place of the one that died, as a supervisor would do it. */
 static void replace(Round *r, unsigned i)
 {
@@ -211,6 +230,8 @@ static void replace(Round *r, unsigned i)
 
         must(region_map_read(&cursor, world->cursor[i].fd, REGION_CURSOR, cursor_size()));
         cursor_read(&cursor, &s);
+        if (r->started[i])
+                check_dead(r, i, &cursor);
         region_unmap(&cursor);
         if (s.attachment) /* else it had not begun: what was published meanwhile was for nobody */
                 world->start_at[HEIR] = s.tail;
@@ -439,6 +460,7 @@ int main(int argc, char **argv)
                 report((Action)a, a + 2, n_rounds[a], n_failed[a]);
                 failed |= n_failed[a] > 0;
         }
+        printf("# of %u readers that died, %u in the middle of telling\n", board->n_dead, board->n_amid);
         if (list)
                 list_steps();
         return failed;

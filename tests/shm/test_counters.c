@@ -129,6 +129,31 @@ Test(counters, begin_anew_with_another_ring_of_the_same_cursor)
         fixture_close(&fx);
 }
 
+/* Killed after it has counted what it had taken, and before the tail says so. tests/shm/step_ring.c kills real ones, at every store. */
+Test(counters, who_is_killed_in_the_middle_of_telling_has_counted_too_much_and_never_too_little)
+{
+        RingMessage msg;
+        uint64_t counted;
+        LinkCounters c;
+        Fixture fx;
+
+        fixture_ring(&fx, 16);
+        fixture_link(&fx, 8, RING_BACKPRESSURE);
+        for (unsigned i = 0; i < 7; i++)
+                must(fx_send(&fx, i));
+        for (unsigned i = 0; i < 3; i++)
+                (void)fx_take(&fx, 0, &msg);
+        c = read_link(&fx, 8, RING_BACKPRESSURE, 1);
+        cr_assert(c.adds_up && c.plausible);
+        for (counted = 0; counted < 10; counted++) {
+                fx_cursor(&fx, 0)->delivered = counted;
+                c = read_link(&fx, 8, RING_BACKPRESSURE, 1);
+                cr_assert_eq(c.adds_up, counted == 3, "%lu", counted);
+                cr_assert_eq(c.plausible, counted >= 3 && counted <= 8, "%lu of 7; one may be on its way from delivered to dropped", counted);
+        }
+        fixture_close(&fx);
+}
+
 Test(counters, a_lie_shows_and_does_no_harm)
 {
         const uint64_t lies[] = {1, 100, UINT64_MAX, UINT64_C(1) << 62, UINT64_C(1) << 63};

@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import MARK, counters_agree, eventually, marked_processes
+from conftest import MARK, counters_agree, eventually, liars_of, marked_processes
 from client import Client
 from plain import plan, program  # noqa: F401 tests take them from here
 from lives import arguments_of, cgroups_in, children_of, stat_of, status_field
@@ -98,7 +98,7 @@ def start_daemon(build, node_environment, traces, home, enforcer, tmp_path, requ
     statuses = [daemon.end() for daemon in daemons]
     for daemon, status in zip(daemons, statuses):
         if daemon.log.exists():  # a test may have removed its folder, and does before this
-            counters_agree(daemon.log.read_text(errors="replace"), request)
+            counters_agree(daemon.log.read_text(errors="replace"), liars_of(request))
         left = eventually(lambda: not any(daemon.left(traces.mark).values()), 3) or daemon.left(traces.mark)
         assert left is True, f"the daemon left {left}\n{daemon.output()}"
         assert status == 0, daemon.output()

@@ -10,7 +10,7 @@ import signal
 import time
 
 import pytest
-from conftest import MARK, Run, counters_agree, eventually, marked_processes, unified_root
+from conftest import MARK, Run, end_runs, eventually, liars_of, marked_processes, unified_root
 from plain import directories_in
 
 SLACK = 3.0  # seconds that a busy machine may add to a bound; never to what tidegate measures itself
@@ -181,11 +181,7 @@ def live(build, node_environment, traces, home, enforcer, tmp_path, request):
         return run
 
     yield start
-    for run in runs:
-        if run.process.poll() is None:
-            run.process.kill()
-            run.process.wait(10)
-        counters_agree(run.output(), request)
+    end_runs(runs, traces.mark, liars_of(request))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from client import Client
-from conftest import MARK, counters_agree, eventually, marked_processes
+from conftest import MARK, counters_agree, eventually, liars_of, marked_processes
 from daemon import Daemon, plan, program
 from lives import SLACK, Process, arguments_of, cgroups_in, stat_of, status_field
 
@@ -164,7 +164,7 @@ def survivor(build, node_environment, traces, home, enforcer, tmp_path, request)
     yield start
     for daemon in daemons:
         daemon.end()
-        counters_agree(daemon.log.read_text(errors="replace"), request)
+        counters_agree(daemon.log.read_text(errors="replace"), liars_of(request))
     for daemon in daemons:
         left = eventually(lambda: not any(daemon.left(traces.mark).values()), SLACK) or daemon.left(traces.mark)
         assert left is True, f"the daemon left {left}\n{daemon.output()}"

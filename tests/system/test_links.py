@@ -93,23 +93,24 @@ def test_the_command_shows_a_line_for_each_link(start_daemon, start, build, tmp_
 
 
 LIAR = """
-import ctypes, mmap, os, tidegate
+import ctypes, mmap, os, sys, tidegate
 
 node = tidegate.Node()
 for event in node:
     if event.type == "INPUT":
         break
 (area,) = [line.split()[0] for line in open("/proc/self/maps") if "tidegate-cursor" in line]
-ctypes.c_uint64.from_address(int(area.split("-")[0], 16) + 264).value += 5  # delivered
-os._exit(0)
+ctypes.c_uint64.from_address(int(area.split("-")[0], 16) + 264).value += int(sys.argv[1])  # delivered
+os.kill(os.getpid(), 9) if "killed" in sys.argv else os._exit(0)
 """
 
 
-def test_who_ends_with_counters_that_lie_is_named(run_tidegate, build, dataflow, tmp_path, request):
-    request.node.counters_may_lie = True
+@pytest.mark.parametrize("lie", ["5", "-1", "-1 killed"])
+def test_who_ends_with_counters_that_lie_is_named(lie, run_tidegate, build, dataflow, tmp_path, request):
+    request.node.liars = ["liar"]
     (tmp_path / "liar.py").write_text(LIAR)
     run = run_tidegate("run", dataflow({"nodes": [
         {"id": "flood", "path": f"{build}/tests/system/flood", "args": "200 64", "outputs": ["out"]},
-        {"id": "liar", "path": str(tmp_path / "liar.py"), "inputs": {"in": "flood/out"}},
-    ]}))  # fmt: skip
+        {"id": "liar", "path": str(tmp_path / "liar.py"), "args": lie, "inputs": {"in": "flood/out"}},
+    ]}), status=1 if "killed" in lie else 0)  # fmt: skip
     assert "liar" in run.output() and "the counters of its input in do not add up" in run.output()
