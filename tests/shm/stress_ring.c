@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One producer, up to three consumers and an observer under load: real memfds mapped and sealed in the order a
- * dataflow does it, real socketpairs as doorbells, random sizes, batches, pauses and holds, one consumer killed and
- * replaced.
+ * dataflow does it, random sizes, batches, pauses and holds, one consumer killed and replaced. They ring each other as nodes do, by both kinds
+ * of doorbell one after the other: a timerfd that is watched with EPOLLET (base/doorbell.h), and a byte through a socketpair, which is all there
+ * is where the kernel has none of the first kind.
  *
  * What must hold at the end: every delivered byte is the one published; every gap in a consumer's sequence is
  * counted, with published = delivered + dropped; backpressure dropped nothing; nobody slept with work to do (a poll
  * that times out after the look said "ready" is a lost wake-up); chunks held over many turns were never touched.
  *
  * Usage: stress_ring [--threads] [--long | --seconds S] [--seed N] [CASE]. Each case takes its share of S (default
- * 5). TIDEGATE_STRESS_SECONDS sets S as well. With --threads all parts are threads on the same mappings and nobody is
+ * 5), with each kind of doorbell a half of it. TIDEGATE_STRESS_SECONDS sets S as well. With --threads all parts are threads on the same mappings and nobody is
  * killed: that is what ThreadSanitizer looks at.
  */
 #include <errno.h>
@@ -17,17 +18,21 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include "base/doorbell.h"
 #include "fixture.h"
 
 #define MAX_CONSUMERS 4 /* three and a successor */
 #define POLL_MS       2000
 #define MAX_PAYLOAD   6000u
 #define MAX_LARGE     60000u
+#define TAG_COMMAND   MAX_CONSUMERS /* of an epoll; below: of link and socket */
+#define TAG_DOORBELL  (MAX_CONSUMERS + 1)
 
 typedef struct Case {
         const char *name;
@@ -85,7 +90,9 @@ typedef struct World {
         nsec_t end;
         uint64_t n_messages; /* 0: as many as there is time for */
         Mapped ring, pool, cursor[MAX_CONSUMERS], cbell[MAX_CONSUMERS];
+        bool doorbells;             /* they ring by those; else by a byte through the socket, whose hang-up tells of a death in any case */
         int sock[MAX_CONSUMERS][2]; /* producer's end, consumer's end */
+        int heard[MAX_CONSUMERS][2]; /* the doorbells of the producer and of the consumer: the other side rings them */
         int command[2];             /* to the producer, to the test */
         int go[MAX_CONSUMERS][2];
         uint64_t start_at[MAX_CONSUMERS];
@@ -100,6 +107,7 @@ typedef struct Producer {
         Region bell[MAX_CONSUMERS];
         bool attached[MAX_CONSUMERS];
         int sock[MAX_CONSUMERS];
+        int epoll_fd;
         Result *res;
         uint64_t rng;
         bool may_end;
@@ -147,6 +155,15 @@ static bool same(const void *bytes, uint32_t n, uint64_t seed)
                         snprintf((res)->failure, sizeof((res)->failure), __VA_ARGS__);                                 \
         } while (0)
 
+/* Then nobody waits for whoever has given up. */
+static bool somebody_failed(const World *world)
+{
+        for (unsigned i = 0; i < MAX_CONSUMERS + 2; i++)
+                if (world->result[i].failure[0])
+                        return true;
+        return false;
+}
+
 static bool message_intact(const RingMessage *m, const void *payload, const void *meta)
 {
         return same(payload, m->d.payload_len, mix(m->index)) && same(meta, m->d.meta_len, ~m->index);
@@ -162,15 +179,33 @@ static Region world_map(World *world, Mapped *m, RegionKind kind)
         return r;
 }
 
-static void ring_once(int fd, Result *res)
+enum { PRODUCERS = 0, CONSUMERS = 1 }; /* ends of sockets and doorbells */
+
+/* The other side of link @i is rung by @side. */
+static void ring_once(const World *world, unsigned i, unsigned side, Result *res)
 {
-        if (fd < 0)
-                return;
-        if (send(fd, "!", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1)
+        if (!world->doorbells)
+                res->rings += send(world->sock[i][side], "!", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
+        else if (doorbell_ring(world->heard[i][!side]))
                 res->rings++;
+        else
+                FAIL(res, "doorbell %u cannot be rung: %s", i, strerrordesc_np(errno));
 }
 
-/* Empties a doorbell. False: the other end is gone. */
+static void watch(int epoll_fd, int fd, uint32_t events, unsigned tag)
+{
+        must(epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &(struct epoll_event){.events = events, .data.u32 = tag}));
+}
+
+/* As a node does: the socket, and the doorbell where there is one. */
+static void watch_link(const World *world, unsigned i, unsigned side, int epoll_fd)
+{
+        watch(epoll_fd, world->sock[i][side], EPOLLIN, i);
+        if (world->doorbells)
+                watch(epoll_fd, world->heard[i][side], EPOLLIN | EPOLLET, TAG_DOORBELL);
+}
+
+/* Empties a socket. False: the other end is gone. */
 static bool drain_socket(int fd)
 {
         char buf[64];
@@ -188,8 +223,8 @@ static void producer_ring_peers(Producer *p)
         if (!ring_writer_flush(p->w))
                 return;
         for (unsigned i = 0; i < MAX_CONSUMERS; i++)
-                if (p->attached[i] && bell_peer_must_ring(&p->peer[i]))
-                        ring_once(p->sock[i], p->res);
+                if (p->attached[i] && bell_peer_must_ring(&p->peer[i]) && p->sock[i] >= 0)
+                        ring_once(p->world, i, PRODUCERS, p->res);
 }
 
 static void producer_attach(Producer *p, unsigned i)
@@ -201,7 +236,16 @@ static void producer_attach(Producer *p, unsigned i)
         bell_peer_init(&p->peer[i], &p->bell[i]);
         must(ring_writer_attach(p->w, &(RingLinkSpec){.id = i, .queue_size = world->cs->c[i].queue_size,
                                               .policy = world->cs->c[i].policy, .cursor = &p->cursor[i]}));
+        watch_link(world, i, PRODUCERS, p->epoll_fd);
         p->attached[i] = true;
+}
+
+/* It is dead or detached. The doorbell is left where it is: nobody rings it any more. */
+static void producer_close_socket(Producer *p, unsigned i)
+{
+        if (p->sock[i] >= 0)
+                must(epoll_ctl(p->epoll_fd, EPOLL_CTL_DEL, p->sock[i], NULL));
+        p->sock[i] = -1;
 }
 
 static void producer_detach(Producer *p, unsigned i)
@@ -210,7 +254,7 @@ static void producer_detach(Producer *p, unsigned i)
         region_unmap(&p->cursor[i]);
         region_unmap(&p->bell[i]);
         p->attached[i] = false;
-        p->sock[i] = -1;
+        producer_close_socket(p, i);
 }
 
 /* Orders of the test, in the role of a supervisor: 'A' or 'D' and a link, or 'E', it may end; answered by one byte. */
@@ -231,19 +275,18 @@ static void producer_obey(Producer *p)
 
 static int producer_poll(Producer *p)
 {
-        struct pollfd fds[MAX_CONSUMERS + 1];
-        int n;
+        struct epoll_event ready[2 * MAX_CONSUMERS + 1];
+        int n = epoll_wait(p->epoll_fd, ready, ELEMENTSOF(ready), POLL_MS);
 
-        for (unsigned i = 0; i < MAX_CONSUMERS; i++)
-                fds[i] = (struct pollfd){.fd = p->attached[i] ? p->sock[i] : -1, .events = POLLIN};
-        fds[MAX_CONSUMERS] = (struct pollfd){.fd = p->world->command[0], .events = POLLIN};
-        n = poll(fds, MAX_CONSUMERS + 1, POLL_MS);
-        for (unsigned i = 0; i < MAX_CONSUMERS; i++)
-                if (fds[i].revents && !drain_socket(p->sock[i]))
-                        p->sock[i] = -1; /* dead: the order to detach follows */
-        if (fds[MAX_CONSUMERS].revents)
-                producer_obey(p);
-        return n;
+        for (int k = 0; k < n; k++) {
+                unsigned tag = ready[k].data.u32;
+
+                if (tag == TAG_COMMAND)
+                        producer_obey(p);
+                else if (tag < MAX_CONSUMERS && p->sock[tag] >= 0 && !drain_socket(p->sock[tag]))
+                        producer_close_socket(p, tag); /* dead: the order to detach follows */
+        }
+        return n; /* -1: it was stopped, and goes on */
 }
 
 static void producer_wait(Producer *p, uint64_t bytes)
@@ -295,7 +338,7 @@ static void producer_send(Producer *p, uint64_t index)
 
         if (pooled && next_random(&p->rng) % 2)
                 n %= 480;
-        while (!p->res->failure[0]) {
+        while (!somebody_failed(p->world)) {
                 r = producer_try(p, index, pooled, n, n_meta);
                 if (r == 0)
                         return;
@@ -313,6 +356,9 @@ static void *producer_main(void *arg)
         uint64_t index = 0;
         bool last = false;
 
+        p.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        must(p.epoll_fd < 0);
+        watch(p.epoll_fd, world->command[0], EPOLLIN, TAG_COMMAND);
         must(ring_writer_new(&p.w, &world->ring.rw, MAX_CONSUMERS));
         must(ring_writer_add_segment(p.w, &world->pool.rw));
         for (unsigned i = 0; i < MAX_CONSUMERS; i++)
@@ -322,7 +368,7 @@ static void *producer_main(void *arg)
         must(send(world->command[0], "k", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);
 
         p.may_end = world->n_messages > 0; /* else on a busy machine its time may be over before every reader has begun, or was replaced */
-        while (!last && (!world->n_messages || index < world->n_messages) && !p.res->failure[0]) {
+        while (!last && (!world->n_messages || index < world->n_messages) && !somebody_failed(world)) {
                 uint64_t n = 1 + next_random(&p.rng) % world->cs->max_batch;
 
                 last = p.may_end && clock_now() >= world->end; /* looked at before: after the order there is a message for whoever came last */
@@ -336,9 +382,10 @@ static void *producer_main(void *arg)
         p.res->published = ring_writer_head(p.w);
         ring_writer_close(p.w);
         for (unsigned i = 0; i < MAX_CONSUMERS; i++)
-                if (p.attached[i] && bell_peer_must_ring(&p.peer[i]))
-                        ring_once(p.sock[i], p.res);
+                if (p.attached[i] && bell_peer_must_ring(&p.peer[i]) && p.sock[i] >= 0)
+                        ring_once(world, i, PRODUCERS, p.res);
         p.w = ring_writer_free(p.w);
+        fd_close(p.epoll_fd);
         p.res->done = 1;
         return NULL;
 }
@@ -348,6 +395,7 @@ static void *producer_main(void *arg)
 typedef struct Consumer {
         World *world;
         unsigned i;
+        int epoll_fd;
         RingReader r;
         Bell bell;
         RingMessage held[CURSOR_N_CLAIMS];
@@ -365,7 +413,7 @@ static void consumer_release(Consumer *c, unsigned k)
         if (!message_intact(m, m->payload, m->meta))
                 FAIL(c->res, "message %lu changed while it was held", m->index);
         if (ring_reader_release(&c->r, m->claim))
-                ring_once(c->world->sock[c->i][1], c->res);
+                ring_once(c->world, c->i, CONSUMERS, c->res);
         c->holds[k] = false;
 }
 
@@ -407,17 +455,22 @@ static void consumer_accept(Consumer *c, const RingMessage *m)
                 consumer_keep(c, m);
 }
 
+static int consumer_poll(Consumer *c)
+{
+        struct epoll_event ready[2];
+
+        return epoll_wait(c->epoll_fd, ready, ELEMENTSOF(ready), POLL_MS);
+}
+
 static void consumer_sleep(Consumer *c)
 {
-        struct pollfd fd = {.fd = c->world->sock[c->i][1], .events = POLLIN};
-
         bell_sleep(&c->bell);
         if (!ring_reader_ready(&c->r)) {
                 c->res->sleeps++;
-                if (poll(&fd, 1, POLL_MS) == 0 && ring_reader_ready(&c->r) && poll(&fd, 1, POLL_MS) == 0) /* as the producer */
+                if (consumer_poll(c) == 0 && ring_reader_ready(&c->r) && consumer_poll(c) == 0) /* as the producer */
                         FAIL(c->res, "consumer slept with messages waiting");
         }
-        if (!drain_socket(fd.fd))
+        if (!drain_socket(c->world->sock[c->i][CONSUMERS]))
                 ring_reader_drain(&c->r); /* the producer is gone: what it has published is all there will be */
         bell_wake(&c->bell);
 }
@@ -425,7 +478,7 @@ static void consumer_sleep(Consumer *c)
 static void consumer_show(Consumer *c)
 {
         if (ring_reader_show(&c->r))
-                ring_once(c->world->sock[c->i][1], c->res);
+                ring_once(c->world, c->i, CONSUMERS, c->res);
 }
 
 /* One by one, or several that are shown as taken at once. */
@@ -435,7 +488,7 @@ static int consumer_take(Consumer *c, RingMessage *m)
         int r = next_random(&c->rng) % 8 ? ring_reader_take_more(&c->r, m, &ring) : ring_reader_take(&c->r, m, &ring);
 
         if (ring)
-                ring_once(c->world->sock[c->i][1], c->res);
+                ring_once(c->world, c->i, CONSUMERS, c->res);
         if (r == RING_E_EMPTY || r == RING_E_END)
                 consumer_show(c);
         return r;
@@ -489,6 +542,9 @@ static void *consumer_main(void *arg)
 
         c->res = &world->result[c->i];
         c->rng = (world->seed + c->i * 77) | 1;
+        c->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        must(c->epoll_fd < 0);
+        watch_link(world, c->i, CONSUMERS, c->epoll_fd);
         bell_init(&c->bell, &world->cbell[c->i].rw);
         must(ring_reader_init(&c->r, &ring, &world->cursor[c->i].rw, c->i, world->cs->c[c->i].queue_size,
                 world->cs->c[c->i].policy));
@@ -496,12 +552,13 @@ static void *consumer_main(void *arg)
         must(start == UINT64_MAX ? ring_reader_start(&c->r) : ring_reader_start_at(&c->r, start));
         c->next = c->r.start;
         if (ring_reader_must_ring(&c->r))
-                ring_once(c->world->sock[c->i][1], c->res);
+                ring_once(c->world, c->i, CONSUMERS, c->res);
         ring_reader_name(&c->r, 1);
         must(send(world->go[c->i][1], "s", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);
         consumer_loop(c);
         consumer_release_all(c);
         consumer_report(c);
+        fd_close(c->epoll_fd);
         return NULL;
 }
 
@@ -560,6 +617,10 @@ static void world_open(World *world)
                 mapped_new(&world->cursor[i], cursor_create(&world->cursor[i].fd), cursor_size());
                 mapped_new(&world->cbell[i], bell_create(&world->cbell[i].fd), bell_size());
                 must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, world->sock[i]));
+                for (unsigned side = 0; side < 2; side++) {
+                        world->heard[i][side] = world->doorbells ? doorbell_make() : -1;
+                        must(world->doorbells && world->heard[i][side] < 0);
+                }
                 must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, world->go[i]));
                 world->start_at[i] = UINT64_MAX;
         }
@@ -578,6 +639,7 @@ static void world_close(World *world)
                 mapped_close(&world->cbell[i]);
                 for (int k = 0; k < 2; k++) {
                         fd_close(world->sock[i][k]);
+                        fd_close(world->heard[i][k]);
                         fd_close(world->go[i][k]);
                 }
         }
@@ -810,10 +872,19 @@ static int check_consumer(const World *world, unsigned i, uint64_t published)
         return failures;
 }
 
-static int run_case(const Case *cs, bool threads, nsec_t span, uint64_t seed)
+/* Whether the kernel has them, as the supervisor finds out. */
+static bool doorbells_exist(void)
+{
+        _cleanup_fd_ int fd = doorbell_make();
+
+        must(fd < 0 && fd != -ENOTSUP);
+        return fd >= 0;
+}
+
+static int run_case(const Case *cs, bool threads, bool doorbells, nsec_t span, uint64_t seed)
 {
         Case copy = *cs;
-        World world = {.cs = &copy, .threads = threads, .seed = seed, .ring.fd = -1, .pool.fd = -1};
+        World world = {.cs = &copy, .threads = threads, .doorbells = doorbells, .seed = seed, .ring.fd = -1, .pool.fd = -1};
         const Result *producer;
         int failures;
 
@@ -846,8 +917,9 @@ int main(int argc, char **argv)
         const char *env = getenv("TIDEGATE_STRESS_SECONDS");
         double seconds = env ? atof(env) : 5;
         uint64_t seed = clock_now() | 1;
-        bool threads = false, failed = false;
+        bool threads = false, failed = false, exist;
         int only = -1;
+        nsec_t span;
 
         for (int i = 1; i < argc; i++) {
                 if (!strcmp(argv[i], "--threads"))
@@ -863,16 +935,23 @@ int main(int argc, char **argv)
         }
         (void)alarm((unsigned)(seconds * 3) + 60); /* a broken protocol hangs: end then, and with us our children */
         setvbuf(stdout, NULL, _IOLBF, 0);
-        printf("1..%zu\n# seed %lu\n", only < 0 ? ELEMENTSOF(cases) : 1, seed);
+        exist = doorbells_exist();
+        span = (nsec_t)(seconds * 1e9) / (only < 0 ? ELEMENTSOF(cases) : 1) / (exist ? 2 : 1);
+        printf("1..%zu\n# seed %lu\n", only < 0 ? 2 * ELEMENTSOF(cases) : 2, seed);
         fflush(stdout);
-        for (unsigned i = 0; i < ELEMENTSOF(cases); i++) {
-                nsec_t span = (nsec_t)(seconds * 1e9) / (only < 0 ? ELEMENTSOF(cases) : 1);
+        for (unsigned i = 0; i < 2 * ELEMENTSOF(cases); i++) {
+                const Case *cs = &cases[i / 2];
+                bool doorbells = i % 2 == 0;
                 int failures;
 
-                if (only >= 0 && (unsigned)only != i)
+                if (only >= 0 && (unsigned)only != i / 2)
                         continue;
-                failures = run_case(&cases[i], threads, span, seed + i * 2);
-                printf("%s %u - %s\n", failures ? "not ok" : "ok", i + 1, cases[i].name);
+                if (doorbells && !exist) {
+                        printf("ok %u - %s, rung by timerfd # SKIP the kernel has no TFD_IOC_SET_TICKS\n", i + 1, cs->name);
+                        continue;
+                }
+                failures = run_case(cs, threads, doorbells, span, seed + i * 2);
+                printf("%s %u - %s, rung by %s\n", failures ? "not ok" : "ok", i + 1, cs->name, doorbells ? "timerfd" : "socket");
                 failed |= failures > 0;
         }
         return failed;
