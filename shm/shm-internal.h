@@ -11,10 +11,21 @@
 #include <stdint.h>
 
 /* In a test's own build of this room every access is a step, named by its function and its word, at which a process can be made
- * to pause, stop or die: tests/shm/step_ring.c. */
+ * to pause, stop or die: tests/shm/step_ring.c. All there are stand in a section, so that it knows which were never taken. */
 #ifdef SHM_STEPS
-void shm_step(const char *function, const char *word);
-#define SHM_STEP(p) shm_step(__func__, #p)
+typedef struct ShmStep {
+        const char *file, *function, *word;
+        unsigned index; /* the test's */
+} ShmStep;
+
+void shm_step(const ShmStep *step);
+#define SHM_STEP(p)                                                                                                    \
+        ({                                                                                                             \
+                static ShmStep shm_this_step = {__FILE__, __func__, #p, 0};                                            \
+                static ShmStep *const shm_listed __attribute__((used, section("shm_steps"))) = &shm_this_step;         \
+                                                                                                                       \
+                shm_step(&shm_this_step);                                                                              \
+        })
 #else
 #define SHM_STEP(p) ((void)0)
 #endif

@@ -10,8 +10,8 @@
  * that times out after the look said "ready" is a lost wake-up); chunks held over many turns were never touched.
  *
  * Usage: stress_ring [--threads] [--long | --seconds S] [--seed N] [CASE]. Each case takes its share of S (default
- * 5), with each kind of doorbell a half of it. TIDEGATE_STRESS_SECONDS sets S as well. With --threads all parts are threads on the same mappings and nobody is
- * killed: that is what ThreadSanitizer looks at.
+ * 5), with each kind of doorbell a half of it. TIDEGATE_STRESS_SECONDS sets S as well. With --threads all parts are
+ * threads on the same mappings and nobody is killed: that is what ThreadSanitizer looks at.
  */
 #include <errno.h>
 #include <poll.h>
@@ -26,6 +26,7 @@
 
 #include "base/doorbell.h"
 #include "fixture.h"
+#include "shm/shm-internal.h" /* SHM_STEP(): to ring and to wait are steps, too */
 
 #define MAX_CONSUMERS 4 /* three and a successor */
 #define POLL_MS       2000
@@ -89,6 +90,7 @@ typedef struct World {
         uint64_t seed;
         nsec_t end;
         uint64_t n_messages; /* 0: as many as there is time for */
+        bool told_to_begin;  /* the producer waits for that; else for nobody */
         Mapped ring, pool, cursor[MAX_CONSUMERS], cbell[MAX_CONSUMERS];
         bool doorbells;             /* they ring by those; else by a byte through the socket, whose hang-up tells of a death in any case */
         int sock[MAX_CONSUMERS][2]; /* producer's end, consumer's end */
@@ -110,7 +112,7 @@ typedef struct Producer {
         int epoll_fd;
         Result *res;
         uint64_t rng;
-        bool may_end;
+        bool may_begin, may_end;
 } Producer;
 
 static void (*on_fork)(unsigned part); /* in the child: as which consumer, MAX_CONSUMERS: as the producer */
@@ -184,6 +186,7 @@ enum { PRODUCERS = 0, CONSUMERS = 1 }; /* ends of sockets and doorbells */
 /* The other side of link @i is rung by @side. */
 static void ring_once(const World *world, unsigned i, unsigned side, Result *res)
 {
+        SHM_STEP(doorbell);
         if (!world->doorbells)
                 res->rings += send(world->sock[i][side], "!", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
         else if (doorbell_ring(world->heard[i][!side]))
@@ -257,7 +260,7 @@ static void producer_detach(Producer *p, unsigned i)
         producer_close_socket(p, i);
 }
 
-/* Orders of the test, in the role of a supervisor: 'A' or 'D' and a link, or 'E', it may end; answered by one byte. */
+/* Orders of the test, in the role of a supervisor: 'A' or 'D' and a link, or 'B', it may begin, 'E', it may end; answered by one byte. */
 static void producer_obey(Producer *p)
 {
         char order[2];
@@ -266,6 +269,8 @@ static void producer_obey(Producer *p)
                 return;
         if (order[0] == 'A')
                 producer_attach(p, (unsigned)order[1]);
+        else if (order[0] == 'B')
+                p->may_begin = true;
         else if (order[0] == 'E')
                 p->may_end = true;
         else
@@ -276,8 +281,10 @@ static void producer_obey(Producer *p)
 static int producer_poll(Producer *p)
 {
         struct epoll_event ready[2 * MAX_CONSUMERS + 1];
-        int n = epoll_wait(p->epoll_fd, ready, ELEMENTSOF(ready), POLL_MS);
+        int n;
 
+        SHM_STEP(epoll);
+        n = epoll_wait(p->epoll_fd, ready, ELEMENTSOF(ready), POLL_MS);
         for (int k = 0; k < n; k++) {
                 unsigned tag = ready[k].data.u32;
 
@@ -367,6 +374,9 @@ static void *producer_main(void *arg)
                 producer_attach(&p, i);
         must(send(world->command[0], "k", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);
 
+        p.may_begin = !world->told_to_begin;
+        while (!p.may_begin)
+                (void)producer_poll(&p);
         p.may_end = world->n_messages > 0; /* else on a busy machine its time may be over before every reader has begun, or was replaced */
         while (!last && (!world->n_messages || index < world->n_messages) && !somebody_failed(world)) {
                 uint64_t n = 1 + next_random(&p.rng) % world->cs->max_batch;
@@ -459,6 +469,7 @@ static int consumer_poll(Consumer *c)
 {
         struct epoll_event ready[2];
 
+        SHM_STEP(epoll);
         return epoll_wait(c->epoll_fd, ready, ELEMENTSOF(ready), POLL_MS);
 }
 
