@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import time
 
 import pytest
 from conftest import MARK, counters_agree, eventually, liars_of, marked_processes
@@ -59,10 +60,30 @@ class Daemon:
     def status(self, name):
         return self.call("Status", names=[name])["dataflows"][0]
 
-    def end(self, seconds=30):
-        """SIGTERM to the process that was started, and its exit status."""
+    def hang_up(self):
         for client in self.clients:
             client.close()
+
+    def lies(self, liars=(), seconds=5):
+        """Links of dataflows that still run whose counters agree at no quiet moment within that time. [] if nobody answers: they have ended, and the
+        supervisor has looked at each (counters_agree)."""
+        self.hang_up()
+        deadline = time.monotonic() + seconds
+        try:
+            with Client(self.socket, timeout=seconds) as client:
+                while any(d["state"] != "ended" for d in client.call("List")["dataflows"]):
+                    found = [lie for d in client.call("Status", links=True)["dataflows"] for n in d["nodes"] for lie in lies_of(n)]
+                    found = [(still, text) for still, text in found if not any(liar in text for liar in liars)]
+                    if not found or time.monotonic() > deadline:
+                        return [text for still, text in found if still]
+                    time.sleep(0.01)
+        except (OSError, EOFError):
+            pass  # or its supervisor was killed a moment ago, and the next one will look at their ends
+        return []
+
+    def end(self, seconds=30):
+        """SIGTERM to the process that was started, and its exit status."""
+        self.hang_up()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -80,6 +101,29 @@ class Daemon:
         }
 
 
+def stands(node):
+    """Its process is gone, or stopped wherever it was."""
+    try:
+        return node["frozen"] or not node["pid"] or status_field(node["pid"], "State")[0] in "TtZX"
+    except OSError:
+        return True
+
+
+def lies_of(node):
+    """(whether nothing moved meanwhile, link and counters) where they do not agree. A look during which nothing moved is a quiet moment, except of
+    a consumer that stands in the middle of telling: it has counted already what its tail does not say yet (shm/counters.h), so that nothing is
+    missing and something is there twice."""
+    for link in node.get("links", []):
+        c = link.get("counters")
+        if link["state"] not in ("active", "closed") or not c:
+            continue
+        told = c["delivered"] + sum(c["dropped"].values()) + c["depth"]
+        if c["still"] and c["adds_up"] and told == c["published"]:
+            continue
+        if not (stands(node) and told >= c["published"]):
+            yield c["still"], f"{link['source']}/{link['output']} -> {node['id']}/{link['input']}: {c}"
+
+
 @pytest.fixture
 def start_daemon(build, node_environment, traces, home, enforcer, tmp_path, request):
     """Start `tidegated ARGS...`; returns a Daemon that answers. At the end nothing of it may be left."""
@@ -95,7 +139,9 @@ def start_daemon(build, node_environment, traces, home, enforcer, tmp_path, requ
         return daemons[-1]
 
     yield start
+    lies = [lie for daemon in daemons for lie in daemon.lies(liars_of(request))]
     statuses = [daemon.end() for daemon in daemons]
+    assert lies == []
     for daemon, status in zip(daemons, statuses):
         if daemon.log.exists():  # a test may have removed its folder, and does before this
             counters_agree(daemon.log.read_text(errors="replace"), liars_of(request))

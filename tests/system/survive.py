@@ -162,9 +162,11 @@ def survivor(build, node_environment, traces, home, enforcer, tmp_path, request)
         return daemons[-1]
 
     yield start
+    lies = [lie for daemon in daemons for lie in daemon.lies(liars_of(request))]
     for daemon in daemons:
         daemon.end()
         counters_agree(daemon.log.read_text(errors="replace"), liars_of(request))
+    assert lies == []
     for daemon in daemons:
         left = eventually(lambda: not any(daemon.left(traces.mark).values()), SLACK) or daemon.left(traces.mark)
         assert left is True, f"the daemon left {left}\n{daemon.output()}"
