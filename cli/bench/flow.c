@@ -263,15 +263,18 @@ static void on_reply(BenchFlow *flow, json_t *reply)
         json_t *parameters = json_object_get(reply, "parameters"), *event = json_object_get(parameters, "event"),
                *result;
         const char *error = json_string_value(json_object_get(reply, "error")), *text;
+        const char *type = json_string_value(json_object_get(event, "type")) ?: "", *node = json_string_value(json_object_get(event, "node"));
 
         if (error) {
                 text = json_string_value(json_object_get(parameters, "text"));
                 (void)bench_flow_fail(
                         flow, -ECANCELED, "the supervisor refuses the dataflow: %s", text ? text : error);
-        } else if (event && strcmp(json_string_value(json_object_get(event, "type")) ?: "", "error") == 0 &&
-                   !flow->spec.one_output_each) {
+        } else if (strcmp(type, "error") == 0 && !flow->spec.one_output_each) {
                 text = json_string_value(json_object_get(event, "text"));
                 (void)bench_flow_fail(flow, -ECANCELED, "%s", text ? text : "the dataflow failed");
+        } else if (strcmp(type, "note") == 0 && node && strncmp(node, "sink", 4) == 0) { /* of a source: that its pool is full, as it is to be */
+                text = json_string_value(json_object_get(event, "text"));
+                fprintf(stderr, "note: %s: %s\n", node, text ? text : "");
         } else if ((result = json_object_get(parameters, "result"))) {
                 flow->ended = true;
                 flow->success = json_is_true(json_object_get(result, "success"));
