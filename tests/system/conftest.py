@@ -80,7 +80,7 @@ def tidegate(build):
             kwargs["stdout"] = subprocess.PIPE
         if "stderr" not in kwargs:
             kwargs["stderr"] = subprocess.PIPE
-        return subprocess.run([build / "bin/tidegate", *map(str, args)], text=True, timeout=timeout, **kwargs)
+        return said(subprocess.run([build / "bin/tidegate", *map(str, args)], text=True, timeout=timeout, **kwargs))
 
     return run
 
@@ -452,6 +452,14 @@ def end_runs(runs, mark, liars):
         eventually(lambda: not marked_processes(mark), 2)  # who ends its nodes for it says what it finds
     for run in runs:
         counters_agree(Run.output(run), liars)  # all of it
+
+
+def said(process):
+    """The completed process of a command that may have run a dataflow, when it does not say that counters disagree."""
+    for output in (process.stdout, process.stderr):
+        if output:
+            counters_agree(output if isinstance(output, str) else output.decode(errors="replace"))
+    return process
 
 
 @pytest.fixture

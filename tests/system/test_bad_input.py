@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 
 import pytest
-from conftest import MARK, eventually
+from conftest import MARK, eventually, said
 from lives import Process, status_field
 
 BOUND = 15.0
@@ -73,12 +73,12 @@ def as_nobody(build, traces, delegated):
         flow.write_text(json.dumps({"nodes": [{"id": "lonely", "path": "/usr/bin/id", "args": "-u"}]}))
 
         def run(within, *args):
-            return subprocess.run(
+            return said(subprocess.run(
                 ["sh", "-c", 'echo $$ >"$0/cgroup.procs"; exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"',
                  within, f"{place}/tidegate", "run", flow, *args],
                 env={**os.environ, MARK: traces.mark, "NO_COLOR": "1"}, text=True, timeout=60,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )  # fmt: skip
+            ))  # fmt: skip
 
         if subprocess.run([f"{place}/tidegate", "version"], user=NOBODY, stdout=subprocess.DEVNULL).returncode:
             pytest.skip("this build cannot run as another user")

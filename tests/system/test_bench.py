@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 
 import pytest
-from conftest import MARK, eventually, marked_processes, unified_root
+from conftest import MARK, eventually, marked_processes, said, unified_root
 
 NOBODY = 65534
 
@@ -48,7 +48,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture
 def bench(build, node_environment, traces):
     def run(*args, status=0):
-        done = subprocess.run([build / "bin/tidegate", "bench", *args], env={**node_environment, MARK: traces.mark}, capture_output=True, text=True, timeout=90)
+        done = said(subprocess.run([build / "bin/tidegate", "bench", *args], env={**node_environment, MARK: traces.mark}, capture_output=True, text=True, timeout=90))
         assert done.returncode == status, done.stdout + done.stderr
         return done
 
@@ -161,8 +161,8 @@ def test_what_probes_cost_is_measured_of_each_who_pays_and_of_nobody_afterwards(
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_an_ordinary_user_measures_messages_and_counts_calls_and_is_told_what_needs_cgroups(build, node_environment, traces):
     def run(*args):
-        return json.loads(subprocess.run([f"{place}/bin/tidegate", "bench", "--quick", "--json", *args], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/",
-                                         env=environment, stdout=subprocess.PIPE, check=True, timeout=60).stdout)  # fmt: skip
+        return json.loads(said(subprocess.run([f"{place}/bin/tidegate", "bench", "--quick", "--json", *args], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/",
+                                              env=environment, capture_output=True, check=True, timeout=60)).stdout)  # fmt: skip
 
     environment = {**node_environment, MARK: traces.mark}
     with tempfile.TemporaryDirectory() as place:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import ROOT, eventually, marked_processes, unified_root
+from conftest import ROOT, eventually, marked_processes, said, unified_root
 
 BENCH = ROOT / "scripts/bench-stop"
 MARK = "TIDEGATE_BENCH"
@@ -21,7 +21,7 @@ def environment(build, tmp_path):
 
 
 def run(build, tmp_path, *args, status=0):
-    done = subprocess.run([BENCH, "--no-fetch", *args], env=environment(build, tmp_path), capture_output=True, text=True, timeout=90)
+    done = said(subprocess.run([BENCH, "--no-fetch", *args], env=environment(build, tmp_path), capture_output=True, text=True, timeout=90))
     assert done.returncode == status, done.stdout + done.stderr
     return done
 

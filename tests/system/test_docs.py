@@ -6,7 +6,7 @@ import re
 import subprocess
 
 import pytest
-from conftest import MARK
+from conftest import MARK, counters_agree
 
 import pytest
 
@@ -139,6 +139,7 @@ def test_every_command_of_the_readme_works_and_prints_what_it_shows(root, build,
         if (runtime / "lock").exists():
             run("tidegate down --force")
     assert seen >= 14, "the README's console blocks were not found"
+    counters_agree((runtime / "tidegated.log").read_text())
     assert [f.name for f in runtime.iterdir()] == ["tidegated.log"], "the session ends with `down`"
 
 

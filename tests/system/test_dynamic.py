@@ -15,7 +15,7 @@ import tempfile
 import time
 
 import pytest
-from conftest import MARK, PYTHON, eventually, marked_processes
+from conftest import MARK, PYTHON, counters_agree, eventually, marked_processes
 from daemon import plan, program
 from lives import SLACK, Process, cgroups_in, stat_of, status_field
 from survive import node
@@ -328,7 +328,7 @@ def test_the_daemon_of_another_user_captures_nobody(build, home, traces, node_en
             assert error == "InvalidPlan" and 'viewer (line 7): "capture: true" is for root alone: this is the daemon of user 65534' in text
         finally:
             process.terminate()
-            process.communicate(timeout=20)
+            counters_agree(process.communicate(timeout=20)[0].decode(errors="replace"))
             eventually(lambda: not [p for p in delegated.iterdir() if p.is_dir()], 5)
             delegated.rmdir()
 

@@ -13,7 +13,7 @@ import threading
 import time
 
 import pytest
-from conftest import MARK, eventually, marked_processes, unified_root
+from conftest import MARK, eventually, marked_processes, said, unified_root
 from daemon import plan, program
 from lives import Process, arguments_of, children_of
 from survive import restarting
@@ -47,7 +47,7 @@ def run_as(build, node_environment, traces, elsewhere):
         script.chmod(0o755)
         flow.write_text(json.dumps({"nodes": [{"id": "node", "path": str(script)}]}))
         env = {**node_environment, MARK: traces.mark, "XDG_RUNTIME_DIR": str(elsewhere), "HOME": str(elsewhere)}
-        p = subprocess.run([*prefix, build / "bin/tidegate", "run", flow, *args], cwd=elsewhere, env=env, capture_output=True, text=True, timeout=seconds)
+        p = said(subprocess.run([*prefix, build / "bin/tidegate", "run", flow, *args], cwd=elsewhere, env=env, capture_output=True, text=True, timeout=seconds))
         assert p.returncode == status, p.stdout + p.stderr
         assert eventually(lambda: not marked_processes(traces.mark), 3)
         return p.stdout + p.stderr

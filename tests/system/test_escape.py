@@ -11,7 +11,7 @@ import time
 
 import pytest
 from client import Client
-from conftest import MARK, eventually, unified_root
+from conftest import MARK, counters_agree, eventually, unified_root
 from daemon import plan, program
 from test_control_hostile import NOBODY, as_user, open_daemon  # noqa: F401
 from test_dynamic import is_gone, listens
@@ -119,7 +119,7 @@ def test_a_delegated_user_s_own_nodes_can_leave_and_status_says_so(build, home, 
             assert any("it can signal and trace us" in text for text in said["weaker"])
         finally:
             process.terminate()
-            process.communicate(timeout=20)
+            counters_agree(process.communicate(timeout=20)[0].decode(errors="replace"))
             eventually(lambda: not [p for p in delegated.iterdir() if p.is_dir()], 5)
             delegated.rmdir()
 

@@ -271,6 +271,7 @@ class Session:
         if self.daemon.left(self.mark)["files"] and not self.daemon.parts("guard") and self.shared.fired() and "guard:calls:" in self.point:
             self.again()  # the guard was killed when it removed its last files: the next daemon's end takes them along
             self.daemon.end()
+        self.check("do not add up" not in self.log + self.daemon.log.read_text(errors="replace"), "counters do not add up")
         left = {k: v for k, v in self.daemon.left(self.mark).items() if v}
         self.check(not left, f"it left {left}")
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 import pytest
+from conftest import said
 
 NODE = """
 #include <stdio.h>
@@ -62,8 +63,8 @@ def test_the_installed_command_runs(installed):
 
 
 def test_the_installed_benchmarks_find_the_node_that_they_run(installed):
-    p = subprocess.run([installed / "bin/tidegate", "bench", "throughput", "--quick", "--size", "64", "--place", "default", "--json"],
-                       capture_output=True, text=True, timeout=60)  # fmt: skip
+    p = said(subprocess.run([installed / "bin/tidegate", "bench", "throughput", "--quick", "--size", "64", "--place", "default", "--json"],
+                            capture_output=True, text=True, timeout=60))  # fmt: skip
     assert p.returncode == 0, p.stderr
     assert {row["way"] for row in json.loads(p.stdout)["throughput"]["rows"]} == {"raw ring", "tidegate", "tidegate, batches"}
 

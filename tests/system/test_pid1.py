@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from conftest import MARK, PYTHON, eventually, marked_processes, unified_root
+from conftest import MARK, PYTHON, counters_agree, eventually, marked_processes, unified_root
 from lives import cgroups_in, children_of
 
 TREE = """\
@@ -99,6 +99,7 @@ def container(build, node_environment, traces, home, enforcer, tmp_path):
             c.process.wait(10)
             pytest.fail(f"it did not end\n{c.output()}")
     os.close(c.init_fd)
+    counters_agree(c.output())
     assert c.process.returncode in (0, 1), c.output()  # 1 is unshare's word for one that was killed
     assert not marked_processes(traces.mark)
 
