@@ -472,7 +472,9 @@ void ring_reader_break(RingReader *r)
 
 uint64_t ring_reader_n_published(const RingReader *r)
 {
-        uint64_t h = r->draining ? r->final : load_acquire(&r->ring->head); /* acquire: not older than a ring that was heard */
+        uint64_t h = r->draining ? r->final
+                : r->broken      ? r->head /* the last that was believed */
+                                 : load_acquire(&r->ring->head); /* acquire: not older than a ring that was heard */
 
         return h > r->start ? h - r->start : 0;
 }

@@ -135,7 +135,7 @@ void ring_reader_skip(RingReader *r, DropReason reason, bool *ret_ring);
 /* ring_reader_break() - the producer was proven to break the protocol elsewhere: every later take says RING_E_VIOLATION. */
 void ring_reader_break(RingReader *r);
 
-/* ring_reader_n_published() - messages that the producer has published since this reader began, as it says now. */
+/* ring_reader_n_published() - messages that the producer has published since this reader began, as it says now, or said before it lied. */
 uint64_t ring_reader_n_published(const RingReader *r);
 
 /* ring_reader_drain() - the producer is gone or replaced: its head is final. Takes go on to it, then say RING_E_END.

@@ -22,6 +22,7 @@ Test(hostile_producer, a_head_that_goes_back_or_leaps_ends_the_link_and_the_rest
                 cr_assert(ring_reader_ready(&fx.r[0]));
                 for (int k = 0; k < 3; k++)
                         cr_assert_eq(fx_take(&fx, 0, NULL), FX_SAYS(RING_E_VIOLATION));
+                cr_assert_eq(ring_reader_n_published(&fx.r[0]), 5, "nor does it count as so many messages, each of which explains a ring");
                 cr_assert_eq(ring_reader_discard(&fx.r[0], DROP_INVALID, &ring), 4, "up to the last head believed");
                 cr_assert(fx_adds_up(&fx, 0));
                 fixture_close(&fx);
