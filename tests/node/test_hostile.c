@@ -376,17 +376,19 @@ static int ring_for_everything(tg_node *node, void *arg)
 
         while (tg_next(node, &ev, TG_FOREVER) == 0) {
                 if (tg_event_type(ev) == TG_EVENT_INPUT)
-                        (void)!send(peer->fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+                        peer_send(node, peer);
                 tg_event_free(ev);
         }
         return 0;
 }
 
-Test(hostile, nobody_is_convicted_for_a_ring_a_message, .timeout = 60)
+static void a_ring_a_message_is_no_flood(bool doorbells)
 {
         int producer;
 
         flow = flow_new();
+        if (!doorbells)
+                flow_without_doorbells(flow);
         shared = flow_shared(flow);
         producer = flow_node(flow, "producer", be_held_up, NULL);
         source = flow_node(flow, "eager", ring_for_everything, NULL);
@@ -399,6 +401,16 @@ Test(hostile, nobody_is_convicted_for_a_ring_a_message, .timeout = 60)
         cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
         cr_assert_eq(flow_n_violations(flow), 0);
         flow_close(flow);
+}
+
+Test(hostile, nobody_is_convicted_for_a_ring_a_message, .timeout = 60)
+{
+        a_ring_a_message_is_no_flood(true);
+}
+
+Test(hostile, nobody_is_convicted_for_a_byte_a_message_where_that_is_the_doorbell, .timeout = 60)
+{
+        a_ring_a_message_is_no_flood(false);
 }
 
 /* Its link is there as long as a verdict may come, and the time for that is not waited for here: it is put back. */
