@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * hostile ARENA MILLISECONDS: a node that does to all it was ever given whatever it may, one attack in each of its lives. For so long it is as the
- * others are; for so long it attacks; then it notes that, and ends itself by SIGKILL when the test has looked. `hostile --list` names the attacks, and how
- * each of them has to end:
+ * hostile ARENA: a node that does to all it was ever given whatever it may, in each of its lives the attack that the arena says. For as many
+ * milliseconds as it says this node is as the others are; for so long it attacks, by turns if it can; then it notes that, and ends itself by SIGKILL
+ * when the test has looked. `hostile --list` names the attacks, and how each of them has to end:
  *
  *   nothing    nobody else may feel it, and nothing can be proven
  *   told       a peer proves it: `violations` of this node in status
+ *   flood      the same, when it has been more than all that it had sent before: the attack goes on until the test knows
  *   failed     the supervisor ends this node, and its error says why
  *   refused    the kernel refuses every step of it
+ *
+ * "takes" behind that: it takes what is sent to it as the others do meanwhile.
  *
  * It is linked with the inside of the node library, and with a recvmsg() of its own that keeps every descriptor the library gets.
  */
@@ -103,18 +106,35 @@ static void ring_all(void)
                 peer_send(self, peer);
 }
 
-/* As an honest one: takes what is there, sends one message that it numbers. */
-static void be_honest(void)
+/* As an honest one: takes what is there, sends one message that it numbers. Where the source keeps a pace, and this node is not @loud, it sends one
+ * for each that it has taken, and not at once, so that it is always another waking of the sink. */
+static void be_honest_and(bool loud)
 {
-        static uint64_t n;
+        static uint64_t n, due;
         uint8_t bytes[1000];
         tg_event *ev;
 
-        while (tg_next(self, &ev, 0) == 0)
+        while (tg_next(self, &ev, 0) == 0) {
+                if (tg_event_type(ev) == TG_EVENT_INPUT && !due)
+                        due = clock_ns(CLOCK_MONOTONIC) + arena[ARENA_PACE] / 2;
                 tg_event_free(ev);
+        }
+        if (arena[ARENA_PACE] && !loud && (!due || clock_ns(CLOCK_MONOTONIC) < due))
+                return;
+        due = 0;
         memset(bytes, (int)n, sizeof(bytes));
         (void)tg_send(self, "out", bytes, n % 4 ? 64 : sizeof(bytes), NULL);
         n++;
+}
+
+static void be_honest(void)
+{
+        be_honest_and(false);
+}
+
+static void be_loud(void)
+{
+        be_honest_and(true);
 }
 
 /* ---- as a producer */
@@ -379,6 +399,119 @@ static void doorbells_spoiled(void)
         be_honest();
 }
 
+/* Each of the two of each pair, and what it is for them to be set, read or rung as often as that is possible. */
+static void each_doorbell(void (*f)(int fd))
+{
+        Peer *peer, *next;
+
+        list_for_each(peer, next, &self->peers, link) {
+                const int fds[] = {peer->rung_fd, peer->heard_fd};
+
+                for (size_t i = 0; i < ELEMENTSOF(fds); i++)
+                        for (unsigned k = 0; k < 20 && fds[i] >= 0; k++)
+                                f(fds[i]);
+        }
+}
+
+static void disarm(int fd)
+{
+        static const struct itimerspec never;
+
+        (void)timerfd_settime(fd, 0, &never, NULL); /* takes a ring away that nobody has heard yet */
+}
+
+static void doorbells_disarmed(void)
+{
+        each_doorbell(disarm);
+        be_honest();
+}
+
+static void read_once(int fd)
+{
+        uint64_t n;
+
+        (void)fcntl(fd, F_SETFL, O_NONBLOCK);
+        (void)!read(fd, &n, sizeof(n));
+}
+
+static void doorbells_read(void)
+{
+        each_doorbell(read_once);
+        be_honest();
+}
+
+static void arm(int fd)
+{
+        static const struct itimerspec often = {{.tv_nsec = 1}, {.tv_nsec = 1}};
+        struct itimerspec now;
+
+        /* Each look lets it run out once more, and leaves its ticks where they are. */
+        if (timerfd_gettime(fd, &now) == 0 && now.it_interval.tv_nsec != 1)
+                (void)timerfd_settime(fd, 0, &often, NULL);
+}
+
+static void doorbells_armed(void)
+{
+        each_doorbell(arm);
+}
+
+static void ring_and_take(int fd)
+{
+        uint64_t n;
+
+        (void)doorbell_ring(fd);
+        (void)!read(fd, &n, sizeof(n));
+}
+
+/* Whoever hears there is woken, and finds nothing. */
+static void doorbells_taken(void)
+{
+        each_doorbell(ring_and_take);
+        be_honest();
+}
+
+/* Whoever rings there has to call on all of them; and in between it asks to be rung for. */
+static void doorbells_crowded(void)
+{
+        enum { N_DIRECT = 400, N_NESTED = 100 };
+        static int direct[N_DIRECT];
+        static bool there;
+        Peer *peer, *next;
+
+        for (unsigned i = 0; i < N_DIRECT && !there; i++) {
+                direct[i] = epoll_create1(EPOLL_CLOEXEC);
+                list_for_each(peer, next, &self->peers, link) {
+                        (void)epoll_ctl(direct[i], EPOLL_CTL_ADD, peer->heard_fd, &(struct epoll_event){.events = EPOLLIN});
+                        (void)epoll_ctl(direct[i], EPOLL_CTL_ADD, peer->rung_fd, &(struct epoll_event){.events = EPOLLIN});
+                }
+        }
+        for (unsigned i = 0; i < N_NESTED && !there; i++)
+                (void)epoll_ctl(epoll_create1(EPOLL_CLOEXEC), EPOLL_CTL_ADD, direct[i], &(struct epoll_event){.events = EPOLLIN});
+        there = true;
+        bell_toggles();
+}
+
+static void tick(int fd)
+{
+        (void)doorbell_ring(fd);
+}
+
+static void doorbells_ticked(void)
+{
+        each_doorbell(tick);
+}
+
+/* At the sink alone, after a lie that no flood may be explained by. */
+static void lie_and_flood(void)
+{
+        const OutLink *link = list_first(&self->outputs[0].links, OutLink, link);
+
+        put(&ring()->head, UINT64_C(1) << 63);
+        for (unsigned i = 0; i < 20 && link && link->peer && link->peer->rung_fd >= 0; i++)
+                (void)doorbell_ring(link->peer->rung_fd);
+        be_honest();
+}
+
 static void doorbells_shut(void)
 {
         Peer *peer, *next;
@@ -442,7 +575,7 @@ static void spoil_maps(void)
         arena[ARENA_NOTE] += madvise(self->outputs[0].pool.map, 4096, MADV_REMOVE) == 0;
 }
 
-/* Its own control page alone stays open to the supervisor, whose successor writes there. */
+/* Its own control page alone stays open to the supervisor, whose successor writes there: control_page(). */
 static void every_file(void)
 {
         for (unsigned i = 0; i < n_kept; i++)
@@ -459,6 +592,30 @@ static void every_map(void)
         scribble(&self->inputs[0].cursor, 0, 10);
         scribble(&self->bell_map, sizeof(struct region_header), 2);
         ring_all();
+}
+
+/* All of it, its header too, and its pages. What others would meet there is refused: another size, and a seal that keeps out who writes next. */
+static void control_page(void)
+{
+        static uint64_t *page;
+        static int fd = -1;
+
+        for (unsigned i = 0; i < n_kept && !page; i++) {
+                if (!is_memory(kept[i]) || fcntl(kept[i], F_GET_SEALS) & 0x10) /* FUTURE_WRITE */
+                        continue;
+                page = mmap(NULL, control_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd = kept[i], 0);
+                if (page == MAP_FAILED || ((struct region_header *)page)->kind != REGION_CONTROL)
+                        DIE("what is not sealed is its control page");
+        }
+        if (!page)
+                DIE("it has no control page");
+        arena[ARENA_NOTE] += ftruncate(fd, 0) == 0 || ftruncate(fd, 1 << 24) == 0;
+        arena[ARENA_NOTE] += fcntl(fd, F_ADD_SEALS, 0x08) == 0 || fcntl(fd, F_ADD_SEALS, 0x10) == 0; /* WRITE, FUTURE_WRITE */
+        if (any() % 16 == 0)
+                (void)fallocate(fd, 0x02 | 0x01, 0, 4096); /* PUNCH_HOLE, KEEP_SIZE */
+        for (unsigned n = 0; n < 8; n++)
+                put(&page[any() % (control_size() / 8)], value());
+        be_honest();
 }
 
 /* ---- the socket to the supervisor */
@@ -742,6 +899,7 @@ typedef enum How {
         ONCE,      /* and then it is silent */
         REPEATED,  /* without being honest in between */
         BESIDE,    /* while it takes and sends as the others do */
+        UNTIL,     /* repeated until it is told of, and on */
         FATAL,     /* repeated until it is ended for it */
 } How;
 
@@ -775,9 +933,17 @@ static const struct {
         {"doorbell_fds", "nothing", doorbell_fds, BESIDE},
         {"doorbells_rung", "nothing", doorbells_rung, BESIDE},
         {"doorbells_spoiled", "nothing", doorbells_spoiled, BESIDE},
+        {"doorbells_disarmed", "nothing", doorbells_disarmed, BESIDE},
+        {"doorbells_read", "nothing", doorbells_read, BESIDE},
+        {"doorbells_taken", "nothing", doorbells_taken, BESIDE},
+        {"doorbells_crowded", "nothing", doorbells_crowded, BESIDE},
+        {"doorbells_armed", "flood", doorbells_armed, UNTIL},
+        {"doorbells_ticked", "flood", doorbells_ticked, UNTIL},
+        {"lie_and_flood", "told", lie_and_flood, BESIDE},
         {"doorbells_shut", "nothing", doorbells_shut, BESIDE},
         {"every_file", "refused", every_file, BESIDE},
         {"every_map", "nothing", every_map, REPEATED},
+        {"control_page", "nothing", control_page, BESIDE},
         {"socket_garbage", "failed", socket_garbage, FATAL},
         {"socket_fds", "failed", socket_fds, FATAL},
         {"socket_flood", "failed", socket_flood, FATAL},
@@ -804,51 +970,76 @@ static void during(uint64_t ms, void (*step)(void))
                 step();
 }
 
-static void attack(size_t k, uint64_t ms)
+/* Once a look would do; they may all look as often as they like. At a pace as often as an honest one has them look: a flood is another attack. */
+static void have_them_look(void)
 {
+        const struct timespec ts = {.tv_nsec = (long)arena[ARENA_PACE]};
+
+        ring_all();
+        if (ts.tv_nsec)
+                (void)nanosleep(&ts, NULL);
+}
+
+static void attack(size_t k, uint64_t life, uint64_t ms)
+{
+        const uint64_t deadline = clock_ns(CLOCK_MONOTONIC) + UINT64_C(20000000000);
+
         if (attacks[k].how == ONCE) {
                 attacks[k].step();
-                during(ms, ring_all); /* once a look would do; they may all look as often as they like */
-        } else
-                during(attacks[k].how == FATAL ? 20000 : ms, attacks[k].step);
+                during(ms, have_them_look);
+                return;
+        }
+        while (attacks[k].how == UNTIL && arena[ARENA_TOLD] <= life && clock_ns(CLOCK_MONOTONIC) < deadline)
+                attacks[k].step();
+        during(attacks[k].how == FATAL ? 20000 : ms, attacks[k].step);
+}
+
+/* What can be taken up again is done by turns with being honest, so that what else this machine does is the same for both. */
+static void by_turns(size_t k, uint64_t life, uint64_t ms)
+{
+        unsigned n = (attacks[k].how == BESIDE || attacks[k].how == REPEATED) && strcmp(attacks[k].end, "told") != 0 ? 3 : 1;
+
+        for (unsigned i = 0; i < n; i++) {
+                arena[ARENA_PHASE] = 4 * life + 1;
+                during(ms / n, attacks[k].how == REPEATED ? be_loud : be_honest); /* who keeps no pace is compared with one who keeps none */
+                arena[ARENA_PHASE] = 4 * life + 2;
+                attack(k, life, ms / n);
+        }
+        arena[ARENA_PHASE] = 4 * life + 3;
 }
 
 static int list(void)
 {
         for (size_t i = 0; i < ELEMENTSOF(attacks); i++)
-                printf("%s %s\n", attacks[i].name, attacks[i].end);
+                printf("%s %s%s\n", attacks[i].name, attacks[i].end, attacks[i].how == BESIDE ? " takes" : "");
         return 0;
 }
 
 int main(int argc, char **argv)
 {
-        uint64_t life, ms, got;
+        uint64_t life, got;
 
         if (argc == 2 && strcmp(argv[1], "--list") == 0)
                 return list();
-        if (argc != 3)
-                DIE("usage: hostile ARENA MILLISECONDS | --list");
+        if (argc != 2)
+                DIE("usage: hostile ARENA | --list");
         arena = arena_open(argv[1]);
-        ms = number(argv[2]);
         self = open_node();
         life = tg_restart_count(self);
         rng += life * UINT64_C(0x9e3779b97f4a7c15);
         __atomic_store_n(&self->send_timeout_ns, 0, __ATOMIC_RELAXED); /* who does not take from it is no reason not to take from others */
-        arena[ARENA_N] = ELEMENTSOF(attacks);
-        arena[ARENA_PHASE] = 3 * life;
-        if (life >= ELEMENTSOF(attacks))
-                while (!tg_should_stop(self))
-                        be_honest();
-        if (life >= ELEMENTSOF(attacks))
-                return 0;
+        arena[ARENA_PHASE] = 4 * life;
         got = arena[ARENA_GOT];
-        during(ms, be_honest);
-        for (uint64_t until = clock_ns(CLOCK_MONOTONIC) + UINT64_C(20000000000); arena[ARENA_GOT] < got + 20 && clock_ns(CLOCK_MONOTONIC) < until;)
+        for (uint64_t until = clock_ns(CLOCK_MONOTONIC) + UINT64_C(20000000000);
+             (arena[ARENA_GOT] < got + 20 || get(&ring()->head) < 20) && clock_ns(CLOCK_MONOTONIC) < until;)
                 be_honest();
         arena[ARENA_STILL] += arena[ARENA_GOT] < got + 20;
-        arena[ARENA_PHASE] = 3 * life + 1;
-        attack(life, ms);
-        arena[ARENA_PHASE] = 3 * life + 2;
+        while (__atomic_load_n(&arena[ARENA_GO], __ATOMIC_ACQUIRE) <= life) {
+                if (tg_should_stop(self))
+                        return 0;
+                be_honest();
+        }
+        by_turns(arena[ARENA_ATTACK], life, arena[ARENA_MS]);
         while (arena[ARENA_SEEN] <= life) /* it is killed if nobody looks */
                 (void)poll(NULL, 0, 1);
         (void)raise(SIGKILL); /* leaves as it is: with claims, odd epochs, a torn slot */

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * steady source|sink ARENA: two honest nodes between whom a third one is hostile. The source sends numbered messages of two sizes, one
- * in the slot and one in the pool, as fast as they are taken; the sink looks at every byte of each, and reads here and there in whatever
- * else comes, from the first to the last byte. Both note for each phase how many messages there were, and what they cost.
+ * in the slot and one in the pool, as fast as they are taken or at the arena's pace; the sink looks at every byte of each, and reads here and there
+ * in whatever else comes, from the first to the last byte. Both note for each phase how many messages there were, and what they cost; the sink also
+ * how long they took.
  */
 #include <stdbool.h>
+#include <sys/prctl.h>
 
 #include "arena.h"
 
@@ -54,16 +56,32 @@ static void fill(uint8_t *bytes, uint64_t n)
         memcpy(bytes, &n, 8);
 }
 
+/* What is late is not made up for: with each message both of its receivers have to be woken, on a loaded machine, too. */
+static void await_turn(uint64_t pace_ns)
+{
+        static uint64_t turn;
+        uint64_t now = clock_ns(CLOCK_MONOTONIC);
+        struct timespec ts;
+
+        turn = turn + pace_ns < now ? now : turn + pace_ns;
+        ts = (struct timespec){.tv_sec = (time_t)(turn / 1000000000u), .tv_nsec = (long)(turn % 1000000000u)};
+        (void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
+}
+
 static int source(tg_node *node, Pace pace)
 {
         static uint8_t bytes[LARGE];
         uint64_t n = 0;
         int r = 0;
 
+        (void)prctl(PR_SET_TIMERSLACK, 1);
         while (!tg_should_stop(node)) {
                 tg_event *ev;
 
                 fill(bytes, n);
+                if (pace.arena[ARENA_PACE])
+                        await_turn(pace.arena[ARENA_PACE]);
+                pace.arena[ARENA_SENT + n % ARENA_N_SENT] = clock_ns(CLOCK_MONOTONIC);
                 r = tg_send(node, "out", bytes, size_of(n), NULL);
                 if (r)
                         break;
@@ -87,6 +105,15 @@ static bool is_next(const uint8_t *data, size_t size, uint64_t n)
         return size == size_of(n) && memcmp(data, bytes, size) == 0;
 }
 
+static void note_latency(Pace *pace, uint64_t n)
+{
+        uint64_t ns = (clock_ns(CLOCK_MONOTONIC) - pace->arena[ARENA_SENT + n % ARENA_N_SENT]) | 4;
+        unsigned log2 = 63 - (unsigned)__builtin_clzll(ns), bucket = 4 * log2 + (unsigned)(ns >> (log2 - 2) & 3);
+
+        bucket = bucket < ARENA_N_BUCKETS ? bucket : ARENA_N_BUCKETS - 1;
+        pace->arena[ARENA_LATENCY + pace->phase % ARENA_PHASES * ARENA_N_BUCKETS + bucket]++;
+}
+
 static int sink(tg_node *node, Pace pace, volatile uint64_t *arena)
 {
         volatile uint8_t sum = 0;
@@ -95,6 +122,7 @@ static int sink(tg_node *node, Pace pace, volatile uint64_t *arena)
 
         while ((ev = next_event(node))) {
                 if (tg_event_type(ev) == TG_EVENT_INPUT && strcmp(tg_event_id(ev), "in") == 0) {
+                        note_latency(&pace, n);
                         arena[ARENA_WRONG] += !is_next(tg_event_data(ev), tg_event_size(ev), n++);
                         arena[ARENA_GOT]++;
                         pace_count(&pace);
