@@ -238,6 +238,8 @@ void growth_on_grow(Node *node, const NodeMsg *msg)
                 node_give_up(node, "broke the protocol of its socket: it wants the pool of output %s to grow without end", node->plan->outputs[output]);
                 return;
         }
+        if (node->resuming) /* which numbers it uses follows, and then it asks again */
+                return;
         if (under_way(growth))
                 return;
         growth->largest = MAX(growth->largest, pool_roomy(msg->grow.chunk_size));
