@@ -49,6 +49,10 @@ int grow_segment(tg_node *node, const NodeMsg *msg, int *fds)
         }
         if (r)
                 return r > 0 || r == -EPERM ? error_origin(-EPROTO) : error_fold(r);
+        if (region_seal(fds[0], REGION_POOL)) {
+                region_unmap(&region);
+                return error_origin(-EPROTO);
+        }
         region_unmap(&output->grown[number]);
         output->grown[number] = region;
         return ack(node, msg->segment.output, number);

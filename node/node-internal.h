@@ -229,6 +229,11 @@ struct tg_node {
         nsec_t glanced_at;
 
         Region control, bell_map;
+        struct Unsealed {
+                int fd;
+                RegionKind kind;
+        } *unsealed; /* of what we have mapped to write */
+        unsigned n_unsealed;
         Bell bell;
         Peer self;
         List peers, sources;

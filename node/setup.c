@@ -14,15 +14,40 @@
 _Static_assert(NODE_MSG_MAX_SLOTS == RING_MAX_SLOTS && NODE_MSG_QUEUE_MAX == RING_MAX_QUEUE, "said in two rooms");
 _Static_assert(NODE_MSG_REGION_MAX == REGION_MAX_SIZE, "said in two rooms");
 
-/* A region the supervisor made for us: if it is not what was announced, the supervisor is at fault. */
-static int map_own(Region *ret, int fd, RegionKind kind, uint64_t size)
+/* A region the supervisor made for us: if it is not what was announced, the supervisor is at fault. *@fd is kept until it is sealed. */
+static int map_own(tg_node *node, Region *ret, int *fd, RegionKind kind, uint64_t size)
 {
+        struct Unsealed *more = realloc(node->unsealed, (node->n_unsealed + 1) * sizeof(*more));
         int r;
 
-        r = region_map_write(ret, fd, kind, size);
+        if (!more)
+                return error_origin(-ENOMEM);
+        node->unsealed = more;
+        r = region_map_write(ret, *fd, kind, size);
         if (r == -EPERM) /* sealed against writing already */
                 r = REGION_E_SEALS;
-        return r > 0 ? error_origin(-EPROTO) : r ? error_fold(r) : 0;
+        if (r)
+                return r > 0 ? error_origin(-EPROTO) : error_fold(r);
+        more[node->n_unsealed++] = (struct Unsealed){TAKE_FD(*fd), kind};
+        return 0;
+}
+
+static void forget_unsealed(tg_node *node)
+{
+        while (node->n_unsealed > 0)
+                (void)fd_close(node->unsealed[--node->n_unsealed].fd);
+        free(node->unsealed);
+        node->unsealed = NULL;
+}
+
+/* All of them at once: who has sealed one takes it for nothing but what it has, and until the last one came all may come again. */
+static int seal_own(tg_node *node)
+{
+        for (unsigned i = 0; i < node->n_unsealed; i++)
+                if (region_seal(node->unsealed[i].fd, node->unsealed[i].kind))
+                        return error_origin(-EPROTO);
+        forget_unsealed(node);
+        return 0;
 }
 
 static int copy_text(char **ret, const char *text)
@@ -87,6 +112,7 @@ void setup_undo(tg_node *node)
         node->timed = false;
         region_unmap(&node->control);
         region_unmap(&node->bell_map);
+        forget_unsealed(node);
         node->bell = (Bell){};
         node->self.bell = (BellPeer){};
 }
@@ -149,7 +175,7 @@ static int welcome_anew(tg_node *node, const NodeMsg *msg, int *fds)
         node->state = NODE_SETTING_UP;
         r = take_control(node, fds[0], msg->welcome.control_size);
         if (r == 0)
-                r = map_own(&node->bell_map, fds[1], REGION_BELL, msg->welcome.bell_size);
+                r = map_own(node, &node->bell_map, &fds[1], REGION_BELL, msg->welcome.bell_size);
         if (r)
                 return r;
         if (node->bell_map.size != bell_size())
@@ -197,9 +223,9 @@ int setup_output(tg_node *node, const NodeMsg *msg, int *fds)
                                 output->pool.size == msg->output.pool_size ? 0 : error_origin(-EPROTO);
         if (output->writer)
                 return error_origin(-EPROTO);
-        r = map_own(&output->ring, fds[0], REGION_RING, msg->output.ring_size);
+        r = map_own(node, &output->ring, &fds[0], REGION_RING, msg->output.ring_size);
         if (r == 0)
-                r = map_own(&output->pool, fds[1], REGION_POOL, msg->output.pool_size);
+                r = map_own(node, &output->pool, &fds[1], REGION_POOL, msg->output.pool_size);
         if (r)
                 return r;
         if (msg->output.ring_size != ring_size(msg->output.n_slots))
@@ -237,7 +263,7 @@ int setup_input(tg_node *node, const NodeMsg *msg, int *fds)
         input->timeout_ns = msg->input.timeout_ns;
         node->timed |= input->timer_ns || input->timeout_ns;
         if (!input->timer_ns) {
-                r = map_own(&input->cursor, fds[0], REGION_CURSOR, msg->input.cursor_size);
+                r = map_own(node, &input->cursor, &fds[0], REGION_CURSOR, msg->input.cursor_size);
                 if (r)
                         return r;
                 if (input->cursor.size != cursor_size())
@@ -252,6 +278,8 @@ int setup_input(tg_node *node, const NodeMsg *msg, int *fds)
 
 int setup_end(tg_node *node)
 {
+        int r;
+
         if (node->state >= NODE_READY)
                 return socket_send(node, &(NodeMsg){.type = NODE_MSG_MAPPED});
         for (unsigned i = 0; i < node->n_inputs; i++)
@@ -260,6 +288,9 @@ int setup_end(tg_node *node)
         for (unsigned i = 0; i < node->n_outputs; i++)
                 if (!node->outputs[i].writer)
                         return error_origin(-EPROTO);
+        r = seal_own(node);
+        if (r)
+                return r;
         node->state = NODE_READY;
         return socket_send(node, &(NodeMsg){.type = NODE_MSG_MAPPED});
 }

@@ -16,7 +16,7 @@
  *                          ◄──   OUTPUT, one per output (ring, pool: mapped and touched for writing)
  *                          ◄──   INPUT, one per input (cursor: mapped and touched for writing; none for a timer)
  *                          ◄──   SETUP_END
- *   MAPPED                 ──►   the supervisor seals FUTURE_WRITE | SEAL, and sees that ring and pool were touched
+ *   MAPPED                 ──►   and sealed FUTURE_WRITE | SEAL; the supervisor sees that it was, and that ring and pool were touched
  *                          ◄──   PEER, once per pair of nodes that share a link (the peer's bell, our end of the pair's socket, doorbells)
  *                          ◄──   LINK_OUT to the producer (the consumer's cursor)
  *   LINK_OUT_ACK           ──►   producer has mapped the cursor and scans its claims
@@ -52,7 +52,7 @@
  *   producer                     supervisor
  *   GROW (bytes of a chunk) ──►  a new segment within the output's bound, or GROW_REFUSED
  *                          ◄──   SEGMENT (to be mapped and touched for writing)
- *   SEGMENT_ACK            ──►   the supervisor seals it, and sees that it was touched
+ *   SEGMENT_ACK            ──►   and sealed; the supervisor sees that it was, and touched
  *                                LINK_SEGMENT to each consumer of the output: in its socket before the next step
  *                          ◄──   SEGMENT_READY: from now on messages may lie in it
  *
@@ -111,7 +111,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NODE_MSG_VERSION    8
+#define NODE_MSG_VERSION    9
 #define NODE_MSG_MAX        8192
 #define NODE_MSG_MAX_FDS    4
 #define NODE_MSG_ID_MAX     128 /* bytes of a node, input or output id */

@@ -95,14 +95,19 @@ int region_seal(int fd, RegionKind kind)
 {
         int want = seals_wanted(kind), have;
 
-        have = fcntl(fd, F_GET_SEALS);
-        if (have < 0)
-                return REGION_E_SEALS; /* EINVAL: no memfd. EBADF is the same to the caller: it cannot be sealed */
-        if ((have & want) == want)
+        if (region_is_sealed(fd, kind))
                 return 0;
-        if ((have & SEALS_SIZE) != SEALS_SIZE || fcntl(fd, F_ADD_SEALS, want) < 0)
+        have = fcntl(fd, F_GET_SEALS); /* EINVAL: no memfd. EBADF is the same to the caller: it cannot be sealed */
+        if (have < 0 || (have & SEALS_SIZE) != SEALS_SIZE || fcntl(fd, F_ADD_SEALS, want) < 0)
                 return REGION_E_SEALS;
         return 0;
+}
+
+bool region_is_sealed(int fd, RegionKind kind)
+{
+        int want = seals_wanted(kind), have = fcntl(fd, F_GET_SEALS);
+
+        return have >= 0 && (have & want) == want;
 }
 
 static uint64_t touched_of(RegionKind kind, uint64_t size_bytes)

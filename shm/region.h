@@ -9,10 +9,9 @@
  *   writer      region_map_write() checks the header, maps shared and writable, touches every page (so the writer's cgroup
  *                                  pays for it and no fault is left for later), makes huge pages of a large pool where the
  *                                  kernel can, keeps it from forked children
- *   either      region_seal()      adds FUTURE_WRITE | SEAL: from now on nobody can map it writable, write, truncate
- *   or
+ *   writer      region_seal()      adds FUTURE_WRITE | SEAL: from now on nobody can map it writable, write, truncate or
  *                                  punch it; the writer's mapping stays
- *   supervisor  region_is_touched() and region_check() prove that before it hands the fd to a reader
+ *   supervisor  region_is_sealed() and region_is_touched() prove that before it hands the fd to a reader
  *   reader      region_map_read()  proves it again, checks the header, maps read-only
  *
  * The header is written once, by the maker, before the first seal. Readers copy it once and hold it against what the
@@ -23,7 +22,9 @@
  * next supervisor has to map them writable again. Only one node ever has the fd, it alone reads the page, and the
  * supervisor never does: a node that writes there deceives itself.
  *
- * No function here blocks on a peer. All are thread-safe on different objects.
+ * No function here blocks on a peer, but region_seal(): to add a seal takes the file's lock, and whoever has the fd keeps that for as long as
+ * he likes, by a write() from memory whose page does not come, and no signal ends who waits for it. So it is the writer that seals, and who
+ * must not hang asks whether it has, for which no lock is taken. All are thread-safe on different objects.
  */
 #ifndef TG_SHM_REGION_H
 #define TG_SHM_REGION_H
@@ -97,11 +98,15 @@ int region_create(RegionKind kind, uint64_t size_bytes, const uint64_t layout[RE
  * @fd: a region; borrowed
  * @kind: REGION_CONTROL gets SEAL alone, see the top of this file
  *
- * Call it once the writer has mapped. Idempotent: sealed already is success, so a new supervisor may repeat it.
+ * By the writer, once it has mapped; of a region that nobody else was given, by anybody. Idempotent: sealed already is success. May wait
+ * without an end for who else has the fd, see the top of this file.
  *
  * Return: 0, REGION_E_SEALS when the fd cannot be sealed (not a memfd, or sealed by SEAL without the rest).
  */
 int region_seal(int fd, RegionKind kind);
+
+/* region_is_sealed() - are the seals there that region_seal() adds? Safe on any fd, and never waits. @kind: what it was made for */
+bool region_is_sealed(int fd, RegionKind kind);
 
 /**
  * region_is_touched() - are the pages there that its writer touches while mapping it?

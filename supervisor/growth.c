@@ -367,8 +367,8 @@ void growth_on_ack(Node *node, const NodeMsg *msg)
                         take_for_lost(node, msg);
                 return;
         }
-        if (!segment->mapped && region_seal(segment->fd, REGION_POOL)) {
-                node_give_up(node, "broke the protocol of its socket: its shared memory could not be sealed");
+        if (!segment->mapped && !region_is_sealed(segment->fd, REGION_POOL)) {
+                node_give_up(node, "broke the protocol of its socket: it says that it has sealed what it has not");
                 return;
         }
         if (!segment->mapped && !region_is_touched(segment->fd, REGION_POOL)) {

@@ -21,11 +21,11 @@ int wiring_listen(Node *node, int fd);
 void wiring_release_socket(Node *node);
 
 /*
- * wiring-region.c: those of a new incarnation. Sealed once their writer has mapped them. regions_are_touched(): rings and pools, by their writer; cursor
- * and bell are no larger than the page with their header. regions_store(): and its socket, to the guard.
+ * wiring-region.c: those of a new incarnation. Their writer seals them once it has mapped them: regions_are_sealed(). regions_are_touched(): rings and pools,
+ * by their writer; cursor and bell are no larger than the page with their header. regions_store(): and its socket, to the guard.
  */
 int regions_make(Node *node);
-int regions_seal(Node *node);
+bool regions_are_sealed(const Node *node);
 bool regions_are_touched(const Node *node);
 void regions_store(const Node *node);
 

@@ -153,24 +153,20 @@ int regions_make(Node *node)
 }
 
 /* One that was lost with a supervisor and its guard is handed on by nobody: what was handed on before was sealed before. */
-static int seal_if_there(int fd, RegionKind kind)
+static bool is_sealed_if_there(int fd, RegionKind kind)
 {
-        return fd < 0 ? 0 : region_seal(fd, kind);
+        return fd < 0 || region_is_sealed(fd, kind);
 }
 
-/* What the writer has mapped can be written by nobody else from now on. */
-int regions_seal(Node *node)
+bool regions_are_sealed(const Node *node)
 {
-        int r = seal_if_there(node->bell_fd, REGION_BELL);
+        bool sealed = is_sealed_if_there(node->bell_fd, REGION_BELL);
 
-        for (uint32_t i = 0; !r && i < node->plan->n_outputs; i++) {
-                r = seal_if_there(node->outputs[i].ring_fd, REGION_RING);
-                if (!r)
-                        r = seal_if_there(node->outputs[i].pool_fd, REGION_POOL);
-        }
-        for (uint32_t i = 0; !r && i < node->plan->n_inputs; i++)
-                r = seal_if_there(node->cursor_fds[i], REGION_CURSOR);
-        return r;
+        for (uint32_t i = 0; i < node->plan->n_outputs; i++)
+                sealed = sealed && is_sealed_if_there(node->outputs[i].ring_fd, REGION_RING) && is_sealed_if_there(node->outputs[i].pool_fd, REGION_POOL);
+        for (uint32_t i = 0; i < node->plan->n_inputs; i++)
+                sealed = sealed && is_sealed_if_there(node->cursor_fds[i], REGION_CURSOR);
+        return sealed;
 }
 
 static bool is_touched_if_there(int fd, RegionKind kind)

@@ -240,8 +240,8 @@ static void on_mapped(Node *node)
                 node_give_up(node, BROKE "MAPPED out of turn");
                 return;
         }
-        if (regions_seal(node)) {
-                node_give_up(node, BROKE "its shared memory could not be sealed");
+        if (!regions_are_sealed(node)) { /* by us it is not: see region.h */
+                node_give_up(node, BROKE "it says that it has sealed what it has not");
                 return;
         }
         if (!regions_are_touched(node)) { /* its readers would pay for it */

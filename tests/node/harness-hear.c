@@ -81,7 +81,7 @@ static void on_segment_ack(Flow *flow, FlowNode *node, const NodeMsg *m)
                 flow->n_segments_named += m->segment.used;
                 return;
         }
-        cr_assert_eq(region_seal(o->grown_fd[number], REGION_POOL), 0);
+        cr_assert(region_is_sealed(o->grown_fd[number], REGION_POOL));
         for (int l = 0; l < flow->n_links && !flow->growth.secret; l++)
                 if (&flow->nodes[flow->links[l].from].outputs[flow->links[l].output] == o && flow->links[l].state == LINK_UP)
                         flow_send_link_segment(flow, l, number);
@@ -103,7 +103,7 @@ static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
                         flow_welcome(flow, node);
                 break;
         case NODE_MSG_MAPPED:
-                flow_seal(flow, node);
+                flow_see_mapped(flow, node);
                 flow_await_consumers(flow, index);
                 flow_wire(flow);
                 break;

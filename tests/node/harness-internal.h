@@ -92,7 +92,7 @@ FlowLink *flow_input_link(Flow *flow, const FlowNode *node, int input);
 /* harness-setup.c. flow_send_fds(): the descriptors stay the caller's; a dead supervisor sends nothing. */
 void flow_send_fds(FlowNode *node, const NodeMsg *msg, const int *fds, int n_fds);
 void flow_welcome(Flow *flow, FlowNode *node);
-void flow_seal(Flow *flow, FlowNode *node); /* what it has mapped */
+void flow_see_mapped(Flow *flow, FlowNode *node); /* what it has mapped */
 void flow_await_consumers(Flow *flow, int node);
 void flow_send_link_segment(Flow *flow, int l, unsigned number);
 void flow_send_link_in(Flow *flow, int l);

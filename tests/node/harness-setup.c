@@ -86,19 +86,19 @@ void flow_welcome(Flow *flow, FlowNode *node)
         flow_send_fds(node, &(NodeMsg){.type = NODE_MSG_SETUP_END}, NULL, 0);
 }
 
-void flow_seal(Flow *flow, FlowNode *node)
+void flow_see_mapped(Flow *flow, FlowNode *node)
 {
-        cr_assert_eq(region_seal(node->bell_fd, REGION_BELL), 0);
+        cr_assert(region_is_sealed(node->bell_fd, REGION_BELL));
         for (int i = 0; i < node->n_outputs; i++) {
-                cr_assert_eq(region_seal(node->outputs[i].ring_fd, REGION_RING), 0);
-                cr_assert_eq(region_seal(node->outputs[i].pool_fd, REGION_POOL), 0);
+                cr_assert(region_is_sealed(node->outputs[i].ring_fd, REGION_RING));
+                cr_assert(region_is_sealed(node->outputs[i].pool_fd, REGION_POOL));
         }
         for (int i = 0; i < node->n_inputs; i++) {
                 FlowLink *link = flow_input_link(flow, node, i);
 
                 if (!link)
                         continue;
-                cr_assert_eq(region_seal(link->cursor_fd, REGION_CURSOR), 0);
+                cr_assert(region_is_sealed(link->cursor_fd, REGION_CURSOR));
                 if (!link->cursor.map)
                         cr_assert_eq(region_map_read(&link->cursor, link->cursor_fd, REGION_CURSOR, cursor_size()), 0);
         }

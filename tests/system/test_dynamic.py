@@ -2,9 +2,13 @@
 """Dynamic nodes that capture: who started by hand takes such a place is moved into the dataflow, or told why not, and ends with it."""
 
 import contextlib
+import ctypes
+import fcntl
 import json
+import mmap
 import os
 import pathlib
+import platform
 import select
 import shutil
 import signal
@@ -519,12 +523,14 @@ def of_header(name):
     return int(text.partition(name)[2].split()[0 if name.startswith("#") else 1].rstrip(",u"))
 
 
+FUTURE_WRITE = 0x10
 HELLO, WELCOME, VERSION = of_header("NODE_MSG_HELLO "), of_header("NODE_MSG_WELCOME "), of_header("#define NODE_MSG_VERSION ")
 MAPPED, GROW, SETUP_END = of_header("NODE_MSG_MAPPED "), of_header("NODE_MSG_GROW "), of_header("NODE_MSG_SETUP_END ")
 
 
-def map_setup(sock, hollow=None):
-    """Takes all that it is given, makes its pages, and says so. @hollow: of what has that in its name the last page is not there."""
+def map_setup(sock, hollow=None, unsealed=None, on_unsealed=lambda fd: None):
+    """Takes all that it is given, makes its pages, seals it, and says so. @hollow: of what has that in its name the last page is not there.
+    @unsealed: what has that in its name is not sealed."""
     said = None
     while said != SETUP_END:
         data, fds, _, _ = socket.recv_fds(sock, 65536, 2)
@@ -532,6 +538,11 @@ def map_setup(sock, hollow=None):
         for fd in fds:
             lacks = hollow and hollow in os.readlink(f"/proc/self/fd/{fd}")
             os.posix_fallocate(fd, 0, os.fstat(fd).st_size - 4096 * bool(lacks))
+            name = os.readlink(f"/proc/self/fd/{fd}")
+            if unsealed and unsealed in name:
+                on_unsealed(fd)
+            elif "control" not in name:
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, FUTURE_WRITE | fcntl.F_SEAL_SEAL)
             os.close(fd)
     sock.send(bytes([MAPPED]))
 
@@ -636,6 +647,56 @@ def test_one_that_says_it_has_touched_what_it_has_not_is_let_go_of(hollow, daemo
         over = "viewer: stopping -> backoff (restart): broke the protocol of its socket: it says that it has touched what it has not"
         assert eventually(lambda: over in daemon.output() if hollow else viewer_of(daemon)["state"] == "running", 10), daemon.output()
     assert daemon.status("flow")["state"] == "running"
+
+
+@pytest.mark.parametrize("unsealed", ["ring", "pool", "bell"])
+def test_one_that_says_it_has_sealed_what_it_has_not_is_let_go_of(unsealed, daemon):
+    start(daemon, program("a", SLEEP), dynamic(capture=False, outputs=["out"]), grace_ms=300)
+    with greet(daemon.runtime / "node.sock", "viewer") as sock:
+        map_setup(sock, unsealed=unsealed)
+        over = "viewer: stopping -> backoff (restart): broke the protocol of its socket: it says that it has sealed what it has not"
+        assert eventually(lambda: over in daemon.output(), 10), daemon.output()
+    assert daemon.status("flow")["state"] == "running"
+
+
+WRITE, USERFAULTFD = {"x86_64": (1, 323), "aarch64": (64, 282)}.get(platform.machine(), (0, 0))
+
+
+def hold_lock(fd):
+    """A child that is in a write() to that file from memory whose page never comes, and has the file's lock: its pid."""
+    page = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    at, libc = ctypes.addressof(ctypes.c_char.from_buffer(page)), ctypes.CDLL(None, use_errno=True)
+    pid = os.fork()
+    if pid == 0:
+        faults = libc.syscall(USERFAULTFD, os.O_CLOEXEC)
+        for request, words in ((0xC018AA3F, (0xAA, 0, 0)), (0xC020AA00, (at, 4096, 1, 0))):  # UFFDIO_API, UFFDIO_REGISTER
+            if libc.ioctl(faults, ctypes.c_ulong(request), struct.pack(f"{len(words)}Q", *words)) < 0:
+                os._exit(1)
+        libc.write(fd, ctypes.c_void_p(at), 4096)
+        os._exit(2)
+
+    def is_in_it():
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "no userfaultfd"
+        return pathlib.Path(f"/proc/{pid}/syscall").read_text().startswith(f"{WRITE} ")
+
+    assert eventually(is_in_it, 10)
+    return pid
+
+
+@pytest.mark.skipif(not WRITE, reason="the system calls' numbers of this machine are not known here")
+def test_one_that_holds_the_lock_of_its_memory_holds_nobody_up(daemon):
+    """Whoever seals it waits for that without an end, and SIGKILL does not help: it is the node that has to, and others see whether it has."""
+    start(daemon, program("a", SLEEP), dynamic(capture=False, outputs=["out"]), grace_ms=300)
+    supervisor, holders = daemon.supervisor(), []
+    try:
+        with greet(daemon.runtime / "node.sock", "viewer") as sock:
+            map_setup(sock, unsealed="pool", on_unsealed=lambda fd: holders.append(hold_lock(fd)))
+            assert eventually(lambda: "it says that it has sealed what it has not" in daemon.output(), 10), daemon.output()
+        assert holders and daemon.status("flow")["state"] == "running" and daemon.supervisor() == supervisor
+    finally:
+        for pid in holders:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def test_one_that_hangs_delays_the_stop_no_more_than_any_node(daemon, hand):

@@ -35,7 +35,7 @@ SAYS = {  # of attacks that are ended for it: the reason that is its own
     "asks_without_end": "it wants the pool of output out to grow without end",
     "grow_of_none": "it wants a pool to grow that it does not have",
     "ack_of_none": "it has mapped what it was not given",
-    "segment_sealed_early": "its shared memory could not be sealed",
+    "segment_sealed_early": "it says that it has sealed what it has not",
     "segment_hollow": "it says that it has touched what it has not",
 }
 MILLISECONDS = 400 if LONG else 15  # of each attack, and of being honest before it

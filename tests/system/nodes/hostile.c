@@ -679,14 +679,6 @@ static void socket_lies(void)
         say(&lies[any() % ELEMENTSOF(lies)]);
 }
 
-/* Who reads there would pay for its pages. */
-static void untouched_segment(void)
-{
-        say(&(NodeMsg){.type = NODE_MSG_GROW, .grow = {.output = 0, .chunk_size = 50 << 20}});
-        say(&(NodeMsg){.type = NODE_MSG_SEGMENT_ACK, .segment = {.output = 0, .number = 1, .size = 4096}});
-        (void)poll(NULL, 0, 100);
-}
-
 /* ---- growth of its pool */
 
 #define ASKED (64 << 10) /* small: what it gets is charged to this machine */
@@ -778,6 +770,18 @@ static void segment_sealed_early(void)
         (void)poll(NULL, 0, 20000);
 }
 
+/* Who reads there would pay for its pages. */
+static void untouched_segment(void)
+{
+        uint64_t size;
+        int fd = take_segment(&size);
+
+        if (fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) < 0)
+                DIE("its own segment cannot be sealed");
+        grow_ack(1, 0);
+        (void)poll(NULL, 0, 20000);
+}
+
 /* Touched, and its pages given back again; shorter it cannot be made. */
 static void segment_hollow(void)
 {
@@ -791,6 +795,8 @@ static void segment_hollow(void)
         arena[ARENA_NOTE] += ftruncate(fd, 4096) == 0 || ftruncate(fd, (off_t)size * 2) == 0;
         if (fallocate(fd, 0x02 | 0x01, 4096, (off_t)size - 4096) < 0) /* PUNCH_HOLE, KEEP_SIZE */
                 DIE("its own pages cannot be given back");
+        if (fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) < 0)
+                DIE("its own segment cannot be sealed");
         grow_ack(1, 0);
         (void)poll(NULL, 0, 20000);
 }

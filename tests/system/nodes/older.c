@@ -61,7 +61,7 @@ static void on_message(int fd, const NodeMsg *msg, unsigned later)
         }
 }
 
-/* Makes the pages of all memory that comes with it, for it is going to say that it has. */
+/* Makes the pages of all memory that comes with it and seals it, for it is going to say that it has. */
 static ssize_t hear(int fd, void *bytes, size_t size)
 {
         union {
@@ -79,7 +79,7 @@ static ssize_t hear(int fd, void *bytes, size_t size)
 
                 memcpy(&given, CMSG_DATA(c) + i * sizeof(int), sizeof(given));
                 if (fstat(given, &st) == 0 && st.st_size > 0)
-                        (void)posix_fallocate(given, 0, st.st_size);
+                        (void)(posix_fallocate(given, 0, st.st_size) || fcntl(given, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL));
                 close(given);
         }
         return n;
