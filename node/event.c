@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/hot.h"
 #include "node/node-internal.h"
 
 #define MIN_SPARE_EVENTS 16u
@@ -134,20 +135,20 @@ static size_t events_free(tg_event *const *events, size_t n)
         return done;
 }
 
-void tg_events_free(tg_event *const *events, size_t n)
+HOT void tg_events_free(tg_event *const *events, size_t n)
 {
         for (size_t i = 0; i < n;)
                 i += events[i] ? events_free(events + i, n - i) : 1;
 }
 
-tg_event *tg_event_free(tg_event *ev)
+HOT tg_event *tg_event_free(tg_event *ev)
 {
         if (ev)
                 (void)events_free(&ev, 1);
         return NULL;
 }
 
-tg_event_kind tg_event_type(const tg_event *ev)
+HOT tg_event_kind tg_event_type(const tg_event *ev)
 {
         return ev->kind;
 }
@@ -157,12 +158,12 @@ const char *tg_event_id(const tg_event *ev)
         return ev->id;
 }
 
-const void *tg_event_data(const tg_event *ev)
+HOT const void *tg_event_data(const tg_event *ev)
 {
         return ev->data;
 }
 
-size_t tg_event_size(const tg_event *ev)
+HOT size_t tg_event_size(const tg_event *ev)
 {
         return ev->size;
 }

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 
+#include "base/hot.h"
 #include "node/node-internal.h"
 
 _Static_assert(NODE_MSG_MAX_SEGMENTS == POOL_MAX_SEGMENTS, "said in two rooms");
@@ -129,7 +130,7 @@ int grow_ask_again(tg_node *node)
         return r;
 }
 
-bool grow_may(const Output *output, uint64_t chunk_size)
+HOT bool grow_may(const Output *output, uint64_t chunk_size)
 {
         return output->n_segments < POOL_MAX_SEGMENTS && chunk_size <= REGION_MAX_SIZE / 2 &&
                 (!output->grow_refused || pool_roomy(chunk_size) < output->grow_refused);

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <string.h>
 
+#include "base/hot.h"
 #include "node/node-internal.h"
 
 /* A source is read to its final head first; only then does an input close or a restarted producer take over. */
@@ -289,7 +290,7 @@ static int input_recovered(Input *input, tg_event **ret)
         return r;
 }
 
-int input_next(Input *input, nsec_t now, tg_event **ret)
+HOT int input_next(Input *input, nsec_t now, tg_event **ret)
 {
         tg_node *node = input->node;
         Source *source;
@@ -320,7 +321,7 @@ int input_next(Input *input, nsec_t now, tg_event **ret)
         return r;
 }
 
-size_t input_more(Input *input, tg_event **events, size_t n)
+HOT size_t input_more(Input *input, tg_event **events, size_t n)
 {
         Source *source = input->old ? input->old : input->now;
         size_t done = 0;
@@ -340,7 +341,7 @@ static void source_show(Input *input, Source *source)
                 ring_reader_set_cpu(&source->reader, sched_getcpu());
 }
 
-void input_show(Input *input)
+HOT void input_show(Input *input)
 {
         if (input->old)
                 source_show(input, input->old);

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 
 #include "base/doorbell.h"
+#include "base/hot.h"
 #include "node/node-internal.h"
 
 #define PEER_BEFORE      1024u /* bytes for messages that it published before we began to read there, while an adoption took its time */
@@ -81,7 +82,7 @@ void peer_unref(tg_node *node, Peer *peer)
         peer_release(node, peer);
 }
 
-void peer_send(tg_node *node, Peer *peer)
+HOT void peer_send(tg_node *node, Peer *peer)
 {
         uint64_t one = 1;
         int saved = errno;
@@ -328,13 +329,6 @@ static bool out_link_keep(Output *output, OutLink *link)
         return true;
 }
 
-/* Whether somebody will say what follows on a death: the supervisor, or one that takes its place before long. */
-static bool verdict_may_come(const tg_node *node)
-{
-        return (node->fd >= 0 || socket_is_awaited(node)) &&
-                (node->verdict_by == NSEC_NEVER || clock_now() < node->verdict_by);
-}
-
 /* Somebody who only shuts its doorbell, and lives, is followed by nobody: no verdict comes, and no place is kept. */
 static void links_end_unsaid(tg_node *node)
 {
@@ -556,7 +550,7 @@ int links_await(tg_node *node, const NodeMsg *msg)
 
 /* -------- our inputs -------- */
 
-Source *source_unref(tg_node *node, Source *source)
+HOT Source *source_unref(tg_node *node, Source *source)
 {
         if (--source->n_refs > 0)
                 return NULL;

@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/hot.h"
 #include "node/node-internal.h"
 
 #define SPIN_TURN_NS (20 * NSEC_PER_USEC) /* of one who never sleeps, between two looks at everything */
@@ -63,7 +64,7 @@ static void take_add(tg_node *node, Take *take)
 }
 
 /* Return: 0, NODE_E_NOTHING, NODE_E_AGAIN, TG_E_END, or a negative errno. */
-static int look_for_one(tg_node *node, nsec_t now, tg_event **ret)
+static HOT int look_for_one(tg_node *node, nsec_t now, tg_event **ret)
 {
         int r;
 
@@ -125,7 +126,7 @@ static int look_for_many(tg_node *node, nsec_t now, Take *take)
 }
 
 /* Return: as look_for_one(), but that the events are in @take. */
-static int look(tg_node *node, Take *take)
+static HOT int look(tg_node *node, Take *take)
 {
         nsec_t now = node->timed ? clock_now() : 0;
         int r;
@@ -308,7 +309,7 @@ static int leave_empty_handed(tg_node *node, int why, unsigned *n_rounds)
         return TG_E_TIMEOUT;
 }
 
-static int next(tg_node *node, Take *take, int64_t timeout_ns, nsec_t deadline)
+static HOT int next(tg_node *node, Take *take, int64_t timeout_ns, nsec_t deadline)
 {
         unsigned n_rounds = 0;
         int r;
@@ -355,7 +356,7 @@ static void wake(tg_node *node)
         node->idle_since = 0;
 }
 
-static void delivered(tg_node *node, const Take *take)
+static HOT void delivered(tg_node *node, const Take *take)
 {
         if (node->idle_since)
                 learn(node, take->events[0]);
@@ -365,7 +366,7 @@ static void delivered(tg_node *node, const Take *take)
  * The usual case, with one lock instead of two: nobody has the turn, and something is there. Who waits has the turn; it gives up
  * the lock only after it took the turn, so it is seen here. False: the long way.
  */
-static bool next_at_once(tg_node *node, Take *take, int64_t timeout_ns, int *ret_r)
+static HOT bool next_at_once(tg_node *node, Take *take, int64_t timeout_ns, int *ret_r)
 {
         int r = NODE_E_AGAIN;
 
@@ -406,14 +407,14 @@ static inline int next_some(tg_node *node, Take *take, int64_t timeout_ns)
         return r;
 }
 
-int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns)
+HOT int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns)
 {
         Take take = {.events = ret, .n = 1};
 
         return next_some(node, &take, timeout_ns);
 }
 
-int tg_next_batch(tg_node *node, tg_event **events, size_t n, size_t *ret_n, int64_t timeout_ns)
+HOT int tg_next_batch(tg_node *node, tg_event **events, size_t n, size_t *ret_n, int64_t timeout_ns)
 {
         Take take = {.events = events, .n = n};
         int r;

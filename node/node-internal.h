@@ -199,12 +199,45 @@ struct tg_sample {
 };
 
 struct tg_node {
-        Lock lock;
+        /* What each message needs stands together, so that it is few lines of memory: see base/hot.h. */
+        uint8_t *alive; /* a page that fork wipes */
+        Lock lock, next_turn;
         uint32_t n_refs; /* atomic: the user's one, one per sample, and one for all events that outlive the user's */
         uint32_t n_events_out; /* held by the user */
-        uint8_t *alive;  /* a page that fork wipes */
         NodeState state;
+        NodeWaitMode wait_mode;
+        int fd; /* to the supervisor; -1: it is gone */
+        int epoll_fd, outer_fd, outer_nudge_fd; /* outer_fd: tg_node_fd(), and outer_nudge_fd what keeps it readable */
+        uint32_t pulse; /* futex word */
+        unsigned n_followers;
+        unsigned n_announced; /* atomic: since the doorbells were emptied */
         bool closed;
+        bool leading;
+        bool timed;       /* some input is a timer or has a timeout */
+        bool gathers;     /* several messages are being taken, and shown as taken once for all of them: input_show() */
+        bool slept, spun; /* since idle_since */
+        bool woke;        /* tg_next() slept, and no message was taken since */
+        bool outer_armed; /* tg_next() said "nothing" to somebody who polls outer_fd */
+        bool unsaid;      /* some link has unsaid_since */
+        bool stop_queued, stopping, ended;
+        uint32_t told_to_stop; /* atomic, as stop_by: what a packet said, for a supervisor that has lost the control page */
+        unsigned n_inputs, n_outputs;
+        unsigned n_links_in, n_open_in; /* inputs that are links; those not finally closed */
+        unsigned first_input; /* whose turn it is */
+        Input *inputs;
+        Output *outputs;
+        List events;            /* made by the supervisor or by us; delivered before inputs */
+        tg_event *spare_events; /* the last that was given back first: its bytes are in the caches */
+        unsigned n_spare_events, max_spare_events;
+        tg_sample *spare_sample; /* atomic */
+        char *socket_path; /* where to find the supervisor, or its successor; NULL: nowhere */
+        nsec_t verdict_by; /* NSEC_NEVER: somebody decides what follows on a death. Else nobody does from then on */
+        uint64_t control_seen;
+        nsec_t glanced_at;
+        nsec_t idle_since; /* there was nothing then; 0: nobody waits */
+        uint64_t n_taken;  /* messages */
+        Region control;
+        Bell bell;
 
         char *id, *dataflow; /* a dynamic node's as it was asked for, until WELCOME */
         uint8_t uuid[16];
@@ -214,67 +247,34 @@ struct tg_node {
         nsec_t start_deadline;
         char *refusal; /* why the start was given up */
 
-        int fd; /* to the supervisor; -1: it is gone */
-        char *socket_path; /* where to find it, or its successor; NULL: nowhere */
         nsec_t join_at, join_span; /* the next attempt while there is no fd, and how long after that the one after it */
         nsec_t asked_at;   /* when a supervisor that had taken over asked us last */
-        bool unsaid;       /* some link has unsaid_since */
-        nsec_t verdict_by; /* NSEC_NEVER: somebody decides what follows on a death. Else nobody does from then on */
-        int epoll_fd, timer_fd, self_fd;
+        int timer_fd, self_fd;
         bool self_rung; /* atomic: since self_fd was emptied */
-        int outer_fd, outer_nudge_fd; /* tg_node_fd(), and what keeps it readable */
         List packets;
         unsigned n_packets;
-        uint64_t control_seen;
-        nsec_t glanced_at;
 
-        Region control, bell_map;
+        Region bell_map;
         struct Unsealed {
                 int fd;
                 RegionKind kind;
         } *unsealed; /* of what we have mapped to write */
         unsigned n_unsealed;
-        Bell bell;
         Peer self;
         List peers, sources;
         uint64_t last_serial;
 
-        Input *inputs;
-        Output *outputs;
-        unsigned n_inputs, n_outputs;
-        unsigned n_links_in, n_open_in; /* inputs that are links; those not finally closed */
-        bool timed;                     /* some input is a timer or has a timeout */
         nsec_t timer_armed;
         int64_t send_timeout_ns; /* atomic */
         nsec_t grow_span; /* NODE_GROW_SPAN; longer where a test wants the answer, whoever has the processors meanwhile */
         nsec_t relook_span; /* NODE_RELOOK_NS; longer where a test wants a ring to end a wait for room, and nothing else */
 
-        NodeWaitMode wait_mode;
         SpinCost cost;
-        Spin spin;         /* for messages */
-        uint64_t n_taken;  /* messages */
-        nsec_t idle_since; /* there was nothing then; 0: nobody waits */
-        bool slept, spun;  /* since then */
+        Spin spin; /* for messages */
 
-        Lock next_turn;
-        unsigned first_input; /* whose turn it is */
-        bool gathers;         /* several messages are being taken, and shown as taken once for all of them: input_show() */
-        List events;          /* made by the supervisor or by us; delivered before inputs */
-        tg_event *spare_events; /* the last that was given back first: its bytes are in the caches */
-        unsigned n_spare_events, max_spare_events;
-        tg_sample *spare_sample; /* atomic */
-        bool stop_queued, stopping, ended;
-        uint32_t told_to_stop; /* atomic, as the next: what a packet said, for a supervisor that has lost the control page */
-        nsec_t stop_by;        /* NSEC_NEVER: no packet named a deadline */
+        nsec_t stop_by; /* NSEC_NEVER: no packet named a deadline */
         List heard;
         unsigned n_heard;
-
-        uint32_t pulse; /* futex word */
-        unsigned n_followers;
-        unsigned n_announced; /* atomic: since the doorbells were emptied */
-        bool leading;
-        bool woke;        /* tg_next() slept, and no message was taken since */
-        bool outer_armed; /* tg_next() said "nothing" to somebody who polls outer_fd */
 
         Lock log_lock;
         uint8_t packet[NODE_MSG_MAX + 1];
@@ -300,6 +300,13 @@ static inline bool socket_is_awaited(const tg_node *node)
 static inline nsec_t deadline_after(int64_t timeout_ns)
 {
         return timeout_ns < 0 ? NSEC_NEVER : timeout_ns == 0 ? 0 : nsec_add(clock_now(), (uint64_t)timeout_ns);
+}
+
+/* Whether somebody will say what follows on a death: the supervisor, or one that takes its place before long. */
+static inline bool verdict_may_come(const tg_node *node)
+{
+        return (node->fd >= 0 || socket_is_awaited(node)) &&
+                (node->verdict_by == NSEC_NEVER || clock_now() < node->verdict_by);
 }
 
 /* node.c */

@@ -13,12 +13,13 @@
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 
+#include "base/hot.h"
 #include "node/node-internal.h"
 
 #define SETUP_SPAN (60 * NSEC_PER_SEC) /* for the supervisor to send what it has ready; the barrier has its own bound */
 #define ABORT_SPAN (5 * NSEC_PER_SEC)  /* after the start's deadline, for the supervisor to say why it gave up */
 
-void node_ref(tg_node *node)
+HOT void node_ref(tg_node *node)
 {
         (void)__atomic_fetch_add(&node->n_refs, 1, __ATOMIC_RELAXED); /* the caller has one */
 }
@@ -47,7 +48,7 @@ static tg_node *node_free(tg_node *node)
         return NULL;
 }
 
-tg_node *node_unref(tg_node *node)
+HOT tg_node *node_unref(tg_node *node)
 {
         /* acq_rel: whoever frees has seen what the others did before they let go */
         if (__atomic_fetch_sub(&node->n_refs, 1, __ATOMIC_ACQ_REL) == 1)

@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <string.h>
 
+#include "base/hot.h"
 #include "node/copy.h"
 #include "node/node-internal.h"
 
@@ -47,7 +48,7 @@ void output_tell(Output *output)
 }
 
 /* What was published becomes visible, and whoever sleeps is woken once for all of it. With output->lock. */
-static void flush(Output *output)
+static HOT void flush(Output *output)
 {
         if (ring_writer_flush(output->writer)) {
                 output_tell(output);
@@ -273,7 +274,7 @@ static int take_chunk_gently(Send *send, size_t size, PoolChunk *ret)
 }
 
 /* A chunk for @size bytes, with output->lock. */
-static int take_chunk(Send *send, size_t size, PoolChunk *ret)
+static HOT int take_chunk(Send *send, size_t size, PoolChunk *ret)
 {
         Output *output = send->output;
         bool looked = false;
@@ -316,7 +317,7 @@ static int take_chunk(Send *send, size_t size, PoolChunk *ret)
 }
 
 /* Publishes, with output->lock; waits for room. Nobody sees it before flush(), which a wait begins with. */
-static int publish(Send *send, PoolChunk *chunk, const void *meta)
+static HOT int publish(Send *send, PoolChunk *chunk, const void *meta)
 {
         Output *output = send->output;
         RingPost post = {
@@ -415,7 +416,7 @@ static void glance(tg_node *node, nsec_t now)
         lock_give(&node->lock);
 }
 
-static int take_turn(Send *send)
+static HOT int take_turn(Send *send)
 {
         tg_node *node = send->output->node;
         int64_t timeout_ns = __atomic_load_n(&node->send_timeout_ns, __ATOMIC_RELAXED);
@@ -437,7 +438,7 @@ static int take_turn_at_once(Send *send)
         return 0;
 }
 
-static int send_any(Send *send)
+static HOT int send_any(Send *send)
 {
         return !send->chunk.data && fits_inline(send->size, send->meta_size) ? send_inline(send) : send_pooled(send);
 }
@@ -472,7 +473,7 @@ static bool send_at_once(Send *send, int *ret)
         return true;
 }
 
-static int send_one(Send *send)
+static HOT int send_one(Send *send)
 {
         int r;
 
@@ -494,7 +495,7 @@ static int send_one(Send *send)
         return r;
 }
 
-int tg_send(tg_node *node, const char *output, const void *data, size_t size, const tg_params *params)
+HOT int tg_send(tg_node *node, const char *output, const void *data, size_t size, const tg_params *params)
 {
         Send send = {.payload = data, .size = size, .params = params};
 
@@ -548,7 +549,7 @@ static int send_all(Send *send, const tg_message *messages, size_t n, size_t *n_
         return r;
 }
 
-int tg_send_batch(tg_node *node, const char *output, const tg_message *messages, size_t n, size_t *ret_n_sent)
+HOT int tg_send_batch(tg_node *node, const char *output, const tg_message *messages, size_t n, size_t *ret_n_sent)
 {
         Send send = {};
         size_t n_sent = 0;
@@ -591,7 +592,7 @@ static void sample_drop(tg_node *node, tg_sample *sample)
         free(__atomic_exchange_n(&node->spare_sample, sample, __ATOMIC_ACQ_REL));
 }
 
-int tg_alloc(tg_node *node, const char *output, size_t size, tg_sample **ret)
+HOT int tg_alloc(tg_node *node, const char *output, size_t size, tg_sample **ret)
 {
         _cleanup_free_ tg_sample *sample = NULL;
         Send send = {};
@@ -626,7 +627,7 @@ int tg_alloc(tg_node *node, const char *output, size_t size, tg_sample **ret)
         return 0;
 }
 
-void *tg_sample_data(tg_sample *sample)
+HOT void *tg_sample_data(tg_sample *sample)
 {
         return sample->chunk.data ? sample->chunk.data : sample->bytes;
 }
@@ -636,7 +637,7 @@ size_t tg_sample_size(const tg_sample *sample)
         return sample->size;
 }
 
-tg_sample *tg_sample_free(tg_sample *sample)
+HOT tg_sample *tg_sample_free(tg_sample *sample)
 {
         tg_node *node;
 
@@ -657,7 +658,7 @@ tg_sample *tg_sample_free(tg_sample *sample)
         return NULL;
 }
 
-int tg_send_sample(tg_sample *sample, const tg_params *params)
+HOT int tg_send_sample(tg_sample *sample, const tg_params *params)
 {
         Send send = {.output = sample->output, .size = sample->size, .params = params};
         int r;

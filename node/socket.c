@@ -11,6 +11,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "base/hot.h"
 #include "base/receive.h"
 #include "node/node-internal.h"
 
@@ -264,7 +265,7 @@ int socket_read(tg_node *node)
         return 0;
 }
 
-bool socket_worth_a_glance(tg_node *node, nsec_t now)
+HOT bool socket_worth_a_glance(tg_node *node, nsec_t now)
 {
         return control_epoch(&node->control) != __atomic_load_n(&node->control_seen, __ATOMIC_RELAXED) ||
                 now - __atomic_load_n(&node->glanced_at, __ATOMIC_RELAXED) > NODE_GLANCE_NS;
@@ -278,7 +279,7 @@ static nsec_t clock_coarse(void)
         return (nsec_t)ts.tv_sec * NSEC_PER_SEC + (nsec_t)ts.tv_nsec;
 }
 
-void socket_glance(tg_node *node)
+HOT void socket_glance(tg_node *node)
 {
         nsec_t now = MAX(clock_coarse(), node->glanced_at); /* coarse time lags the clock that was read then */
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/hot.h"
 
 #define CALLS_PER_WAKE 8u /* a wake in system calls, as a first guess: 6 to 10 on all that was measured */
 #define N_TIMED        4u
@@ -30,7 +31,7 @@ void spin_cost_init(SpinCost *cost, int epoll_fd)
 }
 
 /* Down quickly, up slowly: what a wake costs is what the quick ones cost; the slow ones waited for somebody's CPU. */
-void spin_cost_learn(SpinCost *cost, nsec_t ns)
+HOT void spin_cost_learn(SpinCost *cost, nsec_t ns)
 {
         nsec_t old = __atomic_load_n(&cost->wake_ns, __ATOMIC_RELAXED);
 
@@ -65,7 +66,7 @@ bool spin_worth_it(Spin *spin, const SpinCost *cost, nsec_t now)
         return !spin->loaded;
 }
 
-void spin_arrived(Spin *spin, const SpinCost *cost, nsec_t gap_ns, bool hit)
+HOT void spin_arrived(Spin *spin, const SpinCost *cost, nsec_t gap_ns, bool hit)
 {
         if (gap_ns > spin_window(cost))
                 spin->run = 0;

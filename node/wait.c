@@ -14,6 +14,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "base/hot.h"
 #include "node/node-internal.h"
 
 #define MAX_READY 16
@@ -90,8 +91,10 @@ static void leader_take(tg_node *node, const struct epoll_event *ready, int n)
         }
         if (empties)
                 empty_doorbells(node);
-        join_if_due(node);
-        links_look_for_verdicts(node);
+        if (socket_is_awaited(node))
+                join_if_due(node);
+        if (node->unsaid || !verdict_may_come(node))
+                links_look_for_verdicts(node);
         if ((n > 0 || empties) && node->outer_armed) { /* somebody polls outer_fd, and we may have just taken what would have woken it */
                 uint64_t one = 1;
 
@@ -119,7 +122,7 @@ static bool program_has_handlers(void)
         return false;
 }
 
-static int leader_poll(tg_node *node, nsec_t deadline, bool wait)
+static HOT int leader_poll(tg_node *node, nsec_t deadline, bool wait)
 {
         struct epoll_event ready[MAX_READY];
         int n, r = 0, ms = 0;
@@ -159,7 +162,7 @@ int node_wait(tg_node *node, uint32_t pulse, nsec_t deadline)
         return leader_poll(node, deadline, true);
 }
 
-void node_look_around(tg_node *node)
+HOT void node_look_around(tg_node *node)
 {
         if (!node->leading)
                 (void)leader_poll(node, 0, false);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/hot.h"
 #include "protocol/params.h"
 
 #include <errno.h>
@@ -235,7 +236,7 @@ const ParamValue *params_at(const Params *params, size_t index, const char **ret
         return &params->entries[index].value;
 }
 
-size_t params_encoded_size(const Params *params)
+HOT size_t params_encoded_size(const Params *params)
 {
         return params_count(params) ? 4 + params->encoded_size : 0;
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/hot.h"
 #include "shm/bell.h"
 
 #include "shm/shm-internal.h"
@@ -20,7 +21,7 @@ void bell_sleep(Bell *bell)
         store_sc(&bell->shared->epoch, bell->epoch); /* SC: before the looks that follow */
 }
 
-void bell_wake(Bell *bell)
+HOT void bell_wake(Bell *bell)
 {
         if (!(bell->epoch & 1))
                 return; /* peers read that line with every message: leave it to them */
@@ -28,7 +29,7 @@ void bell_wake(Bell *bell)
         store_release(&bell->shared->epoch, bell->epoch); /* late is harmless: it costs one superfluous ring */
 }
 
-void bell_tell(const Bell *bell)
+HOT void bell_tell(const Bell *bell)
 {
         struct bell_shared *s = bell->shared;
 
@@ -63,7 +64,7 @@ void bell_peer_init(BellPeer *peer, const Region *map)
         *peer = (BellPeer){.shared = map->map};
 }
 
-bool bell_peer_must_ring(BellPeer *peer)
+HOT bool bell_peer_must_ring(BellPeer *peer)
 {
         uint64_t e = load_sc(&peer->shared->epoch); /* SC: after the store that published */
 

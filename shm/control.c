@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/hot.h"
 #include "shm/control.h"
 
 #include "shm/shm-internal.h"
@@ -38,14 +39,14 @@ void control_stop(const Region *map, uint32_t cause, nsec_t deadline_ns)
         control_bump(map);
 }
 
-bool control_stopping(const Region *map)
+HOT bool control_stopping(const Region *map)
 {
         const struct control_shared *c = map->map;
 
         return load_acquire(&c->stop) != 0; /* acquire: cause and deadline are there once this is */
 }
 
-uint64_t control_epoch(const Region *map)
+HOT uint64_t control_epoch(const Region *map)
 {
         const struct control_shared *c = map->map;
 

@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/hot.h"
 #include "shm/pool-internal.h"
 #include "shm/ring.h"
 
@@ -235,7 +236,7 @@ void pool_done(Pool *pool)
         *pool = (Pool){};
 }
 
-uint32_t pool_bucket_for(const Pool *pool, uint64_t size_bytes)
+HOT uint32_t pool_bucket_for(const Pool *pool, uint64_t size_bytes)
 {
         uint32_t b = 0;
 
@@ -244,7 +245,7 @@ uint32_t pool_bucket_for(const Pool *pool, uint64_t size_bytes)
         return b;
 }
 
-bool pool_has_free(const Pool *pool, uint32_t bucket, bool or_larger)
+HOT bool pool_has_free(const Pool *pool, uint32_t bucket, bool or_larger)
 {
         for (uint32_t b = bucket; b < pool->n_buckets; b++) {
                 if (pool->bucket[b].first_free != CHUNK_NONE)
@@ -255,7 +256,7 @@ bool pool_has_free(const Pool *pool, uint32_t bucket, bool or_larger)
         return false;
 }
 
-uint32_t pool_pop(Pool *pool, uint32_t bucket, bool or_larger)
+HOT uint32_t pool_pop(Pool *pool, uint32_t bucket, bool or_larger)
 {
         for (uint32_t b = bucket; b < pool->n_buckets; b++) {
                 uint32_t id = pool->bucket[b].first_free;
@@ -282,7 +283,7 @@ void pool_push_free(Pool *pool, uint32_t id)
         pool->n_freed++;
 }
 
-void pool_enqueue(Pool *pool, uint32_t id, uint64_t message)
+HOT void pool_enqueue(Pool *pool, uint32_t id, uint64_t message)
 {
         Chunk *c = &pool->chunk[id];
         uint32_t at = pool->queue_first + pool->n_queue;

@@ -6,6 +6,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/hot.h"
 #include "shm/probe.h"
 #include "shm/ring-internal.h"
 #include "shm/shm-internal.h"
@@ -66,7 +67,7 @@ static int head_look(RingReader *r)
 
 /* Shows what was taken and dropped, the tail last: whoever is killed in here has counted too much and never too little (shm/counters.h).
  * The tail SC where the producer may be waiting for just that: it stored its room word, then looked at tail. */
-static void show(RingReader *r)
+static HOT void show(RingReader *r)
 {
         struct cursor_shared *c = r->cursor;
 
@@ -260,7 +261,7 @@ static void claim_clear(RingReader *r, int k)
 }
 
 /* Claims the pooled message at tail. 0, RING_E_CLAIMS, RING_E_AGAIN (too late: counted), RING_E_VIOLATION. */
-static int claim_take(RingReader *r, RingMessage *msg, bool *ret_ring)
+static HOT int claim_take(RingReader *r, RingMessage *msg, bool *ret_ring)
 {
         int k = claim_free(r);
 
@@ -370,7 +371,7 @@ static inline int take(RingReader *r, RingMessage *msg, bool again, bool *ret_ri
         return e;
 }
 
-int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring)
+HOT int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring)
 {
         int e = take(r, msg, false, ret_ring);
 
@@ -383,7 +384,7 @@ int ring_reader_take_more(RingReader *r, RingMessage *msg, bool *ret_ring)
         return take(r, msg, r->tail != r->shown, ret_ring);
 }
 
-bool ring_reader_show(RingReader *r)
+HOT bool ring_reader_show(RingReader *r)
 {
         if (r->tail == r->shown)
                 return false;
@@ -391,7 +392,7 @@ bool ring_reader_show(RingReader *r)
         return r->policy == RING_BACKPRESSURE && must_ring(r, GAVE_TAIL); /* under drop_oldest nobody ever waits for the tail */
 }
 
-void ring_reader_count_wake(RingReader *r)
+HOT void ring_reader_count_wake(RingReader *r)
 {
         store_relaxed(&r->cursor->wakes, ++r->wakes); /* counter: for status only */
 }
@@ -435,7 +436,7 @@ void ring_reader_ref(RingReader *r, int claim)
         r->n_refs[claim]++;
 }
 
-bool ring_reader_release(RingReader *r, int claim)
+HOT bool ring_reader_release(RingReader *r, int claim)
 {
         if (claim < 0)
                 return false;

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/hot.h"
 #include "shm/shm-internal.h"
 #include "shm/writer-internal.h"
 
@@ -208,13 +209,13 @@ static void look_early(RingWriter *w)
         w->cool_bytes = w->pool.queue_bytes; /* is still to be read */
 }
 
-void ring_writer_tidy(RingWriter *w)
+HOT void ring_writer_tidy(RingWriter *w)
 {
         if (w->n_links > 0) /* else a message that was just published would be gone before any observer had seen it */
                 look_early(w);
 }
 
-int reclaim_look(RingWriter *w, uint64_t size_bytes, bool may_press, RingBlock *ret_block)
+HOT int reclaim_look(RingWriter *w, uint64_t size_bytes, bool may_press, RingBlock *ret_block)
 {
         uint32_t bucket = pool_bucket_for(&w->pool, size_bytes);
         RingBlock block = {};
@@ -266,12 +267,12 @@ static int alloc(RingWriter *w, uint64_t size_bytes, bool may_press, PoolChunk *
         return 0;
 }
 
-int ring_writer_alloc(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk, RingBlock *ret_block)
+HOT int ring_writer_alloc(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk, RingBlock *ret_block)
 {
         return alloc(w, size_bytes, true, ret_chunk, ret_block);
 }
 
-int ring_writer_alloc_gently(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk)
+HOT int ring_writer_alloc_gently(RingWriter *w, uint64_t size_bytes, PoolChunk *ret_chunk)
 {
         return alloc(w, size_bytes, false, ret_chunk, NULL);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/hot.h"
 #include "shm/ring-internal.h"
 #include "shm/shm-internal.h"
 
@@ -77,7 +78,7 @@ bool slot_stable(const struct ring_slot *slot, uint64_t index)
         return load_relaxed(&slot->seq) == 2 * index + 2; /* ordered by the caller's acquire fence */
 }
 
-int descriptor_check(const struct ring_descriptor *d, const uint64_t segment_size[POOL_MAX_SEGMENTS])
+HOT int descriptor_check(const struct ring_descriptor *d, const uint64_t segment_size[POOL_MAX_SEGMENTS])
 {
         uint64_t extent = descriptor_extent(d), size;
 

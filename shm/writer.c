@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "base/hot.h"
 #include "shm/probe.h"
 #include "shm/ring-internal.h"
 #include "shm/shm-internal.h"
@@ -265,7 +266,7 @@ void writer_publish_head(RingWriter *w)
                 tell_published(w, first); /* not before: somebody waits for them */
 }
 
-uint64_t ring_writer_flush(RingWriter *w)
+HOT uint64_t ring_writer_flush(RingWriter *w)
 {
         uint64_t n;
 
@@ -375,7 +376,7 @@ static const Chunk *place_pooled(RingWriter *w, const RingPost *post, const Pool
         return &w->pool.chunk[chunk->id];
 }
 
-int ring_writer_publish(RingWriter *w, const RingPost *post, PoolChunk *chunk, RingBlock *ret_block)
+HOT int ring_writer_publish(RingWriter *w, const RingPost *post, PoolChunk *chunk, RingBlock *ret_block)
 {
         struct ring_slot *slot = &w->shared->slot[w->head & w->mask];
         const Chunk *c = NULL;
@@ -478,7 +479,7 @@ void ring_writer_close(RingWriter *w)
         store_sc(&w->shared->closed, 1); /* after head; SC: before the loads of sleep epochs */
 }
 
-uint64_t ring_writer_head(const RingWriter *w)
+HOT uint64_t ring_writer_head(const RingWriter *w)
 {
         return w->head;
 }
@@ -530,7 +531,7 @@ void ring_writer_set_probe_mask(RingWriter *w, const uint64_t *mask)
         w->probe_mask = mask;
 }
 
-void ring_writer_set_cpu(RingWriter *w, int cpu)
+HOT void ring_writer_set_cpu(RingWriter *w, int cpu)
 {
         if (w->cpu == (uint32_t)(cpu + 1))
                 return;
