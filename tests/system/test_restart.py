@@ -210,10 +210,10 @@ def mortal(build, dataflow, live):
     return run
 
 
-def let_it_look(pid):
-    """Until the source has looked for room, or sent, fifty times more: it sleeps before each."""
+def let_it_look(pid, times=50):
+    """Until the source has looked for room, or sent, so often: it sleeps before each."""
     before = int(status_field(pid, "voluntary_ctxt_switches"))
-    assert eventually(lambda: int(status_field(pid, "voluntary_ctxt_switches")) > before + 50, 20)
+    assert eventually(lambda: int(status_field(pid, "voluntary_ctxt_switches")) > before + times, 20)
 
 
 def goes_on(run):
@@ -316,6 +316,7 @@ def test_when_both_ends_die_the_reader_misses_nothing_of_the_new_source_and_is_t
     run = mortal(20, 1, "die", restart_policy="on-failure", restart_delay=2.0)
     beat = Process(run.until_event(type="node", node="beat", to="running")["pid"])
     run.until_event(type="node", node="mortal", to="backoff")
+    let_it_look(beat.pid, 5)  # so there is something that is lost
     beat.send(signal.SIGKILL)
     beat.close()
     run.until_event(type="node", node="beat", to="running", generation=2)
