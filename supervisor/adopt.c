@@ -302,6 +302,8 @@ static void dynamic_reconcile(Node *node, bool fresh)
         if (!fresh)
                 return;
         if (node->sock >= 0) {
+                if (node->state == NODE_STARTING && !node->spawned) /* it had just connected, and that was not written down */
+                        node_on_connected(node);
                 node->dataflow->supervisor->n_adopted++;
                 wiring_resume(node);
         } else if (node->spawned && !node->exited) { /* it left while nobody looked, or its socket went with the guard: then it comes again by name */
@@ -348,6 +350,8 @@ static void node_reconcile(Node *node, nsec_t deadline, bool fresh)
                         node_post(node, NODE_EV_START);
         } else if (node->state == NODE_BACKOFF) {
                 arm_again(node, deadline);
+        } else if (node_has_life(node) && node_is_loose(node) && node->plan->capture && node->sock >= 0 && !node->spawned) {
+                capture_again(node); /* likewise: it is moved before it hears anything */
         } else if (node_has_life(node) && node_is_loose(node)) {
                 arm_again(node, deadline);
                 dynamic_reconcile(node, fresh);
