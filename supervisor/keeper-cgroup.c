@@ -10,7 +10,6 @@
 #include "base/cleanup.h"
 #include "supervisor/cgroup.h"
 #include "supervisor/keeper-internal.h"
-#include "supervisor/priority.h"
 #include "supervisor/sweep.h"
 
 #define KILL_LOOK_SPAN (150 * NSEC_PER_MSEC) /* whoever outlives SIGKILL for so long is looked at for the first time */
@@ -24,7 +23,6 @@ typedef struct Tally {
 
 typedef struct CgroupJob {
         Job job;
-        void (*work)(Job *job);
         Keeper *keeper;
         KeeperMsg order; /* what it answers */
         int dir_fd;      /* SIGNAL, KILL, LOOK: the cgroup; REMOVE: the one it lies in */
@@ -71,21 +69,9 @@ static CgroupJob *cgroup_job_new(Keeper *k, const KeeperMsg *order, int dir_fd)
         return j->dir_fd < 0 ? cgroup_job_free(j) : j;
 }
 
-/* Hundreds of processes that end want the same CPUs, and what is ordered here has a deadline. */
-static void run_in_haste(Job *job)
-{
-        CgroupJob *j = container_of(job, CgroupJob, job);
-        int nice = priority_haste();
-
-        j->work(job);
-        priority_haste_over(nice);
-}
-
 /* No thread to be had: then here and now, without any waiting, rather than not at all. */
 static void submit(CgroupJob *j)
 {
-        j->work = j->job.run;
-        j->job.run = run_in_haste;
         if (jobs_submit(&j->keeper->jobs, &j->job, JOB_WORK) == 0)
                 return;
         j->until = 0;
@@ -160,11 +146,9 @@ void keeper_signal(Keeper *k, const KeeperMsg *msg)
                 else if (!only && msg->signal.signo == SIGTERM)
                         strays_look(inc, SIGTERM);
         }
-        if (!only || !strays_first(only, msg))
-                keeper_start_signal(k, msg, fd, false);
-        list_for_each(inc, next, &k->incarnations, link)
-                if (inc == only || msg->node == KEEPER_NODE_ALL)
-                        incarnation_look_again(inc); /* whether somebody is left may have been read for that */
+        if (only && strays_first(only, msg))
+                return;
+        keeper_start_signal(k, msg, fd, false);
 }
 
 static uint32_t count(int dir_fd)

@@ -136,19 +136,6 @@ void priority_hurry(pid_t keeper)
                 (void)sched_setscheduler(keeper, SCHED_RR | SCHED_RESET_ON_FORK, &param);
 }
 
-int priority_haste(void)
-{
-        int nice = getpriority(PRIO_PROCESS, 0); /* on Linux the thread's own */
-
-        (void)setpriority(PRIO_PROCESS, 0, -20);
-        return nice;
-}
-
-void priority_haste_over(int nice)
-{
-        (void)setpriority(PRIO_PROCESS, 0, nice); /* less is always allowed */
-}
-
 void priority_lock_memory(bool whole)
 {
         void *room;

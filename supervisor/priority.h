@@ -58,14 +58,6 @@ void priority_hurry(pid_t keeper);
 bool priority_turn(bool hurried);
 
 /*
- * priority_haste() - the calling thread comes before what nodes do, but for those at a real-time priority. Refused to who may not: then as it was.
- * priority_haste_over() - and no more.
- * @nice: what priority_haste() returned
- */
-int priority_haste(void);
-void priority_haste_over(int nice);
-
-/*
  * priority_lock_memory() - what is in memory stays there, for a disk may hang
  * @whole: and the rest of the program is read in now, which takes milliseconds
  */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A supervisor that does not sleep any more loses its real-time priority, says so, and gets it back when it is told to. */
 #include <criterion/criterion.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -89,28 +88,4 @@ Test(priority, who_does_not_sleep_loses_it, .timeout = 60)
         if (WEXITSTATUS(status) == 255)
                 cr_skip_test("needs the right to a real-time priority");
         cr_expect_eq(WEXITSTATUS(status), 0, "line %d", WEXITSTATUS(status));
-}
-
-static void *in_haste(void *arg)
-{
-        int *nice = arg, before = priority_haste();
-
-        nice[0] = before;
-        nice[1] = getpriority(PRIO_PROCESS, 0);
-        priority_haste_over(before);
-        nice[2] = getpriority(PRIO_PROCESS, 0);
-        return NULL;
-}
-
-Test(priority, one_thread_may_be_in_haste_for_a_while, .timeout = 60)
-{
-        int before = getpriority(PRIO_PROCESS, 0), nice[3] = {};
-        pthread_t thread;
-
-        cr_assert_eq(pthread_create(&thread, NULL, in_haste, nice), 0);
-        cr_assert_eq(pthread_join(thread, NULL), 0);
-        cr_expect_eq(nice[0], before);
-        cr_expect_eq(nice[1], geteuid() == 0 ? -20 : nice[1], "%d", nice[1]);
-        cr_expect_eq(nice[2], before);
-        cr_expect_eq(getpriority(PRIO_PROCESS, 0), before, "the other thread is as it was");
 }
