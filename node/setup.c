@@ -40,7 +40,7 @@ static void forget_unsealed(tg_node *node)
         node->unsealed = NULL;
 }
 
-/* All of them at once: who has sealed one takes it for nothing but what it has, and until the last one came all may come again. */
+/* All of them at once, behind the last: until then a successor may send them again, and what is sealed cannot be mapped for writing any more. */
 static int seal_own(tg_node *node)
 {
         for (unsigned i = 0; i < node->n_unsealed; i++)
