@@ -126,7 +126,7 @@ bool ring_writer_has_stopped(const RingWriter *w, uint32_t link);
 
 /**
  * ring_writer_alloc() - a chunk for payload, padding and metadata
- * @size_bytes: what must fit, payload rounded up to 8 plus metadata
+ * @size_bytes: what must fit, payload rounded up to 8 plus metadata. 0 is as 1 here, but not in ring_writer_look() and ring_writer_arm()
  * @ret_chunk:  set on success; in the caller's hands until published or given back
  * @ret_block:  set with POOL_E_HELD; may be NULL
  *

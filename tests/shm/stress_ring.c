@@ -296,7 +296,8 @@ static int producer_poll(Producer *p)
         return n; /* -1: it was stopped, and goes on */
 }
 
-static void producer_wait(Producer *p, uint64_t bytes)
+/* True: there was room before it had slept. */
+static bool producer_wait(Producer *p, uint64_t bytes)
 {
         RingBlock block;
         int r;
@@ -312,6 +313,13 @@ static void producer_wait(Producer *p, uint64_t bytes)
                 FAIL(p->res, "arm says %d", r);
         }
         ring_writer_disarm(p->w);
+        return r == 0;
+}
+
+/* Not 0, which is no chunk: one that holds nothing is waited for, too. */
+static uint64_t chunk_bytes(uint32_t n, uint32_t n_meta)
+{
+        return MAX((uint64_t)(n + 7) / 8 * 8 + n_meta, UINT64_C(1));
 }
 
 static int producer_try(Producer *p, uint64_t index, bool pooled, uint32_t n, uint32_t n_meta)
@@ -326,7 +334,7 @@ static int producer_try(Producer *p, uint64_t index, bool pooled, uint32_t n, ui
                 fill(payload, n, mix(index));
                 return ring_writer_publish(p->w, &post, NULL, NULL);
         }
-        r = ring_writer_alloc(p->w, (n + 7) / 8 * 8 + n_meta, &chunk, NULL);
+        r = ring_writer_alloc(p->w, chunk_bytes(n, n_meta), &chunk, NULL);
         if (r)
                 return r;
         fill(chunk.data, n, mix(index));
@@ -341,6 +349,7 @@ static void producer_send(Producer *p, uint64_t index)
         uint32_t n_meta = (uint32_t)(next_random(&p->rng) % 3 * 7);
         uint32_t large = p->world->cs->large ? p->world->cs->large : MAX_PAYLOAD;
         uint32_t n = (uint32_t)(next_random(&p->rng) % (pooled ? large : RING_INLINE_MAX - 24));
+        unsigned n_awake = 0; /* in a row: there was room, and then there was none */
         int r;
 
         if (pooled && next_random(&p->rng) % 2)
@@ -352,7 +361,9 @@ static void producer_send(Producer *p, uint64_t index)
                 if (r != RING_E_FULL && r != POOL_E_HELD)
                         FAIL(p->res, "send says %d", r);
                 else
-                        producer_wait(p, pooled ? (n + 7) / 8 * 8 + n_meta : 0);
+                        n_awake = producer_wait(p, pooled ? chunk_bytes(n, n_meta) : 0) ? n_awake + 1 : 0;
+                if (n_awake > 100)
+                        FAIL(p->res, "there is room for message %lu, which finds none", index);
         }
 }
 
