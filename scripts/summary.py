@@ -33,6 +33,7 @@ TAP_PLAN = re.compile(r"^1\.\.(\d+)\s*(?:#\s*(.*))?$")
 TAP_TIME = re.compile(r"\s*\(\d+\.\d+s\)\s*$")
 # Of the leak checker, about a thread that ended while it looked: what can follow from either is a leak that is none, which is told as an error.
 NOISE = re.compile(r"==\d+==(Running thread \d+ was not suspended\. False leaks are possible\.|Unable to get registers from thread \d+\.)$")
+COMMENTS = 4  # before a test that failed: what its program says of it, if nothing follows
 SHOWN = 25  # of one kind; all of them are in the stage's log
 MESON_GOOD = ("OK", "EXPECTEDFAIL")
 
@@ -49,6 +50,7 @@ def tap(program: str, output: str, meson_result: str) -> list[Result]:
     results: list[Result] = []
     plan, plan_reason = None, ""
     detail: list[str] = []
+    said: list[str] = []  # in comments, since the last result
     for line in output.splitlines():
         if match := TAP_PLAN.match(line):
             plan, plan_reason = int(match[1]), match[2] or ""
@@ -57,11 +59,14 @@ def tap(program: str, output: str, meson_result: str) -> list[Result]:
             name = f"{program}: {TAP_TIME.sub('', text).strip()}"
             if match[1]:
                 detail = []
-                results.append(Result(FAILED, name))
+                results.append(Result(FAILED, name, "; ".join(said[-COMMENTS:])))
             elif directive.upper().startswith("SKIP"):
                 results.append(Result(SKIPPED, name, directive[4:].strip() or "no reason given"))
             else:
                 results.append(Result(PASSED, name))
+            said = []
+        elif line.startswith("# ") and not line.startswith("# Criterion v"):
+            said.append(line.removeprefix("# "))
         elif results and results[-1].outcome == FAILED and line.startswith(" "):
             text = line.strip()
             if text and text not in ("---", "...", "failures:") and not text.startswith("assertions:"):

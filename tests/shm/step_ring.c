@@ -60,6 +60,7 @@ typedef struct Board { /* in shared memory; the steps of a part are written by i
 } Board;
 
 static Board *board;
+static char last_failure[N_ACTIONS][500];
 static int own_part = -1;
 static unsigned own_steps;
 
@@ -477,8 +478,10 @@ static bool run_round(uint64_t seed, const Case *flow, bool doorbells)
         if (r.failure[0] && board->script.armed) {
                 const ShmStep *step = known[board->script.step];
 
-                printf("# %s %s at %s of %s(), time %u, %s, rung by %s: %s (seed %lu)\n", part_names[board->script.part],
-                        action_names[board->script.action], step->word, step->function, board->script.nth, cs.name, kind, r.failure, seed);
+                (void)snprintf(last_failure[board->script.action], sizeof(last_failure[0]), "%s %s at %s of %s(), time %u, %s, rung by %s: %s (seed %lu)",
+                        part_names[board->script.part], action_names[board->script.action], step->word, step->function, board->script.nth, cs.name,
+                        kind, r.failure, seed);
+                printf("# %s\n", last_failure[board->script.action]);
         } else if (r.failure[0]) {
                 printf("# undisturbed, %s, rung by %s: %s (seed %lu)\n", cs.name, kind, r.failure, seed);
         } else if (board->script.armed && board->script.fired) {
@@ -550,6 +553,8 @@ static bool report(Action action, unsigned n_rounds, unsigned n_failed, bool who
                         n_times += step->n_done[action];
                 }
         printf("# %s %u times in %u rounds, at %u of %u steps\n", action_names[action], n_times, n_rounds, n_reached, n_steps);
+        if (n_failed)
+                printf("# %u rounds failed, the last one: %s\n", n_failed, last_failure[action]);
         good = !n_failed && n_times && (!whole || !n_missing(action, true));
         printf("%s %u - %s at every step\n", good ? "ok" : "not ok", action + 2, action_names[action]);
         return good;

@@ -14,6 +14,7 @@ FAIL = (
     "  - ../fail.c:5: |+\n      Assertion failed: The expression 0 is false.\n  ...\n"
 )
 CRASH = "TAP version 13\n1..2\nok - s::a  (0.00s)\nnot ok - s::b unexpected signal after ../crash.c:5\n"
+COMMENT = "1..2\n# seed 3\nok 1 - a\n# killed at the head: not at its end\n# 3 rounds\nnot ok 2 - b\n"
 SKIP = "TAP version 13\n1..2\nok - s::b  # SKIP no cgroup v2 here\nok - s::a  (0.00s)\n"
 NONE = "TAP version 13\n1..0\n# Criterion v2.4.1\n"
 CUT = "TAP version 13\n1..3\nok - s::a  (0.00s)\n"
@@ -58,6 +59,7 @@ def test_passing_programs_and_files_add_up(run):
     "line,passed,failed,told",
     [
         (program(FAIL, "ERROR", 1), 1, 1, "The expression 0 is false"),
+        (program(COMMENT, "ERROR", 1), 1, 1, "FAILED  prog: b: killed at the head: not at its end; 3 rounds\n"),
         (program(CRASH, "ERROR", 1), 1, 1, "unexpected signal after"),
         (program(CUT, "ERROR", 1), 1, 1, "1 of 3 tests reported"),
         (program(CUT, "TIMEOUT", 1), 1, 1, "timeout after 3 s"),
