@@ -396,6 +396,7 @@ static void on_empty(Node *node, const KeeperMsg *msg)
         Dataflow *dataflow = node->dataflow;
 
         node->empty = true;
+        resources_ended(node);
         if (!node->exited && node->captured) /* nobody sees how, and nobody is to blame */
                 node_on_ended(node, 0, 0);
         else if (!node->exited && !supervisor_is_private(dataflow->supervisor))

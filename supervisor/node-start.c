@@ -52,6 +52,7 @@ static void node_begin_incarnation(Node *node)
         node->ordered = NODE_LADDER_NEVER;
         node->restart_wanted = false;
         node->held = false;
+        resources_ended(node);
         resources_begin(&node->resources);
         node->n_signals_sent = node->n_signals_done = 0;
         free(node->error);

@@ -419,6 +419,11 @@ void resources_told_limited(Dataflow *dataflow, Node *node, int error, const cha
         server_limited(dataflow->supervisor->server, dataflow, node, error, text);
 }
 
+void resources_ended(Node *node)
+{
+        resources_told_limited(node->dataflow, node, 0, "");
+}
+
 /* ---- the freezer */
 
 bool resources_is_frozen(const Node *node)

@@ -55,6 +55,10 @@ void resources_told_frozen(Dataflow *dataflow, Node *node, bool frozen);
 void resources_told_limited(Dataflow *dataflow, Node *node, int error, const char *text);
 void resources_told_freeze(Dataflow *dataflow, Node *node, bool frozen, int error);
 
+/* resources_ended() - its cgroup is empty: limits that are being set, whose end can be just that, are those of its next life, as of a node that
+ * does not run. What the keeper still says of them is about a life that is over. */
+void resources_ended(Node *node);
+
 /* resources_forget_orders() - another keeper, or another supervisor: what was under way is not answered any more. */
 void resources_forget_orders(Dataflow *dataflow);
 
