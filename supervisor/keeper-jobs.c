@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "supervisor/priority.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define STACK_SIZE (1024 * 1024)
@@ -219,7 +220,7 @@ int jobs_init(Jobs *jobs, KeeperLoop *loop)
         *jobs = (Jobs){.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .source = KEEPER_SOURCE_INIT};
         if (jobs->event_fd < 0)
                 return error_origin(-errno);
-        (void)pthread_mutex_init(&jobs->lock, NULL); /* neither can fail on Linux */
+        priority_lock_init(&jobs->lock);
         list_init(&jobs->events);
         for (int i = 0; i < _JOB_KIND_MAX; i++) {
                 list_init(&jobs->queues[i].waiting);

@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/error.h"
+#include "supervisor/priority.h"
 
 #define STACK_SIZE (256 * 1024) /* untouched pages cost nothing */
 
@@ -156,8 +157,8 @@ static int make(Readers *readers)
         if (!r)
                 return error_origin(-ENOMEM);
         *r = (Reader){.event_fd = readers->event_fd, .fd = -1};
-        (void)pthread_mutex_init(&r->lock, NULL); /* neither can fail on Linux */
-        (void)pthread_cond_init(&r->wake, NULL);
+        priority_lock_init(&r->lock);
+        (void)pthread_cond_init(&r->wake, NULL); /* cannot fail on Linux */
         list_init(&r->link);
         e = -pthread_attr_init(&attr);
         if (!e) {

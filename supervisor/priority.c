@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -134,6 +135,16 @@ void priority_hurry(pid_t keeper)
 
         if (priority_is_prompt())
                 (void)sched_setscheduler(keeper, SCHED_RR | SCHED_RESET_ON_FORK, &param);
+}
+
+void priority_lock_init(pthread_mutex_t *lock)
+{
+        pthread_mutexattr_t attr;
+
+        (void)pthread_mutexattr_init(&attr); /* cannot fail on Linux */
+        if (pthread_mutexattr_setprotocol(&attr, PTHREAD_PRIO_INHERIT) || pthread_mutex_init(lock, &attr))
+                (void)pthread_mutex_init(lock, NULL); /* no such futex in this kernel */
+        (void)pthread_mutexattr_destroy(&attr);
 }
 
 void priority_lock_memory(bool whole)

@@ -12,6 +12,7 @@
 #ifndef TG_SUPERVISOR_PRIORITY_H
 #define TG_SUPERVISOR_PRIORITY_H
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <sys/types.h>
@@ -56,6 +57,10 @@ void priority_hurry(pid_t keeper);
  * @hurried: what the last call returned; at first false
  */
 bool priority_turn(bool hurried);
+
+/* priority_lock_init() - a lock whose holder has the priority of whoever waits for it: a keeper in a hurry waits for no thread of its own that has
+ * to wait for a CPU. */
+void priority_lock_init(pthread_mutex_t *lock);
 
 /*
  * priority_lock_memory() - what is in memory stays there, for a disk may hang

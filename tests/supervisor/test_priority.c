@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A supervisor that does not sleep any more loses its real-time priority, says so, and gets it back when it is told to. */
 #include <criterion/criterion.h>
+#include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -88,4 +93,56 @@ Test(priority, who_does_not_sleep_loses_it, .timeout = 60)
         if (WEXITSTATUS(status) == 255)
                 cr_skip_test("needs the right to a real-time priority");
         cr_expect_eq(WEXITSTATUS(status), 0, "line %d", WEXITSTATUS(status));
+}
+
+/* The priority that the kernel gives a thread of ours, as ps(1) shows it: below 0 where it is a real-time one. 100: not known. */
+static long priority_of(pid_t tid)
+{
+        char path[64], text[512] = "";
+        FILE *f;
+        char *at;
+        long prio = 100;
+
+        (void)snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
+        f = fopen(path, "re");
+        if (f && fgets(text, sizeof(text), f) && (at = strrchr(text, ')')))
+                (void)sscanf(at, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %ld", &prio);
+        if (f)
+                (void)fclose(f);
+        return prio;
+}
+
+static void *in_a_hurry(void *arg)
+{
+        pthread_mutex_t *lock = arg;
+        struct sched_param param = {.sched_priority = 1};
+
+        if (pthread_setschedparam(pthread_self(), SCHED_RR, &param))
+                return arg;
+        (void)pthread_mutex_lock(lock);
+        (void)pthread_mutex_unlock(lock);
+        return NULL;
+}
+
+Test(priority, whoever_has_a_lock_is_as_prompt_as_whoever_waits_for_it, .timeout = 60)
+{
+        nsec_t until = clock_now() + 20 * NSEC_PER_SEC;
+        pid_t self = (pid_t)syscall(SYS_gettid);
+        pthread_mutex_t lock;
+        pthread_t thread;
+        void *refused = NULL;
+        long prio;
+
+        priority_lock_init(&lock);
+        (void)pthread_mutex_lock(&lock);
+        cr_expect_geq(priority_of(self), 0);
+        cr_assert_eq(pthread_create(&thread, NULL, in_a_hurry, &lock), 0);
+        while ((prio = priority_of(self)) >= 0 && clock_now() < until && pthread_tryjoin_np(thread, &refused) != 0)
+                (void)poll(NULL, 0, 1);
+        (void)pthread_mutex_unlock(&lock);
+        if (refused)
+                cr_skip_test("needs the right to a real-time priority");
+        cr_expect_lt(prio, 0, "%ld", prio);
+        cr_assert_eq(pthread_join(thread, NULL), 0);
+        cr_expect_geq(priority_of(self), 0, "it was lent");
 }
