@@ -146,9 +146,11 @@ void keeper_signal(Keeper *k, const KeeperMsg *msg)
                 else if (!only && msg->signal.signo == SIGTERM)
                         strays_look(inc, SIGTERM);
         }
-        if (only && strays_first(only, msg))
-                return;
-        keeper_start_signal(k, msg, fd, false);
+        if (!only || !strays_first(only, msg))
+                keeper_start_signal(k, msg, fd, false);
+        list_for_each(inc, next, &k->incarnations, link)
+                if (inc == only || msg->node == KEEPER_NODE_ALL)
+                        incarnation_look_again(inc); /* whether somebody is left may have been read for that */
 }
 
 static uint32_t count(int dir_fd)

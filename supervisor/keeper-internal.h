@@ -269,7 +269,13 @@ void incarnations_tick(Keeper *k, nsec_t now);
 bool incarnations_over(const Keeper *k);     /* all of them */
 void incarnation_reap(Incarnation *inc);
 bool incarnations_starting(const Keeper *k); /* any start under way that was not given up */
-void incarnation_look_again(Incarnation *inc); /* has it become empty? */
+/*
+ * incarnation_look_again() - has it become empty? To be asked whenever its cgroup.events was read for something else, too: what has been read is
+ * not notified any more.
+ * incarnation_read_events() - all that is to be seen there.
+ */
+void incarnation_look_again(Incarnation *inc);
+void incarnation_read_events(Incarnation *inc);
 void incarnation_report_home(Incarnation *inc); /* where it lives, if it has a cgroup */
 void incarnation_report_empty(Incarnation *inc, bool removed);
 void incarnation_killed(Incarnation *inc, uint32_t n, nsec_t at); /* n in all were found and killed, from then on; 0: nobody */

@@ -222,7 +222,7 @@ void watches_frozen(Keeper *k)
                 watch_frozen(&k->limits, k->events_fd);
         list_for_each(inc, next, &k->incarnations, link)
                 if (inc->events_fd >= 0 && !inc->job)
-                        watch_frozen(&inc->limits, inc->events_fd);
+                        incarnation_read_events(inc);
 }
 
 /* ---- orders */

@@ -91,14 +91,17 @@ void incarnation_report_empty(Incarnation *inc, bool removed)
         keeper_report(inc->keeper, &msg, -1);
 }
 
-static void on_events(KeeperSource *source, uint32_t events)
+void incarnation_read_events(Incarnation *inc)
 {
-        Incarnation *inc = container_of(source, Incarnation, events);
-
         watch_frozen(&inc->limits, inc->events_fd); /* reading arms the next notification */
         if (cgroup_populated(inc->events_fd) == 0 && inc->started && !inc->exited)
                 strays_look(inc, 0); /* its first process lives, and not here */
         incarnation_look_again(inc);
+}
+
+static void on_events(KeeperSource *source, uint32_t events)
+{
+        incarnation_read_events(container_of(source, Incarnation, events));
 }
 
 /* It would never hear of it: better that another keeper looks at what is there. Without one the supervisor's deadlines tell. */
@@ -123,6 +126,7 @@ static void on_removed(Keeper *k, const KeeperMsg *whom, int r)
         if (inc && r != 0 && inc->events_fd >= 0 && cgroup_populated(inc->events_fd) == 1) {
                 inc->removing = false; /* somebody moved in meanwhile: it is not empty after all */
                 incarnation_watch_events(inc);
+                incarnation_look_again(inc); /* it may have left again before */
         } else if (inc)
                 incarnation_report_empty(inc, r == 0);
 }

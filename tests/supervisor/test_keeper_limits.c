@@ -2,6 +2,7 @@
 /* What a keeper tells of limits, and when: counters in plain directories that look like cgroups, and a clock that the test sets. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -157,7 +158,9 @@ static KeeperMsg told_after_job(KeeperMsgType type)
 
         while (msg.type != type && clock_now() < until) {
                 cr_assert_eq(keeper_loop_turn(&keeper.loop, until), 0);
-                msg = told();
+                do
+                        msg = told();
+                while (msg.type && msg.type != type);
         }
         cr_assert_eq(msg.type, type);
         return msg;
@@ -336,6 +339,47 @@ Test(keeper_limits, at_whose_limit_memory_ran_out_is_told_before_who_was_ended_f
         cr_assert_eq(told().type, 0);
         watch_tell(&inc.limits);
         cr_assert_eq(told().type, 0, "nothing is new");
+}
+
+/* ---- whoever reads cgroup.events for something else, and what he reads is not notified any more */
+
+/* The last of that life, whose first process has ended before, has just left. */
+static void nobody_is_left(void)
+{
+        char full[256];
+
+        put("d", "events", "populated 0\nfrozen 0\n");
+        (void)snprintf(full, sizeof(full), "%s/d/events", top);
+        cr_assert_eq(jobs_init(&keeper.jobs, &keeper.loop), 0);
+        keeper.enforcer = ENFORCER_CGROUP;
+        inc.events_fd = open(full, O_RDONLY | O_CLOEXEC);
+        inc.cgroup = (char *)(uintptr_t)"n";
+        inc.started = inc.exited = inc.reaped = true;
+        inc.pidfd = -1;
+        inc.reaper = REAPER_NULL;
+        inc.events = inc.exit = KEEPER_SOURCE_INIT;
+        for (int i = 0; i < 2; i++)
+                output_init(&inc.out[i], &inc, i + 1);
+}
+
+Test(keeper_limits, who_looks_whether_somebody_is_frozen_sees_that_nobody_is_left, .timeout = 60)
+{
+        KeeperMsg msg;
+
+        nobody_is_left();
+        watches_frozen(&keeper);
+        msg = told_after_job(KEEPER_MSG_EMPTY);
+        cr_expect(msg.node == 3 && msg.generation == 1 && msg.empty.removed);
+}
+
+Test(keeper_limits, who_is_signalled_and_has_just_left_is_seen_to_have, .timeout = 60)
+{
+        KeeperMsg msg;
+
+        nobody_is_left();
+        keeper_signal(&keeper, &(KeeperMsg){.type = KEEPER_MSG_SIGNAL, .node = 3, .generation = 1, .signal = {15}});
+        msg = told_after_job(KEEPER_MSG_EMPTY);
+        cr_expect(msg.node == 3 && msg.generation == 1 && msg.empty.removed);
 }
 
 /* ---- looks that hang */
