@@ -91,7 +91,7 @@ HOT void peer_send(tg_node *node, Peer *peer)
         if (peer == &node->self) {
                 __atomic_store_n(&node->self_rung, true, __ATOMIC_RELAXED); /* a hint: what is not emptied now disturbs nobody */
                 (void)!write(node->self_fd, &one, sizeof(one));
-        } else if (peer->rung_fd < 0 || !doorbell_ring(peer->rung_fd)) {
+        } else if (peer->rung_fd < 0 || bell_peer_by_socket(&peer->bell) || !doorbell_ring(peer->rung_fd)) {
                 (void)send(peer->fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
         }
         errno = saved;
@@ -181,9 +181,26 @@ static int peer_watch(tg_node *node, Peer *peer)
 
         if (epoll_ctl(node->epoll_fd, EPOLL_CTL_ADD, peer->fd, &ev) < 0)
                 return error_origin(-errno);
-        if (peer->heard_fd >= 0 && epoll_ctl(node->epoll_fd, EPOLL_CTL_ADD, peer->heard_fd, &heard) < 0)
+        if (peer->heard_fd < 0 || node->turned)
+                return 0;
+        if (epoll_ctl(node->epoll_fd, EPOLL_CTL_ADD, peer->heard_fd, &heard) < 0)
                 return error_origin(-errno);
+        node->hears_doorbells = true;
         return 0;
+}
+
+void links_turn_to_sockets(tg_node *node)
+{
+        Peer *peer, *next;
+
+        bell_turn(&node->bell);
+        list_for_each(peer, next, &node->peers, link)
+                if (peer->heard_fd >= 0)
+                        (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->heard_fd, NULL); /* not there: it was convicted */
+        node->turned = true;
+        node->hears_doorbells = false;
+        node->n_silent = 0;
+        (void)socket_send(node, &(NodeMsg){.type = NODE_MSG_TURNED}); /* lost while nobody supervises: a note less */
 }
 
 /* Anything else could block us or never hang up. */

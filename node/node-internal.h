@@ -218,6 +218,9 @@ struct tg_node {
         bool slept, spun; /* since idle_since */
         bool woke;        /* tg_next() slept, and no message was taken since */
         bool outer_armed; /* tg_next() said "nothing" to somebody who polls outer_fd */
+        bool hears_doorbells; /* of some peer */
+        bool turned; /* ... and not any more: links_turn_to_sockets() */
+        uint8_t n_polls, n_silent; /* see poll_watched() */
         bool unsaid;      /* some link has unsaid_since */
         bool stop_queued, stopping, ended;
         uint32_t told_to_stop; /* atomic, as stop_by: what a packet said, for a supervisor that has lost the control page */
@@ -356,6 +359,7 @@ void peer_gone(tg_node *node, Peer *peer);
 Peer *peer_by_serial(tg_node *node, uint64_t serial);
 void peer_unref(tg_node *node, Peer *peer);
 void peer_send(tg_node *node, Peer *peer);  /* rings */
+void links_turn_to_sockets(tg_node *node);  /* doorbells are not listened to from here on. Everybody has to announce anew: before a pulse */
 void peer_empty(tg_node *node, Peer *peer); /* takes what is in the socket, and judges how often it rang */
 void peer_close_fds(Peer *peer);
 Source *source_unref(tg_node *node, Source *source);

@@ -6,18 +6,24 @@
  * system call for nothing. They are taken before a pulse that makes everybody announce anew: a byte that is taken between somebody's look
  * and poll would be a lost wake-up. By whoever is about to sleep, for then there is time, and nobody waits for the message that
  * was rung for; by the leader after its poll only where nobody else does, as in a node that only sends. Not while somebody polls: it may have
- * been woken, and would find nothing. See tests/models/threads.pml.
+ * been woken, and would find nothing. See tests/models/threads.pml. Where doorbells are rung for nothing, and nobody can be heard doing that, they are
+ * not listened to any more, and sockets ring, which nobody but the two ends has.
  */
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/hot.h"
 #include "node/node-internal.h"
 
 #define MAX_READY 16
+
+#define WATCH_EVERY 32 /* polls, for one that takes three system calls more */
+#define WATCH_WAKES 2  /* in one poll that nothing came of; in those of an honest flow none does */
+#define WATCH_TIMES 4  /* so often, and of every second poll that was watched at least */
 
 void node_pulse(tg_node *node)
 {
@@ -68,6 +74,38 @@ static void on_doorbell(tg_node *node, uint64_t serial)
                 peer->n_heard++;
 }
 
+static long n_switches(void)
+{
+        struct rusage usage = {};
+
+        (void)getrusage(RUSAGE_THREAD, &usage);
+        return usage.ru_nvcsw;
+}
+
+/*
+ * Whoever has one of our doorbells can ring it, and take the ring away at once: epoll_wait() wakes, finds nothing, and sleeps on. All that shows is how
+ * often this thread went to sleep meanwhile, and not who it was. To a traced thread each stop before and behind a call is a sleep, too. By the leader,
+ * without the lock.
+ */
+static __attribute__((noinline)) int poll_watched(tg_node *node, struct epoll_event *ready, int ms)
+{
+        long first = n_switches(), before = n_switches(), n_sleeps;
+        int n = epoll_wait(node->epoll_fd, ready, MAX_READY, ms), saved = errno;
+
+        n_sleeps = n_switches() - before - 2 * (before - first);
+        if (n_sleeps > WATCH_WAKES)
+                node->n_silent++;
+        else if (node->n_silent > 0)
+                node->n_silent--;
+        errno = saved;
+        return n;
+}
+
+static bool poll_is_watched(tg_node *node)
+{
+        return node->hears_doorbells && ++node->n_polls % WATCH_EVERY == 0;
+}
+
 void node_empty_doorbells(tg_node *node)
 {
         if (node->leading || !doorbells_are_due(node, NODE_DRAIN_EPOCHS))
@@ -79,7 +117,7 @@ void node_empty_doorbells(tg_node *node)
 /* Under node->lock, by the leader. */
 static void leader_take(tg_node *node, const struct epoll_event *ready, int n)
 {
-        bool empties = doorbells_are_due(node, 2 * NODE_DRAIN_EPOCHS);
+        bool empties = doorbells_are_due(node, 2 * NODE_DRAIN_EPOCHS), turns = node->n_silent >= WATCH_TIMES;
 
         for (int i = 0; i < n; i++) {
                 if (ready[i].data.u64 == NODE_TAG_SOCKET)
@@ -91,11 +129,13 @@ static void leader_take(tg_node *node, const struct epoll_event *ready, int n)
         }
         if (empties)
                 empty_doorbells(node);
+        if (turns)
+                links_turn_to_sockets(node);
         if (socket_is_awaited(node))
                 join_if_due(node);
         if (node->unsaid || !verdict_may_come(node))
                 links_look_for_verdicts(node);
-        if ((n > 0 || empties) && node->outer_armed) { /* somebody polls outer_fd, and we may have just taken what would have woken it */
+        if ((n > 0 || empties || turns) && node->outer_armed) { /* somebody polls outer_fd, and we may have just taken what would have woken it */
                 uint64_t one = 1;
 
                 (void)!write(node->outer_nudge_fd, &one, sizeof(one));
@@ -131,7 +171,10 @@ static HOT int leader_poll(tg_node *node, nsec_t deadline, bool wait)
         lock_give(&node->lock);
         if (wait)
                 ms = nsec_poll_ms(deadline, deadline == NSEC_NEVER ? 0 : clock_now());
-        n = epoll_wait(node->epoll_fd, ready, MAX_READY, ms);
+        if (wait && poll_is_watched(node))
+                n = poll_watched(node, ready, ms);
+        else
+                n = epoll_wait(node->epoll_fd, ready, MAX_READY, ms);
         if (n < 0 && errno == EINTR && program_has_handlers())
                 r = -EINTR;
         lock_take(&node->lock);

@@ -347,6 +347,7 @@ static void walk_body(Codec *c, NodeMsg *m)
                 walk_str(c, &m->abort.text, NODE_MSG_TEXT_MAX);
                 break;
         case NODE_MSG_MAPPED:
+        case NODE_MSG_TURNED:
         case NODE_MSG_SETUP_END:
         case NODE_MSG_START:
                 break;
@@ -365,6 +366,7 @@ static const char *const type_names[] = {
         [NODE_MSG_GROW] = "GROW",
         [NODE_MSG_SEGMENT_ACK] = "SEGMENT_ACK",
         [NODE_MSG_LINK_LEFT] = "LINK_LEFT",
+        [NODE_MSG_TURNED] = "TURNED",
         [NODE_MSG_WELCOME] = "WELCOME",
         [NODE_MSG_OUTPUT] = "OUTPUT",
         [NODE_MSG_INPUT] = "INPUT",
@@ -447,7 +449,7 @@ int node_msg_n_fds(const NodeMsg *msg)
 
 int node_msg_from_node(NodeMsgType type)
 {
-        return type >= NODE_MSG_HELLO && type <= NODE_MSG_LINK_LEFT;
+        return type >= NODE_MSG_HELLO && type <= NODE_MSG_TURNED;
 }
 
 const char *node_msg_name(NodeMsgType type)

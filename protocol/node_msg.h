@@ -111,7 +111,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NODE_MSG_VERSION    9
+#define NODE_MSG_VERSION    10
 #define NODE_MSG_MAX        8192
 #define NODE_MSG_MAX_FDS    4
 #define NODE_MSG_ID_MAX     128 /* bytes of a node, input or output id */
@@ -139,6 +139,7 @@ typedef enum NodeMsgType {
         NODE_MSG_GROW = 9,
         NODE_MSG_SEGMENT_ACK = 10,
         NODE_MSG_LINK_LEFT = 11,
+        NODE_MSG_TURNED = 12, /* no body. It is rung for nothing, cannot tell by whom, and hears no doorbells any more, only sockets */
         /* supervisor to node */
         NODE_MSG_WELCOME = 32,
         NODE_MSG_OUTPUT = 33,

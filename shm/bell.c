@@ -12,6 +12,7 @@ int bell_create(int *ret_fd)
 void bell_init(Bell *bell, const Region *map)
 {
         *bell = (Bell){.shared = map->map};
+        store_relaxed(&bell->shared->by_socket, 0); /* seen with the first odd epoch at the latest */
         store_sc(&bell->shared->epoch, 0);
 }
 
@@ -27,6 +28,11 @@ HOT void bell_wake(Bell *bell)
                 return; /* peers read that line with every message: leave it to them */
         bell->epoch++;
         store_release(&bell->shared->epoch, bell->epoch); /* late is harmless: it costs one superfluous ring */
+}
+
+void bell_turn(Bell *bell)
+{
+        store_sc(&bell->shared->by_socket, 1);
 }
 
 HOT void bell_tell(const Bell *bell)
@@ -56,6 +62,7 @@ void bell_read(const Region *map, BellCounters *ret)
                 .cpu_ns = load_relaxed(&s->cpu_ns),
                 .cpu_at = load_relaxed(&s->cpu_at),
                 .n_taken = load_relaxed(&s->n_taken),
+                .by_socket = load_relaxed(&s->by_socket),
         };
 }
 
@@ -72,4 +79,9 @@ HOT bool bell_peer_must_ring(BellPeer *peer)
                 return false;
         /* Two threads of ours may stand here: the exchange lets one of them ring. */
         return __atomic_exchange_n(&peer->rung, e, __ATOMIC_RELAXED) != e;
+}
+
+HOT bool bell_peer_by_socket(const BellPeer *peer)
+{
+        return load_relaxed(&peer->shared->by_socket) != 0;
 }

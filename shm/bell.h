@@ -12,7 +12,8 @@
  *   nothing? poll()                     never empty a socket between look and poll; a doorbell is not read
  *   bell_wake(b), look again
  *
- * Wake: publish (SC store of head, tail or claim), then for each peer node: if (bell_peer_must_ring(p)) ring it.
+ * Wake: publish (SC store of head, tail or claim), then for each peer node: if (bell_peer_must_ring(p)) ring it; by the socket if
+ * bell_peer_by_socket(p), which is to be asked behind the load that said that it sleeps.
  */
 #ifndef TG_SHM_BELL_H
 #define TG_SHM_BELL_H
@@ -24,7 +25,8 @@
 struct bell_shared {
         struct region_header header;
         uint64_t epoch; /* odd: asleep or about to be */
-        uint8_t pad0[120];
+        uint64_t by_socket; /* 1: it does not listen to its doorbells any more */
+        uint8_t pad0[112];
         /* 256: how it waits, by its own word: for status, and for where it is placed */
         uint64_t n_sleeps;
         uint64_t n_looks;  /* times it looked for a while before it slept */
@@ -50,6 +52,7 @@ int bell_create(int *ret_fd);
 
 typedef struct BellCounters { /* see struct bell_shared */
         uint64_t n_sleeps, n_looks, n_found, n_woken, woken_ns, cpu_ns, cpu_at, n_taken;
+        uint64_t by_socket;
 } BellCounters;
 
 /* Own side. One thread at a time (the node's leader). */
@@ -62,6 +65,8 @@ typedef struct Bell {
 void bell_init(Bell *bell, const Region *map); /* map: writable, borrowed for the life of bell; epoch starts even */
 void bell_sleep(Bell *bell);                   /* SC store of the next odd epoch; call it again before every poll */
 void bell_wake(Bell *bell);                    /* store of the next even epoch; harmless when awake */
+
+void bell_turn(Bell *bell); /* to be rung by sockets from the next epoch on: announce anew before any poll that hears no doorbell. SC store */
 
 void bell_tell(const Bell *bell); /* stores the counters; for whoever looks at them, in no order */
 
@@ -84,5 +89,6 @@ void bell_peer_init(BellPeer *peer, const Region *map); /* map: read-only, borro
  * a hostile value: a peer that toggles it costs one ring per call and nothing else.
  */
 bool bell_peer_must_ring(BellPeer *peer);
+bool bell_peer_by_socket(const BellPeer *peer); /* a hostile value, too: a byte is all that it costs */
 
 #endif

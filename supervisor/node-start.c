@@ -35,7 +35,7 @@ static void node_put_aside(Node *node)
 static void node_begin_incarnation(Node *node)
 {
         node->generation++;
-        node->spawned = node->captured = node->connected = node->mapped = node->started = false;
+        node->spawned = node->captured = node->connected = node->mapped = node->started = node->turned = false;
         node->exited = node->empty = node->killed = node->inputs_closed = node->exec_stuck = false;
         node->killed_by_guard = node->guard_asked = node->guard_heard = false;
         node->keeper_killed_at = NSEC_NEVER;

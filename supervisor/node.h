@@ -115,6 +115,7 @@ struct Node {
         bool connected; /* said HELLO */
         bool mapped;    /* said MAPPED: its regions exist for others */
         bool started;   /* got START */
+        bool turned;    /* said TURNED */
         bool exited;    /* the first process has ended */
         nsec_t exit_seen_at, exit_known_at; /* that it has, and how; 0: not by us */
         bool empty;     /* nobody is left */

@@ -283,6 +283,15 @@ static void on_link_left(Node *node, const NodeMsg *msg)
                 node_give_up(node, BROKE "it lets go of a link that it does not have");
 }
 
+static void on_turned(Node *node)
+{
+        if (node->turned)
+                return;
+        node->turned = true;
+        dataflow_note(node->dataflow, node->plan->id,
+                "is woken again and again for nothing by one of those it shares a link with, and cannot tell by which: it hears them by sockets from now on");
+}
+
 /* What one with so many links and outputs can have to say in a second, many times over. */
 static bool says_too_much(Node *node)
 {
@@ -330,6 +339,9 @@ static void on_message(Node *node, const NodeMsg *msg)
                 break;
         case NODE_MSG_LINK_LEFT:
                 on_link_left(node, msg);
+                break;
+        case NODE_MSG_TURNED:
+                on_turned(node);
                 break;
         default: /* DETACH_ACK: nothing waits for it */
                 break;

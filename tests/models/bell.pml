@@ -26,6 +26,8 @@
  *   -DTIMERFD -DLEVEL      timerfds are not watched edge-triggered: what was told once is told for ever              fails
  *   -DTIMERFD -DSWITCH -DNOBYTE  a ring that does not work is left at that                                          fails
  *   -DTIMERFD -DSWITCH -DDEAF    who has a timerfd to hear does not listen to its socket                             fails
+ *   -DTIMERFD -DTURN      the sleeper drops its timerfds at some time, having asked for bytes, and announces anew before it polls  holds
+ *   -DTIMERFD -DTURN -DUNASKED  ... without having asked: between its last look and poll it had asked, and had not announced since    fails
  *   -DTIMERFD -DCONVICT   peer 1 sends, and rings for nothing besides: once more than U times for nothing was heard its links end, and
  *                it is heard neither by its socket nor by its timerfd (whoever floods a socket loses its own wake-ups)   holds
  *   -DTIMERFD -DCONVICT -DGOON   it is not heard, and its links go on                                               fails
@@ -70,6 +72,8 @@ bool bell_edge[2];
 byte heard[2];     /* how often */
 bool convicted[2], ended[2];
 byte epoch = 0;    /* shared: odd = asleep */
+bool asks = false;   /* shared: for bytes */
+bool turned = false; /* hears no timerfd any more */
 bool in_poll = false;
 byte credit = 0;   /* rings that woke nobody yet */
 
@@ -91,9 +95,9 @@ inline store_sc(v) { atomic { epoch = v; sb_full = false } }
 #define SOCKET_TELLS(i) (edge[i] && fill[i] > 0 && IS_HEARD(i))
 #endif
 #ifdef LEVEL
-#define BELL_TELLS(i) (ticks[i] && IS_HEARD(i))
+#define BELL_TELLS(i) (ticks[i] && IS_HEARD(i) && !turned)
 #else
-#define BELL_TELLS(i) (bell_edge[i] && ticks[i] && IS_HEARD(i))
+#define BELL_TELLS(i) (bell_edge[i] && ticks[i] && IS_HEARD(i) && !turned)
 #endif
 #define TELLS(i) (SOCKET_TELLS(i) || BELL_TELLS(i))
 #define DONE (taken[0] == last[0] && (taken[1] == last[1] || ended[1]))
@@ -111,20 +115,21 @@ inline send_byte(i) {
         fi
 }
 
-inline ring(i) {
+inline ring(i, byte_wanted) {
         atomic {
                 count_ring();
                 if
-                :: HAS_TIMERFD(i) -> ticks[CH(i)] = true; bell_edge[CH(i)] = true
+                :: byte_wanted -> send_byte(i)
+                :: HAS_TIMERFD(i) && !byte_wanted -> ticks[CH(i)] = true; bell_edge[CH(i)] = true
 #ifdef SWITCH
-                :: HAS_TIMERFD(i) ->
+                :: HAS_TIMERFD(i) && !byte_wanted ->
 #ifdef NOBYTE
                         skip
 #else
                         send_byte(i)
 #endif
 #endif
-                :: !HAS_TIMERFD(i) -> send_byte(i)
+                :: !HAS_TIMERFD(i) && !byte_wanted -> send_byte(i)
                 fi
         }
 }
@@ -133,7 +138,7 @@ inline ring(i) {
 proctype peer(byte id)
 {
         byte e;
-        bool must;
+        bool must, byte_wanted;
 
         do
         :: atomic { pub[id] < last[id] -> pub[id]++ };
@@ -148,7 +153,11 @@ proctype peer(byte id)
                 d_step { must = (epoch & 1) && rung[id] != epoch; rung[id] = (must -> epoch : rung[id]) };
 #endif
                 if
-                :: must -> atomic { ring(id); must = false; e = 0 }
+                :: must ->
+#ifdef TURN
+                        byte_wanted = asks;
+#endif
+                        atomic { ring(id, byte_wanted); must = false; byte_wanted = false; e = 0 }
                 :: else -> e = 0
                 fi
         :: pub[id] == last[id] -> break
@@ -231,6 +240,12 @@ again:          atomic { n++; e = (e + 1 + (e & 1)) % 64; store_sc(e) };
 #ifdef LATETAKE
                 d_step { take_edge(0); take_edge(1) };
 #endif
+#ifdef UNASKED
+                if
+                :: !turned -> atomic { asks = true; turned = true }
+                :: skip
+                fi;
+#endif
 poll:           in_poll = true;
 end_asleep:     atomic {
                         TELLS(0) || TELLS(1) ->
@@ -253,7 +268,14 @@ end_asleep:     atomic {
                 :: else -> skip
                 fi;
 #endif
-awake:          atomic { e = (e + 1) % 64; store_release(e) }
+awake:
+#if defined(TURN) && !defined(UNASKED)
+                if
+                :: !turned -> asks = true; turned = true /* its epoch may be odd still */
+                :: skip
+                fi;
+#endif
+                atomic { e = (e + 1) % 64; store_release(e) }
         od
 }
 
@@ -270,7 +292,7 @@ proctype hostile()
         byte n;
 
         do
-        :: n < 5 -> ring(1); n++
+        :: n < 5 -> ring(1, false); n++
         :: n < 5 -> ticks[CH(1)] = false; n++ /* it reads */
         :: break
         od
@@ -281,12 +303,12 @@ proctype hostile()
 proctype hostile()
 {
 #ifdef LIVE
-        do :: ring(1) od
+        do :: ring(1, false) od
 #else
         byte n;
 
         do
-        :: n < 4 -> ring(1); n++
+        :: n < 4 -> ring(1, false); n++
         :: break
         od
 #endif

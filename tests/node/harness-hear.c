@@ -144,6 +144,9 @@ static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
         case NODE_MSG_LINK_LEFT:
                 flow->n_links_left++;
                 break;
+        case NODE_MSG_TURNED:
+                flow->n_turned++;
+                break;
         case NODE_MSG_GROW:
                 cr_assert_lt(m->grow.output, (uint32_t)node->n_outputs);
                 flow->n_grows++;

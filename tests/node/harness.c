@@ -212,6 +212,11 @@ void flow_hang_up(Flow *flow, int node)
         flow->nodes[node].fd = fd_close(flow->nodes[node].fd);
 }
 
+unsigned flow_n_turned(const Flow *flow)
+{
+        return flow->n_turned;
+}
+
 unsigned flow_n_links_left(const Flow *flow)
 {
         return flow->n_links_left;

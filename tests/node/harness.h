@@ -142,6 +142,7 @@ unsigned flow_n_segments_named(const Flow *flow); /* SEGMENT_ACK in answers to R
 
 unsigned flow_n_violations(const Flow *flow);
 unsigned flow_n_links_left(const Flow *flow);
+unsigned flow_n_turned(const Flow *flow); /* nodes that hear sockets alone */
 unsigned flow_n_detach_acks(const Flow *flow);
 unsigned flow_n_out_acks(const Flow *flow);
 bool flow_output_closed(const Flow *flow, int node, int output); /* CLOSE_OUTPUT came */

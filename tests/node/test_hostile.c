@@ -5,6 +5,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -273,12 +274,47 @@ static int flood_the_doorbell(tg_node *node, void *arg)
         return 0;
 }
 
+/* Whoever hears it is woken, and finds nothing: not so often that it is found with a ring in it, for who is heard is convicted. */
+static int ring_and_take(tg_node *node, void *arg)
+{
+        Peer *peer = list_first(&node->peers, Peer, link);
+        uint64_t n;
+
+        (void)fcntl(peer->rung_fd, F_SETFL, O_NONBLOCK);
+        while (!tg_should_stop(node)) {
+                nsec_t until;
+
+                NODE_CHECK(doorbell_ring(peer->rung_fd));
+                (void)!read(peer->rung_fd, &n, sizeof(n));
+                for (until = clock_now() + 20 * NSEC_PER_USEC; clock_now() < until;)
+                        ;
+                shared[GO] = 1;
+        }
+        return 0;
+}
+
 static int be_honest_beside(tg_node *node, void *arg)
 {
         uint64_t n = 0;
 
         await(GO, 1); /* there is a flood */
         while (n < 3000 || !shared[MARK]) {
+                NODE_CHECK(tg_send(node, "out", &n, 8, NULL) == 0);
+                await(GOT, ++n);
+        }
+        tell(SENT, n);
+        return 0;
+}
+
+/* At a pace at which the sink sleeps for a while between any two. */
+static int be_honest_now_and_then(tg_node *node, void *arg)
+{
+        uint64_t n = 0;
+
+        await(GO, 1);
+        while (n < 3000 || !shared[MARK]) {
+                if (!shared[MARK])
+                        (void)usleep(100);
                 NODE_CHECK(tg_send(node, "out", &n, 8, NULL) == 0);
                 await(GOT, ++n);
         }
@@ -306,6 +342,36 @@ static void flood_hides_nobody_elses_messages(bool doorbells)
         cr_assert_geq(shared[SENT], 3000);
         cr_assert_eq(shared[GOT], shared[SENT]);
         cr_assert_eq(flow_n_violations(flow), 1);
+        flow_kill(flow, source);
+        cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
+        flow_close(flow);
+}
+
+/* By whom it is rung it cannot tell, and by the honest one it is heard as before. */
+Test(hostile, who_is_rung_for_nothing_by_a_doorbell_hears_sockets_from_then_on, .timeout = 60)
+{
+        int other;
+
+        flow = flow_new();
+        if (!flow_has_doorbells(flow))
+                cr_skip_test("this kernel has no doorbells");
+        shared = flow_shared(flow);
+        source = flow_node(flow, "thief", ring_and_take, NULL);
+        other = flow_node(flow, "honest", be_honest_now_and_then, NULL);
+        sink = flow_node(flow, "sink", take_all, NULL);
+        flow_wait_mode(flow, sink, NODE_WAIT_BLOCK);
+        flow_link(flow, other, flow_output(flow, other, "out", 10, 100, 20), sink, "in", (FlowLinkSpec){.backpressure = true});
+        flow_link(flow, source, flow_output(flow, source, "out", 10, 100, 20), sink, "in2", (FlowLinkSpec){});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 30, flow_n_turned(flow) > 0 || flow_exited(flow, other, NULL)), "%lu came", (unsigned long)shared[GOT]);
+        cr_expect_eq(flow_bell(flow, sink).by_socket, 1);
+        tell(MARK, 1);
+        cr_assert(FLOW_UNTIL(flow, 30, flow_exited(flow, other, NULL)), "%lu came", (unsigned long)shared[GOT]);
+        cr_assert_geq(shared[SENT], 3000);
+        cr_assert_eq(shared[GOT], shared[SENT]);
+        cr_expect_eq(flow_n_turned(flow), 1);
+        cr_expect_eq(flow_bell(flow, other).by_socket, 0, "nobody rings it for nothing");
+        cr_expect_eq(flow_n_violations(flow), 0);
         flow_kill(flow, source);
         cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
         flow_close(flow);

@@ -54,6 +54,7 @@ static const NodeMsg samples[] = {
         {.type = NODE_MSG_SEGMENT_READY, .segment = {.output = 3, .number = 1}},
         {.type = NODE_MSG_GROW_REFUSED, .grow_refused = {.output = 0, .chunk_size = 1}},
         {.type = NODE_MSG_LINK_SEGMENT, .link_segment = {.link = 4, .generation = 3, .number = 2, .size = 1 << 20}},
+        {.type = NODE_MSG_TURNED},
         {.type = NODE_MSG_LINK_LEFT, .link_left = {.link = 1, .generation = 2, .text = "it has no memory"}},
         {.type = NODE_MSG_HELLO,
                 .hello = {.version = 1, .library = "tidegate 0.0.9"}}, /* its version alone */

@@ -136,7 +136,7 @@ static unsigned side_of(const ShmStep *step)
         if (strcmp(step->function, "ring_once") == 0)
                 return READERS | 1u << PRODUCER;
         if (in_file(step, "writer.c") || in_file(step, "reclaim.c") || strcmp(step->function, "bell_peer_must_ring") == 0 ||
-            strcmp(step->function, "producer_poll") == 0)
+            strcmp(step->function, "bell_peer_by_socket") == 0 || strcmp(step->function, "producer_poll") == 0)
                 return 1u << PRODUCER;
         if (in_file(step, "reader.c") || in_file(step, "ring-internal.h") || in_file(step, "bell.c") || strcmp(step->function, "consumer_poll") == 0)
                 return READERS;

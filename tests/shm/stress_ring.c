@@ -184,10 +184,10 @@ static Region world_map(World *world, Mapped *m, RegionKind kind)
 enum { PRODUCERS = 0, CONSUMERS = 1 }; /* ends of sockets and doorbells */
 
 /* The other side of link @i is rung by @side. */
-static void ring_once(const World *world, unsigned i, unsigned side, Result *res)
+static void ring_once(const World *world, unsigned i, unsigned side, bool by_socket, Result *res)
 {
         SHM_STEP(doorbell);
-        if (!world->doorbells)
+        if (!world->doorbells || by_socket)
                 res->rings += send(world->sock[i][side], "!", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
         else if (doorbell_ring(world->heard[i][!side]))
                 res->rings++;
@@ -227,7 +227,7 @@ static void producer_ring_peers(Producer *p)
                 return;
         for (unsigned i = 0; i < MAX_CONSUMERS; i++)
                 if (p->attached[i] && bell_peer_must_ring(&p->peer[i]) && p->sock[i] >= 0)
-                        ring_once(p->world, i, PRODUCERS, p->res);
+                        ring_once(p->world, i, PRODUCERS, bell_peer_by_socket(&p->peer[i]), p->res);
 }
 
 static void producer_attach(Producer *p, unsigned i)
@@ -404,7 +404,7 @@ static void *producer_main(void *arg)
         ring_writer_close(p.w);
         for (unsigned i = 0; i < MAX_CONSUMERS; i++)
                 if (p.attached[i] && bell_peer_must_ring(&p.peer[i]) && p.sock[i] >= 0)
-                        ring_once(world, i, PRODUCERS, p.res);
+                        ring_once(world, i, PRODUCERS, bell_peer_by_socket(&p.peer[i]), p.res);
         p.w = ring_writer_free(p.w);
         fd_close(p.epoll_fd);
         p.res->done = 1;
@@ -421,6 +421,7 @@ typedef struct Consumer {
         Bell bell;
         RingMessage held[CURSOR_N_CLAIMS];
         bool holds[CURSOR_N_CLAIMS];
+        bool turned;   /* to its socket */
         uint64_t next; /* index expected if nothing is dropped */
         uint64_t gaps;
         Result *res;
@@ -434,7 +435,7 @@ static void consumer_release(Consumer *c, unsigned k)
         if (!message_intact(m, m->payload, m->meta))
                 FAIL(c->res, "message %lu changed while it was held", m->index);
         if (ring_reader_release(&c->r, m->claim))
-                ring_once(c->world, c->i, CONSUMERS, c->res);
+                ring_once(c->world, c->i, CONSUMERS, false, c->res);
         c->holds[k] = false;
 }
 
@@ -484,8 +485,18 @@ static int consumer_poll(Consumer *c)
         return epoll_wait(c->epoll_fd, ready, ELEMENTSOF(ready), POLL_MS);
 }
 
+/* As a node whose doorbells are rung for nothing: from here on it hears its socket alone. */
+static void consumer_turn(Consumer *c)
+{
+        bell_turn(&c->bell);
+        must(epoll_ctl(c->epoll_fd, EPOLL_CTL_DEL, c->world->heard[c->i][CONSUMERS], NULL));
+        c->turned = true;
+}
+
 static void consumer_sleep(Consumer *c)
 {
+        if (c->world->doorbells && !c->turned && next_random(&c->rng) % 32 == 0)
+                consumer_turn(c);
         bell_sleep(&c->bell);
         if (!ring_reader_ready(&c->r)) {
                 c->res->sleeps++;
@@ -500,7 +511,7 @@ static void consumer_sleep(Consumer *c)
 static void consumer_show(Consumer *c)
 {
         if (ring_reader_show(&c->r))
-                ring_once(c->world, c->i, CONSUMERS, c->res);
+                ring_once(c->world, c->i, CONSUMERS, false, c->res);
 }
 
 /* One by one, or several that are shown as taken at once. */
@@ -510,7 +521,7 @@ static int consumer_take(Consumer *c, RingMessage *m)
         int r = next_random(&c->rng) % 8 ? ring_reader_take_more(&c->r, m, &ring) : ring_reader_take(&c->r, m, &ring);
 
         if (ring)
-                ring_once(c->world, c->i, CONSUMERS, c->res);
+                ring_once(c->world, c->i, CONSUMERS, false, c->res);
         if (r == RING_E_EMPTY || r == RING_E_END)
                 consumer_show(c);
         return r;
@@ -574,7 +585,7 @@ static void *consumer_main(void *arg)
         must(start == UINT64_MAX ? ring_reader_start(&c->r) : ring_reader_start_at(&c->r, start));
         c->next = c->r.start;
         if (ring_reader_must_ring(&c->r))
-                ring_once(c->world, c->i, CONSUMERS, c->res);
+                ring_once(c->world, c->i, CONSUMERS, false, c->res);
         ring_reader_name(&c->r, 1);
         must(send(world->go[c->i][1], "s", 1, MSG_NOSIGNAL) == 1 ? 0 : -errno);
         consumer_loop(c);
