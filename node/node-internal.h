@@ -218,9 +218,6 @@ struct tg_node {
         bool slept, spun; /* since idle_since */
         bool woke;        /* tg_next() slept, and no message was taken since */
         bool outer_armed; /* tg_next() said "nothing" to somebody who polls outer_fd */
-        bool hears_doorbells; /* of some peer */
-        bool turned; /* ... and not any more: links_turn_to_sockets() */
-        uint8_t n_polls, n_silent; /* see poll_watched() */
         bool unsaid;      /* some link has unsaid_since */
         bool stop_queued, stopping, ended;
         uint32_t told_to_stop; /* atomic, as stop_by: what a packet said, for a supervisor that has lost the control page */
@@ -278,6 +275,10 @@ struct tg_node {
         nsec_t stop_by; /* NSEC_NEVER: no packet named a deadline */
         List heard;
         unsigned n_heard;
+
+        bool hears_doorbells; /* of some peer */
+        bool turned; /* ... and not any more: links_turn_to_sockets() */
+        uint8_t n_polls, n_silent; /* see poll_watched() */
 
         Lock log_lock;
         uint8_t packet[NODE_MSG_MAX + 1];
