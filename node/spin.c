@@ -54,15 +54,22 @@ static bool is_loaded(const SpinCost *cost)
         return sscanf(text, "%*s %*s %*s %u/", &runnable) == 1 && runnable > cost->n_cpus;
 }
 
+static void look_at_load(Spin *spin, const SpinCost *cost, nsec_t now)
+{
+        nsec_t span = spin->loaded ? MIN(2 * spin->load_span, SPIN_LOAD_SPAN) : SPIN_LOAD_AGAIN;
+
+        spin->loaded = is_loaded(cost);
+        spin->load_span = spin->loaded ? span : 0;
+        spin->load_at = now + (spin->loaded ? span : SPIN_LOAD_SPAN);
+}
+
 bool spin_worth_it(Spin *spin, const SpinCost *cost, nsec_t now)
 {
         if (spin->run < MAX(spin->need, SPIN_NEED_MIN) || now < spin->crowded_until)
                 return false;
         spin->crowded_until = 0;
-        if (now >= spin->load_at) {
-                spin->load_at = now + SPIN_LOAD_SPAN;
-                spin->loaded = is_loaded(cost);
-        }
+        if (now >= spin->load_at)
+                look_at_load(spin, cost, now);
         return !spin->loaded;
 }
 

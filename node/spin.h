@@ -8,13 +8,13 @@
  *             - if the last arrivals came within that time; each look in vain doubles how many must have, each that was
  *               worth it halves them;
  *             - if nobody it waits for was last seen on our own CPU, where it could not run meanwhile;
- *             - if no more tasks want to run than there are CPUs (asked once a second), and the CPU was not
- *               taken from us while we looked (then not for a while);
+ *             - if no more tasks want to run than there are CPUs (asked once a second, sooner while they do), and the CPU was
+ *               not taken from us while we looked (then not for a while);
  *   block     never
  *   spin      until something is there, or the deadline
  *
  * What a sleep costs is first guessed from what a system call costs, then learned from the wakes themselves: a message says
- * when it was sent. No system call here but the one look a second.
+ * when it was sent. No system call here but that look.
  */
 #ifndef TG_NODE_SPIN_H
 #define TG_NODE_SPIN_H
@@ -31,6 +31,7 @@
 #define SPIN_STOLEN_NS  (30 * NSEC_PER_USEC)  /* between two looks: somebody else had the CPU */
 #define SPIN_CROWDED_NS (100 * NSEC_PER_MSEC) /* how long we then do not try */
 #define SPIN_LOAD_SPAN  NSEC_PER_SEC          /* between two looks at how many tasks want to run */
+#define SPIN_LOAD_AGAIN (8 * NSEC_PER_MSEC)   /* ... behind one that saw too many; doubled while it does. It sees one moment, and thousands of messages fit into a second */
 #define SPIN_LOOKS      8u   /* between two looks at the clock */
 #define SPIN_LOOKS_FIRST 16u /* before the first look at the clock */
 #define LOCK_LOOKS      2000u /* until whoever was woken for a lock has taken it */
@@ -49,6 +50,7 @@ typedef struct Spin {
         uint32_t need; /* before we try; 0: SPIN_NEED_MIN */
         nsec_t crowded_until; /* somebody else had our CPU */
         nsec_t load_at;       /* the next look at how many want to run, and what the last one said */
+        nsec_t load_span;     /* how long after it, while that saw too many */
         bool loaded;
 } Spin;
 

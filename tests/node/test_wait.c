@@ -95,8 +95,8 @@ Test(spin, it_is_not_tried_while_more_tasks_want_to_run_than_there_are_cpus)
         crowded.n_cpus = 0; /* we run, so one wants to */
         cr_assert_not(spin_worth_it(&spin, &crowded, NSEC_PER_SEC));
         crowded.n_cpus = MANY;
-        cr_assert_not(spin_worth_it(&spin, &crowded, NSEC_PER_SEC + SPIN_LOAD_SPAN - 1), "it is asked once a second");
-        cr_assert(spin_worth_it(&spin, &crowded, NSEC_PER_SEC + SPIN_LOAD_SPAN));
+        cr_assert_not(spin_worth_it(&spin, &crowded, NSEC_PER_SEC + SPIN_LOAD_AGAIN - 1), "it is not asked all the time");
+        cr_assert(spin_worth_it(&spin, &crowded, NSEC_PER_SEC + SPIN_LOAD_AGAIN));
 }
 
 static void *be_busy(void *stop)
@@ -146,6 +146,43 @@ Test(spin, it_is_tried_while_each_that_wants_to_run_has_a_cpu)
                 arrive(&spin, SPIN_NEED_MIN, 0);
                 cr_expect_eq(spin_worth_it(&spin, &c, NSEC_PER_SEC), n_cpus >= 3, "three want to run, on %u CPUs", n_cpus);
         }
+        (void)fd_close(fd);
+}
+
+static void put_load(int fd, const char *text)
+{
+        cr_assert_eq(ftruncate(fd, 0), 0);
+        cr_assert_eq(pwrite(fd, text, strlen(text), 0), (ssize_t)strlen(text));
+}
+
+Test(spin, who_saw_too_many_looks_again_soon_and_then_later_and_later)
+{
+        int fd = memfd_create("load", MFD_CLOEXEC);
+        nsec_t now = NSEC_PER_SEC, span = SPIN_LOAD_AGAIN;
+        SpinCost c = cost;
+        Spin spin = {};
+        char path[64];
+
+        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        c.n_cpus = 2;
+        c.load_path = path;
+        arrive(&spin, SPIN_NEED_MIN, 0);
+        put_load(fd, "0.1 0.1 0.1 3/512 4711\n");
+        for (unsigned i = 0; i < 12; i++) {
+                cr_expect_not(spin_worth_it(&spin, &c, now));
+                put_load(fd, "0.1 0.1 0.1 2/512 4711\n");
+                cr_expect_not(spin_worth_it(&spin, &c, now + span - 1), "look %u", i);
+                put_load(fd, "0.1 0.1 0.1 3/512 4711\n");
+                now += span;
+                span = MIN(2 * span, SPIN_LOAD_SPAN);
+        }
+        put_load(fd, "0.1 0.1 0.1 2/512 4711\n");
+        cr_expect(spin_worth_it(&spin, &c, now));
+        put_load(fd, "0.1 0.1 0.1 3/512 4711\n");
+        cr_expect(spin_worth_it(&spin, &c, now + SPIN_LOAD_SPAN - 1), "it was calm: once a second");
+        cr_expect_not(spin_worth_it(&spin, &c, now + SPIN_LOAD_SPAN));
+        put_load(fd, "0.1 0.1 0.1 2/512 4711\n");
+        cr_expect(spin_worth_it(&spin, &c, now + SPIN_LOAD_SPAN + SPIN_LOAD_AGAIN), "soon, as at first");
         (void)fd_close(fd);
 }
 
