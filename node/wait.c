@@ -165,13 +165,14 @@ static bool program_has_handlers(void)
 static HOT int leader_poll(tg_node *node, nsec_t deadline, bool wait)
 {
         struct epoll_event ready[MAX_READY];
+        bool watched = wait && poll_is_watched(node);
         int n, r = 0, ms = 0;
 
         node->leading = true;
         lock_give(&node->lock);
         if (wait)
                 ms = nsec_poll_ms(deadline, deadline == NSEC_NEVER ? 0 : clock_now());
-        if (wait && poll_is_watched(node))
+        if (watched)
                 n = poll_watched(node, ready, ms);
         else
                 n = epoll_wait(node->epoll_fd, ready, MAX_READY, ms);
