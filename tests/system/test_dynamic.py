@@ -526,6 +526,7 @@ def of_header(name):
 FUTURE_WRITE = 0x10
 HELLO, WELCOME, VERSION = of_header("NODE_MSG_HELLO "), of_header("NODE_MSG_WELCOME "), of_header("#define NODE_MSG_VERSION ")
 MAPPED, GROW, SETUP_END = of_header("NODE_MSG_MAPPED "), of_header("NODE_MSG_GROW "), of_header("NODE_MSG_SETUP_END ")
+TURNED = of_header("NODE_MSG_TURNED ")
 
 
 def map_setup(sock, hollow=None, unsealed=None, on_unsealed=lambda fd: None):
@@ -622,6 +623,19 @@ def test_one_that_hangs_up_before_it_has_begun_may_come_again_and_nobody_else(da
     h.process.stdin.flush()
     assert int(h.line()) == WELCOME
     assert viewer_of(daemon)["generation"] == 1
+
+
+def test_one_that_is_woken_for_nothing_and_turns_to_sockets_is_noted_once(daemon):
+    start(daemon, program("a", SLEEP), dynamic(capture=False), grace_ms=300)
+    with greet(daemon.runtime / "node.sock", "viewer") as sock:
+        map_setup(sock)
+        assert eventually(lambda: viewer_of(daemon)["state"] == "running", 10), daemon.output()
+        for message in (bytes([TURNED]), bytes([TURNED]), b"no packet"):
+            sock.send(message)
+        assert eventually(lambda: "broke the protocol" in daemon.output(), 10), daemon.output()
+    (result,) = daemon.client().call("Stop", dataflow="flow", timeout=20)["results"]
+    notes = [note for note in result["notes"] if "is woken again and again for nothing" in note["text"]]
+    assert [note["node"] for note in notes] == ["viewer"], notes
 
 
 def test_one_that_asks_and_never_reads_is_let_go_of_and_harms_nobody(daemon):

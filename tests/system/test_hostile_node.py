@@ -43,6 +43,7 @@ PACE_NS = 50_000
 PACED_MS = (12, 60, 250, 250, 250, 250, 250)  # at a pace, as long as it is over the bound; those of one length are taken together
 TWICE = 2
 UNBOUNDED = {  # what they cost whoever is at the other end is not bounded by anything: all else is asserted, and no figures
+    "doorbells_taken": "each ring wakes whoever hears it until that turns to its sockets, after 512 polls",
     "doorbells_crowded": "whoever rings calls on all who poll there, one after the other",
 }
 
