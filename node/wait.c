@@ -22,8 +22,8 @@
 #define MAX_READY 16
 
 #define WATCH_EVERY 128 /* polls, for one that takes three system calls more: fewer than one in a hundred */
-#define WATCH_WAKES 2  /* in one poll that nothing came of; in those of an honest flow none does */
-#define WATCH_TIMES 4  /* so often, and of every second poll that was watched at least */
+#define WATCH_WAKES 2   /* in one poll that nothing came of; in those of an honest flow none does */
+#define WATCH_TIMES 4   /* so often, and of every second poll that was watched at least */
 
 void node_pulse(tg_node *node)
 {
