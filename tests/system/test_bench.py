@@ -18,6 +18,7 @@ from conftest import MARK, eventually, marked_processes, said, unified_root
 NOBODY = 65534
 
 PLACES = {"same CPU", "other CPU", "default"}
+PACES = {"back to back", "1 kHz", "200 Hz"}
 
 
 class Page(html.parser.HTMLParser):
@@ -66,7 +67,7 @@ def goals(found, id):
 def test_latency_has_a_row_for_each_way_and_counts_what_a_message_costs(bench):
     found = result(bench, "latency", "--size", "64,64K")
     rows = found["latency"]["rows"]
-    assert {row["place"] for row in rows} == PLACES and {row["pace"] for row in rows} == {"back to back", "1 kHz"}
+    assert {row["place"] for row in rows} == PLACES and {row["pace"] for row in rows} == PACES
     assert {row["size"] for row in rows} == {64, 65536}
     for place in PLACES:
         ways = {row["way"] for row in rows if row["place"] == place}
@@ -93,6 +94,19 @@ def test_latency_has_a_row_for_each_way_and_counts_what_a_message_costs(bench):
     assert [goal["reached"] for goal in goals(found, "M1")] == [True, True, True]
     assert {goal["id"] for goal in found["goals"]} == {"L1", "L2", "L3", "L4", "M1", "T4"}
     assert [goal["reached"] for goal in goals(found, "L3")] == [None] * 4, "4 MiB and 40 MiB were not measured"
+
+
+def test_large_ones_are_compared_with_small_ones_and_cost_no_page_faults(bench):
+    found = result(bench, "latency", "--size", "64,4M,40M", "--place", "other")
+    rows = found["latency"]["rows"]
+    ways = {"raw futex", "raw pipe", "raw doorbell", "raw spin", "tidegate", "tidegate, block", "tidegate, spin"}
+    assert {(row["pace"], row["size"], row["way"]) for row in rows} == {(pace, size, way) for pace in PACES for size in (64, 4 << 20, 40 << 20) for way in ways}
+    assert all((row["source_faults"], row["sink_faults"]) == (0, 0) for row in rows if row["way"].startswith("tidegate"))
+    assert len(goals(found, "L3")) == 4 and all(goal["value"] > 0 for goal in goals(found, "L3"))
+
+    rows = {(row["size"], row["way"]): row for row in result(bench, "throughput", "--size", "4M,40M", "--place", "other")["throughput"]["rows"]}
+    assert set(rows) == {(size, way) for size in (4 << 20, 40 << 20) for way in ("raw descriptors", "tidegate")}
+    assert all(row["n"] > 0 for row in rows.values()) and all(rows[size, "tidegate"]["faults"] < 0.01 for size in (4 << 20, 40 << 20)), rows
 
 
 def test_throughput_compares_small_ones_with_a_ring_and_large_ones_with_descriptors(bench):
@@ -205,7 +219,7 @@ def test_the_report_draws_each_latency_where_the_scale_says_with_a_whisker_up_to
     report = tmp_path / "bench.html"
     rows = json.loads(bench("latency", "--quick", "--json", "--size", "64,64K", "--place", "same,other", "--report", report).stdout)["latency"]["rows"]
     page = Page(report.read_text())
-    assert page.open == [] and [heading for heading, _ in plots(page)] == ["back to back, microseconds", "1 kHz, microseconds"]
+    assert page.open == [] and [heading for heading, _ in plots(page)] == ["back to back, microseconds", "1 kHz, microseconds", "200 Hz, microseconds"]
     for heading, drawn in plots(page):
         places = [e for e in drawn if e["class"] == "t"]
         sizes = [e for e in drawn if e.get("text-anchor") == "middle"]
