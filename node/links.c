@@ -200,7 +200,7 @@ void links_turn_to_sockets(tg_node *node)
         node->turned = true;
         node->hears_doorbells = false;
         node->n_silent = 0;
-        (void)socket_send(node, &(NodeMsg){.type = NODE_MSG_TURNED}); /* lost while nobody supervises: a note less */
+        (void)socket_send(node, &(NodeMsg){.type = NODE_MSG_TURNED}); /* lost while nobody supervises: said again to who does next */
 }
 
 /* Anything else could block us or never hang up. */
@@ -742,6 +742,8 @@ int links_report(tg_node *node)
         for (unsigned i = 0; i < node->n_inputs && r == 0; i++)
                 if (node->inputs[i].attached && !node->inputs[i].closed)
                         r = ack(node, NODE_MSG_LINK_IN_ACK, node->inputs[i].link, node->inputs[i].generation);
+        if (r == 0 && node->turned)
+                r = socket_answer(node, &(NodeMsg){.type = NODE_MSG_TURNED});
         return r;
 }
 

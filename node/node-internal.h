@@ -354,7 +354,7 @@ void links_closed(tg_node *node, uint32_t link, uint32_t generation, bool restar
 int links_violation(tg_node *node, uint32_t link, uint32_t generation, const char *text);
 int links_map_other(tg_node *node, Region *ret, int fd, RegionKind kind, uint64_t size, uint32_t link, uint32_t generation);
 Input *input_by_link(tg_node *node, uint32_t link);
-int links_report(tg_node *node); /* an ack for each that is up */
+int links_report(tg_node *node); /* an ack for each that is up, and whether they are rung by sockets */
 void links_look_for_verdicts(tg_node *node); /* forgets places of the dead once nobody decides any more */
 void peer_gone(tg_node *node, Peer *peer);
 Peer *peer_by_serial(tg_node *node, uint64_t serial);

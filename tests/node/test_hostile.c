@@ -393,6 +393,8 @@ Test(hostile, who_is_rung_for_nothing_by_a_doorbell_hears_sockets_from_then_on, 
         cr_assert_geq(shared[SENT], 3000);
         cr_assert_eq(shared[GOT], shared[SENT]);
         cr_expect_eq(flow_n_turned(flow), 1);
+        cr_assert(flow_knows(flow, sink));
+        cr_expect_eq(flow_n_turned(flow), 2, "a new supervisor is told, too");
         cr_expect_eq(flow_bell(flow, other).by_socket, 0, "nobody rings it for nothing");
         cr_expect_eq(flow_n_violations(flow), 0);
         flow_kill(flow, source);
