@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* count: send 0, 1, 2, ... on output `out`, 8 bytes each, until the stop; then print how many were sent. */
+/* count [N]: send 0, 1, 2, ... on output `out`, 8 bytes each, until the stop or until N were sent; then print how many. */
 #include <stdbool.h>
 
 #include "node.h"
@@ -17,13 +17,14 @@ static bool stopped(tg_node *node)
         return stop || r == TG_E_END;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+        uint64_t most = argc == 2 ? number(argv[1]) : UINT64_MAX;
         tg_node *node = open_node();
         uint64_t n = 0;
         int r = 0;
 
-        while (!r && !stopped(node)) {
+        while (!r && n < most && !stopped(node)) {
                 r = tg_send(node, "out", &n, sizeof(n), NULL);
                 n += !r;
         }
