@@ -217,6 +217,7 @@ struct Keeper {
         bool remove_done, removed; /* of the dataflow's cgroup */
         uint32_t n_left, n_left_cgroups; /* once remove_done: what is there of it */
         bool stay; /* END said so */
+        bool ends_beside_left; /* somebody was left when the present end began */
         bool kill_done;
         bool outputs_finished;
         bool logger_killed;

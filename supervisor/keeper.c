@@ -237,13 +237,14 @@ static void begin_ending(Keeper *k, nsec_t deadline)
 {
         set_phase(k, KEEPER_ENDING, deadline);
         k->remove_done = k->removed = false;
+        k->ends_beside_left = !incarnations_over(k);
         keeper_loop_remove(&k->loop, &k->events); /* the file of a removed cgroup is ready for ever */
         watch_tell(&k->limits);
         watch_end(&k->limits);
         end_outputs(k);
         stream_last(&k->stream, deadline);
         /* What would not die was killed for all of its time; this is for those who moved up. */
-        keeper_remove_dataflow(k, incarnations_over(k) ? deadline : MIN(deadline, nsec_add(clock_now(), LEFT_REMOVE_SPAN)));
+        keeper_remove_dataflow(k, !k->ends_beside_left ? deadline : MIN(deadline, nsec_add(clock_now(), LEFT_REMOVE_SPAN)));
 }
 
 /* Orders of the end; and of those whom we stay with. */
@@ -480,7 +481,8 @@ static void close_outputs(Keeper *k)
 
 static void end_or_stay(Keeper *k, nsec_t now)
 {
-        bool stays = k->stay && !incarnations_over(k);
+        /* The last may have gone just after its cgroup could not be removed for it: then that is done once more. */
+        bool stays = k->stay && (!incarnations_over(k) || (k->ends_beside_left && !k->removed));
 
         keeper_tell_unshown(k);
         if (k->remove_done)

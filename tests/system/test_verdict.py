@@ -66,7 +66,7 @@ def stop_in_time(daemon, name="flow", grace=GRACE):
 
 def cleared(daemon, name="flow"):
     assert eventually(lambda: not node_of(daemon, name)["quarantined"], 10), daemon.output()
-    assert eventually(lambda: cgroups_of(daemon, name) == [], 10)
+    assert eventually(lambda: cgroups_of(daemon, name) == [], 10), (cgroups_of(daemon, name), daemon.output())
 
 
 def cgroups_of(daemon, name):
