@@ -481,9 +481,12 @@ static void close_outputs(Keeper *k)
 
 static void end_or_stay(Keeper *k, nsec_t now)
 {
-        /* The last may have gone just after its cgroup could not be removed for it: then that is done once more. */
-        bool stays = k->stay && (!incarnations_over(k) || (k->ends_beside_left && !k->removed));
+        bool over = incarnations_over(k), stays = k->stay && !over;
 
+        if (over && k->ends_beside_left && k->remove_done && !k->removed) { /* the last has gone since: now it can be removed */
+                begin_ending(k, MAX(k->phase_deadline, nsec_add(now, LEFT_REMOVE_SPAN)));
+                return;
+        }
         keeper_tell_unshown(k);
         if (k->remove_done)
                 keeper_report(k, &(KeeperMsg){.type = KEEPER_MSG_COUNTED, .counted = {k->n_left, k->n_left_cgroups}}, -1);

@@ -11,6 +11,7 @@
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -414,6 +415,32 @@ Test(keeper, of_whose_end_is_written_down_after_end_nothing_is_said, .timeout = 
         cr_assert(strstr(fx->note, "SPAWN came after END"), "nobody is begun any more: %s", fx->note);
         cr_assert_eq(fx->n_notes, 1, "and of the other one nothing is said");
         fx_close(fx);
+}
+
+/* The cgroup could not be removed for it; the logger is what the end waits for. */
+Test(keeper, who_was_left_at_the_end_and_dies_in_it_leaves_no_cgroup, .timeout = 60)
+{
+        for (int stay = 0; stay < 2; stay++) {
+                Fixture *fx = fx_new();
+                pid_t pid, logger = fx_logger(fx);
+                int status;
+                FxMsg *m;
+
+                pid = fx_start(fx, &(FxSpawn){.node = 1, .argv = SH("exec sleep 1000")});
+                cr_assert_eq(ptrace(PTRACE_SEIZE, pid, NULL, PTRACE_O_TRACEEXIT), 0); /* it cannot die until we let it */
+                cr_assert_eq(kill(logger, SIGSTOP), 0);
+                fx_order(fx, &(KeeperMsg){.type = KEEPER_MSG_END, .end = {nsec_add(clock_now(), FX_SPAN), stay}}, NULL, 0);
+                fx_expect_idle(fx); /* for longer than it tries to remove what somebody is in */
+                cr_assert_eq(waitpid(pid, &status, __WALL), pid);
+                cr_assert_eq(ptrace(PTRACE_DETACH, pid, NULL, NULL), 0);
+                m = fx_wait(fx, KEEPER_MSG_EMPTY);
+                cr_assert_eq(m->msg.node, 1);
+                cr_assert_eq(kill(logger, SIGCONT), 0);
+                m = fx_wait(fx, KEEPER_MSG_ENDED);
+                cr_expect(m->msg.ended.removed && !m->msg.ended.stays, "stay %d", stay);
+                fx_wait_exit(fx, FX_SPAN, 0);
+                fx_close(fx);
+        }
 }
 
 Test(keeper, a_packet_that_is_no_order_is_refused_and_work_goes_on, .timeout = 60)
