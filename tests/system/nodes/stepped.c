@@ -50,7 +50,7 @@ static void trace(pid_t pid)
 {
         bool began = false;
         uint64_t step = 0, at = words[STEPS] ? words[STEP] : 0;
-        int status;
+        int status = W_EXITCODE(1, 0); /* no wait at all is not the end of a life */
 
         while (waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status)) {
                 int sig = WSTOPSIG(status);
