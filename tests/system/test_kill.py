@@ -6,6 +6,7 @@ TIDEGATE_LONG=1 kills many more times; TIDEGATE_SEED=N repeats a sequence."""
 import functools
 import os
 import random
+import select
 import signal
 import time
 
@@ -142,6 +143,8 @@ def test_what_the_death_of_all_of_them_leaves_is_swept_by_the_next_run(stubborn,
         p.send(signal.SIGSTOP)  # nobody reacts to another's death before its own
     for p in parts:
         p.send(signal.SIGKILL)
+    for p in parts:  # until then they hold the lock of what is to be swept
+        assert select.select([p.fd], [], [], 10)[0]
         p.close()
     run.wait(10)
     if enforcer == "cgroup":
