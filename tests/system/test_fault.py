@@ -364,10 +364,10 @@ def test_sessions_in_which_one_call_fails_or_is_the_last(sessions, tmp_path):
             if session.troubles:
                 log = pathlib.Path(os.environ.get("TIDEGATE_FAULT_LOGS", tmp_path)) / f"{session.point.replace(':', '-')}.log"
                 log.write_text(session.log + session.daemon.log.read_text(errors="replace"))
-                failed.append(f"TIDEGATE_FAULT_POINTS={session.point}  # {where}: " + "; ".join(session.troubles) + f"\n    log: {log}")
+                failed.append(f"TIDEGATE_FAULT_POINTS={session.point}: {where}: " + "; ".join(session.troubles) + f"\n    log: {log}")
             elif not where and ":" not in POINTS:  # no session is like another: this one made fewer calls
                 before, _, n = session.point.rpartition(":")
                 missed.append(f"{before}:{int(n) * 2 // 3}")
         rest = sorted({point for point in missed if not point.endswith(":0")})
-    assert not failed, f"{len(failed)} of {len(points)} points (seed {SEED}):\n" + "\n".join(failed)
+    assert not failed, f"{len(failed)} of {len(points)} points (seed {SEED}): " + "\n".join(failed)  # whoever sums up has the first line
     assert n_struck >= len(points) * 0.9, f"only {n_struck} of {len(points)} points were reached"

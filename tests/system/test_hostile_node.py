@@ -272,7 +272,7 @@ def test_who_broke_the_protocol_is_known_to_the_next_supervisor(scene):
     for before in range(life):
         s.live_through(before)
     s.begin(life)
-    assert eventually(lambda: s.arena[PHASE] >= 4 * life + 3 and s.n_violations() > 0, 30), s.daemon.output()
+    assert eventually(lambda: s.arena[PHASE] >= 4 * life + 3 and s.n_violations() > 0, 30), f"phase {s.arena[PHASE]}: {s.node()}\n{s.daemon.output()}"
     told = s.node()["violations"]
     s.daemon.send("supervisor")
     assert eventually(lambda: len(s.daemon.parts("supervisor")) == 1 and s.node()["state"] == "running", 20), s.daemon.output()

@@ -155,8 +155,26 @@ static void publish_raw(const struct ring_descriptor *d, const void *bytes, size
         output_tell(&self->outputs[0]);
 }
 
+/* To go back to where a reader has not been yet is to go back unseen. */
+static bool readers_are_beyond(uint64_t index)
+{
+        OutLink *link, *next;
+
+        list_for_each(link, next, &self->outputs[0].links, link) {
+                const struct cursor_shared *c = link->cursor.map;
+
+                if (c && get(&c->tail) <= index)
+                        return false;
+        }
+        return true;
+}
+
 static void head_back(void)
 {
+        const uint64_t until = clock_ns(CLOCK_MONOTONIC) + UINT64_C(5000000000);
+
+        while (!readers_are_beyond(get(&ring()->head) / 2) && clock_ns(CLOCK_MONOTONIC) < until)
+                (void)poll(NULL, 0, 1); /* they were rung for what was sent */
         put(&ring()->head, get(&ring()->head) / 2);
         ring_all();
 }
