@@ -19,7 +19,6 @@
 #include "node/node-internal.h"
 
 #define PEER_BEFORE      1024u /* bytes for messages that it published before we began to read there, while an adoption took its time */
-#define PEER_UNEXPLAINED 64u /* rings more than there was a reason for; honest libraries send none */
 
 /* -------- peers -------- */
 
@@ -82,127 +81,6 @@ void peer_unref(tg_node *node, Peer *peer)
         peer_release(node, peer);
 }
 
-HOT void peer_send(tg_node *node, Peer *peer)
-{
-        uint64_t one = 1;
-        int saved = errno;
-
-        /* A full buffer is bytes that were not read yet: the peer has its edge. A dead one's hang-up is told by epoll. */
-        if (peer == &node->self) {
-                __atomic_store_n(&node->self_rung, true, __ATOMIC_RELAXED); /* a hint: what is not emptied now disturbs nobody */
-                (void)!write(node->self_fd, &one, sizeof(one));
-        } else if (peer->rung_fd < 0 || bell_peer_by_socket(&peer->bell) || !doorbell_ring(peer->rung_fd)) {
-                (void)send(peer->fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-        }
-        errno = saved;
-}
-
-/* Messages of ours that it was given room or chunks for: it may ring once for each that it takes, and once for what it releases. */
-static uint64_t out_link_reasons(const Output *output, const OutLink *link)
-{
-        return 2 * (ring_writer_head(output->writer) - link->first) + 2; /* 2: when it starts and when it stops */
-}
-
-/* How often it may have rung until now, at the most: after each message that it has published, and for room. */
-static uint64_t peer_reasons(tg_node *node, const Peer *peer)
-{
-        uint64_t n = peer->n_reasons;
-        OutLink *link, *next_link;
-        Source *source, *next;
-
-        list_for_each(source, next, &node->sources, link)
-                if (source->peer == peer)
-                        n += ring_reader_n_published(&source->reader) + 2; /* 2: what it had published before, and its end */
-        for (unsigned i = 0; i < node->n_outputs; i++) {
-                Output *output = &node->outputs[i];
-
-                lock_take(&output->lock);
-                list_for_each(link, next_link, &output->links, link)
-                        if (link->peer == peer)
-                                n += out_link_reasons(output, link);
-                lock_give(&output->lock);
-        }
-        return n;
-}
-
-/* It keeps us awake for nothing. Its bytes are not listened to any more, and what it says on our links neither. */
-static void peer_convict(tg_node *node, Peer *peer)
-{
-        static const char text[] = "it floods the doorbell";
-        struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = peer->serial};
-        OutLink *link, *next_link;
-        Source *source, *next;
-
-        peer->convicted = true;
-        (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_MOD, peer->fd, &ev); /* else: as before, it keeps us awake */
-        if (peer->heard_fd >= 0)
-                (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->heard_fd, NULL);
-        list_for_each(source, next, &node->sources, link) {
-                if (source->peer != peer)
-                        continue;
-                ring_reader_break(&source->reader);
-                source->accused = true;
-                (void)links_violation(node, source->input->link, source->input->generation, text);
-        }
-        for (unsigned i = 0; i < node->n_outputs; i++) {
-                Output *output = &node->outputs[i];
-
-                lock_take(&output->lock);
-                list_for_each(link, next_link, &output->links, link) {
-                        if (link->peer != peer)
-                                continue;
-                        ring_writer_convict(output->writer, link->id);
-                        (void)links_violation(node, link->id, link->generation, text);
-                }
-                lock_give(&output->lock);
-        }
-}
-
-void peer_empty(tg_node *node, Peer *peer)
-{
-        char bytes[1024];
-        ssize_t n = sizeof(bytes);
-
-        /* Bounded: a peer that floods us fills its own socket, and what stays in there disturbs nobody. */
-        for (unsigned i = 0; i < 4 && peer->by_socket && !peer->gone && n == (ssize_t)sizeof(bytes); i++) {
-                n = recv(peer->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
-                if (n > 0)
-                        peer->n_heard += (uint64_t)n;
-        }
-        peer->by_socket &= n == (ssize_t)sizeof(bytes);
-        if (!peer->gone && !peer->convicted && peer->n_heard > PEER_UNEXPLAINED && peer->n_heard - PEER_UNEXPLAINED > peer_reasons(node, peer))
-                peer_convict(node, peer);
-}
-
-static int peer_watch(tg_node *node, Peer *peer)
-{
-        struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u64 = peer->serial};
-        struct epoll_event heard = {.events = EPOLLIN | EPOLLET, .data.u64 = peer->serial | NODE_TAG_DOORBELL};
-
-        if (epoll_ctl(node->epoll_fd, EPOLL_CTL_ADD, peer->fd, &ev) < 0)
-                return error_origin(-errno);
-        if (peer->heard_fd < 0 || node->turned)
-                return 0;
-        if (epoll_ctl(node->epoll_fd, EPOLL_CTL_ADD, peer->heard_fd, &heard) < 0)
-                return error_origin(-errno);
-        node->hears_doorbells = true;
-        return 0;
-}
-
-void links_turn_to_sockets(tg_node *node)
-{
-        Peer *peer, *next;
-
-        bell_turn(&node->bell);
-        list_for_each(peer, next, &node->peers, link)
-                if (peer->heard_fd >= 0)
-                        (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->heard_fd, NULL); /* not there: it was convicted */
-        node->turned = true;
-        node->hears_doorbells = false;
-        node->n_silent = 0;
-        (void)socket_send(node, &(NodeMsg){.type = NODE_MSG_TURNED}); /* lost while nobody supervises: said again to who does next */
-}
-
 /* Anything else could block us or never hang up. */
 static bool is_stream_socket(int fd)
 {
@@ -262,7 +140,7 @@ int links_peer(tg_node *node, const NodeMsg *msg, int *fds)
                 peer->heard_fd = fd_close(peer->heard_fd); /* nor is it heard, for nobody would judge how often it rings */
                 peer->rung_fd = fd_close(peer->rung_fd);
         }
-        r = peer_watch(node, peer);
+        r = rings_watch_peer(node, peer);
         if (r)
                 return r;
         if (older) {
@@ -314,7 +192,7 @@ static void out_link_free(Output *output, OutLink *link)
         output_count_peers(output);
         region_unmap(&link->cursor);
         if (peer) {
-                peer->n_reasons += out_link_reasons(output, link);
+                peer->n_reasons += rings_reasons(output, link);
                 peer_unref(output->node, peer);
         }
         free(link);
@@ -340,7 +218,7 @@ static bool out_link_keep(Output *output, OutLink *link)
         output_count_peers(output);
         region_unmap(&link->cursor);
         if (peer) {
-                peer->n_reasons += out_link_reasons(output, link);
+                peer->n_reasons += rings_reasons(output, link);
                 peer_unref(output->node, peer);
         }
         return true;
@@ -742,7 +620,7 @@ int links_report(tg_node *node)
         for (unsigned i = 0; i < node->n_inputs && r == 0; i++)
                 if (node->inputs[i].attached && !node->inputs[i].closed)
                         r = ack(node, NODE_MSG_LINK_IN_ACK, node->inputs[i].link, node->inputs[i].generation);
-        if (r == 0 && node->turned)
+        if (r == 0 && node->turned && node->trial.in_vain)
                 r = socket_answer(node, &(NodeMsg){.type = NODE_MSG_TURNED});
         return r;
 }

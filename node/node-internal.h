@@ -76,8 +76,25 @@ typedef struct Peer {
         bool by_socket;   /* it has rung by that, and nobody has emptied it since */
         uint64_t n_heard; /* how often it woke us by its doorbell, and bytes that came by the socket */
         uint64_t n_reasons; /* of links that are over: how often it may have had a reason to send one */
-        bool convicted;  /* it rang without a reason: nobody listens to it any more */
+        bool convicted;  /* of what rings.c tells: nobody listens to it any more */
+        uint32_t n_rings, n_heavy; /* atomic: of ours to it; those that took too long, less the others */
+        bool crowds;     /* atomic: it is not rung any more */
 } Peer;
+
+typedef enum Watch {
+        WATCH_NONE = 0,
+        WATCH_ALL,     /* all doorbells are heard */
+        WATCH_WITHOUT, /* none is */
+        WATCH_WITH,    /* that of the peer that is tried */
+} Watch;
+
+/* Of one peer after the other, once all are heard by sockets: whether it is by its doorbell that we are woken for nothing. See rings.c. */
+typedef struct Trial {
+        uint64_t serial; /* whose turn it is */
+        unsigned n_polls, n_with, n_without; /* that were watched; of these, for nothing */
+        unsigned every;  /* polls from one that is watched to the next */
+        bool in_vain;    /* all had theirs */
+} Trial;
 
 /* Where an input's messages come from: one incarnation of the producer. */
 typedef struct Source {
@@ -277,8 +294,10 @@ struct tg_node {
         unsigned n_heard;
 
         bool hears_doorbells; /* of some peer */
-        bool turned; /* ... and not any more: links_turn_to_sockets() */
-        uint8_t n_polls, n_silent; /* see poll_watched() */
+        bool turned; /* ... and not any more: by their sockets all */
+        bool crowded; /* atomic: some peer `crowds`, and was not named yet */
+        unsigned n_polls, n_silent; /* until one is watched; of those, woken for nothing, less the others */
+        Trial trial; /* while it has turned */
 
         Lock log_lock;
         uint8_t packet[NODE_MSG_MAX + 1];
@@ -359,13 +378,21 @@ void links_look_for_verdicts(tg_node *node); /* forgets places of the dead once 
 void peer_gone(tg_node *node, Peer *peer);
 Peer *peer_by_serial(tg_node *node, uint64_t serial);
 void peer_unref(tg_node *node, Peer *peer);
-void peer_send(tg_node *node, Peer *peer);  /* rings */
-void links_turn_to_sockets(tg_node *node);  /* doorbells are not listened to from here on. Everybody has to announce anew: before a pulse */
-void peer_empty(tg_node *node, Peer *peer); /* takes what is in the socket, and judges how often it rang */
 void peer_close_fds(Peer *peer);
 Source *source_unref(tg_node *node, Source *source);
 void input_retire(tg_node *node, Input *input, Source **source);
 void node_drop_links(tg_node *node);
+
+/* rings.c: all but peer_send() under node->lock */
+void peer_send(tg_node *node, Peer *peer);  /* rings. By any thread that has a reference to it; no lock */
+void peer_empty(tg_node *node, Peer *peer); /* takes what is in the socket, and judges how often it rang */
+int rings_watch_peer(tg_node *node, Peer *peer); /* from here on it is heard */
+uint64_t rings_reasons(const Output *output, const OutLink *link); /* messages of ours that it was given room or chunks for: it may ring once for each that it takes, and once for what it releases. Under output->lock too */
+/* rings_watch() - before a poll that waits: whether to count how often the thread goes to sleep in it. By the leader; so is what follows */
+Watch rings_watch(tg_node *node);
+/* rings_watched() - behind it. @for_nothing: it slept more often than it was woken by what was heard. True: everybody has to announce anew, a pulse */
+bool rings_watched(tg_node *node, Watch watch, bool for_nothing);
+void rings_judge_crowds(tg_node *node); /* if node->crowded */
 
 /* grow.c: segments of pools beyond the first. All under node->lock. */
 int grow_segment(tg_node *node, const NodeMsg *msg, int *fds);

@@ -6,8 +6,7 @@
  * system call for nothing. They are taken before a pulse that makes everybody announce anew: a byte that is taken between somebody's look
  * and poll would be a lost wake-up. By whoever is about to sleep, for then there is time, and nobody waits for the message that
  * was rung for; by the leader after its poll only where nobody else does, as in a node that only sends. Not while somebody polls: it may have
- * been woken, and would find nothing. See tests/models/threads.pml. Where doorbells are rung for nothing, and nobody can be heard doing that, they are
- * not listened to any more, and sockets ring, which nobody but the two ends has.
+ * been woken, and would find nothing. See tests/models/threads.pml.
  */
 #include <errno.h>
 #include <limits.h>
@@ -21,9 +20,8 @@
 
 #define MAX_READY 16
 
-#define WATCH_EVERY 128 /* polls, for one that takes three system calls more: fewer than one in a hundred */
-#define WATCH_WAKES 2   /* in one poll that nothing came of; in those of an honest flow none does */
-#define WATCH_TIMES 4   /* so often, and of every second poll that was watched at least */
+#define WATCH_WAKES 2 /* in one poll that nothing came of; in those of an honest flow none does */
+#define TRIAL_MS    20u /* a poll of a trial takes at most, so that who has nothing to do finds out, too */
 
 void node_pulse(tg_node *node)
 {
@@ -82,28 +80,16 @@ static long n_switches(void)
         return usage.ru_nvcsw;
 }
 
-/*
- * Whoever has one of our doorbells can ring it, and take the ring away at once: epoll_wait() wakes, finds nothing, and sleeps on. All that shows is how
- * often this thread went to sleep meanwhile, and not who it was. To a traced thread each stop before and behind a call is a sleep, too. By the leader,
- * without the lock.
- */
-static __attribute__((noinline)) int poll_watched(tg_node *node, struct epoll_event *ready, int ms)
+/* As epoll_wait(). @ret_for_nothing: the thread slept more often than whatever is heard can have woken it. By the leader, without the lock. */
+static __attribute__((noinline)) int poll_watched(tg_node *node, struct epoll_event *ready, int ms, bool *ret_for_nothing)
 {
         long first = n_switches(), before = n_switches(), n_sleeps;
         int n = epoll_wait(node->epoll_fd, ready, MAX_READY, ms), saved = errno;
 
-        n_sleeps = n_switches() - before - 2 * (before - first);
-        if (n_sleeps > WATCH_WAKES)
-                node->n_silent++;
-        else if (node->n_silent > 0)
-                node->n_silent--;
+        n_sleeps = n_switches() - before - 2 * (before - first); /* to a traced thread each stop before and behind a call is a sleep, too */
+        *ret_for_nothing = n_sleeps > WATCH_WAKES;
         errno = saved;
         return n;
-}
-
-static bool poll_is_watched(tg_node *node)
-{
-        return node->hears_doorbells && ++node->n_polls % WATCH_EVERY == 0;
 }
 
 void node_empty_doorbells(tg_node *node)
@@ -115,9 +101,9 @@ void node_empty_doorbells(tg_node *node)
 }
 
 /* Under node->lock, by the leader. */
-static void leader_take(tg_node *node, const struct epoll_event *ready, int n)
+static void leader_take(tg_node *node, const struct epoll_event *ready, int n, bool turned)
 {
-        bool empties = doorbells_are_due(node, 2 * NODE_DRAIN_EPOCHS), turns = node->n_silent >= WATCH_TIMES;
+        bool empties = doorbells_are_due(node, 2 * NODE_DRAIN_EPOCHS);
 
         for (int i = 0; i < n; i++) {
                 if (ready[i].data.u64 == NODE_TAG_SOCKET)
@@ -129,13 +115,13 @@ static void leader_take(tg_node *node, const struct epoll_event *ready, int n)
         }
         if (empties)
                 empty_doorbells(node);
-        if (turns)
-                links_turn_to_sockets(node);
+        if (__atomic_load_n(&node->crowded, __ATOMIC_RELAXED))
+                rings_judge_crowds(node);
         if (socket_is_awaited(node))
                 join_if_due(node);
         if (node->unsaid || !verdict_may_come(node))
                 links_look_for_verdicts(node);
-        if ((n > 0 || empties || turns) && node->outer_armed) { /* somebody polls outer_fd, and we may have just taken what would have woken it */
+        if ((n > 0 || empties || turned) && node->outer_armed) { /* somebody polls outer_fd, and we may have just taken what would have woken it */
                 uint64_t one = 1;
 
                 (void)!write(node->outer_nudge_fd, &one, sizeof(one));
@@ -165,21 +151,24 @@ static bool program_has_handlers(void)
 static HOT int leader_poll(tg_node *node, nsec_t deadline, bool wait)
 {
         struct epoll_event ready[MAX_READY];
-        bool watched = wait && poll_is_watched(node);
+        Watch watch = wait ? rings_watch(node) : WATCH_NONE;
+        bool for_nothing = false;
         int n, r = 0, ms = 0;
 
         node->leading = true;
         lock_give(&node->lock);
         if (wait)
                 ms = nsec_poll_ms(deadline, deadline == NSEC_NEVER ? 0 : clock_now());
-        if (watched)
-                n = poll_watched(node, ready, ms);
+        if (watch == WATCH_WITH || watch == WATCH_WITHOUT)
+                ms = (int)MIN((unsigned)ms, TRIAL_MS); /* -1: without an end */
+        if (watch != WATCH_NONE)
+                n = poll_watched(node, ready, ms, &for_nothing);
         else
                 n = epoll_wait(node->epoll_fd, ready, MAX_READY, ms);
         if (n < 0 && errno == EINTR && program_has_handlers())
                 r = -EINTR;
         lock_take(&node->lock);
-        leader_take(node, ready, n);
+        leader_take(node, ready, n, rings_watched(node, watch, for_nothing));
         node->leading = false;
         node_pulse(node); /* also when nothing came: the next leader is one of those who wait for it */
         return r;

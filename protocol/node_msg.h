@@ -111,7 +111,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define NODE_MSG_VERSION    10
+#define NODE_MSG_VERSION    11
 #define NODE_MSG_MAX        8192
 #define NODE_MSG_MAX_FDS    4
 #define NODE_MSG_ID_MAX     128 /* bytes of a node, input or output id */

@@ -30,9 +30,9 @@ HOT void bell_wake(Bell *bell)
         store_release(&bell->shared->epoch, bell->epoch); /* late is harmless: it costs one superfluous ring */
 }
 
-void bell_turn(Bell *bell)
+void bell_turn(Bell *bell, bool to_sockets)
 {
-        store_sc(&bell->shared->by_socket, 1);
+        store_sc(&bell->shared->by_socket, to_sockets);
 }
 
 HOT void bell_tell(const Bell *bell)
@@ -84,4 +84,14 @@ HOT bool bell_peer_must_ring(BellPeer *peer)
 HOT bool bell_peer_by_socket(const BellPeer *peer)
 {
         return load_relaxed(&peer->shared->by_socket) != 0;
+}
+
+uint64_t bell_peer_epoch(const BellPeer *peer)
+{
+        return load_relaxed(&peer->shared->epoch);
+}
+
+bool bell_peer_was_up(const BellPeer *peer, uint64_t epoch)
+{
+        return !(epoch & 1) || load_relaxed(&peer->rung) == epoch;
 }

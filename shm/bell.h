@@ -25,7 +25,7 @@
 struct bell_shared {
         struct region_header header;
         uint64_t epoch; /* odd: asleep or about to be */
-        uint64_t by_socket; /* 1: it does not listen to its doorbells any more */
+        uint64_t by_socket; /* 1: it does not listen to its doorbells */
         uint8_t pad0[112];
         /* 256: how it waits, by its own word: for status, and for where it is placed */
         uint64_t n_sleeps;
@@ -66,7 +66,9 @@ void bell_init(Bell *bell, const Region *map); /* map: writable, borrowed for th
 void bell_sleep(Bell *bell);                   /* SC store of the next odd epoch; call it again before every poll */
 void bell_wake(Bell *bell);                    /* store of the next even epoch; harmless when awake */
 
-void bell_turn(Bell *bell); /* to be rung by sockets from the next epoch on: announce anew before any poll that hears no doorbell. SC store */
+/* bell_turn() - to be rung by sockets from the next epoch on: announce anew before any poll that hears no doorbell. Or by doorbells again: hear all of
+ * them before. SC store */
+void bell_turn(Bell *bell, bool to_sockets);
 
 void bell_tell(const Bell *bell); /* stores the counters; for whoever looks at them, in no order */
 
@@ -89,6 +91,8 @@ void bell_peer_init(BellPeer *peer, const Region *map); /* map: read-only, borro
  * a hostile value: a peer that toggles it costs one ring per call and nothing else.
  */
 bool bell_peer_must_ring(BellPeer *peer);
+uint64_t bell_peer_epoch(const BellPeer *peer); /* as it is now: a hostile value */
+bool bell_peer_was_up(const BellPeer *peer, uint64_t epoch); /* in that epoch it was awake, or had been rung already */
 bool bell_peer_by_socket(const BellPeer *peer); /* a hostile value, too: a byte is all that it costs */
 
 #endif

@@ -28,6 +28,8 @@
  *   -DTIMERFD -DSWITCH -DDEAF    who has a timerfd to hear does not listen to its socket                             fails
  *   -DTIMERFD -DTURN      the sleeper drops its timerfds at some time, having asked for bytes, and announces anew before it polls  holds
  *   -DTIMERFD -DTURN -DUNASKED  ... without having asked: between its last look and poll it had asked, and had not announced since    fails
+ *   -DTIMERFD -DTURN -DBACK   ... and back: silences its timerfds, hears them, then no longer asks for bytes          holds
+ *   -DTIMERFD -DTURN -DBACK -DUNHEARD   ... no longer asks, and does not hear them                                  fails
  *   -DTIMERFD -DCONVICT   peer 1 sends, and rings for nothing besides: once more than U times for nothing was heard its links end, and
  *                it is heard neither by its socket nor by its timerfd (whoever floods a socket loses its own wake-ups)   holds
  *   -DTIMERFD -DCONVICT -DGOON   it is not heard, and its links go on                                               fails
@@ -272,6 +274,13 @@ awake:
 #if defined(TURN) && !defined(UNASKED)
                 if
                 :: !turned -> asks = true; turned = true /* its epoch may be odd still */
+#ifdef BACK
+#ifdef UNHEARD
+                :: turned -> asks = false
+#else
+                :: turned -> ticks[0] = false; ticks[1] = false; bell_edge[0] = false; bell_edge[1] = false; turned = false; asks = false
+#endif
+#endif
                 :: skip
                 fi;
 #endif

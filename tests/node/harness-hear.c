@@ -140,6 +140,8 @@ static void on_message(Flow *flow, FlowNode *node, const NodeMsg *m)
                 break;
         case NODE_MSG_VIOLATION:
                 flow->n_violations++;
+                flow->violated = (int)m->violation.link - 1;
+                (void)snprintf(flow->violation, sizeof(flow->violation), "%s", m->violation.text);
                 break;
         case NODE_MSG_LINK_LEFT:
                 flow->n_links_left++;

@@ -72,6 +72,8 @@ struct Flow {
         int n_nodes, n_links, n_fds_before, note_fd;
         bool barrier_open, hold_start, hold_verdicts, hold_in;
         bool no_doorbells; /* they ring by the pair's socket */
+        int violated;
+        char violation[200];
         unsigned n_violations, n_links_left, n_turned, n_detach_acks, n_out_acks, n_named, n_grows, n_segments_named;
         FlowGrowth growth;
         bool dead, asking;

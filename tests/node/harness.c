@@ -227,6 +227,12 @@ unsigned flow_n_violations(const Flow *flow)
         return flow->n_violations;
 }
 
+const char *flow_violation(const Flow *flow, int *ret_link)
+{
+        *ret_link = flow->violated;
+        return flow->violation;
+}
+
 unsigned flow_n_detach_acks(const Flow *flow)
 {
         return flow->n_detach_acks;

@@ -141,8 +141,9 @@ unsigned flow_n_grows(const Flow *flow); /* GROW messages that came */
 unsigned flow_n_segments_named(const Flow *flow); /* SEGMENT_ACK in answers to RESUME that said "used" */
 
 unsigned flow_n_violations(const Flow *flow);
+const char *flow_violation(const Flow *flow, int *ret_link); /* what the last one was, and of which link; "": there was none */
 unsigned flow_n_links_left(const Flow *flow);
-unsigned flow_n_turned(const Flow *flow); /* nodes that hear sockets alone */
+unsigned flow_n_turned(const Flow *flow); /* nodes that hear sockets alone, and do not know by whose doing */
 unsigned flow_n_detach_acks(const Flow *flow);
 unsigned flow_n_out_acks(const Flow *flow);
 bool flow_output_closed(const Flow *flow, int node, int output); /* CLOSE_OUTPUT came */

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include "base/doorbell.h"
@@ -291,7 +292,7 @@ static bool come_first(int priority)
 }
 
 /* Whoever hears it is woken, and finds nothing. */
-static int ring_and_take(tg_node *node, void *arg)
+static void ring_and_take_until(tg_node *node, bool (*enough)(tg_node *node, Peer *peer))
 {
         Peer *peer = list_first(&node->peers, Peer, link);
         uint64_t n;
@@ -299,11 +300,34 @@ static int ring_and_take(tg_node *node, void *arg)
         (void)fcntl(peer->rung_fd, F_SETFL, O_NONBLOCK);
         shared[FIRST] = come_first(2);
         shared[GO] = 1;
-        while (!tg_should_stop(node)) {
+        while (!enough(node, peer)) {
                 NODE_CHECK(doorbell_ring(peer->rung_fd));
                 (void)!read(peer->rung_fd, &n, sizeof(n));
                 (void)usleep(30);
         }
+}
+
+static bool should_stop(tg_node *node, Peer *peer)
+{
+        return tg_should_stop(node);
+}
+
+static bool is_found_out(tg_node *node, Peer *peer)
+{
+        return bell_peer_by_socket(&peer->bell) || tg_should_stop(node);
+}
+
+static int ring_and_take(tg_node *node, void *arg)
+{
+        ring_and_take_until(node, should_stop);
+        return 0;
+}
+
+static int ring_and_take_for_a_while(tg_node *node, void *arg)
+{
+        ring_and_take_until(node, is_found_out);
+        while (!tg_should_stop(node)) /* not await(): it comes first */
+                (void)usleep(1000);
         return 0;
 }
 
@@ -367,18 +391,15 @@ static void flood_hides_nobody_elses_messages(bool doorbells)
         flow_close(flow);
 }
 
-/* By whom it is rung it cannot tell, and by the honest one it is heard as before. */
-Test(hostile, who_is_rung_for_nothing_by_a_doorbell_hears_sockets_from_then_on, .timeout = 60)
+static void begin_with_a_thief(FlowBody thief, int *ret_other)
 {
-        int other;
-
         flow = flow_new();
         shared = flow_shared(flow);
-        source = flow_node(flow, "thief", ring_and_take, NULL);
-        other = flow_node(flow, "honest", be_honest_now_and_then, NULL);
+        source = flow_node(flow, "thief", thief, NULL);
+        *ret_other = flow_node(flow, "honest", be_honest_now_and_then, NULL);
         sink = flow_node(flow, "sink", take_all_first, NULL);
         flow_wait_mode(flow, sink, NODE_WAIT_BLOCK);
-        flow_link(flow, other, flow_output(flow, other, "out", 10, 100, 20), sink, "in", (FlowLinkSpec){.backpressure = true});
+        flow_link(flow, *ret_other, flow_output(flow, *ret_other, "out", 10, 100, 20), sink, "in", (FlowLinkSpec){.backpressure = true});
         flow_link(flow, source, flow_output(flow, source, "out", 10, 100, 20), sink, "in2", (FlowLinkSpec){});
         flow_start(flow);
         if (!flow_has_doorbells(flow))
@@ -386,20 +407,101 @@ Test(hostile, who_is_rung_for_nothing_by_a_doorbell_hears_sockets_from_then_on, 
         cr_assert(FLOW_UNTIL(flow, 10, shared[GO]));
         if (!shared[FIRST])
                 cr_skip_test("needs the right to a real-time priority");
-        cr_assert(FLOW_UNTIL(flow, 30, flow_n_turned(flow) > 0 || flow_exited(flow, other, NULL)), "%lu came", (unsigned long)shared[GOT]);
-        cr_expect_eq(flow_bell(flow, sink).by_socket, 1);
+}
+
+static void end_with_all_messages(int other)
+{
         tell(MARK, 1);
         cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, other, NULL)), "%lu came", (unsigned long)shared[GOT]);
         cr_assert_geq(shared[SENT], 3000);
         cr_assert_eq(shared[GOT], shared[SENT]);
+        flow_kill(flow, source);
+        cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
+        flow_close(flow);
+}
+
+Test(hostile, who_rings_a_doorbell_and_takes_that_away_is_found_among_those_that_have_one, .timeout = 60)
+{
+        int other, link;
+
+        begin_with_a_thief(ring_and_take, &other);
+        cr_assert(FLOW_UNTIL(flow, 30, flow_n_violations(flow) > 0 || flow_exited(flow, other, NULL)), "%lu came", (unsigned long)shared[GOT]);
+        cr_expect_str_eq(flow_violation(flow, &link), "it rings, and takes that away before it is heard");
+        cr_expect_eq(link, 1, "that of the thief");
+        cr_expect(FLOW_UNTIL(flow, 10, flow_bell(flow, sink).by_socket == 0), "the others are heard by their doorbells again");
+        cr_expect_eq(flow_n_turned(flow), 0, "nobody is told that it does not know");
+        cr_expect_eq(flow_n_violations(flow), 1);
+        end_with_all_messages(other);
+}
+
+/* By whom it was rung it cannot tell, and by the honest one it is heard as before. */
+Test(hostile, who_was_rung_for_nothing_by_nobody_knows_whom_hears_sockets_from_then_on, .timeout = 60)
+{
+        int other;
+
+        begin_with_a_thief(ring_and_take_for_a_while, &other);
+        cr_assert(FLOW_UNTIL(flow, 30, flow_n_turned(flow) > 0 || flow_exited(flow, other, NULL)), "%lu came", (unsigned long)shared[GOT]);
+        cr_expect_eq(flow_bell(flow, sink).by_socket, 1);
         cr_expect_eq(flow_n_turned(flow), 1);
         cr_assert(flow_knows(flow, sink));
         cr_expect_eq(flow_n_turned(flow), 2, "a new supervisor is told, too");
         cr_expect_eq(flow_bell(flow, other).by_socket, 0, "nobody rings it for nothing");
         cr_expect_eq(flow_n_violations(flow), 0);
-        flow_kill(flow, source);
-        cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
-        flow_close(flow);
+        end_with_all_messages(other);
+}
+
+/* Whoever rings there calls on all of them: each of the epolls has it as often as there are descriptors of it. */
+static int take_from_within_a_crowd(tg_node *node, void *arg)
+{
+        enum { N_FDS = 40, N_EPOLLS = 40 };
+        Peer *peer = list_first(&node->peers, Peer, link);
+        struct epoll_event ev = {.events = EPOLLIN};
+        tg_event *event;
+        int fds[N_FDS];
+
+        for (unsigned i = 0; i < N_FDS; i++)
+                fds[i] = dup(peer->heard_fd >= 0 ? peer->heard_fd : peer->fd);
+        for (unsigned i = 0; i < N_EPOLLS; i++) {
+                int fd = epoll_create1(EPOLL_CLOEXEC);
+
+                for (unsigned k = 0; k < N_FDS; k++)
+                        NODE_CHECK(epoll_ctl(fd, EPOLL_CTL_ADD, fds[k], &ev) == 0);
+        }
+        shared[GO] = 1;
+        while (tg_next(node, &event, TG_FOREVER) == 0)
+                tg_event_free(event);
+        return 0;
+}
+
+static void a_crowd_is_rung_no_more(bool doorbells)
+{
+        int other, link;
+
+        flow = flow_new();
+        if (!doorbells)
+                flow_without_doorbells(flow);
+        shared = flow_shared(flow);
+        other = flow_node(flow, "honest", be_honest_beside, NULL);
+        source = flow_node(flow, "crowd", take_from_within_a_crowd, NULL);
+        sink = flow_node(flow, "sink", take_all, NULL);
+        flow_wait_mode(flow, source, NODE_WAIT_BLOCK);
+        flow_link(flow, other, flow_output(flow, other, "out", 10, 100, 20), source, "in", (FlowLinkSpec){});
+        flow_link(flow, other, 0, sink, "in", (FlowLinkSpec){.backpressure = true});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 30, flow_n_violations(flow) > 0 || flow_exited(flow, other, NULL)), "%lu came", (unsigned long)shared[GOT]);
+        cr_expect_str_eq(flow_violation(flow, &link), "it crowds what it is rung by");
+        cr_expect_eq(link, 0, "that of the crowd");
+        end_with_all_messages(other);
+}
+
+Test(hostile, who_has_a_crowd_hear_its_doorbell_is_rung_no_more, .timeout = 60)
+{
+        a_crowd_is_rung_no_more(true);
+}
+
+Test(hostile, who_has_a_crowd_hear_its_socket_is_rung_no_more_where_that_is_the_doorbell, .timeout = 60)
+{
+        a_crowd_is_rung_no_more(false);
 }
 
 Test(hostile, a_flooded_doorbell_hides_nobody_elses_messages, .timeout = 60)

@@ -485,17 +485,25 @@ static int consumer_poll(Consumer *c)
         return epoll_wait(c->epoll_fd, ready, ELEMENTSOF(ready), POLL_MS);
 }
 
-/* As a node whose doorbells are rung for nothing: from here on it hears its socket alone. */
+/* As a node whose doorbells are rung for nothing: from here on it hears its socket alone; and once it knows by whom, its doorbell again. */
 static void consumer_turn(Consumer *c)
 {
-        bell_turn(&c->bell);
-        must(epoll_ctl(c->epoll_fd, EPOLL_CTL_DEL, c->world->heard[c->i][CONSUMERS], NULL));
-        c->turned = true;
+        int fd = c->world->heard[c->i][CONSUMERS];
+
+        c->turned = !c->turned;
+        if (c->turned) {
+                bell_turn(&c->bell, true);
+                must(epoll_ctl(c->epoll_fd, EPOLL_CTL_DEL, fd, NULL));
+        } else {
+                must(timerfd_settime(fd, 0, &(struct itimerspec){}, NULL));
+                must(epoll_ctl(c->epoll_fd, EPOLL_CTL_ADD, fd, &(struct epoll_event){.events = EPOLLIN | EPOLLET}));
+                bell_turn(&c->bell, false);
+        }
 }
 
 static void consumer_sleep(Consumer *c)
 {
-        if (c->world->doorbells && !c->turned && next_random(&c->rng) % 32 == 0)
+        if (c->world->doorbells && next_random(&c->rng) % 32 == 0)
                 consumer_turn(c);
         bell_sleep(&c->bell);
         if (!ring_reader_ready(&c->r)) {

@@ -87,8 +87,8 @@ def test_latency_has_a_row_for_each_way_and_counts_what_a_message_costs(bench):
             assert row["source_wakes"] == 0, row
         else:
             assert row["n"] * 0.5 <= row["sink_sleeps"] and row["sink_calls"] <= 2 * row["sink_sleeps"], row
-            # Some sleeps are ended by the look in 50 ms, and a wake that comes just before a sleep leaves none to be ended.
-            assert 0 < row["source_wakes"] <= row["n"] and row["sink_wakes"] == 0, row
+            # One ring in 256 is done once more, and once to no effect. Some sleeps are ended by the look in 50 ms, and a wake that comes just before a sleep leaves none to be ended.
+            assert 0 < row["source_wakes"] <= row["n"] + 2 * (row["n"] // 256 + 1) and row["sink_wakes"] == 0, row
             assert row["sink_sleeps"] - row["looks"] / 2 <= row["source_wakes"] <= row["sink_sleeps"] + row["n"] * 0.05, row
     assert [goal["reached"] for goal in goals(found, "T4")] == [True, True]
     assert [goal["reached"] for goal in goals(found, "M1")] == [True, True, True]

@@ -42,9 +42,10 @@ MILLISECONDS = 400 if LONG else 15  # of each attack, and of being honest before
 PACE_NS = 50_000
 PACED_MS = (12, 60, 250, 250, 250, 250, 250)  # at a pace, as long as it is over the bound; those of one length are taken together
 TWICE = 2
-UNBOUNDED = {  # what they cost whoever is at the other end is not bounded by anything: all else is asserted, and no figures
-    "doorbells_taken": "each ring wakes whoever hears it until that turns to its sockets, after 512 polls",
-    "doorbells_crowded": "whoever rings calls on all who poll there, one after the other",
+FLOODS = "it floods the doorbell"
+NAMES = {  # of attacks that end with a name: how, where that is not by how many rings there were
+    "doorbells_crowded": ["it crowds what it is rung by"],
+    "doorbells_taken": ["it rings, and takes that away before it is heard", FLOODS],  # what was not taken in time is heard
 }
 
 
@@ -141,8 +142,8 @@ class Scene:
             told["latency"] = latency[1] / latency[0]
         return told
 
-    def has_flooded(self):
-        return ": it floods the doorbell, says " in self.node()["violations"]["text"]
+    def is_named(self, name):
+        return any(f": {says}, says " in self.node()["violations"]["text"] for says in NAMES.get(name, [FLOODS]))
 
     def begin(self, attack, ms=MILLISECONDS):
         self.arena[ATTACK], self.arena[MS] = attack, ms
@@ -158,10 +159,10 @@ class Scene:
         name, end = self.attacks[attack][:2]
         over = 4 * self.life + (4 if end == "failed" else 3)
         self.begin(attack, ms)
-        if end == "flood" and not self.arena[PACE]:
+        if end == "named" and not self.arena[PACE]:
             self.arena[TOLD] = self.life + 1  # at full speed it has sent so much before that it may ring for long
-        elif end == "flood":
-            assert eventually(lambda: self.n_violations() > self.violations and self.has_flooded(), 20, step=0.005), f"{name}: {self.node()}"
+        elif end == "named":
+            assert eventually(lambda: self.n_violations() > self.violations and self.is_named(name), 20, step=0.005), f"{name}: {self.node()}"
             self.arena[TOLD] = self.life + 1
         assert eventually(lambda: self.arena[PHASE] >= over, 30, step=0.002), f"{name}: {self.node()}\n{self.daemon.output()}"
         if end == "told":
@@ -210,7 +211,7 @@ def test_a_hostile_node_harms_nobody_and_is_named(policy, scene):
     costs, paces = {}, {}
     for life, (name, *_) in enumerate(s.attacks):
         for part, honest in enumerate(("source", "sink")):
-            if name not in UNBOUNDED and (ratio := s.ratio(part, life)):
+            if ratio := s.ratio(part, life):
                 costs[name, honest], paces[name, honest] = ratio
     for key in sorted(costs, key=costs.get, reverse=True):
         print(f"{policy} {key[0]:20} {key[1]:7} CPU a message x {costs[key]:.2f}, time x {paces[key]:.2f}")
@@ -229,11 +230,11 @@ def test_the_honest_keep_their_figures_within_twice_under_each_attack(policy, sc
     s, judged = scene(policy, pace_ns=PACE_NS), 0
     promised = {"source's CPU", "sink's CPU", "per CPU second"} | ({"latency"} if policy == "drop_oldest" else set())
     for attack, (name, end, *takes) in enumerate(s.attacks):
-        is_judged = end != "failed" and name not in UNBOUNDED and (takes or policy == "drop_oldest")
-        if not is_judged and end != "flood":  # of which it is asserted in any case that it is told of
+        is_judged = end != "failed" and (takes or policy == "drop_oldest")
+        if not is_judged and end != "named":  # of which it is asserted in any case that it is told of
             continue
         lives = {}
-        for i, ms in enumerate(PACED_MS[1:] if end == "flood" else PACED_MS):
+        for i, ms in enumerate(PACED_MS[1:] if end == "named" else PACED_MS):
             s.live_through(attack, ms)
             lives.setdefault(ms, []).append(s.ratios(s.life - 1))
             figures = {figure: statistics.median(r[figure] for r in lives[ms] if figure in r) for figure in set().union(*lives[ms])}

@@ -6,7 +6,7 @@
  *
  *   nothing    nobody else may feel it, and nothing can be proven
  *   told       a peer proves it: `violations` of this node in status
- *   flood      the same, when it has been more than all that it had sent before: the attack goes on until the test knows
+ *   named      the same, when there has been enough of it: the attack goes on until the test knows
  *   failed     the supervisor ends this node, and its error says why
  *   refused    the kernel refuses every step of it
  *
@@ -964,9 +964,9 @@ static const struct {
         {"doorbells_spoiled", "nothing", doorbells_spoiled, BESIDE},
         {"doorbells_disarmed", "nothing", doorbells_disarmed, BESIDE},
         {"doorbells_read", "nothing", doorbells_read, BESIDE},
-        {"doorbells_crowded", "nothing", doorbells_crowded, BESIDE},
-        {"doorbells_armed", "flood", doorbells_armed, UNTIL},
-        {"doorbells_ticked", "flood", doorbells_ticked, UNTIL},
+        {"doorbells_crowded", "named", doorbells_crowded, UNTIL},
+        {"doorbells_armed", "named", doorbells_armed, UNTIL},
+        {"doorbells_ticked", "named", doorbells_ticked, UNTIL},
         {"lie_and_flood", "told", lie_and_flood, BESIDE},
         {"doorbells_shut", "nothing", doorbells_shut, BESIDE},
         {"every_file", "refused", every_file, BESIDE},
@@ -988,7 +988,7 @@ static const struct {
         {"asks_and_dies", "nothing", asks_and_dies, ONCE},
         {"accusations", "nothing", accusations, BESIDE},
         {"forged_handshakes", "nothing", forged_handshakes, BESIDE},
-        {"doorbells_taken", "nothing", doorbells_taken, BESIDE}, /* the last: whom it wakes hears no doorbells any more */
+        {"doorbells_taken", "named", doorbells_taken, UNTIL}, /* the last: whom it wakes may hear no doorbells any more */
 };
 
 static void during(uint64_t ms, void (*step)(void))
