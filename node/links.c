@@ -634,6 +634,7 @@ void peer_gone(tg_node *node, Peer *peer)
 
         peer->gone = true;
         peer_ignore(node, peer);
+        rings_peer_gone(node);
         peer->n_refs++; /* until we are through */
         for (unsigned i = 0; i < node->n_outputs; i++) {
                 Output *output = &node->outputs[i];

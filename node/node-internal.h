@@ -77,7 +77,8 @@ typedef struct Peer {
         uint64_t n_heard; /* how often it woke us by its doorbell, and bytes that came by the socket */
         uint64_t n_reasons; /* of links that are over: how often it may have had a reason to send one */
         bool convicted;  /* of what rings.c tells: nobody listens to it any more */
-        uint32_t n_rings, n_heavy; /* atomic: of ours to it; those that took too long, less the others */
+        uint32_t n_rings; /* atomic: of ours to it */
+        uint32_t n_heavy, n_others; /* atomic: that took too long, less those that did not; others in a row. See rings.c */
         bool crowds;     /* atomic: it is not rung any more */
 } Peer;
 
@@ -94,6 +95,7 @@ typedef struct Trial {
         unsigned n_polls, n_with, n_without; /* that were watched; of these, for nothing */
         unsigned every;  /* polls from one that is watched to the next */
         bool in_vain;    /* all had theirs */
+        bool over;       /* doorbells are heard again before the next poll */
 } Trial;
 
 /* Where an input's messages come from: one incarnation of the producer. */
@@ -387,6 +389,7 @@ void node_drop_links(tg_node *node);
 void peer_send(tg_node *node, Peer *peer);  /* rings. By any thread that has a reference to it; no lock */
 void peer_empty(tg_node *node, Peer *peer); /* takes what is in the socket, and judges how often it rang */
 int rings_watch_peer(tg_node *node, Peer *peer); /* from here on it is heard */
+void rings_peer_gone(tg_node *node);             /* one of them */
 uint64_t rings_reasons(const Output *output, const OutLink *link); /* messages of ours that it was given room or chunks for: it may ring once for each that it takes, and once for what it releases. Under output->lock too */
 /* rings_watch() - before a poll that waits: whether to count how often the thread goes to sleep in it. By the leader; so is what follows */
 Watch rings_watch(tg_node *node);

@@ -9,7 +9,7 @@
  * sleep in one epoll_wait(), but not whose doorbell it was. So we ask to be rung by sockets, which nobody can read but us, and hear no doorbells
  * any more. From then on nobody honest rings one. Then we listen to a single peer's again, in every second of the polls that are watched: woken for nothing in
  * those, and not in the others, it can only have been that one. It is convicted, and all others are heard by their doorbells as before. Without a
- * culprit (it has stopped; or our thread is traced, which is a sleep for each stop, whoever is heard) it stays with sockets.
+ * culprit (it has stopped; or our thread is traced, which is a sleep for each stop, whoever is heard) we go back when somebody has left, or after a while.
  *
  * It has so many epolls look at what we ring that each ring takes us long. So does a ring that wakes somebody on another processor, and more so on a
  * virtual one. But who was just woken need not be woken again: so now and then we ring a second time at once, and look at the CPU time of that alone, and
@@ -32,13 +32,14 @@
 #define CROWD_TIMES      16u     /* ... and of the call that does nothing: 2, and 75 */
 #define CROWD_ASLEEP_NS  200000u /* the same where it may have slept again: up to 30 us here, so that is all that can be said */
 #define CROWD_ASLEEP_TIMES 200u
-#define CROWDED          16u    /* heavy ones more than others, until we are sure */
+#define CROWDED          16u     /* heavy ones more than light ones, until we are sure */
+#define CROWD_LATELY     64u     /* weighed */
 
 #define WATCH_EVERY 128 /* polls, for one that takes three system calls more: fewer than one in a hundred */
 #define WATCH_AGAIN 8   /* ... while there were some for nothing */
 #define WATCH_TIMES 4   /* so often, and of every second poll that was watched at least */
 #define TRIAL_EVERY 4   /* polls, for one that is watched with one peer's doorbell, or without; longer after each round in vain */
-#define TRIAL_RARELY 1024u
+#define TRIAL_RARELY 256u /* the last round: some 8 000 polls a peer, for 150 that are woken for nothing if it goes on behind that */
 #define TRIAL_POLLS 24  /* of one peer, half of them with its doorbell */
 #define TRIAL_TIMES 4   /* so often woken for nothing while it was heard, and not a quarter as often while it was not */
 
@@ -67,30 +68,39 @@ static void ring_nobody(const Peer *peer, bool by_socket)
                 (void)ioctl(peer->rung_fd, TFD_IOC_SET_TICKS, &none);
 }
 
-/* After a ring. By any thread that may ring. */
+/* After a ring. By any thread that may ring; what two of them count at once may be one. */
 static __attribute__((noinline)) void weigh(tg_node *node, Peer *peer)
 {
         bool by_socket = is_rung_by_socket(peer);
-        uint32_t n_heavy = __atomic_load_n(&peer->n_heavy, __ATOMIC_RELAXED);
+        uint32_t n_heavy = __atomic_load_n(&peer->n_heavy, __ATOMIC_RELAXED), n_others = __atomic_load_n(&peer->n_others, __ATOMIC_RELAXED) + 1;
         uint64_t epoch = bell_peer_epoch(&peer->bell);
         nsec_t begin, rung, end;
-        bool as_it_was;
+        bool slept_on, is_light; /* or was awake all the time */
 
         begin = clock_cpu();
         ring(peer, by_socket);
         rung = clock_cpu();
-        as_it_was = bell_peer_epoch(&peer->bell) == epoch && bell_peer_was_up(&peer->bell, epoch);
+        slept_on = !bell_peer_has_slept(&peer->bell, epoch);
         ring_nobody(peer, by_socket);
         end = clock_cpu();
-        if (rung - begin > (as_it_was ? MAX(CROWD_NS, CROWD_TIMES * (end - rung)) : MAX(CROWD_ASLEEP_NS, CROWD_ASLEEP_TIMES * (end - rung))))
+        is_light = rung - begin <= MAX(CROWD_NS, CROWD_TIMES * (end - rung));
+        if (slept_on ? !is_light : rung - begin > MAX(CROWD_ASLEEP_NS, CROWD_ASLEEP_TIMES * (end - rung))) {
                 n_heavy++;
-        else if (n_heavy > 0 && as_it_was)
+                n_others = 0;
+        } else if (is_light && n_heavy > 0) {
                 n_heavy--;
+        }
         __atomic_store_n(&peer->n_heavy, n_heavy, __ATOMIC_RELAXED);
+        __atomic_store_n(&peer->n_others, n_others, __ATOMIC_RELAXED);
         if (n_heavy >= CROWDED) {
                 __atomic_store_n(&peer->crowds, true, __ATOMIC_RELAXED);
                 __atomic_store_n(&node->crowded, true, __ATOMIC_RELAXED); /* it is named by who leads */
         }
+}
+
+static bool is_suspected(const Peer *peer)
+{
+        return __atomic_load_n(&peer->n_heavy, __ATOMIC_RELAXED) && __atomic_load_n(&peer->n_others, __ATOMIC_RELAXED) < CROWD_LATELY;
 }
 
 HOT void peer_send(tg_node *node, Peer *peer)
@@ -102,10 +112,8 @@ HOT void peer_send(tg_node *node, Peer *peer)
                 __atomic_store_n(&node->self_rung, true, __ATOMIC_RELAXED); /* a hint: what is not emptied now disturbs nobody */
                 (void)!write(node->self_fd, &one, sizeof(one));
         } else if (!__atomic_load_n(&peer->crowds, __ATOMIC_RELAXED)) {
-                uint32_t every = __atomic_load_n(&peer->n_heavy, __ATOMIC_RELAXED) ? RINGS_SUSPECTED : RINGS_WEIGHED;
-
                 ring(peer, is_rung_by_socket(peer));
-                if (__atomic_add_fetch(&peer->n_rings, 1, __ATOMIC_RELAXED) % every == 0)
+                if (__atomic_add_fetch(&peer->n_rings, 1, __ATOMIC_RELAXED) % (is_suspected(peer) ? RINGS_SUSPECTED : RINGS_WEIGHED) == 0)
                         weigh(node, peer);
         }
         errno = saved;
@@ -271,14 +279,19 @@ static Peer *tried(tg_node *node)
                 if (!later && peer->serial > trial->serial)
                         later = peer;
         }
-        if (!later && first && trial->serial) { /* all had theirs */
-                trial->every = MIN(4 * trial->every, TRIAL_RARELY);
+        if (!first) { /* whoever it was has left or been convicted */
+                trial->over = true;
+                return NULL;
+        }
+        if (!later && trial->serial) { /* all had theirs */
+                trial->every *= 4;
+                trial->over = trial->every > TRIAL_RARELY;
                 if (!trial->in_vain)
                         (void)socket_send(node, &(NodeMsg){.type = NODE_MSG_TURNED}); /* lost while nobody supervises: said again to who does next */
                 trial->in_vain = true;
         }
         peer = later ? later : first;
-        trial->serial = peer ? peer->serial : 0;
+        trial->serial = peer->serial;
         trial->n_polls = trial->n_with = trial->n_without = 0;
         return peer;
 }
@@ -287,12 +300,14 @@ Watch rings_watch(tg_node *node)
 {
         Peer *peer;
 
+        if (node->turned && node->trial.over)
+                turn_back(node); /* if there is anything left to find it begins anew */
         if (node->hears_doorbells)
                 return ++node->n_polls % (node->n_silent ? WATCH_AGAIN : WATCH_EVERY) == 0 ? WATCH_ALL : WATCH_NONE;
         if (!node->turned || ++node->n_polls % node->trial.every != 0)
                 return WATCH_NONE;
         peer = tried(node);
-        if (!peer)
+        if (!peer || node->trial.over)
                 return WATCH_NONE;
         if (node->trial.n_polls++ % 2 == 0)
                 return WATCH_WITHOUT;
@@ -333,6 +348,11 @@ bool rings_watched(tg_node *node, Watch watch, bool for_nothing)
         default:
                 return false;
         }
+}
+
+void rings_peer_gone(tg_node *node)
+{
+        node->trial.over = true; /* means nothing unless there is one */
 }
 
 void rings_judge_crowds(tg_node *node)

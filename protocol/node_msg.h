@@ -139,7 +139,7 @@ typedef enum NodeMsgType {
         NODE_MSG_GROW = 9,
         NODE_MSG_SEGMENT_ACK = 10,
         NODE_MSG_LINK_LEFT = 11,
-        NODE_MSG_TURNED = 12, /* no body. It is rung for nothing, cannot tell by whom, and hears no doorbells any more, only sockets */
+        NODE_MSG_TURNED = 12, /* no body. It is rung for nothing, cannot tell by whom, and hears no doorbells for a while, only sockets */
         /* supervisor to node */
         NODE_MSG_WELCOME = 32,
         NODE_MSG_OUTPUT = 33,

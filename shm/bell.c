@@ -4,6 +4,8 @@
 
 #include "shm/shm-internal.h"
 
+#define EPOCHS_A_MOMENT 1000000u /* more than anybody wakes up in a second */
+
 int bell_create(int *ret_fd)
 {
         return region_create(REGION_BELL, bell_size(), NULL, ret_fd);
@@ -91,7 +93,11 @@ uint64_t bell_peer_epoch(const BellPeer *peer)
         return load_relaxed(&peer->shared->epoch);
 }
 
-bool bell_peer_was_up(const BellPeer *peer, uint64_t epoch)
+bool bell_peer_has_slept(const BellPeer *peer, uint64_t epoch)
 {
-        return !(epoch & 1) || load_relaxed(&peer->rung) == epoch;
+        uint64_t n = bell_peer_epoch(peer) - epoch;
+
+        if (n == 0)
+                return (epoch & 1) && load_relaxed(&peer->rung) != epoch;
+        return n <= EPOCHS_A_MOMENT; /* it never goes back */
 }

@@ -92,7 +92,9 @@ void bell_peer_init(BellPeer *peer, const Region *map); /* map: read-only, borro
  */
 bool bell_peer_must_ring(BellPeer *peer);
 uint64_t bell_peer_epoch(const BellPeer *peer); /* as it is now: a hostile value */
-bool bell_peer_was_up(const BellPeer *peer, uint64_t epoch); /* in that epoch it was awake, or had been rung already */
+/* bell_peer_has_slept() - whether it may sleep in a way that it has not been rung for: since @epoch, which it showed a moment ago, or in that. Epochs that
+ * no honest one shows behind that one are no sleep. */
+bool bell_peer_has_slept(const BellPeer *peer, uint64_t epoch);
 bool bell_peer_by_socket(const BellPeer *peer); /* a hostile value, too: a byte is all that it costs */
 
 #endif

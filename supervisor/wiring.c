@@ -289,7 +289,7 @@ static void on_turned(Node *node)
                 return;
         node->turned = true;
         dataflow_note(node->dataflow, node->plan->id,
-                "is woken again and again for nothing by one of those it shares a link with, and cannot tell by which: it hears them by sockets from now on");
+                "is woken again and again for nothing by one of those it shares a link with, and cannot tell by which: it hears them by sockets for a while");
 }
 
 /* What one with so many links and outputs can have to say in a second, many times over. */
