@@ -12,9 +12,9 @@
  * culprit (it has stopped; or our thread is traced, which is a sleep for each stop, whoever is heard) we go back when somebody has left, or after a while.
  *
  * It has so many epolls look at what we ring that each ring takes us long. So does a ring that wakes somebody on another processor, and more so on a
- * virtual one. But who was just woken need not be woken again: so now and then we ring a second time at once, and look at the CPU time of that alone, and
- * whether its bell says that it woke up, or fell asleep, meanwhile: while the first ring held us up it may have done all there was, and sleep again.
- * Only far longer rings count then. The time is compared with a call that is the same to whoever traces us, and does nothing.
+ * virtual one. But who was just woken need not be woken again: so now and then we ring a second time at once, and look at the CPU time of that alone. While the
+ * first ring held us up it may have done all there was, and sleep again: its bell says so, and only far longer rings count then. The time is
+ * compared with a call that is the same to whoever traces us, and does nothing.
  */
 #include <errno.h>
 #include <string.h>
@@ -73,18 +73,17 @@ static __attribute__((noinline)) void weigh(tg_node *node, Peer *peer)
 {
         bool by_socket = is_rung_by_socket(peer);
         uint32_t n_heavy = __atomic_load_n(&peer->n_heavy, __ATOMIC_RELAXED), n_others = __atomic_load_n(&peer->n_others, __ATOMIC_RELAXED) + 1;
-        uint64_t epoch = bell_peer_epoch(&peer->bell);
         nsec_t begin, rung, end;
-        bool slept_on, is_light; /* or was awake all the time */
+        bool is_up, is_light;
 
         begin = clock_cpu();
+        is_up = !bell_peer_sleeps_again(&peer->bell);
         ring(peer, by_socket);
         rung = clock_cpu();
-        slept_on = !bell_peer_has_slept(&peer->bell, epoch);
         ring_nobody(peer, by_socket);
         end = clock_cpu();
         is_light = rung - begin <= MAX(CROWD_NS, CROWD_TIMES * (end - rung));
-        if (slept_on ? !is_light : rung - begin > MAX(CROWD_ASLEEP_NS, CROWD_ASLEEP_TIMES * (end - rung))) {
+        if (is_up ? !is_light : rung - begin > MAX(CROWD_ASLEEP_NS, CROWD_ASLEEP_TIMES * (end - rung))) {
                 n_heavy++;
                 n_others = 0;
         } else if (is_light && n_heavy > 0) {

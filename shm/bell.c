@@ -88,16 +88,9 @@ HOT bool bell_peer_by_socket(const BellPeer *peer)
         return load_relaxed(&peer->shared->by_socket) != 0;
 }
 
-uint64_t bell_peer_epoch(const BellPeer *peer)
+bool bell_peer_sleeps_again(const BellPeer *peer)
 {
-        return load_relaxed(&peer->shared->epoch);
-}
+        uint64_t e = load_relaxed(&peer->shared->epoch), n = e - load_relaxed(&peer->rung);
 
-bool bell_peer_has_slept(const BellPeer *peer, uint64_t epoch)
-{
-        uint64_t n = bell_peer_epoch(peer) - epoch;
-
-        if (n == 0)
-                return (epoch & 1) && load_relaxed(&peer->rung) != epoch;
-        return n <= EPOCHS_A_MOMENT; /* it never goes back */
+        return (e & 1) && n > 0 && n <= EPOCHS_A_MOMENT; /* it never goes back */
 }

@@ -91,10 +91,9 @@ void bell_peer_init(BellPeer *peer, const Region *map); /* map: read-only, borro
  * a hostile value: a peer that toggles it costs one ring per call and nothing else.
  */
 bool bell_peer_must_ring(BellPeer *peer);
-uint64_t bell_peer_epoch(const BellPeer *peer); /* as it is now: a hostile value */
-/* bell_peer_has_slept() - whether it may sleep in a way that it has not been rung for: since @epoch, which it showed a moment ago, or in that. Epochs that
- * no honest one shows behind that one are no sleep. */
-bool bell_peer_has_slept(const BellPeer *peer, uint64_t epoch);
+/* bell_peer_sleeps_again() - whether it sleeps, and nobody has rung for that: since our last ring it was up, and lay down again. Epochs that no honest one shows
+ * behind the one that was rung for are no sleep. */
+bool bell_peer_sleeps_again(const BellPeer *peer);
 bool bell_peer_by_socket(const BellPeer *peer); /* a hostile value, too: a byte is all that it costs */
 
 #endif

@@ -156,8 +156,7 @@ static const struct {
         {"ring_writer_set_cpu", NULL, 1u << PRODUCER},
         {"ring_writer_shares_cpu", NULL, 1u << PRODUCER},
         /* So is what a ring costs. */
-        {"bell_peer_epoch", NULL, READERS},
-        {"bell_peer_has_slept", NULL, READERS},
+        {"bell_peer_sleeps_again", NULL, READERS},
         /* Who looks on, for a status or for a probe. */
         {"bell_read", NULL, READERS},
         {"ring_reader_n_published", NULL, READERS},
