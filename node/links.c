@@ -78,6 +78,8 @@ static void peer_release(tg_node *node, Peer *peer)
 void peer_unref(tg_node *node, Peer *peer)
 {
         peer->n_refs--;
+        if (peer->n_refs == 0)
+                rings_mute(node, peer);
         peer_release(node, peer);
 }
 
@@ -281,6 +283,7 @@ static int output_add(Output *output, OutLink *link, uint32_t queue_size)
         size_t n = 1;
         OutLink *it, *next;
         Peer **peers;
+        int r;
 
         list_for_each(it, next, &output->links, link)
                 n++;
@@ -288,6 +291,9 @@ static int output_add(Output *output, OutLink *link, uint32_t queue_size)
         if (!peers)
                 return error_origin(-ENOMEM);
         output->peers = peers;
+        r = rings_unmute(output->node, link->peer);
+        if (r)
+                return r;
         if (ring_writer_attach(output->writer, &spec))
                 return error_origin(-EPROTO); /* a queue longer than the ring, or too many links: not for us to judge */
         link->first = ring_writer_head(output->writer) - MIN(ring_writer_head(output->writer), (uint64_t)queue_size);
@@ -573,6 +579,9 @@ int links_in(tg_node *node, const NodeMsg *msg, int *fds)
                 return 0;
         if (input->attached && generation == input->generation)
                 return ack(node, NODE_MSG_LINK_IN_ACK, input->link, generation);
+        r = rings_unmute(node, peer);
+        if (r)
+                return r;
         source = calloc(1, sizeof(*source));
         if (!source)
                 return error_origin(-ENOMEM);

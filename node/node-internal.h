@@ -76,6 +76,7 @@ typedef struct Peer {
         bool by_socket;   /* it has rung by that, and nobody has emptied it since */
         uint64_t n_heard; /* how often it woke us by its doorbell, and bytes that came by the socket */
         uint64_t n_reasons; /* of links that are over: how often it may have had a reason to send one */
+        bool muted;      /* it has no link with us any more, and so no reason to ring: it is not heard until it has */
         bool convicted;  /* of what rings.c tells: nobody listens to it any more */
         uint32_t n_rings; /* atomic: of ours to it */
         uint32_t n_heavy, n_others; /* atomic: that took too long, less those that did not; others in a row. See rings.c */
@@ -390,6 +391,8 @@ void peer_send(tg_node *node, Peer *peer);  /* rings. By any thread that has a r
 void peer_empty(tg_node *node, Peer *peer); /* takes what is in the socket, and judges how often it rang */
 int rings_watch_peer(tg_node *node, Peer *peer); /* from here on it is heard */
 void rings_peer_gone(tg_node *node);             /* one of them */
+void rings_mute(tg_node *node, Peer *peer);      /* its last link is over */
+int rings_unmute(tg_node *node, Peer *peer);     /* it gets another one: before that is looked at. 0, or a negative errno */
 uint64_t rings_reasons(const Output *output, const OutLink *link); /* messages of ours that it was given room or chunks for: it may ring once for each that it takes, and once for what it releases. Under output->lock too */
 /* rings_watch() - before a poll that waits: whether to count how often the thread goes to sleep in it. By the leader; so is what follows */
 Watch rings_watch(tg_node *node);

@@ -147,17 +147,24 @@ static uint64_t peer_reasons(tg_node *node, const Peer *peer)
         return n + n / RINGS_SUSPECTED;
 }
 
+/* But for its hang-up. If that fails: as before, it keeps us awake. */
+static void stop_hearing(tg_node *node, const Peer *peer)
+{
+        struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = peer->serial};
+
+        (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_MOD, peer->fd, &ev);
+        if (peer->heard_fd >= 0)
+                (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->heard_fd, NULL);
+}
+
 /* Its rings are not listened to any more, and what it says on our links neither. */
 static void peer_convict(tg_node *node, Peer *peer, const char *text)
 {
-        struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = peer->serial};
         OutLink *link, *next_link;
         Source *source, *next;
 
         peer->convicted = true;
-        (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_MOD, peer->fd, &ev); /* else: as before, it keeps us awake */
-        if (peer->heard_fd >= 0)
-                (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->heard_fd, NULL);
+        stop_hearing(node, peer);
         list_for_each(source, next, &node->sources, link) {
                 if (source->peer != peer)
                         continue;
@@ -199,7 +206,7 @@ static int hear_doorbell(tg_node *node, const Peer *peer)
 {
         struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = peer->serial | NODE_TAG_DOORBELL};
 
-        return epoll_ctl(node->epoll_fd, EPOLL_CTL_ADD, peer->heard_fd, &ev) < 0 ? -errno : 0;
+        return epoll_ctl(node->epoll_fd, EPOLL_CTL_ADD, peer->heard_fd, &ev) < 0 && errno != EEXIST ? -errno : 0;
 }
 
 int rings_watch_peer(tg_node *node, Peer *peer)
@@ -215,6 +222,30 @@ int rings_watch_peer(tg_node *node, Peer *peer)
         if (r)
                 return error_origin(r);
         node->hears_doorbells = true;
+        return 0;
+}
+
+void rings_mute(tg_node *node, Peer *peer)
+{
+        if (peer->fd < 0 || peer->gone || peer->convicted || peer->muted)
+                return;
+        peer->muted = true;
+        stop_hearing(node, peer);
+}
+
+int rings_unmute(tg_node *node, Peer *peer)
+{
+        struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u64 = peer->serial};
+        int r;
+
+        if (!peer->muted || peer->gone || peer->convicted)
+                return 0;
+        r = peer->heard_fd < 0 || node->turned ? 0 : hear_doorbell(node, peer);
+        if (r == 0 && epoll_ctl(node->epoll_fd, EPOLL_CTL_MOD, peer->fd, &ev) < 0)
+                r = -errno;
+        if (r)
+                return error_origin(r);
+        peer->muted = false;
         return 0;
 }
 
@@ -237,7 +268,7 @@ static void turn(tg_node *node)
 
 static bool may_be_tried(const Peer *peer)
 {
-        return peer->heard_fd >= 0 && !peer->convicted && !peer->gone;
+        return peer->heard_fd >= 0 && !peer->convicted && !peer->muted && !peer->gone;
 }
 
 /* What was rung there while nobody heard it. Not by read(), which may block: who else has it says whether it does. While all are asked for bytes. */
@@ -255,7 +286,7 @@ static void turn_back(tg_node *node)
                 if (may_be_tried(peer)) {
                         silence(peer);
                         if (hear_doorbell(node, peer) < 0)
-                                return; /* no room in the epoll: those that are heard already are heard twice */
+                                return; /* no room in the epoll: it is tried again, and those that are heard already are heard twice meanwhile */
                         node->hears_doorbells = true;
                 }
         bell_turn(&node->bell, false);

@@ -535,6 +535,72 @@ Test(hostile, a_flooded_socket_hides_nobody_elses_messages_where_that_is_the_doo
         flood_hides_nobody_elses_messages(false);
 }
 
+/* What it has left to say is nothing that anybody waits for. */
+static int lie_and_ring_on(tg_node *node, void *arg)
+{
+        Peer *peer = list_first(&node->peers, Peer, link);
+
+        NODE_CHECK(tg_send(node, "out", "x", 1, NULL) == 0);
+        await(GOT, 1);
+        __atomic_store_n(&ring_of(node)->head, UINT64_C(1) << 63, __ATOMIC_SEQ_CST);
+        ring_the_sink(node);
+        await(CLOSED, 1);
+        tell(GO, 1);
+        await(HURRY, 1);
+        for (unsigned i = 0; i < 500; i++) {
+                if (peer->rung_fd >= 0)
+                        NODE_CHECK(doorbell_ring(peer->rung_fd));
+                else
+                        (void)send(peer->fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+                (void)usleep(50); /* it could sleep again in between */
+        }
+        tell(MARK, 1);
+        await(ENDED, 1);
+        return 0;
+}
+
+static int wait_for_the_mark(tg_node *node, void *arg)
+{
+        await(MARK, 1);
+        return 0;
+}
+
+static void who_has_no_link_any_more_is_not_heard(bool doorbells)
+{
+        uint64_t n_sleeps;
+        int other;
+
+        flow = flow_new();
+        if (!doorbells)
+                flow_without_doorbells(flow);
+        shared = flow_shared(flow);
+        source = flow_node(flow, "liar", lie_and_ring_on, NULL);
+        other = flow_node(flow, "honest", wait_for_the_mark, NULL);
+        sink = flow_node(flow, "sink", take_all, NULL);
+        flow_wait_mode(flow, sink, NODE_WAIT_BLOCK);
+        flow_link(flow, source, flow_output(flow, source, "out", 10, 100, 20), sink, "in", (FlowLinkSpec){});
+        flow_link(flow, other, flow_output(flow, other, "out", 10, 100, 20), sink, "in2", (FlowLinkSpec){});
+        flow_start(flow);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[GO] && flow_n_violations(flow) == 1));
+        n_sleeps = flow_bell(flow, sink).n_sleeps;
+        tell(HURRY, 1);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[MARK]));
+        cr_expect_leq(flow_bell(flow, sink).n_sleeps - n_sleeps, 100u, "woken %lu times", (unsigned long)(flow_bell(flow, sink).n_sleeps - n_sleeps));
+        cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, other, NULL) && sink_ended_well()));
+        cr_expect_eq(flow_n_violations(flow), 1);
+        flow_close(flow);
+}
+
+Test(hostile, who_has_no_link_any_more_wakes_nobody_by_a_doorbell, .timeout = 60)
+{
+        who_has_no_link_any_more_is_not_heard(true);
+}
+
+Test(hostile, who_has_no_link_any_more_wakes_nobody_by_a_socket, .timeout = 60)
+{
+        who_has_no_link_any_more_is_not_heard(false);
+}
+
 /* A consumer that floods: of its producer nothing more can be expected of what it says about the link, and the others go on. */
 static int be_held_up(tg_node *node, void *arg)
 {
