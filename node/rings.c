@@ -39,9 +39,9 @@
 #define WATCH_AGAIN 8   /* ... while there were some for nothing */
 #define WATCH_TIMES 4   /* so often, and of every second poll that was watched at least */
 #define TRIAL_EVERY 4   /* polls, for one that is watched with one peer's doorbell, or without; longer after each round in vain */
-#define TRIAL_RARELY 256u /* the last round: some 8 000 polls a peer, for 150 that are woken for nothing if it goes on behind that */
-#define TRIAL_POLLS 24  /* of one peer, half of them with its doorbell */
-#define TRIAL_TIMES 4   /* so often woken for nothing while it was heard, and not a quarter as often while it was not */
+#define TRIAL_RARELY 256u /* the last round: some 22 000 polls a peer, for 150 that are woken for nothing if it goes on behind that */
+#define TRIAL_POLLS 64  /* of one peer at most, half of them with its doorbell */
+#define TRIAL_TIMES 8   /* so often woken for nothing while it was heard, and not an eighth as often while it was not */
 
 /* -------- ringing -------- */
 
@@ -369,7 +369,7 @@ bool rings_watched(tg_node *node, Watch watch, bool for_nothing)
                         return false; /* it is gone, and its doorbell was taken out with it */
                 (void)epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, peer->heard_fd, NULL);
                 trial->n_with += for_nothing;
-                if (trial->n_with < TRIAL_TIMES || trial->n_with <= 4 * trial->n_without || !may_be_tried(peer))
+                if (trial->n_with < TRIAL_TIMES || trial->n_with <= TRIAL_TIMES * trial->n_without || !may_be_tried(peer))
                         return false;
                 peer_convict(node, peer, "it rings, and takes that away before it is heard");
                 turn_back(node);
