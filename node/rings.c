@@ -32,6 +32,7 @@
 #define CROWD_TIMES      16u     /* ... and of the call that does nothing: 2, and 75 */
 #define CROWD_ASLEEP_NS  200000u /* the same where it may have slept again: up to 30 us here, so that is all that can be said */
 #define CROWD_ASLEEP_TIMES 200u
+#define CROWD_MS         (NSEC_PER_MSEC) /* so heavy it counts for four, be it asleep or not */
 #define CROWDED          16u     /* heavy ones more than light ones, until we are sure */
 #define CROWD_LATELY     64u     /* weighed */
 
@@ -83,7 +84,10 @@ static __attribute__((noinline)) void weigh(tg_node *node, Peer *peer)
         ring_nobody(peer, by_socket);
         end = clock_cpu();
         is_light = rung - begin <= MAX(CROWD_NS, CROWD_TIMES * (end - rung));
-        if (is_up ? !is_light : rung - begin > MAX(CROWD_ASLEEP_NS, CROWD_ASLEEP_TIMES * (end - rung))) {
+        if (rung - begin > CROWD_MS && rung - begin > CROWD_ASLEEP_TIMES * (end - rung)) {
+                n_heavy += 4;
+                n_others = 0;
+        } else if (is_up ? !is_light : rung - begin > MAX(CROWD_ASLEEP_NS, CROWD_ASLEEP_TIMES * (end - rung))) {
                 n_heavy++;
                 n_others = 0;
         } else if (is_light && n_heavy > 0) {
@@ -111,8 +115,12 @@ HOT void peer_send(tg_node *node, Peer *peer)
                 __atomic_store_n(&node->self_rung, true, __ATOMIC_RELAXED); /* a hint: what is not emptied now disturbs nobody */
                 (void)!write(node->self_fd, &one, sizeof(one));
         } else if (!__atomic_load_n(&peer->crowds, __ATOMIC_RELAXED)) {
+                nsec_t tick = clock_tick();
+
                 ring(peer, is_rung_by_socket(peer));
-                if (__atomic_add_fetch(&peer->n_rings, 1, __ATOMIC_RELAXED) % (is_suspected(peer) ? RINGS_SUSPECTED : RINGS_WEIGHED) == 0)
+                if (clock_tick() != tick)
+                        weigh(node, peer); /* it may have taken milliseconds: one of those tells as much as many that took less */
+                else if (__atomic_add_fetch(&peer->n_rings, 1, __ATOMIC_RELAXED) % (is_suspected(peer) ? RINGS_SUSPECTED : RINGS_WEIGHED) == 0)
                         weigh(node, peer);
         }
         errno = saved;
