@@ -40,7 +40,7 @@ static void node_begin_incarnation(Node *node)
         node->killed_by_guard = node->guard_asked = node->guard_heard = false;
         node->keeper_killed_at = NSEC_NEVER;
         node->enforced_at = node->kill_at = node->killed_until = node->exit_seen_at = node->exit_known_at = 0;
-        node->n_killed = node->n_said = 0;
+        node->n_killed = node->n_said = node->n_heavy = 0;
         node->cgroup_id = 0;
         node->not_removed = false;
         node->escrow_placed = false;

@@ -190,6 +190,7 @@ struct Node {
         Misbehaviour misbehaviour; /* by the word of those that it has links with */
         nsec_t said_since; /* when the present second of its socket began, and how many packets came in it */
         uint32_t n_said;
+        uint32_t n_heavy; /* packets of its socket that took us long, less the others */
         NodeWhy why;       /* why it made no progress */
         bool held;         /* starting, and not ordered from the keeper yet: its dataflow is frozen */
 };

@@ -37,6 +37,7 @@ SAYS = {  # of attacks that are ended for it: the reason that is its own
     "ack_of_none": "it has mapped what it was not given",
     "segment_sealed_early": "it says that it has sealed what it has not",
     "segment_hollow": "it says that it has touched what it has not",
+    "socket_crowded": "has a crowd wait at its socket",
 }
 MILLISECONDS = 400 if LONG else 15  # of each attack, and of being honest before it
 PACE_NS = 50_000

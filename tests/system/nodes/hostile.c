@@ -666,6 +666,25 @@ static void socket_flood(void)
                 say(&(NodeMsg){.type = NODE_MSG_LINK_OUT_ACK, .ack = {.link = 1, .generation = 1}});
 }
 
+/* What comes there, and what is taken from there, calls on all of them: each of the epolls has it as often as there are descriptors of it. */
+static void socket_crowded(void)
+{
+        enum { N_FDS = 100, N_EPOLLS = 200 };
+        static int fds[N_FDS];
+        static unsigned n;
+
+        for (unsigned i = 0; i < N_FDS && !fds[N_FDS - 1]; i++)
+                fds[i] = fcntl(self->fd, F_DUPFD_CLOEXEC, 3);
+        for (; n < N_EPOLLS; n++) {
+                int fd = epoll_create1(EPOLL_CLOEXEC);
+
+                for (unsigned k = 0; k < N_FDS; k++)
+                        (void)epoll_ctl(fd, EPOLL_CTL_ADD, fds[k], &(struct epoll_event){.events = EPOLLIN | EPOLLOUT | EPOLLET});
+        }
+        say(&(NodeMsg){.type = NODE_MSG_LINK_OUT_ACK, .ack = {.link = 1, .generation = 1}});
+        (void)poll(NULL, 0, 2); /* no flood */
+}
+
 static void socket_fds(void)
 {
         union {
@@ -975,6 +994,7 @@ static const struct {
         {"socket_garbage", "failed", socket_garbage, FATAL},
         {"socket_fds", "failed", socket_fds, FATAL},
         {"socket_flood", "failed", socket_flood, FATAL},
+        {"socket_crowded", "failed", socket_crowded, FATAL},
         {"socket_lies", "failed", socket_lies, FATAL},
         {"untouched_segment", "failed", untouched_segment, FATAL},
         {"asks_without_end", "failed", asks_without_end, FATAL},
