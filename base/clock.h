@@ -26,15 +26,6 @@ static inline nsec_t clock_now(void)
         return (nsec_t)ts.tv_sec * NSEC_PER_SEC + (nsec_t)ts.tv_nsec;
 }
 
-/* clock_tick() - CLOCK_MONOTONIC as of the last tick of this kernel, 1 to 10 ms ago at most: a quarter of what clock_now() costs. Never fails. */
-static inline nsec_t clock_tick(void)
-{
-        struct timespec ts;
-
-        (void)clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-        return (nsec_t)ts.tv_sec * NSEC_PER_SEC + (nsec_t)ts.tv_nsec;
-}
-
 /* clock_cpu() - CPU time of the calling thread, in nanoseconds. Never fails. */
 static inline nsec_t clock_cpu(void)
 {

@@ -79,6 +79,7 @@ typedef struct Peer {
         bool muted;      /* it has no link with us any more, and so no reason to ring: it is not heard until it has */
         bool convicted;  /* of what rings.c tells: nobody listens to it any more */
         uint32_t n_rings; /* atomic: of ours to it */
+        uint32_t n_slow;  /* atomic: that took long by the clock, in a row */
         uint32_t n_heavy, n_others; /* atomic: that took too long, less those that did not; others in a row. See rings.c */
         bool crowds;     /* atomic: it is not rung any more */
 } Peer;

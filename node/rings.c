@@ -28,6 +28,7 @@
 #define PEER_UNEXPLAINED 64u /* rings more than there was a reason for; honest libraries send none */
 #define RINGS_WEIGHED    256u /* each of so many */
 #define RINGS_SUSPECTED  8u   /* ... while one was heavy lately */
+#define RINGS_SLOW       8u      /* so many in a row that took as long as CROWD_MS, by the clock: each from there */
 #define CROWD_NS         10000u  /* CPU time of a second ring that wakes nobody: below 2 us; with 1 000 epolls there: 50 us */
 #define CROWD_TIMES      16u     /* ... and of the call that does nothing: 2, and 75 */
 #define CROWD_ASLEEP_NS  200000u /* the same where it may have slept again: up to 30 us here, so that is all that can be said */
@@ -101,6 +102,16 @@ static __attribute__((noinline)) void weigh(tg_node *node, Peer *peer)
         }
 }
 
+/* Rings that take milliseconds are too many long before the next one is due to be weighed. One may have been held up by anything, several in a row are not. */
+static bool is_slow_again(Peer *peer, nsec_t took)
+{
+        uint32_t n = took > CROWD_MS ? __atomic_load_n(&peer->n_slow, __ATOMIC_RELAXED) + 1 : 0;
+
+        if (n || __atomic_load_n(&peer->n_slow, __ATOMIC_RELAXED))
+                __atomic_store_n(&peer->n_slow, n, __ATOMIC_RELAXED);
+        return n >= RINGS_SLOW;
+}
+
 static bool is_suspected(const Peer *peer)
 {
         return __atomic_load_n(&peer->n_heavy, __ATOMIC_RELAXED) && __atomic_load_n(&peer->n_others, __ATOMIC_RELAXED) < CROWD_LATELY;
@@ -115,11 +126,11 @@ HOT void peer_send(tg_node *node, Peer *peer)
                 __atomic_store_n(&node->self_rung, true, __ATOMIC_RELAXED); /* a hint: what is not emptied now disturbs nobody */
                 (void)!write(node->self_fd, &one, sizeof(one));
         } else if (!__atomic_load_n(&peer->crowds, __ATOMIC_RELAXED)) {
-                nsec_t tick = clock_tick();
+                nsec_t begin = clock_now();
 
                 ring(peer, is_rung_by_socket(peer));
-                if (clock_tick() != tick)
-                        weigh(node, peer); /* it may have taken milliseconds: one of those tells as much as many that took less */
+                if (is_slow_again(peer, clock_now() - begin))
+                        weigh(node, peer);
                 else if (__atomic_add_fetch(&peer->n_rings, 1, __ATOMIC_RELAXED) % (is_suspected(peer) ? RINGS_SUSPECTED : RINGS_WEIGHED) == 0)
                         weigh(node, peer);
         }
