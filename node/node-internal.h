@@ -299,6 +299,7 @@ struct tg_node {
 
         bool hears_doorbells; /* of some peer */
         bool turned; /* ... and not any more: by their sockets all */
+        bool turned_for_good;
         bool crowded; /* atomic: some peer `crowds`, and was not named yet */
         unsigned n_polls, n_silent; /* until one is watched; of those, woken for nothing, less the others */
         Trial trial; /* while it has turned */
@@ -400,6 +401,7 @@ Watch rings_watch(tg_node *node);
 /* rings_watched() - behind it. @for_nothing: it slept more often than it was woken by what was heard. True: everybody has to announce anew, a pulse */
 bool rings_watched(tg_node *node, Watch watch, bool for_nothing);
 void rings_judge_crowds(tg_node *node); /* if node->crowded */
+bool rings_turn_for_good(tg_node *node); /* to sockets. By the leader. True: as rings_watched() */
 
 /* grow.c: segments of pools beyond the first. All under node->lock. */
 int grow_segment(tg_node *node, const NodeMsg *msg, int *fds);

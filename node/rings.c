@@ -10,6 +10,7 @@
  * any more. From then on nobody honest rings one. Then we listen to a single peer's again, in every second of the polls that are watched: woken for nothing in
  * those, and not in the others, it can only have been that one. It is convicted, and all others are heard by their doorbells as before. Without a
  * culprit (it has stopped; or our thread is traced, which is a sleep for each stop, whoever is heard) we go back when somebody has left, or after a while.
+ * A program that polls tg_node_fd() itself sleeps where we cannot look: there it is sockets from the start.
  *
  * It has so many epolls look at what we ring that each ring takes us long. So does a ring that wakes somebody on another processor, and more so on a
  * virtual one. But who was just woken need not be woken again: so now and then we ring a second time at once, and look at the CPU time of that alone. While the
@@ -345,10 +346,21 @@ static Peer *tried(tg_node *node)
         return peer;
 }
 
+bool rings_turn_for_good(tg_node *node)
+{
+        if (node->turned_for_good)
+                return false;
+        turn(node);
+        node->turned_for_good = true;
+        return true;
+}
+
 Watch rings_watch(tg_node *node)
 {
         Peer *peer;
 
+        if (node->turned_for_good)
+                return WATCH_NONE;
         if (node->turned && node->trial.over)
                 turn_back(node); /* if there is anything left to find it begins anew */
         if (node->hears_doorbells)

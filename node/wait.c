@@ -105,6 +105,8 @@ static void leader_take(tg_node *node, const struct epoll_event *ready, int n, b
 {
         bool empties = doorbells_are_due(node, 2 * NODE_DRAIN_EPOCHS);
 
+        if (node->outer_fd >= 0)
+                turned |= rings_turn_for_good(node);
         for (int i = 0; i < n; i++) {
                 if (ready[i].data.u64 == NODE_TAG_SOCKET)
                         (void)socket_read(node); /* running: trouble became an event */

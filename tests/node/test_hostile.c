@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -471,6 +472,45 @@ Test(hostile, who_was_rung_for_nothing_by_nobody_knows_whom_hears_sockets_for_a_
         tell(HURRY, 1);
         cr_expect(FLOW_UNTIL(flow, 30, flow_bell(flow, sink).by_socket == 0), "nothing happens any more");
         end_with_all_messages(other);
+}
+
+static int take_by_its_own_poll(tg_node *node, void *arg)
+{
+        struct pollfd pfd = {.fd = tg_node_fd(node), .events = POLLIN};
+        tg_event *ev;
+
+        for (int r = 0; r != TG_E_END;) {
+                NODE_CHECK(poll(&pfd, 1, 20000) == 1);
+                for (r = tg_next(node, &ev, 0); r == 0; r = tg_next(node, &ev, 0)) {
+                        shared[GOT] += tg_event_type(ev) == TG_EVENT_INPUT;
+                        tg_event_free(ev);
+                }
+        }
+        tell(ENDED, 1);
+        return 0;
+}
+
+/* Where it sleeps nobody can count, so nobody is let to ring for nothing there. */
+Test(hostile, who_polls_by_itself_is_rung_by_sockets, .timeout = 60)
+{
+        int other;
+
+        flow = flow_new();
+        shared = flow_shared(flow);
+        other = flow_node(flow, "honest", be_honest_now_and_then, NULL);
+        sink = flow_node(flow, "sink", take_by_its_own_poll, NULL);
+        flow_link(flow, other, flow_output(flow, other, "out", 10, 100, 20), sink, "in", (FlowLinkSpec){.backpressure = true});
+        flow_start(flow);
+        tell(GO, 1);
+        cr_assert(FLOW_UNTIL(flow, 20, shared[GOT] > 100));
+        cr_expect_eq(flow_bell(flow, sink).by_socket, 1);
+        cr_expect_eq(flow_bell(flow, other).by_socket, 0);
+        tell(MARK, 1);
+        cr_assert(FLOW_UNTIL(flow, 20, flow_exited(flow, other, NULL)), "%lu came", (unsigned long)shared[GOT]);
+        cr_assert_eq(shared[GOT], shared[SENT]);
+        cr_assert(FLOW_UNTIL(flow, 10, sink_ended_well()));
+        cr_expect_eq(flow_n_turned(flow), 0);
+        flow_close(flow);
 }
 
 /* Whoever rings there calls on all of them: each of @n epolls has it as often as there are descriptors of it. */
