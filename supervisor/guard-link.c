@@ -160,6 +160,11 @@ void guard_slot_free_order(Supervisor *supervisor, uint32_t slot)
         guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_SLOT_FREE, .slot = slot});
 }
 
+bool guard_flushed(const Supervisor *supervisor)
+{
+        return supervisor->guard_fd < 0 || !packet_queue_pending(&supervisor->guard_out);
+}
+
 void guard_bye(Supervisor *supervisor, int status)
 {
         guard_send(supervisor, (struct guard_record){.type = GUARD_MSG_BYE, .status = status});

@@ -67,6 +67,18 @@ static bool supervisor_is_idle(const Supervisor *supervisor)
         return true;
 }
 
+/* What the guard was told last may stand in a queue behind much else, and to leave without BYE is to have crashed. */
+static int on_leave_guard(Timer *timer, nsec_t now)
+{
+        Supervisor *supervisor = container_of(timer, Supervisor, last_words);
+
+        if (guard_flushed(supervisor) || now >= supervisor->last_words_until)
+                loop_exit(&supervisor->loop, supervisor->exit_code);
+        else
+                timer_arm(&supervisor->loop, timer, nsec_add(now, NSEC_PER_MSEC), on_leave_guard);
+        return 0;
+}
+
 /* Clients get a moment to read their last reply; then the guard hears that this was an end in good order. */
 static int on_leave(Timer *timer, nsec_t now)
 {
@@ -78,8 +90,8 @@ static int on_leave(Timer *timer, nsec_t now)
         }
         log_line("step 5/5: leaving, status %d", supervisor->exit_code);
         guard_bye(supervisor, supervisor->exit_code);
-        loop_exit(&supervisor->loop, supervisor->exit_code);
-        return 0;
+        supervisor->last_words_until = nsec_add(now, SUPERVISOR_LAST_WORDS_SPAN);
+        return on_leave_guard(timer, now);
 }
 
 static void supervisor_leave_if_done(Supervisor *supervisor)
@@ -122,11 +134,11 @@ void supervisor_stop_all(Supervisor *supervisor, nsec_t grace_ns, bool force, co
                 loop_exit(&supervisor->loop, supervisor->exit_code);
 }
 
-/* The result is on its way; leave once the client has it, or has had its time. */
+/* The result is on its way, and BYE; leave once the client and the guard have them, or have had their time. */
 static int on_last_words(Timer *timer, nsec_t now)
 {
         Supervisor *supervisor = container_of(timer, Supervisor, last_words);
-        bool flushed = true;
+        bool flushed = guard_flushed(supervisor);
 
         for (unsigned i = 0; i < SUPERVISOR_MAX_CONTROLS; i++)
                 flushed = flushed && (!supervisor->privates[i] || private_flushed(supervisor->privates[i]));

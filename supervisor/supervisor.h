@@ -98,6 +98,7 @@ void guard_kill_keeper_order(Supervisor *supervisor, uint32_t slot);
 void guard_escrow_order(Supervisor *supervisor, uint32_t slot, nsec_t at, nsec_t until, nsec_t term_ns);
 void guard_escrow_node_order(Node *node, const NodeLadder *ladder, bool restart); /* of its present incarnation */
 void guard_bye(Supervisor *supervisor, int status);
+bool guard_flushed(const Supervisor *supervisor); /* it was sent all that it was told, or there is none */
 
 void guard_slot_free_order(Supervisor *supervisor, uint32_t slot);
 
