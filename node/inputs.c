@@ -216,8 +216,6 @@ static inline int source_take(Input *input, Source *source, tg_event **ret)
                           : ring_reader_take(&source->reader, &event->message, &ring);
         if (ring)
                 peer_send(node, source->peer);
-        if (input->policy == RING_BACKPRESSURE && !node->gathers)
-                ring_reader_set_cpu(&source->reader, sched_getcpu()); /* it may wait for room */
         if (r) {
                 event_put(node, event);
                 switch (r) {
@@ -237,6 +235,8 @@ static inline int source_take(Input *input, Source *source, tg_event **ret)
                         return NODE_E_AGAIN;
                 }
         }
+        if (input->policy == RING_BACKPRESSURE && !node->gathers)
+                ring_reader_set_cpu(&source->reader, sched_getcpu()); /* its producer may wait for room */
         if (node->woke) {
                 ring_reader_count_wake(&source->reader);
                 node->woke = false;

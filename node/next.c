@@ -12,6 +12,7 @@
 #include "node/node-internal.h"
 
 #define SPIN_TURN_NS (20 * NSEC_PER_USEC) /* of one who never sleeps, between two looks at everything */
+#define TIMED_SPAN (500 * NSEC_PER_USEC) /* of one who always sleeps, between two sleeps of which it is measured how long the wake took */
 #define MAX_ROUNDS 256u /* of refused messages before a caller who does not want to wait gets an answer */
 
 /* STOP closes the door behind what is there; ERROR ends everything. */
@@ -252,6 +253,23 @@ static void learn(tg_node *node, const tg_event *event)
                         learn_wake(node, sent_at);
         }
         node->idle_since = 0;
+        node->sent_at = sent_at;
+}
+
+/* Whether to look at the clock before this sleep, and behind it: for who always sleeps that is much of what a message takes. The time is its
+ * producer's word; a hostile one has clocks read, or wakes not measured. */
+static bool is_timed(const tg_node *node)
+{
+        return node->wait_mode != NODE_WAIT_BLOCK || node->sent_at > nsec_add(node->timed_at, TIMED_SPAN);
+}
+
+/* Nothing was there when it was looked for first. */
+static void begin_to_wait(tg_node *node)
+{
+        node->idle_since = NSEC_NEVER;
+        if (is_timed(node))
+                node->idle_since = node->timed_at = clock_now();
+        node->slept = node->spun = false;
 }
 
 /* For a caller that polls the descriptor itself: takes the edges that are there, so that it is quiet until the next. */
@@ -309,15 +327,12 @@ static int leave_empty_handed(tg_node *node, int why, unsigned *n_rounds)
         return TG_E_TIMEOUT;
 }
 
-static HOT int next(tg_node *node, Take *take, int64_t timeout_ns, nsec_t deadline)
+/* @r: what look() said. @pulse: as it was before that. With the turn and node->lock. */
+static HOT int next(tg_node *node, Take *take, int64_t timeout_ns, nsec_t deadline, uint32_t pulse, int r)
 {
         unsigned n_rounds = 0;
-        int r;
 
-        for (;;) {
-                uint32_t pulse = node->pulse;
-
-                r = look(node, take);
+        for (;; pulse = node->pulse, r = look(node, take)) {
                 if (r == 0 || r == TG_E_END || r < 0)
                         return r;
                 if (timeout_ns == 0) {
@@ -332,10 +347,8 @@ static HOT int next(tg_node *node, Take *take, int64_t timeout_ns, nsec_t deadli
                         continue; /* bounded work each time: the clock and the supervisor are looked at in between */
                 if (!node->idle_since && look_quickly(node))
                         continue;
-                if (!node->idle_since) {
-                        node->idle_since = clock_now();
-                        node->slept = node->spun = false;
-                }
+                if (!node->idle_since)
+                        begin_to_wait(node);
                 if (stay_awake(node, deadline) || fall_asleep(node, &pulse))
                         continue;
                 node->slept = true;
@@ -362,47 +375,58 @@ static HOT void delivered(tg_node *node, const Take *take)
                 learn(node, take->events[0]);
 }
 
-/*
- * The usual case, with one lock instead of two: nobody has the turn, and something is there. Who waits has the turn; it gives up
- * the lock only after it took the turn, so it is seen here. False: the long way.
- */
-static HOT bool next_at_once(tg_node *node, Take *take, int64_t timeout_ns, int *ret_r)
+/* Ends a call that has node->lock. */
+static inline int answer(tg_node *node, const Take *take, int r)
 {
-        int r = NODE_E_AGAIN;
-
-        lock_take(&node->lock);
-        if (lock_is_free(&node->next_turn)) {
-                wake(node);
-                r = look(node, take);
-        }
         if (r == 0)
                 delivered(node, take);
-        else if (r == NODE_E_NOTHING && timeout_ns == 0 && node->outer_fd < 0)
-                r = TG_E_TIMEOUT;
         lock_give(&node->lock);
-        *ret_r = r;
-        return r < NODE_E_NOTHING;
+        return r;
 }
 
-static inline int next_some(tg_node *node, Take *take, int64_t timeout_ns)
+/* Somebody has the turn; he is waited for. With node->lock, which is given up. */
+static int next_in_turn(tg_node *node, Take *take, int64_t timeout_ns)
 {
-        nsec_t deadline;
+        nsec_t deadline = deadline_after(timeout_ns);
+        uint32_t pulse;
         int r;
 
-        if (node_forked(node))
-                return -EOWNERDEAD;
-        if (next_at_once(node, take, timeout_ns, &r))
-                return r;
-        deadline = deadline_after(timeout_ns);
+        lock_give(&node->lock);
         r = lock_take_until(&node->next_turn, deadline);
         if (r)
                 return r == -ETIMEDOUT ? TG_E_TIMEOUT : r;
         lock_take(&node->lock);
         wake(node);
-        r = next(node, take, timeout_ns, deadline);
-        if (r == 0)
-                delivered(node, take);
-        lock_give(&node->lock);
+        pulse = node->pulse;
+        r = answer(node, take, next(node, take, timeout_ns, deadline, pulse, look(node, take)));
+        lock_give(&node->next_turn);
+        return r;
+}
+
+/*
+ * The usual case: nobody has the turn. Then what is there is had with one lock, and only who has to wait takes the turn, too: in the other order than elsewhere, so
+ * without waiting for it. Who waits has the turn; it gives up the lock only after it took the turn, so it is seen here.
+ */
+static inline int next_some(tg_node *node, Take *take, int64_t timeout_ns)
+{
+        uint32_t pulse;
+        int r;
+
+        if (node_forked(node))
+                return -EOWNERDEAD;
+        lock_take(&node->lock);
+        if (!lock_is_free(&node->next_turn))
+                return next_in_turn(node, take, timeout_ns);
+        wake(node);
+        pulse = node->pulse;
+        r = look(node, take);
+        if (r == NODE_E_NOTHING && timeout_ns == 0 && node->outer_fd < 0)
+                r = TG_E_TIMEOUT;
+        if (r < NODE_E_NOTHING)
+                return answer(node, take, r);
+        if (!lock_try(&node->next_turn))
+                return next_in_turn(node, take, timeout_ns);
+        r = answer(node, take, next(node, take, timeout_ns, deadline_after(timeout_ns), pulse, r));
         lock_give(&node->next_turn);
         return r;
 }

@@ -255,7 +255,8 @@ struct tg_node {
         nsec_t verdict_by; /* NSEC_NEVER: somebody decides what follows on a death. Else nobody does from then on */
         uint64_t control_seen;
         nsec_t glanced_at;
-        nsec_t idle_since; /* there was nothing then; 0: nobody waits */
+        nsec_t idle_since; /* there was nothing then; 0: nobody waits; NSEC_NEVER: somebody does, and did not look since when */
+        nsec_t timed_at, sent_at; /* idle_since as it was looked at last; when the message was sent that was waited for last, by its own word */
         uint64_t n_taken;  /* messages */
         Region control;
         Bell bell;

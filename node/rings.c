@@ -29,6 +29,7 @@
 #define PEER_UNEXPLAINED 64u /* rings more than there was a reason for; honest libraries send none */
 #define RINGS_WEIGHED    256u /* each of so many */
 #define RINGS_SUSPECTED  8u   /* ... while one was heavy lately */
+#define RINGS_TIMED      8u   /* one in so many is measured by the clock; once it was slow, each */
 #define RINGS_SLOW       8u      /* so many in a row that took as long as CROWD_MS, by the clock: each from there */
 #define CROWD_NS         10000u  /* CPU time of a second ring that wakes nobody: below 2 us; with 1 000 epolls there: 50 us */
 #define CROWD_TIMES      16u     /* ... and of the call that does nothing: 2, and 75 */
@@ -127,12 +128,15 @@ HOT void peer_send(tg_node *node, Peer *peer)
                 __atomic_store_n(&node->self_rung, true, __ATOMIC_RELAXED); /* a hint: what is not emptied now disturbs nobody */
                 (void)!write(node->self_fd, &one, sizeof(one));
         } else if (!__atomic_load_n(&peer->crowds, __ATOMIC_RELAXED)) {
-                nsec_t begin = clock_now();
+                uint32_t n = __atomic_load_n(&peer->n_rings, __ATOMIC_RELAXED) + 1; /* rings of two threads may count as one */
+                bool timed = n % RINGS_TIMED == 0 || __atomic_load_n(&peer->n_slow, __ATOMIC_RELAXED);
+                nsec_t begin = timed ? clock_now() : 0;
 
+                __atomic_store_n(&peer->n_rings, n, __ATOMIC_RELAXED);
                 ring(peer, is_rung_by_socket(peer));
-                if (is_slow_again(peer, clock_now() - begin))
+                if (timed && is_slow_again(peer, clock_now() - begin))
                         weigh(node, peer);
-                else if (__atomic_add_fetch(&peer->n_rings, 1, __ATOMIC_RELAXED) % (is_suspected(peer) ? RINGS_SUSPECTED : RINGS_WEIGHED) == 0)
+                else if (n % (is_suspected(peer) ? RINGS_SUSPECTED : RINGS_WEIGHED) == 0)
                         weigh(node, peer);
         }
         errno = saved;

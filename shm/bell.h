@@ -31,7 +31,7 @@ struct bell_shared {
         uint64_t n_sleeps;
         uint64_t n_looks;  /* times it looked for a while before it slept */
         uint64_t n_found;  /* of those, that were worth it */
-        uint64_t n_woken;  /* sleeps that a message ended, of which it is known when that was sent */
+        uint64_t n_woken;  /* sleeps that a message ended, and it was measured how long that took */
         uint64_t woken_ns; /* from there until it ran, in all; each counts for BELL_WOKEN_MAX at most */
         uint64_t cpu_ns;   /* CPU time of the process, and ... */
         uint64_t cpu_at;   /* ... when that was: CLOCK_MONOTONIC, some tenths of a second ago at most while it takes or sends */

@@ -202,9 +202,10 @@ Test(spin, a_cpu_that_is_taken_away_ends_it_for_a_while)
 static Flow *flow;
 static _Atomic uint64_t *shared;
 
-enum { DONE, ALONE };
+enum { DONE, ALONE, GAP };
 
 #define N_ROUNDS 3000u
+#define N_PACED  300u
 
 static void pin(int cpu)
 {
@@ -228,11 +229,16 @@ static int first_cpu(void)
 
 static int ask(tg_node *node, void *arg)
 {
+        uint64_t n = shared[GAP] ? N_PACED : N_ROUNDS;
+
         if (shared[ALONE])
                 pin(first_cpu());
-        for (uint64_t i = 0; i < N_ROUNDS; i++) {
+        for (uint64_t i = 0; i < n; i++) {
+                nsec_t due = clock_now() + shared[GAP];
                 tg_event *ev;
 
+                while (clock_now() < due)
+                        (void)sched_yield(); /* the other one goes to sleep */
                 NODE_CHECK(tg_send(node, "out", &i, 8, NULL) == 0);
                 NODE_CHECK(tg_next(node, &ev, TG_FOREVER) == 0);
                 NODE_CHECK(tg_event_type(ev) == TG_EVENT_INPUT && *(const uint64_t *)tg_event_data(ev) == i);
@@ -259,8 +265,9 @@ static int answer(tg_node *node, void *arg)
         return 0;
 }
 
-/* Asks and answers, N_ROUNDS times; what both say of their waiting. Who is preempted by the other may find its message without a sleep. */
-static BellCounters play(NodeWaitMode mode, bool alone, bool doorbells)
+/* Asks and answers, N_ROUNDS times, or N_PACED with @gap ns before each; what both say of their waiting. Who is preempted by the other may find its message
+ * without a sleep. */
+static BellCounters play_paced(NodeWaitMode mode, bool alone, bool doorbells, nsec_t gap)
 {
         BellCounters counters, other;
         int a, b, out_a, out_b;
@@ -270,6 +277,7 @@ static BellCounters play(NodeWaitMode mode, bool alone, bool doorbells)
                 flow_without_doorbells(flow);
         shared = flow_shared(flow);
         shared[ALONE] = alone;
+        shared[GAP] = gap;
         a = flow_node(flow, "ask", ask, NULL);
         b = flow_node(flow, "answer", answer, NULL);
         flow_wait_mode(flow, a, mode);
@@ -291,6 +299,11 @@ static BellCounters play(NodeWaitMode mode, bool alone, bool doorbells)
         cr_assert(FLOW_UNTIL(flow, 10, flow_exited(flow, a, NULL) && flow_exited(flow, b, NULL)));
         flow_close(flow);
         return counters;
+}
+
+static BellCounters play(NodeWaitMode mode, bool alone, bool doorbells)
+{
+        return play_paced(mode, alone, doorbells, 0);
 }
 
 Test(wait_modes, one_that_blocks_sleeps_and_never_looks, .timeout = 60)
@@ -367,13 +380,34 @@ Test(wait_modes, nobody_looks_for_what_has_to_be_sent_on_its_own_cpu, .timeout =
 Test(wait_modes, sleeps_that_a_message_ended_are_measured, .timeout = 60)
 {
         for (int doorbells = 0; doorbells < 2; doorbells++) {
-                BellCounters c = play(NODE_WAIT_BLOCK, true, doorbells);
+                BellCounters c = play(NODE_WAIT_ADAPTIVE, true, doorbells);
 
                 cr_assert_gt(c.n_woken, N_ROUNDS / 10);
                 cr_assert_leq(c.n_woken, c.n_sleeps);
                 cr_assert_gt(c.woken_ns, c.n_woken * 100);
                 cr_assert_leq(c.woken_ns, c.n_woken * BELL_WOKEN_MAX);
         }
+}
+
+/* Two looks at the clock are much of what it takes, and one wake is as the next. */
+Test(wait_modes, one_that_blocks_measures_one_sleep_in_half_a_millisecond_at_most, .timeout = 60)
+{
+        nsec_t began = clock_now();
+        BellCounters c = play(NODE_WAIT_BLOCK, true, true);
+        nsec_t span = clock_now() - began;
+
+        cr_assert_gt(c.n_woken, 0);
+        cr_assert_leq(c.n_woken, 2 * (span / (500 * NSEC_PER_USEC) + 1), "%lu in %lu us", (unsigned long)c.n_woken, (unsigned long)(span / NSEC_PER_USEC));
+        cr_assert_gt(c.woken_ns, c.n_woken * 100);
+        cr_assert_leq(c.woken_ns, c.n_woken * BELL_WOKEN_MAX);
+}
+
+Test(wait_modes, one_that_blocks_measures_each_sleep_that_is_longer, .timeout = 60)
+{
+        BellCounters c = play_paced(NODE_WAIT_BLOCK, true, true, 2 * NSEC_PER_MSEC);
+
+        cr_assert_gt(c.n_woken, N_PACED / 2);
+        cr_assert_leq(c.n_woken, c.n_sleeps);
 }
 
 /* -------- how long it looks -------- */
