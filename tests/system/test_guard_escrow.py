@@ -155,6 +155,22 @@ def test_a_command_is_told_as_well(script, dataflow, live, nothing_left, tmp_pat
     nothing_left()
 
 
+def test_a_command_leaves_in_good_order_however_much_its_guard_has_still_to_read(dataflow, live, nothing_left):
+    """To stop them is an order to the guard for each node: more than its socket holds, while it does not run. What is told last stands behind all that."""
+    n = 400
+    run = live(dataflow({"nodes": [{"id": f"n{i}", "path": "/bin/sleep", "args": "1000"} for i in range(n)]}))
+    run.until_event(60, type="dataflow", state="running")
+    guard = run.take("guard")
+    guard.send(signal.SIGSTOP)
+    run.process.send_signal(signal.SIGINT)
+    assert eventually(lambda: sum(e["type"] == "node" and e["to"] == "stopped" for e in run.events()) == n, 30), run.output()
+    guard.send(signal.SIGCONT)
+    guard.close()
+    run.wait(20)
+    assert run.status == 0 and run.result()["killed"] == 0, run.output()[-2000:]
+    nothing_left()
+
+
 def test_an_enforcer_that_is_killed_at_its_work_is_followed_by_another(survivor, build, tmp_path):
     """It cannot finish, for a tracer holds whom it kills; killed itself, it is replaced before any time has passed."""
     undying = build / "tests/supervisor/undying"
