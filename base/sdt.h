@@ -80,12 +80,22 @@
         ".popsection\n"                                                                                                \
         ".endif\n"
 
+/* Only assembly names it where there are sites: a compiler that sees the whole program must neither leave it out nor rename it. */
+#if defined(__has_attribute)
+#if __has_attribute(externally_visible)
+#define SDT_KEPT used, externally_visible
+#endif
+#endif
+#ifndef SDT_KEPT
+#define SDT_KEPT used
+#endif
+
 /* Hidden: each program and library has its own, and tools find it by the notes. Bytes in the file, writable and private: what the kernel wants
  * of a word that it counts in. */
 #define SDT_SEMAPHORE_DECLARE(provider, name) extern uint16_t provider##_##name##_semaphore __attribute__((visibility("hidden")))
 #define SDT_SEMAPHORE(provider, name)                                                                                  \
         SDT_SEMAPHORE_DECLARE(provider, name);                                                                         \
-        uint16_t provider##_##name##_semaphore __attribute__((section(".probes")))
+        uint16_t provider##_##name##_semaphore __attribute__((section(".probes"), SDT_KEPT))
 
 #define SDT_WANTED(provider, name) __builtin_expect(__atomic_load_n(&provider##_##name##_semaphore, __ATOMIC_RELAXED) != 0, 0)
 
