@@ -43,7 +43,7 @@ static size_t round8(size_t n)
 void output_tell(Output *output)
 {
         for (unsigned i = 0; i < output->n_peers; i++)
-                if (bell_peer_must_ring(&output->peers[i]->bell))
+                if (bell_peer_must_ring(&output->peers[i]->bell, LOCK_ALONE))
                         peer_send(output->node, output->peers[i]);
 }
 

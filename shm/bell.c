@@ -73,12 +73,16 @@ void bell_peer_init(BellPeer *peer, const Region *map)
         *peer = (BellPeer){.shared = map->map};
 }
 
-HOT bool bell_peer_must_ring(BellPeer *peer)
+HOT bool bell_peer_must_ring(BellPeer *peer, bool alone)
 {
         uint64_t e = load_sc(&peer->shared->epoch); /* SC: after the store that published */
 
         if (!(e & 1) || load_relaxed(&peer->rung) == e)
                 return false;
+        if (alone) {
+                store_relaxed(&peer->rung, e);
+                return true;
+        }
         /* Two threads of ours may stand here: the exchange lets one of them ring. */
         return __atomic_exchange_n(&peer->rung, e, __ATOMIC_RELAXED) != e;
 }

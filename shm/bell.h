@@ -87,10 +87,12 @@ void bell_peer_init(BellPeer *peer, const Region *map); /* map: read-only, borro
 /**
  * bell_peer_must_ring() - whether the caller, having published, owes this peer a ring
  *
+ * @alone: no other thread of the process calls it at the same time
+ *
  * Call it after the SC store that published. At most once true per sleep of the peer, over all threads. The epoch is
  * a hostile value: a peer that toggles it costs one ring per call and nothing else.
  */
-bool bell_peer_must_ring(BellPeer *peer);
+bool bell_peer_must_ring(BellPeer *peer, bool alone);
 /* bell_peer_sleeps_again() - whether it sleeps, and nobody has rung for that: since our last ring it was up, and lay down again. Epochs that no honest one shows
  * behind the one that was rung for are no sleep. */
 bool bell_peer_sleeps_again(const BellPeer *peer);

@@ -379,6 +379,46 @@ HOT int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring)
         return e;
 }
 
+/* slot_copy() and descriptor_check() of a message that lies in its slot, without metadata. */
+static inline bool small_copy(const struct ring_slot *slot, uint64_t index, RingMessage *msg)
+{
+        uint64_t want = 2 * index + 2;
+
+        if (load_acquire(&slot->seq) != want) /* acquire: the words below are at least as new */
+                return false;
+        descriptor_copy(&msg->d, slot);
+        if (!(msg->d.flags & RING_FLAG_INLINE) || msg->d.meta_len || msg->d.payload_len > RING_INLINE_MAX)
+                return false;
+        bytes_copy(msg->bytes, slot, (msg->d.payload_len + 7) / 8);
+        fence_acquire(); /* the words were read before seq is read again */
+        return load_relaxed(&slot->seq) == want;
+}
+
+HOT bool ring_reader_take_small(RingReader *r, RingMessage *msg, bool *ret_ring)
+{
+        uint64_t reach = r->policy == RING_BACKPRESSURE ? r->n_slots : r->queue_size, head = r->head;
+        const struct ring_slot *slot = &r->ring->slot[r->tail & r->mask];
+
+        *ret_ring = false;
+        if (!r->active || r->broken || r->draining)
+                return false;
+        if (r->policy == RING_DROP_OLDEST || r->tail == head)
+                head = load_sc(&r->ring->head); /* as in head_look() */
+        if (head < r->head || head > RING_INDEX_LIMIT || head == r->tail || head - r->tail > reach)
+                return false;
+        if (!small_copy(slot, r->tail, msg))
+                return false;
+        r->head = head;
+        prefetch(r);
+        msg->claim = -1;
+        msg->must_copy = false;
+        msg->payload = msg->bytes;
+        deliver(r, msg);
+        show(r);
+        *ret_ring = r->policy == RING_BACKPRESSURE && must_ring(r, GAVE_TAIL);
+        return true;
+}
+
 int ring_reader_take_more(RingReader *r, RingMessage *msg, bool *ret_ring)
 {
         return take(r, msg, r->tail != r->shown, ret_ring);

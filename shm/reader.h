@@ -20,8 +20,6 @@ typedef struct RingReader {
         /* all private: use the functions */
         const struct ring_shared *ring;
         struct cursor_shared *cursor;
-        const uint8_t *segment[POOL_MAX_SEGMENTS];
-        uint64_t segment_size[POOL_MAX_SEGMENTS];
         uint32_t n_slots, mask;
         uint32_t link, queue_size;
         RingPolicy policy;
@@ -38,6 +36,8 @@ typedef struct RingReader {
         uint64_t claim[CURSOR_N_CLAIMS]; /* private copy of our claims */
         uint32_t n_refs[CURSOR_N_CLAIMS];
         const uint64_t *probe_mask; /* NULL: every message */
+        const uint8_t *segment[POOL_MAX_SEGMENTS];
+        uint64_t segment_size[POOL_MAX_SEGMENTS];
 } RingReader;
 
 /* One taken message. Not movable while in use: an inline payload points into the struct itself. */
@@ -94,6 +94,14 @@ void ring_reader_name(RingReader *r, uint32_t attachment);
  * ring_reader_discard() counts the rest, then detach and report).
  */
 int ring_reader_take(RingReader *r, RingMessage *msg, bool *ret_ring);
+
+/**
+ * ring_reader_take_small() - ring_reader_take() where that has nothing to decide
+ *
+ * True: the next message lay in its slot, without metadata, and was taken as that function would have; @msg and @ret_ring are as it sets them.
+ * False: nothing was done, and nobody knows whether there is a message; ring_reader_take() does.
+ */
+bool ring_reader_take_small(RingReader *r, RingMessage *msg, bool *ret_ring);
 
 /**
  * ring_reader_take_more() - the next message of several: as ring_reader_take(), but nobody sees it before ring_reader_show()

@@ -51,6 +51,22 @@ static inline void four_words_copy(void *to, const uint64_t *from)
         word_copy((uint8_t *)to + 24, from + 3);
 }
 
+/* Torn sets, here and below: the second look at seq. */
+static inline void descriptor_copy(struct ring_descriptor *to, const struct ring_slot *slot)
+{
+        _Static_assert(ELEMENTSOF(slot->descriptor) == 7, "words");
+        four_words_copy(to, slot->descriptor);
+        for (size_t i = 4; i < 7; i++)
+                word_copy((uint8_t *)to + 8 * i, &slot->descriptor[i]);
+}
+
+/* @n words, and up to three more than that: all stand in the slot. */
+static inline void bytes_copy(uint64_t *to, const struct ring_slot *slot, uint64_t n)
+{
+        for (uint64_t i = 0; i < n; i += 4)
+                four_words_copy(&to[i], &slot->bytes[i]);
+}
+
 /**
  * slot_copy() - message @index out of its slot, if it is whole and stays so while it is copied
  * @ret_d:     the descriptor, unchecked
@@ -65,16 +81,10 @@ static inline SlotState slot_copy(const struct ring_slot *slot, uint64_t index, 
         if (seq != want)
                 return seq > want ? SLOT_OVERRUN : SLOT_TORN;
 
-        for (size_t i = 0; i < ELEMENTSOF(slot->descriptor) - 3; i += 4)
-                four_words_copy((uint8_t *)ret_d + 8 * i, &slot->descriptor[i]); /* torn sets: the second look at seq */
-        for (size_t i = ELEMENTSOF(slot->descriptor) & ~UINT64_C(3); i < ELEMENTSOF(slot->descriptor); i++)
-                word_copy((uint8_t *)ret_d + 8 * i, &slot->descriptor[i]);
-
+        descriptor_copy(ret_d, slot);
         if (ret_d->flags & RING_FLAG_INLINE)
                 n = (MIN(descriptor_extent(ret_d), (uint64_t)RING_INLINE_MAX) + 7) / 8;
-        for (size_t i = 0; i < n; i += 4) /* up to three more than there are: all stand in the slot */
-                four_words_copy(&ret_bytes[i], &slot->bytes[i]);
-
+        bytes_copy(ret_bytes, slot, n);
         fence_acquire(); /* the words were read before seq is read again */
         seq = load_relaxed(&slot->seq);
         return seq == want ? SLOT_WHOLE : seq > want ? SLOT_OVERRUN : SLOT_TORN;

@@ -45,10 +45,10 @@ struct RingWriter {
 
         const uint64_t *probe_mask; /* NULL: every message */
 
-        Pool pool;
-        uint64_t cool_bytes; /* published when chunks were last looked for, and not free then */
         Link *link;
         uint32_t n_links, max_links;
+        uint64_t cool_bytes; /* published when chunks were last looked for, and not free then */
+        Pool pool;
         FreshClaim *fresh; /* max_links * CURSOR_N_CLAIMS */
 };
 

@@ -376,9 +376,21 @@ static const Chunk *place_pooled(RingWriter *w, const RingPost *post, const Pool
         return &w->pool.chunk[chunk->id];
 }
 
+/* Message head, which becomes the one before head. */
+static inline void put(RingWriter *w, const RingPost *post, const Chunk *chunk)
+{
+        struct ring_slot *next = &w->shared->slot[(w->head + PREFETCH) & w->mask];
+
+        slot_write(&w->shared->slot[w->head & w->mask], w->head, post, chunk);
+        __builtin_prefetch(&next->seq, 1); /* readers have it: ask for it back early */
+        if (!chunk)
+                __builtin_prefetch(next->bytes, 1);
+        w->bytes += post->payload_len;
+        w->head++;
+}
+
 HOT int ring_writer_publish(RingWriter *w, const RingPost *post, PoolChunk *chunk, RingBlock *ret_block)
 {
-        struct ring_slot *slot = &w->shared->slot[w->head & w->mask];
         const Chunk *c = NULL;
         int r;
 
@@ -394,16 +406,26 @@ HOT int ring_writer_publish(RingWriter *w, const RingPost *post, PoolChunk *chun
                 c = place_pooled(w, post, chunk);
                 *chunk = POOL_CHUNK_INIT;
         }
-        slot_write(slot, w->head, post, c);
-        slot = &w->shared->slot[(w->head + PREFETCH) & w->mask];
-        __builtin_prefetch(&slot->seq, 1); /* readers have it: ask for it back early */
-        if (!c)
-                __builtin_prefetch(slot->bytes, 1);
-        w->bytes += post->payload_len;
-        w->head++;
+        put(w, post, c);
         if (w->head - w->published >= w->n_slots - w->max_queue)
                 writer_publish_head(w); /* one more would overwrite a slot inside the window of the visible head */
         return 0;
+}
+
+HOT bool ring_writer_publish_small(RingWriter *w, const void *payload, uint32_t size_bytes, uint64_t time_ns)
+{
+        const RingPost post = {.payload = payload, .payload_len = size_bytes, .time_ns = time_ns};
+
+        assert(size_bytes <= RING_INLINE_MAX);
+        if (w->closed || w->published != w->head || w->unreported || room_for(w, 1, NULL))
+                return false;
+        put(w, &post, NULL);
+        w->published = w->head;
+        store_relaxed(&w->shared->published_bytes, w->bytes); /* counter: for status only */
+        store_sc(&w->shared->head, w->head); /* as in writer_publish_head(); the slot alone, so there is nothing to fence */
+        if (probe_enqueue_wanted())
+                tell_published(w, w->head - 1);
+        return true;
 }
 
 int ring_writer_look(RingWriter *w, uint32_t n, uint64_t chunk_bytes, RingBlock *ret_block)

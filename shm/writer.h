@@ -167,6 +167,15 @@ int ring_writer_publish(RingWriter *w, const RingPost *post, PoolChunk *chunk, R
  * means nobody needs to be rung. */
 uint64_t ring_writer_flush(RingWriter *w);
 
+/**
+ * ring_writer_publish_small() - ring_writer_publish() and ring_writer_flush() of one message where these have nothing to decide
+ * @size_bytes: RING_INLINE_MAX at most. The message has no metadata
+ *
+ * True: it is visible; ring the peers. False: there is no room, or something is published that was not flushed: nothing was done, and
+ * ring_writer_publish() says what there is to say.
+ */
+bool ring_writer_publish_small(RingWriter *w, const void *payload, uint32_t size_bytes, uint64_t time_ns);
+
 /* ring_writer_tidy() - looks which chunks can be written again, if enough was published since the last look. ring_writer_alloc() does it as well; after a
  * flush nobody waits for it. */
 void ring_writer_tidy(RingWriter *w);

@@ -95,6 +95,8 @@ static inline void hostile_take(Hostile *h, unsigned l)
                 r = ring_reader_take_more(&h->fx.r[l], &h->held[l], &ring);
                 if ((h->sum ^ h->fx.r[l].tail) & 6)
                         (void)ring_reader_show(&h->fx.r[l]);
+        } else if (((h->sum ^ h->fx.r[l].tail) & 8) && ring_reader_take_small(&h->fx.r[l], &h->held[l], &ring)) {
+                r = 0;
         } else {
                 r = ring_reader_take(&h->fx.r[l], &h->held[l], &ring);
         }
@@ -130,7 +132,8 @@ static inline void hostile_send(Hostile *h, uint8_t b)
 
         memset(bytes, b, sizeof(bytes));
         if (!(b & 128)) {
-                (void)ring_writer_publish(h->fx.w, &post, NULL, &block);
+                if (!((h->sum ^ ring_writer_head(h->fx.w)) & 1) || !ring_writer_publish_small(h->fx.w, bytes, post.payload_len, 0))
+                        (void)ring_writer_publish(h->fx.w, &post, NULL, &block);
                 return;
         }
         if (!h->chunk.data) {

@@ -23,21 +23,21 @@ Test(bell, a_peer_rings_once_for_each_sleep_and_never_an_awake_node)
         mapped_open(&m, REGION_BELL, bell_size());
         bell_init(&bell, &m.rw);
         bell_peer_init(&peer, &m.ro);
-        cr_assert_not(bell_peer_must_ring(&peer));
+        cr_assert_not(bell_peer_must_ring(&peer, false));
         for (int i = 0; i < 3; i++) {
                 bell_sleep(&bell);
-                cr_assert(bell_peer_must_ring(&peer));
-                cr_assert_not(bell_peer_must_ring(&peer));
+                cr_assert(bell_peer_must_ring(&peer, false));
+                cr_assert_not(bell_peer_must_ring(&peer, false));
                 bell_sleep(&bell); /* woken for nothing: a second poll is a new sleep */
-                cr_assert(bell_peer_must_ring(&peer));
+                cr_assert(bell_peer_must_ring(&peer, false));
                 bell_wake(&bell);
-                cr_assert_not(bell_peer_must_ring(&peer));
+                cr_assert_not(bell_peer_must_ring(&peer, false));
                 bell_wake(&bell);
-                cr_assert_not(bell_peer_must_ring(&peer));
+                cr_assert_not(bell_peer_must_ring(&peer, false));
         }
         bell_peer_init(&peer, &m.ro);
         bell_sleep(&bell);
-        cr_assert(bell_peer_must_ring(&peer), "what was rung belongs to the attached peer and starts anew");
+        cr_assert(bell_peer_must_ring(&peer, false), "what was rung belongs to the attached peer and starts anew");
         mapped_close(&m);
 }
 
