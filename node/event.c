@@ -76,6 +76,7 @@ int event_queue(tg_node *node, tg_event_kind kind, const char *id, const char *t
         r = event_new_text(node, kind, id, text, &event);
         if (r)
                 return r;
+        node->usual = NULL;
         list_append(&node->events, &event->link);
         return 0;
 }

@@ -201,6 +201,19 @@ static int source_lacks_segment(Input *input, Source *source)
         return NODE_E_AGAIN;
 }
 
+/* What others may want to know of us, once a message was taken. */
+static inline void source_tell(Input *input, Source *source)
+{
+        tg_node *node = input->node;
+
+        if (input->policy == RING_BACKPRESSURE && !node->gathers)
+                ring_reader_set_cpu(&source->reader, sched_getcpu()); /* its producer may wait for room */
+        if (node->woke) {
+                ring_reader_count_wake(&source->reader);
+                node->woke = false;
+        }
+}
+
 /* Takes one message. What was taken but could not be completed waits in `pending`. */
 static inline int source_take(Input *input, Source *source, tg_event **ret)
 {
@@ -235,12 +248,7 @@ static inline int source_take(Input *input, Source *source, tg_event **ret)
                         return NODE_E_AGAIN;
                 }
         }
-        if (input->policy == RING_BACKPRESSURE && !node->gathers)
-                ring_reader_set_cpu(&source->reader, sched_getcpu()); /* its producer may wait for room */
-        if (node->woke) {
-                ring_reader_count_wake(&source->reader);
-                node->woke = false;
-        }
+        source_tell(input, source);
         r = event_fill(input, source, event);
         if (r == NODE_E_AGAIN)
                 return r;
@@ -250,6 +258,22 @@ static inline int source_take(Input *input, Source *source, tg_event **ret)
         }
         *ret = event;
         return 0;
+}
+
+HOT tg_event *input_take_usual(Input *input, Source *source)
+{
+        tg_node *node = input->node;
+        tg_event *event = node->spare_events;
+        bool ring;
+
+        if (!event || !ring_reader_take_small(&source->reader, &event->message, &ring))
+                return NULL;
+        (void)event_get(node); /* that one */
+        if (ring)
+                peer_send(node, source->peer);
+        source_tell(input, source);
+        (void)event_fill(input, source, event); /* whole as it is */
+        return event;
 }
 
 static int input_pending(Input *input, tg_event **ret)

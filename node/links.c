@@ -475,6 +475,7 @@ void input_retire(tg_node *node, Input *input, Source **source)
 
         if (!s)
                 return;
+        node->usual = NULL;
         ring_reader_stop(&s->reader, &ring); /* gates nobody; claims of events that are still held stay */
         if (ring)
                 peer_send(node, s->peer);

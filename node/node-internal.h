@@ -68,20 +68,20 @@ typedef struct Peer {
         uint32_t id, generation;
         int fd;          /* our end of the pair's socket; -1: this node itself */
         int heard_fd, rung_fd; /* doorbells: we hear, and ring; -1: a byte through the socket does */
-        Region bell_map;
         BellPeer bell;
+        uint32_t n_rings; /* atomic: of ours to it */
+        uint32_t n_slow;  /* atomic: that took long by the clock, in a row */
+        bool crowds;     /* atomic: it is not rung any more */
+        uint64_t n_heard; /* how often it woke us by its doorbell, and bytes that came by the socket */
+        Region bell_map;
         unsigned n_refs; /* links and sources */
         bool current;    /* newest incarnation of its id */
         bool gone;       /* its last process is gone, or its bell is not one */
         bool by_socket;   /* it has rung by that, and nobody has emptied it since */
-        uint64_t n_heard; /* how often it woke us by its doorbell, and bytes that came by the socket */
         uint64_t n_reasons; /* of links that are over: how often it may have had a reason to send one */
         bool muted;      /* it has no link with us any more, and so no reason to ring: it is not heard until it has */
         bool convicted;  /* of what rings.c tells: nobody listens to it any more */
-        uint32_t n_rings; /* atomic: of ours to it */
-        uint32_t n_slow;  /* atomic: that took long by the clock, in a row */
         uint32_t n_heavy, n_others; /* atomic: that took too long, less those that did not; others in a row. See rings.c */
-        bool crowds;     /* atomic: it is not rung any more */
 } Peer;
 
 typedef enum Watch {
@@ -106,11 +106,11 @@ typedef struct Source {
         struct Input *input;
         Peer *peer;
         unsigned n_refs; /* the input's, and one per event that points into it */
+        RingReader reader;
         Region ring, pool;
         Region grown[NODE_MSG_MAX_SEGMENTS]; /* by number; 0 is the pool */
         unsigned n_grown;
         bool lacks_segment; /* its next message lies in a segment that it was not told of yet */
-        RingReader reader;
         bool ended; /* drained to the final head */
         bool accused; /* its end is due to what was reported already */
         uint64_t n_invalid; /* messages that do not hold together */
@@ -163,9 +163,13 @@ typedef struct Output {
         tg_node *node;
         char *id;
         Lock turn; /* one sender at a time, waiting included */
-        Spin spin; /* for room; with the turn */
-        nsec_t copied_at; /* the last large message, 0: none was; with the turn */
         Lock lock; /* the fields below */
+        RingWriter *writer; /* NULL: not announced yet */
+        Peer **peers; /* each that is fed by this output, once */
+        unsigned n_peers;
+        bool closed;
+        Spin spin; /* for room; with the turn, and not the lock */
+        nsec_t copied_at; /* the last large message, 0: none was; likewise */
         Region ring, pool;
         Region grown[NODE_MSG_MAX_SEGMENTS]; /* by number; 0 is the pool */
         unsigned n_segments;    /* that the writer has, the pool included */
@@ -174,12 +178,8 @@ typedef struct Output {
         uint64_t grow_refused;  /* chunks of that size and larger were; 0: none was */
         uint64_t grow_largest;  /* that was asked for; with the turn */
         bool grow_told;         /* of one that was refused without being asked for; with the turn */
-        RingWriter *writer; /* NULL: not announced yet */
         List links;
         unsigned n_backpressure;
-        Peer **peers; /* each that is fed by this output, once */
-        unsigned n_peers;
-        bool closed;
 } Output;
 
 /* What was told of another node, by which a repeat is known. */
@@ -247,6 +247,10 @@ struct tg_node {
         unsigned first_input; /* whose turn it is */
         Input *inputs;
         Output *outputs;
+        struct Source *usual;   /* whose messages alone there can be, see next.c; NULL: not so, or not looked at. Whoever changes anything of that takes it back */
+        unsigned n_polls, n_silent; /* until one is watched; of those that were, for nothing, less the others */
+        bool crowded; /* atomic: some peer `crowds`, and was not named yet */
+        bool hears_doorbells; /* of some peer */
         List events;            /* made by the supervisor or by us; delivered before inputs */
         tg_event *spare_events; /* the last that was given back first: its bytes are in the caches */
         unsigned n_spare_events, max_spare_events;
@@ -260,6 +264,7 @@ struct tg_node {
         uint64_t n_taken;  /* messages */
         Region control;
         Bell bell;
+        Spin spin; /* for messages */
 
         char *id, *dataflow; /* a dynamic node's as it was asked for, until WELCOME */
         uint8_t uuid[16];
@@ -292,17 +297,13 @@ struct tg_node {
         nsec_t relook_span; /* NODE_RELOOK_NS; longer where a test wants a ring to end a wait for room, and nothing else */
 
         SpinCost cost;
-        Spin spin; /* for messages */
 
         nsec_t stop_by; /* NSEC_NEVER: no packet named a deadline */
         List heard;
         unsigned n_heard;
 
-        bool hears_doorbells; /* of some peer */
-        bool turned; /* ... and not any more: by their sockets all */
+        bool turned; /* it hears no doorbells any more: all by their sockets */
         bool turned_for_good;
-        bool crowded; /* atomic: some peer `crowds`, and was not named yet */
-        unsigned n_polls, n_silent; /* until one is watched; of those, woken for nothing, less the others */
         Trial trial; /* while it has turned */
 
         Lock log_lock;
@@ -338,6 +339,15 @@ static inline bool verdict_may_come(const tg_node *node)
                 (node->verdict_by == NSEC_NEVER || clock_now() < node->verdict_by);
 }
 
+/* Somebody is about to sleep. Who receives counts with who sends. */
+static inline void node_count_announced(tg_node *node)
+{
+        if (LOCK_ALONE)
+                __atomic_store_n(&node->n_announced, node->n_announced + 1, __ATOMIC_RELAXED);
+        else
+                (void)__atomic_fetch_add(&node->n_announced, 1, __ATOMIC_RELAXED);
+}
+
 /* node.c */
 void node_ref(tg_node *node);
 tg_node *node_unref(tg_node *node);
@@ -367,7 +377,8 @@ void socket_flush(tg_node *node);
 void socket_lost(tg_node *node); /* the data plane goes on without it */
 void socket_fail(tg_node *node, const char *text); /* lost for good, and the node is told by TG_EVENT_ERROR */
 void socket_glance(tg_node *node); /* looks when the control page says so, or when the last look was long ago */
-bool socket_worth_a_glance(tg_node *node, nsec_t now);
+bool socket_worth_a_glance(tg_node *node, nsec_t now); /* without the lock, too */
+bool socket_glance_is_due(tg_node *node); /* whether that would look */
 
 /* links.c: peers and attachments. All under node->lock. */
 int links_peer(tg_node *node, const NodeMsg *msg, int *fds);
@@ -399,6 +410,7 @@ int rings_unmute(tg_node *node, Peer *peer);     /* it gets another one: before 
 uint64_t rings_reasons(const Output *output, const OutLink *link); /* messages of ours that it was given room or chunks for: it may ring once for each that it takes, and once for what it releases. Under output->lock too */
 /* rings_watch() - before a poll that waits: whether to count how often the thread goes to sleep in it. By the leader; so is what follows */
 Watch rings_watch(tg_node *node);
+bool rings_watch_passes(const tg_node *node); /* it would say WATCH_NONE of the next poll, and change nothing but to count it in n_polls */
 /* rings_watched() - behind it. @for_nothing: it slept more often than it was woken by what was heard. True: everybody has to announce anew, a pulse */
 bool rings_watched(tg_node *node, Watch watch, bool for_nothing);
 void rings_judge_crowds(tg_node *node); /* if node->crowded */
@@ -424,6 +436,7 @@ void grow_tell(Output *output, uint64_t chunk_size);
 
 /* inputs.c */
 int input_next(Input *input, nsec_t now, tg_event **ret); /* 0, NODE_E_NOTHING, NODE_E_AGAIN, negative errno */
+tg_event *input_take_usual(Input *input, Source *source); /* as input_next() of node->usual, if that is a small message and nothing else is to be done. NULL: ask that */
 size_t input_more(Input *input, tg_event **events, size_t n); /* after input_next() gave a message, in node->gathers: those behind it */
 void input_show(Input *input);                            /* after node->gathers, before anything is waited for */
 bool input_ready(const Input *input);                     /* SC look before a sleep */
@@ -468,6 +481,8 @@ void event_queue_stop(tg_node *node, const char *cause);
 
 /* wait.c */
 int node_wait(tg_node *node, uint32_t pulse, nsec_t deadline); /* under node->lock, which it gives up meanwhile */
+int node_wait_usual(tg_node *node); /* the same for node->usual while node_usual_waits(), without an end */
+bool node_usual_waits(const tg_node *node);
 void node_empty_doorbells(tg_node *node); /* if that is due and nobody polls; changes the pulse. By who has found nothing and has not announced it */
 void node_look_around(tg_node *node); /* the same without waiting: takes what poll has to say */
 void node_pulse(tg_node *node);

@@ -27,10 +27,18 @@ typedef struct Send {
         bool suspicious; /* a good time to ask for broken cursors */
 } Send;
 
+/* As strcmp() == 0: names are short, and that function's lines would be for this alone. */
+static inline bool same_name(const char *a, const char *b)
+{
+        while (*a && *a == *b)
+                a++, b++;
+        return *a == *b;
+}
+
 static Output *output_find(tg_node *node, const char *name)
 {
         for (unsigned i = 0; i < node->n_outputs; i++)
-                if (strcmp(node->outputs[i].id, name) == 0)
+                if (same_name(node->outputs[i].id, name))
                         return &node->outputs[i];
         return NULL;
 }
@@ -84,7 +92,7 @@ static int announce(Output *output, size_t chunk_size)
 {
         int r;
 
-        (void)__atomic_fetch_add(&output->node->n_announced, 1, __ATOMIC_RELAXED);
+        node_count_announced(output->node);
         r = ring_writer_arm(output->writer, 1, chunk_size, NULL);
         flush(output);
         return r;
@@ -444,33 +452,28 @@ static HOT int send_any(Send *send)
 }
 
 /*
- * The usual case, with one lock instead of two: a small message, nobody has the turn, and there is room. Who has the turn took
+ * The usual case, with one lock instead of two: a small message without metadata, nobody has the turn, and there is room. Who has the turn took
  * it before output->lock, so whoever waits for room, or copies into a chunk, is seen here. False: the long way.
  */
-static bool send_at_once(Send *send, int *ret)
+static HOT bool send_at_once(Output *output, const void *payload, size_t size)
 {
-        Output *output = send->output;
         tg_node *node = output->node;
-        RingPost post = {.payload = send->payload, .payload_len = (uint32_t)send->size};
-        int r = RING_E_FULL;
+        nsec_t now = clock_now();
+        bool done, suspicious;
 
-        if (send->size > RING_INLINE_MAX || send->meta_size)
-                return false;
-        post.time_ns = clock_now();
-        glance(node, post.time_ns);
+        glance(node, now);
         lock_take(&output->lock);
-        if (lock_is_free(&output->turn))
-                r = ring_writer_publish(output->writer, &post, NULL, NULL);
-        if (r == 0)
-                flush(output);
-        send->suspicious = ring_writer_head(output->writer) % VIOLATION_STRIDE == 0;
+        done = lock_is_free(&output->turn) && ring_writer_publish_small(output->writer, payload, (uint32_t)size, now);
+        if (done) {
+                output_tell(output);
+                ring_writer_tidy(output->writer);
+                ring_writer_set_cpu(output->writer, sched_getcpu()); /* not before: somebody waits for the message */
+        }
+        suspicious = ring_writer_head(output->writer) % VIOLATION_STRIDE == 0;
         lock_give(&output->lock);
-        if (r)
-                return false;
-        if (send->suspicious)
+        if (done && suspicious)
                 report_violations(output);
-        *ret = 0;
-        return true;
+        return done;
 }
 
 static HOT int send_one(Send *send)
@@ -480,8 +483,6 @@ static HOT int send_one(Send *send)
         if (send->size > UINT32_MAX)
                 return error_origin(-EMSGSIZE);
         send->meta_size = params_encoded_size(send->params);
-        if (!send->chunk.data && send_at_once(send, &r))
-                return r;
         r = take_turn(send);
         if (r)
                 return r;
@@ -497,16 +498,18 @@ static HOT int send_one(Send *send)
 
 HOT int tg_send(tg_node *node, const char *output, const void *data, size_t size, const tg_params *params)
 {
-        Send send = {.payload = data, .size = size, .params = params};
+        Output *to;
 
         if (node_forked(node))
                 return -EOWNERDEAD;
         if (!data && size)
                 return error_origin(-EINVAL);
-        send.output = output_find(node, output);
-        if (!send.output)
+        to = output_find(node, output);
+        if (!to)
                 return TG_E_NO_OUTPUT;
-        return send_one(&send);
+        if (!params && size <= RING_INLINE_MAX && send_at_once(to, data, size))
+                return 0;
+        return send_one(&(Send){.output = to, .payload = data, .size = size, .params = params});
 }
 
 /* -------- several messages at once -------- */
@@ -669,7 +672,7 @@ HOT int tg_send_sample(tg_sample *sample, const tg_params *params)
         }
         send.payload = tg_sample_data(sample);
         send.chunk = sample->chunk;
-        r = send_one(&send);
+        r = !send.chunk.data && !params && send_at_once(send.output, send.payload, send.size) ? 0 : send_one(&send);
         sample->chunk = send.chunk; /* empty when it was published */
         if (r != TG_E_TIMEOUT && r != -EINTR) /* else the caller may try again */
                 (void)tg_sample_free(sample);

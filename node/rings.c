@@ -119,7 +119,10 @@ static bool is_suspected(const Peer *peer)
         return __atomic_load_n(&peer->n_heavy, __ATOMIC_RELAXED) && __atomic_load_n(&peer->n_others, __ATOMIC_RELAXED) < CROWD_LATELY;
 }
 
-HOT void peer_send(tg_node *node, Peer *peer)
+_Static_assert(RINGS_WEIGHED % RINGS_TIMED == 0 && RINGS_SUSPECTED % RINGS_TIMED == 0, "what is weighed is looked at");
+
+/* A ring that is timed, weighed, or not of the usual kind. @n: so many there were, with this one. */
+static void ring_and_look(tg_node *node, Peer *peer, uint32_t n)
 {
         uint64_t one = 1;
         int saved = errno;
@@ -128,11 +131,9 @@ HOT void peer_send(tg_node *node, Peer *peer)
                 __atomic_store_n(&node->self_rung, true, __ATOMIC_RELAXED); /* a hint: what is not emptied now disturbs nobody */
                 (void)!write(node->self_fd, &one, sizeof(one));
         } else if (!__atomic_load_n(&peer->crowds, __ATOMIC_RELAXED)) {
-                uint32_t n = __atomic_load_n(&peer->n_rings, __ATOMIC_RELAXED) + 1; /* rings of two threads may count as one */
                 bool timed = n % RINGS_TIMED == 0 || __atomic_load_n(&peer->n_slow, __ATOMIC_RELAXED);
                 nsec_t begin = timed ? clock_now() : 0;
 
-                __atomic_store_n(&peer->n_rings, n, __ATOMIC_RELAXED);
                 ring(peer, is_rung_by_socket(peer));
                 if (timed && is_slow_again(peer, clock_now() - begin))
                         weigh(node, peer);
@@ -140,6 +141,16 @@ HOT void peer_send(tg_node *node, Peer *peer)
                         weigh(node, peer);
         }
         errno = saved;
+}
+
+HOT void peer_send(tg_node *node, Peer *peer)
+{
+        uint32_t n = __atomic_load_n(&peer->n_rings, __ATOMIC_RELAXED) + 1; /* rings of two threads may count as one */
+
+        __atomic_store_n(&peer->n_rings, n, __ATOMIC_RELAXED);
+        if (n % RINGS_TIMED == 0 || peer->rung_fd < 0 || __atomic_load_n(&peer->n_slow, __ATOMIC_RELAXED) || __atomic_load_n(&peer->crowds, __ATOMIC_RELAXED) ||
+                bell_peer_by_socket(&peer->bell) || !doorbell_ring(peer->rung_fd))
+                ring_and_look(node, peer, n);
 }
 
 /* -------- being rung -------- */
@@ -280,6 +291,7 @@ static void turn(tg_node *node)
 {
         Peer *peer, *next;
 
+        node->usual = NULL;
         bell_turn(&node->bell, true);
         list_for_each(peer, next, &node->peers, link)
                 if (peer->heard_fd >= 0)
@@ -357,6 +369,11 @@ bool rings_turn_for_good(tg_node *node)
         turn(node);
         node->turned_for_good = true;
         return true;
+}
+
+HOT bool rings_watch_passes(const tg_node *node)
+{
+        return node->hears_doorbells && !node->n_silent && (node->n_polls + 1) % WATCH_EVERY != 0;
 }
 
 Watch rings_watch(tg_node *node)

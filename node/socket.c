@@ -247,6 +247,7 @@ int socket_read(tg_node *node)
 {
         int r = 0;
 
+        node->usual = NULL;
         if (node->control.map)
                 __atomic_store_n(&node->control_seen, control_epoch(&node->control), __ATOMIC_RELAXED); /* before reading */
         __atomic_store_n(&node->glanced_at, clock_now(), __ATOMIC_RELAXED); /* senders look at both without the lock */
@@ -277,6 +278,11 @@ static nsec_t clock_coarse(void)
 
         (void)clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
         return (nsec_t)ts.tv_sec * NSEC_PER_SEC + (nsec_t)ts.tv_nsec;
+}
+
+HOT bool socket_glance_is_due(tg_node *node)
+{
+        return socket_worth_a_glance(node, MAX(clock_coarse(), node->glanced_at));
 }
 
 HOT void socket_glance(tg_node *node)
@@ -356,6 +362,7 @@ void socket_lost(tg_node *node)
 {
         Packet *packet, *next;
 
+        node->usual = NULL;
         list_for_each(packet, next, &node->packets, link)
                 free(packet);
         list_init(&node->packets);

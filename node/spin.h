@@ -68,10 +68,16 @@ void spin_cost_learn(SpinCost *cost, nsec_t ns);
 /* spin_worth_it() - whether to try, as far as arrivals and the machine tell. Asks the kernel, at most once a second. */
 bool spin_worth_it(Spin *spin, const SpinCost *cost, nsec_t now);
 
+/* spin_may_be_hot() - false: spin_worth_it() says no, whatever the clock and the machine do. */
+static inline bool spin_may_be_hot(const Spin *spin)
+{
+        return spin->run >= (spin->need > SPIN_NEED_MIN ? spin->need : SPIN_NEED_MIN);
+}
+
 /* spin_is_hot() - as the last spin_worth_it(), without a clock: for some looks, before it is asked. */
 static inline bool spin_is_hot(const Spin *spin)
 {
-        return spin->run >= (spin->need > SPIN_NEED_MIN ? spin->need : SPIN_NEED_MIN) && !spin->crowded_until && !spin->loaded;
+        return spin_may_be_hot(spin) && !spin->crowded_until && !spin->loaded;
 }
 
 /* spin_stolen() - whether the CPU was taken from us between two looks. Then it is not tried again for a while. */

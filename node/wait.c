@@ -176,6 +176,33 @@ static HOT int leader_poll(tg_node *node, nsec_t deadline, bool wait)
         return r;
 }
 
+bool node_usual_waits(const tg_node *node)
+{
+        return !node->leading && !doorbells_are_due(node, NODE_DRAIN_EPOCHS) && !__atomic_load_n(&node->crowded, __ATOMIC_RELAXED) && rings_watch_passes(node);
+}
+
+HOT int node_wait_usual(tg_node *node)
+{
+        struct epoll_event ready[MAX_READY];
+        Source *source = node->usual;
+        int n, r = 0;
+
+        node->n_polls++;
+        node->leading = true;
+        lock_give(&node->lock);
+        n = epoll_wait(node->epoll_fd, ready, MAX_READY, -1);
+        if (n < 0 && errno == EINTR && program_has_handlers())
+                r = -EINTR;
+        lock_take(&node->lock);
+        if (n == 1 && node->usual == source && ready[0].data.u64 == (source->peer->serial | NODE_TAG_DOORBELL))
+                source->peer->n_heard++;
+        else
+                leader_take(node, ready, n, false);
+        node->leading = false;
+        node_pulse(node);
+        return r;
+}
+
 static int follower_wait(tg_node *node, uint32_t pulse, nsec_t deadline)
 {
         int r;
