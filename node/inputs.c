@@ -201,13 +201,19 @@ static int source_lacks_segment(Input *input, Source *source)
         return NODE_E_AGAIN;
 }
 
+HOT void input_tell_place(Input *input, Source *source)
+{
+        if (input->policy == RING_BACKPRESSURE)
+                ring_reader_set_cpu(&source->reader, sched_getcpu()); /* its producer may wait for room */
+}
+
 /* What others may want to know of us, once a message was taken. */
 static inline void source_tell(Input *input, Source *source)
 {
         tg_node *node = input->node;
 
-        if (input->policy == RING_BACKPRESSURE && !node->gathers)
-                ring_reader_set_cpu(&source->reader, sched_getcpu()); /* its producer may wait for room */
+        if (!node->gathers)
+                input_tell_place(input, source);
         if (node->woke) {
                 ring_reader_count_wake(&source->reader);
                 node->woke = false;
@@ -271,7 +277,8 @@ HOT tg_event *input_take_usual(Input *input, Source *source)
         (void)event_get(node); /* that one */
         if (ring)
                 peer_send(node, source->peer);
-        source_tell(input, source);
+        if (node->woke)
+                source_tell(input, source); /* it may be another CPU */
         (void)event_fill(input, source, event); /* whole as it is */
         return event;
 }
@@ -361,8 +368,7 @@ static void source_show(Input *input, Source *source)
 {
         if (ring_reader_show(&source->reader))
                 peer_send(input->node, source->peer);
-        if (input->policy == RING_BACKPRESSURE)
-                ring_reader_set_cpu(&source->reader, sched_getcpu());
+        input_tell_place(input, source);
 }
 
 HOT void input_show(Input *input)

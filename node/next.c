@@ -208,10 +208,16 @@ static bool look_until(tg_node *node, nsec_t until)
         }
 }
 
-/* Where messages come one after the other the next one is there before a clock has been read. True: look again. */
+/* Where messages come one after the other the next one is there before a clock has been read. */
+static bool may_look_quickly(const tg_node *node)
+{
+        return node->wait_mode == NODE_WAIT_SPIN || (node->wait_mode == NODE_WAIT_ADAPTIVE && spin_is_hot(&node->spin) && !shares_cpu(node));
+}
+
+/* True: look again. */
 static bool look_quickly(tg_node *node)
 {
-        if (node->wait_mode == NODE_WAIT_BLOCK || (node->wait_mode == NODE_WAIT_ADAPTIVE && (!spin_is_hot(&node->spin) || shares_cpu(node))))
+        if (!may_look_quickly(node))
                 return false;
         for (unsigned i = 0; i < SPIN_LOOKS_FIRST; i++) {
                 if (worth_staying_awake(node)) {
@@ -424,6 +430,22 @@ static bool usual_waits(const tg_node *node)
         return (node->wait_mode == NODE_WAIT_BLOCK || (node->wait_mode == NODE_WAIT_ADAPTIVE && !spin_may_be_hot(&node->spin))) && node_usual_waits(node);
 }
 
+/* Whoever wants the lock meanwhile gets it: the long way sees to that. */
+static bool look_as_usual(tg_node *node, Source *source)
+{
+        if (!may_look_quickly(node))
+                return false;
+        for (unsigned i = 0; i < SPIN_LOOKS_FIRST && !lock_is_wanted(&node->lock); i++) {
+                if (ring_reader_ready(&source->reader)) {
+                        node->bell.counters.n_looks++;
+                        node->bell.counters.n_found++;
+                        return true;
+                }
+                spin_relax();
+        }
+        return false;
+}
+
 /* With the turn and node->lock. Whatever this does before it sleeps, and in the same order, fall_asleep() and its caller do. */
 static int sleep_as_usual(tg_node *node, Source *source)
 {
@@ -460,7 +482,10 @@ static HOT __attribute__((noinline)) int next_usual(tg_node *node, tg_event **re
 
         if (socket_glance_is_due(node))
                 return NODE_E_AGAIN;
+        input_tell_place(node->inputs, source); /* not behind the take: somebody waits for the message */
         event = input_take_usual(node->inputs, source);
+        if (!event && waits && look_as_usual(node, source))
+                event = input_take_usual(node->inputs, source);
         if (!event) {
                 if (!waits || !usual_waits(node) || !lock_try(&node->next_turn))
                         return NODE_E_AGAIN;
