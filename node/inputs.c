@@ -266,7 +266,7 @@ static inline int source_take(Input *input, Source *source, tg_event **ret)
         return 0;
 }
 
-HOT tg_event *input_take_usual(Input *input, Source *source)
+HOT tg_event *input_take_usual(Input *input, Source *source, bool told)
 {
         tg_node *node = input->node;
         tg_event *event = node->spare_events;
@@ -277,8 +277,8 @@ HOT tg_event *input_take_usual(Input *input, Source *source)
         (void)event_get(node); /* that one */
         if (ring)
                 peer_send(node, source->peer);
-        if (node->woke)
-                source_tell(input, source); /* it may be another CPU */
+        if (!told)
+                source_tell(input, source);
         (void)event_fill(input, source, event); /* whole as it is */
         return event;
 }

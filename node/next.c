@@ -435,6 +435,7 @@ static bool look_as_usual(tg_node *node, Source *source)
 {
         if (!may_look_quickly(node))
                 return false;
+        input_tell_place(node->inputs, source); /* not between the message and our caller */
         for (unsigned i = 0; i < SPIN_LOOKS_FIRST && !lock_is_wanted(&node->lock); i++) {
                 if (ring_reader_ready(&source->reader)) {
                         node->bell.counters.n_looks++;
@@ -482,10 +483,9 @@ static HOT __attribute__((noinline)) int next_usual(tg_node *node, tg_event **re
 
         if (socket_glance_is_due(node))
                 return NODE_E_AGAIN;
-        input_tell_place(node->inputs, source); /* not behind the take: somebody waits for the message */
-        event = input_take_usual(node->inputs, source);
+        event = input_take_usual(node->inputs, source, false);
         if (!event && waits && look_as_usual(node, source))
-                event = input_take_usual(node->inputs, source);
+                event = input_take_usual(node->inputs, source, true);
         if (!event) {
                 if (!waits || !usual_waits(node) || !lock_try(&node->next_turn))
                         return NODE_E_AGAIN;
@@ -493,7 +493,7 @@ static HOT __attribute__((noinline)) int next_usual(tg_node *node, tg_event **re
                 lock_give(&node->next_turn);
                 if (r)
                         return r;
-                event = input_take_usual(node->inputs, source);
+                event = input_take_usual(node->inputs, source, false); /* where we run may have changed */
                 if (!event)
                         return NODE_E_AGAIN;
                 if (node->idle_since != NSEC_NEVER)
