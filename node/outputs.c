@@ -455,7 +455,7 @@ static HOT int send_any(Send *send)
  * The usual case, with one lock instead of two: a small message without metadata, nobody has the turn, and there is room. Who has the turn took
  * it before output->lock, so whoever waits for room, or copies into a chunk, is seen here. False: the long way.
  */
-static HOT bool send_at_once(Output *output, const void *payload, size_t size)
+static INLINE bool send_at_once(Output *output, const void *payload, size_t size)
 {
         tg_node *node = output->node;
         nsec_t now = clock_now();

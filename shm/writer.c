@@ -352,7 +352,7 @@ static void descriptor_write(struct ring_slot *s, const RingPost *post, const Ch
         store_relaxed(&d[6], post->sequence);
 }
 
-static void slot_write(struct ring_slot *s, uint64_t index, const RingPost *post, const Chunk *chunk)
+static INLINE void slot_write(struct ring_slot *s, uint64_t index, const RingPost *post, const Chunk *chunk)
 {
         store_relaxed(&s->seq, 2 * index + 1);
         fence_release(); /* "being written" is visible before any new word is */
