@@ -130,7 +130,7 @@ void supervisor_stop_all(Supervisor *supervisor, nsec_t grace_ns, bool force, co
                 guard_escrow_order(supervisor, GUARD_SLOT_INSTANCE, kill, nsec_add(kill, supervisor->options.budget_ns), 0);
                 log_line("step 3/5: %u dataflows are ending", n);
                 supervisor_leave_if_done(supervisor);
-        } else if (n == 0) /* nothing runs, and nobody is left to ask for anything */
+        } else if (n == 0 && !supervisor->last_words_until) /* nothing runs, nobody is left to ask for anything, and nothing is on its way */
                 loop_exit(&supervisor->loop, supervisor->exit_code);
 }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the guard enforces when the supervisor cannot, and that it is told afterwards: who was killed, when, and by whom."""
 
+import contextlib
 import signal
 import struct
 import subprocess
@@ -155,8 +156,10 @@ def test_a_command_is_told_as_well(script, dataflow, live, nothing_left, tmp_pat
     nothing_left()
 
 
-def test_a_command_leaves_in_good_order_however_much_its_guard_has_still_to_read(dataflow, live, nothing_left):
-    """To stop them is an order to the guard for each node: more than its socket holds, while it does not run. What is told last stands behind all that."""
+@pytest.mark.parametrize("again", [False, True], ids=["once", "told_twice"])
+def test_a_command_leaves_in_good_order_however_much_its_guard_has_still_to_read(dataflow, live, nothing_left, again):
+    """To stop them is an order to the guard for each node: more than its socket holds, while it does not run. What is told last stands behind all that,
+    also where its supervisor is told to end once more meanwhile."""
     n = 400
     run = live(dataflow({"nodes": [{"id": f"n{i}", "path": "/bin/sleep", "args": "1000"} for i in range(n)]}))
     run.until_event(60, type="dataflow", state="running")
@@ -164,6 +167,10 @@ def test_a_command_leaves_in_good_order_however_much_its_guard_has_still_to_read
     guard.send(signal.SIGSTOP)
     run.process.send_signal(signal.SIGINT)
     assert eventually(lambda: sum(e["type"] == "node" and e["to"] == "stopped" for e in run.events()) == n, 30), run.output()
+    if again:
+        run.until_event(5, type="dataflow", state="ended")
+        with contextlib.closing(run.take("supervisor")) as supervisor:
+            supervisor.send(signal.SIGTERM)
     guard.send(signal.SIGCONT)
     guard.close()
     run.wait(20)
