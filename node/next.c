@@ -470,7 +470,8 @@ static int sleep_as_usual(tg_node *node, Source *source)
 /*
  * Most nodes have one input, and nearly always what comes is its next small message. Then all that the others could have to say was looked for
  * when `usual` was set, and is said by a packet, a hang-up or a call that takes it back. So nothing but the ring and the control page is
- * looked at: what runs here the kernel's way from the sender to us has to share the caches with. Now and then the long way is taken all the same. With node->lock, and nobody has the turn.
+ * looked at: what runs here the kernel's way from the sender to us has to share the caches with. Now and then the long way is taken all
+ * the same. With node->lock, and nobody has the turn.
  *
  * Return: 0, NODE_E_AGAIN: the long way is to be taken, -EINTR.
  */
