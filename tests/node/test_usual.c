@@ -181,6 +181,51 @@ Test(usual, who_has_one_input_goes_it_asleep_and_awake, .timeout = 60)
                 }
 }
 
+enum { SOCKETS_ARE_DUE, A_CROWD_IS_TO_BE_NAMED, ONE_WAS_WOKEN_FOR_NOTHING, A_POLL_IS_TO_BE_WATCHED, IT_IS_HOT, _N_DUE };
+
+static void make_due(tg_node *node, unsigned what)
+{
+        lock_take(&node->lock);
+        if (what == SOCKETS_ARE_DUE)
+                node->n_announced = NODE_DRAIN_EPOCHS;
+        else if (what == A_CROWD_IS_TO_BE_NAMED)
+                node->crowded = true; /* there is none */
+        else if (what == ONE_WAS_WOKEN_FOR_NOTHING)
+                node->n_silent = 1;
+        else if (what == IT_IS_HOT)
+                node->spin.run = SPIN_NEED_MAX;
+        else
+                while (rings_watch_passes(node))
+                        node->n_polls++;
+        lock_give(&node->lock);
+}
+
+/* What the long way does before it sleeps, or behind that. The same mark; where a message is there already, nobody sleeps. */
+static int sleep_while_something_is_due(tg_node *node, void *arg)
+{
+        for (unsigned what = 0; what < _N_DUE; what++)
+                for (unsigned n_long = 0, i = 0; n_long < 5; i++) {
+                        NODE_CHECK(i < 30);
+                        do
+                                NODE_CHECK(take(node, NULL, NULL) == TG_EVENT_INPUT);
+                        while (!node->usual);
+                        node->inputs[0].said_closed = true;
+                        be_quiet(node);
+                        make_due(node, what);
+                        if (take(node, NULL, NULL) == TG_EVENT_INPUT_RECOVERED)
+                                n_long++;
+                        node->inputs[0].said_closed = false;
+                        be_quiet(node);
+                        node->n_silent = 0;
+                }
+        return leave(node);
+}
+
+Test(usual, it_is_left_before_a_sleep_while_something_is_due, .timeout = 60)
+{
+        play(&(Graph){.sink = sleep_while_something_is_due}, 4 * NSEC_PER_MSEC, false);
+}
+
 static int never(tg_node *node, void *arg)
 {
         for (unsigned i = 0; i < 40; i++) {
