@@ -338,15 +338,29 @@ static void bell_toggles(void)
         be_honest();
 }
 
+static uint64_t n_flooded; /* bytes, with which the sink was rung */
+
 static void flood(size_t size)
 {
         static const char bytes[4096];
+        const OutLink *link = list_first(&self->outputs[0].links, OutLink, link);
         Peer *peer, *next;
 
         list_for_each(peer, next, &self->peers, link)
-                for (unsigned i = 0; i < 50; i++)
-                        (void)send(peer->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+                for (unsigned i = 0; i < 50; i++) {
+                        ssize_t n = send(peer->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+                        n_flooded += n > 0 && link && link->peer == peer ? (uint64_t)n : 0;
+                }
         (void)sched_yield();
+}
+
+/* Who has just sent as fast as it can may ring for long: each of its messages may have been a ring, and one in eight of these two. */
+static bool flooded_enough(void)
+{
+        uint64_t n = get(&ring()->head);
+
+        return n_flooded > n + n / 8 + 4096; /* no more than that: who is convicted may be read from no more */
 }
 
 static void flood_bytes(void)
@@ -946,6 +960,7 @@ static void forged_handshakes(void)
 typedef enum How {
         ONCE,      /* and then it is silent */
         REPEATED,  /* without being honest in between */
+        FLOODS,    /* as REPEATED, and until it has rung more often than it had a reason to */
         BESIDE,    /* while it takes and sends as the others do */
         UNTIL,     /* repeated until it is told of, and on */
         FATAL,     /* repeated until it is ended for it */
@@ -977,7 +992,7 @@ static const struct {
         {"cursor_noise", "nothing", cursor_noise, BESIDE},
         {"bell_toggles", "nothing", bell_toggles, BESIDE},
         {"flood_bytes", "nothing", flood_bytes, BESIDE},
-        {"flood_pages", "told", flood_pages, REPEATED},
+        {"flood_pages", "told", flood_pages, FLOODS},
         {"doorbell_fds", "nothing", doorbell_fds, BESIDE},
         {"doorbells_rung", "nothing", doorbells_rung, BESIDE},
         {"doorbells_spoiled", "nothing", doorbells_spoiled, BESIDE},
@@ -1040,17 +1055,20 @@ static void attack(size_t k, uint64_t life, uint64_t ms)
         }
         while (attacks[k].how == UNTIL && arena[ARENA_TOLD] <= life && clock_ns(CLOCK_MONOTONIC) < deadline)
                 attacks[k].step();
+        while (attacks[k].how == FLOODS && !flooded_enough() && clock_ns(CLOCK_MONOTONIC) < deadline)
+                attacks[k].step();
         during(attacks[k].how == FATAL ? 20000 : ms, attacks[k].step);
 }
 
 /* What can be taken up again is done by turns with being honest, so that what else this machine does is the same for both. */
 static void by_turns(size_t k, uint64_t life, uint64_t ms)
 {
+        bool is_loud = attacks[k].how == REPEATED || attacks[k].how == FLOODS; /* who keeps no pace is compared with one who keeps none */
         unsigned n = (attacks[k].how == BESIDE || attacks[k].how == REPEATED) && strcmp(attacks[k].end, "told") != 0 ? 3 : 1;
 
         for (unsigned i = 0; i < n; i++) {
                 arena[ARENA_PHASE] = 4 * life + 1;
-                during(ms / n, attacks[k].how == REPEATED ? be_loud : be_honest); /* who keeps no pace is compared with one who keeps none */
+                during(ms / n, is_loud ? be_loud : be_honest);
                 arena[ARENA_PHASE] = 4 * life + 2;
                 attack(k, life, ms / n);
         }
