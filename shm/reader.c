@@ -453,11 +453,8 @@ bool ring_reader_ready(const RingReader *r)
         /* SC: a look after the sleep epoch was stored. Anything but what we have seen is worth a take. */
         if (r->draining)
                 return true;
-        if (load_sc(&r->ring->head) != r->tail) {
-                slot_prefetch(&r->ring->slot[r->tail & r->mask]); /* on its way while the caller gets ready to take it */
-                return true;
-        }
-        return load_sc(&r->ring->closed) != 0;
+        slot_prefetch(&r->ring->slot[r->tail & r->mask]); /* asked for only once head has changed, it comes one way between the CPUs later */
+        return load_sc(&r->ring->head) != r->tail || load_sc(&r->ring->closed) != 0;
 }
 
 uint64_t ring_reader_backlog(const RingReader *r)
