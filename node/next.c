@@ -56,6 +56,7 @@ static int look_at_inputs(tg_node *node, nsec_t now, tg_event **ret)
 typedef struct Take {
         tg_event **events;
         size_t n, n_taken;
+        bool looked; /* the first looks were in vain */
 } Take;
 
 static void take_add(tg_node *node, Take *take)
@@ -365,7 +366,7 @@ static HOT int next(tg_node *node, Take *take, int64_t timeout_ns, nsec_t deadli
                         return TG_E_TIMEOUT;
                 if (r == NODE_E_AGAIN)
                         continue; /* bounded work each time: the clock and the supervisor are looked at in between */
-                if (!node->idle_since && look_quickly(node))
+                if (!node->idle_since && !take->looked && look_quickly(node))
                         continue;
                 if (!node->idle_since)
                         begin_to_wait(node);
@@ -475,7 +476,7 @@ static int sleep_as_usual(tg_node *node, Source *source)
  *
  * Return: 0, NODE_E_AGAIN: the long way is to be taken, -EINTR.
  */
-static HOT __attribute__((noinline)) int next_usual(tg_node *node, tg_event **ret, bool waits)
+static HOT __attribute__((noinline)) int next_usual(tg_node *node, Take *take, bool waits)
 {
         Source *source = node->usual;
         tg_event *event;
@@ -484,8 +485,11 @@ static HOT __attribute__((noinline)) int next_usual(tg_node *node, tg_event **re
         if (socket_glance_is_due(node))
                 return NODE_E_AGAIN;
         event = input_take_usual(node->inputs, source, false);
-        if (!event && waits && look_as_usual(node, source))
-                event = input_take_usual(node->inputs, source, true);
+        if (!event && waits) {
+                take->looked = !look_as_usual(node, source);
+                if (!take->looked)
+                        event = input_take_usual(node->inputs, source, true);
+        }
         if (!event) {
                 if (!waits || !usual_waits(node) || !lock_try(&node->next_turn))
                         return NODE_E_AGAIN;
@@ -503,7 +507,7 @@ static HOT __attribute__((noinline)) int next_usual(tg_node *node, tg_event **re
         }
         node->n_events_out++;
         node->n_taken++;
-        *ret = event;
+        take->events[0] = event;
         return 0;
 }
 
@@ -540,7 +544,7 @@ HOT int tg_next(tg_node *node, tg_event **ret, int64_t timeout_ns)
                 return -EOWNERDEAD;
         lock_take(&node->lock);
         if (node->usual && lock_is_free(&node->next_turn)) {
-                int r = next_usual(node, ret, timeout_ns < 0);
+                int r = next_usual(node, &take, timeout_ns < 0);
 
                 if (r <= 0) {
                         lock_give(&node->lock);
