@@ -223,9 +223,19 @@ static ssize_t receive_some(RunInstance *instance)
         return n;
 }
 
+static char *frame_end(const RunInstance *instance)
+{
+        return instance->in_size ? memchr(instance->in, '\0', instance->in_size) : NULL;
+}
+
+bool run_instance_holds_message(const RunInstance *instance)
+{
+        return frame_end(instance) != NULL;
+}
+
 static int take_frame(RunInstance *instance, json_t **ret)
 {
-        char *end = instance->in_size ? memchr(instance->in, '\0', instance->in_size) : NULL;
+        char *end = frame_end(instance);
         size_t size;
 
         if (!end)

@@ -50,6 +50,7 @@ enum {
 /* run_instance_record() / run_instance_message() - one record of the guard / one reply of the run; 0, RUN_E_*, or a negative errno. */
 int run_instance_record(RunInstance *instance, struct guard_record *ret);
 int run_instance_message(RunInstance *instance, json_t **ret);
+bool run_instance_holds_message(const RunInstance *instance); /* one was read that has not been returned yet: its socket does not tell of it again */
 
 /* run_instance_abort() - the last resort: kill the instance's cgroup ourselves. Bounded by one write to cgroupfs in a child that we
  * wait for until @deadline. */

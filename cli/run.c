@@ -339,14 +339,15 @@ static void run_poll(Run *run)
                 [ORDER] = {.fd = run->instance.control_fds[1], .events = POLLIN},
                 [LOG] = {.fd = full ? -1 : run->instance.log_fd, .events = POLLIN},
         };
+        const bool more = run->instance.control_fds[0] >= 0 && run_instance_holds_message(&run->instance); /* than one turn takes */
         nsec_t now = clock_now();
         char sink[1024];
 
-        if (poll(p, _N, nsec_poll_ms(run_wake_at(run, now), now)) < 0)
+        if (poll(p, _N, nsec_poll_ms(more ? now : run_wake_at(run, now), now)) < 0)
                 return; /* EINTR: every signal we care for comes by signalfd */
         if (p[RECORD].revents)
                 read_records(run);
-        if (p[CONTROL].revents)
+        if (p[CONTROL].revents || more)
                 read_control(run);
         if (p[ORDER].revents && recv(run->instance.control_fds[1], sink, sizeof(sink), MSG_DONTWAIT) == 0)
                 run->instance.control_fds[1] = fd_close(run->instance.control_fds[1]); /* answers to orders say nothing new */

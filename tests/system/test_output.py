@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What nodes print: whoever reads gets every line, whoever does not holds up nobody for long."""
 
+import contextlib
+import ctypes
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -12,6 +15,8 @@ from conftest import MARK, eventually
 from lives import SLACK
 
 N = 100_000
+LIBC = ctypes.CDLL(None)
+SYS_pidfd_getfd = 438
 
 
 @pytest.fixture
@@ -75,6 +80,36 @@ def test_lines_of_two_nodes_are_whole_and_each_node_in_order(dataflow, live, not
     for id in ("a", "b"):
         assert [line for line in lines if line.startswith(f"[{id}]")] == [f"[{id}] {i}" for i in range(1, 30001)]
     assert len(lines) == 60000
+    nothing_left()
+
+
+def waits_to_be_read(pid):
+    """What stands in the sockets of a process that does not run."""
+    waiting, process = b"", os.pidfd_open(pid)
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        got = LIBC.syscall(SYS_pidfd_getfd, process, int(fd), 0) if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:") else -1
+        if got < 0:
+            continue
+        with socket.socket(fileno=got) as s, contextlib.suppress(BlockingIOError):
+            waiting += s.recv(1 << 20, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    os.close(process)
+    return waiting
+
+
+def test_events_that_came_together_are_all_shown_though_none_follows(dataflow, live, tmp_path, nothing_left):
+    """A command that did not run has more of them to read than one turn of its loop takes, and then its socket is quiet."""
+    n, fifo = 100, tmp_path / "fifo"
+    os.mkfifo(fifo)
+    stays = {"id": "stays", "path": "/bin/sleep", "args": "1000"}
+    run = live(dataflow({"nodes": [stays, *({"id": f"n{i}", "path": "/bin/cat", "args": str(fifo)} for i in range(n))]}))
+    run.until_event(60, type="dataflow", state="running")
+    run.process.send_signal(signal.SIGSTOP)
+    os.close(os.open(fifo, os.O_WRONLY))  # they end
+    assert eventually(lambda: waits_to_be_read(run.process.pid).count(b'"to":"stopped"') == n, 30)
+    run.process.send_signal(signal.SIGCONT)
+    assert eventually(lambda: sum(e["type"] == "node" and e["to"] == "stopped" for e in run.events()) == n, 20), run.output()
+    run.process.send_signal(signal.SIGINT)
+    run.wait(20)
     nothing_left()
 
 
