@@ -469,7 +469,7 @@ static int sleep_as_usual(tg_node *node, Source *source)
 }
 
 /*
- * Most nodes have one input, and nearly always what comes is its next small message. Then all that the others could have to say was looked for
+ * Most nodes have one input, and nearly always what comes is its next message. Then all that the others could have to say was looked for
  * when `usual` was set, and is said by a packet, a hang-up or a call that takes it back. So nothing but the ring and the control page is
  * looked at: what runs here the kernel's way from the sender to us has to share the caches with. Now and then the long way is taken all
  * the same. With node->lock, and nobody has the turn.
@@ -485,13 +485,13 @@ static HOT __attribute__((noinline)) int next_usual(tg_node *node, Take *take, b
         if (socket_glance_is_due(node))
                 return NODE_E_AGAIN;
         event = input_take_usual(node->inputs, source, false);
-        if (!event && waits) {
+        if (!event && waits && node->usual) {
                 take->looked = !look_as_usual(node, source);
                 if (!take->looked)
                         event = input_take_usual(node->inputs, source, true);
         }
         if (!event) {
-                if (!waits || !usual_waits(node) || !lock_try(&node->next_turn))
+                if (!waits || !node->usual || !usual_waits(node) || !lock_try(&node->next_turn))
                         return NODE_E_AGAIN;
                 r = sleep_as_usual(node, source);
                 lock_give(&node->next_turn);

@@ -437,8 +437,8 @@ void grow_tell(Output *output, uint64_t chunk_size);
 /* inputs.c */
 int input_next(Input *input, nsec_t now, tg_event **ret); /* 0, NODE_E_NOTHING, NODE_E_AGAIN, negative errno */
 void input_tell_place(Input *input, Source *source); /* where we run: after a message, or before the next one is waited for */
-/* input_take_usual() - as input_next() of node->usual, if that is a small message and nothing else is to be done. @told: where we run was told before.
- * NULL: ask input_next() */
+/* input_take_usual() - the next message of node->usual. @told: where we run was told before. NULL: there is none, or more than that is to be done, and
+ * node->usual is NULL, too: ask input_next() */
 tg_event *input_take_usual(Input *input, Source *source, bool told);
 size_t input_more(Input *input, tg_event **events, size_t n); /* after input_next() gave a message, in node->gathers: those behind it */
 void input_show(Input *input);                            /* after node->gathers, before anything is waited for */

@@ -11,6 +11,7 @@
 #include "tests/node/harness.h"
 
 enum { GAP, DONE, N_TAKEN, KINDS, CLOSED, READY, HOW, GO };
+enum { SMALL, MIXED, LARGE };
 
 static Flow *flow;
 static _Atomic uint64_t *shared;
@@ -20,6 +21,11 @@ static void pause_for(nsec_t ns)
         struct timespec t = nsec_to_timespec(ns);
 
         (void)nanosleep(&t, NULL);
+}
+
+static bool is_large(uint64_t i)
+{
+        return shared[KINDS] == LARGE || (shared[KINDS] == MIXED && i % 3 == 1);
 }
 
 /* Counts upwards until it is stopped, a message each GAP ns, or as soon as there is room. */
@@ -33,7 +39,7 @@ static int count(tg_node *node, void *arg)
 
                 memset(large, (int)i, sizeof(large));
                 memcpy(large, &i, 8);
-                r = tg_send(node, "out", large, shared[KINDS] && i % 3 == 1 ? sizeof(large) : 8, NULL);
+                r = tg_send(node, "out", large, is_large(i) ? sizeof(large) : 8, NULL);
                 if (shared[GAP])
                         pause_for(shared[GAP]);
                 if (tg_next(node, &ev, 0) == 0) {
@@ -93,7 +99,7 @@ typedef struct Graph {
         bool timer, twice; /* the sink has another input */
 } Graph;
 
-static void begin(const Graph *g, nsec_t gap, bool kinds, int *ret_source, int *ret_sink)
+static void begin(const Graph *g, nsec_t gap, unsigned kinds, int *ret_source, int *ret_sink)
 {
         int out;
 
@@ -124,7 +130,7 @@ static void end(int source, int sink)
         flow_close(flow);
 }
 
-static void play(const Graph *g, nsec_t gap, bool kinds)
+static void play(const Graph *g, nsec_t gap, unsigned kinds)
 {
         int source, sink;
 
@@ -175,9 +181,10 @@ Test(usual, who_has_one_input_goes_it_asleep_and_awake, .timeout = 60)
                 for (unsigned policy = 0; policy < 2; policy++) {
                         Graph g = {.sink = mark_and_take, .mode = modes[m], .link = {.backpressure = policy}};
 
-                        play(&g, 2 * NSEC_PER_MSEC, false);
+                        play(&g, 2 * NSEC_PER_MSEC, SMALL);
+                        play(&g, 2 * NSEC_PER_MSEC, LARGE);
                         if (policy) /* else some fall out of the window, which is for the long way */
-                                play(&g, 0, false);
+                                play(&g, 0, SMALL);
                 }
 }
 
@@ -223,7 +230,7 @@ static int sleep_while_something_is_due(tg_node *node, void *arg)
 
 Test(usual, it_is_left_before_a_sleep_while_something_is_due, .timeout = 60)
 {
-        play(&(Graph){.sink = sleep_while_something_is_due}, 4 * NSEC_PER_MSEC, false);
+        play(&(Graph){.sink = sleep_while_something_is_due}, 4 * NSEC_PER_MSEC, SMALL);
 }
 
 static int never(tg_node *node, void *arg)
@@ -237,9 +244,9 @@ static int never(tg_node *node, void *arg)
 
 Test(usual, who_has_two_inputs_a_timer_or_a_timeout_does_not, .timeout = 60)
 {
-        play(&(Graph){.sink = never, .twice = true}, NSEC_PER_MSEC, false);
-        play(&(Graph){.sink = never, .timer = true}, NSEC_PER_MSEC, false);
-        play(&(Graph){.sink = never, .link = {.timeout_ns = 30 * NSEC_PER_SEC}}, NSEC_PER_MSEC, false);
+        play(&(Graph){.sink = never, .twice = true}, NSEC_PER_MSEC, SMALL);
+        play(&(Graph){.sink = never, .timer = true}, NSEC_PER_MSEC, SMALL);
+        play(&(Graph){.sink = never, .link = {.timeout_ns = 30 * NSEC_PER_SEC}}, NSEC_PER_MSEC, SMALL);
 }
 
 static int ask_for_the_descriptor(tg_node *node, void *arg)
@@ -253,7 +260,7 @@ static int ask_for_the_descriptor(tg_node *node, void *arg)
 
 Test(usual, who_polls_the_descriptor_does_not_any_more, .timeout = 60)
 {
-        play(&(Graph){.sink = ask_for_the_descriptor}, NSEC_PER_MSEC, false);
+        play(&(Graph){.sink = ask_for_the_descriptor}, NSEC_PER_MSEC, SMALL);
 }
 
 /* -------- what it delivers -------- */
@@ -265,7 +272,7 @@ static int take_in_order(tg_node *node, void *arg)
 
                 NODE_CHECK(take(node, &value, &size) == TG_EVENT_INPUT);
                 NODE_CHECK(value == i);
-                NODE_CHECK(size == (shared[KINDS] && i % 3 == 1 ? 1000 : 8));
+                NODE_CHECK(size == (is_large(i) ? 1000 : 8));
         }
         return leave(node);
 }
@@ -274,9 +281,9 @@ Test(usual, small_and_large_messages_come_in_their_order, .timeout = 60)
 {
         Graph g = {.sink = take_in_order, .mode = NODE_WAIT_BLOCK, .link = {.backpressure = true}};
 
-        play(&g, 0, false);
-        play(&g, 0, true);
-        play(&g, 100 * NSEC_PER_USEC, true);
+        play(&g, 0, SMALL);
+        play(&g, 0, MIXED);
+        play(&g, 100 * NSEC_PER_USEC, MIXED);
 }
 
 /* -------- what else is heard -------- */
@@ -301,7 +308,7 @@ static int work_long(tg_node *node, void *arg)
 
 Test(usual, who_is_never_out_of_messages_looks_around_as_often_as_others, .timeout = 60)
 {
-        play(&(Graph){.sink = work_long, .mode = NODE_WAIT_BLOCK, .link = {.backpressure = true}}, 0, false);
+        play(&(Graph){.sink = work_long, .mode = NODE_WAIT_BLOCK, .link = {.backpressure = true}}, 0, SMALL);
 }
 
 /* As another thread of the program does, in a call of its own: what tg_next() believed is over when that returns. */
@@ -332,7 +339,7 @@ Test(usual, what_another_thread_learns_ends_it, .timeout = 60)
         for (unsigned how = 0; how < 3; how++) {
                 int source, sink, status = 0;
 
-                begin(&(Graph){.sink = learn_elsewhere, .mode = NODE_WAIT_BLOCK}, 5 * NSEC_PER_MSEC, false, &source, &sink);
+                begin(&(Graph){.sink = learn_elsewhere, .mode = NODE_WAIT_BLOCK}, 5 * NSEC_PER_MSEC, SMALL, &source, &sink);
                 cr_assert(FLOW_UNTIL(flow, 20, shared[READY] || flow_exited(flow, sink, &status)));
                 if (how == 1)
                         flow_hang_up(flow, sink);
@@ -379,7 +386,7 @@ Test(usual, a_stop_is_heard_by_who_sleeps, .timeout = 60)
         for (unsigned page_alone = 0; page_alone < 2; page_alone++) {
                 int source, sink, status;
 
-                begin(&to_the_end, 5 * NSEC_PER_MSEC, false, &source, &sink);
+                begin(&to_the_end, 5 * NSEC_PER_MSEC, SMALL, &source, &sink);
                 cr_assert(FLOW_UNTIL(flow, 20, shared[READY]));
                 (page_alone ? flow_stop_page : flow_stop)(flow, sink, NSEC_PER_SEC);
                 cr_assert(FLOW_UNTIL(flow, 10, flow_exited(flow, sink, &status)));
@@ -392,7 +399,7 @@ Test(usual, the_death_of_the_producer_is_heard_by_who_sleeps, .timeout = 60)
 {
         int source, sink, status;
 
-        begin(&to_the_end, 5 * NSEC_PER_MSEC, false, &source, &sink);
+        begin(&to_the_end, 5 * NSEC_PER_MSEC, SMALL, &source, &sink);
         cr_assert(FLOW_UNTIL(flow, 20, shared[READY]));
         flow_kill(flow, source);
         cr_assert(FLOW_UNTIL(flow, 10, flow_exited(flow, sink, &status)));
@@ -406,7 +413,7 @@ Test(usual, messages_go_on_without_a_supervisor_and_it_is_looked_at_all_again, .
         uint64_t taken;
         int source, sink;
 
-        begin(&to_the_end, 2 * NSEC_PER_MSEC, false, &source, &sink);
+        begin(&to_the_end, 2 * NSEC_PER_MSEC, SMALL, &source, &sink);
         cr_assert(FLOW_UNTIL(flow, 20, shared[READY]));
         flow_hang_up(flow, sink);
         taken = shared[N_TAKEN];
@@ -428,7 +435,7 @@ Test(usual, another_producer_takes_over_where_the_first_has_died, .timeout = 60)
         uint64_t taken;
         int source, sink;
 
-        begin(&to_the_end, 2 * NSEC_PER_MSEC, false, &source, &sink);
+        begin(&to_the_end, 2 * NSEC_PER_MSEC, SMALL, &source, &sink);
         cr_assert(FLOW_UNTIL(flow, 20, shared[READY]));
         flow_will_restart(flow, source, true);
         flow_kill(flow, source);
